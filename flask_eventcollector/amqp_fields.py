@@ -1,0 +1,249 @@
+"""What AMQP can hold as a name, or in a table of headers."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+
+from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
+
+#: How one gets to what is wrong: a name, then keys and indices. It becomes
+#: text only in an error.
+_Path = tuple[object, ...]
+
+#: AMQP's short string: names and header keys, in bytes of UTF-8.
+MAX_NAME_BYTES = 255
+#: The table must fit into one frame (128 KiB) together with the other properties;
+#: a larger one makes the broker close the connection.
+MAX_TABLE_BYTES = 64 * 1024
+#: So that a table that contains itself ends.
+MAX_TABLE_DEPTH = 32
+#: Marks an event that may be a second copy; set by the library only.
+POSSIBLE_DUPLICATE = "x-possible-duplicate"
+
+NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
+
+_RESERVED = {
+    # https://www.rabbitmq.com/docs/sender-selected
+    "CC": "RabbitMQ takes it for more routing keys; enqueue an event per target queue",
+    "BCC": "RabbitMQ takes it for more routing keys; enqueue an event per target queue",
+    POSSIBLE_DUPLICATE: "the library sets it on a second copy; choose another name",
+}
+
+_HEADER_CURES: Cures = (
+    ((bytearray, memoryview), "send bytes(value)"),
+    ((float,), "send it as a string, or as a Decimal"),
+    ((set, frozenset), "send a list, e.g. sorted(value)"),
+    ((date, time), "send value.isoformat()"),
+    ((timedelta,), "send value.total_seconds() as a string"),
+    ((enum.Enum,), "send value.value"),
+)
+
+
+def check_name(name: object, what: str, *, allow_empty: bool = False) -> str:
+    """Return ``name`` as a plain str if AMQP can hold it as a name.
+
+    :param what: what the errors call it.
+    :raises TypeError: it isn't a str.
+    :raises ValueError: it is empty, over 255 bytes, or not Unicode.
+    """
+    if type(name) is str and name.isascii() and 0 < len(name) <= MAX_NAME_BYTES:
+        return name
+    if isinstance(name, str) and not name and not allow_empty:
+        raise ValueError(f"{what} is empty: pass the name of a queue")
+    return _short_string(name, (what,))
+
+
+def _short_string(text: object, path: _Path) -> str:
+    if not isinstance(text, str):
+        raise TypeError(f"{_format(path)} is of type {type_name(text)}: pass a str")
+    size = len(_utf8(text, path))
+    if size > MAX_NAME_BYTES:
+        raise ValueError(
+            f"{_format(path)} takes {size} bytes in UTF-8, but AMQP allows"
+            f" {MAX_NAME_BYTES}: shorten it"
+        )
+    return str.__str__(text)
+
+
+def _utf8(text: str, path: _Path) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{_format(path)} has a lone surrogate, which UTF-8 can't hold:"
+            f" {SURROGATE_CURE}"
+        ) from error
+
+
+def copy_headers(headers: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], int]:
+    if headers is None:
+        return NO_HEADERS, 0
+    copy, size = copy_table(headers, "headers")
+    for key in copy:
+        if key in _RESERVED:
+            raise ValueError(f"headers[{quote_key(key)}] is reserved: {_RESERVED[key]}")
+    return MappingProxyType(copy), size if copy else 0
+
+
+def copy_table(table: object, what: str) -> tuple[dict[str, Any], int]:
+    """Copy what an AMQP field table can hold, as a consumer will see it.
+
+    :param what: what the errors call it.
+    :return: the copy and the size in bytes that pika encodes it to.
+    :raises TypeError: a type that AMQP doesn't have.
+    :raises ValueError: a value that doesn't fit, or too much of it.
+    """
+    if not isinstance(table, Mapping):
+        raise TypeError(f"{what} is of type {type_name(table)}: pass a dict")
+    copier = _TableCopier(what)
+    return copier.table(table, (what,)), copier.size
+
+
+class _TableCopier:
+    """Copies a table, counting bytes as pika's ``encode_table`` spends them."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.size = 0
+
+    def count(self, size: int) -> None:
+        # Counted on the way, since small values that refer to each other can
+        # unfold without end.
+        self.size += size
+        if self.size > MAX_TABLE_BYTES:
+            raise ValueError(
+                f"{self.what} takes at least {self.size} bytes encoded, but the limit"
+                f" is {MAX_TABLE_BYTES} bytes: move the data into the payload"
+            )
+
+    def table(self, table: Mapping[Any, Any], path: _Path) -> dict[str, Any]:
+        self.count(4)
+        return {
+            self.key(key, path): self.value(item, (*path, key))
+            for key, item in table.items()
+        }
+
+    def key(self, key: object, path: _Path) -> str:
+        name = _short_string(key, (f"a key of {path[0]}", *path[1:]))
+        self.count(1 + len(name.encode()))
+        return name
+
+    def value(self, value: Any, path: _Path) -> Any:
+        for kind, convert in _SCALARS:
+            if isinstance(value, kind):
+                plain, size = convert(value, path)
+                self.count(size)
+                return plain
+        return self.container(value, path)
+
+    def container(self, value: Any, path: _Path) -> Any:
+        if len(path) > MAX_TABLE_DEPTH:
+            raise ValueError(
+                f"{self.what} is nested more than {MAX_TABLE_DEPTH} deep, perhaps in"
+                " itself: flatten it"
+            )
+        if isinstance(value, Mapping):
+            self.count(1)
+            return self.table(value, path)
+        if isinstance(value, (list, tuple)):
+            self.count(5)
+            return [self.value(item, (*path, i)) for i, item in enumerate(value)]
+        raise TypeError(
+            f"{_format(path)} is of type {type_name(value)}, which AMQP doesn't have:"
+            f" {cure_for(value, _HEADER_CURES, 'send it as a string')}"
+        )
+
+
+def _format(path: _Path) -> str:
+    return f"{path[0]}{''.join(f'[{quote_key(step)}]' for step in path[1:])}"
+
+
+def _string_field(value: str, path: _Path) -> tuple[str, int]:
+    return str.__str__(value), 5 + len(_utf8(value, path))
+
+
+def _bytes_field(value: bytes, _path: _Path) -> tuple[bytes, int]:
+    return bytes(value), 5 + len(value)
+
+
+def _bool_field(value: bool, _path: _Path) -> tuple[bool, int]:
+    return value, 2
+
+
+def _int_field(value: int, path: _Path) -> tuple[int, int]:
+    if not _fits(value, bits=64):
+        raise ValueError(
+            f"{_format(path)} is an int of more than 64 bits: send it as a string"
+        )
+    return int(value), 5 if _fits(value, bits=32) else 9
+
+
+def _decimal_field(value: Decimal, path: _Path) -> tuple[Decimal, int]:
+    # By hand, since Decimal's own arithmetic, which pika uses, rounds to the
+    # thread's precision.
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"{_format(path)} is not a finite number: send None")
+    text = "".join(map(str, digits)).rstrip("0") or "0"
+    power = exponent + len(digits) - len(text) if text != "0" else 0
+    if not (-255 <= power <= 10 and len(text) <= 10):
+        raise _decimal_error(path)
+    number = int(text) * 10 ** max(power, 0) * (-1 if sign else 1)
+    if not _fits(number, bits=32):
+        raise _decimal_error(path)
+    return Decimal(f"{number}E{min(power, 0)}"), 6
+
+
+def _decimal_error(path: _Path) -> ValueError:
+    return ValueError(
+        f"{_format(path)} is a Decimal that AMQP's 32 bits can't hold:"
+        " send it as a string"
+    )
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _datetime_field(value: datetime, path: _Path) -> tuple[datetime, int]:
+    if value.utcoffset() is None:
+        # pika would take it for UTC, whatever the server's clock shows.
+        raise ValueError(
+            f"{_format(path)} is a datetime without a time zone: add one, e.g."
+            " timezone.utc, or send value.isoformat()"
+        )
+    seconds = (value - _EPOCH) // timedelta(seconds=1)
+    if not 0 <= seconds <= _LAST_SECOND:
+        raise ValueError(
+            f"{_format(path)} is outside the years 1970 to 9999 in UTC:"
+            " send value.isoformat()"
+        )
+    # AMQP's times have no fraction of a second.
+    return _EPOCH + timedelta(seconds=seconds), 9
+
+
+_LAST_SECOND = (datetime.max - datetime(1970, 1, 1)) // timedelta(seconds=1)
+
+
+def _none_field(_value: None, _path: _Path) -> tuple[None, int]:
+    return None, 1
+
+
+def _fits(value: int, bits: int) -> bool:
+    return -(1 << bits - 1) <= value < 1 << bits - 1
+
+
+# bool comes before int, whose subclass it is.
+_SCALARS: Sequence[tuple[type, Callable[[Any, _Path], tuple[Any, int]]]] = (
+    (str, _string_field),
+    (bool, _bool_field),
+    (int, _int_field),
+    (bytes, _bytes_field),
+    (Decimal, _decimal_field),
+    (datetime, _datetime_field),
+    (type(None), _none_field),
+)

@@ -1,0 +1,175 @@
+"""Where a payload can't be encoded, with the reason and the cure."""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
+
+_TEACH = "convert it to plain values, or teach the type to the default of app.json"
+
+_CURES: Cures = (
+    ((set, frozenset), "send a list, e.g. sorted(value)"),
+    ((bytes, bytearray, memoryview), "decode it, or send it as base64"),
+    ((Decimal,), "it is not a finite number, send None"),
+    ((complex,), "send it as a string"),
+    ((timedelta,), "send value.total_seconds()"),
+    ((enum.Enum,), "send value.value"),
+    ((os.PathLike,), "send str(value)"),
+    ((type,), "send an instance, or its name"),
+    ((Mapping,), "send dict(value)"),
+    ((Iterable,), "send list(value)"),
+)
+
+_DEEPEST = 1000
+#: The stack may have been nearly full before the encoder began.
+_DEEPEST_AFTER_RECURSION = 100
+
+
+class _BadValueError(Exception):
+    """Why a value can't be encoded, with the cure."""
+
+
+class _Node(NamedTuple):
+    """A value in the payload, and how one gets there."""
+
+    value: Any
+    step: str = "payload"
+    parent: _Node | None = None
+    depth: int = 0
+
+    def child(self, value: Any, step: str = "") -> _Node:
+        return _Node(value, step, self, self.depth + 1)
+
+    def ancestors(self) -> Iterable[_Node]:
+        node = self.parent
+        while node:
+            yield node
+            node = node.parent
+
+    def path(self) -> str:
+        steps = [self.step, *(node.step for node in self.ancestors())][::-1]
+        steps = [step for step in steps if step]
+        if len(steps) > 20:
+            steps[10:-5] = ["…"]
+        return "".join(steps)
+
+
+#: Makes a value that JSON doesn't have plain, or raises.
+Plain = Callable[[Any], Any]
+
+
+def explain(payload: Any, plain: Plain, error: Exception) -> str:
+    """Say what *error* was about; runs only after the encoder has failed."""
+    recursion = isinstance(error, RecursionError)
+    deepest = _DEEPEST_AFTER_RECURSION if recursion else _DEEPEST
+    try:
+        found = _search(payload, plain, deepest)
+    except Exception:
+        # The payload's own code raised, say in ``items()``. What it says may hold
+        # values; the encoder's exception is chained for whoever may see it.
+        found = None
+    return found or (
+        f"payload of type {type_name(payload)} can't be encoded"
+        f" ({type(error).__name__}): make it of plain dicts, lists and strings"
+    )
+
+
+def _search(payload: Any, plain: Plain, deepest: int) -> str | None:
+    """Visit the payload in the encoder's order up to the first bad value."""
+    nodes = [_Node(payload)]
+    while nodes:
+        node = nodes.pop()
+        try:
+            nodes.extend(reversed(_children(node, plain, deepest)))
+        except _BadValueError as bad:
+            return f"{node.path()} {bad}"
+    return None
+
+
+def _children(node: _Node, plain: Plain, deepest: int) -> list[_Node]:
+    value = node.value
+    if value is None or isinstance(value, (str, int, float)):
+        _check_scalar(value)
+        return []
+    _check_place(node, deepest)
+    if isinstance(value, (list, tuple)):
+        return [node.child(item, f"[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        _check_keys(value)
+        return [node.child(item, f"[{quote_key(key)}]") for key, item in value.items()]
+    return [node.child(_converted(value, plain))]
+
+
+def _check_scalar(value: str | int | float | None, what: str = "is") -> None:
+    if isinstance(value, str) and not _is_unicode(value):
+        raise _BadValueError(
+            f"{what} a str with a lone surrogate, which UTF-8 can't hold:"
+            f" {SURROGATE_CURE}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise _BadValueError(
+            f"{what} a float that is not a finite number, which JSON doesn't have:"
+            " send None"
+        )
+    if isinstance(value, int) and not _has_digits(value):
+        raise _BadValueError(
+            f"{what} an int with too many digits: send it as a string, e.g. hex(value)"
+        )
+
+
+def _check_place(node: _Node, deepest: int) -> None:
+    if any(node.value is above.value for above in node.ancestors()):
+        raise _BadValueError(
+            f"is a {type_name(node.value)} that contains itself:"
+            " send a copy without the reference back"
+        )
+    if node.depth > deepest:
+        raise _BadValueError("is nested too deeply: flatten it")
+
+
+def _check_keys(value: dict[Any, Any]) -> None:
+    for key in value:
+        if key is not None and not isinstance(key, (str, int, float)):
+            raise _BadValueError(
+                f"has a key of type {type_name(key)}, which JSON doesn't have:"
+                " use str(key)"
+            )
+        _check_scalar(key, "has as a key")
+
+
+def _converted(value: Any, plain: Plain) -> Any:
+    try:
+        return plain(value)
+    except TypeError:
+        raise _BadValueError(
+            f"is of type {type_name(value)}, which JSON can't hold:"
+            f" {cure_for(value, _CURES, _TEACH)}"
+        ) from None
+    except Exception as error:
+        raise _BadValueError(
+            f"is of type {type_name(value)}, whose conversion raised"
+            f" {type(error).__name__}: convert it to plain values first"
+        ) from None
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _has_digits(value: int) -> bool:
+    try:
+        int.__repr__(value)
+    except ValueError:  # sys.set_int_max_str_digits
+        return False
+    return True
