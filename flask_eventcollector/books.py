@@ -1,0 +1,105 @@
+"""All events that this process holds, and the count of those it held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+from .entries import Entry, State
+
+
+class Books:
+    """Every living entry, oldest first, with the counts that must balance.
+
+    Each entry's own state is the truth; the counts follow from it. Not thread-safe:
+    the ledger's lock guards it.
+    """
+
+    def __init__(self) -> None:
+        self._living: dict[str, Entry] = {}
+        self._counts = [0] * len(State)
+        self._enqueued = 0
+        self.bytes = 0
+        self.bytes_in_flight = 0
+
+    def __len__(self) -> int:
+        return len(self._living)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(list(self._living.values()))
+
+    def count(self, *states: State) -> int:
+        """How many entries are in any of *states*."""
+        return sum(self._counts[state] for state in states)
+
+    def having(self, *states: State) -> list[Entry]:
+        """The living entries in any of *states*, oldest first."""
+        if not self.count(*states):
+            return []
+        return [entry for entry in self._living.values() if entry.state in states]
+
+    def chosen(self, ids: Iterable[str] | None) -> list[Entry]:
+        """The living entries with one of *ids*; ``None``: all."""
+        if ids is None:
+            return list(self)
+        return [self._living[id] for id in dict.fromkeys(ids) if id in self._living]
+
+    def open(self, entry: Entry) -> None:
+        """Begin a life: the event is collected."""
+        self._living[entry.event.id] = entry
+        entry.state = State.COLLECTED
+        self._counts[State.COLLECTED] += 1
+        self._enqueued += 1
+        self.bytes += entry.event.size
+
+    def move(self, entry: Entry, state: State) -> None:
+        """Change the entry's state; a last word ends its life."""
+        before, entry.state = entry.state, state
+        self._counts[before] -= 1
+        self._counts[state] += 1
+        if State.IN_FLIGHT in (before, state):
+            sign = 1 if state is State.IN_FLIGHT else -1
+            self.bytes_in_flight += sign * entry.event.size
+        if not state.alive:
+            self.bytes -= entry.event.size
+            del self._living[entry.event.id]
+
+    def mend(self) -> None:
+        """Count anew, after a step was cut short in the middle."""
+        ended = [entry for entry in self if not entry.state.alive]
+        for entry in ended:
+            del self._living[entry.event.id]
+        for state in State:
+            if state.alive:
+                self._counts[state] = len([e for e in self if e.state is state])
+        self._balance(ended)
+        self.bytes = sum(e.event.size for e in self)
+        self.bytes_in_flight = sum(e.event.size for e in self.having(State.IN_FLIGHT))
+
+    def _balance(self, ended: list[Entry]) -> None:
+        missing = self._enqueued - sum(self._counts)
+        for entry in ended[: max(missing, 0)]:
+            # Its last word was spoken, but not yet counted.
+            self._counts[entry.state] += 1
+            missing -= 1
+        # What is left was stored, but not yet counted as enqueued.
+        self._enqueued -= missing
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields of :class:`~flask_eventcollector.Stats` that are known here."""
+        counts = {state.name.lower(): self._counts[state] for state in State}
+        return {
+            "enqueued": self._enqueued,
+            "held_bytes": self.bytes,
+            "oldest_age": self._oldest_age(),
+            **counts,
+        }
+
+    def _oldest_age(self) -> float | None:
+        undelivered = (State.RETAINED, State.IN_FLIGHT)
+        if not self.count(*undelivered):
+            return None
+        oldest = next(e for e in self._living.values() if e.state in undelivered)
+        age = datetime.now(timezone.utc) - oldest.event.enqueued_at
+        return max(0.0, age.total_seconds())

@@ -1,0 +1,151 @@
+"""The events of one target that wait, with the patience shown to that target."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .entries import Entry
+
+#: The window of a target that has refused nothing: as much as there is room for.
+WIDE_OPEN = 1 << 30
+#: A time that does not come.
+NEVER = float("inf")
+
+
+class Lane:
+    """One target's waiting events, in order, and when the next may go.
+
+    A target that refuses (a missing queue, a full one) closes its lane for a while.
+    Then a window opens: one event, and twice as many after each further failure, so
+    that an event that is refused alone can't hold up the ones behind it. Each confirm
+    widens the window by one, as TCP's slow start does, so that a full queue is not
+    flooded the moment it takes one event.
+
+    Not thread-safe: the ledger's lock guards it.
+    """
+
+    __slots__ = (
+        "_closed_at",
+        "_confirmed_at",
+        "_delay",
+        "_delayed",
+        "_failures",
+        "_retry_at",
+        "_waiting",
+        "_window",
+        "in_flight",
+    )
+
+    def __init__(self, delay: Callable[[int], float]) -> None:
+        self._delay = delay
+        #: Ordered by sequence. What has left for another state is skipped when met.
+        self._waiting: list[tuple[int, Entry]] = []
+        #: Refused alone: ordered by the time of the next try.
+        self._delayed: list[tuple[float, int, Entry]] = []
+        self.in_flight = 0
+        self._closed_at = float("-inf")
+        self._confirmed_at = float("-inf")
+        self._failures = 0
+        #: ``None``: the lane is open.
+        self._retry_at: float | None = None
+        self._window = WIDE_OPEN
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting or self._delayed or self.in_flight)
+
+    @property
+    def backing_off(self) -> bool:
+        """Whether the target's last word was a refusal."""
+        return self._retry_at is not None
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing here can be sent before some time has passed."""
+        return self.backing_off or not self._skip_departed()
+
+    def add(self, entry: Entry) -> None:
+        """Let *entry* wait in its place."""
+        heapq.heappush(self._waiting, (entry.sequence, entry))
+
+    def add_delayed(self, entry: Entry, retry_at: float) -> None:
+        """Let *entry*, which is refused alone, wait aside until *retry_at*."""
+        heapq.heappush(self._delayed, (retry_at, entry.sequence, entry))
+
+    def oldest(self) -> Entry | None:
+        """The waiting event with the lowest sequence."""
+        self._skip_departed()
+        waiting = [entry for _, entry in self._waiting[:1]]
+        aside = [entry for _, _, entry in self._delayed if entry.waits]
+        return min(waiting + aside, key=lambda entry: entry.sequence, default=None)
+
+    def take(
+        self, now: float, room: int, room_bytes: int, *, alone: bool = False
+    ) -> Iterator[Entry]:
+        """Give up what may be sent at *now*, in order, as far as there is room.
+
+        *alone*: nothing is on its way, so the first may have any size.
+        """
+        self._call_back(now)
+        room = min(room, self._allowance(now))
+        while room > 0 and self._skip_departed():
+            entry = self._waiting[0][1]
+            if entry.event.size > room_bytes and not alone:
+                return
+            alone = False
+            heapq.heappop(self._waiting)
+            room -= 1
+            room_bytes -= entry.event.size
+            yield entry
+
+    def due(self, now: float) -> float | None:
+        """When something here could be sent (``<= now``: at once); ``None``: never."""
+        times = [self._delayed[0][0]] if self._delayed else []
+        if self._waiting and self._window > self.in_flight:
+            times.append(max(self._retry_at or now, now))
+        return min(times, default=None)
+
+    def confirmed(self, now: float) -> None:
+        """The target has taken an event."""
+        self._confirmed_at = now
+        self._failures = 0
+        self._retry_at = None
+        self._window = min(self._window + 1, WIDE_OPEN)
+
+    def back_off(self, now: float, sent_at: float, *, on_hold: bool = False) -> None:
+        """The target has refused an event that was sent at *sent_at*.
+
+        What was sent before the lane closed belongs to the failure that closed it.
+        *on_hold*: only :meth:`reopen` opens it again, or a confirm.
+        """
+        if sent_at <= self._closed_at:
+            return
+        self._failures += 1
+        self._closed_at = now
+        self._retry_at = NEVER if on_hold else now + self._delay(self._failures)
+        self._window = 1 << min(self._failures - 1, 30)
+
+    def took_others_since(self, moment: float) -> bool:
+        """Whether the target has taken an event after *moment*."""
+        return self._confirmed_at > moment
+
+    def reopen(self) -> None:
+        """Let everything here be tried at once."""
+        self._retry_at = None
+        self._window = WIDE_OPEN
+        self._call_back(NEVER)
+
+    def _allowance(self, now: float) -> int:
+        closed = self._retry_at is not None and now < self._retry_at
+        return 0 if closed else self._window - self.in_flight
+
+    def _call_back(self, now: float) -> None:
+        while self._delayed and self._delayed[0][0] <= now:
+            self.add(heapq.heappop(self._delayed)[2])
+
+    def _skip_departed(self) -> bool:
+        while self._waiting and not self._waiting[0][1].waits:
+            heapq.heappop(self._waiting)
+        return bool(self._waiting)
