@@ -1,0 +1,152 @@
+"""The thread that owns the connection to RabbitMQ, and makes a new one when it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+import pika
+
+from ...broker_url import BrokerURL
+from ...events import BrokerState
+from .. import Outlet
+from .parameters import attempts
+from .quiet import forget_this_thread, quieten_this_thread
+from .reasons import explain
+from .session import Queues, Session
+
+#: Seconds for the thread to end after its connection was aborted.
+_ABORT_TIMEOUT = 0.2
+
+
+class RabbitMQBroker:
+    """Keeps one connection to one of several RabbitMQ nodes.
+
+    Its thread is the only one that touches pika; it starts with the first event. No
+    disk, database, signal or user code runs on it.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[BrokerURL],
+        *,
+        queues: Queues,
+        heartbeat: float,
+        delay: Callable[[int], float],
+        name: str,
+    ) -> None:
+        self._urls = list(urls)
+        self._queues = queues
+        self._heartbeat = heartbeat
+        self._delay = delay
+        self._name = name
+        self._outlet: Outlet | None = None
+        self._session: Session | None = None
+        self._closing = threading.Event()
+        self._hurry = threading.Event()
+        self._thread = threading.Thread(
+            target=self._run, name=f"eventcollector-io-{name}", daemon=True
+        )
+
+    def __repr__(self) -> str:
+        return f"<RabbitMQBroker {'; '.join(map(str, self._urls))}>"
+
+    def start(self, outlet: Outlet) -> None:
+        """Begin to connect, if it has not begun yet; does not wait."""
+        if self._thread.ident is None:
+            self._outlet = outlet
+            outlet.broker_is(BrokerState.CONNECTING)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """There may be events to take; does not wait."""
+        session = self._session
+        if session is not None:
+            session.wake()
+
+    def hurry(self) -> None:
+        """Connect now, whatever the delay; does not wait."""
+        self._hurry.set()
+
+    def close(self, timeout: float) -> bool:
+        """Close the connection and end the thread, within *timeout* seconds."""
+        deadline = time.monotonic() + timeout
+        self._closing.set()
+        self._hurry.set()
+        if not self._thread.is_alive():
+            return True
+        self._end_session(Session.close, deadline)
+        self._end_session(Session.abort, time.monotonic() + _ABORT_TIMEOUT)
+        return not self._thread.is_alive()
+
+    def _end_session(self, end: Callable[[Session], None], deadline: float) -> None:
+        session = self._session
+        if session is not None:
+            end(session)
+        if self._thread is not threading.current_thread():
+            self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    # Below: the thread.
+
+    def _run(self) -> None:
+        quieten_this_thread()
+        try:
+            self._keep_connected()
+        finally:
+            forget_this_thread()
+
+    def _keep_connected(self) -> None:
+        failures = 0
+        while not self._closing.is_set():
+            # Cleared before the round: a hurry that comes during it starts another.
+            self._hurry.clear()
+            was_ready, error = self._round()
+            if self._closing.is_set():
+                return
+            failures = 1 if was_ready else failures + 1
+            if self._outlet is not None:
+                self._outlet.broker_is(BrokerState.DOWN, error)
+            self._hurry.wait(self._delay(failures))
+
+    def _round(self) -> tuple[bool, str]:
+        """Try each node until one serves; returns whether one did, and the error."""
+        error = ""
+        for url in list(self._urls):
+            was_ready, error = self._try(url)
+            error = f"{url.host}:{url.port}: {error}"
+            if was_ready:
+                # The next round begins with the node after this one.
+                place = self._urls.index(url) + 1
+                self._urls = self._urls[place:] + self._urls[:place]
+                return True, error
+        return False, error
+
+    def _try(self, url: BrokerURL) -> tuple[bool, str]:
+        """Serve one of the node's addresses, else say why that can't be done."""
+        error = ""
+        try:
+            for parameters in attempts(url, self._heartbeat, self._name):
+                was_ready, error = self._serve(parameters)
+                if was_ready:
+                    return True, error
+        except Exception as problem:
+            # The resolver, a TLS file, at exit also a thread that pika can't start.
+            error = explain(problem)
+        return False, error
+
+    def _serve(self, parameters: pika.ConnectionParameters) -> tuple[bool, str]:
+        if self._closing.is_set() or self._outlet is None:
+            return False, ""
+        self._session = session = Session(
+            parameters,
+            self._outlet,
+            queues=self._queues,
+            heartbeat=self._heartbeat,
+            app_id=self._name,
+        )
+        try:
+            error = session.run()
+        finally:
+            self._session = None
+        return session.was_ready, error

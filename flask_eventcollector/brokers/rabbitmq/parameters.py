@@ -1,0 +1,56 @@
+"""From our settings to pika's parameters, without pika's own URL parser."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pika
+
+from ...broker_url import BrokerURL
+
+#: Seconds for the TCP connection, unless the URL has ``connection_timeout``.
+_TCP_TIMEOUT = 5.0
+#: Seconds for TLS and the AMQP handshake on top of it.
+_HANDSHAKE_TIMEOUT = 10.0
+
+
+def attempts(
+    url: BrokerURL, heartbeat: float, name: str
+) -> Iterator[pika.ConnectionParameters]:
+    """Parameters for each address of *url*'s host, in the resolver's order.
+
+    Resolves the name here, in the calling thread, and may block as long as the resolver
+    does: pika would start one more thread for each attempt, and a resolver that hangs
+    would hold them all.
+
+    :raises OSError: the name doesn't resolve.
+    """
+    found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
+    for address in dict.fromkeys(str(info[4][0]) for info in found):
+        tcp_timeout = url.connection_timeout or _TCP_TIMEOUT
+        yield pika.ConnectionParameters(
+            host=address,
+            port=url.port,
+            virtual_host=url.vhost,
+            credentials=pika.PlainCredentials(url.username, url.password),
+            heartbeat=int(heartbeat),
+            socket_timeout=tcp_timeout,
+            stack_timeout=tcp_timeout + _HANDSHAKE_TIMEOUT,
+            ssl_options=_tls(url),
+            client_properties={"connection_name": name},
+        )
+
+
+def _tls(url: BrokerURL) -> pika.SSLOptions | None:
+    if url.scheme != "amqps":
+        return None
+    options = url.options
+    context = ssl.create_default_context(cafile=options.get("cacertfile"))
+    if options.get("verify") == "verify_none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if "certfile" in options:
+        context.load_cert_chain(options["certfile"], options.get("keyfile"))
+    return pika.SSLOptions(context, options.get("server_name_indication", url.host))

@@ -1,0 +1,79 @@
+"""What pika's exceptions mean, in words that a person can act on."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+
+from pika import exceptions
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
+
+_TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
+
+
+def explain(error: BaseException) -> str:
+    """Why a connection failed or ended. Never contains a credential."""
+    cause = _root(error)
+    for kind, words in _WORDS:
+        if isinstance(cause, kind):
+            return words.format(text=_text(cause))
+    return f"{type(cause).__name__}: {_text(cause)}"
+
+
+def broker_text(error: BaseException) -> str:
+    """The broker's own words, where it said any."""
+    return getattr(error, "reply_text", "") or explain(error)
+
+
+def size_limit(error: BaseException) -> int | None:
+    """The broker's limit for a message in bytes, if it has just told it (406)."""
+    found = _TOO_LARGE.search(broker_text(error))
+    return int(found[1]) if found else None
+
+
+def is_missing_exchange(error: BaseException) -> bool:
+    """Whether the broker closed the channel because there is no such exchange."""
+    return getattr(error, "reply_code", None) == 404
+
+
+def _root(error: BaseException) -> BaseException:
+    """What lies below pika's layers of "the workflow failed because"."""
+    seen = [error]
+    while True:
+        inner = getattr(error, "exceptions", None) or [getattr(error, "exception", 0)]
+        if not isinstance(inner[-1], BaseException):
+            inner = [a for a in error.args if isinstance(a, BaseException)]
+        if not inner or inner[-1] in seen:
+            return error
+        error = inner[-1]
+        seen.append(error)
+
+
+def _text(error: BaseException) -> str:
+    reply = getattr(error, "reply_text", "")
+    if isinstance(error, OSError) and error.strerror:
+        return str(error.strerror)
+    return str(reply or error) or type(error).__name__
+
+
+_WORDS: list[tuple[type[BaseException], str]] = [
+    (ssl.SSLCertVerificationError, "its certificate was refused: {text}"),
+    (ssl.SSLError, "TLS failed: {text}"),
+    (socket.gaierror, "its name does not resolve: {text}"),
+    (exceptions.AuthenticationError, "it refused the user or the password"),
+    (exceptions.ProbableAuthenticationError, "it refused the user or the password"),
+    (
+        exceptions.ProbableAccessDeniedError,
+        "it refused the vhost: {text}",
+    ),
+    (exceptions.AMQPHeartbeatTimeout, "no heartbeat came"),
+    (exceptions.IncompatibleProtocolError, "it does not speak AMQP 0-9-1"),
+    (exceptions.StreamLostError, "the connection was lost"),
+    (exceptions.ConnectionClosedByBroker, "it closed the connection: {text}"),
+    (exceptions.ConnectionClosedByClient, "the connection was closed"),
+    (exceptions.AMQPConnectionError, "{text}"),
+    (TimeoutError, "no answer in time"),
+    (AMQPConnectorStackTimeout, "no answer in time"),
+    (OSError, "{text}"),
+]
