@@ -1,0 +1,71 @@
+"""The daemon thread that does what no caller waits for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+logger = logging.getLogger("flask_eventcollector")
+
+#: Seconds between two rounds at most. Whatever can only set a flag (a destructor, an
+#: interrupted caller) is noticed within that.
+TICK = 1.0
+#: Seconds between two rounds at least, unless it is woken.
+_LEAST_PAUSE = 0.02
+
+
+class Flusher:
+    """Runs *tend* in rounds: when woken, when due, and once a tick.
+
+    *tend* returns the seconds after which it wants to run again. *leave* runs once, in
+    the same thread, after the last round.
+    """
+
+    def __init__(
+        self, tend: Callable[[], float], leave: Callable[[], None], name: str
+    ) -> None:
+        self._tend = tend
+        self._leave = leave
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, if it has not started yet; never blocks for long."""
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def wake(self) -> None:
+        """Begin the next round now."""
+        self._wake.set()
+
+    def stop_soon(self) -> None:
+        """Stop within a tick. Takes no lock, so a destructor may call it."""
+        self._stopping = True
+
+    def stop(self, timeout: float) -> bool:
+        """Stop, waiting at most *timeout* seconds; returns whether it has stopped."""
+        self._stopping = True
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stopping:
+            self._wake.wait(pause)
+            # Cleared before the round: what comes during it asks for another one.
+            self._wake.clear()
+            pause = min(max(self._round(), _LEAST_PAUSE), TICK)
+        self._leave()
+
+    def _round(self) -> float:
+        try:
+            return self._tend()
+        except Exception:
+            with suppress(Exception):  # A logging handler may raise, too.
+                logger.exception("The flusher failed; it goes on")
+            return TICK
