@@ -1,0 +1,76 @@
+"""Collect events while a request is handled; publish them when it has succeeded."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blocks import AutoPublishingEventCollector
+    from .config import Config
+    from .errors import (
+        BacklogFull,
+        ConfigurationError,
+        EncodingError,
+        EventCollectorError,
+    )
+    from .events import (
+        BrokerState,
+        DeadEvent,
+        Event,
+        Outcome,
+        PublishResult,
+        Stats,
+    )
+    from .extension import EventCollector
+    from .signals import (
+        event_enqueued,
+        events_dead,
+        events_discarded,
+        events_dropped,
+        events_published,
+        publish_failed,
+    )
+
+__all__ = [  # noqa: RUF022 - grouped, not sorted
+    # The extension.
+    "AutoPublishingEventCollector",
+    "EventCollector",
+    # Plain values.
+    "BrokerState",
+    "Config",
+    "DeadEvent",
+    "Event",
+    "Outcome",
+    "PublishResult",
+    "Stats",
+    # Signals.
+    "event_enqueued",
+    "events_dead",
+    "events_discarded",
+    "events_dropped",
+    "events_published",
+    "publish_failed",
+    # Errors.
+    "BacklogFull",
+    "ConfigurationError",
+    "EncodingError",
+    "EventCollectorError",
+]
+
+#: Searched in turn for a name. pytest loads this package's plugin wherever it is
+#: installed, also where nobody uses Flask: so the package itself imports nothing.
+_MODULES = ("errors", "events", "signals", "config", "blocks", "extension")
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        modules = (importlib.import_module(f".{m}", __name__) for m in _MODULES)
+        value = next(vars(module)[name] for module in modules if name in vars(module))
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
