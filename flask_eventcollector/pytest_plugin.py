@@ -1,0 +1,102 @@
+"""The pytest plugin: the fixture ``captured_events``, and what a failed ``==`` says.
+
+pytest loads it in every environment that has the package, also for projects that have
+nothing to do with Flask. So it imports the kit only where a test uses it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .testing import Captured
+
+_STRICT = "eventcollector_strict"
+_WATCH = "_watched_events"
+_NO_APP = (
+    "captured_events captures what the fixture 'app' publishes, but there is none:"
+    " define one that returns your Flask app, or write"
+    " 'with events.capture() as captured:'"
+)
+
+_captured_key: pytest.StashKey[Captured] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        _STRICT,
+        "Each test must assert on all events that it has published.",
+        type="bool",
+        default=False,
+    )
+
+
+@pytest.fixture
+def captured_events(request: pytest.FixtureRequest) -> Iterator[Captured]:
+    """What becomes of the events of the fixture ``app`` during the test."""
+    from .testing import capture_app
+
+    try:
+        app = request.getfixturevalue("app")
+    except pytest.FixtureLookupError as error:
+        if error.argname != "app":
+            raise
+        pytest.fail(_NO_APP, pytrace=False)
+    try:
+        captured = capture_app(app)
+    except (TypeError, RuntimeError) as error:
+        pytest.fail(f"captured_events: {error}", pytrace=False)
+    with captured:
+        request.node.stash[_captured_key] = captured
+        yield captured
+
+
+@pytest.fixture(name=_WATCH)
+def _watch(request: pytest.FixtureRequest) -> None:
+    """In strict mode: capture for a test that doesn't, if its app has events at all."""
+    from .testing.lookup import has_collector
+
+    if has_collector(request.getfixturevalue("app")):
+        request.getfixturevalue("captured_events")
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if not config.getini(_STRICT):
+        return
+    for item in items:
+        names: list[str] = getattr(item, "fixturenames", [])
+        if "app" in names and not {"captured_events", _WATCH} & set(names):
+            names.append(_WATCH)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """In strict mode, let a test fail that has passed over some event.
+
+    Called after the test itself, and not at all if that has failed.
+    """
+    if _captured_key in item.stash and item.config.getini(_STRICT):
+        _check_others(item.stash[_captured_key])
+
+
+def _check_others(captured: Captured) -> None:
+    try:
+        captured.assert_no_others()
+    except AssertionError as error:
+        # There is no line to show: what is missing is a line.
+        pytest.fail(f"{_STRICT}: {error}", pytrace=False)
+
+
+def pytest_assertrepr_compare(op: str, left: Any, right: Any) -> list[str] | None:
+    # Who has not imported the kit has no captured events.
+    if "flask_eventcollector.testing" not in sys.modules:
+        return None
+    from .testing.comparing import explain_comparison
+
+    return explain_comparison(op, left, right)

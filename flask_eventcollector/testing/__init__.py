@@ -1,0 +1,20 @@
+"""The test kit: capture events, assert on them, let the broker fail."""
+
+from .capture import Captured
+from .captured import CapturedEvent, CapturedEvents, Fate
+from .expected import ExpectedEvent, event
+from .lookup import capture_app
+from .mixin import CapturedEventsMixin
+from .origin import Origin
+
+__all__ = [
+    "Captured",
+    "CapturedEvent",
+    "CapturedEvents",
+    "CapturedEventsMixin",
+    "ExpectedEvent",
+    "Fate",
+    "Origin",
+    "capture_app",
+    "event",
+]

@@ -1,0 +1,304 @@
+"""The assertions that a test makes about captured events."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+from unittest.mock import ANY
+
+from ..wording import type_name
+from .captured import CapturedEvent, CapturedEvents, Fate
+from .expected import ExpectedEvent, Reason, Wanted, event
+from .explaining import Explainer, described, listed, unexpected
+from .recording import Record
+from .sequences import longest_run, longest_subsequence
+
+
+class Assertions:
+    """Assertions on what was captured so far; none of them waits.
+
+    For *queue*, *payload*, *headers*, *exchange* and *exact* see
+    :func:`~flask_eventcollector.testing.event`. *times* is how often exactly; without
+    it, once or more. What an assertion finds counts as asserted on.
+
+    Each raises :class:`AssertionError` when it doesn't hold, :class:`TypeError` or
+    :class:`ValueError` when it makes no sense.
+    """
+
+    # What the capture provides.
+
+    @property
+    def _record(self) -> Record:
+        raise NotImplementedError
+
+    def _is_collected(self, captured: CapturedEvent) -> bool:
+        raise NotImplementedError
+
+    # What has to be there.
+
+    @overload
+    def assert_published(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        exact: bool = ...,
+        times: None = ...,
+    ) -> CapturedEvent: ...
+    @overload
+    def assert_published(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        exact: bool = ...,
+        times: int,
+    ) -> CapturedEvents: ...
+    def assert_published(
+        self,
+        queue: str,
+        payload: Any = ANY,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+        exact: bool = False,
+        times: int | None = None,
+    ) -> CapturedEvent | CapturedEvents:
+        """The broker has confirmed such an event.
+
+        Returns the first that fits; with *times*, the list of all that fit.
+        """
+        __tracebackhide__ = True
+        expected = event(
+            queue, payload, headers=headers, exchange=exchange, exact=exact
+        )
+        return self._assert_fate(Fate.PUBLISHED, expected, times)
+
+    @overload
+    def assert_discarded(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        reason: Reason | None = ...,
+        exact: bool = ...,
+        times: None = ...,
+    ) -> CapturedEvent: ...
+    @overload
+    def assert_discarded(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        reason: Reason | None = ...,
+        exact: bool = ...,
+        times: int,
+    ) -> CapturedEvents: ...
+    def assert_discarded(
+        self,
+        queue: str,
+        payload: Any = ANY,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+        reason: Reason | None = None,
+        exact: bool = False,
+        times: int | None = None,
+    ) -> CapturedEvent | CapturedEvents:
+        """Such an event was thrown away, because its unit of work failed or cleared it.
+
+        Returns the first that fits; with *times*, the list of all that fit.
+        """
+        __tracebackhide__ = True
+        expected = event(
+            queue,
+            payload,
+            headers=headers,
+            exchange=exchange,
+            reason=reason,
+            exact=exact,
+        )
+        return self._assert_fate(Fate.DISCARDED, expected, times)
+
+    @overload
+    def assert_retained(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        reason: Reason | None = ...,
+        exact: bool = ...,
+        times: None = ...,
+    ) -> CapturedEvent: ...
+    @overload
+    def assert_retained(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        reason: Reason | None = ...,
+        exact: bool = ...,
+        times: int,
+    ) -> CapturedEvents: ...
+    def assert_retained(
+        self,
+        queue: str,
+        payload: Any = ANY,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+        reason: Reason | None = None,
+        exact: bool = False,
+        times: int | None = None,
+    ) -> CapturedEvent | CapturedEvents:
+        """Such an event is kept for a later try.
+
+        Returns the first that fits; with *times*, the list of all that fit.
+        """
+        __tracebackhide__ = True
+        expected = event(
+            queue,
+            payload,
+            headers=headers,
+            exchange=exchange,
+            reason=reason,
+            exact=exact,
+        )
+        return self._assert_fate(Fate.RETAINED, expected, times)
+
+    def assert_sequence(
+        self, expected: Sequence[ExpectedEvent | str], *, strict: bool = False
+    ) -> CapturedEvents:
+        """These events were published, in this order; returns them.
+
+        :param expected: what :func:`~flask_eventcollector.testing.event` returns; a
+            queue's name or a glob stands for an event with any payload.
+        :param strict: with no others between them.
+        """
+        __tracebackhide__ = True
+        wanted = [self._prepared(item) for item in _sequence(expected)]
+        search = longest_run if strict else longest_subsequence
+        found = search(wanted, self._record.having(Fate.PUBLISHED))
+        if len(found) < len(wanted):
+            explainer = self._explainer()
+            _fail(explainer.out_of_order(wanted, found, strict=strict))
+        return self._noted(found)
+
+    # What must not be there.
+
+    def assert_not_published(
+        self,
+        queue: str,
+        payload: Any = ANY,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+        exact: bool = False,
+    ) -> None:
+        """The broker has confirmed no such event."""
+        __tracebackhide__ = True
+        expected = event(
+            queue, payload, headers=headers, exchange=exchange, exact=exact
+        )
+        found = self._fitting(Fate.PUBLISHED, self._prepared(expected))
+        if found:
+            what = described(Fate.PUBLISHED, expected)
+            _fail(unexpected(f"expected no event {what}", found))
+
+    def assert_nothing_published(self) -> None:
+        """The broker has confirmed nothing."""
+        __tracebackhide__ = True
+        found = self._record.having(Fate.PUBLISHED)
+        if found:
+            _fail(unexpected("expected nothing to be published", found))
+
+    def assert_no_others(self) -> None:
+        """All that was published was found by some assertion."""
+        __tracebackhide__ = True
+        published = self._record.having(Fate.PUBLISHED)
+        others = [e for e in published if not self._record.is_asserted(e)]
+        if others:
+            was = f"{len(others)} was" if len(others) == 1 else f"{len(others)} were"
+            summary = f"expected no others to be published, but {was} not asserted on"
+            _fail(listed(summary, others))
+
+    # Inside.
+
+    def _assert_fate(
+        self, fate: Fate, expected: ExpectedEvent, times: int | None
+    ) -> CapturedEvent | CapturedEvents:
+        __tracebackhide__ = True
+        _check_times(times)
+        wanted = self._prepared(expected)
+        found = self._fitting(fate, wanted)
+        if len(found) < (times or 1):
+            _fail(self._explainer().missing(fate, wanted, times, found))
+        if times is not None and len(found) > times:
+            what = f"{times} event{'s' * (times > 1)} {described(fate, expected)}"
+            _fail(unexpected(f"expected {what}", found))
+        noted = self._noted(found)
+        return noted[0] if times is None else noted
+
+    def _prepared(self, expected: ExpectedEvent) -> Wanted:
+        return expected.against(self._record.medium)
+
+    def _fitting(self, fate: Fate, wanted: Wanted) -> list[CapturedEvent]:
+        return [event for event in self._record.having(fate) if wanted.fits(event)]
+
+    def _noted(self, found: Sequence[CapturedEvent]) -> CapturedEvents:
+        self._record.note_asserted(found)
+        return CapturedEvents(found, self._record.note_asserted)
+
+    def _explainer(self) -> Explainer:
+        return Explainer(self._record.everything(), self._is_collected)
+
+
+def _check_times(times: int | None) -> None:
+    if times is None:
+        return
+    if isinstance(times, bool) or not isinstance(times, int):
+        raise TypeError(f"times must be an int, not of type {type_name(times)}")
+    if times < 1:
+        raise ValueError(
+            f"times must be 1 or more, not {times}: for none at all there is"
+            " assert_not_published()"
+        )
+
+
+def _sequence(expected: object) -> list[ExpectedEvent]:
+    if not isinstance(expected, (list, tuple)):
+        raise TypeError(
+            f"assert_sequence() takes a list of events, not {type_name(expected)}"
+        )
+    if not expected:
+        raise ValueError(
+            "assert_sequence() got an empty list: for nothing at all there is"
+            " assert_nothing_published()"
+        )
+    return [event(item) if isinstance(item, str) else _event(item) for item in expected]
+
+
+def _event(item: object) -> ExpectedEvent:
+    if not isinstance(item, ExpectedEvent):
+        raise TypeError(
+            "assert_sequence() takes what event() returns, or a queue's name, not"
+            f" {type_name(item)}"
+        )
+    return item
+
+
+def _fail(message: str) -> None:
+    __tracebackhide__ = True
+    raise AssertionError(message)

@@ -1,0 +1,133 @@
+"""What a capture has seen: events, each with its fate."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..events import Event, Outcome
+from .expected import ExpectedEvent
+from .matching import Medium, show
+from .origin import Origin
+
+
+class Fate(str, enum.Enum):
+    """What has become of an event so far."""
+
+    #: It is in a collector, or on its way.
+    ENQUEUED = "enqueued"
+    #: The broker has confirmed it.
+    PUBLISHED = "published"
+    #: It is kept for a later try.
+    RETAINED = "retained"
+    #: It was thrown away on purpose.
+    DISCARDED = "discarded"
+    #: It was lost to a limit, or purged.
+    DROPPED = "dropped"
+    #: It was set aside, because the broker goes on refusing it.
+    DEAD = "dead"
+
+    def __str__(self) -> str:
+        return self.value
+
+    @property
+    def final(self) -> bool:
+        """Whether it is the event's last word."""
+        return self in (Fate.PUBLISHED, Fate.DISCARDED, Fate.DROPPED)
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class CapturedEvent:
+    """One event as it stood when the list that holds it was read.
+
+    It is equal to an expected :func:`~flask_eventcollector.testing.event` that it fits,
+    and to itself at any other time. Its ``repr`` shows the payload.
+    """
+
+    #: The event itself.
+    event: Event
+    #: How payloads are written in its app.
+    medium: Medium
+    fate: Fate = Fate.ENQUEUED
+    #: Why it was discarded, retained, dropped or set aside.
+    reason: str = ""
+    #: Why it was retained, if the broker had its say.
+    outcome: Outcome | None = None
+    #: How often it was sent.
+    attempts: int = 0
+    #: The line that enqueued it; ``None``: that was before the capture.
+    origin: Origin | None = None
+    #: What was to publish it: ``"request"``, ``"block"`` or ``"thread"``.
+    unit: str = ""
+
+    @property
+    def id(self) -> str:
+        """The AMQP ``message_id``."""
+        return self.event.id
+
+    @property
+    def queue(self) -> str:
+        """The target queue."""
+        return self.event.target_queue
+
+    @property
+    def exchange(self) -> str:
+        """The exchange; ``""`` is AMQP's default exchange."""
+        return self.event.exchange
+
+    @property
+    def payload(self) -> Any:
+        """The payload as a consumer sees it."""
+        return self.event.payload
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The caller's headers."""
+        return self.event.headers
+
+    def __repr__(self) -> str:
+        arguments = [repr(self.queue), show(self.payload)]
+        if self.headers:
+            arguments.append(f"headers={show(dict(self.headers))}")
+        if self.exchange:
+            arguments.append(f"exchange={self.exchange!r}")
+        return f"event({', '.join(arguments)})"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, ExpectedEvent):
+            return other.against(self.medium).fits(self)
+        if isinstance(other, CapturedEvent):
+            return self.id == other.id
+        return NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+
+class CapturedEvents(list[CapturedEvent]):
+    """A list of captured events; what is found equal counts as asserted on."""
+
+    __slots__ = ("_note",)
+
+    def __init__(
+        self,
+        events: Iterable[CapturedEvent],
+        note: Callable[[Iterable[CapturedEvent]], None],
+    ) -> None:
+        super().__init__(events)
+        self._note = note
+
+    def __eq__(self, other: object) -> bool:
+        same = super().__eq__(other)
+        if same is True:
+            self._note(self)
+        return same
+
+    __hash__ = None
+
+    def __contains__(self, expected: object) -> bool:
+        found = [event for event in self if event == expected]
+        self._note(found)
+        return bool(found)

@@ -1,0 +1,150 @@
+"""An event as a test expects it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
+
+from ..wording import type_name
+from .matching import (
+    AMQP,
+    Check,
+    Difference,
+    Medium,
+    differences,
+    matches_name,
+    prepare,
+    readable,
+    show,
+)
+
+if TYPE_CHECKING:
+    from .captured import CapturedEvent
+
+#: A reason: exact, a glob, or what is searched for.
+Reason = str | re.Pattern[str]
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class ExpectedEvent:
+    """What :func:`event` returns; equal to each captured event that fits it."""
+
+    #: A name or a glob.
+    queue: str
+    payload: Any
+    headers: Mapping[str, Any] | None
+    #: ``None``: whatever exchange.
+    exchange: str | None
+    #: ``None``: whatever reason.
+    reason: Reason | None
+    #: Whether objects in the payload may have no other keys.
+    exact: bool
+
+    def __repr__(self) -> str:
+        return f"event({', '.join(self._arguments())})"
+
+    def _arguments(self) -> Iterator[str]:
+        yield repr(self.queue)
+        if self.payload is not ANY:
+            yield show(readable(self.payload))
+        if self.headers is not None:
+            yield f"headers={show(readable(self.headers))}"
+        if self.exchange is not None:
+            yield f"exchange={self.exchange!r}"
+        if self.reason is not None:
+            yield f"reason={self.reason!r}"
+        if self.exact:
+            yield "exact=True"
+
+    def against(self, medium: Medium) -> Wanted:
+        """What it wants to see, if payloads are written to *medium*.
+
+        :raises TypeError: no event can match it.
+        """
+        payload = prepare(self.payload, medium, "payload")
+        headers = prepare(self.headers or {}, AMQP, "headers")
+        return Wanted(self, payload, headers, _reason_check(self.reason))
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An expected event, prepared for comparisons."""
+
+    expected: ExpectedEvent
+    payload: Any
+    headers: Any
+    reason: Check
+
+    @property
+    def is_anything(self) -> bool:
+        """Whether only the queue counts."""
+        return self.expected.payload is ANY and not self.headers
+
+    def is_for(self, captured: CapturedEvent) -> bool:
+        """Whether the event goes where it is expected to go."""
+        exchange = self.expected.exchange
+        return matches_name(self.expected.queue, captured.queue) and (
+            exchange is None or exchange == captured.exchange
+        )
+
+    def differences(self, captured: CapturedEvent) -> list[Difference]:
+        """Where the event says something else, wherever it goes."""
+        exact = self.expected.exact
+        return [
+            *differences(self.payload, captured.payload, "payload", exact=exact),
+            *differences(self.headers, dict(captured.headers), "headers"),
+            *differences(self.reason, captured.reason, "reason"),
+        ]
+
+    def fits(self, captured: CapturedEvent) -> bool:
+        """Whether the event is as expected."""
+        return self.is_for(captured) and not self.differences(captured)
+
+
+def event(
+    queue: str,
+    payload: Any = ANY,
+    *,
+    headers: Mapping[str, Any] | None = None,
+    exchange: str | None = None,
+    reason: Reason | None = None,
+    exact: bool = False,
+) -> ExpectedEvent:
+    """Describe an event that a test expects.
+
+    :param queue: the target queue, or a glob such as ``"orders.*"``.
+    :param payload: what the payload must hold, as a consumer sees it. Objects may have
+        more keys than expected, at any depth; lists may not have more items. A value
+        may be a literal, a type, a compiled regular expression (searched for), a
+        predicate, or ``unittest.mock.ANY``.
+    :param headers: what the headers must hold, in the same way.
+    :param exchange: ``None``: whatever exchange.
+    :param reason: why it was discarded, retained, dropped or set aside: the words, a
+        glob, or a compiled regular expression. ``None``: whatever reason.
+    :param exact: objects in the payload may have no other keys.
+    :raises TypeError, ValueError: an argument makes no sense.
+    """
+    _check_type("queue", queue, str)
+    _check_type("headers", headers, Mapping, type(None))
+    _check_type("exchange", exchange, str, type(None))
+    _check_type("reason", reason, str, re.Pattern, type(None))
+    if not queue:
+        raise ValueError("queue is empty: pass a name, or '*' for every queue")
+    return ExpectedEvent(queue, payload, headers, exchange, reason, exact)
+
+
+def _check_type(name: str, value: object, *kinds: type) -> None:
+    if not isinstance(value, kinds):
+        names = " or ".join(kind.__name__ for kind in kinds if kind is not type(None))
+        raise TypeError(f"{name} must be a {names}, not of type {type_name(value)}")
+
+
+def _reason_check(reason: Reason | None) -> Check:
+    if reason is None:
+        return Check(lambda _: True, "ANY")
+    if isinstance(reason, str):
+        return Check(lambda found: matches_name(reason, found), repr(reason))
+    return Check(reason.search, repr(reason))

@@ -1,0 +1,217 @@
+"""What a failed assertion says, so that the search ends there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from unittest.mock import ANY
+
+from .captured import CapturedEvent, Fate
+from .expected import ExpectedEvent, Wanted
+from .matching import readable, show
+
+#: Events in a list, differences of one event, hints: at most.
+_MOST_EVENTS = 20
+_MOST_DIFFERENCES = 10
+_MOST_HINTS = 3
+
+_VERBS = {
+    Fate.ENQUEUED: "enqueued for",
+    Fate.PUBLISHED: "published to",
+    Fate.RETAINED: "retained for",
+    Fate.DISCARDED: "discarded for",
+    Fate.DROPPED: "dropped for",
+    Fate.DEAD: "set aside for",
+}
+
+#: The library's shortest reasons, as one would tell them.
+_REASONS = {
+    "cleared": "clear_events_to_publish() was called",
+    "overflow": "EVENTCOLLECTOR_MAX_EVENTS or EVENTCOLLECTOR_MAX_BYTES was reached",
+    "purged": "purge() was called",
+}
+
+_WAITS_FOR = {
+    "request": (
+        "its request has not been torn down (leave the 'with' block of the test client;"
+        " wrap the test's own code in 'with events.auto_publish():')"
+    ),
+    "block": "the auto_publish() block around it has not ended",
+    "thread": (
+        "it was enqueued outside of requests and blocks (wrap the code in"
+        " 'with events.auto_publish():', or call events.publish())"
+    ),
+}
+
+
+class Explainer:
+    """Looks through all that was captured for what a test may have meant.
+
+    *is_collected* says whether an event is still in a collector.
+    """
+
+    def __init__(
+        self,
+        everything: Sequence[CapturedEvent],
+        is_collected: Callable[[CapturedEvent], bool],
+    ) -> None:
+        self._everything = everything
+        self._is_collected = is_collected
+
+    def missing(
+        self, fate: Fate, wanted: Wanted, times: int | None, found: list[CapturedEvent]
+    ) -> str:
+        """There are fewer events than expected."""
+        summary = (
+            f"expected {_number(times)} {described(fate, wanted.expected)},"
+            f" but found {len(found) or 'none'}"
+        )
+        return _joined(
+            listed(summary, found),
+            self._what_else(fate, wanted, found),
+            "" if found else self._all_of(fate),
+        )
+
+    def out_of_order(
+        self, wanted: Sequence[Wanted], found: Sequence[CapturedEvent], *, strict: bool
+    ) -> str:
+        """A sequence breaks off after *found*."""
+        missing = wanted[len(found)]
+        others = " with no others between" if strict else ""
+        lines = [
+            f"expected {len(wanted)} events published in this order{others}:",
+            *(f"  found      {event!r}{at(event)}" for event in found),
+            f"  not found  {missing.expected!r}",
+            *(f"  …          {w.expected!r}" for w in wanted[len(found) + 1 :]),
+        ]
+        return _joined(
+            "\n".join(lines),
+            self._too_early(missing, found),
+            self._what_else(Fate.PUBLISHED, missing, found),
+            self._all_of(Fate.PUBLISHED),
+        )
+
+    def _too_early(self, missing: Wanted, found: Sequence[CapturedEvent]) -> str:
+        others = [event for event in self._everything if event not in found]
+        for event in others:
+            if event.fate is Fate.PUBLISHED and missing.fits(event):
+                return f"Hint: such an event{at(event)} was published, but not there."
+        return ""
+
+    def _what_else(
+        self, fate: Fate, wanted: Wanted, found: Sequence[CapturedEvent]
+    ) -> str:
+        others = [event for event in self._everything if event not in found]
+        return _joined(
+            self._closest(fate, wanted, others), self._hints(fate, wanted, others)
+        )
+
+    def _closest(
+        self, fate: Fate, wanted: Wanted, events: Iterable[CapturedEvent]
+    ) -> str:
+        """The event for the same queue that differs least."""
+        rivals = [(e, len(wanted.differences(e))) for e in events if wanted.is_for(e)]
+        rivals = [(event, count) for event, count in rivals if count]
+        if not rivals:
+            return ""
+        closest, _ = min(rivals, key=lambda r: (r[0].fate is not fate, r[1]))
+        story = "" if closest.fate is fate else f", {self._story(closest)}"
+        head = f"The closest is {closest!r}{at(closest)}{story}:"
+        return "\n".join([head, *difference_lines(wanted, closest)])
+
+    def _hints(
+        self, fate: Fate, wanted: Wanted, events: Sequence[CapturedEvent]
+    ) -> str:
+        fitting = [e for e in events if wanted.fits(e)]
+        hints = [
+            f"Hint: such an event{at(event)} was {self._story(event)}."
+            for event in fitting
+            if event.fate is not fate
+        ]
+        if not fitting:
+            hints += self._other_queues(fate, wanted, events)
+        return "\n".join(list(dict.fromkeys(hints))[:_MOST_HINTS])
+
+    def _story(self, event: CapturedEvent) -> str:
+        """What has become of *event*, after the word *was*."""
+        if event.fate is Fate.PUBLISHED:
+            return "published"
+        if event.fate is not Fate.ENQUEUED:
+            outcome = f" ({event.outcome.value})" if event.outcome else ""
+            reason = _REASONS.get(event.reason, event.reason)
+            story = f"{event.fate}{outcome} because {reason}"
+            again = event.fate is Fate.RETAINED
+            return f"{story}; captured.flush() tries it again" if again else story
+        if self._is_collected(event):
+            return f"enqueued but never published: {_WAITS_FOR[event.unit]}"
+        return "handed over and is on its way (call captured.flush())"
+
+    def _other_queues(
+        self, fate: Fate, wanted: Wanted, events: Sequence[CapturedEvent]
+    ) -> Iterator[str]:
+        alike = [e for e in events if e.fate is fate and not wanted.differences(e)]
+        if wanted.is_anything:
+            queues = get_close_matches(wanted.expected.queue, {e.queue for e in alike})
+            alike = [event for event in alike if event.queue in queues]
+        for event in alike:
+            on = f" on the exchange {event.exchange!r}" if event.exchange else ""
+            verb = _VERBS[fate]
+            yield f"Hint: such an event{at(event)} was {verb} {event.queue!r}{on}."
+
+    def _all_of(self, fate: Fate) -> str:
+        events = [event for event in self._everything if event.fate is fate]
+        return listed(f"{'All that' if events else 'Nothing'} was {fate}", events)
+
+
+def unexpected(summary: str, found: Sequence[CapturedEvent]) -> str:
+    """There are events that should not be there."""
+    return listed(f"{summary}, but found {len(found)}", found)
+
+
+def described(fate: Fate, expected: ExpectedEvent) -> str:
+    """Such as ``published to 'orders.created' with the payload {'sku': 'A1'}``."""
+    words = f"{_VERBS[fate]} {expected.queue!r}"
+    if expected.exchange is not None:
+        words += f" on the exchange {expected.exchange!r}"
+    if expected.payload is not ANY:
+        words += " with exactly the payload" if expected.exact else " with the payload"
+        words += f" {show(readable(expected.payload))}"
+    if expected.headers:
+        words += f" with the headers {show(readable(expected.headers))}"
+    if expected.reason is not None:
+        words += f" because {expected.reason!r}"
+    return words
+
+
+def difference_lines(wanted: Wanted, event: CapturedEvent) -> Iterator[str]:
+    """Each difference on a line of its own; the first few."""
+    found = wanted.differences(event)
+    for difference in found[:_MOST_DIFFERENCES]:
+        yield f"  {difference}"
+    if len(found) > _MOST_DIFFERENCES:
+        yield f"  … and {len(found) - _MOST_DIFFERENCES} more"
+
+
+def at(event: CapturedEvent) -> str:
+    """Where *event* was enqueued, as a remark."""
+    return f" ({event.origin})" if event.origin else ""
+
+
+def listed(title: str, events: Sequence[CapturedEvent]) -> str:
+    """*title*, and a line for each event; the first few."""
+    if not events:
+        return f"{title}."
+    lines = [f"  {event!r}{at(event)}" for event in events[:_MOST_EVENTS]]
+    if len(events) > _MOST_EVENTS:
+        lines.append(f"  … and {len(events) - _MOST_EVENTS} more")
+    return "\n".join([f"{title}:", *lines])
+
+
+def _number(times: int | None) -> str:
+    if times is None:
+        return "an event"
+    return "1 event" if times == 1 else f"{times} events"
+
+
+def _joined(*parts: str) -> str:
+    return "\n\n".join(part for part in parts if part)

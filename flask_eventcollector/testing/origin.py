@@ -1,0 +1,44 @@
+"""The line of code that did something."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+#: The packages between the user's line and a receiver of a signal.
+_MACHINERY = ("flask_eventcollector", "blinker")
+
+
+class Origin(NamedTuple):
+    """A line of code."""
+
+    path: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{_short(self.path)}:{self.line} in {self.function}"
+
+
+def origin_of_call() -> Origin | None:
+    """The innermost line outside of this package; ``None``: there is none."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _package(frame) in _MACHINERY:
+        frame = frame.f_back
+    if frame is None:
+        return None
+    return Origin(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def _short(path: str) -> str:
+    """*path* as one would type it here."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except ValueError:
+        return path

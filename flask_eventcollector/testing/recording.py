@@ -1,0 +1,192 @@
+"""What the library's signals say about one app, kept for a test."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+
+from blinker import NamedSignal
+from flask import Flask
+
+from .. import signals
+from ..app_state import AppState
+from ..encoding import provider_default
+from ..entries import Entry
+from ..events import Event, Outcome
+from ..gate import Gate
+from ..requests import RequestScope
+from .captured import CapturedEvent, CapturedEvents, Fate
+from .matching import json_medium
+from .origin import origin_of_call
+
+
+class Record:
+    """Every event of one app that was heard of, with its fate. Thread-safe."""
+
+    def __init__(self, app: Flask, state: AppState) -> None:
+        self.app = app
+        self.medium = json_medium(provider_default(app.json))
+        self._state = state
+        self._gate: Gate | None = None
+        self._lock = threading.Lock()
+        #: By id, in the order in which they were first heard of.
+        self._events: dict[str, CapturedEvent] = {}
+        #: Ids, in the order in which the events came there.
+        self._fates: dict[Fate, dict[str, None]] = {fate: {} for fate in Fate}
+        #: The place of each event among those that were enqueued.
+        self._places: dict[str, int] = {}
+        #: The place of each event among those that the broker got, at the last try.
+        self._sent_places: dict[str, int] = {}
+        self._numbers = itertools.count()
+        self._asserted: set[str] = set()
+
+    # What a test reads.
+
+    def everything(self) -> list[CapturedEvent]:
+        """All events, whatever became of them."""
+        with self._lock:
+            return list(self._events.values())
+
+    def having(self, fate: Fate) -> CapturedEvents:
+        """The events that came to *fate*, in that order; *enqueued* is for all."""
+        with self._lock:
+            ids = list(self._fates[fate])
+            if fate is Fate.PUBLISHED:
+                # Confirms for several targets may come in any order.
+                ids.sort(key=lambda id: self._sent_places.get(id, -1))
+            events = [self._events[id] for id in ids]
+        return CapturedEvents(events, self.note_asserted)
+
+    def note_asserted(self, events: Iterable[CapturedEvent]) -> None:
+        """Count *events* as asserted on, in each capture that is open around here."""
+        ids = {event.id for event in events}
+        for record in {self, *_open_records}:
+            if record.app is self.app:
+                record._asserted |= ids
+
+    def is_asserted(self, event: CapturedEvent) -> bool:
+        """Whether some assertion was about *event*."""
+        return event.id in self._asserted
+
+    # What the signals say.
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether the block of :meth:`listening` has not ended."""
+        return self in _open_records
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen until the block ends, however it ends."""
+        receivers: dict[NamedSignal, Callable[..., None]] = {
+            signals.event_enqueued: self._enqueued,
+            signals.events_published: self._published,
+            signals.publish_failed: self._failed,
+            signals.events_discarded: self._discarded,
+            signals.events_dropped: self._dropped,
+            signals.events_dead: self._dead,
+        }
+        with ExitStack() as stack:
+            for signal, receiver in receivers.items():
+                stack.enter_context(signal.connected_to(receiver, sender=self.app))
+            _open_records.add(self)
+            stack.callback(_open_records.discard, self)
+            stack.callback(self._unwatch)
+            self._watch()
+            yield
+
+    def _enqueued(self, sender: Flask, event: Event, **extra: Any) -> None:
+        captured = CapturedEvent(
+            event, self.medium, origin=origin_of_call(), unit=self._unit()
+        )
+        self._watch()
+        with self._lock:
+            self._events[event.id] = captured
+            self._places[event.id] = len(self._places)
+            self._fates[Fate.ENQUEUED][event.id] = None
+
+    def _published(
+        self, sender: Flask, events: Iterable[Event], attempt: int, **extra: Any
+    ) -> None:
+        self._note(events, Fate.PUBLISHED, attempts=attempt)
+
+    def _failed(
+        self,
+        sender: Flask,
+        events: Iterable[Event],
+        outcome: Outcome | None,
+        error: str,
+        attempt: int,
+        **extra: Any,
+    ) -> None:
+        about = {"reason": error, "outcome": outcome, "attempts": attempt}
+        self._note(events, Fate.RETAINED, **about)
+
+    def _discarded(
+        self, sender: Flask, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._note(events, Fate.DISCARDED, reason=reason)
+
+    def _dropped(
+        self, sender: Flask, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._note(events, Fate.DROPPED, reason=reason)
+
+    def _dead(
+        self, sender: Flask, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._note(events, Fate.DEAD, reason=reason)
+
+    # What goes to the broker.
+
+    def _watch(self) -> None:
+        """Watch the gate, as soon as there is one."""
+        delivery = self._state.delivery_if_used()
+        with self._lock:
+            if delivery is None or self._gate is not None:
+                return
+            self._gate = delivery.gate
+        self._gate.watch(self._sent)
+
+    def _unwatch(self) -> None:
+        if self._gate is not None:
+            self._gate.unwatch(self._sent)
+
+    def _sent(self, entries: Sequence[Entry]) -> None:
+        with self._lock:
+            for entry in sorted(entries, key=lambda entry: entry.sequence):
+                self._sent_places[entry.event.id] = next(self._numbers)
+
+    def _unit(self) -> str:
+        scope = self._state.scopes.innermost()
+        if scope is None:
+            return "thread"
+        return "request" if isinstance(scope, RequestScope) else "block"
+
+    def _note(self, events: Iterable[Event], fate: Fate, **about: Any) -> None:
+        with self._lock:
+            for event in self._in_order(events):
+                known = self._events.get(event.id)
+                captured = known or CapturedEvent(event, self.medium)
+                # Two threads may tell of one event; its last word is the last.
+                if not captured.fate.final:
+                    self._move(captured, fate, about)
+
+    def _move(self, captured: CapturedEvent, fate: Fate, about: dict[str, Any]) -> None:
+        if captured.fate is not Fate.ENQUEUED:
+            self._fates[captured.fate].pop(captured.id, None)
+        self._fates[fate][captured.id] = None
+        about = {"reason": "", "outcome": None, **about}
+        self._events[captured.id] = replace(captured, fate=fate, **about)
+
+    def _in_order(self, events: Iterable[Event]) -> list[Event]:
+        return sorted(events, key=lambda event: self._places.get(event.id, -1))
+
+
+#: The records of captures that are open.
+_open_records: weakref.WeakSet[Record] = weakref.WeakSet()
