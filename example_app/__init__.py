@@ -1,0 +1,47 @@
+"""A small shop that shows Flask-EventCollector at work."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from flask import Flask
+
+from . import answers, broker, cli, orders, page, same_origin
+from .event_log import EventLog
+from .models import db, init_db
+from .publishing import QUEUES, events
+
+DEFAULTS: dict[str, Any] = {
+    # The session holds flash messages and nothing else.
+    "SECRET_KEY": secrets.token_hex(),
+    "SQLALCHEMY_DATABASE_URI": "sqlite:///shop.sqlite3",
+    # FLASK_EVENTCOLLECTOR_BROKER_URL=amqp://… puts the shop on RabbitMQ.
+    "EVENTCOLLECTOR_BROKER_URL": "memory://",
+    "EVENTCOLLECTOR_QUEUES": QUEUES,
+    # Small enough to see on the page what happens at a limit.
+    "EVENTCOLLECTOR_MAX_EVENTS": 2_000,
+    "EVENTCOLLECTOR_DEAD_AFTER": 60,
+    "EVENTCOLLECTOR_RETRY_MAX_DELAY": 10,
+}
+
+
+def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
+    """Return the shop; ``FLASK_…`` variables configure it."""
+    app = Flask(__name__)
+    app.config.from_mapping(DEFAULTS)
+    app.config.from_prefixed_env()
+    app.config.from_mapping(test_config)
+
+    db.init_app(app)
+    events.init_app(app)
+    EventLog().init_app(app)
+    same_origin.init_app(app)
+    answers.init_app(app)
+    cli.init_app(app)
+    for module in (page, orders, broker):
+        app.register_blueprint(module.bp)
+    with app.app_context():
+        init_db()
+    return app

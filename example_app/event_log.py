@@ -1,0 +1,132 @@
+"""What became of the latest events, as the library's signals tell it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from itertools import count, groupby, islice
+from typing import Any
+
+from flask import Flask, current_app, g
+
+from flask_eventcollector import (
+    Event,
+    event_enqueued,
+    events_dead,
+    events_discarded,
+    events_dropped,
+    events_published,
+    publish_failed,
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One event's latest news; never its payload."""
+
+    id: str
+    queue: str
+    enqueued_at: datetime
+    #: Events of one request have the same number.
+    unit: int
+    state: str = "enqueued"
+    reason: str = "no word on it yet"
+    attempts: int = 0
+
+    @property
+    def kind(self) -> tuple[int, str, str, str]:
+        """Neighbours that agree in this share a row on the page."""
+        return self.unit, self.queue, self.state, self.reason
+
+
+class EventLog:
+    """A bounded list of events that any thread may write to and read."""
+
+    def __init__(self, limit: int = 3_000) -> None:
+        self._limit = limit
+        self._entries: dict[str, Entry] = {}
+        self._units = count(1)
+        self._lock = threading.Lock()
+
+    def init_app(self, app: Flask) -> None:
+        """Listen to what the library says about this app's events."""
+        app.extensions["event_log"] = self
+        event_enqueued.connect(self._on_enqueued, sender=app)
+        events_published.connect(self._on_published, sender=app)
+        publish_failed.connect(self._on_failed, sender=app)
+        events_discarded.connect(self._on_discarded, sender=app)
+        events_dropped.connect(self._on_dropped, sender=app)
+        events_dead.connect(self._on_dead, sender=app)
+
+    def rows(self, limit: int) -> list[dict[str, Any]]:
+        """Return the newest events first, equal ones of one request as one row."""
+        with self._lock:
+            newest_first = list(reversed(self._entries.values()))
+        groups = groupby(newest_first, key=lambda entry: entry.kind)
+        return [_row(list(group)) for _, group in islice(groups, limit)]
+
+    def _on_enqueued(self, app: Flask, *, event: Event, **extra: Any) -> None:
+        unit = g.setdefault("unit", next(self._units))
+        entry = Entry(event.id, event.target_queue, event.enqueued_at, unit)
+        with self._lock:
+            self._entries[event.id] = entry
+            if len(self._entries) > self._limit:
+                del self._entries[next(iter(self._entries))]
+
+    def _on_published(
+        self, app: Flask, *, events: Iterable[Event], attempt: int, **extra: Any
+    ) -> None:
+        self._change(events, state="published", reason="", attempts=attempt)
+
+    def _on_failed(
+        self,
+        app: Flask,
+        *,
+        events: Iterable[Event],
+        error: object,
+        attempt: int,
+        **extra: Any,
+    ) -> None:
+        self._change(events, state="retained", reason=str(error), attempts=attempt)
+
+    def _on_discarded(
+        self, app: Flask, *, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._change(events, state="discarded", reason=reason)
+
+    def _on_dropped(
+        self, app: Flask, *, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._change(events, state="dropped", reason=reason)
+
+    def _on_dead(
+        self, app: Flask, *, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._change(events, state="dead", reason=reason, attempts=0)
+
+    def _change(self, events: Iterable[Event], **changes: Any) -> None:
+        with self._lock:
+            for event in events:
+                if entry := self._entries.get(event.id):
+                    self._entries[event.id] = replace(entry, **changes)
+
+
+def current_event_log() -> EventLog:
+    """Return the log of the current app."""
+    log: EventLog = current_app.extensions["event_log"]
+    return log
+
+
+def _row(entries: Sequence[Entry]) -> dict[str, Any]:
+    first = entries[-1]
+    return {
+        "id": first.id,
+        "count": len(entries),
+        "queue": first.queue,
+        "state": first.state,
+        "reason": first.reason,
+        "attempts": max(entry.attempts for entry in entries),
+        "age": (datetime.now(timezone.utc) - first.enqueued_at).total_seconds(),
+    }

@@ -1,0 +1,107 @@
+"""The shop's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import CheckConstraint, ForeignKey, select, update
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.schema import CreateTable
+
+
+class Base(DeclarativeBase):
+    """The base of the shop's models."""
+
+
+db = SQLAlchemy(model_class=Base)
+
+if TYPE_CHECKING:
+    # Flask-SQLAlchemy makes this class at run time, where no type checker sees it.
+    Model = Base
+else:
+    Model = db.Model
+
+
+class Product(Model):
+    """What the shop sells."""
+
+    __tablename__ = "product"
+    __table_args__ = (CheckConstraint("stock >= 0", name="stock_is_not_negative"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    cents: Mapped[int]
+    #: How many there are; ``None`` if it is made to order.
+    stock: Mapped[int | None]
+
+    @property
+    def price(self) -> Decimal:
+        """The price of one, in euros."""
+        return Decimal(self.cents).scaleb(-2)
+
+    def change_stock(self, by: int) -> None:
+        """Add to the stock; the database refuses to let it fall below zero."""
+        db.session.execute(
+            update(Product)
+            .where(Product.id == self.id)
+            .values(stock=Product.stock + by)
+        )
+
+
+class Order(Model):
+    """What somebody has bought."""
+
+    __tablename__ = "order"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    product_id: Mapped[int] = mapped_column(ForeignKey("product.id"))
+    product: Mapped[Product] = relationship()
+    quantity: Mapped[int]
+    placed_at: Mapped[datetime] = mapped_column(
+        default=lambda: datetime.now(timezone.utc)
+    )
+
+    @property
+    def total(self) -> Decimal:
+        """What is to be paid, in euros."""
+        return self.product.price * self.quantity
+
+    def as_payload(self) -> dict[str, Any]:
+        """What the other systems learn about the order."""
+        return {
+            "order_id": self.id,
+            "product": self.product.name,
+            "quantity": self.quantity,
+            "total": self.total,
+            "placed_at": self.placed_at,
+        }
+
+
+CATALOGUE = [
+    {"name": "Coffee mug", "cents": 950, "stock": 40},
+    {"name": "Notebook", "cents": 480, "stock": 120},
+    {"name": "Desk lamp", "cents": 3900, "stock": 15},
+    {"name": "Gift card", "cents": 2500, "stock": None},
+]
+
+
+def all_products() -> Sequence[Product]:
+    """Return the catalogue, in its own order."""
+    return db.session.scalars(select(Product).order_by(Product.id)).all()
+
+
+def init_db() -> None:
+    """Make the tables and fill the catalogue where that was not done before.
+
+    The shop and its worker may start at the same moment: each statement leaves to
+    the database what to do when the other was faster.
+    """
+    for table in db.metadata.sorted_tables:
+        db.session.execute(CreateTable(table, if_not_exists=True))
+    db.session.execute(insert(Product).values(CATALOGUE).on_conflict_do_nothing())
+    db.session.commit()

@@ -1,0 +1,85 @@
+"""The page, with the data that keeps it up to date."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timezone
+from typing import Any
+
+from flask import Blueprint, jsonify, render_template
+from flask.typing import ResponseReturnValue
+from sqlalchemy import select
+
+from .broker import STATES, broker_name, embedded_broker
+from .event_log import current_event_log
+from .models import Order, Product, all_products, db
+from .publishing import events
+
+bp = Blueprint("page", __name__)
+
+
+@bp.get("/")
+def index() -> ResponseReturnValue:
+    """Show the shop."""
+    return render_template(
+        "index.html",
+        broker=broker_name(),
+        embedded=embedded_broker() is not None,
+        products=all_products(),
+    )
+
+
+@bp.get("/state.json")
+def state() -> ResponseReturnValue:
+    """Return all that changes on the page; no payloads, no credentials."""
+    response = jsonify(
+        broker=_broker(),
+        books=events.stats().as_dict(),
+        events=current_event_log().rows(limit=50),
+        dead=_dead(),
+        products=[_product(product) for product in all_products()],
+        orders=_orders(limit=8),
+    )
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _broker() -> dict[str, Any]:
+    stats = events.stats()
+    return {
+        "name": broker_name(),
+        "state": stats.broker,
+        "meaning": STATES[stats.broker],
+        "error": stats.broker_error,
+    }
+
+
+def _dead() -> list[dict[str, Any]]:
+    """Return the dead events, counted by queue and reason."""
+    groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for dead in events.dead():
+        groups[dead.event.target_queue, dead.reason].append(dead.attempts)
+    return [
+        {"queue": queue, "reason": why, "count": len(tries), "attempts": max(tries)}
+        for (queue, why), tries in groups.items()
+    ]
+
+
+def _product(product: Product) -> dict[str, Any]:
+    return {"id": product.id, "name": product.name, "stock": product.stock}
+
+
+def _orders(limit: int) -> list[dict[str, Any]]:
+    newest = select(Order).order_by(Order.id.desc()).limit(limit)
+    return [_order(order) for order in db.session.scalars(newest)]
+
+
+def _order(order: Order) -> dict[str, Any]:
+    return {
+        "id": order.id,
+        "product": order.product.name,
+        "quantity": order.quantity,
+        "total": f"{order.total:,.2f}",
+        # SQLite keeps no time zone; the shop writes UTC.
+        "placed_at": order.placed_at.replace(tzinfo=timezone.utc).isoformat(),
+    }

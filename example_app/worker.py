@@ -1,0 +1,142 @@
+"""Consume orders from RabbitMQ and request their invoices.
+
+Run it with ``python -m example_app.worker``. A message is acknowledged only when the
+broker has confirmed the event that it led to; otherwise it is given back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import threading
+from dataclasses import dataclass, field
+
+import pika
+from flask import Flask
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError
+from pika.spec import Basic, BasicProperties
+
+from flask_eventcollector import Event
+
+from . import create_app
+from .broker import broker_urls
+from .invoices import request_invoice
+from .publishing import ORDERS_CREATED, events
+
+log = logging.getLogger("example_app.worker")
+
+URL_VARIABLE = "FLASK_EVENTCOLLECTOR_BROKER_URL"
+NO_RABBITMQ = f"""\
+The worker reads from RabbitMQ, and {URL_VARIABLE} does not name one.
+Set it for the shop and for the worker, for example:
+
+    export {URL_VARIABLE}=amqp://guest:guest@localhost:5672/"""
+
+
+@dataclass
+class Worker:
+    """Handles orders until it is told to stop."""
+
+    app: Flask
+    stop: threading.Event = field(default_factory=threading.Event)
+    #: Seconds to wait for the broker's word on an invoice.
+    publish_timeout: float = 30
+    #: Seconds before a message is given back, and between two connects.
+    pause: float = 1
+    _is_away: bool = field(default=False, init=False)
+
+    def run(self) -> None:
+        """Consume; connect again whenever the connection is lost."""
+        with self.app.app_context():
+            while not self.stop.is_set():
+                try:
+                    self._consume()
+                except (AMQPError, OSError) as error:
+                    self._report_loss(error)
+                    self.stop.wait(self.pause)
+            events.close(timeout=5)
+
+    def _consume(self) -> None:
+        urls = broker_urls(self.app.config)
+        queues = self.app.config["EVENTCOLLECTOR_QUEUES"]
+        with pika.BlockingConnection([pika.URLParameters(url) for url in urls]) as conn:
+            channel = conn.channel()
+            channel.queue_declare(
+                ORDERS_CREATED, durable=True, arguments=queues.get(ORDERS_CREATED)
+            )
+            channel.basic_qos(prefetch_count=10)
+            channel.basic_consume(ORDERS_CREATED, self._on_message)
+            self._is_away = False
+            log.info("waiting for orders")
+            # The broker ends a consumer whose queue is deleted.
+            while channel.consumer_tags and not self.stop.is_set():
+                conn.process_data_events(time_limit=0.2)
+
+    def _report_loss(self, error: Exception) -> None:
+        """Say it once for each time that RabbitMQ goes away."""
+        if not self._is_away:
+            log.warning("RabbitMQ is away (%r), trying again and again", error)
+        self._is_away = True
+
+    def _on_message(
+        self,
+        channel: BlockingChannel,
+        method: Basic.Deliver,
+        properties: BasicProperties,
+        body: bytes,
+    ) -> None:
+        tag = method.delivery_tag
+        if tag is None or self.stop.is_set():
+            return  # what is not acknowledged comes again
+        self.handle(channel, tag, properties.message_id or "without id", body)
+
+    def handle(
+        self, channel: BlockingChannel, tag: int, message_id: str, body: bytes
+    ) -> None:
+        """Turn one order into a request for its invoice."""
+        try:
+            event = request_invoice(json.loads(body), message_id)
+        except (ValueError, RecursionError) as error:
+            log.error("message %s refused: %s", message_id, error)
+            channel.basic_reject(tag, requeue=False)
+            return
+        if events.publish(timeout=self.publish_timeout).complete:
+            channel.basic_ack(tag)
+            log.info("invoice requested for message %s", message_id)
+        else:
+            self._give_back(channel, tag, event)
+
+    def _give_back(self, channel: BlockingChannel, tag: int, event: Event) -> None:
+        """Let the message come again, and take back what it has led to so far.
+
+        An event that is still in flight can't be taken back, so an invoice may be
+        requested twice: whoever makes it knows it by its order's number.
+        """
+        events.purge([event.id])
+        log.warning("event %s was not confirmed, its message goes back", event.id)
+        channel.connection.sleep(self.pause)  # answers heartbeats meanwhile
+        channel.basic_nack(tag, requeue=True)
+
+
+def main() -> int:
+    """Run the worker until SIGTERM or SIGINT; returns its exit code."""
+    app = create_app()
+    if not broker_urls(app.config)[0].startswith("amqp"):
+        print(NO_RABBITMQ, file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    # pika logs each failed connect several times; the worker says it once.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+    worker = Worker(app)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: worker.stop.set())
+    worker.run()
+    log.info("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
