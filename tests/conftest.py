@@ -1,0 +1,161 @@
+"""Brokers for all tests, and an honest word on tests that could not run."""
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import hypothesis
+import pytest
+
+from tests.rabbitmq import RabbitMQNode, find_programs
+
+# No deadline: a loaded machine is no bug. In CI the same examples every time.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# A project of its own, which `testing/test_sample_project.py` runs.
+collect_ignore = ["sample-project"]
+
+MISSING = "not run, missing: "
+RABBITMQ_VERSION = pytest.StashKey[str]()
+
+
+def _missing_rabbitmq() -> str | None:
+    return None if find_programs() else "RabbitMQ (Debian: rabbitmq-server)"
+
+
+def _missing_browser() -> str | None:
+    if importlib.util.find_spec("playwright") is None:
+        return "Playwright's Python package"
+    return None if shutil.which("chromium") else "Chromium (Debian: chromium)"
+
+
+# What the tests with a marker need beside Python packages.
+NEEDS: dict[str, Callable[[], str | None]] = {
+    "rabbitmq": _missing_rabbitmq,
+    "browser": _missing_browser,
+}
+
+
+def _require(marker: str) -> None:
+    """Skip the test if what it needs is missing; under CI, fail it."""
+    missing = NEEDS[marker]()
+    if missing is None:
+        return
+    if os.environ.get("CI"):
+        pytest.fail(MISSING + missing, pytrace=False)
+    pytest.skip(MISSING + missing)
+
+
+def _needs(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what uses a broker's fixture, so that `-m "not rabbitmq"` leaves it out."""
+    brokers = {"rabbitmq", "private_rabbitmq"}
+    for item in items:
+        if brokers & set(getattr(item, "fixturenames", ())):
+            item.add_marker("rabbitmq")
+
+
+def pytest_report_header() -> str:
+    return f"RabbitMQ: {find_programs() or 'not found'}"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in NEEDS:
+        if _needs(item, marker):
+            _require(marker)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if version := config.stash.get(RABBITMQ_VERSION, None):
+        terminalreporter.line(f"RabbitMQ {version}")
+    reasons = [
+        str(report.longrepr[-1]).removeprefix("Skipped: ")
+        for report in terminalreporter.getreports("skipped")
+        if isinstance(report.longrepr, tuple)
+    ]
+    missing = [reason for reason in reasons if reason.startswith(MISSING)]
+    if not missing:
+        return
+    terminalreporter.section("tests that did not run", yellow=True)
+    for reason in sorted(set(missing)):
+        terminalreporter.line(f"{missing.count(reason)} tests {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(pytestconfig: pytest.Config) -> Iterator[RabbitMQNode]:
+    """A running node for all tests that need no more than a broker.
+
+    They share it: use queue names of your own (`queue_name`, `make_queue`), and leave
+    it running.
+    """
+    _require("rabbitmq")
+    yield from _running_node(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def _second_node(pytestconfig: pytest.Config) -> Iterator[RabbitMQNode]:
+    _require("rabbitmq")
+    yield from _running_node(pytestconfig)
+
+
+def _running_node(config: pytest.Config) -> Iterator[RabbitMQNode]:
+    node = RabbitMQNode()
+    try:
+        node.start()
+        config.stash[RABBITMQ_VERSION] = node.version
+        yield node
+    finally:
+        node.close()
+
+
+@pytest.fixture
+def private_rabbitmq(_second_node: RabbitMQNode) -> RabbitMQNode:
+    """A running, empty node that the test may stop, kill, freeze or alarm.
+
+    It is the same one for all tests that ask for it. Each finds it as new, so none
+    needs to tidy up.
+    """
+    _second_node.restore()
+    return _second_node
+
+
+@pytest.fixture
+def queue_name(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A queue name that no other test uses; what `rabbitmq` has there is deleted."""
+    name = _unique_name(request)
+    yield name
+    if "rabbitmq" in request.fixturenames:
+        request.getfixturevalue("rabbitmq").delete(name)
+
+
+@pytest.fixture
+def make_queue(
+    rabbitmq: RabbitMQNode, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., str]]:
+    """Declares queues on `rabbitmq`; takes a queue's arguments, returns its name.
+
+    `make_queue(x_max_length=1)` declares one with the argument `x-max-length`.
+    """
+    names: list[str] = []
+
+    def make(**arguments: str | int | bool) -> str:
+        names.append(_unique_name(request))
+        return rabbitmq.declare(names[-1], **arguments)
+
+    yield make
+    for name in names:
+        rabbitmq.delete(name)
+
+
+def _unique_name(request: pytest.FixtureRequest) -> str:
+    return f"{request.node.originalname}-{uuid4().hex[:8]}"

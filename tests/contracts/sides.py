@@ -1,0 +1,373 @@
+"""Both brokers, each with a hand on what happens to it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from flask_eventcollector.broker_url import parse_broker_urls
+from flask_eventcollector.brokers import Broker
+from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker
+from flask_eventcollector.entries import Entry, Settlement
+from flask_eventcollector.events import BrokerState, Event, Outcome
+from flask_eventcollector.ledger import Ledger
+from tests.helpers import DEADLINE
+from tests.parts import limits, make_event
+from tests.rabbitmq import RabbitMQNode
+
+
+class Arrived(NamedTuple):
+    """An event as a consumer sees it."""
+
+    id: str
+    body: bytes
+    headers: Mapping[str, Any]
+
+
+class Outlet:
+    """What the broker talks to: a ledger, with a record of what was said."""
+
+    def __init__(self, **changes: Any) -> None:
+        self.ledger = Ledger(limits(**{"max_events": 100_000} | changes))
+        self.states: list[BrokerState] = []
+        self.taken: list[Entry] = []
+        #: In the order in which they came: the id, and the outcome.
+        self.settled: list[tuple[str, Outcome | None]] = []
+        self.reasons: dict[str, str] = {}
+        #: What the broker did that it must not do.
+        self.wrongs: list[str] = []
+        self._changed = threading.Condition()
+
+    # What the broker calls.
+
+    def take(self, limit: int) -> list[Entry]:
+        with self._changed:
+            if self.states[-1:] != [BrokerState.READY]:
+                self.wrongs.append(f"took events when it was {self.states[-1:]}")
+            taken = self.ledger.take(limit)
+            self.taken += taken
+            self._changed.notify_all()
+            return taken
+
+    def settle(self, settlements: Iterable[Settlement]) -> bool:
+        with self._changed:
+            known = list(settlements)
+            for entry, outcome, reason, *_ in known:
+                if entry not in self.taken:
+                    self.wrongs.append(f"settled {entry.event.id} a second time")
+                    continue
+                self.taken.remove(entry)
+                self.settled.append((entry.event.id, outcome))
+                self.reasons[entry.event.id] = reason
+            more = self.ledger.settle(known)
+            self._changed.notify_all()
+            return more
+
+    def broker_is(self, state: BrokerState, error: str = "") -> None:
+        with self._changed:
+            if state is BrokerState.DOWN and self.taken:
+                self.wrongs.append("went down before it had settled everything")
+            self.states.append(state)
+            self.ledger.broker_is(state, error)
+            self._changed.notify_all()
+
+    # What the test calls.
+
+    def give(
+        self,
+        queue: str,
+        *payloads: Any,
+        exchange: str = "",
+        headers: Mapping[str, Any] | None = None,
+    ) -> list[Event]:
+        """Hand over one event for each payload."""
+        entries: list[Entry] = []
+        for payload in payloads:
+            event = make_event(
+                payload,
+                queue,
+                exchange=exchange,
+                headers=headers,
+                id=f"{payload}-{uuid4().hex}",
+            )
+            self.ledger.collect(entries, event)
+        events = [entry.event for entry in entries]
+        self.ledger.hand_over(entries)
+        return events
+
+    def outcomes(self, event: Event) -> list[Outcome | None]:
+        """What became of the event, try by try."""
+        with self._changed:
+            return [outcome for id, outcome in self.settled if id == event.id]
+
+    def reason(self, event: Event) -> str:
+        """The broker's last word on the event."""
+        with self._changed:
+            return self.reasons[event.id]
+
+    def wait_for_state(self, state: BrokerState) -> None:
+        """Wait until the broker has this state."""
+        self._wait_for(lambda: self.states[-1:] == [state], f"the state {state}")
+
+    def wait_for(self, outcome: Outcome, events: list[Event]) -> None:
+        """Wait until the last word on each of the events is this one."""
+        ids = [event.id for event in events]
+        self._wait_for(
+            lambda: all(dict(self.settled).get(id) is outcome for id in ids),
+            f"{len(ids)} events to be {outcome.value}",
+        )
+
+    def wait_until_taken(self, events: list[Event]) -> None:
+        """Wait until the broker has taken the events."""
+        self._wait_for(
+            lambda: {e.event.id for e in self.taken} >= {e.id for e in events},
+            f"{len(events)} events to be taken",
+        )
+
+    def _wait_for(self, condition: Any, what: str) -> None:
+        with self._changed:
+            met = self._changed.wait_for(condition, DEADLINE)
+        assert met, f"still waiting for {what}; {self.states}, {self.settled[-5:]}"
+
+
+class Side(ABC):
+    """One broker, with the means to make trouble for it."""
+
+    broker: Broker
+
+    @abstractmethod
+    def make_queue(self) -> str:
+        """A queue that takes events."""
+
+    @abstractmethod
+    def make_full_queue(self) -> str:
+        """A queue that takes none, though it is there."""
+
+    @abstractmethod
+    def missing_queue(self) -> str:
+        """A name that no queue has."""
+
+    @abstractmethod
+    def declare(self, queue: str) -> None:
+        """Have a missing queue be there."""
+
+    @abstractmethod
+    def arrived(self, queue: str) -> list[Arrived]:
+        """All that is in the queue, oldest first; perhaps it is empty afterwards."""
+
+    @abstractmethod
+    def fall_silent(self) -> None:
+        """Confirm nothing that is sent from now on."""
+
+    @abstractmethod
+    def go_down(self) -> None:
+        """Be away, whatever is on its way."""
+
+    @abstractmethod
+    def come_up(self) -> None:
+        """Be there again."""
+
+    @abstractmethod
+    def block(self) -> None:
+        """Take nothing more, as with an alarm; perhaps it says so at the next event."""
+
+    @abstractmethod
+    def unblock(self) -> None:
+        """Take events again."""
+
+    def close(self) -> None:
+        """End the broker, and all that was begun for it."""
+        self.broker.close(1)
+
+
+class MemorySide(Side):
+    """The broker inside the process."""
+
+    def __init__(self) -> None:
+        self.broker: MemoryBroker = MemoryBroker()
+
+    def make_queue(self) -> str:
+        return _name("queue")
+
+    def make_full_queue(self) -> str:
+        queue = _name("full")
+        self.broker.refuse(queue, Outcome.NACKED)
+        return queue
+
+    def missing_queue(self) -> str:
+        queue = _name("missing")
+        self.broker.refuse(queue)
+        return queue
+
+    def declare(self, queue: str) -> None:
+        self.broker.accept(queue)
+
+    def arrived(self, queue: str) -> list[Arrived]:
+        events = self.broker.events(queue)
+        return [Arrived(event.id, event.body, event.headers) for event in events]
+
+    def fall_silent(self) -> None:
+        # It answers within the same call, so this is its word on what comes next.
+        self.broker.fail_next(Outcome.UNKNOWN)
+
+    def go_down(self) -> None:
+        self.broker.go_down()
+
+    def come_up(self) -> None:
+        self.broker.come_up()
+
+    def block(self) -> None:
+        self.broker.block()
+
+    def unblock(self) -> None:
+        self.broker.unblock()
+
+
+class RabbitMQSide(Side):
+    """RabbitMQ, behind a proxy that may hold and cut what passes."""
+
+    def __init__(self, node: RabbitMQNode) -> None:
+        self._node = node
+        self._proxy = Proxy(node.port)
+        self._queues: list[str] = []
+        self.broker = RabbitMQBroker(
+            parse_broker_urls(
+                f"amqp://guest:guest@127.0.0.1:{self._proxy.port}/", "the test's URL"
+            ),
+            queues={},
+            heartbeat=15,
+            # Only a hurry makes it connect again in time.
+            delay=lambda failures: 10 * DEADLINE,
+            name="contract",
+        )
+
+    def make_queue(self) -> str:
+        return self._declare(_name("queue"))
+
+    def make_full_queue(self) -> str:
+        return self._declare(_name("full"), x_max_length=0, x_overflow="reject-publish")
+
+    def missing_queue(self) -> str:
+        return _name("missing")
+
+    def declare(self, queue: str) -> None:
+        self._declare(queue)
+
+    def arrived(self, queue: str) -> list[Arrived]:
+        return [
+            Arrived(str(message.id), message.body, message.properties.headers or {})
+            for message in self._node.get_all(queue)
+        ]
+
+    def fall_silent(self) -> None:
+        self._proxy.hold()
+
+    def go_down(self) -> None:
+        self._proxy.cut()
+
+    def come_up(self) -> None:
+        self._proxy.restore()
+        self.broker.hurry()
+
+    def block(self) -> None:
+        self._node.memory_alarm(True)
+
+    def unblock(self) -> None:
+        self._node.memory_alarm(False)
+
+    def close(self) -> None:
+        super().close()
+        self._proxy.close()
+        for queue in self._queues:
+            self._node.delete(queue)
+
+    def _declare(self, queue: str, **arguments: str | int) -> str:
+        self._queues.append(queue)
+        return self._node.declare(queue, **arguments)
+
+
+class Proxy:
+    """Passes bytes on to a port of this machine, or not."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._answers = threading.Event()
+        self._answers.set()
+        self._lock = threading.Lock()
+        self._is_up = True
+        self._sockets: list[socket.socket] = []
+        self._run(self._accept)
+
+    def hold(self) -> None:
+        """Keep back what comes from the target."""
+        self._answers.clear()
+
+    def cut(self) -> None:
+        """End all connections, and each new one."""
+        with self._lock:
+            self._is_up = False
+            sockets, self._sockets = self._sockets, []
+        for each in sockets:
+            _end(each)
+        self._answers.set()
+
+    def restore(self) -> None:
+        """Pass everything on again."""
+        with self._lock:
+            self._is_up = True
+
+    def close(self) -> None:
+        """End for good."""
+        self.cut()
+        _end(self._listener)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self._connect(client)
+
+    def _connect(self, client: socket.socket) -> None:
+        with self._lock:
+            if not self._is_up:
+                _end(client)
+                return
+            server = socket.create_connection(("127.0.0.1", self._target), DEADLINE)
+            server.settimeout(None)
+            self._sockets += [client, server]
+        self._run(lambda: _pipe(client, server, None))
+        self._run(lambda: _pipe(server, client, self._answers))
+
+    def _run(self, work: Any) -> None:
+        threading.Thread(target=work, name="proxy", daemon=True).start()
+
+
+def _pipe(
+    source: socket.socket, sink: socket.socket, passing: threading.Event | None
+) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            if passing is not None:
+                passing.wait(DEADLINE)
+            sink.sendall(data)
+    _end(source)
+    _end(sink)
+
+
+def _end(each: socket.socket) -> None:
+    # A shutdown wakes the thread that reads from it; a close does not.
+    with contextlib.suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+    each.close()
+
+
+def _name(kind: str) -> str:
+    return f"contract-{kind}-{uuid4().hex[:8]}"

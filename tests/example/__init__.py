@@ -1,0 +1,1 @@
+"""The example application: its page, commands, script, console and worker."""

@@ -1,0 +1,64 @@
+"""A shop of its own for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from example_app import create_app
+from example_app.models import db
+from example_app.publishing import events
+
+from .support import database_uri, script_client
+
+
+class OpenShop(Protocol):
+    """Opens a shop and closes it at the end of the block."""
+
+    def __call__(self, **config: Any) -> AbstractContextManager[Flask]: ...
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path) -> OpenShop:
+    """Open a shop with settings of one's own."""
+
+    @contextmanager
+    def opened(**config: Any) -> Iterator[Flask]:
+        defaults = {
+            "TESTING": True,
+            "PROPAGATE_EXCEPTIONS": False,
+            "SQLALCHEMY_DATABASE_URI": database_uri(tmp_path),
+            "EVENTCOLLECTOR_BROKER_URL": "memory://",
+        }
+        app = create_app(defaults | config)
+        yield app
+        with app.app_context():
+            events.close(timeout=2)
+            db.engine.dispose()
+
+    return opened
+
+
+@pytest.fixture
+def shop(open_shop: OpenShop) -> Iterator[Flask]:
+    """Return a shop on the embedded broker."""
+    with open_shop() as app:
+        yield app
+
+
+@pytest.fixture
+def app(shop: Flask) -> Flask:
+    """Return the shop, as `captured_events` knows it."""
+    return shop
+
+
+@pytest.fixture
+def visitor(shop: Flask) -> FlaskClient:
+    """Return a client that asks for JSON answers, as the page's script does."""
+    return script_client(shop)

@@ -1,0 +1,102 @@
+"""The broker's bad days, played on the embedded one."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+
+from flask_eventcollector.testing import Captured
+
+from .conftest import OpenShop
+from .support import books, order, state, wait_for
+
+
+@pytest.mark.parametrize(("fault", "name"), [("down", "down"), ("block", "blocked")])
+def test_orders_succeed_without_the_broker_and_are_published_later(
+    visitor: FlaskClient, fault: str, name: str
+) -> None:
+    visitor.post(f"/broker/{fault}")
+    assert order(visitor) == 201
+
+    shown = state(visitor)
+    assert shown["broker"]["state"] == name
+    assert shown["events"][0]["state"] == "retained"
+    assert shown["events"][0]["reason"]
+    assert books(visitor) == {"retained": 1}
+    assert shown["books"]["oldest_age"] >= 0
+
+    visitor.post("/broker/up")
+    wait_for(lambda: books(visitor) == {"confirmed": 1}, "the order is published")
+    wait_for(
+        lambda: bool(state(visitor)["events"][0]["state"] == "published"),
+        "the page shows it",
+    )
+
+
+def test_a_missing_queue_holds_up_no_other(visitor: FlaskClient) -> None:
+    visitor.post("/broker/lose-queue")
+    visitor.post("/orders/gift-cards")
+    order(visitor)
+
+    assert books(visitor) == {"confirmed": 2, "retained": 499}
+    mails = next(e for e in state(visitor)["events"] if e["queue"] == "mail.send")
+    assert mails["state"] == "retained"
+    assert "mail.send" in mails["reason"]
+
+
+@pytest.mark.parametrize("button", ["retry", "purge"])
+def test_dead_events_are_listed_and_can_be_sent_again_or_dropped(
+    open_shop: OpenShop, button: str
+) -> None:
+    settings = {
+        "EVENTCOLLECTOR_DEAD_AFTER": 0.05,
+        "EVENTCOLLECTOR_RETRY_DELAY": 0.02,
+        "EVENTCOLLECTOR_RETRY_MAX_DELAY": 0.02,
+    }
+    with open_shop(**settings) as shop:
+        visitor = shop.test_client()
+        visitor.post("/broker/lose-queue")
+        visitor.post("/orders/gift-cards")
+        wait_for(lambda: books(visitor).get("dead") == 499, "the mails are dead")
+        (dead,) = state(visitor)["dead"]
+        assert (dead["queue"], dead["count"]) == ("mail.send", 499)
+        assert "mail.send" in dead["reason"]
+
+        if button == "retry":
+            visitor.post("/broker/up")
+        visitor.post(f"/broker/{button}")
+
+        expected = {"confirmed": 500}
+        if button == "purge":
+            expected = {"confirmed": 1, "dropped": 499}
+        wait_for(lambda: books(visitor) == expected, f"{button} has its effect")
+        assert state(visitor)["dead"] == []
+
+
+def test_send_now_tells_whether_something_still_waits(visitor: FlaskClient) -> None:
+    assert _message(visitor, "/broker/flush") == "The backlog is empty."
+    visitor.post("/broker/down")
+    order(visitor)
+    assert _message(visitor, "/broker/flush") == "Some events still wait."
+
+
+def test_playing_the_worker_turns_an_order_into_an_invoice(
+    visitor: FlaskClient, captured_events: Captured
+) -> None:
+    assert "nothing" in _message(visitor, "/broker/consume")
+    order(visitor)
+    assert "one invoice requested" in _message(visitor, "/broker/consume")
+
+    assert books(visitor) == {"confirmed": 2}
+    cause = captured_events.assert_published("orders.created")
+    captured_events.assert_published(
+        "invoices.requested",
+        {"order_id": 1, "total": "9.50"},
+        headers={"caused-by": cause.id},
+        exact=True,
+    )
+
+
+def _message(visitor: FlaskClient, url: str) -> str:
+    message: str = visitor.post(url).get_json()["message"]
+    return message

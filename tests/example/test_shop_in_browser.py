@@ -1,0 +1,210 @@
+"""The page in a real browser, served by ``flask run``."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .support import DEADLINE, PYTHON, ROOT, environment, wait_for
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+pytestmark = pytest.mark.browser
+
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """Return Debian's Chromium."""
+    from playwright.sync_api import sync_playwright
+
+    executable = shutil.which("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=executable, args=list(QUIET)
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> Iterator[str]:
+    """Return the address of a shop of its own, served as a user would serve it."""
+    log = tmp_path / "server.log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [*PYTHON, "-m", "flask", "--app", "example_app", "run", "--port", "0"],
+            cwd=ROOT,
+            env=environment(tmp_path),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_for(
+            lambda: bool(_address(log)) or server.poll() is not None,
+            "the server starts",
+        )
+        yield _address(log) or pytest.fail(f"it did not start:\n{log.read_text()}")
+    finally:
+        server.terminate()
+        server.wait(DEADLINE)
+
+
+def _address(log: Path) -> str:
+    found = re.search(r"Running on (http://\S+)", log.read_text())
+    return found[1] if found else ""
+
+
+@pytest.fixture
+def page(chromium: Browser, address: str) -> Iterator[Page]:
+    """Return the shop's page; the test fails if its script does."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 1100})
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    yield page
+    context.close()
+    assert errors == []
+
+
+def test_an_order_goes_from_the_form_to_published(page: Page) -> None:
+    _expect(page, "#broker-name", "the embedded broker")
+    page.get_by_label("Product").select_option(label="Notebook · € 4.80")
+    page.get_by_label("Quantity").fill("3")
+    _press(page, "Place the order")
+
+    _expect(page, "#message", "Order 1 is placed.")
+    _expect(page, "#events tr", "published")
+    _expect(page, "#events tr", "orders.created")
+    _expect(page, "#orders tr", "€ 14.40")
+    _expect(page, "#stock", "Notebook: 117 in stock.")
+    _expect_book(page, "confirmed", 1)
+
+
+def test_a_retained_order_is_published_when_the_broker_is_back(page: Page) -> None:
+    _press(page, "Take it down")
+    _press(page, "Place the order")
+    _expect(page, "#events tr", "retained")
+    _expect(page, "#broker-state", "down")
+    _expect(page, "#backlog", "1 event waiting")
+    _expect_book(page, "retained", 1)
+
+    _press(page, "Bring it up")
+    _expect(page, "#events tr", "published")
+    _expect(page, "#broker-state", "ready")
+    _expect(page, "#backlog", "No event waits.")
+
+
+def test_failed_orders_are_shown_as_discarded(page: Page) -> None:
+    _press(page, "Fail half-way")
+    _expect(page, "#message", "500: The view raised PaymentFailed.")
+    _press(page, "Order too many")
+    _expect(page, "#message", "409: The database refused the order")
+
+    _expect_book(page, "discarded", 2)
+    _expect(page, "#events tr >> nth=0", "discarded")
+    _expect(page, "#events tr >> nth=1", "discarded")
+
+
+def test_500_events_take_two_rows(page: Page) -> None:
+    _press(page, "499 gift cards")
+
+    _expect_book(page, "confirmed", 500)
+    _expect(page, "#events tr >> nth=0", "499 events")
+    _expect(page, "#events tr >> nth=1", "orders.created")
+
+
+def test_the_page_shows_what_others_do(page: Page, address: str) -> None:
+    page.request.post(f"{address}/orders", form={"product": "1", "quantity": "1"})
+
+    _expect(page, "#events tr", "published")
+
+
+def test_a_hidden_page_asks_nothing(page: Page) -> None:
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    with page.expect_response("**/state.json"):
+        pass
+    page.evaluate(
+        """() => {
+          Object.defineProperty(document, "hidden", { value: true, writable: true });
+          document.dispatchEvent(new Event("visibilitychange"));
+        }"""
+    )
+    asked.clear()
+    # Longer than the page's period, by the page's own clock.
+    page.evaluate("() => new Promise((done) => setTimeout(done, 1500))")
+    assert asked == []
+
+    with page.expect_response("**/state.json"):
+        page.evaluate(
+            """() => {
+              document.hidden = false;
+              document.dispatchEvent(new Event("visibilitychange"));
+            }"""
+        )
+
+
+def test_the_page_says_when_the_shop_is_gone(page: Page) -> None:
+    _expect(page, "#broker-state", "idle")
+    page.route("**/state.json", lambda route: route.abort())
+    _expect(page, "#broker-error", "The shop does not answer")
+
+    page.unroute("**/state.json")
+    _expect(page, "#broker-state", "idle")
+
+
+def test_it_fits_a_narrow_screen(page: Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 800})
+    _press(page, "499 gift cards")
+    _expect(page, "#events tr >> nth=0", "published")
+
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_each_control_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
+    names = page.eval_on_selector_all(
+        "button, input:not([type=hidden]), select, [tabindex]",
+        "all => all.map(e => e.textContent.trim() || e.labels?.[0]?.textContent)",
+    )
+    assert all(names)
+
+    page.get_by_role("button", name="Place the order").focus()
+    page.keyboard.press("Enter")
+    _expect(page, "#message", "Order 1 is placed.")
+    assert page.evaluate("document.activeElement.textContent") == "Place the order"
+
+
+def _press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def _expect(page: Page, selector: str, text: str) -> None:
+    from playwright.sync_api import expect
+
+    found = page.locator(selector).first
+    expect(found).to_contain_text(text, timeout=DEADLINE * 1000)
+
+
+def _expect_book(page: Page, name: str, count: int) -> None:
+    from playwright.sync_api import expect
+
+    found = page.locator(f"[data-book={name}] .count")
+    expect(found).to_have_text(str(count), timeout=DEADLINE * 1000)

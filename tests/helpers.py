@@ -1,0 +1,217 @@
+"""What the tests share: an app on the memory broker, its books, recorded signals."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import blinker
+import flask
+from flask.globals import app_ctx
+
+import flask_eventcollector as package
+from flask_eventcollector import Event, EventCollector
+from flask_eventcollector.brokers.memory import MemoryBroker
+
+#: Seconds; more than any wait should take on a busy machine.
+DEADLINE = 20.0
+
+SIGNALS: dict[str, blinker.NamedSignal] = {
+    "event_enqueued": package.event_enqueued,
+    "events_published": package.events_published,
+    "publish_failed": package.publish_failed,
+    "events_discarded": package.events_discarded,
+    "events_dropped": package.events_dropped,
+    "events_dead": package.events_dead,
+}
+
+_BOOKS = (
+    "collected",
+    "in_flight",
+    "retained",
+    "dead",
+    "confirmed",
+    "discarded",
+    "dropped",
+)
+
+
+class Shop(flask.Flask):
+    """An app with an event collector on the memory broker.
+
+    It answers failures as in production, with an error page.
+    """
+
+    def __init__(
+        self, events: EventCollector | None = None, name: str = "shop", **settings: Any
+    ) -> None:
+        super().__init__(name)
+        self.config.update(TESTING=True, PROPAGATE_EXCEPTIONS=False)
+        self.config.update({f"EVENTCOLLECTOR_{k}": v for k, v in settings.items()})
+        self.events = EventCollector() if events is None else events
+        self.events.init_app(self)
+
+    @property
+    def broker(self) -> MemoryBroker:
+        """The app's broker, if it is the current app or the only one."""
+        broker = self.events.broker
+        assert isinstance(broker, MemoryBroker)
+        return broker
+
+    def enqueue(self, *payloads: Any, queue: str = "q") -> None:
+        """Enqueue one event for each of *payloads*."""
+        for payload in payloads:
+            self.events.enqueue_event(payload, queue)
+
+    def sent(self, queue: str = "q") -> list[Any]:
+        """The payloads that the broker has taken, in order."""
+        return payloads(self.broker.events(queue))
+
+    def silence(self) -> None:
+        """Let the broker take events from now on, and never confirm them."""
+        broker = self.broker
+
+        def take() -> None:
+            if broker._outlet is not None:
+                broker._outlet.take(1000)
+
+        broker.wake = take  # type: ignore[method-assign]
+
+    def books(self) -> dict[str, int]:
+        """Where the events are, without the zeros; the books must balance."""
+        return books(self.events)
+
+
+@contextmanager
+def open_shop(**settings: Any) -> Iterator[Shop]:
+    """Open a shop and close it at the end of the block."""
+    shop = Shop(**settings)
+    try:
+        yield shop
+    finally:
+        shop.events.close(0)
+
+
+def books(events: EventCollector) -> dict[str, int]:
+    """Where the events are, without the zeros; the books must balance."""
+    stats = events.stats()
+    assert stats.balanced
+    counts = {name: getattr(stats, name) for name in _BOOKS}
+    return {name: count for name, count in counts.items() if count}
+
+
+def payloads(events: tuple[Event, ...]) -> list[Any]:
+    """What the events say."""
+    return [event.payload for event in events]
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Return as soon as *condition* holds; fail after the deadline.
+
+    For what nobody announces; whatever is announced is waited for by its event.
+    """
+    deadline = time.monotonic() + DEADLINE
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting: {what}"
+        pause.wait(0.01)
+
+
+def in_thread(target: Callable[[], object]) -> None:
+    """Run *target* in a thread of its own to its end; raise what it raises."""
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            target()
+        except BaseException as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(DEADLINE)
+    assert not thread.is_alive(), "the thread did not end"
+    if failures:
+        raise failures[0]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One call of a receiver."""
+
+    name: str
+    sender: Any
+    about: dict[str, Any]
+    thread: str
+    #: The app whose context was pushed.
+    current: flask.Flask | None
+
+    @property
+    def events(self) -> tuple[Event, ...]:
+        """The events that it was about."""
+        events: tuple[Event, ...] = self.about.get("events", ())
+        return events or (self.about["event"],)
+
+    @property
+    def payloads(self) -> list[Any]:
+        """What these events say."""
+        return payloads(self.events)
+
+
+class Recorder:
+    """Notes what the six signals say about an app, within a ``with`` block."""
+
+    def __init__(self, app: flask.Flask) -> None:
+        self._app = app
+        self._heard: list[Heard] = []
+        self._changed = threading.Condition()
+        self._receivers = {name: self._receiver(name) for name in SIGNALS}
+
+    def __enter__(self) -> Recorder:
+        for name, receiver in self._receivers.items():
+            SIGNALS[name].connect(receiver, sender=self._app, weak=False)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for name, receiver in self._receivers.items():
+            SIGNALS[name].disconnect(receiver, sender=self._app)
+
+    def heard(self, name: str) -> list[Heard]:
+        """What signal *name* has said so far."""
+        with self._changed:
+            return [heard for heard in self._heard if heard.name == name]
+
+    def names(self) -> list[str]:
+        """The signals so far, in order."""
+        with self._changed:
+            return [heard.name for heard in self._heard]
+
+    def one(self, name: str) -> Heard:
+        """The only thing that signal *name* says; waits for it."""
+        self.wait_for(lambda: bool(self.heard(name)), name)
+        (heard,) = self.heard(name)
+        return heard
+
+    def wait_for(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait until *condition* holds after some signal."""
+        with self._changed:
+            met = self._changed.wait_for(condition, DEADLINE)
+        assert met, f"still waiting: {what}"
+
+    def wait_for_count(self, name: str, count: int) -> None:
+        """Wait until signal *name* has spoken *count* times."""
+        self.wait_for(lambda: len(self.heard(name)) == count, f"{count} {name}")
+
+    def _receiver(self, name: str) -> Callable[..., None]:
+        def receive(sender: Any, **about: Any) -> None:
+            current = app_ctx.app if flask.has_app_context() else None
+            thread = threading.current_thread().name
+            with self._changed:
+                self._heard.append(Heard(name, sender, about, thread, current))
+                self._changed.notify_all()
+
+        return receive

@@ -1,0 +1,300 @@
+"""Ways in which a connection to RabbitMQ is made, refused and kept."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+
+from flask_eventcollector import BrokerState, EventCollector
+from tests.integration import load
+from tests.rabbitmq import RabbitMQNode
+
+pytestmark = pytest.mark.rabbitmq
+
+PASSWORD = "the-planted-password"
+
+
+@contextmanager
+def collecting(url: str, **settings: Any) -> Iterator[tuple[EventCollector, str]]:
+    queue = load.fresh_queue()
+    app, events = load.make_app(url, queue, **settings)
+    with app.app_context():
+        try:
+            yield events, queue
+        finally:
+            events.close(3)
+
+
+@contextmanager
+def user(node: RabbitMQNode, *permissions: str) -> Iterator[str]:
+    """A user with these permissions (configure, write, read) on the default vhost."""
+    name = load.fresh_queue()
+    node.ctl("add_user", name, PASSWORD)
+    if permissions:
+        node.ctl("set_permissions", name, *permissions)
+    yield name
+    node.ctl("delete_user", name)
+
+
+def url_of(node: RabbitMQNode, credentials: str, vhost: str = "") -> str:
+    return f"amqp://{credentials}@127.0.0.1:{node.port}/{vhost}"
+
+
+def assert_retained(events: EventCollector, because: str) -> None:
+    """The event waits, and both the state and the log can say why."""
+    load.wait_for(lambda: because in events.stats().broker_error)
+    stats = events.stats()
+    assert (stats.retained, stats.confirmed, stats.balanced) == (1, 0, True)
+
+
+def test_a_wrong_password_is_told_without_the_password(
+    rabbitmq: RabbitMQNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with collecting(url_of(rabbitmq, f"guest:{PASSWORD}")) as (events, queue):
+        events.enqueue_event(1, queue)
+
+        assert events.publish().retained == 1
+
+        assert_retained(events, "refused the user or the password")
+        assert events.stats().broker is BrokerState.DOWN
+        load.wait_for(lambda: "refused the user or the password" in caplog.text)
+        assert PASSWORD not in caplog.text
+        assert PASSWORD not in repr(events.broker)
+
+
+def test_a_missing_vhost_is_told(rabbitmq: RabbitMQNode) -> None:
+    with collecting(url_of(rabbitmq, "guest:guest", "nowhere")) as (events, queue):
+        events.enqueue_event(1, queue)
+
+        events.publish()
+
+        assert_retained(events, "nowhere")
+
+
+def test_a_missing_permission_is_told_and_the_events_are_kept(
+    rabbitmq: RabbitMQNode,
+) -> None:
+    with ExitStack() as stack:
+        name = stack.enter_context(user(rabbitmq, ".*", "^$", ".*"))
+        url = url_of(rabbitmq, f"{name}:{PASSWORD}")
+        events, queue = stack.enter_context(collecting(url))
+        events.enqueue_event(1, queue)
+
+        events.publish(timeout=10)
+
+        assert_retained(events, "ACCESS_REFUSED")
+        assert events.stats().broker is BrokerState.READY
+        rabbitmq.ctl("set_permissions", name, ".*", ".*", ".*")
+        # RabbitMQ remembers a permission for a channel; each try has a new one.
+        load.wait_for(lambda: events.flush(5))
+        assert events.stats().broker_error == ""
+
+
+def test_a_name_that_does_not_resolve_is_told() -> None:
+    with collecting("amqp://guest:guest@no-such-host.invalid/") as (events, queue):
+        events.enqueue_event(1, queue)
+
+        events.publish()
+
+        assert_retained(events, "name does not resolve")
+
+
+def test_several_nodes_are_tried_in_turn(rabbitmq: RabbitMQNode) -> None:
+    urls = f"{_nobody()};{rabbitmq.url}"
+    with collecting(urls) as (events, queue):
+        events.enqueue_event(1, queue)
+
+        assert events.publish(timeout=10).complete
+
+
+def test_an_idle_connection_is_kept(rabbitmq: RabbitMQNode) -> None:
+    with collecting(rabbitmq.url, HEARTBEAT=1) as (events, queue):
+        events.enqueue_event(1, queue)
+        assert events.publish(timeout=10).complete
+        connections = _connections(rabbitmq)
+
+        threading.Event().wait(4)
+
+        assert _connections(rabbitmq) == connections
+        events.enqueue_event(2, queue)
+        assert events.publish(timeout=10).complete
+
+
+def test_queues_are_declared_again_after_a_reconnect(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    with collecting(private_rabbitmq.url) as (events, queue):
+        events.enqueue_event(1, queue)
+        assert events.publish(timeout=10).complete
+        private_rabbitmq.delete(queue)
+
+        private_rabbitmq.close_all_connections()
+
+        load.wait_for(lambda: events.stats().broker is not BrokerState.READY)
+        load.wait_for(lambda: events.stats().broker is BrokerState.READY)
+        events.enqueue_event(2, queue)
+        assert events.publish(timeout=10).complete
+        assert private_rabbitmq.count(queue) == 1
+
+
+def test_a_new_connection_under_an_alarm_tells_that_it_is_blocked(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    private_rabbitmq.memory_alarm(True)
+    with collecting(private_rabbitmq.url) as (events, queue):
+        events.enqueue_event(1, queue)
+
+        assert events.publish().confirmed == 0
+
+        load.wait_for(lambda: events.stats().broker is BrokerState.BLOCKED)
+        events.enqueue_event(2, queue)
+        assert events.publish().confirmed == 0
+        private_rabbitmq.memory_alarm(False)
+        assert events.flush(30)
+        assert [m.json() for m in private_rabbitmq.get_all(queue)] == [1, 2]
+
+
+def test_no_more_than_the_limit_is_in_flight(private_rabbitmq: RabbitMQNode) -> None:
+    with collecting(private_rabbitmq.url, MAX_IN_FLIGHT=10) as (events, queue):
+        events.enqueue_event(-1, queue)
+        assert events.publish(timeout=10).complete
+        private_rabbitmq.freeze()
+        for number in range(50):
+            events.enqueue_event(number, queue)
+
+        result = events.publish()
+
+        assert (result.in_flight, result.retained) == (10, 40)
+        private_rabbitmq.thaw()
+        assert events.flush(30)
+        arrived = [m.json() for m in private_rabbitmq.get_all(queue)]
+        assert arrived == [-1, *range(50)]
+
+
+def test_confirms_that_stay_away_end_the_connection(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    with collecting(private_rabbitmq.url, HEARTBEAT=1) as (events, queue):
+        events.enqueue_event(1, queue)
+        assert events.publish(timeout=10).complete
+        private_rabbitmq.freeze()
+        events.enqueue_event(2, queue)
+        assert events.publish().in_flight == 1
+
+        load.wait_for(lambda: events.stats().in_flight == 0)
+
+        stats = events.stats()
+        assert (stats.broker, stats.retained) == (BrokerState.DOWN, 1)
+        private_rabbitmq.thaw()
+        assert events.flush(30)
+        messages = private_rabbitmq.get_all(queue)
+        assert {m.json() for m in messages} == {1, 2}
+        assert load.marked(messages) == {messages[-1].id}
+
+
+# TLS, by a proxy that ends it.
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def test_amqps_is_spoken(
+    rabbitmq: RabbitMQNode, authority: trustme.CA, tmp_path: Path
+) -> None:
+    known = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(known))
+    with (
+        _tls_proxy(rabbitmq.port, authority, "localhost") as port,
+        collecting(f"amqps://localhost:{port}/?cacertfile={known}") as (events, queue),
+    ):
+        events.enqueue_event(1, queue)
+
+        assert events.publish(timeout=10).complete
+
+
+def test_an_unknown_authority_is_refused(
+    rabbitmq: RabbitMQNode, authority: trustme.CA
+) -> None:
+    with (
+        _tls_proxy(rabbitmq.port, authority, "localhost") as port,
+        collecting(f"amqps://localhost:{port}/") as (events, queue),
+    ):
+        events.enqueue_event(1, queue)
+
+        events.publish()
+
+        assert_retained(events, "certificate was refused")
+
+
+def test_a_certificate_for_another_name_is_refused(
+    rabbitmq: RabbitMQNode, authority: trustme.CA, tmp_path: Path
+) -> None:
+    known = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(known))
+    with (
+        _tls_proxy(rabbitmq.port, authority, "elsewhere.example") as port,
+        collecting(f"amqps://localhost:{port}/?cacertfile={known}") as (events, queue),
+    ):
+        events.enqueue_event(1, queue)
+
+        events.publish()
+
+        assert_retained(events, "certificate was refused")
+
+
+@contextmanager
+def _tls_proxy(port: int, authority: trustme.CA, name: str) -> Iterator[int]:
+    """Listens with TLS, and passes what is in it to the node's *port*."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    plain, _ = listener.accept()
+                    with suppress(OSError):
+                        client = context.wrap_socket(plain, server_side=True)
+                        node = socket.create_connection(("127.0.0.1", port))
+                        stack.callback(client.close)
+                        stack.callback(node.close)
+                        _pipe(client, node)
+                        _pipe(node, client)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _pipe(source: socket.socket, sink: socket.socket) -> None:
+    def run() -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+        with suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def _nobody() -> str:
+    """The URL of a port at which nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
+def _connections(node: RabbitMQNode) -> str:
+    return node.eval("lists:sort(rabbit_networking:connections()).")

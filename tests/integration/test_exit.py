@@ -1,0 +1,135 @@
+"""A process that ends: what it owes is delivered, or counted, and never hangs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+
+import pytest
+
+from tests.integration import load
+from tests.rabbitmq import RabbitMQNode
+
+pytestmark = pytest.mark.rabbitmq
+
+#: ``SHUTDOWN_TIMEOUT`` and one second more.
+LONGEST_EXIT = 3.0
+
+SCRIPT = """
+import sys, time
+from flask import Flask
+from flask_eventcollector import EventCollector
+
+app = Flask("script")
+app.config["EVENTCOLLECTOR_BROKER_URL"] = sys.argv[1]
+app.config["EVENTCOLLECTOR_QUEUES"] = {sys.argv[2]: {}}
+events = EventCollector(app)
+if "connect" in sys.argv:
+    events.enqueue_event("first", sys.argv[2])
+    assert events.publish(timeout=20).complete
+print("ready", flush=True)
+sys.stdin.readline()
+events.enqueue_event("last", sys.argv[2])
+if "forget" not in sys.argv:
+    events.publish()
+print(events.stats().as_dict(), time.time(), flush=True)
+"""
+
+
+@dataclass
+class Ended:
+    """How a script ended."""
+
+    code: int
+    #: Seconds from the script's last line to the end of the process.
+    seconds: float
+    log: str
+
+
+class Script:
+    """A script in a process of its own, which waits for a word before it publishes."""
+
+    def __init__(self, url: str, queue: str, *options: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", SCRIPT, url, queue, *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def finish(self) -> Ended:
+        output, log = self._process.communicate("go\n", timeout=30)
+        last_line_at = float(output.split()[-1])
+        return Ended(self._process.returncode, time.time() - last_line_at, log)
+
+
+@pytest.fixture
+def queue() -> str:
+    return load.fresh_queue()
+
+
+def assert_bounded(ended: Ended) -> None:
+    assert ended.code == 0
+    assert ended.seconds < LONGEST_EXIT
+
+
+def test_a_script_that_publishes_once_and_ends_loses_nothing(
+    rabbitmq: RabbitMQNode, queue: str
+) -> None:
+    for _ in range(5):
+        ended = Script(rabbitmq.url, queue).finish()
+
+        assert_bounded(ended)
+        assert ended.log == ""
+    assert [m.json() for m in rabbitmq.get_all(queue)] == ["last"] * 5
+    rabbitmq.delete(queue)
+
+
+def test_a_script_that_never_publishes_is_told(
+    rabbitmq: RabbitMQNode, queue: str
+) -> None:
+    ended = Script(rabbitmq.url, queue, "forget").finish()
+
+    assert_bounded(ended)
+    assert f"1 event(s) for {queue} were discarded: it was never published" in ended.log
+
+
+def test_a_frozen_broker_does_not_hold_up_the_exit(
+    private_rabbitmq: RabbitMQNode, queue: str
+) -> None:
+    script = Script(private_rabbitmq.url, queue, "connect")
+    private_rabbitmq.freeze()
+
+    ended = script.finish()
+
+    assert_bounded(ended)
+    assert f"1 event(s) for {queue} were dropped" in ended.log
+
+
+def test_an_alarm_does_not_hold_up_the_exit(
+    private_rabbitmq: RabbitMQNode, queue: str
+) -> None:
+    script = Script(private_rabbitmq.url, queue, "connect")
+    private_rabbitmq.memory_alarm(True)
+
+    ended = script.finish()
+
+    assert_bounded(ended)
+    assert f"1 event(s) for {queue} were dropped" in ended.log
+
+
+def test_a_broker_that_is_away_does_not_hold_up_the_exit(
+    private_rabbitmq: RabbitMQNode, queue: str
+) -> None:
+    script = Script(private_rabbitmq.url, queue, "connect")
+    private_rabbitmq.kill()
+
+    ended = script.finish()
+
+    assert_bounded(ended)
+    assert f"1 event(s) for {queue} were dropped" in ended.log

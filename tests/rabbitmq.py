@@ -1,0 +1,489 @@
+"""A private RabbitMQ node for tests, which they may stop, kill, freeze and alarm.
+
+Nothing of it is shared with a node of the system: name, ports, folders, Erlang cookie
+and port mapper are its own. It ends with the process that started it.
+
+The programs are those in `$RABBITMQ_BIN`, else in the folder of the `rabbitmq-server`
+on PATH, else in Debian's /usr/lib/rabbitmq/bin.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+
+START_TIMEOUT = 90.0
+STOP_TIMEOUT = 30.0
+CALL_TIMEOUT = 30.0
+
+# What Debian puts on PATH only runs the system's node, as the system's user.
+DEBIAN_WRAPPER = Path("/usr/sbin/rabbitmq-server")
+DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
+
+# Below the ports that systems hand to clients. A client that keeps trying a port of
+# its own range while nobody listens there ends up connected to itself, and the node
+# could not start again.
+PORTS = range(15_000, 30_000)
+
+_KEEPER = Path(__file__).with_name("rabbitmq_keeper.py")
+_numbers = itertools.count(1)
+_T = TypeVar("_T")
+
+
+class RabbitMQError(RuntimeError):
+    """The node did not do what it was told."""
+
+
+class Message(NamedTuple):
+    """What a consumer reads from a queue."""
+
+    properties: pika.BasicProperties
+    body: bytes
+
+    @property
+    def id(self) -> str | None:
+        return self.properties.message_id
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def find_programs() -> Path | None:
+    """Return the folder of RabbitMQ's programs, or None if there are none."""
+    if folder := os.environ.get("RABBITMQ_BIN"):
+        return Path(folder)
+    on_path = shutil.which("rabbitmq-server")
+    if on_path and Path(on_path).resolve() not in _debian_wrappers():
+        return Path(on_path).parent
+    return DEBIAN_PROGRAMS if (DEBIAN_PROGRAMS / "rabbitmq-server").exists() else None
+
+
+def _debian_wrappers() -> set[Path]:
+    # /sbin may be a link to /usr/sbin, and the wrapper a link to a shared script.
+    script = DEBIAN_PROGRAMS / "rabbitmq-script-wrapper"
+    return {DEBIAN_WRAPPER, DEBIAN_WRAPPER.resolve(), script.resolve()}
+
+
+def find_version() -> str | None:
+    """Return the version of RabbitMQ's programs; takes a second, starts no node."""
+    programs = find_programs()
+    if programs is None:
+        return None
+    (epmd,) = _free_ports(1)
+    with tempfile.TemporaryDirectory() as home:
+        private = {"HOME": home, "ERL_EPMD_PORT": str(epmd)}
+        command = [str(programs / "rabbitmqctl"), "version"]
+        try:
+            output = _run(command, _clean_environment() | private)
+        finally:
+            _end_port_mapper(epmd)
+    found = re.search(r"^\d+\.\d+\S*", output, re.MULTILINE)
+    return found.group() if found else "unknown"
+
+
+def _end_port_mapper(port: int) -> None:
+    """End the epmd that rabbitmqctl leaves behind when it finds none."""
+    address = ("127.0.0.1", port)
+    with contextlib.suppress(OSError), socket.create_connection(address, 5) as epmd:
+        epmd.sendall(b"\x00\x01k")  # KILL_REQ
+        epmd.recv(2)
+
+
+class RabbitMQNode:
+    """A node with folders of its own; `start()` it, and `close()` it in the end."""
+
+    def __init__(self, programs: Path | None = None) -> None:
+        programs = programs or find_programs()
+        if programs is None:
+            raise RabbitMQError("RabbitMQ's programs were not found")
+        self.programs = programs
+        self.folder = Path(tempfile.mkdtemp(prefix="eventcollector-rabbitmq-"))
+        self.port, self._control_port, distribution, epmd = _free_ports(4)
+        self._environment = _environment(self.folder, distribution, epmd)
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+        _write_files(self.folder, self.port, self._control_port)
+
+    def __repr__(self) -> str:
+        return f"<RabbitMQNode {self.url} of {self.programs}>"
+
+    @property
+    def url(self) -> str:
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def pid(self) -> int:
+        """The process id of the node itself, valid while it runs."""
+        return self._pid
+
+    @property
+    def version(self) -> str:
+        return self.eval("rabbit_misc:version().").strip('"')
+
+    @property
+    def is_running(self) -> bool:
+        return self._keeper is not None and self._keeper.poll() is None
+
+    # Life
+
+    def start(self) -> None:
+        """Start the node, with what it had kept; return when it takes connections."""
+        if self.is_running:
+            return
+        with self._log.open("ab") as log:
+            self._keeper = subprocess.Popen(
+                [
+                    sys.executable,
+                    str(_KEEPER),
+                    str(self.folder),
+                    str(os.getpid()),
+                    str(self.programs / "rabbitmq-server"),
+                ],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._pid = int(self._wait_until_ready().strip('"'))
+
+    def stop(self) -> None:
+        """Stop the node in good order."""
+        self.thaw()
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill the node at once; what it had written stays for the next `start()`."""
+        self._end(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill the node and remove all that it had kept."""
+        if self._pid:
+            self.kill()
+        elif self._keeper is not None:
+            # It never became ready: the keeper leads a process group of its own.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._keeper.pid, signal.SIGKILL)
+            self._keeper.wait(STOP_TIMEOUT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def restore(self) -> None:
+        """Make the node run as if nobody had used it."""
+        self.thaw()
+        self.start()
+        self.start_app()
+        self.memory_alarm(False)
+        self.close_all_connections()
+        self.delete_everything()
+
+    def freeze(self) -> None:
+        """Stop the node's process where it is: connections stay, nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    # Control
+
+    def ctl(self, *args: str) -> str:
+        """Run rabbitmqctl, which takes seconds; `eval` takes milliseconds."""
+        if not self.is_running:
+            # It would start a port mapper as a daemon, and leave it behind.
+            raise RabbitMQError(f"{self} is not running")
+        return _run([str(self.programs / "rabbitmqctl"), *args], self._environment)
+
+    def eval(self, source: str, timeout: float = CALL_TIMEOUT) -> str:
+        """Evaluate Erlang in the node, as `rabbitmqctl eval` does; return the value."""
+        address = ("127.0.0.1", self._control_port)
+        with socket.create_connection(address, timeout) as connection:
+            connection.sendall(source.encode())
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile(encoding="utf-8") as reply:
+                outcome, value = reply.readline().strip(), reply.read()
+        if outcome != "ok":
+            raise RabbitMQError(f"{source}: {outcome or 'no answer'} {value}")
+        return value
+
+    def stop_app(self) -> None:
+        """Close the broker and leave its process running; quicker than `stop()`."""
+        self.eval("rabbit:stop().")
+
+    def start_app(self) -> None:
+        self.eval("rabbit:start().")
+
+    def memory_alarm(self, on: bool) -> None:
+        """Let the node believe that its memory is used up: it blocks publishers."""
+        self.eval(
+            f"vm_memory_monitor:set_vm_memory_high_watermark({0 if on else 0.4})."
+        )
+        self._wait_for(lambda: self._has_memory_alarm() == on, "the memory alarm")
+
+    def close_all_connections(self) -> None:
+        """Let the node close each client's connection, with an error code."""
+        # One that ends by itself just now would end the call as well.
+        self.eval(
+            '[catch rabbit_networking:close_connection(Pid, "closed by a test")'
+            " || Pid <- rabbit_networking:connections()]."
+        )
+
+    def delete_everything(self) -> None:
+        """Delete all queues and all exchanges that tests made."""
+        self.eval(
+            '[rabbit_amqqueue:delete(Q, false, false, <<"test">>)'
+            " || Q <- rabbit_amqqueue:list()],"
+            '[rabbit_exchange:delete(Name, false, <<"test">>)'
+            " || {_, _, _, Kind} = Name <- rabbit_exchange:list_names(), Kind =/= <<>>,"
+            ' not lists:prefix("amq.", binary_to_list(Kind))].'
+        )
+
+    # Queues
+
+    @contextlib.contextmanager
+    def channel(self) -> Iterator[BlockingChannel]:
+        """A channel on a connection of its own, for what has no helper here."""
+        connection = pika.BlockingConnection(pika.URLParameters(self.url))
+        try:
+            yield connection.channel()
+        finally:
+            if connection.is_open:
+                connection.close()
+
+    def declare(self, queue: str, **arguments: str | int | bool) -> str:
+        """Declare a durable queue; `x_max_length=1` stands for `x-max-length`."""
+        table = {name.replace("_", "-"): value for name, value in arguments.items()}
+        with self.channel() as channel:
+            channel.queue_declare(queue, durable=True, arguments=table)
+        # The node keeps what it knows of queues in a buffer for a second or two: killed
+        # within that time it would have lost the queue, confirmed messages and all.
+        self.eval("catch mnesia:sync_log().")
+        return queue
+
+    def delete(self, queue: str) -> None:
+        """Delete a queue, which need not exist."""
+        with self.channel() as channel:
+            channel.queue_delete(queue)
+
+    def count(self, queue: str) -> int:
+        """Return how many messages are ready in the queue."""
+        with self.channel() as channel:
+            declared = channel.queue_declare(queue, passive=True)
+        return declared.method.message_count
+
+    def publish(self, queue: str, *bodies: bytes) -> None:
+        """Publish persistent messages, each confirmed before the next is sent."""
+        persistent = pika.BasicProperties(delivery_mode=2)
+        with self.channel() as channel:
+            channel.confirm_delivery()
+            for body in bodies:
+                channel.basic_publish("", queue, body, persistent, mandatory=True)
+
+    def get_all(self, queue: str) -> list[Message]:
+        """Take all messages that are ready out of the queue, the oldest first."""
+        with self.channel() as channel:
+            return list(_take(channel, queue))
+
+    # Inside
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / "node.log"
+
+    def _has_memory_alarm(self) -> bool:
+        return "memory" in self.eval("rabbit_alarm:get_alarms().")
+
+    def _wait_until_ready(self) -> str:
+        """Return the node's process id: it answers once it has booted completely."""
+        return self._wait_for(self._answer_to_process_id, "its start", START_TIMEOUT)
+
+    def _answer_to_process_id(self) -> str | None:
+        if not self.is_running:
+            raise RabbitMQError(f"{self} ended while it started:\n{self._log_tail()}")
+        try:
+            return self.eval("os:getpid().", timeout=1)
+        except OSError:
+            return None
+
+    def _log_tail(self) -> str:
+        return self._log.read_text(errors="replace")[-4000:]
+
+    def _wait_for(
+        self, ask: Callable[[], _T | None], what: str, timeout: float = CALL_TIMEOUT
+    ) -> _T:
+        """Ask until the answer is true; return it."""
+        deadline = time.monotonic() + timeout
+        while not (answer := ask()):
+            if time.monotonic() > deadline:
+                raise RabbitMQError(f"{self}: {what} took over {timeout} s")
+            time.sleep(0.02)
+        return answer
+
+    def _end(self, number: signal.Signals) -> None:
+        """Send the node a signal that ends it; the keeper ends after it."""
+        if self._keeper is None:
+            return
+        self._signal(number)
+        try:
+            self._keeper.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._signal(signal.SIGKILL)
+            self._keeper.wait(STOP_TIMEOUT)
+            raise
+        finally:
+            self._pid = 0
+
+    def _signal(self, number: signal.Signals) -> None:
+        # An id of 0 would mean our own process group.
+        if self.is_running and self._pid:
+            os.kill(self._pid, number)
+
+
+def _take(channel: BlockingChannel, queue: str) -> Iterator[Message]:
+    while True:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None or properties is None or body is None:
+            return
+        yield Message(properties, body)
+
+
+def _free_ports(number: int) -> list[int]:
+    """Return ports that nobody listens on, different ones to two test runs."""
+    candidates = random.sample(PORTS, k=200)
+    return list(itertools.islice(filter(_is_free, candidates), number))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _clean_environment() -> dict[str, str]:
+    """The environment without what would lead the programs to the system's node."""
+    private = ("RABBITMQ_", "ERL_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(private)}
+    return kept | {
+        "LC_ALL": "C.UTF-8",
+        "RABBITMQ_CONF_ENV_FILE": "/nonexistent",
+    }
+
+
+def _environment(folder: Path, distribution: int, epmd: int) -> dict[str, str]:
+    control = folder / "control.escript"
+    return _clean_environment() | {
+        "HOME": str(folder),  # for the Erlang cookie
+        "ERL_EPMD_PORT": str(epmd),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "ERL_INETRC": str(folder / "inetrc"),
+        "ERL_CRASH_DUMP_SECONDS": "0",
+        "RABBITMQ_NODENAME": f"test-{os.getpid()}-{next(_numbers)}@localhost",
+        "RABBITMQ_DIST_PORT": str(distribution),
+        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+        "RABBITMQ_LOG_BASE": str(folder / "log"),
+        "RABBITMQ_LOGS": "-",
+        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
+        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
+        # The script becomes the node instead of waiting for it: one process to end.
+        "RABBITMQ_ALLOW_INPUT": "1",
+        # Bound to cores, the schedulers of two nodes would share the first ones.
+        "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+            f'-noinput +S 2:2 -eval file:script("{control}")'
+        ),
+    }
+
+
+def _write_files(folder: Path, port: int, control_port: int) -> None:
+    files = {
+        "enabled_plugins": "[].",
+        "rabbitmq.conf": _CONFIG % port,
+        "control.escript": _CONTROL % control_port,
+        "inetrc": _INETRC % socket.gethostname(),
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+
+
+def _run(command: list[str], environment: dict[str, str]) -> str:
+    result = subprocess.run(
+        command,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=CALL_TIMEOUT,
+        check=False,
+    )
+    if result.returncode:
+        raise RabbitMQError(f"{command}: {result.stdout}{result.stderr}")
+    return result.stdout
+
+
+_CONFIG = """
+listeners.tcp.1 = 127.0.0.1:%d
+disk_free_limit.absolute = 1MB
+"""
+
+# Erlang asks the name server for names; with no server it waits seconds for each.
+_INETRC = """
+{lookup, [file]}.
+{host, {127,0,0,1}, ["localhost", "%s"]}.
+"""
+
+# Runs in the node after its boot: one expression a connection, answered with a line
+# that says "ok" or what went wrong, and the value.
+_CONTROL = """
+Read = fun Read(Socket, Read_) ->
+    case gen_tcp:recv(Socket, 0, 5000) of
+        {ok, More} -> Read(Socket, [Read_, More]);
+        {error, closed} -> unicode:characters_to_list(iolist_to_binary(Read_))
+    end
+end,
+Evaluate = fun(Source) ->
+    try
+        {ok, Tokens, _} = erl_scan:string(Source),
+        {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+        {value, Value, _} = erl_eval:exprs(Expressions, []),
+        {ok, Value}
+    catch Kind:Reason -> {Kind, Reason} end
+end,
+Answer = fun(Socket) ->
+    {Outcome, Value} = Evaluate(Read(Socket, [])),
+    Text = io_lib:format("~p~n~tp", [Outcome, Value]),
+    gen_tcp:send(Socket, unicode:characters_to_binary(Text)),
+    gen_tcp:close(Socket)
+end,
+Serve = fun Serve(Listener) ->
+    {ok, Socket} = gen_tcp:accept(Listener),
+    Answerer = spawn(fun() -> receive go -> Answer(Socket) end end),
+    ok = gen_tcp:controlling_process(Socket, Answerer),
+    Answerer ! go,
+    Serve(Listener)
+end,
+spawn(fun() ->
+    {ok, Listener} = gen_tcp:listen(%d, [
+        binary, {ip, {127,0,0,1}}, {active, false}, {reuseaddr, true},
+        {exit_on_close, false}
+    ]),
+    Serve(Listener)
+end).
+"""

@@ -1,0 +1,238 @@
+"""Who may import whom, read from the source."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import flask_eventcollector
+
+PACKAGE = "flask_eventcollector"
+ROOT = Path(flask_eventcollector.__file__).parent
+
+#: From the outside to the inside. A module imports only from layers below its own.
+LAYERS = [
+    {"__init__", "pytest_plugin"},
+    {"cli", "testing"},
+    {"extension"},
+    {"app_state"},
+    {"blocks", "requests"},
+    {"scopes"},
+    {"collector"},
+    {"delivery"},
+    {"announcer", "flusher", "gate"},
+    {"brokers.memory", "brokers.rabbitmq", "ledger", "reports"},
+    {"books", "brokers", "lanes", "presence", "signals"},
+    {"config", "entries"},
+    {"broker_url", "encoding"},
+    {"amqp_fields", "payload_errors"},
+    {"backoff", "errors", "events", "wording"},
+]
+UNITS = {unit for layer in LAYERS for unit in layer}
+
+#: Who may import what is not ours; nobody else may.
+FOREIGN = {
+    "blinker": {"announcer", "app_state", "signals", "testing"},
+    "flask": {"app_state", "cli", "extension", "pytest_plugin", "requests", "testing"},
+    "pika": {"brokers.rabbitmq"},
+    "pytest": {"pytest_plugin", "testing"},
+}
+
+#: Who looks outwards all the same: at a type, or only when it is called.
+OUTWARDS = {
+    ("blocks", "extension", "type"),
+    ("config", "flask", "type"),
+    ("encoding", "flask", "type"),
+    ("extension", "testing", "call"),
+    ("extension", "testing", "type"),
+}
+
+
+class Import(NamedTuple):
+    """One import: of what, and what it takes place for."""
+
+    name: str
+    #: ``load``: of the module; ``call``: of a function; ``type``: the type checker's.
+    when: str
+
+    @property
+    def root(self) -> str:
+        return self.name.partition(".")[0]
+
+
+class Imports(ast.NodeVisitor):
+    """Collects a module's imports."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._when = "load"
+        self.found: set[Import] = set()
+        self.visit(ast.parse(MODULES[module].read_text(encoding="utf-8")))
+
+    def visit_Import(self, node: ast.Import) -> None:
+        self.found |= {Import(alias.name, self._when) for alias in node.names}
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        base = self._base(node)
+        for alias in node.names:
+            full = f"{base}.{alias.name}"
+            is_module = full.removeprefix(f"{PACKAGE}.") in MODULES
+            self.found.add(Import(full if is_module else base, self._when))
+
+    def visit_If(self, node: ast.If) -> None:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            self._inside(node, "type")
+        else:
+            self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        self._inside(node, "call")
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        self._inside(node, "call")
+
+    def _inside(self, node: ast.AST, when: str) -> None:
+        before, self._when = self._when, when
+        self.generic_visit(node)
+        self._when = before
+
+    def _base(self, node: ast.ImportFrom) -> str:
+        if not node.level:
+            return node.module or ""
+        above = [PACKAGE, *self._module.split(".")]
+        if self._module == "__init__":
+            above = [PACKAGE]
+        elif MODULES[self._module].name == "__init__.py":
+            above = above[: len(above) - node.level + 1]
+        else:
+            above = above[: -node.level]
+        return ".".join([*above, node.module] if node.module else above)
+
+
+def modules() -> Iterator[tuple[str, Path]]:
+    """Each module's name, without the package's, and its file."""
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if len(parts) > 1 and parts[-1] == "__init__":
+            parts = parts[:-1]
+        yield ".".join(parts), path
+
+
+def unit_of(module: str) -> str:
+    """The module or package that stands in the layers for *module*."""
+    while module not in UNITS and "." in module:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def ours(module: str, *when: str) -> set[str]:
+    """Which of our other units *module* imports."""
+    found = {
+        unit_of(i.name.removeprefix(f"{PACKAGE}.")) if "." in i.name else "__init__"
+        for i in IMPORTS[module]
+        if i.root == PACKAGE and i.when in when
+    }
+    return found - {unit_of(module)}
+
+
+def layer_of(unit: str) -> int:
+    return next(n for n, layer in enumerate(LAYERS) if unit in layer)
+
+
+MODULES = dict(modules())
+IMPORTS = {module: Imports(module).found for module in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_each_module_has_its_place(module: str) -> None:
+    assert unit_of(module) in UNITS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_inwards(module: str) -> None:
+    here = layer_of(unit_of(module))
+    imported = ours(module, "load")
+    assert {unit for unit in imported if layer_of(unit) <= here} == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_types_and_deferred_imports_point_inwards_with_few_exceptions(
+    module: str,
+) -> None:
+    here = unit_of(module)
+    outwards = {
+        (here, unit, when)
+        for when in ("type", "call")
+        for unit in ours(module, when)
+        if layer_of(unit) <= layer_of(here)
+    }
+    assert outwards <= OUTWARDS
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_is_not_ours_is_used_at_its_own_edge_only(foreign: str) -> None:
+    users = {
+        (unit_of(module), i.when)
+        for module in MODULES
+        for i in IMPORTS[module]
+        if i.root == foreign and unit_of(module) not in FOREIGN[foreign]
+    }
+    assert {(unit, foreign, when) for unit, when in users} <= OUTWARDS
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_is_imported_that_is_not_declared(module: str) -> None:
+    known = {PACKAGE, *FOREIGN, *sys.stdlib_module_names}
+    assert {i.root for i in IMPORTS[module]} <= known
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, "annotations"])
+def test_what_is_not_ours_is_not_among_the_public_names(name: str) -> None:
+    assert name not in flask_eventcollector.__all__
+
+
+@pytest.mark.parametrize("name", flask_eventcollector.__all__)
+def test_each_public_name_is_there_and_ours(name: str) -> None:
+    value = getattr(flask_eventcollector, name)
+    assert getattr(value, "__module__", PACKAGE).partition(".")[0] in (
+        PACKAGE,
+        "blinker",
+    )
+
+
+def test_the_imports_are_read_as_python_reads_them() -> None:
+    for module in ("brokers.rabbitmq.session", "brokers", "delivery", "__init__"):
+        for found in IMPORTS[module]:
+            importlib.import_module(found.name)
+
+
+def run(code: str) -> None:
+    """Run *code* in a fresh interpreter."""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_core_runs_without_flask_pika_and_blinker() -> None:
+    run(
+        "import importlib, sys, types\n"
+        "sys.modules.update(dict.fromkeys(['flask', 'pika', 'blinker']))\n"
+        f"package = sys.modules[{PACKAGE!r}] = types.ModuleType({PACKAGE!r})\n"
+        f"package.__path__ = [{str(ROOT)!r}]\n"
+        "for name in 'ledger', 'reports', 'flusher', 'gate', 'brokers.memory':\n"
+        f"    importlib.import_module({PACKAGE!r} + '.' + name)\n"
+    )
+
+
+def test_the_test_kit_is_not_loaded_in_production() -> None:
+    run(
+        "import sys\n"
+        f"from {PACKAGE} import EventCollector\n"
+        f"assert not [name for name in sys.modules if 'pytest' in name]\n"
+        f"assert '{PACKAGE}.testing' not in sys.modules\n"
+    )

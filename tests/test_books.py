@@ -1,0 +1,128 @@
+"""The counts that must balance, also after a step was cut short."""
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from flask_eventcollector import books
+from flask_eventcollector.books import Books
+from flask_eventcollector.entries import Entry, State
+from flask_eventcollector.events import Stats
+from tests.parts import interruptions, make_event
+
+ENDS = [state for state in State if not state.alive]
+
+
+def stats(of: Books) -> Stats:
+    return Stats(**of.as_dict())
+
+
+def opened(of: Books, *payloads: object, size: int = 1) -> list[Entry]:
+    entries = [Entry(make_event(payload, size=size)) for payload in payloads]
+    for entry in entries:
+        of.open(entry)
+    return entries
+
+
+def test_an_open_entry_is_enqueued_and_collected() -> None:
+    ledger = Books()
+    opened(ledger, "a")
+    assert (stats(ledger).enqueued, stats(ledger).collected) == (1, 1)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_move_changes_one_count_for_another(state: State) -> None:
+    ledger = Books()
+    (entry,) = opened(ledger, "a")
+    ledger.move(entry, state)
+    assert stats(ledger).balanced
+    assert ledger.count(state) == 1
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_a_last_word_ends_the_life_and_frees_the_bytes(state: State) -> None:
+    ledger = Books()
+    (entry,) = opened(ledger, "a", size=7)
+    assert ledger.bytes == 7
+    ledger.move(entry, state)
+    assert (len(ledger), ledger.bytes) == (0, 0)
+
+
+def test_the_bytes_in_flight_are_counted_on_their_own() -> None:
+    ledger = Books()
+    one, other = opened(ledger, "a", "b", size=7)
+    ledger.move(one, State.IN_FLIGHT)
+    assert (ledger.bytes, ledger.bytes_in_flight) == (14, 7)
+    ledger.move(one, State.RETAINED)
+    ledger.move(other, State.RETAINED)
+    assert (ledger.bytes, ledger.bytes_in_flight) == (14, 0)
+
+
+def test_the_living_are_found_by_state_and_by_id_the_oldest_first() -> None:
+    ledger = Books()
+    a, b, c = opened(ledger, "a", "b", "c")
+    ledger.move(b, State.DEAD)
+    assert ledger.having(State.COLLECTED) == [a, c]
+    assert ledger.having(State.RETAINED) == []
+    assert ledger.chosen([c.event.id, "unknown", c.event.id]) == [c]
+    assert ledger.chosen(None) == [a, b, c]
+
+
+def test_the_oldest_age_is_that_of_what_is_handed_over_and_not_delivered() -> None:
+    ledger = Books()
+    a, b, _ = opened(ledger, "a", "b", "c")
+    assert stats(ledger).oldest_age is None
+    ledger.move(b, State.IN_FLIGHT)
+    past = datetime.now(timezone.utc) - timedelta(seconds=100)
+    object.__setattr__(a.event, "enqueued_at", past - timedelta(seconds=1000))
+    object.__setattr__(b.event, "enqueued_at", past)
+    age = stats(ledger).oldest_age
+    assert age is not None
+    assert 100 <= age < 1000
+
+
+def test_a_clock_that_was_set_back_makes_no_age_negative() -> None:
+    ledger = Books()
+    (a,) = opened(ledger, "a")
+    ledger.move(a, State.RETAINED)
+    future = datetime.now(timezone.utc) + timedelta(hours=1)
+    object.__setattr__(a.event, "enqueued_at", future)
+    assert stats(ledger).oldest_age == 0
+
+
+@pytest.mark.parametrize("before", [s for s in State if s.alive])
+@pytest.mark.parametrize("after", State)
+def test_a_move_that_is_cut_short_can_be_mended(before: State, after: State) -> None:
+    for interruption in interruptions([books], spared=["count", "having"]):
+        ledger = Books()
+        one, other = opened(ledger, "a", "b", size=7)
+        for entry in (one, other):
+            ledger.move(entry, before)
+        with interruption:
+            ledger.move(one, after)
+        ledger.mend()
+        assert_consistent(ledger, [one, other])
+
+
+def test_an_opening_that_is_cut_short_can_be_mended() -> None:
+    for interruption in interruptions([books]):
+        ledger = Books()
+        (one,) = opened(ledger, "a", size=7)
+        other = Entry(make_event("b", size=7))
+        with interruption:
+            ledger.open(other)
+        ledger.mend()
+        known = other.state is State.COLLECTED
+        assert_consistent(ledger, [one, other] if known else [one])
+
+
+def assert_consistent(ledger: Books, entries: list[Entry]) -> None:
+    found = stats(ledger)
+    assert found.balanced
+    assert found.enqueued == len(entries)
+    for state in State:
+        expected = [entry for entry in entries if entry.state is state]
+        assert ledger.count(state) == len(expected)
+        assert ledger.having(state) == (expected if state.alive else [])
+    assert ledger.bytes == 7 * len(ledger)
+    assert ledger.bytes_in_flight == 7 * ledger.count(State.IN_FLIGHT)

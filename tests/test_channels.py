@@ -1,0 +1,241 @@
+"""One channel to RabbitMQ, in the turns that are too short for a real one."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pika
+import pytest
+from pika.exceptions import ChannelClosedByBroker, ChannelClosedByClient
+from pika.spec import Basic, BasicProperties
+
+from flask_eventcollector.brokers.rabbitmq.channels import ChannelState, ExchangeChannel
+from flask_eventcollector.entries import Entry, Settlement
+from flask_eventcollector.events import Outcome
+from tests.parts import make_event
+
+TOO_LARGE = "PRECONDITION_FAILED - message size 9 is larger than configured max size 5"
+
+
+class Channel:
+    """What pika calls a channel, with the answers up to the test."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.sent: list[str] = []
+        self.error: Exception | None = None
+        self.calls: dict[str, Any] = {}
+
+    def add_on_close_callback(self, callback: Any) -> None:
+        self.calls["closed"] = callback
+
+    def add_on_return_callback(self, callback: Any) -> None:
+        self.calls["return"] = callback
+
+    def exchange_declare(self, exchange: str, *, passive: bool, callback: Any) -> None:
+        self.calls["found"] = callback
+
+    def confirm_delivery(self, on_confirm: Any, *, callback: Any) -> None:
+        self.calls |= {"confirm": on_confirm, "ready": callback}
+
+    def basic_publish(self, *about: Any, mandatory: bool) -> None:
+        if self.error is not None:
+            raise self.error
+        assert mandatory
+        self.sent.append(about[3].message_id)
+
+
+class Stage:
+    """A channel of ours on a channel of the test's."""
+
+    def __init__(self, exchange: str = "") -> None:
+        self.pikas = Channel()
+        self.settled: list[Settlement] = []
+        self.complaints: list[str] = []
+        self._opened: Any = None
+        self.ours = ExchangeChannel(
+            cast(pika.SelectConnection, self),
+            exchange,
+            self.settled.extend,
+            lambda about, complaint: self.complaints.append(complaint),
+            app_id="test",
+        )
+
+    def channel(self, on_open_callback: Any) -> Channel:
+        self._opened = on_open_callback
+        return self.pikas
+
+    def open(self) -> None:
+        """Have the channel open, and go on until it waits for the confirms' answer."""
+        self._opened(self.pikas)
+        if "found" in self.pikas.calls:
+            self.pikas.calls["found"](None)
+
+    def become_ready(self) -> None:
+        self.open()
+        self.pikas.calls["ready"](None)
+
+    def confirm(self, tag: int, *, multiple: bool = False, nack: bool = False) -> None:
+        method = (Basic.Nack if nack else Basic.Ack)(tag, multiple)
+        self.pikas.calls["confirm"](pika.frame.Method(1, method))
+
+    def send_back(self, entry: Entry) -> None:
+        method = Basic.Return(312, "NO_ROUTE", "", entry.event.target_queue)
+        properties = BasicProperties(message_id=entry.event.id)
+        self.pikas.calls["return"](self.pikas, method, properties, b"secret")
+
+    def close(self, error: Exception) -> None:
+        self.pikas.is_open = False
+        self.pikas.calls["closed"](self.pikas, error)
+
+    def outcomes(self) -> list[Outcome | None]:
+        return [settlement.outcome for settlement in self.settled]
+
+
+def entries(number: int, payload: str = "x") -> list[Entry]:
+    return [Entry(make_event(payload)) for _ in range(number)]
+
+
+@pytest.fixture
+def stage() -> Stage:
+    return Stage()
+
+
+def ready_with(stage: Stage, number: int) -> list[Entry]:
+    """A channel that has sent so many events."""
+    stage.become_ready()
+    sent = entries(number)
+    stage.ours.publish(sent)
+    return sent
+
+
+def test_events_wait_until_the_channel_is_open(stage: Stage) -> None:
+    waiting = entries(2)
+    stage.ours.publish(waiting)
+    assert stage.pikas.sent == []
+    stage.become_ready()
+    assert stage.pikas.sent == [entry.event.id for entry in waiting]
+
+
+def test_a_confirm_is_for_the_event_with_its_tag(stage: Stage) -> None:
+    sent = ready_with(stage, 3)
+    stage.confirm(2)
+    assert stage.settled == [Settlement(sent[1], Outcome.CONFIRMED)]
+
+
+def test_a_confirm_may_be_for_all_up_to_its_tag(stage: Stage) -> None:
+    sent = ready_with(stage, 3)
+    stage.confirm(2, multiple=True)
+    assert [settlement.entry for settlement in stage.settled] == sent[:2]
+
+
+def test_confirms_may_come_out_of_order(stage: Stage) -> None:
+    sent = ready_with(stage, 3)
+    stage.confirm(3)
+    stage.confirm(2, multiple=True)
+    assert [settlement.entry for settlement in stage.settled] == [sent[2], *sent[:2]]
+
+
+def test_a_confirm_that_comes_twice_says_nothing_new(stage: Stage) -> None:
+    ready_with(stage, 1)
+    stage.confirm(1)
+    stage.confirm(1)
+    assert stage.outcomes() == [Outcome.CONFIRMED]
+
+
+def test_a_returned_event_is_acknowledged_and_returned_all_the_same(
+    stage: Stage,
+) -> None:
+    sent = ready_with(stage, 2)
+    stage.send_back(sent[0])
+    stage.confirm(2, multiple=True)
+    assert stage.outcomes() == [Outcome.RETURNED, Outcome.CONFIRMED]
+    assert "NO_ROUTE" in stage.settled[0].reason
+    assert "secret" not in stage.settled[0].reason
+
+
+def test_a_nack_may_be_for_several(stage: Stage) -> None:
+    ready_with(stage, 2)
+    stage.confirm(2, multiple=True, nack=True)
+    assert stage.outcomes() == [Outcome.NACKED] * 2
+
+
+def test_what_pika_can_not_encode_is_dead_and_takes_no_tag(stage: Stage) -> None:
+    stage.become_ready()
+    bad, good = entries(2)
+    stage.pikas.error = ValueError("a header")
+    stage.ours.publish([bad])
+    stage.pikas.error = None
+    stage.ours.publish([good])
+    stage.confirm(1)
+    assert [(s.entry, s.outcome, s.final) for s in stage.settled] == [
+        (bad, Outcome.NACKED, True),
+        (good, Outcome.CONFIRMED, False),
+    ]
+
+
+def test_a_lost_connection_leaves_what_was_sent_unknown(stage: Stage) -> None:
+    ready_with(stage, 2)
+    stage.confirm(1)
+    stage.ours.lose()
+    assert stage.outcomes() == [Outcome.CONFIRMED, Outcome.UNKNOWN]
+
+
+def test_a_lost_connection_leaves_what_was_not_sent_as_it_was(stage: Stage) -> None:
+    stage.ours.publish(entries(1))
+    stage.ours.lose()
+    assert stage.outcomes() == [None]
+
+
+def test_what_comes_while_it_is_being_closed_was_not_sent(stage: Stage) -> None:
+    stage.ours.publish(entries(2))
+    stage.open()
+    stage.pikas.is_open = False
+    stage.pikas.calls["ready"](None)
+    stage.close(ChannelClosedByClient(200, "Normal shutdown"))
+    assert stage.pikas.sent == []
+    assert stage.outcomes() == [None, None]
+
+
+def test_a_channel_that_the_broker_closes_leaves_what_was_sent_unknown(
+    stage: Stage,
+) -> None:
+    ready_with(stage, 2)
+    stage.close(ChannelClosedByBroker(403, "ACCESS_REFUSED"))
+    assert stage.outcomes() == [Outcome.UNKNOWN] * 2
+    assert all(settlement.back_off for settlement in stage.settled)
+    assert stage.complaints[-1] == "ACCESS_REFUSED"
+    assert stage.ours.state is ChannelState.CLOSED
+
+
+def test_a_missing_exchange_returns_what_waits_for_it() -> None:
+    stage = Stage("missing")
+    stage.ours.publish(entries(2))
+    stage._opened(stage.pikas)
+    stage.close(ChannelClosedByBroker(404, "NOT_FOUND - no exchange 'missing'"))
+    assert stage.outcomes() == [Outcome.RETURNED] * 2
+    assert "'missing'" in stage.settled[0].reason
+
+
+def test_only_the_event_that_is_too_large_is_dead(stage: Stage) -> None:
+    stage.become_ready()
+    small, large = [*entries(1, "x"), *entries(1, "too large")]
+    stage.ours.publish([small, large])
+    stage.close(ChannelClosedByBroker(406, TOO_LARGE))
+    assert [(s.entry, s.outcome, s.final) for s in stage.settled] == [
+        (small, Outcome.UNKNOWN, False),
+        (large, Outcome.NACKED, True),
+    ]
+    assert stage.ours.size_limit == 5
+
+
+def test_the_oldest_event_on_its_way_is_known(stage: Stage) -> None:
+    first, second = entries(2)
+    first.sent_at, second.sent_at = 1.0, 2.0
+    seen = [stage.ours.oldest_sent_at]
+    stage.become_ready()
+    stage.ours.publish([first, second])
+    seen.append(stage.ours.oldest_sent_at)
+    stage.confirm(1)
+    seen.append(stage.ours.oldest_sent_at)
+    assert seen == [None, 1.0, 2.0]

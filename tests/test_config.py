@@ -1,0 +1,698 @@
+"""Configuration: what ``app.config`` may hold, and what it gets for the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import flask
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from pika import URLParameters
+
+from flask_eventcollector.broker_url import (
+    MEMORY,
+    BrokerURL,
+    mask_url,
+    parse_broker_urls,
+)
+from flask_eventcollector.config import Config, Overflow, choose_broker
+from flask_eventcollector.errors import ConfigurationError
+
+SECRET = "hunter2"
+
+# No deadline: a busy machine is no failure.
+quick = settings(deadline=None, max_examples=100)
+KEY = "EVENTCOLLECTOR_BROKER_URL"
+
+
+def app_with(**keys: Any) -> flask.Flask:
+    app = flask.Flask(__name__)
+    app.config.update({f"EVENTCOLLECTOR_{k}": v for k, v in keys.items()})
+    return app
+
+
+def config_with(**keys: Any) -> Config:
+    return Config.from_app(app_with(**keys))
+
+
+def refusal(**keys: Any) -> str:
+    with pytest.raises(ConfigurationError) as caught:
+        config_with(**keys)
+    return str(caught.value)
+
+
+def parse(text: str) -> BrokerURL:
+    (url,) = parse_broker_urls(text, KEY)
+    return url
+
+
+# Settings
+
+
+def test_without_settings_the_defaults_hold() -> None:
+    assert config_with() == Config()
+
+
+def test_the_defaults_are_those_that_are_documented() -> None:
+    assert dataclasses.asdict(dataclasses.replace(Config(), queues={})) == {
+        "broker_urls": None,
+        "exchange": "",
+        "queues": {},
+        "publish_on": Config().publish_on,
+        "confirm_timeout": 0.25,
+        "backlog": "memory",
+        "max_events": 100_000,
+        "max_bytes": 64 * 2**20,
+        "overflow": Overflow.DROP_NEWEST,
+        "max_in_flight": 2_000,
+        "dead_after": 3600,
+        "retry_delay": 1,
+        "retry_max_delay": 60,
+        "shutdown_timeout": 2,
+        "max_event_bytes": 2**20,
+        "heartbeat": 15,
+        "autoflush": False,
+        "testing_broker": False,
+    }
+
+
+def test_the_default_is_to_publish_on_success() -> None:
+    assert Config().publish_on is config_with(PUBLISH_ON="success").publish_on
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("EXCHANGE", "shop", "shop"),
+        ("EXCHANGE", "", ""),
+        ("CONFIRM_TIMEOUT", 0, 0.0),
+        ("CONFIRM_TIMEOUT", 1.5, 1.5),
+        ("BACKLOG", "memory", "memory"),
+        ("MAX_EVENTS", 1, 1),
+        ("MAX_EVENTS", 1e6, 1_000_000),
+        ("MAX_BYTES", 2**30, 2**30),
+        ("OVERFLOW", "drop-oldest", Overflow.DROP_OLDEST),
+        ("OVERFLOW", "reject", Overflow.REJECT),
+        ("OVERFLOW", Overflow.REJECT, Overflow.REJECT),
+        ("MAX_IN_FLIGHT", 1, 1),
+        ("DEAD_AFTER", 0, 0.0),
+        ("RETRY_DELAY", 0.01, 0.01),
+        ("RETRY_MAX_DELAY", 1, 1.0),
+        ("SHUTDOWN_TIMEOUT", 0, 0.0),
+        ("MAX_EVENT_BYTES", 1, 1),
+        ("HEARTBEAT", 65535, 65535),
+        ("HEARTBEAT", 30.0, 30),
+        ("AUTOFLUSH", True, True),
+        ("TESTING_BROKER", True, True),
+    ],
+)
+def test_a_setting_is_kept(key: str, value: Any, kept: Any) -> None:
+    config = config_with(**{key: value})
+    found = getattr(config, key.lower())
+    assert found == kept
+    assert type(found) is type(kept)
+
+
+def test_settings_of_others_are_left_alone() -> None:
+    app = flask.Flask(__name__)
+    app.config["EVENTS"] = app.config["MY_EVENTCOLLECTOR_X"] = object()
+    assert Config.from_app(app) == Config()
+
+
+def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {
+        "BROKER_URL": "amqp://a;amqp://b",
+        "HEARTBEAT": "20",
+        "CONFIRM_TIMEOUT": "0.5",
+        "AUTOFLUSH": "true",
+        "QUEUES": '{"orders.created": {"x-queue-type": "quorum"}, "plain": null}',
+        "OVERFLOW": "reject",
+    }
+    for name, text in environment.items():
+        monkeypatch.setenv(f"FLASK_EVENTCOLLECTOR_{name}", text)
+    app = flask.Flask(__name__)
+    app.config.from_prefixed_env()
+    assert Config.from_app(app) == Config(
+        broker_urls=(parse("amqp://a"), parse("amqp://b")),
+        heartbeat=20,
+        confirm_timeout=0.5,
+        autoflush=True,
+        queues={"orders.created": {"x-queue-type": "quorum"}, "plain": {}},
+        overflow=Overflow.REJECT,
+    )
+
+
+def test_a_config_can_not_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().heartbeat = 1  # type: ignore[misc]
+
+
+def test_later_changes_to_the_settings_change_nothing() -> None:
+    queues: dict[str, dict[str, Any]] = {"orders": {"x-max-length": 5}}
+    config = config_with(QUEUES=queues)
+    queues["orders"]["x-max-length"] = 6
+    queues["more"] = {}
+    assert config.queues == {"orders": {"x-max-length": 5}}
+
+
+def test_a_misspelt_setting_gets_a_suggestion() -> None:
+    message = refusal(HEARBEAT=15)
+    assert message == (
+        "EVENTCOLLECTOR_HEARBEAT is not a setting: did you mean"
+        " EVENTCOLLECTOR_HEARTBEAT?"
+    )
+
+
+def test_an_unknown_setting_that_is_like_none_gets_the_list() -> None:
+    message = refusal(ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ=SECRET)
+    assert "known are EVENTCOLLECTOR_BROKER_URL, EVENTCOLLECTOR_EXCHANGE" in message
+    assert SECRET not in message
+
+
+SECONDS = (
+    "CONFIRM_TIMEOUT",
+    "DEAD_AFTER",
+    "RETRY_DELAY",
+    "RETRY_MAX_DELAY",
+    "SHUTDOWN_TIMEOUT",
+)
+COUNTS = ("MAX_EVENTS", "MAX_BYTES", "MAX_IN_FLIGHT", "MAX_EVENT_BYTES", "HEARTBEAT")
+
+
+@pytest.mark.parametrize("key", SECONDS + COUNTS)
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        ("15", "is '15': a str; write a number without quotes"),
+        (True, "is True: write a number"),
+        (None, "is None: write a number"),
+        ([1], "is of type list: write a number"),
+        (math.nan, "is nan: write a finite number"),
+        (math.inf, "is inf: write a finite number"),
+        (-1, "is -1: write "),
+    ],
+)
+def test_what_is_no_number_is_refused(key: str, value: Any, part: str) -> None:
+    assert refusal(**{key: value}).startswith(f"EVENTCOLLECTOR_{key} {part}")
+
+
+@pytest.mark.parametrize("key", COUNTS)
+@pytest.mark.parametrize("value", [0, 1.5])
+def test_a_count_is_a_whole_number_from_one(key: str, value: float) -> None:
+    assert f"is {value}: write a whole number from 1" in refusal(**{key: value})
+
+
+@pytest.mark.parametrize("key", ["RETRY_DELAY", "RETRY_MAX_DELAY"])
+def test_a_delay_of_zero_is_refused(key: str) -> None:
+    assert "is 0: write seconds above 0" in refusal(**{key: 0})
+
+
+@pytest.mark.parametrize("key", SECONDS)
+def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
+    assert "write seconds from 0 to" in refusal(**{key: threading.TIMEOUT_MAX * 2})
+    assert "write seconds from 0 to" in refusal(**{key: 10**400})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "parts"),
+    [
+        ("EXCHANGE", None, ["is None", "the exchange is of type NoneType"]),
+        ("EXCHANGE", "x" * 256, ["the exchange takes 256 bytes"]),
+        ("HEARTBEAT", 65536, ["is 65536", "16 bits", "from 1 to 65535"]),
+        ("OVERFLOW", "drop", ["is 'drop'", "'drop-newest', 'drop-oldest', 'reject'"]),
+        ("OVERFLOW", ["reject"], ["is of type list", "'reject'"]),
+        ("BACKLOG", "disk", ["is 'disk'", "write one of 'memory'"]),
+        ("BACKLOG", "spool", ["is 'spool'", "this version has no spool yet"]),
+        ("BACKLOG", None, ["is None", "write one of 'memory'"]),
+        ("PUBLISH_ON", "never", ["is 'never'", "'success', 'always', or a callable"]),
+        ("PUBLISH_ON", None, ["is None", "'success', 'always', or a callable"]),
+        ("AUTOFLUSH", 1, ["is 1", "write True or False"]),
+        ("AUTOFLUSH", "True", ["is 'True'", "true or false"]),
+        ("TESTING_BROKER", None, ["is None", "write True or False"]),
+        ("QUEUES", ["orders"], ["is of type list", "write a dict"]),
+        ("QUEUES", {"": {}}, ["a queue of EVENTCOLLECTOR_QUEUES is empty"]),
+        ("QUEUES", {7: {}}, ["a queue of EVENTCOLLECTOR_QUEUES is of type int"]),
+        ("QUEUES", {"a": 5}, ["EVENTCOLLECTOR_QUEUES['a'] is of type int"]),
+        ("QUEUES", {"a": {5: 6}}, ["a key of EVENTCOLLECTOR_QUEUES['a'] is of type"]),
+        (
+            "QUEUES",
+            {"a": {"x-max-length": 1.5}},
+            ["EVENTCOLLECTOR_QUEUES['a'][\"x-max-length\"] is of type float"],
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_with_the_cure(
+    key: str, value: Any, parts: list[str]
+) -> None:
+    message = refusal(**{key: value})
+    assert f"EVENTCOLLECTOR_{key}" in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_delay_above_its_maximum_is_refused() -> None:
+    message = refusal(RETRY_DELAY=61)
+    assert "EVENTCOLLECTOR_RETRY_MAX_DELAY (60.0 s) is less than" in message
+    assert "EVENTCOLLECTOR_RETRY_DELAY (61.0 s): raise the one" in message
+
+
+def test_an_event_that_would_never_fit_is_refused() -> None:
+    message = refusal(MAX_BYTES=1000, MAX_EVENT_BYTES=1001)
+    assert "EVENTCOLLECTOR_MAX_EVENT_BYTES (1001) is more than" in message
+    assert "EVENTCOLLECTOR_MAX_BYTES (1000)" in message
+
+
+def test_limits_that_are_equal_are_fine() -> None:
+    config = config_with(
+        MAX_BYTES=1000, MAX_EVENT_BYTES=1000, RETRY_DELAY=5, RETRY_MAX_DELAY=5
+    )
+    assert config.max_bytes == config.max_event_bytes
+    assert config.retry_delay == config.retry_max_delay
+
+
+@pytest.mark.parametrize(
+    "key", ["EXCHANGE", "OVERFLOW", "HEARTBEAT", "AUTOFLUSH", "BACKLOG", "PUBLISH_ON"]
+)
+def test_a_url_in_the_wrong_key_does_not_show_its_password(key: str) -> None:
+    url = f"amqp://user:{SECRET}@host/{'v' * 300}"
+    message = refusal(**{key: url})
+    assert SECRET not in message
+    if key != "EXCHANGE":
+        assert "is amqp://***@host: " in message
+    assert SECRET not in refusal(**{key: [url]})
+
+
+# When a request has succeeded
+
+
+@pytest.mark.parametrize(
+    ("status", "exception", "publishes"),
+    [
+        (200, None, True),
+        (399, None, True),
+        (400, None, False),
+        (500, None, False),
+        (None, None, True),
+        (200, ValueError(), False),
+        (None, SystemExit(), False),
+        (200, GeneratorExit(), True),
+        (500, GeneratorExit(), False),
+    ],
+)
+def test_success_is_no_exception_and_a_status_below_400(
+    status: int | None, exception: BaseException | None, publishes: bool
+) -> None:
+    assert config_with(PUBLISH_ON="success").publish_on(status, exception) is publishes
+
+
+def test_always_is_always() -> None:
+    assert config_with(PUBLISH_ON="always").publish_on(500, ValueError()) is True
+
+
+def test_a_callable_decides_for_itself() -> None:
+    def created(status: int | None, exception: BaseException | None) -> bool:
+        return status == 201 and exception is None
+
+    assert config_with(PUBLISH_ON=created).publish_on is created
+
+
+# Broker URLs that can be read
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        ("amqp://h", BrokerURL("amqp", "h", 5672)),
+        ("amqp://h/", BrokerURL("amqp", "h", 5672)),
+        ("amqp://h/%2F", BrokerURL("amqp", "h", 5672)),
+        ("amqp://h/%2f", BrokerURL("amqp", "h", 5672)),
+        ("amqps://h", BrokerURL("amqps", "h", 5671)),
+        ("AMQP://Rabbit_1.example.", BrokerURL("amqp", "Rabbit_1.example.", 5672)),
+        ("amqp://h:1/v", BrokerURL("amqp", "h", 1, "v")),
+        ("amqp://h/a%2Fb%20c", BrokerURL("amqp", "h", 5672, "a/b c")),
+        ("amqp://u:p@h", BrokerURL("amqp", "h", 5672, "/", "u", "p")),
+        ("amqp://u:a:b+c@h", BrokerURL("amqp", "h", 5672, "/", "u", "a:b+c")),
+        (
+            "amqp://u%40x:p%2F%3A%C3%BC@h",
+            BrokerURL("amqp", "h", 5672, "/", "u@x", "p/:ü"),
+        ),
+        ("amqp://[::1]/v", BrokerURL("amqp", "::1", 5672, "v")),
+        (
+            "amqp://u:p@[2001:DB8::1]:7",
+            BrokerURL("amqp", "2001:db8::1", 7, "/", "u", "p"),
+        ),
+        ("amqp://h?", BrokerURL("amqp", "h", 5672)),
+        (
+            "amqp://h/v?connection_timeout=1500",
+            BrokerURL("amqp", "h", 5672, "v", options={"connection_timeout": "1500"}),
+        ),
+        (
+            "amqps://h?verify=verify_none&server_name_indication=a.b",
+            BrokerURL(
+                "amqps",
+                "h",
+                5671,
+                options={"verify": "verify_none", "server_name_indication": "a.b"},
+            ),
+        ),
+        ("memory://", MEMORY),
+        (" amqp://h\n", BrokerURL("amqp", "h", 5672)),
+    ],
+)
+def test_a_url_is_read(text: str, url: BrokerURL) -> None:
+    assert parse(text) == url
+
+
+def test_without_a_user_it_is_rabbitmqs_guest() -> None:
+    assert (parse("amqp://h").username, parse("amqp://h").password) == (
+        "guest",
+        "guest",
+    )
+
+
+def test_a_connection_timeout_is_given_in_milliseconds() -> None:
+    assert parse("amqp://h?connection_timeout=1500").connection_timeout == 1.5
+    assert parse("amqp://h").connection_timeout is None
+
+
+def test_tls_files_are_paths(tmp_path: Path) -> None:
+    path = tmp_path / "a certificate.pem"
+    path.touch()
+    names = ("cacertfile", "certfile", "keyfile")
+    query = "&".join(f"{name}={quote(str(path))}" for name in names)
+    assert parse(f"amqps://h?{query}").options == dict.fromkeys(names, str(path))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "amqp://a;amqps://b",
+        "amqp://a; amqps://b",
+        ["amqp://a", "amqps://b"],
+        ("amqp://a", "amqps://b"),
+    ],
+)
+def test_several_urls_keep_their_order(value: Any) -> None:
+    config = config_with(BROKER_URL=value)
+    assert config.broker_urls == (parse("amqp://a"), parse("amqps://b"))
+
+
+def test_no_url_is_no_url() -> None:
+    assert config_with(BROKER_URL=None).broker_urls is None
+
+
+names = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1
+)
+
+
+@st.composite
+def broker_urls(draw: st.DrawFn) -> BrokerURL:
+    vhost = draw(names)
+    assume(len(vhost.encode()) < 256)
+    return BrokerURL(
+        scheme=draw(st.sampled_from(["amqp", "amqps"])),
+        host=draw(st.from_regex(r"[A-Za-z0-9._-]+", fullmatch=True) | st.just("::1")),
+        port=draw(st.integers(1, 65535)),
+        vhost=vhost,
+        username=draw(names),
+        password=draw(names),
+        options=draw(st.sampled_from([{}, {"connection_timeout": "5"}])),
+    )
+
+
+@quick
+@given(broker_urls())
+def test_what_a_url_shows_reads_back_with_the_password(url: BrokerURL) -> None:
+    text = str(url).replace(":***@", f":{quote(url.password, safe='')}@")
+    assert parse(text) == url
+
+
+@quick
+@given(broker_urls())
+def test_pika_reads_a_url_as_we_do(url: BrokerURL) -> None:
+    assume(url.host == url.host.lower())
+    text = str(url).replace(":***@", f":{quote(url.password, safe='')}@")
+    theirs = URLParameters(text.partition("?")[0])
+    assert (theirs.host, theirs.port) == (url.host, url.port)
+    assert theirs.virtual_host == url.vhost
+    credentials: Any = theirs.credentials
+    assert (credentials.username, credentials.password) == (url.username, url.password)
+
+
+def test_a_url_shows_all_but_its_password() -> None:
+    url = parse(f"amqps://user:{SECRET}@[::1]/a%2Fb?verify=verify_none")
+    assert str(url) == "amqps://user:***@[::1]:5671/a%2Fb?verify=verify_none"
+    assert repr(url) == f"<BrokerURL {url}>"
+    assert SECRET not in f"{url} {url!r} {[url]} {Config(broker_urls=(url,))}"
+
+
+def test_memory_is_shown_as_it_is_written() -> None:
+    assert str(MEMORY) == "memory://"
+
+
+def test_a_url_can_be_a_key() -> None:
+    assert {parse("amqp://h/v"): 1}[parse("amqp://h/v")] == 1
+
+
+# Broker URLs that can't
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "problem"),
+    [
+        (
+            "amqp://u:p@a,b/",
+            "amqp://***",
+            'a comma: write whole URLs, separated by ";"',
+        ),
+        ("amqp://a,amqp://b", "amqp://***", "a comma: write whole URLs"),
+        ("amqp://u@h/", "amqp://***@h", "only one of user name and password"),
+        ("amqp://u:@h/", "amqp://***@h", "only one of user name and password"),
+        ("amqp://:p@h/", "amqp://***@h", "only one of user name and password"),
+        ("amqp://@h/", "amqp://***", "only one of user name and password"),
+        ("amqp://u:p@h//", "amqp://***@h", "a / in the virtual host: write it as %2F"),
+        ("amqp://u:p@h/a/b", "amqp://***@h", "a / in the virtual host"),
+        (f"amqp://u:p@h/{'v' * 256}", "amqp://***@h", "virtual host takes 256 bytes"),
+        ("amqp://", "amqp://***", "no host"),
+        ("amqp:///v", "amqp://***", "no host"),
+        ("amqp://u:p@", "amqp://***", "no host"),
+        ("amqp://u:p@:5672/v", "amqp://***", "no host"),
+        ("amqp://u:p@h!/v", "amqp://***", "characters that no host name has"),
+        ("amqp://u:p@h:x", "amqp://***@h", "not a number from 1 to 65535"),
+        ("amqp://u:p@h:", "amqp://***@h", "not a number from 1 to 65535"),
+        ("amqp://u:p@h:0", "amqp://***@h", "not a number from 1 to 65535"),
+        ("amqp://u:p@h:65536", "amqp://***@h", "not a number from 1 to 65535"),
+        ("amqp://u:p@h:٣", "amqp://***@h", "not a number from 1 to 65535"),
+        ("amqp://user:secret", "amqp://***", "not a number from 1 to 65535"),
+        ("amqp://u:p@::1/", "amqp://***", "write an IPv6 address in []"),
+        ("amqp://u:p@[::1]x", "amqp://***", "write an IPv6 address in []"),
+        ("amqp://u:p@[::1", "amqp://***", "not a URL"),
+        ("amqp://[fffff::1]", "amqp://***", "is not a"),
+        ("amqp://[v1.x]", "amqp://***", "in [] that is not an IPv6 address"),
+        ("http://u:p@h:15672", "http://***@h", "management page"),
+        ("https://h", "https://***", "management page"),
+        ("redis://u:p@h", "***", "must begin with amqp://, amqps:// or memory://"),
+        ("u:p@h", "***", "must begin with amqp://"),
+        ("h", "***", "must begin with amqp://"),
+        ("amqp:h", "***", "must begin with amqp://"),
+        ("memory", "***", "must begin with amqp://"),
+        ("memory:", "***", "must begin with amqp://"),
+        ("memory://h", "memory://***", "which memory:// doesn't"),
+        ("memory://u:p@h", "memory://***@h", "which memory:// doesn't"),
+        ("memory:///", "memory://***", "which memory:// doesn't"),
+        ("", "***", "is empty"),
+        (" ", "***", "is empty"),
+        ("amqp://h/#f", "amqp://***", "a second @, or a #"),
+        ("amqp://u:p#x@h", "amqp://***", "write @ as %40, # as %23"),
+        ("amqp://u:p@x@h", "amqp://***", "write @ as %40, # as %23"),
+        ("amqp://u:p/x@h", "amqp://***", "has a / or ? in user name or password"),
+        ("amqp://u:p?x@h", "amqp://***", "has a / or ? in user name or password"),
+        ("amqp://u:p@h h", "amqp://***", "white space"),
+        ("amqp://u:p\t@h", "amqp://***@h", "white space or control characters"),
+        ("amqp://u:p\ud800@h", "amqp://***@h", "white space or control characters"),
+        ("amqp://u:100%@h", "amqp://***@h", "a % without two hexadecimal digits"),
+        ("amqp://u:a%00b@h", "amqp://***@h", "or %00"),
+        ("amqp://u:%ff@h", "amqp://***@h", "%-escapes that are not UTF-8"),
+        ("amqp://h?heartbeat=5", "amqp://***", "set EVENTCOLLECTOR_HEARTBEAT instead"),
+        ("amqp://h?ssl_options=5", "amqp://***", "known are cacertfile, certfile"),
+        ("amqp://h?verify=verify_peer", "amqp://***", "for TLS only: write amqps://"),
+        ("amqps://h?verify=yes", "amqps://***", "write verify_peer or verify_none"),
+        ("amqps://h?verify", "amqps://***", "verify without a value"),
+        (
+            "amqps://h?cacertfile=no.pem",
+            "amqps://***",
+            "a cacertfile that is not there",
+        ),
+        (
+            "amqps://h?verify=verify_peer&verify=verify_none",
+            "amqps://***",
+            "has verify twice",
+        ),
+        ("amqps://h?connection_timeout=0", "amqps://***", "a number of milliseconds"),
+        ("amqps://h?connection_timeout=1.5", "amqps://***", "a number of milliseconds"),
+        (f"amqps://h?keyfile={__file__}", "amqps://***", "keyfile without certfile"),
+    ],
+)
+def test_a_bad_url_is_refused_with_the_cure(
+    text: str, shown: str, problem: str
+) -> None:
+    message = refusal(BROKER_URL=text)
+    assert message.startswith(f"{KEY} ({shown}) ")
+    assert problem in message
+
+
+def test_one_bad_url_of_several_is_named_by_its_place() -> None:
+    message = refusal(BROKER_URL=["amqp://a", "amqp://b:x"])
+    assert message.startswith(f"URL 2 of {KEY} (amqp://***) has a port")
+
+
+def test_a_semicolon_may_belong_to_a_password() -> None:
+    message = refusal(BROKER_URL=f"amqp://u:x;{SECRET}@h")
+    assert message.startswith(f"URL 1 of {KEY} (amqp://***) has a port")
+    assert message.endswith("; within a URL write ; as %3B")
+
+
+@pytest.mark.parametrize(
+    ("value", "part"),
+    [
+        (5, "is of type int: write a URL such as amqp://"),
+        ({"amqp://h": 1}, "is of type dict: write a URL such as amqp://"),
+        (b"amqp://h", "is of type bytes: write a URL such as amqp://"),
+        ([], "is an empty list: write a URL, or leave it out"),
+        ([5], "is of type int: write a URL as a str"),
+        ("memory://;amqp://h", "has memory:// among several URLs"),
+        (["amqp://h", "memory://"], "has memory:// among several URLs"),
+    ],
+)
+def test_what_is_no_url_is_refused(value: Any, part: str) -> None:
+    assert refusal(BROKER_URL=value).startswith(f"{KEY} {part}")
+
+
+# Characters that mean something in a URL, and a few that don't.
+odd = st.text("@:/?#[];,%& =\n\x00ü" + "ax1", max_size=6)
+endings = st.sampled_from(
+    [
+        "",
+        "/",
+        "/v",
+        "//",
+        ":x",
+        ":5672/",
+        "?heartbeat=1",
+        "#f",
+        ",b",
+        ";b",
+        "%",
+        " ",
+        "]",
+    ]
+)
+
+
+@quick
+@given(
+    scheme=st.sampled_from(
+        ["amqp://", "amqps://", "http://", "memory://", "amqp:", "AMQP://", "x://", ""]
+    ),
+    before=odd,
+    after=odd,
+    ending=endings,
+)
+@example(scheme="amqp://", before="x;amqp://", after="", ending="")
+@example(scheme="amqp://", before="x;", after="://", ending="")
+@example(scheme="amqp://", before="x@", after="/a/b;x", ending="")
+@example(scheme="amqp://", before="1;amqp://h?", after=";", ending="")
+@example(scheme="amqps://", before="1;amqps://h?keyfile=", after=";", ending="")
+@example(scheme="amqp://", before="[", after="", ending="")
+def test_no_error_shows_a_password(
+    scheme: str, before: str, after: str, ending: str
+) -> None:
+    text = f"{scheme}user:{before}{SECRET}{after}@host{ending}"
+    for value in (text, [text], ["amqp://a", text], f"{text};amqp://a"):
+        error = error_of(value)
+        assert SECRET not in str(error)
+        assert error is None or error.__suppress_context__
+
+
+def error_of(value: object) -> ConfigurationError | None:
+    try:
+        parse_broker_urls(value, KEY)
+    except ConfigurationError as error:
+        return error
+    return None
+
+
+@quick
+@given(st.text("amqps:/@;?#[]hx", max_size=12))
+def test_every_text_is_a_url_or_is_refused(text: str) -> None:
+    try:
+        urls = parse_broker_urls(text, KEY)
+    except ConfigurationError:
+        return
+    assert all(url.host for url in urls)
+
+
+def test_a_mask_hides_what_it_does_not_know() -> None:
+    assert mask_url(SECRET) == "***"
+    assert mask_url(f"{SECRET}://host") == "***"
+
+
+# Which broker
+
+
+REAL = "amqp://h"
+
+
+@pytest.mark.parametrize(
+    ("testing", "debug", "keys", "chosen"),
+    [
+        (False, False, {"BROKER_URL": REAL}, REAL),
+        (False, True, {"BROKER_URL": REAL}, REAL),
+        (False, False, {"BROKER_URL": "memory://"}, "memory://"),
+        (False, True, {}, "memory://"),
+        (True, False, {}, "memory://"),
+        (True, False, {"BROKER_URL": REAL}, "memory://"),
+        (True, True, {"BROKER_URL": REAL}, "memory://"),
+        (True, False, {"BROKER_URL": REAL, "TESTING_BROKER": True}, REAL),
+        (False, True, {"TESTING_BROKER": True}, "memory://"),
+    ],
+)
+def test_the_broker_is_chosen(
+    testing: bool, debug: bool, keys: Mapping[str, Any], chosen: str
+) -> None:
+    app = app_with(**keys)
+    config = Config.from_app(app)
+    app.testing, app.debug = testing, debug
+    assert choose_broker(config, app) == (parse(chosen),)
+
+
+def test_a_test_that_asks_for_a_real_broker_must_say_which() -> None:
+    app = flask.Flask(__name__)
+    app.testing = True
+    app.config["EVENTCOLLECTOR_TESTING_BROKER"] = True
+
+    with pytest.raises(ConfigurationError, match="BROKER_URL is not set"):
+        choose_broker(Config.from_app(app), app)
+
+
+def test_several_brokers_are_chosen_in_their_order() -> None:
+    app = app_with(BROKER_URL="amqp://b;amqp://a")
+    hosts = [url.host for url in choose_broker(Config.from_app(app), app)]
+    assert hosts == ["b", "a"]
+
+
+def test_without_a_url_production_is_told_both_choices() -> None:
+    app = app_with()
+    with pytest.raises(ConfigurationError) as caught:
+        choose_broker(Config.from_app(app), app)
+    message = str(caught.value)
+    assert message.startswith("EVENTCOLLECTOR_BROKER_URL is not set: write amqp://")
+    assert "or memory:// to keep events in this process" in message

@@ -1,0 +1,746 @@
+"""Encoding: what becomes of a payload, its names and its headers."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import enum
+import json
+import pathlib
+import uuid
+from collections import UserDict
+from collections.abc import Callable, Iterator
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal, localcontext
+from types import MappingProxyType
+from typing import Any
+
+import flask
+import pytest
+from flask.json.provider import JSONProvider
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from pika.data import decode_table, encode_table
+
+from flask_eventcollector.amqp_fields import MAX_TABLE_BYTES
+from flask_eventcollector.encoding import (
+    encode_event,
+    provider_default,
+)
+from flask_eventcollector.errors import EncodingError
+from flask_eventcollector.events import Event
+
+UTC = timezone.utc
+SECRET = "hunter2"
+
+# No deadline: a busy machine is no failure.
+quick = settings(deadline=None, max_examples=100)
+
+
+def encode(payload: Any = None, target_queue: Any = "orders", **options: Any) -> Event:
+    return encode_event(
+        payload, target_queue, **{"max_event_bytes": 1_000_000, **options}
+    )
+
+
+def refusal(payload: Any, **options: Any) -> str:
+    with pytest.raises(EncodingError) as caught:
+        encode(payload, **options)
+    return str(caught.value)
+
+
+def header_refusal(value: Any) -> tuple[type[Exception], str]:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        encode(headers={"a": value})
+    return caught.type, str(caught.value)
+
+
+@dataclasses.dataclass
+class Item:
+    sku: str
+    price: Decimal
+
+
+@dataclasses.dataclass
+class Order:
+    id: uuid.UUID
+    items: list[Item]
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+class Size(str, enum.Enum):
+    LARGE = "large"
+
+
+class Number(enum.IntEnum):
+    ONE = 1
+
+
+class Unknown:
+    """A type that neither JSON nor AMQP has."""
+
+    def __repr__(self) -> str:
+        return SECRET
+
+
+# The event
+
+
+def test_an_event_has_a_random_id_and_the_time_in_utc() -> None:
+    before = datetime.now(UTC)
+    event, other = encode(), encode()
+    assert uuid.UUID(event.id).version == 4
+    assert event.id != other.id
+    assert before <= event.enqueued_at <= datetime.now(UTC)
+    assert event.enqueued_at.tzinfo is UTC
+
+
+def test_an_event_keeps_where_it_goes() -> None:
+    event = encode(target_queue="orders.created", exchange="shop")
+    assert (event.target_queue, event.exchange) == ("orders.created", "shop")
+
+
+def test_the_default_exchange_is_the_nameless_one() -> None:
+    assert encode().exchange == ""
+
+
+def test_an_event_without_headers_counts_its_body() -> None:
+    assert encode([1, 2], headers=None).size == len(b"[1,2]")
+    assert encode([1, 2], headers={}).size == len(b"[1,2]")
+
+
+def test_an_event_counts_its_headers() -> None:
+    assert encode([1], headers={"a": 1}).size == len(b"[1]") + 4 + 2 + 5
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "part"),
+    [
+        ("", ValueError, "target_queue is empty"),
+        (None, TypeError, "target_queue is of type NoneType: pass a str"),
+        (b"orders", TypeError, "target_queue is of type bytes: pass a str"),
+        (7, TypeError, "target_queue is of type int: pass a str"),
+        ("q" * 256, ValueError, "target_queue takes 256 bytes in UTF-8"),
+        ("ü" * 128, ValueError, "target_queue takes 256 bytes in UTF-8"),
+        ("a\ud800", ValueError, "target_queue has a lone surrogate"),
+    ],
+)
+def test_a_bad_target_queue_is_named(name: Any, error: type, part: str) -> None:
+    with pytest.raises(error) as caught:
+        encode(target_queue=name)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "part"),
+    [
+        (None, TypeError, "exchange is of type NoneType: pass a str"),
+        (
+            "x" * 256,
+            ValueError,
+            "exchange takes 256 bytes in UTF-8, but AMQP allows 255",
+        ),
+        ("\udfff", ValueError, "exchange has a lone surrogate"),
+    ],
+)
+def test_a_bad_exchange_is_named(name: Any, error: type, part: str) -> None:
+    with pytest.raises(error) as caught:
+        encode(exchange=name)
+    assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["q" * 255, "ü" * 127])
+def test_a_name_may_have_255_bytes(name: str) -> None:
+    assert encode(target_queue=name, exchange=name).target_queue == name
+
+
+def test_an_enum_that_is_a_str_names_the_queue_by_its_value() -> None:
+    assert type(encode(target_queue=Size.LARGE).target_queue) is str
+    assert str(encode(target_queue=Size.LARGE).target_queue) == "large"
+
+
+# Payloads that can be sent
+
+plain_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@quick
+@given(plain_json)
+@example("\u2028 \x00 \N{GRINNING FACE}")
+def test_what_json_has_comes_back_as_it_was(payload: Any) -> None:
+    assert encode(payload).payload == payload
+
+
+def test_the_body_is_compact_utf_8() -> None:
+    assert (
+        encode({"name": "Zoë", "n": [1, 2]}).body == '{"name":"Zoë","n":[1,2]}'.encode()
+    )
+
+
+def test_later_changes_to_the_payload_change_nothing() -> None:
+    payload = {"items": [1]}
+    event = encode(payload)
+    payload["items"].append(2)
+    assert event.payload == {"items": [1]}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (datetime(2024, 5, 6, 7, 8, 9, 10), "2024-05-06T07:08:09.000010"),
+        (datetime(2024, 5, 6, tzinfo=UTC), "2024-05-06T00:00:00+00:00"),
+        (
+            datetime(2024, 5, 6, tzinfo=timezone(timedelta(hours=2))),
+            "2024-05-06T00:00:00+02:00",
+        ),
+        (date(2024, 5, 6), "2024-05-06"),
+        (time(7, 8), "07:08:00"),
+        (uuid.UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Decimal("1.10"), "1.10"),
+        (Size.LARGE, "large"),
+        (Number.ONE, 1),
+        ((1, 2), [1, 2]),
+        ({1: "a", None: "b", False: "c"}, {"1": "a", "null": "b", "false": "c"}),
+    ],
+)
+def test_known_types_become_plain(value: Any, text: Any) -> None:
+    assert encode({"it": value}).payload == {"it": text}
+
+
+def test_a_dataclass_becomes_an_object_all_the_way_down() -> None:
+    order = Order(uuid.UUID(int=1), [Item("a", Decimal("9.90"))])
+    assert encode(order).payload == {
+        "id": "00000000-0000-0000-0000-000000000001",
+        "items": [{"sku": "a", "price": "9.90"}],
+    }
+
+
+def test_other_types_are_offered_to_the_default() -> None:
+    payload = encode([Unknown()], default=lambda value: {"type": type(value).__name__})
+    assert payload.payload == [{"type": "Unknown"}]
+
+
+def test_what_the_default_returns_is_encoded_like_the_rest() -> None:
+    assert encode(Unknown(), default=lambda _: date(2024, 5, 6)).payload == "2024-05-06"
+
+
+def test_known_types_are_not_offered_to_the_default() -> None:
+    app = flask.Flask(__name__)
+    event = encode(date(2024, 5, 6), default=provider_default(app.json))
+    assert event.payload == "2024-05-06"
+
+
+# Payloads that can't
+
+
+def nested(depth: int) -> list[Any]:
+    outer: list[Any] = []
+    for _ in range(depth):
+        outer = [outer]
+    return outer
+
+
+def endless() -> list[Any]:
+    outer: list[Any] = []
+    outer.append({"again": outer})
+    return outer
+
+
+def type_id(value: Any) -> str:
+    # pytest's own would print an int that has too many digits.
+    return type(value).__name__
+
+
+BAD_VALUES: list[tuple[Any, str, str]] = [
+    ({1}, "of type set", "send a list, e.g. sorted(value)"),
+    (frozenset({1}), "of type frozenset", "send a list"),
+    (b"x", "of type bytes", "base64"),
+    (bytearray(b"x"), "of type bytearray", "base64"),
+    (float("nan"), "a float that is not a finite number", "send None"),
+    (float("-inf"), "a float that is not a finite number", "send None"),
+    (Decimal("NaN"), "of type decimal.Decimal", "not a finite number, send None"),
+    (Decimal("Infinity"), "of type decimal.Decimal", "send None"),
+    (1j, "of type complex", "send it as a string"),
+    (timedelta(1), "of type datetime.timedelta", "total_seconds()"),
+    (Colour.RED, f"of type {__name__}.Colour", "send value.value"),
+    (pathlib.PurePath("x"), "of type pathlib", "send str(value)"),
+    (Item, "of type type", "send an instance"),
+    (UserDict(a=1), "of type collections.UserDict", "send dict(value)"),
+    (range(3), "of type range", "send list(value)"),
+    (iter([1]), "of type list_iterator", "send list(value)"),
+    (Unknown(), f"of type {__name__}.Unknown", "default of app.json"),
+    (10**5000, "an int with too many digits", "hex(value)"),
+    ("a\ud800", "a str with a lone surrogate", "encode"),
+    ({(1, 2): 3}, "has a key of type tuple", "use str(key)"),
+    ({float("nan"): 3}, "has as a key a float", "send None"),
+    ({"a\ud800": 3}, "has as a key a str with a lone surrogate", "encode"),
+    ({10**5000: 3}, "has as a key an int with too many digits", "hex(value)"),
+]
+
+
+@pytest.mark.parametrize(("value", "what", "cure"), BAD_VALUES, ids=type_id)
+def test_a_bad_value_is_refused_with_its_place_and_cure(
+    value: Any, what: str, cure: str
+) -> None:
+    message = refusal({"items": [1, 2, 3, {"when": value}]})
+    assert message.startswith('payload["items"][3]["when"] ')
+    assert what in message
+    assert cure in message
+
+
+@pytest.mark.parametrize(("value", "what", "cure"), BAD_VALUES, ids=type_id)
+def test_the_first_bad_value_may_be_the_payload_itself(
+    value: Any, what: str, cure: str
+) -> None:
+    message = refusal(value)
+    assert message.startswith("payload ")
+    assert what in message
+    assert cure in message
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"),
+    [
+        ('say "hi"', r'["say \"hi\""]'),
+        ("größe", '["größe"]'),
+        ("line\n", r'["line\n"]'),
+        ("k" * 41, f'["{"k" * 40}…"]'),
+        (7, "[7]"),
+        (1.5, "[1.5]"),
+        (True, "[true]"),
+        (None, "[null]"),
+    ],
+)
+def test_a_key_is_shown_as_json_has_it(key: Any, shown: str) -> None:
+    assert refusal({key: {1}}).startswith(f"payload{shown} is of type set")
+
+
+def test_of_several_bad_values_the_first_is_named() -> None:
+    assert refusal([1, {"a": {1}, "b": {2}}, {3}]).startswith('payload[1]["a"] is')
+
+
+def test_a_place_inside_a_dataclass_is_named_by_its_field() -> None:
+    order = Order(uuid.UUID(int=1), [Item("a", Decimal("sNaN"))])
+    assert refusal(order).startswith('payload["items"][0]["price"] is of type')
+
+
+def test_the_original_exception_is_chained() -> None:
+    with pytest.raises(EncodingError) as caught:
+        encode({1})
+    assert isinstance(caught.value.__cause__, TypeError)
+
+
+def test_a_payload_that_contains_itself_is_refused() -> None:
+    message = refusal({"a": endless()})
+    assert message.startswith('payload["a"][0]["again"] is a list that contains itself')
+
+
+def test_the_same_list_twice_is_not_a_circle() -> None:
+    twice = [1]
+    assert encode([twice, twice]).payload == [[1], [1]]
+    assert refusal([twice, twice, {1}]).startswith("payload[2] is of type set")
+
+
+def test_a_payload_that_is_nested_too_deeply_is_refused() -> None:
+    message = refusal(nested(200_000))
+    assert message.startswith("payload[0][0]")
+    assert "…" in message
+    assert len(message) < 200
+    assert message.endswith("is nested too deeply: flatten it")
+
+
+def test_a_default_that_never_ends_is_refused() -> None:
+    assert "nested too deeply" in refusal(1j, default=lambda _: [Unknown()])
+
+
+def test_a_default_that_returns_what_it_got_is_refused() -> None:
+    assert "contains itself" in refusal(Unknown(), default=lambda value: value)
+
+
+def test_a_default_that_raises_is_refused_without_its_words() -> None:
+    def default(_value: object) -> None:
+        raise KeyError(SECRET)
+
+    message = refusal({"a": Unknown()}, default=default)
+    assert message.startswith('payload["a"] is of type')
+    assert "whose conversion raised KeyError: convert it" in message
+    assert SECRET not in message
+
+
+def test_a_dict_whose_own_code_raises_is_refused() -> None:
+    class Hostile(dict[str, Any]):
+        def items(self) -> Any:
+            raise LookupError(SECRET)
+
+    message = refusal(Hostile(a=1))
+    assert "Hostile can't be encoded (LookupError): make it of plain" in message
+    assert SECRET not in message
+
+
+def test_a_value_that_fails_only_once_is_refused_all_the_same() -> None:
+    answers: Iterator[Any] = iter([float("nan")])
+    message = refusal([Unknown()], default=lambda _: next(answers, "fine"))
+    assert message.startswith("payload of type list can't be encoded (")
+
+
+def test_what_is_no_error_is_not_caught() -> None:
+    def default(_value: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        encode(Unknown(), default=default)
+
+
+@quick
+@given(
+    st.lists(st.sampled_from(["a", "b", 0, 1]), max_size=4),
+    st.sampled_from([bad for bad, _, _ in BAD_VALUES if bad is not Item]),
+)
+def test_no_value_of_a_payload_is_in_a_message(steps: list[Any], bad: Any) -> None:
+    payload = bad
+    for step in steps:
+        if isinstance(step, str):
+            payload = {"secret": SECRET, step: payload, "z": SECRET}
+        else:
+            payload = [SECRET] * step + [payload, SECRET]
+    assert SECRET not in refusal(payload)
+
+
+def test_a_payload_over_the_limit_is_refused_with_both_sizes() -> None:
+    message = refusal("x" * 99, max_event_bytes=100)
+    assert "payload takes 101 bytes" in message
+    assert "EVENTCOLLECTOR_MAX_EVENT_BYTES is 100 bytes" in message
+    assert "send a reference" in message
+
+
+def test_the_limit_counts_bytes_and_may_be_reached() -> None:
+    assert len(encode("ü" * 49, max_event_bytes=100).body) == 100
+
+
+# The JSON provider
+
+
+def test_the_default_of_flasks_provider_is_used() -> None:
+    class Markup:
+        def __html__(self) -> str:
+            return "<b>"
+
+    app = flask.Flask(__name__)
+    assert encode(Markup(), default=provider_default(app.json)).payload == "<b>"
+
+
+def test_a_type_that_flasks_provider_does_not_know_is_refused() -> None:
+    app = flask.Flask(__name__)
+    message = refusal(Unknown(), default=provider_default(app.json))
+    assert "default of app.json" in message
+
+
+class Dumper(JSONProvider):
+    """A provider like those over orjson: it has ``dumps`` and no ``default``."""
+
+    def dumps(self, obj: Any, **_: Any) -> str:
+        return json.dumps(obj, default=lambda _: ["known"])
+
+    def loads(self, s: str | bytes, **_: Any) -> Any:
+        raise NotImplementedError
+
+
+def test_a_provider_without_a_default_encodes_what_is_unknown() -> None:
+    provider = Dumper(flask.Flask(__name__))
+    assert encode([Unknown()], default=provider_default(provider)).payload == [
+        ["known"]
+    ]
+
+
+# Headers that can be sent
+
+amqp_decimals = st.builds(
+    lambda number, scale: Decimal(f"{number}E-{scale}"),
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(0, 255),
+)
+amqp_times = st.datetimes(
+    datetime(1970, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))]),
+)
+amqp_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.integers(-(2**31) - 2, 2**31 + 2)
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+    | amqp_decimals
+    | amqp_times,
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=10), inner, max_size=4)
+    ),
+    max_leaves=10,
+)
+
+
+def received_headers(event: Event) -> Any:
+    pieces: list[bytes] = []
+    encode_table(pieces, dict(event.headers))
+    return aware(decode_table(b"".join(pieces), 0)[0])
+
+
+def aware(value: Any) -> Any:
+    """With a time zone, which pika 1.3 leaves out."""
+    if isinstance(value, dict):
+        return {key: aware(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [aware(item) for item in value]
+    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+
+
+RESERVED = ("CC", "BCC", "x-possible-duplicate")
+header_names = st.text(max_size=20).filter(lambda name: name not in RESERVED)
+any_number = st.decimals() | st.integers() | st.datetimes(timezones=st.just(UTC))
+
+
+@quick
+@given(st.dictionaries(header_names, amqp_values, max_size=4))
+def test_headers_that_amqp_holds_arrive_as_the_event_has_them(
+    headers: dict[str, Any],
+) -> None:
+    event = encode(headers=headers)
+    assert received_headers(event) == event.headers
+
+
+@quick
+@given(st.dictionaries(header_names, amqp_values, min_size=1, max_size=4))
+def test_headers_count_as_many_bytes_as_pika_makes_of_them(
+    headers: dict[str, Any],
+) -> None:
+    event = encode(headers=headers)
+    assert event.size - len(event.body) == encode_table([], dict(event.headers))
+
+
+@quick
+@given(any_number)
+@example(Decimal("1.0000000000000000000000000000000000001"))
+@example(Decimal("1E+999999"))
+@example(Decimal("0E-999"))
+@example(Decimal("2147483648"))
+@example(datetime(1969, 12, 31, 23, 59, 59, 999999, UTC))
+def test_a_header_is_sent_as_it_is_or_refused(value: Any) -> None:
+    try:
+        event = encode(headers={"a": value})
+    except ValueError:
+        return
+    if isinstance(value, datetime):
+        value = value.replace(microsecond=0)
+    assert received_headers(event)["a"] == value
+
+
+def test_a_decimal_does_not_depend_on_the_threads_precision() -> None:
+    with localcontext() as context:
+        context.prec = 3
+        event = encode(headers={"a": Decimal("12345.67")})
+    assert event.headers["a"] == Decimal("12345.67")
+
+
+def test_zeros_at_the_end_of_a_decimal_take_no_room() -> None:
+    event = encode(headers={"a": Decimal("1.10000000000000000000")})
+    assert event.headers["a"] == Decimal("1.1")
+
+
+def test_a_bool_stays_a_bool() -> None:
+    assert encode(headers={"a": True}).headers["a"] is True
+
+
+def test_enums_that_are_str_or_int_become_plain() -> None:
+    headers = encode(headers={"size": Size.LARGE, "n": Number.ONE}).headers
+    assert (type(headers["size"]), type(headers["n"])) == (str, int)
+    assert headers == {"size": "large", "n": 1}
+
+
+def test_any_mapping_will_do() -> None:
+    event = encode(headers=MappingProxyType({"a": UserDict(b=1)}))
+    assert event.headers == {"a": {"b": 1}}
+    assert type(event.headers["a"]) is dict
+
+
+def test_later_changes_to_the_headers_change_nothing() -> None:
+    headers: dict[str, Any] = {"a": [1, {"b": [2]}]}
+    event = encode(headers=headers)
+    headers["a"][1]["b"].append(3)
+    headers["c"] = 4
+    assert event.headers == {"a": [1, {"b": [2]}]}
+
+
+def test_the_headers_of_an_event_can_not_be_set() -> None:
+    event = encode(headers={"a": 1})
+    with pytest.raises(TypeError):
+        event.headers["a"] = 2  # type: ignore[index]
+
+
+# Headers that can't
+
+
+@pytest.mark.parametrize(
+    ("value", "what", "cure"),
+    [
+        (1.5, "of type float", "send it as a string"),
+        (float("nan"), "of type float", "send it as a string"),
+        ({1}, "of type set", "send a list"),
+        (bytearray(b"x"), "of type bytearray", "send bytes(value)"),
+        (date(2024, 5, 6), "of type datetime.date", "send value.isoformat()"),
+        (time(1), "of type datetime.time", "send value.isoformat()"),
+        (timedelta(1), "of type datetime.timedelta", "total_seconds()"),
+        (Colour.RED, f"of type {__name__}.Colour", "send value.value"),
+        (uuid.UUID(int=1), "of type uuid.UUID", "send it as a string"),
+        (Unknown(), f"of type {__name__}.Unknown", "send it as a string"),
+    ],
+)
+def test_a_header_of_a_wrong_type_is_named(value: Any, what: str, cure: str) -> None:
+    error, message = header_refusal([0, {"b": value}])
+    assert error is TypeError
+    assert message.startswith(f'headers["a"][1]["b"] is {what}')
+    assert cure in message
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        (2**63, "an int of more than 64 bits: send it as a string"),
+        (-(2**63) - 1, "an int of more than 64 bits: send it as a string"),
+        (Decimal("NaN"), "not a finite number: send None"),
+        (Decimal("-Infinity"), "not a finite number: send None"),
+        (Decimal(2**31), "a Decimal that AMQP's 32 bits can't hold"),
+        (Decimal("1E-256"), "a Decimal that AMQP's 32 bits can't hold"),
+        (Decimal("1E+10"), "a Decimal that AMQP's 32 bits can't hold"),
+        (Decimal("12345678901"), "a Decimal that AMQP's 32 bits can't hold"),
+        (datetime(2024, 5, 6), "a datetime without a time zone: add one"),
+        (datetime(1969, 12, 31, tzinfo=UTC), "outside the years 1970 to 9999"),
+        (
+            datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
+            "outside the years 1970 to 9999",
+        ),
+    ],
+)
+def test_a_header_value_that_does_not_fit_is_named(value: Any, what: str) -> None:
+    error, message = header_refusal([value])
+    assert error is ValueError
+    assert message.startswith(f'headers["a"][0] is {what}')
+
+
+def test_a_header_with_a_lone_surrogate_is_named() -> None:
+    error, message = header_refusal("\ud800")
+    assert error is ValueError
+    assert message.startswith('headers["a"] has a lone surrogate')
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "part"),
+    [
+        (1, TypeError, "a key of headers is of type int: pass a str"),
+        (b"a", TypeError, "a key of headers is of type bytes: pass a str"),
+        ("ü" * 128, ValueError, "a key of headers takes 256 bytes in UTF-8"),
+        ("\ud800", ValueError, "a key of headers has a lone surrogate"),
+    ],
+)
+def test_a_bad_header_key_is_named(key: Any, error: type, part: str) -> None:
+    with pytest.raises(error) as caught:
+        encode(headers={key: 1})
+    assert str(caught.value).startswith(part)
+
+
+def test_a_bad_key_further_in_is_named_with_its_place() -> None:
+    error, message = header_refusal({1: 2})
+    assert error is TypeError
+    assert message.startswith('a key of headers["a"] is of type int')
+
+
+@pytest.mark.parametrize("headers", [[("a", 1)], "a", 5])
+def test_headers_that_are_no_mapping_are_refused(headers: Any) -> None:
+    with pytest.raises(TypeError, match=r"^headers is of type \w+: pass a dict"):
+        encode(headers=headers)
+
+
+@pytest.mark.parametrize("key", RESERVED)
+def test_a_reserved_header_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf'^headers\["{key}"\] is reserved: '):
+        encode(headers={"a": 1, key: ["other"]})
+
+
+def test_a_reserved_name_further_in_is_only_a_name() -> None:
+    assert encode(headers={"a": {"CC": 1}}).headers == {"a": {"CC": 1}}
+
+
+def list_in_itself() -> Any:
+    outer: list[Any] = []
+    outer.append(outer)
+    return outer
+
+
+def dict_in_itself() -> Any:
+    outer: dict[str, Any] = {}
+    outer["again"] = outer
+    return outer
+
+
+@pytest.mark.parametrize("make", [list_in_itself, dict_in_itself])
+def test_headers_that_contain_themselves_are_refused(make: Callable[[], Any]) -> None:
+    error, message = header_refusal(make())
+    assert error is ValueError
+    assert "nested more than 32 deep, perhaps in itself: flatten it" in message
+
+
+def test_headers_over_64_kib_are_refused_with_both_sizes() -> None:
+    error, message = header_refusal("x" * MAX_TABLE_BYTES)
+    assert error is ValueError
+    assert "headers takes at least 65547 bytes encoded" in message
+    assert "the limit is 65536 bytes: move the data into the payload" in message
+
+
+def test_headers_may_reach_64_kib() -> None:
+    event = encode(headers={"a": "x" * (MAX_TABLE_BYTES - 11)})
+    assert event.size - len(event.body) == MAX_TABLE_BYTES
+
+
+def test_small_headers_that_unfold_without_end_are_refused_at_once() -> None:
+    value: Any = []
+    for _ in range(30):
+        value = [value, value, value]
+    error, message = header_refusal(value)
+    assert error is ValueError
+    assert "at least" in message
+
+
+def test_a_refused_event_says_nothing_of_its_values() -> None:
+    for value in (Unknown(), {Unknown()}, f"{SECRET}\ud800", [SECRET, 1.5]):
+        _, message = header_refusal(value)
+        assert SECRET not in message
+
+
+def test_bytes_can_be_sent_as_the_cure_says() -> None:
+    cured = base64.b64encode(b"x").decode()
+    assert encode(cured).payload == cured
+
+
+def items(values: list[Any]) -> Iterator[Any]:
+    yield from values
+
+
+def test_a_generator_can_be_sent_as_the_cure_says() -> None:
+    assert "send list(value)" in refusal(items([1]))
+    assert encode(list(items([1]))).payload == [1]

@@ -1,0 +1,180 @@
+"""The daemon thread that does what no caller waits for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from flask_eventcollector.flusher import TICK, Flusher
+from tests.helpers import DEADLINE
+
+
+class Work:
+    """Counts the rounds; each may do something of the test's."""
+
+    def __init__(self, act: Callable[[], float] = lambda: TICK) -> None:
+        self._act = act
+        self.rounds = 0
+        self.left = 0
+        self.threads: set[threading.Thread] = set()
+        self._changed = threading.Condition()
+        self.flusher = Flusher(self._tend, self._leave, "the-flusher")
+
+    def _tend(self) -> float:
+        with self._changed:
+            self.rounds += 1
+            self.threads.add(threading.current_thread())
+            self._changed.notify_all()
+        return self._act()
+
+    def _leave(self) -> None:
+        with self._changed:
+            self.left += 1
+            self._changed.notify_all()
+
+    def wait_for_rounds(self, number: int) -> None:
+        self._wait_for(lambda: self.rounds >= number)
+
+    def wait_for_the_end(self) -> None:
+        self._wait_for(lambda: self.left > 0)
+
+    def _wait_for(self, condition: Callable[[], bool]) -> None:
+        with self._changed:
+            assert self._changed.wait_for(condition, DEADLINE)
+
+
+def never() -> float:
+    return float("inf")
+
+
+@pytest.fixture
+def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no round come by itself in the time of a test."""
+    monkeypatch.setattr("flask_eventcollector.flusher.TICK", 10 * DEADLINE)
+
+
+def test_it_begins_with_a_round_at_once() -> None:
+    work = Work()
+    work.flusher.start()
+    work.wait_for_rounds(1)
+    assert work.flusher.stop(DEADLINE)
+
+
+def test_a_second_start_does_nothing() -> None:
+    work = Work()
+    work.flusher.start()
+    work.flusher.start()
+    work.wait_for_rounds(1)
+    assert work.flusher.stop(DEADLINE)
+    assert len(work.threads) == 1
+
+
+def test_its_thread_is_named_and_daemonic() -> None:
+    work = Work()
+    work.flusher.start()
+    work.wait_for_rounds(1)
+    (thread,) = work.threads
+    assert (thread.name, thread.daemon) == ("the-flusher", True)
+    assert work.flusher.stop(DEADLINE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.usefixtures("no_tick")
+def test_a_round_comes_when_it_is_woken() -> None:
+    work = Work(never)
+    work.flusher.start()
+    for number in range(1, 10):
+        work.wait_for_rounds(number)
+        work.flusher.wake()
+    assert work.flusher.stop(DEADLINE)
+
+
+def test_a_round_comes_when_it_is_due() -> None:
+    work = Work(lambda: 0.0)
+    work.flusher.start()
+    work.wait_for_rounds(5)
+    assert work.flusher.stop(DEADLINE)
+
+
+def test_a_round_comes_once_a_tick_even_if_nothing_is_ever_due() -> None:
+    work = Work(never)
+    work.flusher.start()
+    work.wait_for_rounds(2)
+    assert work.flusher.stop(DEADLINE)
+
+
+@pytest.mark.usefixtures("no_tick")
+def test_a_wake_during_a_round_asks_for_another() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold() -> float:
+        entered.set()
+        go_on.wait(DEADLINE)
+        return never()
+
+    work = Work(hold)
+    work.flusher.start()
+    assert entered.wait(DEADLINE)
+    work.flusher.wake()
+    go_on.set()
+    work.wait_for_rounds(2)
+    assert work.flusher.stop(DEADLINE)
+
+
+def test_a_failing_round_is_logged_and_does_not_end_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    work = Work(lambda: [][0])
+    with caplog.at_level(logging.ERROR, "flask_eventcollector"):
+        work.flusher.start()
+        work.wait_for_rounds(2)
+        assert work.flusher.stop(DEADLINE)
+    assert "The flusher failed; it goes on" in caplog.text
+
+
+def test_it_leaves_once_after_its_last_round() -> None:
+    work = Work()
+    work.flusher.start()
+    work.wait_for_rounds(1)
+    assert work.flusher.stop(DEADLINE)
+    assert work.flusher.stop(DEADLINE)
+    assert work.left == 1
+
+
+def test_stopping_waits_no_longer_than_it_says() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def hold() -> float:
+        entered.set()
+        go_on.wait(DEADLINE)
+        return TICK
+
+    work = Work(hold)
+    work.flusher.start()
+    assert entered.wait(DEADLINE)
+    assert not work.flusher.stop(0.01)
+    go_on.set()
+    assert work.flusher.stop(DEADLINE)
+
+
+def test_it_can_be_stopped_before_it_has_started() -> None:
+    work = Work()
+    assert work.flusher.stop(0)
+
+
+def test_it_can_be_told_to_stop_soon_without_waiting() -> None:
+    work = Work()
+    work.flusher.start()
+    work.wait_for_rounds(1)
+    work.flusher.stop_soon()
+    work.wait_for_the_end()
+
+
+def test_it_can_stop_itself() -> None:
+    work = Work(lambda: float(work.flusher.stop(DEADLINE)))
+    work.flusher.start()
+    work.wait_for_the_end()
+    assert work.rounds == 1

@@ -1,0 +1,582 @@
+"""Processes: a forked child starts empty, and the end of a process loses no count."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from flask_eventcollector import PublishResult, Stats
+from tests.helpers import DEADLINE, Shop, books, open_shop
+
+ROOT = Path(__file__).parents[1]
+
+# Newer Pythons warn of each fork beside threads; that it goes well is the point here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with open_shop() as shop:
+        yield shop
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Fork, run *work* in the child, and return what it returned there."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _report(work, writer)
+    os.close(writer)
+    try:
+        answer = json.loads(_read(reader))
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert "error" not in answer, answer["error"]
+    return answer["result"]
+
+
+def _report(work: Callable[[], Any], writer: int) -> None:
+    try:
+        answer = {"result": work()}
+    except BaseException as error:
+        answer = {"error": repr(error)}
+    os.write(writer, json.dumps(answer).encode())
+    os._exit(0)
+
+
+def _read(reader: int) -> bytes:
+    said = b""
+    deadline = time.monotonic() + DEADLINE
+    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(reader, 65536)
+        if not part:
+            return said
+        said += part
+    raise AssertionError("the child did not answer")
+
+
+def enqueue_and_publish(shop: Shop, *payloads: Any) -> int:
+    shop.enqueue(*payloads)
+    return shop.events.publish(timeout=DEADLINE).confirmed
+
+
+# A forked child.
+
+
+def test_a_child_starts_empty_and_the_parent_keeps_its_own(shop: Shop) -> None:
+    shop.enqueue("collected")
+    shop.broker.go_down()
+    with shop.events.auto_publish():
+        shop.enqueue("retained")
+
+    def look() -> list[Any]:
+        return [
+            shop.events.stats() == Stats(),
+            len(shop.events.events_to_publish),
+            shop.events.clear_events_to_publish(),
+            shop.events.publish() == PublishResult(),
+            shop.sent(),
+            shop.books(),
+        ]
+
+    assert in_child(look) == [True, 0, 0, True, [], {}]
+    assert shop.books() == {"collected": 1, "retained": 1}
+    shop.broker.come_up()
+    assert shop.events.publish() == PublishResult(confirmed=1)
+    assert shop.sent() == ["retained", "collected"]
+
+
+def test_a_child_publishes_its_own_events(shop: Shop) -> None:
+    shop.enqueue("parent")
+
+    def work() -> list[Any]:
+        enqueue_and_publish(shop, "child")
+        return [shop.sent(), shop.books()]
+
+    assert in_child(work) == [["child"], {"confirmed": 1}]
+    assert shop.books() == {"collected": 1}
+
+
+def test_a_child_has_a_flusher_of_its_own(shop: Shop) -> None:
+    enqueue_and_publish(shop, "parent")
+
+    def work() -> list[Any]:
+        before = len(threading.enumerate())
+        shop.enqueue("child")
+        shop.broker.go_down()
+        shop.events.publish()
+        shop.broker.come_up()
+        return [before, len(threading.enumerate()), shop.books()]
+
+    assert in_child(work) == [1, 2, {"confirmed": 1}]
+
+
+def test_a_threads_collector_that_the_parent_made_is_empty_in_the_child(
+    shop: Shop,
+) -> None:
+    own = shop.events.thread_singleton_instance()
+    own.enqueue_event("parent", "q")
+
+    def work() -> list[Any]:
+        own.enqueue_event("child", "q")
+        shop.enqueue("child too")
+        return [own.publish().confirmed, shop.sent(), shop.books()]
+
+    assert in_child(work) == [2, ["child", "child too"], {"confirmed": 2}]
+    assert own.publish() == PublishResult(confirmed=1)
+    assert shop.sent() == ["parent"]
+    assert shop.books() == {"confirmed": 1}
+
+
+def test_a_collector_that_the_parent_made_has_nothing_to_discard_in_the_child(
+    shop: Shop,
+) -> None:
+    own = shop.events.thread_singleton_instance()
+    own.enqueue_event("parent", "q")
+
+    def work() -> list[Any]:
+        seen = list(own.events_to_publish)
+        return [seen, own.clear_events_to_publish(), shop.books()]
+
+    assert in_child(work) == [[], 0, {}]
+    assert shop.books() == {"collected": 1}
+
+
+def test_a_block_entered_before_the_fork_works_on_both_sides(shop: Shop) -> None:
+    block = shop.events.auto_publish()
+    collector = block.__enter__()
+    shop.enqueue("parent")
+
+    def work() -> list[Any]:
+        shop.enqueue("child")
+        collector.enqueue_event("child too", "q")
+        block.__exit__(None, None, None)
+        return [shop.sent(), shop.books()]
+
+    assert in_child(work) == [["child", "child too"], {"confirmed": 2}]
+    block.__exit__(None, None, None)
+    assert shop.sent() == ["parent"]
+    assert shop.books() == {"confirmed": 1}
+
+
+def test_a_request_begun_before_the_fork_works_on_both_sides(shop: Shop) -> None:
+    seen: list[Any] = []
+    context = shop.test_request_context()
+    context.push()
+    shop.enqueue("parent")
+
+    def work() -> list[Any]:
+        shop.enqueue("child")
+        context.pop()
+        return [shop.sent(), shop.books()]
+
+    seen = in_child(work)
+    context.pop()
+
+    assert seen == [["child"], {"confirmed": 1}]
+    assert shop.sent() == ["parent"]
+    assert shop.books() == {"confirmed": 1}
+
+
+def test_a_child_serves_requests(shop: Shop) -> None:
+    @shop.get("/<int:status>")
+    def view(status: int) -> tuple[str, int]:
+        shop.enqueue(status)
+        return "body", status
+
+    client = shop.test_client()
+    client.get("/200")
+
+    def work() -> dict[str, int]:
+        client.get("/200")
+        client.get("/500")
+        return shop.books()
+
+    assert in_child(work) == {"confirmed": 1, "discarded": 1}
+    assert shop.books() == {"confirmed": 1}
+
+
+def test_a_childs_child_starts_empty_too(shop: Shop) -> None:
+    shop.enqueue("parent")
+
+    def work() -> Any:
+        shop.enqueue("child")
+        grandchild = in_child(lambda: enqueue_and_publish(shop, "a", "b"))
+        return [grandchild, shop.books()]
+
+    assert in_child(work) == [2, {"collected": 1}]
+    assert shop.books() == {"collected": 1}
+
+
+def test_a_child_is_known_by_its_process_id_alone(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # uWSGI forks without Python's own hooks.
+    shop.enqueue("parent")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: -1)
+        assert shop.events.stats() == Stats()
+        assert enqueue_and_publish(shop, "child") == 1
+        shop.events.close(0)
+
+    assert shop.books() == {"collected": 1}
+
+
+def test_a_fork_in_the_middle_of_other_threads_work_harms_nobody(shop: Shop) -> None:
+    stop = threading.Event()
+
+    def load() -> None:
+        while not stop.is_set():
+            enqueue_and_publish(shop, *range(20))
+
+    threads = [threading.Thread(target=load) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        answers = [in_child(lambda: enqueue_and_publish(shop, "a")) for _ in range(10)]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(DEADLINE)
+
+    assert answers == [1] * 10
+    assert shop.books().keys() == {"confirmed"}
+
+
+def test_close_in_a_child_leaves_the_parent_open(shop: Shop) -> None:
+    enqueue_and_publish(shop, "parent")
+
+    def work() -> list[Any]:
+        enqueue_and_publish(shop, "child")
+        return [shop.events.close(DEADLINE), shop.books()]
+
+    assert in_child(work) == [True, {"confirmed": 1}]
+    assert enqueue_and_publish(shop, "parent again") == 1
+
+
+# The end of a process.
+
+
+def run_script(tmp_path: Path, body: str) -> subprocess.CompletedProcess[str]:
+    """Run *body* after a prologue, in a process of its own.
+
+    The last line of its output says how many seconds it took to end.
+    """
+    script = tmp_path / "script.py"
+    script.write_text(PROLOGUE + dedent(body) + "ended = time.monotonic()\n")
+    return subprocess.run(
+        [sys.executable, "-W", "error", script],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE,
+        check=False,
+    )
+
+
+PROLOGUE = """
+import atexit, os, sys, threading, time
+
+ended = time.monotonic()
+
+
+@atexit.register  # Registered first, so it runs last.
+def tell_how_long_the_end_took():
+    print(time.monotonic() - ended, flush=True)
+
+
+from tests.helpers import Shop
+
+"""
+
+
+def seconds_to_end(done: subprocess.CompletedProcess[str]) -> float:
+    return float(done.stdout.splitlines()[-1])
+
+
+def test_a_script_that_publishes_and_ends_says_nothing(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop()
+        shop.enqueue("a")
+        assert shop.events.publish(timeout=30).complete
+        """,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_script_that_never_publishes_is_told_how_many_events_are_lost(
+    tmp_path: Path,
+) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop()
+        shop.enqueue("secret", "b")
+        shop.enqueue("c", queue="other")
+        """,
+    )
+
+    assert done.returncode == 0
+    assert "2 event(s) for q were discarded: it was never published." in done.stderr
+    assert "1 event(s) for other were discarded" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_what_other_threads_have_collected_is_counted_at_the_end(
+    tmp_path: Path,
+) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop()
+        enqueued = threading.Event()
+
+        def work():
+            shop.enqueue("a")
+            enqueued.set()
+            threading.Event().wait()
+
+        threading.Thread(target=work, daemon=True).start()
+        assert enqueued.wait(20)
+        """,
+    )
+
+    assert "1 event(s) for q were discarded: it was never published." in done.stderr
+
+
+def test_with_the_broker_down_the_end_is_prompt_and_the_loss_is_counted(
+    tmp_path: Path,
+) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop(SHUTDOWN_TIMEOUT=60)
+        shop.broker.go_down()
+        shop.enqueue("a", "b", "c")
+        shop.events.publish()
+        """,
+    )
+
+    assert done.returncode == 0
+    assert "3 event(s) for q were dropped: the process ended" in done.stderr
+    assert seconds_to_end(done) < DEADLINE
+
+
+def test_with_a_broker_that_cannot_be_reached_the_end_is_prompt(
+    tmp_path: Path,
+) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        # Nobody listens on port 1.
+        url = "amqp://user:secret@127.0.0.1:1/"
+        shop = Shop(BROKER_URL=url, TESTING_BROKER=True, SHUTDOWN_TIMEOUT=10)
+        shop.enqueue("a", "b", "c")
+        shop.events.publish()
+        """,
+    )
+
+    assert done.returncode == 0
+    assert "3 event(s) for q were dropped: the process ended" in done.stderr
+    assert "secret" not in done.stderr
+    assert seconds_to_end(done) < 11
+
+
+def test_what_is_under_way_has_the_shutdown_timeout_to_finish(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop(CONFIRM_TIMEOUT=0, SHUTDOWN_TIMEOUT=0.5)
+        shop.silence()
+        shop.enqueue("a")
+        assert shop.events.publish().in_flight == 1
+        """,
+    )
+
+    assert "1 event(s) for q were dropped: the process ended" in done.stderr
+    assert 0.4 < seconds_to_end(done) < DEADLINE
+
+
+def test_all_apps_share_one_shutdown_timeout(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shops = [Shop(CONFIRM_TIMEOUT=0, SHUTDOWN_TIMEOUT=1) for _ in range(8)]
+        for shop in shops:
+            shop.silence()
+            shop.enqueue("a")
+            shop.events.publish()
+        """,
+    )
+
+    assert done.stderr.count("were dropped: the process ended") == 8
+    assert seconds_to_end(done) < 6
+
+
+def test_receivers_hear_of_what_is_lost_at_the_end(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        import flask
+        from flask_eventcollector import events_dropped, events_discarded
+
+        def receive(sender, events, reason, **extra):
+            print(flask.current_app.name, len(events), reason)
+            if "ended" in reason:
+                shop.enqueue("too late")
+
+        shop = Shop()
+        events_dropped.connect(receive)
+        events_discarded.connect(receive)
+        shop.broker.go_down()
+        shop.enqueue("a")
+        shop.events.publish()
+        shop.enqueue("b", "c")
+        """,
+    )
+
+    assert "shop 2 it was never published" in done.stdout
+    assert "shop 1 the process ended" in done.stdout
+    assert seconds_to_end(done) < DEADLINE
+
+
+def test_the_exit_code_stays_what_it_was(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop()
+        shop.enqueue("a")
+        sys.exit(3)
+        """,
+    )
+
+    assert done.returncode == 3
+
+
+def test_a_script_that_fails_is_told_how_many_events_are_lost(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop()
+        shop.enqueue("a")
+        raise ValueError("no")
+        """,
+    )
+
+    assert done.returncode == 1
+    assert "1 event(s) for q were discarded" in done.stderr
+
+
+def test_a_child_that_ends_tells_of_its_own_events_only(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop()
+        shop.enqueue("parent")
+        child = os.fork()
+        if child == 0:
+            shop.enqueue("a", "b", queue="child")
+            sys.exit()
+        assert os.waitpid(child, 0)[1] == 0
+        shop.events.publish()
+        """,
+    )
+
+    assert done.returncode == 0
+    assert "2 event(s) for child were discarded" in done.stderr
+    assert "for q" not in done.stderr
+
+
+# An app that is thrown away.
+
+
+def threads_of(name: str) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if name in thread.name]
+
+
+def use_and_throw_away(use: Callable[[Shop], None], name: str) -> weakref.ref[Shop]:
+    shop = Shop(name=name)
+    use(shop)
+    reference = weakref.ref(shop)
+    del shop
+    gc.collect()
+    return reference
+
+
+def test_an_app_that_was_never_used_is_collected() -> None:
+    assert use_and_throw_away(lambda shop: None, "unused")() is None
+
+
+def test_an_app_that_is_thrown_away_is_collected_and_its_threads_end() -> None:
+    threads: list[threading.Thread] = []
+
+    def use(shop: Shop) -> None:
+        enqueue_and_publish(shop, "a")
+        threads.extend(threads_of("thrown-away"))
+
+    app = use_and_throw_away(use, "thrown-away")
+
+    assert app() is None
+    assert len(threads) == 1
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert threads_of("thrown-away") == []
+
+
+def test_an_app_that_has_served_requests_is_collected() -> None:
+    def use(shop: Shop) -> None:
+        @shop.get("/<int:status>")
+        def view(status: int) -> tuple[str, int]:
+            shop.enqueue("a")
+            return "body", status
+
+        with shop.test_client() as client:
+            client.get("/200")
+            client.get("/500")
+
+    assert use_and_throw_away(use, "served")() is None
+
+
+@pytest.mark.parametrize("where", ["collected", "retained"])
+def test_what_an_app_held_when_it_was_thrown_away_is_counted_in_the_log(
+    where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def use(shop: Shop) -> None:
+        shop.broker.go_down()
+        shop.enqueue("a", "b")
+        if where == "retained":
+            shop.events.publish()
+
+    assert use_and_throw_away(use, where)() is None
+    for thread in threads_of(where):
+        thread.join(DEADLINE)
+
+    word = "dropped" if where == "retained" else "discarded"
+    assert f"2 event(s) for q were {word}" in caplog.text
+
+
+def test_one_app_that_is_thrown_away_leaves_the_others_alone() -> None:
+    with open_shop() as shop:
+        use_and_throw_away(lambda other: other.enqueue("a"), "other")
+
+        assert enqueue_and_publish(shop, "a") == 1
+        assert books(shop.events) == {"confirmed": 1}

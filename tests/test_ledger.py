@@ -1,0 +1,1214 @@
+"""Each event's state, changed in one place, and what follows from it."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flask_eventcollector import books as books_module
+from flask_eventcollector import lanes, ledger
+from flask_eventcollector.entries import Entry, Settlement, State, Waiter
+from flask_eventcollector.events import BrokerState, Outcome, PublishResult
+from flask_eventcollector.ledger import MAX_IN_FLIGHT_BYTES, Ledger
+from tests.helpers import DEADLINE
+from tests.parts import (
+    DELAY,
+    Desk,
+    books,
+    drain,
+    interruptions,
+    letters,
+    limits,
+    make_event,
+    thread,
+    told,
+)
+
+REFUSALS = [Outcome.NACKED, Outcome.RETURNED]
+AWAY = [BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.CLOSED]
+HOPEFUL = [BrokerState.IDLE, BrokerState.CONNECTING, BrokerState.READY]
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+# Collecting
+
+
+def test_an_event_is_collected_first(desk: Desk) -> None:
+    entries = desk.collect("a")
+    assert letters(entries) == "a"
+    assert desk.books() == {"collected": 1}
+
+
+def test_what_is_discarded_is_counted_and_told(desk: Desk) -> None:
+    entries = desk.collect("ab")
+    news = desk.ledger.discard(entries, "cleared")
+    assert told(news) == [("events_discarded", "a"), ("events_discarded", "b")]
+    assert {item.reason for item in news} == {"cleared"}
+    assert (entries, desk.books()) == ([], {"discarded": 2})
+
+
+def test_discarding_again_discards_nothing(desk: Desk) -> None:
+    entries = desk.collect("a")
+    copy = list(entries)
+    desk.ledger.discard(entries, "cleared")
+    assert desk.ledger.discard(copy, "cleared") == []
+
+
+def test_what_was_handed_over_is_not_discarded(desk: Desk) -> None:
+    entries = desk.collect("a")
+    copy = list(entries)
+    desk.ledger.hand_over(entries)
+    assert desk.ledger.discard(copy, "too late") == []
+    assert desk.books() == {"retained": 1}
+
+
+def test_what_an_abandoned_collector_held_is_discarded(desk: Desk) -> None:
+    desk.ledger.abandoned.append(desk.collect("ab"))
+    news = desk.ledger.discard_abandoned()
+    assert told(news) == [("events_discarded", "a"), ("events_discarded", "b")]
+    assert desk.ledger.discard_abandoned() == []
+
+
+def test_all_that_no_collector_handed_over_can_be_discarded(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.collect("b")
+    news = desk.ledger.discard_collected("the end")
+    assert told(news) == [("events_discarded", "b")]
+    assert desk.books() == {"retained": 1, "discarded": 1}
+
+
+def test_a_hand_over_empties_the_collector(desk: Desk) -> None:
+    entries = desk.collect("ab")
+    desk.ledger.hand_over(entries)
+    assert (entries, desk.books()) == ([], {"retained": 2})
+
+
+def test_a_second_hand_over_of_the_same_events_does_nothing(desk: Desk) -> None:
+    entries = desk.collect("a")
+    copy = list(entries)
+    desk.ledger.hand_over(entries)
+    desk.take()
+    desk.ledger.hand_over(copy)
+    assert desk.books() == {"in_flight": 1}
+    assert desk.take() == ""
+
+
+# Sending, and what becomes of it
+
+
+def test_what_is_taken_is_in_flight(desk: Desk) -> None:
+    desk.hand_over("ab")
+    assert desk.take() == "ab"
+    assert desk.books() == {"in_flight": 2}
+
+
+def test_what_is_in_flight_is_not_taken_again(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    assert desk.take() == ""
+
+
+def test_no_more_is_taken_than_is_asked_for(desk: Desk) -> None:
+    desk.hand_over("abc")
+    assert desk.take(2) == "ab"
+
+
+def test_what_is_confirmed_ends_and_is_told(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.pass_(3)
+    desk.take()
+    desk.pass_(4)
+    desk.settle("a")
+    (news,) = drain(desk.ledger)
+    assert told([news]) == [("events_published", "a")]
+    assert (news.attempt, news.elapsed) == (1, 7)
+    assert desk.books() == {"confirmed": 1}
+
+
+def test_what_is_unknown_is_sent_again_as_a_possible_duplicate(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    assert not desk["a"].possible_duplicate
+    desk.settle("a", Outcome.UNKNOWN, reason="lost")
+    assert desk.books() == {"retained": 1}
+    assert desk.take() == "a"
+    assert desk["a"].possible_duplicate
+
+
+def test_what_is_unknown_is_told_as_failed(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", Outcome.UNKNOWN, reason="lost")
+    (news,) = drain(desk.ledger)
+    assert told([news]) == [("publish_failed", "a")]
+    assert (news.outcome, news.reason) == (Outcome.UNKNOWN, "lost")
+
+
+def test_an_unknown_outcome_closes_no_lane_by_itself(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    assert desk.settle("ab", Outcome.UNKNOWN)
+    assert desk.take() == "ab"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNKNOWN, None])
+def test_an_outcome_can_ask_for_a_pause(desk: Desk, outcome: Outcome | None) -> None:
+    desk.hand_over("ab")
+    desk.pass_(1)
+    desk.take()
+    desk.settle("ab", outcome, back_off=True)
+    assert desk.take() == ""
+    assert desk.ledger.due() == DELAY
+
+
+def test_what_was_not_sent_after_all_was_no_attempt(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", None)
+    assert (desk["a"].attempts, desk.news()) == (0, [])
+    assert desk.books() == {"retained": 1}
+    assert not desk["a"].possible_duplicate
+
+
+def test_what_was_not_sent_for_a_reason_is_told(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", None, reason="no such exchange")
+    assert desk.news() == [("publish_failed", "a")]
+
+
+@pytest.mark.parametrize("outcome", REFUSALS)
+def test_what_is_refused_is_retained_and_told(desk: Desk, outcome: Outcome) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", outcome, reason="no")
+    (news,) = drain(desk.ledger)
+    assert (news.kind.value, news.outcome, news.reason) == (
+        "publish_failed",
+        outcome,
+        "no",
+    )
+    assert desk.books() == {"retained": 1}
+
+
+@pytest.mark.parametrize("outcome", REFUSALS)
+def test_what_is_refused_is_no_possible_duplicate(desk: Desk, outcome: Outcome) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", outcome)
+    assert not desk["a"].possible_duplicate
+
+
+def test_what_the_broker_can_never_take_is_dead_at_once(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.settle("a", Outcome.NACKED, reason="too large", final=True)
+    assert desk.news() == [("events_dead", "a")]
+    (dead,) = desk.ledger.dead()
+    assert (dead.event.payload, dead.reason, dead.attempts) == ("a", "too large", 1)
+
+
+def test_what_the_broker_can_never_take_holds_up_no_neighbour(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", Outcome.NACKED, final=True)
+    desk.hand_over("b")
+    assert desk.take() == "b"
+
+
+@pytest.mark.parametrize("again", [*Outcome, None])
+def test_a_second_word_on_an_event_is_ignored(
+    desk: Desk, again: Outcome | None
+) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a")
+    desk.news()
+    desk.settle("a", again)
+    assert (desk.news(), desk.books()) == ([], {"confirmed": 1})
+
+
+def test_a_word_on_an_event_that_was_dropped_meanwhile_is_ignored(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.ledger.drop_all("the end")
+    desk.settle("a")
+    assert desk.books() == {"dropped": 1}
+
+
+# Order
+
+
+def test_events_of_one_target_go_in_the_order_of_their_hand_over(desk: Desk) -> None:
+    later = desk.collect("b")
+    desk.hand_over("a")
+    desk.ledger.hand_over(later)
+    assert desk.take() == "ab"
+
+
+def test_new_events_go_behind_those_that_wait(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.hand_over("c")
+    desk.settle("ab", Outcome.UNKNOWN)
+    desk.hand_over("d")
+    assert desk.take() == "abcd"
+
+
+def test_new_events_do_not_overtake_refused_ones(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.refuse("ab")
+    desk.hand_over("c")
+    assert desk.take() == ""
+    desk.ledger.reopen()
+    assert desk.take() == "abc"
+
+
+def test_the_outcomes_order_does_not_change_the_events(desk: Desk) -> None:
+    desk.hand_over("abc")
+    desk.take()
+    desk.settle("cab", Outcome.UNKNOWN)
+    assert desk.take() == "abc"
+
+
+def test_the_same_queue_of_another_exchange_is_another_target(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.refuse("a")
+    other: list[Entry] = []
+    desk.ledger.collect(other, make_event("b", exchange="other"))
+    desk.ledger.hand_over(other)
+    assert desk.take() == "b"
+
+
+# Patience with a target
+
+
+def test_a_refused_target_is_left_alone_for_a_while(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    assert not desk.refuse("a")
+    desk.settle("b", None)
+    assert desk.take() == ""
+    desk.pass_(DELAY)
+    assert desk.take() == "a"
+
+
+def test_a_refused_target_does_not_hold_up_another(desk: Desk) -> None:
+    desk.hand_over("a", "missing")
+    desk.take()
+    desk.refuse("a")
+    desk.hand_over("b", "missing")
+    desk.hand_over("c", "there")
+    assert desk.take() == "c"
+
+
+def test_a_refused_target_is_tried_with_1_2_4_events(desk: Desk) -> None:
+    desk.hand_over("abcdefgh")
+    everything = desk.take()
+    desk.pass_(1)
+    desk.refuse(everything)
+    for failures, tried in ((1, "a"), (2, "ab"), (3, "abcd")):
+        desk.pass_(DELAY * failures)
+        assert desk.take() == tried
+        desk.pass_(1)
+        desk.refuse(tried)
+
+
+def test_a_target_that_takes_events_again_gets_twice_as_many_each_time(
+    desk: Desk,
+) -> None:
+    desk.hand_over("abcdefg")
+    everything = desk.take()
+    desk.refuse(everything)
+    desk.pass_(DELAY)
+    assert desk.take() == "a"
+    for confirmed, next_ in (("a", "bc"), ("bc", "defg")):
+        assert desk.settle(confirmed)
+        assert desk.take() == next_
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_an_event_that_is_refused_alone_does_not_hold_up_its_neighbours(
+    desk: Desk, position: int
+) -> None:
+    desk.hand_over("abcde")
+    bad = "abcde"[position]
+    for tries in itertools.count():
+        taken = desk.take()
+        desk.pass_(1)
+        desk.settle(taken.replace(bad, ""))
+        desk.refuse(taken.replace(taken.replace(bad, ""), "") and bad * (bad in taken))
+        if desk.books().get("confirmed") == 4:
+            break
+        assert tries < 5
+        desk.pass_(desk.ledger.due() or 0)
+
+
+def test_what_is_refused_alone_waits_aside_longer_and_longer(desk: Desk) -> None:
+    desk.hand_over("a")
+    waits = []
+    for neighbour in "bcdefgh":
+        desk.hand_over(neighbour)
+        desk.pass_(desk.ledger.due() or 0)
+        if "a" in desk.take():
+            desk.pass_(1)
+            desk.refuse("a")
+        desk.pass_(1)
+        desk.settle(neighbour)
+        waits.append(desk["a"].refusals)
+    assert waits[-1] <= 4
+    desk.pass_(10 * DELAY)
+    assert desk.take() == "a"
+
+
+def test_a_new_connection_tries_everything_at_once(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.refuse("ab")
+    desk.is_(BrokerState.DOWN)
+    desk.is_(BrokerState.READY)
+    assert desk.take() == "ab"
+
+
+def test_the_end_of_an_alarm_tries_no_refused_target(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.refuse("ab")
+    desk.is_(BrokerState.BLOCKED)
+    desk.is_(BrokerState.READY)
+    assert desk.take() == ""
+
+
+def test_10_000_targets_leave_nothing_behind() -> None:
+    desk = Desk(max_in_flight=10_000, max_events=10_000)
+    for number in range(10_000):
+        desk.ledger.hand_over(desk.collect("a", f"queue-{number}"))
+    desk.ledger.settle(
+        Settlement(entry, Outcome.CONFIRMED) for entry in desk.ledger.take(10_000)
+    )
+    assert desk.books() == {"confirmed": 10_000}
+    assert desk.ledger._lanes == {}
+
+
+@pytest.mark.parametrize("end", ["purge", "drop_all"])
+def test_what_ends_while_it_waits_leaves_nothing_behind(desk: Desk, end: str) -> None:
+    desk.hand_over("a")
+    if end == "purge":
+        desk.ledger.purge([desk["a"].event.id])
+    else:
+        desk.ledger.drop_all("the end")
+    desk.take()
+    assert desk.ledger._lanes == {}
+
+
+# Dead events
+
+
+def refuse_for(desk: Desk, seconds: float) -> None:
+    """Refuse the event "a" at once and for the last time after *seconds*."""
+    desk.take()
+    desk.refuse("a")
+    desk.pass_(seconds)
+    desk.ledger.reopen()
+    desk.take()
+    desk.refuse("a")
+
+
+def test_what_is_refused_for_too_long_is_dead() -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("a")
+    refuse_for(desk, 100)
+    assert desk.news()[-1] == ("events_dead", "a")
+    assert desk.books() == {"dead": 1}
+
+
+def test_what_is_refused_for_less_is_tried_again() -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("a")
+    refuse_for(desk, 99)
+    assert desk.books() == {"retained": 1}
+
+
+@pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
+def test_the_time_in_which_the_broker_was_away_does_not_count(
+    away: BrokerState,
+) -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("a")
+    desk.take()
+    desk.refuse("a")
+    desk.is_(away)
+    desk.pass_(1000)
+    desk.is_(BrokerState.READY)
+    refuse_for(desk, 99)
+    assert desk.books() == {"retained": 1}
+    refuse_for(desk, 1)
+    assert desk.books() == {"dead": 1}
+
+
+def test_waiting_without_being_refused_kills_nothing() -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("a")
+    desk.pass_(1000)
+    desk.take()
+    desk.refuse("a")
+    assert desk.books() == {"retained": 1}
+
+
+def test_a_dead_event_can_be_retried_from_its_old_place() -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("ab")
+    refuse_for(desk, 100)
+    assert desk.ledger.retry(None) == 1
+    desk.settle("b", None)
+    assert desk.take() == "ab"
+
+
+def test_a_retried_event_is_tried_at_once(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.settle("a", Outcome.NACKED, final=True)
+    desk.refuse("b")
+    assert desk.take() == ""
+    desk.ledger.retry(None)
+    assert desk.take() == "ab"
+
+
+def test_a_retried_event_has_all_its_time_again() -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("a")
+    refuse_for(desk, 100)
+    desk.ledger.retry(None)
+    desk.take()
+    desk.refuse("a")
+    assert desk.books() == {"retained": 1}
+
+
+def test_only_the_chosen_dead_events_are_retried(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.settle("ab", Outcome.NACKED, final=True)
+    assert desk.ledger.retry([desk["b"].event.id, "unknown"]) == 1
+    assert desk.take() == "b"
+    assert desk.books() == {"dead": 1, "in_flight": 1}
+
+
+def test_only_what_is_dead_is_retried(desk: Desk) -> None:
+    desk.hand_over("a")
+    assert desk.ledger.retry([desk["a"].event.id]) == 0
+
+
+@pytest.mark.parametrize("state", [State.DEAD, State.RETAINED])
+def test_what_is_dead_or_retained_can_be_purged(desk: Desk, state: State) -> None:
+    desk.hand_over("a")
+    if state is State.DEAD:
+        desk.take()
+        desk.settle("a", Outcome.NACKED, final=True)
+    (news,) = desk.ledger.purge([desk["a"].event.id])
+    assert (told([news]), news.reason) == ([("events_dropped", "a")], "purged")
+    assert desk.books() == {"dropped": 1}
+    assert desk.take() == ""
+
+
+def test_what_is_collected_or_in_flight_is_not_purged(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.collect("b")
+    assert desk.ledger.purge([entry.event.id for entry in desk.entries.values()]) == []
+    assert desk.books() == {"in_flight": 1, "collected": 1}
+
+
+def test_all_that_was_handed_over_can_be_dropped(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.settle("a", Outcome.NACKED, final=True)
+    desk.hand_over("c", "other")
+    desk.collect("d")
+    news = desk.ledger.drop_all("the end")
+    assert sorted(item.event.payload for item in news) == ["a", "b", "c"]
+    assert desk.books() == {"dropped": 3, "collected": 1}
+
+
+# Limits
+
+
+def test_at_the_limit_the_newest_event_is_dropped() -> None:
+    desk = Desk(max_events=1)
+    desk.hand_over("a")
+    entries = desk.collect("b")
+    assert desk.news() == [("events_dropped", "b")]
+    assert entries == []
+    assert desk.books() == {"retained": 1, "dropped": 1}
+
+
+def test_at_the_limit_the_oldest_event_is_dropped_if_asked_for() -> None:
+    desk = Desk(max_events=2, drop_oldest=True)
+    desk.hand_over("a", "one")
+    desk.hand_over("b", "other")
+    desk.collect("c")
+    assert desk.news() == [("events_dropped", "a")]
+    assert desk.books() == {"retained": 1, "collected": 1, "dropped": 1}
+
+
+def test_dead_events_are_among_the_oldest() -> None:
+    desk = Desk(max_events=2, drop_oldest=True)
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", Outcome.NACKED, final=True)
+    desk.hand_over("b")
+    desk.collect("c")
+    assert desk.news()[-1] == ("events_dropped", "a")
+
+
+def test_what_is_on_its_way_or_collected_is_never_the_oldest() -> None:
+    desk = Desk(max_events=2, drop_oldest=True)
+    desk.hand_over("a")
+    desk.take()
+    desk.collect("b")
+    desk.collect("c")
+    assert desk.news() == [("events_dropped", "c")]
+    assert desk.books() == {"in_flight": 1, "collected": 1, "dropped": 1}
+
+
+def test_at_the_limit_the_newest_event_is_refused_if_asked_for() -> None:
+    desk = Desk(max_events=1, reject=True)
+    desk.hand_over("a")
+    entries: list[Entry] = []
+    assert desk.ledger.collect(entries, make_event("b")) == (False, [])
+    assert (entries, desk.books()) == ([], {"retained": 1})
+
+
+def test_bytes_are_limited_as_events_are() -> None:
+    desk = Desk(max_bytes=10)
+    desk.collect("a", size=10)
+    desk.collect("b", size=1)
+    assert desk.books() == {"collected": 1, "dropped": 1}
+    assert desk.ledger.stats().held_bytes == 10
+
+
+def test_for_a_large_event_as_many_old_ones_go_as_it_needs() -> None:
+    desk = Desk(max_bytes=10, drop_oldest=True)
+    desk.hand_over("abc", size=3)
+    desk.collect("d", size=7)
+    assert desk.news() == [("events_dropped", "a"), ("events_dropped", "b")]
+
+
+def test_what_can_never_fit_makes_nothing_else_go() -> None:
+    desk = Desk(max_bytes=10, drop_oldest=True)
+    desk.hand_over("a", size=5)
+    desk.collect("b", size=11)
+    assert desk.news() == [("events_dropped", "b")]
+
+
+def test_what_ends_makes_room() -> None:
+    desk = Desk(max_events=1)
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a")
+    desk.collect("b")
+    assert desk.books() == {"confirmed": 1, "collected": 1}
+
+
+def test_no_more_is_in_flight_than_allowed() -> None:
+    desk = Desk(max_in_flight=2)
+    desk.hand_over("abc")
+    assert desk.take() == "ab"
+    assert desk.ledger.due() is None
+    assert desk.settle("a")
+    assert desk.take() == "c"
+
+
+def test_no_more_bytes_are_in_flight_than_allowed(desk: Desk) -> None:
+    desk.hand_over("abc", size=MAX_IN_FLIGHT_BYTES // 2)
+    assert desk.take() == "ab"
+    assert desk.settle("a")
+    assert desk.take() == "c"
+
+
+def test_one_event_may_go_however_large_it_is(desk: Desk) -> None:
+    desk.hand_over("ab", size=MAX_IN_FLIGHT_BYTES * 2)
+    assert desk.take() == "a"
+    assert desk.take() == ""
+    assert desk.settle("a")
+    assert desk.take() == "b"
+
+
+def test_a_large_event_gets_its_turn_among_small_ones(desk: Desk) -> None:
+    half = MAX_IN_FLIGHT_BYTES // 2
+    desk.hand_over("abcdefgh", "small", size=half)
+    desk.take()
+    desk.hand_over("L", "large", size=MAX_IN_FLIGHT_BYTES)
+    for confirmed in "abcdefgh":
+        if desk["L"].state is State.IN_FLIGHT:
+            break
+        desk.settle(confirmed)
+        desk.take()
+    else:
+        pytest.fail("the large event has never gone")
+    assert desk.in_state(State.RETAINED) != ""
+
+
+def test_targets_take_turns(desk: Desk) -> None:
+    desk.hand_over("abcd", "one")
+    desk.hand_over("efgh", "other")
+    assert [desk.take(2) for _ in range(4)] == ["ab", "ef", "cd", "gh"]
+
+
+def test_a_new_target_does_not_wait_for_a_long_one(desk: Desk) -> None:
+    desk.hand_over("abcd", "long")
+    desk.take(2)
+    desk.hand_over("e", "new")
+    assert "e" in desk.take(2) + desk.take(2)
+
+
+# When something could be sent
+
+
+def test_nothing_is_due_without_events(desk: Desk) -> None:
+    assert desk.ledger.due() is None
+
+
+def test_what_waits_is_due_at_once(desk: Desk) -> None:
+    desk.hand_over("a")
+    assert desk.ledger.due() == 0
+
+
+def test_nothing_is_due_after_everything_was_taken(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    assert desk.ledger.due() is None
+
+
+def test_what_was_refused_is_due_after_the_delay(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.refuse("a")
+    assert desk.ledger.due() == DELAY
+    desk.pass_(DELAY + 1)
+    assert desk.ledger.due() == 0
+
+
+@pytest.mark.parametrize("away", [*AWAY, BrokerState.IDLE, BrokerState.CONNECTING])
+def test_nothing_is_due_until_the_broker_is_ready(
+    desk: Desk, away: BrokerState
+) -> None:
+    desk.hand_over("a")
+    desk.is_(away)
+    assert desk.ledger.due() is None
+
+
+def test_what_was_purged_is_due_no_longer_than_until_the_next_try(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.ledger.purge([desk["a"].event.id])
+    desk.take()
+    assert desk.ledger.due() is None
+
+
+def test_closed_is_the_brokers_last_state(desk: Desk) -> None:
+    desk.is_(BrokerState.CLOSED)
+    desk.is_(BrokerState.READY)
+    desk.is_(BrokerState.DOWN)
+    assert desk.ledger.stats().broker is BrokerState.CLOSED
+
+
+# Waiting
+
+
+@pytest.fixture
+def waiter() -> Waiter:
+    return Waiter(patient=False)
+
+
+@pytest.fixture
+def patient() -> Waiter:
+    return Waiter(patient=True)
+
+
+def leave(desk: Desk, waiter: Waiter, *, ran_out: bool = False) -> PublishResult:
+    return desk.ledger.stop_waiting(waiter, ran_out=ran_out)
+
+
+def test_a_caller_without_events_waits_for_nothing(desk: Desk, waiter: Waiter) -> None:
+    desk.hand_over("", waiter=waiter)
+    assert waiter.done.is_set()
+
+
+def test_a_caller_waits_until_its_last_event_is_confirmed(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("ab", waiter=waiter)
+    desk.take()
+    desk.settle("a")
+    assert not waiter.done.is_set()
+    desk.settle("b")
+    assert waiter.done.is_set()
+    assert leave(desk, waiter) == PublishResult(confirmed=2)
+
+
+@pytest.mark.parametrize("outcome", [*Outcome, None])
+def test_any_outcome_ends_an_ordinary_wait(
+    desk: Desk, waiter: Waiter, outcome: Outcome | None
+) -> None:
+    desk.hand_over("a", waiter=waiter)
+    desk.take()
+    desk.settle("a", outcome)
+    assert waiter.done.is_set()
+
+
+@pytest.mark.parametrize("outcome", [*Outcome, None])
+def test_a_patient_caller_waits_for_confirm_or_refusal(
+    desk: Desk, patient: Waiter, outcome: Outcome | None
+) -> None:
+    desk.hand_over("a", waiter=patient)
+    desk.take()
+    desk.settle("a", outcome)
+    assert patient.done.is_set() == (outcome not in (None, Outcome.UNKNOWN))
+
+
+def test_a_patient_caller_is_served_by_the_next_try(
+    desk: Desk, patient: Waiter
+) -> None:
+    desk.hand_over("a", waiter=patient)
+    desk.take()
+    desk.settle("a", Outcome.UNKNOWN)
+    desk.is_(BrokerState.DOWN)
+    assert not patient.done.is_set()
+    desk.is_(BrokerState.READY)
+    desk.take()
+    desk.settle("a")
+    assert leave(desk, patient) == PublishResult(confirmed=1)
+
+
+@pytest.mark.parametrize("state", HOPEFUL)
+def test_an_ordinary_caller_waits_while_a_confirm_may_come(
+    desk: Desk, waiter: Waiter, state: BrokerState
+) -> None:
+    desk.is_(state)
+    desk.hand_over("a", waiter=waiter)
+    assert not waiter.done.is_set()
+
+
+@pytest.mark.parametrize("away", AWAY)
+def test_an_ordinary_caller_does_not_wait_for_a_broker_that_is_away(
+    desk: Desk, waiter: Waiter, away: BrokerState
+) -> None:
+    desk.is_(away)
+    desk.hand_over("a", waiter=waiter)
+    assert waiter.done.is_set()
+    assert leave(desk, waiter) == PublishResult(retained=1)
+
+
+@pytest.mark.parametrize("away", AWAY)
+def test_an_ordinary_caller_is_let_go_when_the_broker_goes(
+    desk: Desk, waiter: Waiter, away: BrokerState
+) -> None:
+    desk.hand_over("a", waiter=waiter)
+    desk.is_(away)
+    assert waiter.done.is_set()
+
+
+@pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
+def test_a_patient_caller_waits_also_while_the_broker_is_away(
+    desk: Desk, patient: Waiter, away: BrokerState
+) -> None:
+    desk.is_(away)
+    desk.hand_over("a", waiter=patient)
+    assert not patient.done.is_set()
+
+
+def test_nobody_waits_for_a_broker_that_is_closed(desk: Desk, patient: Waiter) -> None:
+    late = Waiter(patient=True)
+    desk.hand_over("a", waiter=patient)
+    desk.is_(BrokerState.CLOSED)
+    desk.hand_over("b", waiter=late)
+    assert patient.done.is_set()
+    assert late.done.is_set()
+
+
+def test_nobody_waits_behind_events_that_were_refused(
+    desk: Desk, patient: Waiter
+) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.refuse("a")
+    desk.hand_over("b", waiter=patient)
+    assert patient.done.is_set()
+
+
+def test_a_dropped_event_is_waited_for_no_longer(desk: Desk, patient: Waiter) -> None:
+    desk.hand_over("a", waiter=patient)
+    desk.ledger.drop_all("the end")
+    assert patient.done.is_set()
+    assert leave(desk, patient) == PublishResult(dropped=1)
+
+
+def test_a_purged_event_is_waited_for_no_longer(desk: Desk, patient: Waiter) -> None:
+    desk.hand_over("a", waiter=patient)
+    desk.ledger.purge([desk["a"].event.id])
+    assert patient.done.is_set()
+
+
+def test_the_result_tells_how_each_event_stands(desk: Desk, waiter: Waiter) -> None:
+    desk.hand_over("abcde", waiter=waiter)
+    desk.take(4)
+    desk.settle("a")
+    desk.settle("b", Outcome.NACKED, final=True)
+    desk.settle("c", Outcome.RETURNED)
+    result = leave(desk, waiter, ran_out=True)
+    assert result == PublishResult(confirmed=1, dead=1, in_flight=1, retained=2)
+
+
+def test_a_waiters_news_are_the_callers_to_tell(desk: Desk, waiter: Waiter) -> None:
+    desk.hand_over("a", waiter=waiter)
+    desk.take()
+    desk.settle("a")
+    assert desk.news() == []
+    assert told(waiter.news) == [("events_published", "a")]
+
+
+def test_news_after_the_wait_are_the_flushers_to_tell(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("a", waiter=waiter)
+    desk.take()
+    leave(desk, waiter, ran_out=True)
+    desk.settle("a")
+    assert desk.news() == [("events_published", "a")]
+    assert waiter.news == []
+
+
+@pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
+def test_the_caller_is_told_why_nothing_was_tried(
+    desk: Desk, waiter: Waiter, away: BrokerState
+) -> None:
+    desk.ledger.broker_is(away, "it was lost")
+    desk.hand_over("a", waiter=waiter)
+    leave(desk, waiter)
+    (news,) = waiter.news
+    assert news.reason == f"the broker is {away}: it was lost"
+    assert news.outcome is None
+
+
+def test_the_caller_is_told_that_it_stands_behind_refused_events(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.refuse("a")
+    desk.hand_over("b", waiter=waiter)
+    leave(desk, waiter)
+    (news,) = waiter.news
+    assert told([news]) == [("publish_failed", "b")]
+    assert "refused events for the same target" in news.reason
+
+
+def test_the_caller_is_told_nothing_about_what_is_still_to_come(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("ab", waiter=waiter)
+    desk.take(1)
+    desk.is_(BrokerState.CONNECTING)
+    leave(desk, waiter)
+    assert waiter.news == []
+
+
+# Stalled
+
+
+def stall(desk: Desk, letter: str = "z") -> None:
+    waiter = Waiter(patient=False)
+    desk.hand_over(letter, "stalled", waiter=waiter)
+    desk.take()
+    leave(desk, waiter, ran_out=True)
+
+
+def test_a_wait_that_ran_out_stalls_the_broker(desk: Desk) -> None:
+    stall(desk)
+    assert desk.ledger.stats().broker is BrokerState.STALLED
+
+
+def test_a_wait_that_was_given_up_stalls_nothing(desk: Desk, waiter: Waiter) -> None:
+    desk.hand_over("a", waiter=waiter)
+    leave(desk, waiter, ran_out=False)
+    assert desk.ledger.stats().broker is BrokerState.READY
+
+
+def test_a_wait_that_ends_at_its_last_moment_stalls_nothing(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("a", waiter=waiter)
+    desk.take()
+    desk.settle("a")
+    leave(desk, waiter, ran_out=True)
+    assert desk.ledger.stats().broker is BrokerState.READY
+
+
+def test_nobody_waits_for_a_stalled_broker(desk: Desk, waiter: Waiter) -> None:
+    stall(desk)
+    desk.hand_over("a", waiter=waiter)
+    assert waiter.done.is_set()
+
+
+def test_a_stalled_broker_is_still_sent_to(desk: Desk) -> None:
+    stall(desk)
+    desk.hand_over("a")
+    assert desk.take() == "a"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CONFIRMED, *REFUSALS])
+def test_an_answer_ends_the_stall(desk: Desk, outcome: Outcome) -> None:
+    stall(desk)
+    desk.settle("z", outcome)
+    assert desk.ledger.stats().broker is BrokerState.READY
+
+
+def test_an_outcome_without_an_answer_ends_no_stall(desk: Desk) -> None:
+    stall(desk)
+    desk.settle("z", Outcome.UNKNOWN)
+    assert desk.ledger.stats().broker is BrokerState.STALLED
+
+
+# Flushing
+
+
+def flush(held: Ledger, seconds: float = DEADLINE) -> bool:
+    return held.wait_until_flushed(time.monotonic() + seconds)
+
+
+def ready_ledger() -> Ledger:
+    held = Ledger(limits())
+    held.broker_is(BrokerState.READY)
+    return held
+
+
+def hand_over_one(held: Ledger) -> None:
+    entries: list[Entry] = []
+    held.collect(entries, make_event("a"))
+    held.hand_over(entries)
+
+
+def test_a_flush_of_nothing_is_done() -> None:
+    assert flush(ready_ledger(), 0)
+
+
+def test_a_flush_gives_up_at_its_deadline() -> None:
+    held = ready_ledger()
+    hand_over_one(held)
+    assert not flush(held, 0.01)
+
+
+def test_a_flush_does_not_give_up_what_is_on_its_way() -> None:
+    held = ready_ledger()
+    hand_over_one(held)
+    assert held.take(1)
+    began = time.monotonic()
+    assert not flush(held, 0.05)
+    assert time.monotonic() - began >= 0.05
+
+
+def test_a_flush_waits_for_the_last_confirm() -> None:
+    held = ready_ledger()
+    hand_over_one(held)
+    with thread(lambda: confirm_all(held)):
+        assert flush(held)
+
+
+def test_a_flush_ends_when_the_broker_has_refused_the_rest() -> None:
+    held = ready_ledger()
+    hand_over_one(held)
+    with thread(lambda: refuse_all(held)):
+        began = time.monotonic()
+        assert not flush(held)
+    assert time.monotonic() - began < DEADLINE
+
+
+def test_a_flush_ends_when_the_rest_is_dropped() -> None:
+    held = ready_ledger()
+    hand_over_one(held)
+    with thread(lambda: held.drop_all("the end")):
+        assert flush(held)
+
+
+def test_a_flush_does_not_wait_for_collected_events() -> None:
+    held = ready_ledger()
+    held.collect([], make_event())
+    assert flush(held, 0)
+
+
+def confirm_all(held: Ledger) -> None:
+    held.settle([Settlement(e, Outcome.CONFIRMED) for e in held.take(10)])
+
+
+def refuse_all(held: Ledger) -> None:
+    held.settle([Settlement(e, Outcome.RETURNED) for e in held.take(10)])
+
+
+# Several threads
+
+
+def test_each_event_is_taken_by_one_thread_only() -> None:
+    held = Ledger(limits(max_events=10_000, max_in_flight=10_000))
+    held.broker_is(BrokerState.READY)
+    taken: list[Entry] = []
+    start = threading.Barrier(5)
+
+    def produce() -> None:
+        start.wait(DEADLINE)
+        for _ in range(500):
+            hand_over_one(held)
+
+    def consume() -> None:
+        start.wait(DEADLINE)
+        for _ in range(2000):
+            given = held.take(3)
+            taken.extend(given)
+            held.settle([Settlement(entry, Outcome.CONFIRMED) for entry in given])
+
+    with thread(produce), thread(produce), thread(consume), thread(consume):
+        start.wait(DEADLINE)
+    confirm_all_left(held, taken)
+    assert len({entry.event.id for entry in taken}) == len(taken) == 1000
+    assert books(held) == {"confirmed": 1000}
+
+
+def confirm_all_left(held: Ledger, taken: list[Entry]) -> None:
+    while given := held.take(100):
+        taken.extend(given)
+        held.settle([Settlement(entry, Outcome.CONFIRMED) for entry in given])
+
+
+# A step that is cut short
+
+
+def busy_desk(**changes: Any) -> Desk:
+    """A desk with events in each living state.
+
+    Collected are A and B, retained C, D and the refused G, in flight E, F and, for
+    another target, I; H is dead.
+    """
+    desk = Desk(dead_after=1000, **changes)
+    desk.hand_over("EFGH")
+    desk.take()
+    desk.settle("H", Outcome.NACKED, final=True)
+    desk.hand_over("I", "other")
+    desk.take()
+    desk.hand_over("CD")
+    desk.collect("AB")
+    desk.refuse("G")
+    desk.pass_(DELAY)
+    desk.news()
+    return desk
+
+
+def collected(desk: Desk) -> list[Entry]:
+    return [e for e in desk.entries.values() if e.state is State.COLLECTED]
+
+
+def take_some(desk: Desk) -> None:
+    for entry in desk.ledger.take(10):
+        assert entry.state is State.IN_FLIGHT
+
+
+STEPS: dict[str, Callable[[Desk], object]] = {
+    "collect": lambda desk: desk.ledger.collect([], make_event("Z")),
+    "discard": lambda desk: desk.ledger.discard(collected(desk), "cleared"),
+    "discard_collected": lambda desk: desk.ledger.discard_collected("the end"),
+    "hand_over": lambda desk: desk.ledger.hand_over(
+        collected(desk), Waiter(patient=False)
+    ),
+    "take": take_some,
+    "confirm": lambda desk: desk.settle("EFI"),
+    "unknown": lambda desk: desk.settle("EFI", Outcome.UNKNOWN, back_off=True),
+    "not sent": lambda desk: desk.settle("EFI", None, reason="no"),
+    "refuse": lambda desk: desk.refuse("EFI"),
+    "dead": lambda desk: desk.settle("EFI", Outcome.NACKED, final=True),
+    "retry": lambda desk: desk.ledger.retry(None),
+    "purge": lambda desk: desk.ledger.purge(
+        [entry.event.id for entry in desk.entries.values()]
+    ),
+    "drop_all": lambda desk: desk.ledger.drop_all("the end"),
+    "reopen": lambda desk: desk.ledger.reopen(),
+    "ready": lambda desk: desk.is_(BrokerState.READY),
+    "down": lambda desk: desk.is_(BrokerState.DOWN),
+}
+OVERFLOWS: dict[str, dict[str, bool]] = {
+    "drop newest": {},
+    "drop oldest": {"drop_oldest": True},
+    "reject": {"reject": True},
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_step_that_is_cut_short_leaves_the_books_balanced(name: str) -> None:
+    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+        desk = busy_desk()
+        with interruption:
+            STEPS[name](desk)
+        assert_sound(desk, interruption.struck)
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_an_overflow_that_is_cut_short_leaves_the_books_balanced(overflow: str) -> None:
+    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+        desk = busy_desk(max_events=9, **OVERFLOWS[overflow])
+        with interruption:
+            desk.ledger.collect([], make_event("Z"))
+        assert_sound(desk, interruption.struck)
+
+
+#: What mends is not itself cut short: these are the few lines that nothing mends.
+WRAPPERS = ("locked", "_mend", "mend", "_balance")
+
+
+def assert_sound(desk: Desk, where: str) -> None:
+    """The books are right, and all that waits can be sent, once each and in order."""
+    counted = desk.books()
+    for state in (State.COLLECTED, State.RETAINED, State.IN_FLIGHT, State.DEAD):
+        known = desk.in_state(state).replace("Z", "")
+        assert counted.get(state.name.lower(), 0) - len(known) in (0, 1), where
+    on_the_way = desk.in_state(State.IN_FLIGHT)
+    desk.is_(BrokerState.DOWN)
+    desk.is_(BrokerState.READY)
+    waiting = desk.in_state(State.RETAINED)
+    again = desk.take()
+    assert sorted(again) == sorted(waiting), where
+    assert [c for c in again if c in "CDEFGH"] == sorted(
+        (c for c in again if c in "CDEFGH"), key=lambda c: desk[c].sequence
+    )
+    desk.settle(again + on_the_way)
+    assert desk.in_state(State.IN_FLIGHT) == "", where
+    assert desk.books().get("in_flight", 0) == 0, where
+    desk.take()
+    assert desk.ledger._lanes == {}, where
+
+
+def test_events_that_a_cut_short_take_would_have_sent_still_wait() -> None:
+    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+        desk = Desk()
+        desk.hand_over("abc")
+        with interruption:
+            desk.take()
+        if interruption.struck:
+            assert desk.books() == {"retained": 3}
+            assert desk.take() == "abc"
+
+
+def test_an_event_whose_collection_is_cut_short_belongs_to_its_collector() -> None:
+    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+        desk = Desk()
+        entries = desk.collect("a")
+        with interruption:
+            desk.ledger.collect(entries, make_event("b"))
+        desk.ledger.hand_over(entries)
+        assert "collected" not in desk.books(), interruption.struck

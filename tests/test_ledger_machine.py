@@ -1,0 +1,334 @@
+"""Whatever happens in whatever order, the ledger keeps its promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    rule,
+)
+
+from flask_eventcollector.entries import Entry, Kind, News, Settlement, State, Waiter
+from flask_eventcollector.events import BrokerState, Outcome, Target
+from flask_eventcollector.ledger import MAX_IN_FLIGHT_BYTES, Ledger
+from tests.parts import Clock, drain, limits, make_event
+
+QUEUES = st.sampled_from(["a", "b", "c"])
+# Events claim to be large, so that few of them reach the limits.
+SIZES = st.sampled_from([0, 1, MAX_IN_FLIGHT_BYTES // 3, MAX_IN_FLIGHT_BYTES * 2])
+STATES = [
+    BrokerState.CONNECTING,
+    BrokerState.READY,
+    BrokerState.BLOCKED,
+    BrokerState.DOWN,
+]
+LAST_WORDS = {
+    Kind.PUBLISHED: State.CONFIRMED,
+    Kind.DISCARDED: State.DISCARDED,
+    Kind.DROPPED: State.DROPPED,
+}
+MAX_EVENTS = 12
+MAX_IN_FLIGHT = 4
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Collectors, callers and a broker, in any order that they may come in."""
+
+    collectors: Bundle[list[Entry]] = Bundle("collectors")
+    waiters: Bundle[Waiter] = Bundle("waiters")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.all: dict[str, Entry] = {}
+        self.owned: list[list[Entry]] = []
+        self.hand: list[Entry] = []
+        self.ever_refused: set[str] = set()
+        self.last_words: Counter[str] = Counter()
+        self.spoken: dict[str, State] = {}
+        self.waiting: list[Waiter] = []
+
+    @initialize(drop_oldest=st.booleans(), reject=st.booleans())
+    def open_ledger(self, drop_oldest: bool, reject: bool) -> None:
+        changes = limits(
+            max_events=MAX_EVENTS,
+            max_bytes=MAX_IN_FLIGHT_BYTES * 4,
+            max_in_flight=MAX_IN_FLIGHT,
+            drop_oldest=drop_oldest and not reject,
+            reject=reject,
+            dead_after=30.0,
+        )
+        self.ledger = Ledger(changes, self.clock)
+        self.broker = BrokerState.IDLE
+
+    # Collectors
+
+    @rule(target=collectors)
+    def new_collector(self) -> list[Entry]:
+        entries: list[Entry] = []
+        self.owned.append(entries)
+        return entries
+
+    @rule(entries=collectors, queue=QUEUES, size=SIZES, events=st.integers(1, 5))
+    def collect(self, entries: list[Entry], queue: str, size: int, events: int) -> None:
+        for _ in range(events):
+            before = len(entries)
+            event = make_event(queue=queue, size=size)
+            taken, news = self.ledger.collect(entries, event)
+            self.hear(news)
+            if len(entries) > before:
+                self.all[event.id] = entries[-1]
+            elif taken:
+                assert self.spoken[event.id] is State.DROPPED
+
+    @rule(entries=collectors)
+    def discard(self, entries: list[Entry]) -> None:
+        self.hear(self.ledger.discard(entries, "cleared"))
+        assert not entries
+
+    @rule(entries=consumes(collectors))
+    def abandon(self, entries: list[Entry]) -> None:
+        self.ledger.abandoned.append(entries)
+
+    @rule()
+    def discard_abandoned(self) -> None:
+        self.hear(self.ledger.discard_abandoned())
+        assert not self.ledger.abandoned
+
+    @rule(entries=collectors)
+    def hand_over(self, entries: list[Entry]) -> None:
+        self.ledger.hand_over(entries)
+        assert not entries
+
+    @rule(target=waiters, entries=collectors, patient=st.booleans())
+    def publish(self, entries: list[Entry], patient: bool) -> Waiter:
+        waiter = Waiter(patient=patient)
+        self.ledger.hand_over(entries, waiter)
+        self.waiting.append(waiter)
+        return waiter
+
+    @rule(waiter=consumes(waiters), ran_out=st.booleans())
+    def stop_waiting(self, waiter: Waiter, ran_out: bool) -> None:
+        result = self.ledger.stop_waiting(waiter, ran_out=ran_out)
+        self.waiting.remove(waiter)
+        assert result.confirmed + result.in_flight + result.retained + (
+            result.dead + result.dropped
+        ) == len(waiter.entries)
+        self.hear(waiter.news)
+
+    # The broker
+
+    @rule(limit=st.integers(1, 6))
+    def take(self, limit: int) -> None:
+        if self.broker is not BrokerState.READY:
+            return
+        taken = self.ledger.take(limit)
+        assert len(taken) <= limit
+        for entry in taken:
+            assert self.spoken.get(entry.event.id) is None, "it had ended"
+            assert entry not in self.hand, "it was on its way"
+            assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
+            self.hand.append(entry)
+
+    @rule(data=st.data())
+    def confirm(self, data: st.DataObject) -> None:
+        self.answer(data, Outcome.CONFIRMED)
+
+    @rule(data=st.data(), outcome=st.sampled_from([Outcome.NACKED, Outcome.RETURNED]))
+    def refuse(self, data: st.DataObject, outcome: Outcome) -> None:
+        self.answer(data, outcome)
+
+    @rule(data=st.data())
+    def refuse_for_good(self, data: st.DataObject) -> None:
+        self.answer(data, Outcome.NACKED, final=True)
+
+    @rule(queue=QUEUES, sent=st.booleans(), back_off=st.booleans())
+    def lose_channel(self, queue: str, sent: bool, back_off: bool) -> None:
+        lost = [e for e in self.hand if e.target == Target("", queue)]
+        self.settle(lost, Outcome.UNKNOWN if sent else None, back_off=back_off)
+
+    @rule()
+    def lose_connection(self) -> None:
+        self.settle(list(self.hand), Outcome.UNKNOWN)
+        self.broker_is(BrokerState.DOWN)
+
+    @rule(state=st.sampled_from(STATES))
+    def broker_is(self, state: BrokerState) -> None:
+        if state is BrokerState.READY and self.broker is BrokerState.DOWN:
+            self.settle(list(self.hand), Outcome.UNKNOWN)
+        self.ledger.broker_is(state)
+        self.broker = state
+
+    def answer(
+        self, data: st.DataObject, outcome: Outcome, *, final: bool = False
+    ) -> None:
+        if self.hand:
+            some = data.draw(
+                st.lists(st.sampled_from(self.hand), unique=True, min_size=1)
+            )
+            self.settle(some, outcome, final=final)
+
+    def settle(
+        self,
+        entries: list[Entry],
+        outcome: Outcome | None,
+        *,
+        final: bool = False,
+        back_off: bool = False,
+    ) -> None:
+        if outcome in (Outcome.NACKED, Outcome.RETURNED):
+            self.ever_refused |= {entry.event.id for entry in entries}
+        words = [
+            Settlement(e, outcome, "no", final=final, back_off=back_off)
+            for e in entries
+        ]
+        self.ledger.settle(words)
+        self.hand = [entry for entry in self.hand if entry not in entries]
+        # A second word on the same event is ignored.
+        self.ledger.settle(words)
+
+    # Time, and people
+
+    @rule(seconds=st.sampled_from([0.001, 10.0, 31.0]))
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+
+    @rule()
+    def reopen(self) -> None:
+        self.ledger.reopen()
+
+    @rule(data=st.data())
+    def purge(self, data: st.DataObject) -> None:
+        self.hear(self.ledger.purge(self.some_ids(data)))
+
+    @rule(data=st.data(), everything=st.booleans())
+    def retry(self, data: st.DataObject, everything: bool) -> None:
+        before = self.count(State.DEAD)
+        ids = None if everything else self.some_ids(data)
+        assert self.ledger.retry(ids) == before - self.count(State.DEAD)
+
+    @rule()
+    def drop_all(self) -> None:
+        self.hear(self.ledger.drop_all("the end"))
+        assert self.count(State.RETAINED, State.IN_FLIGHT, State.DEAD) == 0
+        ghosts, self.hand = self.hand, []
+        self.settle(ghosts, Outcome.CONFIRMED)
+
+    def some_ids(self, data: st.DataObject) -> list[str]:
+        ids = [*self.all, "unknown"]
+        return data.draw(st.lists(st.sampled_from(ids), max_size=3))
+
+    # What always holds
+
+    @invariant()
+    def all_is_well(self) -> None:
+        self.the_books_balance()
+        self.each_event_has_one_owner()
+        self.the_limits_hold()
+        self.each_last_word_is_told_once()
+        self.callers_wait_only_for_what_may_come()
+
+    def the_books_balance(self) -> None:
+        stats = self.ledger.stats()
+        assert stats.balanced
+        for state in (State.COLLECTED, State.RETAINED, State.IN_FLIGHT, State.DEAD):
+            assert getattr(stats, state.name.lower()) == self.count(state)
+        living = [e for e in self.all.values() if e.state.alive]
+        assert stats.held_bytes == sum(e.event.size for e in living)
+        assert len(living) <= MAX_EVENTS
+
+    def each_event_has_one_owner(self) -> None:
+        owned = [e for entries in self.owned for e in entries]
+        assert len(owned) == len(set(owned))
+        collected = {e for e in self.all.values() if e.state is State.COLLECTED}
+        assert collected == {e for e in owned if e.state is State.COLLECTED}
+        in_flight = {e for e in self.all.values() if e.state is State.IN_FLIGHT}
+        assert in_flight == set(self.hand)
+
+    def the_limits_hold(self) -> None:
+        assert len(self.hand) <= MAX_IN_FLIGHT
+        size = sum(entry.event.size for entry in self.hand)
+        assert size <= MAX_IN_FLIGHT_BYTES or self.went_alone()
+
+    def went_alone(self) -> bool:
+        larger = [e for e in self.hand if e.event.size > MAX_IN_FLIGHT_BYTES]
+        others = [e for e in self.hand if e not in larger]
+        # Small ones were on their way before: never when a large one is sent.
+        return len(larger) == 1 and all(e.event.size == 0 for e in others)
+
+    def each_last_word_is_told_once(self) -> None:
+        self.hear(drain(self.ledger))
+        told = set(self.spoken)
+        for waiter in self.waiting:
+            told |= {n.event.id for n in waiter.news if n.kind in LAST_WORDS}
+        ended = {id for id, entry in self.all.items() if not entry.state.alive}
+        assert ended == told & set(self.all)
+        for id, word in self.spoken.items():
+            assert id not in self.all or self.all[id].state is word
+
+    def callers_wait_only_for_what_may_come(self) -> None:
+        for waiter in self.waiting:
+            assert waiter.done.is_set() == (not waiter.pending)
+            for entry in waiter.pending:
+                assert entry.state in (State.RETAINED, State.IN_FLIGHT)
+
+    def hear(self, news: list[News]) -> None:
+        for item in news:
+            if item.kind in LAST_WORDS:
+                assert item.event.id not in self.spoken, "a second last word"
+                self.spoken[item.event.id] = LAST_WORDS[item.kind]
+
+    def count(self, *states: State) -> int:
+        return sum(entry.state in states for entry in self.all.values())
+
+    # How it ends
+
+    def teardown(self) -> None:
+        """With a broker that takes everything, all that waits is confirmed."""
+        if not hasattr(self, "ledger"):
+            return
+        self.lose_connection()
+        self.broker_is(BrokerState.READY)
+        for _ in range(10 * MAX_EVENTS):
+            due = self.ledger.due()
+            if due is None:
+                break
+            self.clock.advance(due)
+            self.take(MAX_EVENTS)
+            self.settle(list(self.hand), Outcome.CONFIRMED)
+        assert self.count(State.RETAINED, State.IN_FLIGHT) == 0
+        self.the_books_balance()
+        # Lanes that became empty otherwise are forgotten by the next turn.
+        self.take(MAX_EVENTS)
+        assert self.ledger._lanes == {}
+
+
+def assert_goes_in_order(
+    entry: Entry, hand: list[Entry], known: dict[str, Entry], refused: set[str]
+) -> None:
+    """No event of the same target that was never refused is overtaken."""
+    if entry.event.id in refused:
+        return
+    for other in known.values():
+        if other.target != entry.target or other.event.id in refused:
+            continue
+        if other.state is State.RETAINED:
+            assert other.sequence > entry.sequence, "it was overtaken"
+        if other in hand:
+            assert other.sequence < entry.sequence, "it went back"
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(
+    max_examples=100,
+    stateful_step_count=50,
+    # The explanation of a failure takes minutes.
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+)

@@ -1,0 +1,243 @@
+"""What is special about the broker inside the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from flask_eventcollector import books as books_module
+from flask_eventcollector import delivery as delivery_module
+from flask_eventcollector import flusher, gate, lanes, ledger
+from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
+from flask_eventcollector.brokers import memory
+from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.delivery import Delivery
+from flask_eventcollector.events import BrokerState, Event, Outcome
+from tests.helpers import DEADLINE
+from tests.parts import Told, books, collect, delivering, interruptions, thread
+
+
+@pytest.fixture
+def broker() -> MemoryBroker:
+    return MemoryBroker()
+
+
+@pytest.fixture
+def delivery(broker: MemoryBroker) -> Iterator[Delivery]:
+    with delivering(broker) as delivery:
+        yield delivery
+
+
+def publish(delivery: Delivery, *payloads: object, queue: str = "q") -> None:
+    delivery.publish(collect(delivery, *payloads, queue=queue))
+
+
+def payloads(events: tuple[Event, ...]) -> list[object]:
+    return [event.payload for event in events]
+
+
+def test_a_consumer_gets_the_oldest_event_first(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    publish(delivery, 1, 2)
+    got = [broker.get("q"), broker.get("q")]
+    assert [event.payload for event in got if event] == [1, 2]
+
+
+def test_a_consumer_takes_events_out(broker: MemoryBroker, delivery: Delivery) -> None:
+    publish(delivery, 1)
+    broker.get("q")
+    assert broker.get("q") is None
+
+
+def test_looking_at_a_queue_takes_nothing_out(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    publish(delivery, 1, 2)
+    assert payloads(broker.events("q")) == payloads(broker.events("q")) == [1, 2]
+
+
+def test_each_queue_has_its_own_events(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    publish(delivery, 1, queue="one")
+    publish(delivery, 2, queue="other")
+    assert payloads(broker.events("one")) == [1]
+
+
+def test_an_unknown_queue_is_empty(broker: MemoryBroker) -> None:
+    assert (broker.get("unknown"), broker.events("unknown")) == (None, ())
+
+
+def test_a_consumer_that_waits_gets_an_event_when_it_comes(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    def answer() -> None:
+        for _ in range(20):
+            assert broker.get("questions", DEADLINE)
+            publish(delivery, "yes", queue="answers")
+
+    began = time.monotonic()
+    with thread(answer):
+        for _ in range(20):
+            publish(delivery, "?", queue="questions")
+            assert broker.get("answers", DEADLINE)
+    assert time.monotonic() - began < DEADLINE
+
+
+def test_a_consumer_waits_no_longer_than_it_says(broker: MemoryBroker) -> None:
+    assert broker.get("q", 0.01) is None
+
+
+def test_beyond_its_limit_it_forgets_the_oldest_events() -> None:
+    broker = MemoryBroker(keep=3)
+    with delivering(broker) as delivery:
+        publish(delivery, 1, queue="one")
+        publish(delivery, 2, 3, 4, 5, queue="other")
+    assert payloads(broker.events("one")) == []
+    assert payloads(broker.events("other")) == [3, 4, 5]
+
+
+def test_what_was_consumed_makes_room() -> None:
+    broker = MemoryBroker(keep=2)
+    with delivering(broker) as delivery:
+        publish(delivery, 1, 2)
+        broker.get("q")
+        publish(delivery, 3)
+    assert payloads(broker.events("q")) == [2, 3]
+
+
+def test_it_shows_its_state_and_no_payload(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    publish(delivery, "secret")
+    assert repr(broker) == "<MemoryBroker ready, 1 event(s)>"
+
+
+def test_it_confirms_before_a_publish_returns(delivery: Delivery) -> None:
+    assert delivery.publish(collect(delivery, 1, 2)).confirmed == 2
+
+
+def test_so_many_events_fail_as_was_said(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    broker.fail_next(Outcome.NACKED, n=2)
+    publish(delivery, 1, 2)
+    assert broker.events("q") == ()
+    assert delivery.flush(DEADLINE)
+    assert payloads(broker.events("q")) == [1, 2]
+
+
+def test_only_events_of_the_named_queue_fail(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    broker.fail_next(Outcome.NACKED, queue="one")
+    publish(delivery, 1, queue="other")
+    publish(delivery, 2, queue="one")
+    assert (broker.events("one"), payloads(broker.events("other"))) == ((), [1])
+
+
+def test_a_queue_is_refused_until_it_is_accepted(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    broker.refuse("q")
+    publish(delivery, 1)
+    assert not delivery.flush(DEADLINE)
+    broker.accept("q")
+    assert delivery.flush(DEADLINE)
+
+
+def test_outcomes_that_stay_unknown_hold_up_nobody(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    broker.refuse("q", Outcome.UNKNOWN)
+    publish(delivery, 1)
+    assert broker.events("q") == ()
+    broker.accept("q")
+    assert delivery.flush(DEADLINE)
+    assert payloads(broker.events("q")) == [1]
+
+
+def test_a_confirm_is_no_failure_to_plan(broker: MemoryBroker) -> None:
+    with pytest.raises(ValueError, match="other than CONFIRMED"):
+        broker.fail_next(Outcome.CONFIRMED)
+
+
+def test_a_possible_duplicate_is_marked_and_keeps_its_headers(
+    broker: MemoryBroker, delivery: Delivery
+) -> None:
+    broker.fail_next(Outcome.UNKNOWN)
+    entries = collect(delivery, 1)
+    event = entries[0].event
+    delivery.publish(entries, DEADLINE)
+    (stored,) = broker.events("q")
+    assert stored.headers == {**event.headers, POSSIBLE_DUPLICATE: True}
+    assert stored.id == event.id
+
+
+def test_a_closed_one_takes_nothing(broker: MemoryBroker, delivery: Delivery) -> None:
+    publish(delivery, 1)
+    assert broker.close(0)
+    delivery.hand_over(collect(delivery, 2))
+    assert payloads(broker.events("q")) == [1]
+
+
+def test_it_can_be_down_before_its_first_event(broker: MemoryBroker) -> None:
+    broker.go_down()
+    with delivering(broker) as delivery:
+        publish(delivery, 1)
+        assert delivery.stats().broker is BrokerState.DOWN
+        broker.come_up()
+        assert books(delivery) == {"confirmed": 1}
+
+
+MODULES = [ledger, lanes, books_module, gate, delivery_module, memory]
+#: What mends is not itself cut short.
+SPARED = ["locked", "_mend", "mend", "_balance"]
+
+
+def test_a_publish_that_is_cut_short_sends_nothing_twice_unmarked() -> None:
+    for interruption in interruptions(MODULES, spared=SPARED):
+        broker = MemoryBroker()
+        with delivering(broker) as delivery:
+            entries = collect(delivery, 1, 2, 3)
+            with interruption:
+                delivery.publish(entries)
+            delivery.publish(entries)
+            assert delivery.flush(DEADLINE), interruption.struck
+            assert books(delivery) == {"confirmed": 3}
+        assert_each_arrived_once_unmarked(broker, interruption.struck)
+
+
+def test_a_publish_that_is_cut_short_leaves_it_to_the_flusher_to_tell() -> None:
+    modules = [module for module in MODULES if module is not delivery_module]
+    for interruption in interruptions(modules, spared=SPARED):
+        told = Told()
+        with delivering(MemoryBroker(), told) as delivery:
+            entries = collect(delivery, 1, 2, 3)
+            with interruption:
+                delivery.publish(entries)
+            delivery.publish(entries)
+            assert delivery.flush(DEADLINE)
+            delivery.tell_news()
+        assert set(told.payloads("events-published")) == {1, 2, 3}, interruption.struck
+
+
+def test_a_start_that_is_cut_short_is_made_up_for_by_the_next_event() -> None:
+    for interruption in interruptions([*MODULES, flusher], spared=SPARED):
+        broker = MemoryBroker()
+        with delivering(broker) as delivery:
+            with interruption:
+                collect(delivery, "perhaps")
+            assert delivery.publish(collect(delivery, 1)).confirmed == 1
+        assert payloads(broker.events("q")) == [1], interruption.struck
+
+
+def assert_each_arrived_once_unmarked(broker: MemoryBroker, where: str) -> None:
+    seen: set[str] = set()
+    for event in broker.events("q"):
+        assert (event.id not in seen) or event.headers[POSSIBLE_DUPLICATE], where
+        seen.add(event.id)
+    assert len(seen) == 3, where

@@ -1,0 +1,170 @@
+"""What RabbitMQ's and pika's exceptions mean, in words, and without a credential."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+
+import pika
+import pytest
+from pika import exceptions
+from pika.adapters.utils import connection_workflow as workflow
+
+from flask_eventcollector.brokers.rabbitmq.reasons import (
+    broker_text,
+    explain,
+    is_missing_exchange,
+    size_limit,
+)
+
+SECRET = "hunter2"
+TOO_LARGE = (
+    "PRECONDITION_FAILED - message size 17825792 is larger than configured max size"
+    " 16777216"
+)
+
+
+def all_subclasses(kind: type[BaseException]) -> Iterator[type[BaseException]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from all_subclasses(subclass)
+
+
+def connection_errors() -> list[type[BaseException]]:
+    base = exceptions.AMQPConnectionError
+    pikas = {e for e in all_subclasses(base) if e.__module__.startswith("pika")}
+    return sorted({base, *pikas}, key=lambda kind: kind.__name__)
+
+
+CONNECTION_ERRORS = connection_errors()
+
+
+def made(kind: type[BaseException]) -> BaseException:
+    """An instance as pika makes it."""
+    if issubclass(kind, exceptions.ConnectionClosed):
+        return kind(320, "CONNECTION_FORCED - broker forced connection closure")
+    return kind("some words")
+
+
+def wrapped(error: BaseException) -> BaseException:
+    """*error* as it comes when a connection can't be made."""
+    phase = workflow.AMQPConnectorAMQPHandshakeError(error)
+    return exceptions.AMQPConnectionError(
+        workflow.AMQPConnectionWorkflowFailed([OSError("an earlier one"), phase])
+    )
+
+
+@pytest.mark.parametrize("kind", CONNECTION_ERRORS)
+def test_each_of_pikas_connection_errors_has_words(kind: type[BaseException]) -> None:
+    words = explain(made(kind))
+    assert words
+    assert kind.__name__ not in words
+
+
+@pytest.mark.parametrize("kind", CONNECTION_ERRORS)
+def test_an_error_without_words_of_its_own_is_named(
+    kind: type[BaseException],
+) -> None:
+    if not issubclass(kind, exceptions.ConnectionClosed):
+        assert explain(kind())
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (socket.gaierror(-2, "Name or service not known"), "its name does not resolve"),
+        (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
+        (TimeoutError("timed out"), "no answer in time"),
+        (ssl.SSLError(1, "wrong version number"), "TLS failed: wrong version number"),
+        (OSError(113, "No route to host"), "No route to host"),
+        (
+            workflow.AMQPConnectorStackTimeout("Timeout during AMQP handshake"),
+            "no answer in time",
+        ),
+        (
+            exceptions.ProbableAuthenticationError("Client was disconnected"),
+            "it refused the user or the password",
+        ),
+        (exceptions.ProbableAccessDeniedError("Client was disconnected"), "vhost"),
+        (exceptions.AMQPHeartbeatTimeout("No activity"), "no heartbeat came"),
+        (
+            exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED"),
+            "it closed the connection: CONNECTION_FORCED",
+        ),
+        (
+            exceptions.StreamLostError("Stream connection lost: EOF"),
+            "the connection was lost",
+        ),
+    ],
+)
+def test_the_innermost_cause_is_told(error: BaseException, words: str) -> None:
+    assert words in explain(error)
+    assert explain(wrapped(error)) == explain(error)
+
+
+def test_a_refused_certificate_is_told_apart_from_other_tls_errors() -> None:
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    assert explain(wrapped(error)).startswith("its certificate was refused")
+
+
+def test_an_unforeseen_error_is_named() -> None:
+    assert explain(ZeroDivisionError("by zero")) == "ZeroDivisionError: by zero"
+
+
+def test_errors_that_wrap_each_other_come_to_an_end() -> None:
+    one = workflow.AMQPConnectorAMQPHandshakeError(OSError())
+    one.exception = workflow.AMQPConnectorAMQPHandshakeError(one)
+    assert explain(one)
+
+
+def test_a_password_is_in_none_of_the_words() -> None:
+    credentials = pika.PlainCredentials("user", SECRET)
+    parameters = pika.ConnectionParameters("h", credentials=credentials)
+    for kind in CONNECTION_ERRORS:
+        error = made(kind)
+        error.__cause__ = ValueError(parameters, credentials, SECRET)
+        assert SECRET not in explain(wrapped(error))
+        assert SECRET not in repr(parameters)
+
+
+@pytest.mark.parametrize(
+    "kind", [exceptions.ProbableAuthenticationError, exceptions.AuthenticationError]
+)
+def test_what_is_said_about_a_login_is_not_repeated(kind: type[BaseException]) -> None:
+    assert SECRET not in explain(wrapped(kind(f"login with {SECRET} was refused")))
+
+
+# A channel's end
+
+
+def closed(code: int, text: str) -> exceptions.ChannelClosedByBroker:
+    return exceptions.ChannelClosedByBroker(code, text)
+
+
+def test_the_brokers_own_words_are_used_where_it_said_any() -> None:
+    assert broker_text(closed(404, "NOT_FOUND - no exchange")) == (
+        "NOT_FOUND - no exchange"
+    )
+
+
+def test_without_words_of_the_broker_the_error_is_explained() -> None:
+    assert broker_text(exceptions.StreamLostError("EOF")) == "the connection was lost"
+
+
+def test_the_brokers_size_limit_is_read_from_its_words() -> None:
+    assert size_limit(closed(406, TOO_LARGE)) == 16_777_216
+
+
+@pytest.mark.parametrize("text", ["PRECONDITION_FAILED - inequivalent arg", ""])
+def test_other_refusals_have_no_size_limit(text: str) -> None:
+    assert size_limit(closed(406, text)) is None
+
+
+@pytest.mark.parametrize(("code", "missing"), [(404, True), (403, False), (406, False)])
+def test_only_404_means_that_the_exchange_is_missing(code: int, missing: bool) -> None:
+    assert is_missing_exchange(closed(code, "…")) == missing
+
+
+def test_a_lost_connection_is_no_missing_exchange() -> None:
+    assert not is_missing_exchange(exceptions.StreamLostError("EOF"))

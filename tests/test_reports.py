@@ -1,0 +1,322 @@
+"""What people read in the log, and how often."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from flask_eventcollector.entries import ABANDONED, NEVER_PUBLISHED, Kind, News
+from flask_eventcollector.events import BrokerState, Outcome, Stats
+from flask_eventcollector.reports import INTERVAL, Reporter
+from tests.parts import Clock, make_event
+
+SECRET = "hunter2"
+AWAY = [BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.STALLED]
+
+
+class Log:
+    """A reporter with a clock, and the lines that it writes."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self.clock = Clock()
+        self.reporter = Reporter(self.clock)
+        self._caplog = caplog
+
+    def lines(self) -> list[str]:
+        """The lines since the last call."""
+        lines = [record.getMessage() for record in self._caplog.records]
+        self._caplog.clear()
+        return lines
+
+    def levels(self) -> list[str]:
+        """The levels of the lines since the last call."""
+        levels = [record.levelname for record in self._caplog.records]
+        self._caplog.clear()
+        return levels
+
+    def broker(self, state: BrokerState, error: str = "", **counts: int) -> list[str]:
+        """The lines about a broker in this state."""
+        self.reporter.broker(
+            Stats(
+                broker=state,
+                broker_error=error,
+                retained=counts.get("retained", 0),
+                in_flight=counts.get("in_flight", 0),
+                dead=counts.get("dead", 0),
+                dropped=counts.get("dropped", 0),
+            )
+        )
+        return self.lines()
+
+    def news(
+        self,
+        kind: Kind = Kind.DROPPED,
+        reason: str = "overflow",
+        outcome: Outcome | None = None,
+        *,
+        queue: str = "q",
+        events: int = 1,
+    ) -> list[str]:
+        """The lines about so many events."""
+        self.reporter.news(
+            [
+                News(kind, make_event(SECRET, queue, headers={"a": SECRET}), reason, o)
+                for o in [outcome] * events
+            ]
+        )
+        return self.lines()
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
+    with caplog.at_level(logging.DEBUG, "flask_eventcollector"):
+        yield Log(caplog)
+
+
+# The broker
+
+
+@pytest.mark.parametrize("state", AWAY)
+def test_one_line_tells_that_the_broker_went(log: Log, state: BrokerState) -> None:
+    assert log.broker(state, "it was lost", retained=3, in_flight=2, dead=1) == [
+        f"The broker is {state}: it was lost. 3 event(s) retained, 2 in flight, 1 dead."
+    ]
+    assert log.broker(state, "it was lost") == []
+
+
+def test_while_it_is_gone_there_is_one_line_a_minute(log: Log) -> None:
+    log.broker(BrokerState.DOWN, "it was lost")
+    lines = []
+    for second in range(1, 181):
+        log.clock.advance(1)
+        lines += log.broker(BrokerState.DOWN, "it was lost", retained=second)
+    assert lines == [
+        f"The broker is still down: it was lost (for {s} s)."
+        f" {s} event(s) retained, 0 in flight, 0 dead."
+        for s in (60, 120, 180)
+    ]
+
+
+def test_one_line_tells_that_it_is_back(log: Log) -> None:
+    log.broker(BrokerState.DOWN)
+    log.clock.advance(90)
+    assert log.broker(BrokerState.READY, retained=7) == [
+        "The broker is back after 90 s. 7 event(s) retained, 0 in flight, 0 dead."
+    ]
+    assert log.broker(BrokerState.READY) == []
+
+
+def test_a_broker_that_was_never_gone_is_not_back(log: Log) -> None:
+    assert log.broker(BrokerState.READY) == []
+
+
+@pytest.mark.parametrize(
+    "state", [BrokerState.IDLE, BrokerState.CONNECTING, BrokerState.CLOSED]
+)
+def test_a_broker_that_begins_or_ends_is_no_news(log: Log, state: BrokerState) -> None:
+    assert log.broker(state) == []
+
+
+def test_another_way_of_being_gone_is_the_same_absence(log: Log) -> None:
+    log.broker(BrokerState.BLOCKED)
+    log.clock.advance(1)
+    assert log.broker(BrokerState.DOWN) == []
+    log.clock.advance(59)
+    (line,) = log.broker(BrokerState.DOWN)
+    assert "still down" in line
+    assert "for 60 s" in line
+
+
+def test_connecting_again_is_not_being_back(log: Log) -> None:
+    log.broker(BrokerState.DOWN)
+    assert log.broker(BrokerState.CONNECTING) == []
+    assert log.broker(BrokerState.DOWN) == []
+
+
+def test_one_that_stalls_again_and_again_makes_one_line_a_minute(log: Log) -> None:
+    lines = []
+    for _ in range(50):
+        lines += log.broker(BrokerState.STALLED)
+        lines += log.broker(BrokerState.READY)
+        log.clock.advance(1)
+    assert len(lines) == 2
+
+
+def test_one_that_goes_again_soon_is_told_at_once(log: Log) -> None:
+    log.broker(BrokerState.DOWN)
+    log.broker(BrokerState.READY)
+    log.clock.advance(1)
+    assert len(log.broker(BrokerState.DOWN)) == 1
+
+
+def test_what_was_dropped_so_far_is_told_with_the_broker(log: Log) -> None:
+    (line,) = log.broker(BrokerState.DOWN, dropped=4)
+    assert line.endswith("0 dead; 4 dropped so far.")
+
+
+def test_what_is_wrong_with_a_broker_that_is_there_is_told(log: Log) -> None:
+    assert log.broker(BrokerState.READY, "no such exchange") == [
+        "The broker is there, but: no such exchange"
+    ]
+
+
+def test_what_is_wrong_with_it_is_told_once_a_minute(log: Log) -> None:
+    lines = []
+    for _ in range(121):
+        lines += log.broker(BrokerState.READY, "no such exchange")
+        log.clock.advance(1)
+    assert len(lines) == 3
+
+
+# Events
+
+
+@pytest.mark.parametrize("outcome", [Outcome.NACKED, Outcome.RETURNED])
+def test_refused_events_are_told_with_queue_and_reason(
+    log: Log, outcome: Outcome
+) -> None:
+    assert log.news(Kind.FAILED, "no queue 'q'", outcome, events=3) == [
+        f"3 event(s) for q were {outcome.value} (no queue 'q');"
+        " they are kept and tried again."
+    ]
+
+
+def test_dead_events_are_told_with_queue_and_reason(log: Log) -> None:
+    (line,) = log.news(Kind.DEAD, "too large")
+    assert line.startswith("1 event(s) for q are dead (too large)")
+
+
+def test_dropped_events_are_told_with_queue_and_reason(log: Log) -> None:
+    assert log.news(Kind.DROPPED, "overflow") == [
+        "1 event(s) for q were dropped: overflow."
+    ]
+
+
+@pytest.mark.parametrize("reason", [ABANDONED, NEVER_PUBLISHED])
+def test_events_that_nobody_discarded_on_purpose_are_told(
+    log: Log, reason: str
+) -> None:
+    assert log.news(Kind.DISCARDED, reason) == [
+        f"1 event(s) for q were discarded: {reason}."
+    ]
+
+
+def test_what_is_lost_is_an_error_and_what_is_kept_a_warning(log: Log) -> None:
+    log.reporter.news(
+        [
+            News(Kind.DROPPED, make_event(), "overflow"),
+            News(Kind.DEAD, make_event(), "too large"),
+            News(Kind.FAILED, make_event(), "no queue", Outcome.RETURNED),
+        ]
+    )
+    assert log.levels() == ["ERROR", "ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "outcome"),
+    [
+        (Kind.PUBLISHED, "", None),
+        (Kind.DISCARDED, "the response was 500", None),
+        # The lines about the broker tell these.
+        (Kind.FAILED, "it was lost", Outcome.UNKNOWN),
+        (Kind.FAILED, "the broker is down", None),
+    ],
+)
+def test_what_is_usual_has_no_line_of_its_own(
+    log: Log, kind: Kind, reason: str, outcome: Outcome | None
+) -> None:
+    assert log.news(kind, reason, outcome) == []
+
+
+def test_the_same_trouble_is_told_once_a_minute_with_the_count_of_all(
+    log: Log,
+) -> None:
+    assert log.news(events=2) == ["2 event(s) for q were dropped: overflow."]
+    assert log.news(events=3) == []
+    assert log.news(events=4) == []
+    log.clock.advance(INTERVAL)
+    log.reporter.speak_up()
+    assert log.lines() == ["7 event(s) for q were dropped: overflow."]
+
+
+def test_a_trouble_that_is_over_is_told_no_more(log: Log) -> None:
+    log.news()
+    log.clock.advance(INTERVAL)
+    log.reporter.speak_up()
+    assert log.lines() == []
+    assert log.news() != []
+
+
+def test_nothing_is_told_again_within_the_minute(log: Log) -> None:
+    log.news()
+    log.news()
+    log.clock.advance(INTERVAL - 1)
+    log.reporter.speak_up()
+    assert log.lines() == []
+
+
+def test_at_the_end_all_that_was_passed_over_is_told(log: Log) -> None:
+    log.news()
+    log.news(events=5)
+    log.reporter.speak_up(at_last=True)
+    assert log.lines() == ["5 event(s) for q were dropped: overflow."]
+
+
+def test_each_queue_and_each_reason_has_a_line_of_its_own(log: Log) -> None:
+    lines = [
+        *log.news(queue="one"),
+        *log.news(queue="other"),
+        *log.news(queue="one", reason="purged"),
+    ]
+    assert len(lines) == 3
+
+
+def test_events_of_several_queues_are_told_by_queue(log: Log) -> None:
+    events = [make_event(None, queue) for queue in ("one", "other", "one")]
+    log.reporter.news([News(Kind.DROPPED, event, "overflow") for event in events])
+    assert log.lines() == [
+        "2 event(s) for one were dropped: overflow.",
+        "1 event(s) for other were dropped: overflow.",
+    ]
+
+
+def test_an_exchange_is_named_with_the_queue(log: Log) -> None:
+    event = make_event(None, "q", exchange="x")
+    log.reporter.news([News(Kind.DROPPED, event, "overflow")])
+    assert log.lines() == ["1 event(s) for x/q were dropped: overflow."]
+
+
+def test_many_troubles_are_not_remembered_for_ever(log: Log) -> None:
+    for number in range(5000):
+        log.news(queue=f"queue-{number}")
+    assert len(log.reporter._troubles) <= 1000
+
+
+def test_a_handler_that_raises_harms_nothing(log: Log) -> None:
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            raise OSError("disk full")
+
+    logger, broken = logging.getLogger("flask_eventcollector"), Broken()
+    logger.addHandler(broken)
+    try:
+        log.news()
+        log.broker(BrokerState.DOWN)
+    finally:
+        logger.removeHandler(broken)
+
+
+def test_a_percent_sign_in_a_name_is_just_that(log: Log) -> None:
+    (line,) = log.news(queue="100%s{}")
+    assert "for 100%s{} were" in line
+
+
+def test_no_payload_and_no_header_is_in_any_line(log: Log) -> None:
+    lines: list[str] = []
+    for kind in Kind:
+        for outcome in (None, *Outcome):
+            lines += log.news(kind, ABANDONED, outcome)
+    assert lines
+    assert not [line for line in lines if SECRET in line]
