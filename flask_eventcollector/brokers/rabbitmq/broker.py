@@ -145,6 +145,9 @@ class RabbitMQBroker:
             heartbeat=self._heartbeat,
             app_id=self._name,
         )
+        if self._closing.is_set():
+            # A close that came a moment ago found no session to tell.
+            session.close()
         try:
             error = session.run()
         finally:

@@ -1,0 +1,63 @@
+"""The thread that owns the connection: it ends when it is told to, at any moment."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flask_eventcollector.broker_url import parse_broker_urls
+from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker, broker
+from flask_eventcollector.brokers.rabbitmq.session import Session
+from tests.contracts.sides import Outlet
+from tests.helpers import DEADLINE
+
+
+@pytest.fixture
+def connecting() -> Iterator[RabbitMQBroker]:
+    """A broker whose node takes connections, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as node:
+        url = f"amqp://guest:guest@127.0.0.1:{node.getsockname()[1]}/"
+        yield RabbitMQBroker(
+            parse_broker_urls(url, "the test's URL"),
+            queues={},
+            heartbeat=60,
+            delay=lambda failures: 10 * DEADLINE,
+            name="test",
+        )
+
+
+def closes_at_once(broker: RabbitMQBroker) -> bool:
+    began = time.monotonic()
+    closed = broker.close(DEADLINE)
+    return closed and time.monotonic() - began < DEADLINE / 4
+
+
+def test_it_can_be_closed_while_it_connects(connecting: RabbitMQBroker) -> None:
+    connecting.start(Outlet())
+
+    assert closes_at_once(connecting)
+
+
+def test_it_can_be_closed_while_it_begins_to_connect(
+    connecting: RabbitMQBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins, closing = threading.Event(), threading.Event()
+
+    class SlowSession(Session):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            begins.set()
+            closing.wait(DEADLINE)
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(broker, "Session", SlowSession)
+    connecting.start(Outlet())
+    assert begins.wait(DEADLINE)
+    # It goes on when the close is waiting for it, and was told nothing.
+    threading.Timer(0.2, closing.set).start()
+
+    assert closes_at_once(connecting)
