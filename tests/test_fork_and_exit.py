@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from flask_eventcollector import PublishResult, Stats
-from tests.helpers import DEADLINE, Shop, books, open_shop
+from tests.helpers import DEADLINE, Shop, books, open_shop, wait_until
 
 ROOT = Path(__file__).parents[1]
 
@@ -518,7 +518,13 @@ def use_and_throw_away(use: Callable[[Shop], None], name: str) -> weakref.ref[Sh
     use(shop)
     reference = weakref.ref(shop)
     del shop
-    gc.collect()
+
+    def is_gone() -> bool:
+        gc.collect()
+        return reference() is None
+
+    # Its thread may just be in the middle of a round.
+    wait_until(is_gone, "the app is collected")
     return reference
 
 

@@ -64,7 +64,7 @@ class Load:
     @contextmanager
     def running(self, paths: Iterable[str]) -> Iterator[None]:
         """Send them while the block runs, and until the last is answered."""
-        todo = iter(list(paths))
+        todo = iter(paths)
         taking = threading.Lock()
 
         def work() -> None:

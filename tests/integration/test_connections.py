@@ -30,7 +30,7 @@ def collecting(url: str, **settings: Any) -> Iterator[tuple[EventCollector, str]
         try:
             yield events, queue
         finally:
-            events.close(3)
+            events.close(0)
 
 
 @contextmanager
@@ -52,7 +52,9 @@ def assert_retained(events: EventCollector, because: str) -> None:
     """The event waits, and both the state and the log can say why."""
     load.wait_for(lambda: because in events.stats().broker_error)
     stats = events.stats()
-    assert (stats.retained, stats.confirmed, stats.balanced) == (1, 0, True)
+    # A next try may just be under way.
+    assert (stats.retained + stats.in_flight, stats.confirmed) == (1, 0)
+    assert stats.balanced
 
 
 def test_a_wrong_password_is_told_without_the_password(
@@ -137,10 +139,11 @@ def test_queues_are_declared_again_after_a_reconnect(
         assert events.publish(timeout=10).complete
         private_rabbitmq.delete(queue)
 
+        closed = _connections(private_rabbitmq)
+
         private_rabbitmq.close_all_connections()
 
-        load.wait_for(lambda: events.stats().broker is not BrokerState.READY)
-        load.wait_for(lambda: events.stats().broker is BrokerState.READY)
+        load.wait_for(lambda: _connections(private_rabbitmq) not in (closed, "[]"))
         events.enqueue_event(2, queue)
         assert events.publish(timeout=10).complete
         assert private_rabbitmq.count(queue) == 1
@@ -171,9 +174,11 @@ def test_no_more_than_the_limit_is_in_flight(private_rabbitmq: RabbitMQNode) -> 
         for number in range(50):
             events.enqueue_event(number, queue)
 
-        result = events.publish()
+        events.publish()
 
-        assert (result.in_flight, result.retained) == (10, 40)
+        load.wait_for(lambda: events.stats().in_flight > 0)
+        stats = events.stats()
+        assert (stats.in_flight, stats.retained) == (10, 40)
         private_rabbitmq.thaw()
         assert events.flush(30)
         arrived = [m.json() for m in private_rabbitmq.get_all(queue)]
@@ -188,12 +193,13 @@ def test_confirms_that_stay_away_end_the_connection(
         assert events.publish(timeout=10).complete
         private_rabbitmq.freeze()
         events.enqueue_event(2, queue)
-        assert events.publish().in_flight == 1
+        events.publish()
+        load.wait_for(lambda: events.stats().in_flight == 1)
 
-        load.wait_for(lambda: events.stats().in_flight == 0)
+        load.wait_for(lambda: events.stats().broker is BrokerState.DOWN)
 
         stats = events.stats()
-        assert (stats.broker, stats.retained) == (BrokerState.DOWN, 1)
+        assert (stats.in_flight, stats.retained) == (0, 1)
         private_rabbitmq.thaw()
         assert events.flush(30)
         messages = private_rabbitmq.get_all(queue)
