@@ -1,0 +1,1 @@
+"""Proof of what the library promises, one fault at a time."""

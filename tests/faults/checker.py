@@ -1,0 +1,65 @@
+"""Compares what was tried, what was answered and what has arrived.
+
+In the words of RabbitMQ's own Jepsen suite: an event is *attempted* when it is in the
+side file, *acknowledged* when a request was answered 2xx with its key, *lost* when it
+is acknowledged and did not arrive, *recovered* when it arrived without having been
+acknowledged, *duplicated* when it arrived more than once, and *unexpected* when it
+arrived without having been attempted.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from tests.rabbitmq import Message
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The keys of the events, by what became of them."""
+
+    attempted: frozenset[str]
+    acknowledged: frozenset[str]
+    lost: frozenset[str]
+    duplicated: frozenset[str]
+    recovered: frozenset[str]
+    unexpected: frozenset[str]
+    #: Came again without saying that they may be a second copy, or with another id.
+    unmarked: frozenset[str]
+
+
+def check(
+    attempted: Collection[str],
+    acknowledged: Collection[str],
+    arrived: Iterable[Message],
+) -> Verdict:
+    """Judge what has *arrived*, in the order of its arrival at each queue."""
+    copies = _by_key(arrived)
+    tried, known, came = map(frozenset, (attempted, acknowledged, copies))
+    return Verdict(
+        attempted=tried,
+        acknowledged=known,
+        lost=known - came,
+        duplicated=frozenset(k for k, found in copies.items() if len(found) > 1),
+        recovered=(came & tried) - known,
+        unexpected=came - tried,
+        unmarked=frozenset(k for k, found in copies.items() if _is_unmarked(found)),
+    )
+
+
+def _by_key(arrived: Iterable[Message]) -> dict[str, list[Message]]:
+    copies: dict[str, list[Message]] = defaultdict(list)
+    for message in arrived:
+        copies[message.json()["key"]].append(message)
+    return copies
+
+
+def _is_unmarked(copies: list[Message]) -> bool:
+    first, *others = copies
+    return any(copy.id != first.id or not _is_marked(copy) for copy in others)
+
+
+def _is_marked(message: Message) -> bool:
+    return bool((message.properties.headers or {}).get("x-possible-duplicate"))
