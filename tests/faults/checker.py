@@ -26,7 +26,7 @@ class Verdict:
     duplicated: frozenset[str]
     recovered: frozenset[str]
     unexpected: frozenset[str]
-    #: Came again without saying that they may be a second copy, or with another id.
+    #: Came more than once without saying so, or with more than one id.
     unmarked: frozenset[str]
 
 
@@ -57,8 +57,9 @@ def _by_key(arrived: Iterable[Message]) -> dict[str, list[Message]]:
 
 
 def _is_unmarked(copies: list[Message]) -> bool:
-    first, *others = copies
-    return any(copy.id != first.id or not _is_marked(copy) for copy in others)
+    # What a slow connection still carries may come after its marked copy.
+    plain = [copy for copy in copies if not _is_marked(copy)]
+    return len(plain) > 1 or len({copy.id for copy in copies}) > 1
 
 
 def _is_marked(message: Message) -> bool:
