@@ -84,7 +84,7 @@ def find_version() -> str | None:
     programs = find_programs()
     if programs is None:
         return None
-    (epmd,) = _free_ports(1)
+    (epmd,) = free_ports(1)
     with tempfile.TemporaryDirectory() as home:
         private = {"HOME": home, "ERL_EPMD_PORT": str(epmd)}
         command = [str(programs / "rabbitmqctl"), "version"]
@@ -113,7 +113,7 @@ class RabbitMQNode:
             raise RabbitMQError("RabbitMQ's programs were not found")
         self.programs = programs
         self.folder = Path(tempfile.mkdtemp(prefix="eventcollector-rabbitmq-"))
-        self.port, self._control_port, distribution, epmd = _free_ports(4)
+        self.port, self._control_port, distribution, epmd = free_ports(4)
         self._environment = _environment(self.folder, distribution, epmd)
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -360,7 +360,7 @@ def _take(channel: BlockingChannel, queue: str) -> Iterator[Message]:
         yield Message(properties, body)
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     """Return ports that nobody listens on, different ones to two test runs."""
     candidates = random.sample(PORTS, k=200)
     return list(itertools.islice(filter(_is_free, candidates), number))

@@ -1,0 +1,169 @@
+"""The app under test, which notes the key of each event before it enqueues it.
+
+It is configured by environment variables alone. Beside the library's own settings:
+
+- ``FLASK_FAULTS_QUEUE``: where events go, unless a request names a ``queue``;
+- ``FLASK_FAULTS_SIDE_FILE``: where each event is noted, see :mod:`.side_file`;
+- ``FLASK_FAULTS_STATS``: a folder that gets the last books of each process that runs
+  its exit handlers, as ``PID.json``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from flask import Flask, Response, has_request_context, jsonify, request
+
+from tests.faults.side_file import note
+
+if TYPE_CHECKING:
+    from flask_eventcollector import EventCollector
+
+PREFIX = "FLASK_FAULTS_"
+
+#: Seconds that a forked child may take to have its events confirmed.
+CHILD_TIMEOUT = 10.0
+
+
+def create_app() -> Flask:
+    """The app for one process, or for all that are forked from it."""
+    app, _ = create()
+    return app
+
+
+def create() -> tuple[Flask, EventCollector]:
+    """The app and its event collector."""
+    # Exit handlers run last in, first out: these books come after the last flush of
+    # the library, which registers itself when it is imported.
+    last_words: list[Callable[[], None]] = []
+    atexit.register(lambda: [say() for say in last_words])
+    from flask_eventcollector import EventCollector
+
+    app = Flask("faults")
+    app.config.from_prefixed_env()
+    events = EventCollector(app)
+    last_words.append(lambda: write_books(events))
+    add_orders(app, events)
+    add_insights(app, events)
+    return app, events
+
+
+def add_orders(app: Flask, events: EventCollector) -> None:
+    """Views that enqueue events."""
+
+    @app.post("/orders/<int:order>")
+    def place(order: int) -> tuple[Response, int]:
+        keys = enqueue(events, order, number_of("events"), **wanted())
+        return jsonify(keys), 201
+
+    @app.post("/orders/<int:order>/refused")
+    def refuse(order: int) -> tuple[str, int]:
+        # Nobody notes the key, so nobody may ever see the event.
+        event = {"key": f"refused-{uuid4().hex}", "order": order, "place": 0}
+        events.enqueue_event(event, own_queue(), **wanted())
+        return "refused", 409
+
+    @app.post("/forks/<int:order>")
+    def fork(order: int) -> tuple[Response, int]:
+        children = [
+            order_in_child(events, order, number_of("events"))
+            for _ in range(number_of("children"))
+        ]
+        return jsonify(list(chain.from_iterable(children))), 201
+
+
+def add_insights(app: Flask, events: EventCollector) -> None:
+    """Views that enqueue nothing."""
+
+    @app.get("/stats")
+    def stats() -> dict[str, Any]:
+        return books(events)
+
+    @app.get("/slow")
+    def slow() -> str:
+        time.sleep(request.args.get("seconds", 1.0, float))
+        return "at last"
+
+
+def number_of(name: str) -> int:
+    """A number that the request names."""
+    return request.args.get(name, 1, int)
+
+
+def wanted() -> dict[str, Any]:
+    """Where the request wants its events to go, if it says so."""
+    return {"exchange": request.args["exchange"]} if "exchange" in request.args else {}
+
+
+def own_queue() -> str:
+    """Where events go."""
+    queue = request.args.get("queue") if has_request_context() else None
+    return queue or os.environ[PREFIX + "QUEUE"]
+
+
+def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> list[str]:
+    """Enqueue the events of one unit of work; returns their keys."""
+    name = f"{order}-{uuid4().hex[:12]}"
+    keys = [f"{name}.{place}" for place in range(number)]
+    for place, key in enumerate(keys):
+        note(os.environ[PREFIX + "SIDE_FILE"], key, name)
+        event = {"key": key, "order": order, "place": place}
+        events.enqueue_event(event, own_queue(), **more)
+    return keys
+
+
+def order_in_child(events: EventCollector, order: int, number: int) -> list[str]:
+    """Fork a child that places an order, and wait until it has ended."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException), events.auto_publish():
+            answer = json.dumps(enqueue(events, order, number))
+        with suppress(BaseException):
+            events.flush(CHILD_TIMEOUT)
+            os.write(writer, answer.encode())
+        os._exit(0)
+    os.close(writer)
+    keys: list[str] = json.loads(answer_of(child, reader))
+    return keys
+
+
+def answer_of(child: int, reader: int) -> bytes:
+    """What a child has written when it has ended; it is killed if it hangs."""
+    try:
+        if not select.select([reader], [], [], 2 * CHILD_TIMEOUT)[0]:
+            os.kill(child, signal.SIGKILL)
+            raise RuntimeError("a forked child hung")
+        return os.read(reader, 65536)
+    finally:
+        os.close(reader)
+        os.waitpid(child, 0)
+
+
+def books(events: EventCollector) -> dict[str, Any]:
+    """The books of this process."""
+    return {
+        **events.stats().as_dict(),
+        "pid": os.getpid(),
+        "threads": sorted(thread.name for thread in threading.enumerate()),
+    }
+
+
+def write_books(events: EventCollector) -> None:
+    """Leave the last books of this process."""
+    folder = Path(os.environ[PREFIX + "STATS"])
+    unfinished = folder / f".{os.getpid()}"
+    unfinished.write_text(json.dumps({**books(events), "at": time.time()}))
+    unfinished.replace(folder / f"{os.getpid()}.json")

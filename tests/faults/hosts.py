@@ -1,0 +1,337 @@
+"""Real workers on loopback that serve the app under test, to be ended at will."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tests.rabbitmq import free_ports
+
+ROOT = Path(__file__).parents[2]
+APP = "tests.faults.app:create_app()"
+
+START_TIMEOUT = 30.0
+CALL_TIMEOUT = 30.0
+END_TIMEOUT = 30.0
+POLL = 0.01
+
+
+class HostError(RuntimeError):
+    """A host did not do what it was told."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way to serve the app."""
+
+    name: str
+    #: The package that it needs.
+    package: str
+    #: What is run, for a port and a number of workers.
+    command: Callable[[int, int], list[str]]
+    #: Whether the workers are children of the process that is started.
+    forks: bool = True
+
+    @property
+    def missing(self) -> str | None:
+        """What is not installed; ``None``: all is there."""
+        found = importlib.util.find_spec(self.package) or shutil.which(_bin("uwsgi"))
+        return None if found else f"the Python package {self.package}"
+
+
+def _bin(program: str) -> str:
+    """A program of this Python's environment."""
+    return str(Path(sys.executable).parent / program)
+
+
+def _gunicorn(worker: str, *options: str) -> Callable[[int, int], list[str]]:
+    return lambda port, workers: [
+        *(sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"),
+        # It would be one file for all that the user runs.
+        "--no-control-socket",
+        *("--workers", str(workers), "--worker-class", worker, *options, APP),
+    ]
+
+
+def _uwsgi(*options: str) -> Callable[[int, int], list[str]]:
+    return lambda port, workers: [
+        *(_bin("uwsgi"), "--http-socket", f"127.0.0.1:{port}", "--master"),
+        *("--processes", str(workers), "--die-on-term", "--need-app"),
+        *("--module", "tests.faults.app", "--callable", "create_app()", *options),
+    ]
+
+
+def _waitress(port: int, _workers: int) -> list[str]:
+    listen = ("--listen", f"127.0.0.1:{port}", "--threads", "8")
+    return [sys.executable, "-m", "waitress", *listen, "--call", APP[:-2]]
+
+
+_THREADS = ("--threads", "8")
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("gunicorn-sync", "gunicorn", _gunicorn("sync")),
+        Kind("gunicorn-sync-preload", "gunicorn", _gunicorn("sync", "--preload")),
+        Kind("gunicorn-gthread", "gunicorn", _gunicorn("gthread", *_THREADS)),
+        Kind(
+            "gunicorn-gthread-preload",
+            "gunicorn",
+            _gunicorn("gthread", *_THREADS, "--preload"),
+        ),
+        Kind("gunicorn-gevent", "gevent", _gunicorn("gevent")),
+        Kind("gunicorn-gevent-preload", "gevent", _gunicorn("gevent", "--preload")),
+        Kind("uwsgi", "uwsgi", _uwsgi()),
+        Kind("uwsgi-enable-threads", "uwsgi", _uwsgi("--enable-threads")),
+        Kind("uwsgi-threads", "uwsgi", _uwsgi(*_THREADS)),
+        Kind("uwsgi-lazy-apps", "uwsgi", _uwsgi("--enable-threads", "--lazy-apps")),
+        Kind("uwsgi-gevent", "uwsgi", _uwsgi("--gevent", "8", "--enable-threads")),
+        Kind("waitress", "waitress", _waitress, forks=False),
+    )
+}
+
+
+class Host:
+    """Workers of one kind, in processes of their own.
+
+    Start it in a thread that lives as long as it: when that ends, however the test run
+    ends, the host is killed.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        queue: str,
+        workers: int = 1,
+        options: Iterable[str] = (),
+    ) -> None:
+        self.kind = KINDS[kind]
+        self.folder = folder
+        #: A line for each event that was tried.
+        self.side_file = folder / "side-file"
+        self.workers = workers
+        (self.port,) = free_ports(1)
+        self._options = list(options)
+        self._environment = environment(folder, settings, queue)
+        self._log = folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Host:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process that was started: a master, where there is one."""
+        return self._started.pid
+
+    @property
+    def code(self) -> int | None:
+        """How the process has ended; ``None``: it has not."""
+        return self._started.poll()
+
+    @property
+    def log(self) -> str:
+        """What all of its processes have said."""
+        return self._log.read_text(errors="replace")
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """The processes that answer requests."""
+        return children_of(self.pid) if self.kind.forks else [self.pid]
+
+    # Life
+
+    def start(self) -> None:
+        """Start it; returns when it answers."""
+        self.launch()
+        wait_for(self._answers, f"{self.kind.name} to answer", START_TIMEOUT)
+
+    def launch(self) -> None:
+        """Start it; does not wait for it."""
+        if self._process is not None and self.code is None:
+            return
+        command = [*self.kind.command(self.port, self.workers), *self._options]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [*_with_its_parent(), *command],
+                cwd=ROOT,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process that was started a signal."""
+        self._started.send_signal(number)
+
+    def wait(self, timeout: float = END_TIMEOUT) -> float:
+        """Wait until the process has ended; returns the seconds that it took."""
+        began = time.monotonic()
+        try:
+            self._started.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise HostError(f"{self.kind.name} did not end:\n{self.log}") from None
+        return time.monotonic() - began
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """End it by a signal; returns the seconds that it took."""
+        self.send(number)
+        return self.wait()
+
+    def kill_worker(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """End one worker; its master may start another."""
+        os.kill(pid, number)
+        wait_for(lambda: not is_running(pid), f"the end of {pid}", END_TIMEOUT)
+
+    def close(self) -> None:
+        """Kill all that is left of it."""
+        if self._process is not None:
+            # The id of its process group, which is its own, outlives it.
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait(END_TIMEOUT)
+
+    # Requests
+
+    def order(self, number: int, events: int = 1, **query: str | int) -> list[str]:
+        """Place an order; returns the keys that were acknowledged."""
+        keys: list[str] = self.post(f"/orders/{number}", events=events, **query)
+        return keys
+
+    def post(self, path: str, **query: str | int | float) -> Any:
+        """Post; returns the answer. Raises OSError if there is none."""
+        return self._ask("POST", path, query)
+
+    def get(self, path: str, **query: str | int | float) -> Any:
+        """Get; returns the answer. Raises OSError if there is none."""
+        return self._ask("GET", path, query)
+
+    def stats(self) -> dict[str, Any]:
+        """The books of the worker that happens to answer."""
+        found: dict[str, Any] = self.get("/stats")
+        return found
+
+    def last_books(self) -> dict[int, dict[str, Any]]:
+        """The books that ended processes have left, by process id."""
+        files = (self.folder / "books").glob("*.json")
+        return {int(file.stem): json.loads(file.read_text()) for file in files}
+
+    def _ask(self, method: str, path: str, query: Mapping[str, Any]) -> Any:
+        words = "&".join(f"{name}={value}" for name, value in query.items())
+        with _connection(self.port) as connection:
+            connection.request(method, f"{path}?{words}")
+            answer = connection.getresponse()
+            body = answer.read()
+        if answer.status >= 400:
+            raise HostError(f"{path} was answered {answer.status}:\n{self.log}")
+        return json.loads(body)
+
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None, "it was not started"
+        return self._process
+
+    def _answers(self) -> bool:
+        if self.code is not None:
+            raise HostError(f"{self.kind.name} ended as it started:\n{self.log}")
+        try:
+            return bool(self.stats())
+        except OSError:
+            return False
+
+
+@contextmanager
+def _connection(port: int) -> Iterator[HTTPConnection]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=CALL_TIMEOUT)
+    try:
+        yield connection
+    except HTTPException as error:
+        # The worker has ended in the middle of its answer.
+        raise ConnectionError(repr(error)) from error
+    finally:
+        connection.close()
+
+
+def environment(
+    folder: Path, settings: Mapping[str, Any], queue: str
+) -> dict[str, str]:
+    """What configures the app under test, with the library's *settings*."""
+    (folder / "books").mkdir(parents=True, exist_ok=True)
+    written = {
+        f"FLASK_EVENTCOLLECTOR_{name}": value
+        if isinstance(value, str)
+        else json.dumps(value)
+        for name, value in {"QUEUES": {queue: {}}, **settings}.items()
+    }
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "FLASK_FAULTS_QUEUE": queue,
+        "FLASK_FAULTS_SIDE_FILE": str(folder / "side-file"),
+        "FLASK_FAULTS_STATS": str(folder / "books"),
+        **written,
+    }
+
+
+def _with_its_parent() -> list[str]:
+    """A prefix that lets a program end with the thread that started it."""
+    program = shutil.which("setpriv")
+    return [program, "--pdeathsig", "KILL"] if program else []
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that *pid* has started, and that still run."""
+    file = Path(f"/proc/{pid}/task/{pid}/children")
+    with suppress(FileNotFoundError):
+        return [
+            child for child in map(int, file.read_text().split()) if is_running(child)
+        ]
+    return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that has not ended."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout: float) -> None:
+    """Poll until *condition* holds; fails after *timeout* seconds."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise HostError(f"waited {timeout:.0f} s in vain for {what}")
+        time.sleep(POLL)
