@@ -4,6 +4,7 @@ It is configured by environment variables alone. Beside the library's own settin
 
 - ``FLASK_FAULTS_QUEUE``: where events go, unless a request names a ``queue``;
 - ``FLASK_FAULTS_SIDE_FILE``: where each event is noted, see :mod:`.side_file`;
+- ``FLASK_FAULTS_PUBLISHER``: ``naive`` for what the library is compared with;
 - ``FLASK_FAULTS_STATS``: a folder that gets the last books of each process that runs
   its exit handlers, as ``PID.json``.
 """
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from flask import Flask, Response, has_request_context, jsonify, request
@@ -49,15 +50,26 @@ def create() -> tuple[Flask, EventCollector]:
     # the library, which registers itself when it is imported.
     last_words: list[Callable[[], None]] = []
     atexit.register(lambda: [say() for say in last_words])
-    from flask_eventcollector import EventCollector
+    import flask_eventcollector  # noqa: F401
 
     app = Flask("faults")
     app.config.from_prefixed_env()
-    events = EventCollector(app)
+    events = new_collector(app)
     last_words.append(lambda: write_books(events))
     add_orders(app, events)
     add_insights(app, events)
     return app, events
+
+
+def new_collector(app: Flask) -> EventCollector:
+    """The library, or what it is compared with."""
+    if os.environ.get(PREFIX + "PUBLISHER") == "naive":
+        from tests.faults.naive import NaiveCollector
+
+        return cast("EventCollector", NaiveCollector(app))
+    from flask_eventcollector import EventCollector
+
+    return EventCollector(app)
 
 
 def add_orders(app: Flask, events: EventCollector) -> None:
@@ -119,9 +131,16 @@ def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> lis
     keys = [f"{name}.{place}" for place in range(number)]
     for place, key in enumerate(keys):
         note(os.environ[PREFIX + "SIDE_FILE"], key, name)
-        event = {"key": key, "order": order, "place": place}
+        event = {"key": key, "order": order, "place": place, **padding(place)}
         events.enqueue_event(event, own_queue(), **more)
     return keys
+
+
+def padding(place: int) -> dict[str, str]:
+    """What makes one event as large as the request wants."""
+    if not has_request_context() or place != request.args.get("padded", -1, int):
+        return {}
+    return {"padding": "x" * number_of("padding")}
 
 
 def order_in_child(events: EventCollector, order: int, number: int) -> list[str]:

@@ -62,6 +62,7 @@ def _gunicorn(worker: str, *options: str) -> Callable[[int, int], list[str]]:
         *(sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}"),
         # It would be one file for all that the user runs.
         "--no-control-socket",
+        *("--config", "python:tests.faults.gunicorn_conf"),
         *("--workers", str(workers), "--worker-class", worker, *options, APP),
     ]
 
@@ -119,6 +120,7 @@ class Host:
         queue: str,
         workers: int = 1,
         options: Iterable[str] = (),
+        publisher: str = "library",
     ) -> None:
         self.kind = KINDS[kind]
         self.folder = folder
@@ -128,6 +130,7 @@ class Host:
         (self.port,) = free_ports(1)
         self._options = list(options)
         self._environment = environment(folder, settings, queue)
+        self._environment["FLASK_FAULTS_PUBLISHER"] = publisher
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -170,9 +173,10 @@ class Host:
     # Life
 
     def start(self) -> None:
-        """Start it; returns when it answers."""
+        """Start it; returns when it answers, and all of its workers are up."""
         self.launch()
         wait_for(self._answers, f"{self.kind.name} to answer", START_TIMEOUT)
+        wait_for(self._is_complete, f"{self.kind.name}'s workers", START_TIMEOUT)
 
     def launch(self) -> None:
         """Start it; does not wait for it."""
@@ -268,6 +272,12 @@ class Host:
             return bool(self.stats())
         except OSError:
             return False
+
+    def _is_complete(self) -> bool:
+        up = self.worker_pids
+        if self.kind.package in ("gunicorn", "gevent"):
+            up = [pid for pid in up if (self.folder / "books" / f"{pid}.up").exists()]
+        return len(up) >= (self.workers if self.kind.forks else 1)
 
 
 @contextmanager

@@ -1,0 +1,87 @@
+"""What a row has counted and timed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+#: `CONFIRM_TIMEOUT`, in seconds.
+CONFIRM_TIMEOUT = 0.25
+#: What the worst of 100 requests may take longer under a fault than without it.
+LONGER = CONFIRM_TIMEOUT + 0.05
+#: What any request may take.
+SLOWEST = CONFIRM_TIMEOUT + 0.5
+
+
+@dataclass
+class Figures:
+    """The sums over all runs of a row."""
+
+    runs: int = 0
+    attempts: int = 0
+    acknowledged: int = 0
+    #: Acknowledged, not arrived, and not counted by the app as dropped.
+    lost: int = 0
+    duplicated: int = 0
+    recovered: int = 0
+    unexpected: int = 0
+    #: Duplicates that do not say so.
+    unmarked: int = 0
+    #: By the apps' own books.
+    confirmed: int = 0
+    dropped: int = 0
+    dead: int = 0
+    discarded: int = 0
+    balanced: bool = True
+    #: How often the fault has struck.
+    hits: int = 0
+    #: Requests that were not answered 2xx.
+    failed: int = 0
+    #: Seconds that the slowest request took.
+    slowest: float = 0.0
+    #: Of each run, in seconds: p99 under the fault less p99 while healthy.
+    longer: list[float] = field(default_factory=list)
+    #: What did not hold, in words.
+    broken: list[str] = field(default_factory=list)
+    #: Seconds that it took.
+    seconds: float = 0.0
+
+    @property
+    def median_longer(self) -> float | None:
+        """How much longer requests took under the fault, in seconds."""
+        return statistics.median(self.longer) if self.longer else None
+
+    def add(self, other: Figures) -> None:
+        """Count what another trial of the same row has found."""
+        for name, value in vars(other).items():
+            mine = getattr(self, name)
+            if name == "slowest":
+                value = max(mine, value)
+            elif name == "balanced":
+                value = mine and value
+            else:
+                value = mine + value
+            setattr(self, name, value)
+
+    def add_books(self, books: Mapping[str, Any], dead: int = 0) -> None:
+        """Count the last books of a process, which had so many *dead* at the end."""
+        self.confirmed += books["confirmed"]
+        # What is dead at the end of the process is dropped there.
+        self.dropped += books["dropped"] - dead
+        self.dead += dead
+        self.discarded += books["discarded"]
+        self.balanced &= is_balanced(books)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self) | {"median_longer": self.median_longer}
+
+
+def is_balanced(books: Mapping[str, Any]) -> bool:
+    """Whether each event is in exactly one place."""
+    living = ("collected", "in_flight", "retained", "dead")
+    ended = ("confirmed", "discarded", "dropped")
+    places = sum(books[name] for name in living + ended)
+    return bool(books["enqueued"] + books["adopted"] == places)

@@ -1,0 +1,107 @@
+"""A bounded load over HTTP, which records what was answered, and how soon."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+
+#: A client that got no answer so many times in a row gives up.
+TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request."""
+
+    path: str
+    #: 0: none came, because the worker had ended, or in time.
+    status: int
+    seconds: float
+    #: The keys of the events that the request says it has enqueued.
+    keys: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+@dataclass
+class Load:
+    """Sends a fixed number of requests to an app, from several threads."""
+
+    port: int
+    threads: int = 8
+    #: Seconds that each thread rests between two requests.
+    pause: float = 0.0
+    #: Seconds that a client waits for an answer; what takes longer counts as this long.
+    patience: float = 10.0
+    answers: list[Answer] = field(default_factory=list)
+
+    def run(self, paths: Iterable[str]) -> list[Answer]:
+        """Send all requests; return their answers."""
+        before = len(self.answers)
+        with self.running(paths):
+            pass
+        return self.answers[before:]
+
+    @contextmanager
+    def running(self, paths: Iterable[str]) -> Iterator[None]:
+        """Send them while the block runs, and until the last is answered."""
+        todo = iter(list(paths))
+        turn = threading.Lock()
+        threads = [
+            threading.Thread(target=self._work, args=(todo, turn))
+            for _ in range(self.threads)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            for thread in threads:
+                thread.join()
+
+    def _work(self, todo: Iterator[str], turn: threading.Lock) -> None:
+        unanswered = 0
+        while unanswered < TRIES:
+            with turn:
+                path = next(todo, None)
+            if path is None:
+                return
+            answer = post(self.port, path, self.patience)
+            self.answers.append(answer)
+            unanswered = 0 if answer.status else unanswered + 1
+            time.sleep(self.pause)
+
+
+def post(port: int, path: str, patience: float) -> Answer:
+    """Send one request on a connection of its own; never raises."""
+    began = time.perf_counter()
+    try:
+        status, body = _post(port, path, patience)
+        keys = tuple(json.loads(body)) if status == 201 else ()
+    except (OSError, HTTPException):
+        status, keys = 0, ()
+    return Answer(path, status, time.perf_counter() - began, keys)
+
+
+def _post(port: int, path: str, patience: float) -> tuple[int, bytes]:
+    connection = HTTPConnection("127.0.0.1", port, timeout=patience)
+    try:
+        connection.request("POST", path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def p99(answers: Iterable[Answer]) -> float:
+    """The seconds that 99 of 100 requests did not exceed."""
+    seconds = [answer.seconds for answer in answers]
+    return statistics.quantiles(seconds, n=100, method="inclusive")[98]

@@ -1,0 +1,234 @@
+"""A broker, a proxy in front of it, and apps that are tried on both."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.faults import side_file
+from tests.faults.checker import check
+from tests.faults.figures import Figures
+from tests.faults.hosts import Host, HostError
+from tests.faults.load import Answer, Load, p99
+from tests.faults.proxy import Proxy
+from tests.rabbitmq import Message, RabbitMQNode
+
+#: Seconds until all is delivered once nothing is wrong any more.
+SETTLE_TIMEOUT = 60.0
+#: Events that each request enqueues.
+EVENTS = 5
+#: So that a run is short; a row may say otherwise.
+SETTINGS: dict[str, Any] = {"HEARTBEAT": 1, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 1}
+#: Where events are kept, by the name of the mode.
+MODES: dict[str, dict[str, Any]] = {
+    "memory": {},
+    "spool": {"BACKLOG": "spool", "SPOOL_DIR": "{folder}/spool"},
+}
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Rig:
+    """What all rows are run on."""
+
+    node: RabbitMQNode
+    proxy: Proxy
+    mode: str = "memory"
+    #: Whether the naive publisher is tried instead of the library.
+    is_baseline: bool = False
+    kind: str = "gunicorn-gthread"
+    random: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def restore(self) -> None:
+        """Let broker and proxy be as if nobody had used them."""
+        self.proxy.restore()
+        self.node.restore()
+
+    @contextmanager
+    def trial(self, *, workers: int = 1, **settings: Any) -> Iterator[Trial]:
+        """Run an app of its own; at the end it has delivered all, and is checked."""
+        with ExitStack() as stack:
+            folder = tempfile.TemporaryDirectory(
+                prefix="eventcollector-faults-", ignore_cleanup_errors=True
+            )
+            trial = Trial(self, Path(stack.enter_context(folder)), workers, settings)
+            stack.enter_context(trial.host)
+            yield trial
+            trial.finish()
+
+    def settings(self, folder: Path) -> dict[str, Any]:
+        """The library's settings, unless a row wants others."""
+        mode = {
+            name: value.format(folder=folder)
+            for name, value in MODES[self.mode].items()
+        }
+        return {"BROKER_URL": self.proxy.url, **SETTINGS, **mode}
+
+
+class Trial:
+    """An app under test: what was asked of it, what it said, and what has arrived."""
+
+    def __init__(
+        self, rig: Rig, folder: Path, workers: int, settings: dict[str, Any]
+    ) -> None:
+        self.rig = rig
+        self.node, self.proxy = rig.node, rig.proxy
+        self.queue = new_name("orders")
+        self.queues = [self.node.declare(self.queue)]
+        self.figures = Figures()
+        self.arrived: list[Message] = []
+        publisher = "naive" if rig.is_baseline else "library"
+        self.host = Host(
+            rig.kind,
+            folder,
+            {**rig.settings(folder), **settings},
+            queue=self.queue,
+            workers=workers,
+            publisher=publisher,
+        )
+        self.load = Load(self.host.port, patience=2.0 if rig.is_baseline else 10.0)
+        self._orders = itertools.count(1)
+        self._ended = False
+
+    # What a row does.
+
+    def requests(
+        self, number: int, *, pause: float = 0.01, **query: str | int
+    ) -> list[Answer]:
+        """Send so many requests; return when all are answered."""
+        before = len(self.load.answers)
+        with self.under_load(number, pause=pause, **query):
+            pass
+        return self.load.answers[before:]
+
+    @contextmanager
+    def under_load(
+        self, number: int, *, pause: float = 0.05, **query: str | int
+    ) -> Iterator[None]:
+        """Send requests while the block runs, and until all are answered."""
+        self.load.pause = pause
+        before = len(self.load.answers)
+        with self.load.running(self._paths(number, query)):
+            # The fault strikes when the load is well under way.
+            while len(self.load.answers) < before + number // 10:
+                time.sleep(0.002)
+            yield
+
+    def hit(self, times: int = 1) -> None:
+        """The fault has struck."""
+        self.figures.hits += times
+
+    def compare(self, healthy: Sequence[Answer], faulty: Sequence[Answer]) -> None:
+        """Note how much longer requests took under the fault, in one run."""
+        self.figures.longer.append(p99(faulty) - p99(healthy))
+
+    def expect(self, what: str, holds: bool) -> None:
+        """Note what does not hold; the baseline promises nothing."""
+        if not holds and not self.rig.is_baseline:
+            self.figures.broken.append(f"not so: {what}")
+
+    def wait_until(
+        self, what: str, holds: Callable[[], bool], timeout: float = 30.0
+    ) -> float:
+        """Wait until the library has done something; return the seconds it took."""
+        began = time.monotonic()
+        while not self.rig.is_baseline and not holds():
+            if time.monotonic() - began > timeout:
+                self.expect(f"{what} within {timeout:.0f} s", False)
+                break
+            time.sleep(0.01)
+        return time.monotonic() - began
+
+    def wait_for_broker(self, state: str) -> None:
+        """Wait until the app shows the broker in this state."""
+        self.wait_until(f"the broker is {state}", lambda: self.stats("broker") == state)
+
+    def stats(self, name: str) -> Any:
+        """One of the figures of the app, or of the worker that answers."""
+        return self.host.stats()[name]
+
+    def declare(self, queue: str | None = None, **arguments: Any) -> str:
+        """Declare a queue more, which is drained at the end."""
+        queue = queue or new_name("other")
+        self.queues.append(self.node.declare(queue, **arguments))
+        return queue
+
+    def drain(self) -> None:
+        """Take out of the queues what has arrived."""
+        for queue in self.queues:
+            self.arrived += self.node.get_all(queue)
+
+    def settle(self) -> None:
+        """Wait until each worker has delivered all that was handed over to it."""
+        quiet: set[int] = set()
+
+        def all_are_quiet() -> bool:
+            books = self.host.stats()
+            if not (books["collected"] or books["in_flight"] or books["retained"]):
+                quiet.add(books["pid"])
+            return quiet >= set(self.host.worker_pids)
+
+        self.wait_until("all is delivered", all_are_quiet, SETTLE_TIMEOUT)
+
+    # The end.
+
+    def finish(self) -> None:
+        """Let all be delivered, end the app, and compare what arrived."""
+        if not self._ended:
+            self.proxy.restore()
+            self.settle()
+            self.end()
+        self.drain()
+        self._judge()
+
+    def end(self) -> float:
+        """End the app by SIGTERM; return the seconds that it took."""
+        dead = Counter({self.host.stats()["pid"]: self._dead()})
+        self._ended = True
+        try:
+            seconds = self.host.end()
+        except HostError as error:
+            self.expect(f"it ends in time ({error})", False)
+            self.host.close()
+            return float("inf")
+        for pid, books in self.host.last_books().items():
+            self.figures.add_books(books, dead[pid])
+        return seconds
+
+    def _dead(self) -> int:
+        return 0 if self.rig.is_baseline else int(self.stats("dead"))
+
+    def _judge(self) -> None:
+        found = self.figures
+        answers = self.load.answers
+        known = [key for answer in answers if answer.ok for key in answer.keys]
+        verdict = check(side_file.read(self.host.side_file), known, self.arrived)
+        found.attempts = len(verdict.attempted)
+        found.acknowledged = len(verdict.acknowledged)
+        found.lost = max(0, len(verdict.lost) - found.dropped - found.dead)
+        found.duplicated = len(verdict.duplicated)
+        found.recovered = len(verdict.recovered)
+        found.unexpected = len(verdict.unexpected)
+        found.unmarked = len(verdict.unmarked)
+        found.failed = sum(not answer.ok for answer in answers)
+        found.slowest = max((a.seconds for a in answers), default=0.0)
+
+    def _paths(self, number: int, query: dict[str, str | int]) -> list[str]:
+        words = {"events": EVENTS, **query}
+        asked = "&".join(f"{name}={value}" for name, value in words.items())
+        orders = itertools.islice(self._orders, number)
+        return [f"/orders/{order}?{asked}" for order in orders]
+
+
+def new_name(prefix: str) -> str:
+    """A name that no other trial uses."""
+    return f"{prefix}.{time.time_ns()}.{next(_numbers)}"

@@ -1,0 +1,122 @@
+"""The rows of the fault matrix: what is done to the broker, and what must hold."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.faults.figures import LONGER, SLOWEST, Figures
+
+if TYPE_CHECKING:
+    from tests.faults.rig import Rig
+
+Act = Callable[["Rig", int], Figures]
+
+#: By number.
+ROWS: dict[int, Row] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One fault."""
+
+    number: int
+    fault: str
+    #: What must hold, in words; the fields below say it in numbers.
+    holds: str
+    act: Act
+    #: How often it is run in tests, and for a report.
+    short: int
+    long: int
+    #: Events that each run must confirm, and strokes of the fault, at least.
+    confirms: int
+    hits: int = 1
+    #: Whether requests may be no slower than the latency rule says.
+    quick: bool = False
+    #: Whether the broker may get events twice, all marked.
+    twice: bool = True
+    #: Whether events may be dead or dropped, counted.
+    refuses: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.fault}"
+
+    def run(self, rig: Rig, runs: int) -> Figures:
+        """Let the fault strike *runs* times; what does not hold is in `broken`."""
+        rig.restore()
+        began = time.monotonic()
+        figures = self.act(rig, runs)
+        figures.runs, figures.seconds = runs, time.monotonic() - began
+        if not rig.is_baseline:
+            figures.broken += self._broken(figures)
+        return figures
+
+    def _broken(self, found: Figures) -> Iterator[str]:
+        yield from _broken_by_all(found)
+        least = self.confirms * found.runs
+        if found.confirmed < least:
+            yield f"{found.confirmed} events were confirmed, which must be {least}"
+        if found.hits < self.hits * found.runs:
+            yield f"the fault struck {found.hits} times only"
+        if not self.twice and found.duplicated:
+            yield f"{found.duplicated} events came twice"
+        if not self.refuses and (found.dropped or found.dead):
+            yield f"{found.dropped} events were dropped, {found.dead} are dead"
+        if self.quick:
+            yield from _broken_by_slow(found)
+
+
+def _broken_by_all(found: Figures) -> Iterator[str]:
+    for name in ("lost", "unexpected", "unmarked", "discarded", "failed"):
+        if number := getattr(found, name):
+            yield f"{name}: {number}"
+    if not found.balanced:
+        yield "the books do not balance"
+
+
+def _broken_by_slow(found: Figures) -> Iterator[str]:
+    longer = found.median_longer
+    if longer is None:
+        yield "nothing was compared"
+    elif longer > LONGER:
+        yield f"p99 was {longer:.3f} s longer than while healthy"
+    if found.slowest > SLOWEST:
+        yield f"the slowest request took {found.slowest:.3f} s"
+
+
+def row(
+    number: int,
+    fault: str,
+    *,
+    holds: str,
+    short: int,
+    long: int,
+    confirms: int,
+    hits: int = 1,
+    quick: bool = False,
+    twice: bool = True,
+    refuses: bool = False,
+) -> Callable[[Act], Row]:
+    """Declare a row; the function below it makes the fault happen so many times."""
+
+    def declare(act: Act) -> Row:
+        if number in ROWS:
+            raise ValueError(f"row {number} is declared twice")
+        ROWS[number] = Row(
+            number=number,
+            fault=fault,
+            holds=holds,
+            act=act,
+            short=short,
+            long=long,
+            confirms=confirms,
+            hits=hits,
+            quick=quick,
+            twice=twice,
+            refuses=refuses,
+        )
+        return ROWS[number]
+
+    return declare
