@@ -54,13 +54,17 @@ class Rig:
         self.node.restore()
 
     @contextmanager
-    def trial(self, *, workers: int = 1, **settings: Any) -> Iterator[Trial]:
+    def trial(
+        self, *, workers: int = 1, broker_is_up: bool = True, **settings: Any
+    ) -> Iterator[Trial]:
         """Run an app of its own; at the end it has delivered all, and is checked."""
         with ExitStack() as stack:
             folder = tempfile.TemporaryDirectory(
                 prefix="eventcollector-faults-", ignore_cleanup_errors=True
             )
             trial = Trial(self, Path(stack.enter_context(folder)), workers, settings)
+            if broker_is_up:
+                trial.declare(trial.queue)
             stack.enter_context(trial.host)
             yield trial
             trial.finish()
@@ -83,7 +87,7 @@ class Trial:
         self.rig = rig
         self.node, self.proxy = rig.node, rig.proxy
         self.queue = new_name("orders")
-        self.queues = [self.node.declare(self.queue)]
+        self.queues: list[str] = []
         self.figures = Figures()
         self.arrived: list[Message] = []
         publisher = "naive" if rig.is_baseline else "library"
@@ -150,14 +154,18 @@ class Trial:
 
     def wait_for_broker(self, state: str) -> None:
         """Wait until the app shows the broker in this state."""
-        self.wait_until(f"the broker is {state}", lambda: self.stats("broker") == state)
+        self.wait_until(f"the broker is {state}", lambda: self.shows(state))
+
+    def shows(self, state: str) -> bool:
+        """Whether the app shows the broker in this state."""
+        return bool(self.stats("broker") == state)
 
     def stats(self, name: str) -> Any:
         """One of the figures of the app, or of the worker that answers."""
         return self.host.stats()[name]
 
     def declare(self, queue: str | None = None, **arguments: Any) -> str:
-        """Declare a queue more, which is drained at the end."""
+        """Declare a queue, which is drained at the end; return its name."""
         queue = queue or new_name("other")
         self.queues.append(self.node.declare(queue, **arguments))
         return queue

@@ -1,0 +1,217 @@
+"""Rows about a broker that is away, hangs or is short of something."""
+
+from __future__ import annotations
+
+import time
+
+from tests.faults.figures import CONFIRM_TIMEOUT, Figures
+from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rows import row
+
+#: Requests in each part of a comparison.
+SOME = 60
+#: Requests while something happens under load, which they outlast.
+MANY = 300
+#: `SHUTDOWN_TIMEOUT` and a second.
+LONGEST_EXIT = 2.0 + 1.0
+#: Confirms must not become overdue while a row does something else.
+PATIENT = {"HEARTBEAT": 15}
+
+
+@row(
+    1,
+    "broker down when the app starts",
+    holds="starts, retains, one connect attempt per step of backoff, drains later",
+    short=5,
+    long=20,
+    confirms=2 * SOME * EVENTS,
+    quick=True,
+    twice=False,
+)
+def down_at_the_start(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    for _ in range(runs):
+        rig.node.stop_app()
+        with rig.trial(broker_is_up=False, RETRY_DELAY=1) as trial:
+            before = rig.proxy.accepted
+            faulty = trial.requests(SOME)
+            trial.hit()
+            attempts = rig.proxy.accepted - before
+            trial.expect(f"1 to 6 attempts, not {attempts}", 1 <= attempts <= 6)
+            rig.node.start_app()
+            trial.declare(trial.queue)
+            trial.settle()
+            trial.compare(trial.requests(SOME), faulty)
+        found.add(trial.figures)
+    return found
+
+
+@row(
+    2,
+    "broker stops and starts under load",
+    holds="0 lost, the same ids",
+    short=3,
+    long=20,
+    confirms=MANY * EVENTS,
+)
+def stops_and_starts(rig: Rig, runs: int) -> Figures:
+    with rig.trial() as trial:
+        for _ in range(runs):
+            with trial.under_load(MANY, pause=0.02):
+                rig.node.stop_app()
+                trial.hit()
+                rig.node.start_app()
+    return trial.figures
+
+
+@row(
+    3,
+    "broker killed with `kill -9` under load",
+    holds="0 acknowledged lost on a durable queue",
+    short=1,
+    long=20,
+    confirms=MANY * EVENTS,
+)
+def killed(rig: Rig, runs: int) -> Figures:
+    with rig.trial() as trial:
+        for _ in range(runs):
+            with trial.under_load(MANY, pause=0.02):
+                rig.node.kill()
+                trial.hit()
+            rig.node.start()
+            trial.settle()
+    return trial.figures
+
+
+@row(
+    4,
+    "broker frozen",
+    holds="the latency rule; only the first wait; nothing twice when it wakes in time",
+    short=5,
+    long=20,
+    confirms=2 * SOME * EVENTS,
+    quick=True,
+    twice=False,
+)
+def frozen(rig: Rig, runs: int) -> Figures:
+    with rig.trial(**PATIENT) as trial:
+        for _ in range(runs):
+            healthy = trial.requests(SOME)
+            rig.node.freeze()
+            trial.hit()
+            faulty = trial.requests(SOME)
+            trial.expect("it is shown as stalled", trial.shows("stalled"))
+            rig.node.thaw()
+            trial.compare(healthy, faulty)
+            waited = sum(a.seconds >= CONFIRM_TIMEOUT for a in faulty)
+            trial.expect(f"only the first wait, not {waited}", waited <= SOME // 4)
+            trial.settle()
+    return trial.figures
+
+
+@row(
+    5,
+    "memory alarm",
+    holds="as row 4; seen as blocked; nothing sent meanwhile; the connection is kept",
+    short=5,
+    long=20,
+    confirms=2 * SOME * EVENTS,
+    quick=True,
+    twice=False,
+)
+def memory_alarm(rig: Rig, runs: int) -> Figures:
+    with rig.trial(**PATIENT) as trial:
+        trial.requests(8)
+        connections = rig.proxy.accepted
+        for _ in range(runs):
+            healthy = trial.requests(SOME)
+            rig.node.memory_alarm(True)
+            trial.hit()
+            faulty = trial.requests(SOME)
+            trial.wait_for_broker("blocked")
+            in_flight = trial.stats("in_flight")
+            faulty += trial.requests(SOME)
+            trial.expect("nothing was sent", trial.stats("in_flight") == in_flight)
+            rig.node.memory_alarm(False)
+            trial.compare(healthy, faulty)
+            trial.settle()
+        trial.expect("the connection is kept", rig.proxy.accepted == connections)
+    return trial.figures
+
+
+@row(
+    6,
+    "disk alarm during exit",
+    holds="bounded exit; what was not confirmed is counted",
+    short=1,
+    long=10,
+    confirms=SOME * EVENTS,
+    refuses=True,
+)
+def disk_alarm_at_exit(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    for _ in range(runs):
+        with rig.trial() as trial:
+            trial.requests(SOME)
+            trial.settle()
+            disk_alarm(rig, True)
+            trial.requests(SOME)
+            trial.hit()
+            expect_bounded_exit(trial)
+            disk_alarm(rig, False)
+        found.add(trial.figures)
+    return found
+
+
+@row(
+    7,
+    "new connection under an alarm",
+    holds="the state is told; nothing hangs",
+    short=1,
+    long=10,
+    confirms=SOME * EVENTS,
+    twice=False,
+)
+def connects_under_an_alarm(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    for _ in range(runs):
+        rig.node.memory_alarm(True)
+        with rig.trial(**PATIENT) as trial:
+            trial.requests(SOME)
+            trial.hit()
+            trial.wait_for_broker("blocked")
+            trial.expect("nothing is confirmed", not trial.stats("confirmed"))
+            rig.node.memory_alarm(False)
+        found.add(trial.figures)
+    return found
+
+
+@row(
+    15,
+    "all connections closed, again and again",
+    holds="0 lost; 4 workers come back each time",
+    short=2,
+    long=30,
+    confirms=MANY * EVENTS,
+)
+def connections_closed(rig: Rig, runs: int) -> Figures:
+    with rig.trial(workers=4) as trial:
+        for _ in range(runs):
+            with trial.under_load(MANY, pause=0.02):
+                rig.node.close_all_connections()
+                trial.hit()
+                time.sleep(0.5)
+                rig.node.close_all_connections()
+    return trial.figures
+
+
+def disk_alarm(rig: Rig, on: bool) -> None:
+    """Let the node believe that its disk is full."""
+    limit = "1000000GB" if on else "1MB"
+    rig.node.eval(f'rabbit_disk_monitor:set_disk_free_limit("{limit}").')
+
+
+def expect_bounded_exit(trial: Trial) -> None:
+    """End the app; that may take as long as it says and a second more."""
+    seconds = trial.end()
+    trial.expect(f"it ends in time, not in {seconds:.1f} s", seconds < LONGEST_EXIT)
