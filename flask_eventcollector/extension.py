@@ -296,18 +296,15 @@ def _close_all() -> None:
 
 
 def _check_threads() -> None:
-    """uWSGI runs no thread but its own, unless it is told to."""
+    """Older versions of uWSGI run no thread but their own, unless they are told to."""
     uwsgi = sys.modules.get("uwsgi")
-    options = {_text(key) for key in getattr(uwsgi, "opt", {})}
-    if uwsgi is not None and not options & {"enable-threads", "threads"}:
+    # Its own word: which options turn threads on, and which one is the default,
+    # differs between its versions.
+    if not getattr(uwsgi, "has_threads", True):
         raise ConfigurationError(
             "uWSGI runs this app without threads, so nothing could be sent in the"
             " background: start it with --enable-threads (or enable-threads = true)"
         )
-
-
-def _text(key: str | bytes) -> str:
-    return key.decode() if isinstance(key, bytes) else key
 
 
 def _check_double(double: object) -> None:
