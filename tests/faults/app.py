@@ -58,6 +58,7 @@ def create() -> tuple[Flask, EventCollector]:
     last_words.append(lambda: write_books(events))
     add_orders(app, events)
     add_insights(app, events)
+    Path(os.environ[PREFIX + "STATS"], f"{os.getpid()}.up").touch()
     return app, events
 
 

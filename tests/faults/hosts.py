@@ -44,11 +44,15 @@ class Kind:
     command: Callable[[int, int], list[str]]
     #: Whether the workers are children of the process that is started.
     forks: bool = True
+    #: Whether each worker leaves a mark when it is up.
+    marks: bool = False
 
     @property
     def missing(self) -> str | None:
         """What is not installed; ``None``: all is there."""
-        found = importlib.util.find_spec(self.package) or shutil.which(_bin("uwsgi"))
+        if self.package == "uwsgi":  # It is a program, no module.
+            return None if shutil.which(_bin("uwsgi")) else "uWSGI"
+        found = importlib.util.find_spec(self.package)
         return None if found else f"the Python package {self.package}"
 
 
@@ -81,27 +85,26 @@ def _waitress(port: int, _workers: int) -> list[str]:
 
 
 _THREADS = ("--threads", "8")
-KINDS = {
-    kind.name: kind
-    for kind in (
-        Kind("gunicorn-sync", "gunicorn", _gunicorn("sync")),
-        Kind("gunicorn-sync-preload", "gunicorn", _gunicorn("sync", "--preload")),
-        Kind("gunicorn-gthread", "gunicorn", _gunicorn("gthread", *_THREADS)),
-        Kind(
-            "gunicorn-gthread-preload",
-            "gunicorn",
-            _gunicorn("gthread", *_THREADS, "--preload"),
-        ),
-        Kind("gunicorn-gevent", "gevent", _gunicorn("gevent")),
-        Kind("gunicorn-gevent-preload", "gevent", _gunicorn("gevent", "--preload")),
-        Kind("uwsgi", "uwsgi", _uwsgi()),
-        Kind("uwsgi-enable-threads", "uwsgi", _uwsgi("--enable-threads")),
-        Kind("uwsgi-threads", "uwsgi", _uwsgi(*_THREADS)),
-        Kind("uwsgi-lazy-apps", "uwsgi", _uwsgi("--enable-threads", "--lazy-apps")),
-        Kind("uwsgi-gevent", "uwsgi", _uwsgi("--gevent", "8", "--enable-threads")),
-        Kind("waitress", "waitress", _waitress, forks=False),
-    )
-}
+
+
+def _kinds() -> Iterator[Kind]:
+    for worker in ("sync", "gthread", "gevent"):
+        package = "gevent" if worker == "gevent" else "gunicorn"
+        options = _THREADS if worker == "gthread" else ()
+        for name, more in {"": (), "-preload": ("--preload",)}.items():
+            command = _gunicorn(worker, *options, *more)
+            yield Kind(f"gunicorn-{worker}{name}", package, command, marks=True)
+    yield Kind("uwsgi", "uwsgi", _uwsgi())
+    yield Kind("uwsgi-enable-threads", "uwsgi", _uwsgi("--enable-threads"))
+    yield Kind("uwsgi-threads", "uwsgi", _uwsgi(*_THREADS))
+    lazy = _uwsgi("--enable-threads", "--lazy-apps")
+    yield Kind("uwsgi-lazy-apps", "uwsgi", lazy, marks=True)
+    yield Kind("uwsgi-gevent", "uwsgi", _uwsgi("--gevent", "8", "--enable-threads"))
+    yield Kind("waitress", "waitress", _waitress, forks=False)
+
+
+#: By name.
+KINDS = {kind.name: kind for kind in _kinds()}
 
 
 class Host:
@@ -275,7 +278,7 @@ class Host:
 
     def _is_complete(self) -> bool:
         up = self.worker_pids
-        if self.kind.package in ("gunicorn", "gevent"):
+        if self.kind.marks:
             up = [pid for pid in up if (self.folder / "books" / f"{pid}.up").exists()]
         return len(up) >= (self.workers if self.kind.forks else 1)
 
