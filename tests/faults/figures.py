@@ -24,6 +24,8 @@ class Figures:
     acknowledged: int = 0
     #: Acknowledged, not arrived, and not counted by the app as dropped.
     lost: int = 0
+    #: Of `lost`, what a mode may lose: it was in the memory of a process that was killed.
+    unconfirmed: int = 0
     duplicated: int = 0
     recovered: int = 0
     unexpected: int = 0

@@ -46,6 +46,8 @@ class Rig:
     #: Whether the naive publisher is tried instead of the library.
     is_baseline: bool = False
     kind: str = "gunicorn-gthread"
+    #: More options for its command line.
+    options: tuple[str, ...] = ()
     random: random.Random = field(default_factory=lambda: random.Random(1))
 
     def restore(self) -> None:
@@ -98,6 +100,7 @@ class Trial:
             queue=self.queue,
             workers=workers,
             publisher=publisher,
+            options=rig.options,
         )
         self.load = Load(self.host.port, patience=2.0 if rig.is_baseline else 10.0)
         self._orders = itertools.count(1)

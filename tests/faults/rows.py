@@ -39,6 +39,8 @@ class Row:
     twice: bool = True
     #: Whether events may be dead or dropped, counted.
     refuses: bool = False
+    #: Whether requests may be left without an answer, because their worker ended.
+    fails: bool = False
 
     def __str__(self) -> str:
         return f"{self.number} {self.fault}"
@@ -55,6 +57,8 @@ class Row:
 
     def _broken(self, found: Figures) -> Iterator[str]:
         yield from _broken_by_all(found)
+        if found.failed and not self.fails:
+            yield f"{found.failed} requests failed"
         least = self.confirms * found.runs
         if found.confirmed < least:
             yield f"{found.confirmed} events were confirmed, which must be {least}"
@@ -69,9 +73,11 @@ class Row:
 
 
 def _broken_by_all(found: Figures) -> Iterator[str]:
-    for name in ("lost", "unexpected", "unmarked", "discarded", "failed"):
+    for name in ("unexpected", "unmarked", "discarded"):
         if number := getattr(found, name):
             yield f"{name}: {number}"
+    if found.lost > found.unconfirmed:
+        yield f"lost: {found.lost}, of which {found.unconfirmed} may be lost"
     if not found.balanced:
         yield "the books do not balance"
 
@@ -98,6 +104,7 @@ def row(
     quick: bool = False,
     twice: bool = True,
     refuses: bool = False,
+    fails: bool = False,
 ) -> Callable[[Act], Row]:
     """Declare a row; the function below it makes the fault happen so many times."""
 
@@ -116,6 +123,7 @@ def row(
             quick=quick,
             twice=twice,
             refuses=refuses,
+            fails=fails,
         )
         return ROWS[number]
 
