@@ -163,7 +163,9 @@ class Proxy:
         connection = _Connection({Side.CLIENT: client, Side.BROKER: broker})
         self._connections.add(connection)
         try:
-            await asyncio.gather(*(self._carry(connection, side) for side in Side))
+            # asyncio would report the cancelling of this task as an error of ours.
+            with suppress(asyncio.CancelledError):
+                await asyncio.gather(*(self._carry(connection, side) for side in Side))
         finally:
             self._connections.discard(connection)
             connection.close()

@@ -165,7 +165,8 @@ class Trial:
 
     def stats(self, name: str) -> Any:
         """One of the figures of the app, or of the worker that answers."""
-        return self.host.stats()[name]
+        # The baseline has no figures, and may not answer at all.
+        return 0 if self.rig.is_baseline else self.host.stats()[name]
 
     def declare(self, queue: str | None = None, **arguments: Any) -> str:
         """Declare a queue, which is drained at the end; return its name."""
@@ -203,7 +204,7 @@ class Trial:
 
     def end(self) -> float:
         """End the app by SIGTERM; return the seconds that it took."""
-        dead = Counter({self.host.stats()["pid"]: self._dead()})
+        dead = self._dead()
         self._ended = True
         try:
             seconds = self.host.end()
@@ -215,8 +216,12 @@ class Trial:
             self.figures.add_books(books, dead[pid])
         return seconds
 
-    def _dead(self) -> int:
-        return 0 if self.rig.is_baseline else int(self.stats("dead"))
+    def _dead(self) -> Counter[int]:
+        """How many events are dead in a worker."""
+        if self.rig.is_baseline:
+            return Counter()
+        books = self.host.stats()
+        return Counter({books["pid"]: books["dead"]})
 
     def _judge(self) -> None:
         found = self.figures
