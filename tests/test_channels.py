@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import pika
@@ -229,13 +230,28 @@ def test_only_the_event_that_is_too_large_is_dead(stage: Stage) -> None:
     assert stage.ours.size_limit == 5
 
 
-def test_the_oldest_event_on_its_way_is_known(stage: Stage) -> None:
+def test_a_confirm_is_due_since_the_oldest_event_on_its_way_was_sent(
+    stage: Stage,
+) -> None:
     first, second = entries(2)
     first.sent_at, second.sent_at = 1.0, 2.0
-    seen = [stage.ours.oldest_sent_at]
+    assert stage.ours.silent_since is None
     stage.become_ready()
+
     stage.ours.publish([first, second])
-    seen.append(stage.ours.oldest_sent_at)
+
+    assert stage.ours.silent_since == 1.0
+
+
+def test_the_next_confirm_is_due_since_the_last_one_came(stage: Stage) -> None:
+    stage.become_ready()
+    stage.ours.publish(entries(2))
+    before = time.monotonic()
+
     stage.confirm(1)
-    seen.append(stage.ours.oldest_sent_at)
-    assert seen == [None, 1.0, 2.0]
+
+    since = stage.ours.silent_since
+    assert since is not None
+    assert since >= before
+    stage.confirm(2)
+    assert stage.ours.silent_since is None

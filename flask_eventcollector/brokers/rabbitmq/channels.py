@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import chain
@@ -58,15 +59,21 @@ class ExchangeChannel:
         #: publishing. https://www.rabbitmq.com/docs/confirms#publisher-confirms
         self._unconfirmed: dict[int, Entry] = {}
         self._last_tag = 0
+        self._last_confirm_at = float("-inf")
         #: ``basic.return`` comes before the ack of the same message.
         self._returned: dict[str, str] = {}
         self._channel = connection.channel(on_open_callback=self._opened)
 
     @property
-    def oldest_sent_at(self) -> float | None:
-        """When the event was sent whose confirm is due first."""
+    def silent_since(self) -> float | None:
+        """Since when the next confirm is due; ``None``: none is.
+
+        Each one shows that the broker goes on: over a narrow network the last of many
+        events may have been sent long before its confirm can come.
+        """
         waiting = chain(self._unconfirmed.values(), self._pending)
-        return next((entry.sent_at for entry in waiting), None)
+        sent_at = next((entry.sent_at for entry in waiting), None)
+        return None if sent_at is None else max(sent_at, self._last_confirm_at)
 
     def publish(self, entries: Iterable[Entry]) -> None:
         """Send *entries*, as soon as the channel is open."""
@@ -129,6 +136,7 @@ class ExchangeChannel:
         self._returned[str(properties.message_id)] = reason
 
     def _on_confirm(self, frame: Any) -> None:
+        self._last_confirm_at = time.monotonic()
         method: Basic.Ack | Basic.Nack = frame.method
         tag, multiple = int(method.delivery_tag or 0), bool(method.multiple)
         nacked = isinstance(method, Basic.Nack)

@@ -264,10 +264,10 @@ class Session:
         """
         if not self._ready:
             return
-        sent = [c.oldest_sent_at for c in self._channels.values()]
-        oldest = min((s for s in sent if s is not None), default=None)
-        if oldest is not None and not self._blocked:
-            waited = time.monotonic() - max(oldest, self._unblocked_at)
+        silent = [c.silent_since for c in self._channels.values()]
+        since = min((s for s in silent if s is not None), default=None)
+        if since is not None and not self._blocked:
+            waited = time.monotonic() - max(since, self._unblocked_at)
             if waited > self._patience:
                 self._abort(f"no confirm came for {waited:.0f} s")
                 return
