@@ -16,6 +16,7 @@ import json
 import os
 import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -54,12 +55,25 @@ def create() -> tuple[Flask, EventCollector]:
 
     app = Flask("faults")
     app.config.from_prefixed_env()
+    let_a_name_hang()
     events = new_collector(app)
     last_words.append(lambda: write_books(events))
     add_orders(app, events)
     add_insights(app, events)
     Path(os.environ[PREFIX + "STATS"], f"{os.getpid()}.up").touch()
     return app, events
+
+
+def let_a_name_hang() -> None:
+    """Let the resolver hang over one name, as it does over a dead name server."""
+    resolve = socket.getaddrinfo
+
+    def resolve_or_hang(host: Any, *about: Any, **more: Any) -> Any:
+        if host == "hangs.invalid":
+            threading.Event().wait()
+        return resolve(host, *about, **more)
+
+    socket.getaddrinfo = resolve_or_hang
 
 
 def new_collector(app: Flask) -> EventCollector:

@@ -24,7 +24,7 @@ class Figures:
     acknowledged: int = 0
     #: Acknowledged, not arrived, and not counted by the app as dropped.
     lost: int = 0
-    #: Of `lost`, what a mode may lose: it was in the memory of a process that was killed.
+    #: Of `lost`, what a mode may lose: it was in the memory of a killed process.
     unconfirmed: int = 0
     duplicated: int = 0
     recovered: int = 0

@@ -173,7 +173,8 @@ class Proxy:
     async def _carry(self, connection: _Connection, side: Side) -> None:
         """Carry what *side* says to the other one, until it says no more."""
         source, sink = connection.ends[side], connection.ends[side.other]
-        with suppress(OSError):
+        # To write behind a FIN is a RuntimeError.
+        with suppress(OSError, RuntimeError):
             while data := await source.reader.read(self.slice):
                 await self._pause(connection, side, len(data))
                 if side in connection.deaf or not (data := self._until_cut(data)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 import tempfile
 import time
 from collections import Counter
@@ -23,6 +24,8 @@ from tests.rabbitmq import Message, RabbitMQNode
 
 #: Seconds until all is delivered once nothing is wrong any more.
 SETTLE_TIMEOUT = 60.0
+#: `SHUTDOWN_TIMEOUT` and a second.
+LONGEST_EXIT = 2.0 + 1.0
 #: Events that each request enqueues.
 EVENTS = 5
 #: So that a run is short; a row may say otherwise.
@@ -191,7 +194,16 @@ class Trial:
 
         self.wait_until("all is delivered", all_are_quiet, SETTLE_TIMEOUT)
 
+    def resident_bytes(self) -> int:
+        """The memory of all workers."""
+        return sum(_resident_bytes(pid) for pid in self.host.worker_pids)
+
     # The end.
+
+    def expect_bounded_exit(self) -> None:
+        """End the app, which may take as long as it says and a second more."""
+        seconds = self.end()
+        self.expect(f"it ends in time, not in {seconds:.1f} s", seconds < LONGEST_EXIT)
 
     def finish(self) -> None:
         """Let all be delivered, end the app, and compare what arrived."""
@@ -248,3 +260,9 @@ class Trial:
 def new_name(prefix: str) -> str:
     """A name that no other trial uses."""
     return f"{prefix}.{time.time_ns()}.{next(_numbers)}"
+
+
+def _resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    (kilobytes,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+    return 1024 * int(kilobytes)
