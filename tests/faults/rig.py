@@ -108,6 +108,8 @@ class Trial:
         self.load = Load(self.host.port, patience=2.0 if rig.is_baseline else 10.0)
         self._orders = itertools.count(1)
         self._ended = False
+        #: What the app has logged, once it has ended.
+        self.log = ""
 
     # What a row does.
 
@@ -146,6 +148,11 @@ class Trial:
         if not holds and not self.rig.is_baseline:
             self.figures.broken.append(f"not so: {what}")
 
+    def expect_confirmed(self, number: int, *, since: int = 0) -> None:
+        """So many events were confirmed, at least, while others were refused."""
+        confirmed = self.stats("confirmed") - since
+        self.expect(f"{number} are confirmed, not {confirmed}", confirmed >= number)
+
     def wait_until(
         self, what: str, holds: Callable[[], bool], timeout: float = 30.0
     ) -> float:
@@ -171,7 +178,7 @@ class Trial:
         # The baseline has no figures, and may not answer at all.
         return 0 if self.rig.is_baseline else self.host.stats()[name]
 
-    def declare(self, queue: str | None = None, **arguments: Any) -> str:
+    def declare(self, queue: str | None = None, **arguments: str | int | bool) -> str:
         """Declare a queue, which is drained at the end; return its name."""
         queue = queue or new_name("other")
         self.queues.append(self.node.declare(queue, **arguments))
@@ -211,6 +218,7 @@ class Trial:
             self.proxy.restore()
             self.settle()
             self.end()
+        self.log = self.host.log
         self.drain()
         self._judge()
 

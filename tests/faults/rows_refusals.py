@@ -1,0 +1,231 @@
+"""Rows about a broker that is there, and refuses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from tests.faults.figures import Figures
+from tests.faults.rig import EVENTS, Rig, Trial, new_name
+from tests.faults.rows import row
+
+#: Requests for each target.
+SOME = 40
+PASSWORD = "the-planted-password"
+
+
+@row(
+    16,
+    "exchange deleted (404)",
+    holds="other exchanges' events go on; retained; recovers when it is back",
+    short=1,
+    long=20,
+    confirms=3 * SOME * EVENTS,
+)
+def exchange_deleted(rig: Rig, runs: int) -> Figures:
+    exchange = new_name("exchange")
+    with rig.trial() as trial:
+        bind(trial, exchange)
+        for _ in range(runs):
+            trial.requests(SOME, exchange=exchange)
+            delete_exchange(rig, exchange)
+            before = trial.stats("confirmed")
+            trial.requests(SOME, exchange=exchange)
+            trial.hit(min(1, trial.stats("retained")) or rig.is_baseline)
+            trial.requests(SOME)
+            trial.expect_confirmed(SOME * EVENTS, since=before)
+            bind(trial, exchange)
+            trial.settle()
+    return trial.figures
+
+
+@row(
+    17,
+    "no such queue",
+    holds="other queues go on; recovers when declared; dead after DEAD_AFTER, counted",
+    short=1,
+    long=20,
+    confirms=2 * SOME * EVENTS,
+    refuses=True,
+)
+def no_such_queue(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    for _ in range(runs):
+        with rig.trial(DEAD_AFTER=1.5) as trial:
+            late, never = new_name("late"), new_name("never")
+            trial.requests(SOME, queue=late)
+            trial.requests(SOME)
+            trial.hit(min(1, trial.stats("retained")) or rig.is_baseline)
+            trial.expect_confirmed(SOME * EVENTS)
+            trial.declare(late)
+            trial.settle()
+            trial.requests(1, queue=never)
+            trial.wait_until("dead", lambda: trial.stats("dead") == EVENTS)
+        found.add(trial.figures)
+        trial.expect(f"{EVENTS} are dead", trial.figures.dead == EVENTS)
+    return found
+
+
+@row(
+    18,
+    "queue full, `reject-publish`",
+    holds="nacked, retained with backoff; delivered when there is room",
+    short=1,
+    long=20,
+    confirms=SOME * EVENTS,
+)
+def queue_full(rig: Rig, runs: int) -> Figures:
+    with rig.trial() as trial:
+        full = trial.declare(x_max_length=50, x_overflow="reject-publish")
+        for _ in range(runs):
+            trial.requests(SOME, queue=full)
+            trial.hit(min(1, trial.stats("retained")) or rig.is_baseline)
+            trial.wait_until("all is delivered", lambda: room_was_enough(trial))
+    return trial.figures
+
+
+@row(
+    19,
+    "event larger than the broker allows",
+    holds="that one dead at once, its 99 neighbours delivered; later ones not tried",
+    short=1,
+    long=20,
+    confirms=99,
+    refuses=True,
+)
+def too_large(rig: Rig, runs: int) -> Figures:
+    with limited_messages(rig, 5_000), rig.trial() as trial:
+        for run in range(runs):
+            trial.requests(1, events=100, padded=50, padding=10_000)
+            trial.wait_until("it is dead", partial(has_dead, trial, run + 1))
+            trial.hit()
+            trial.settle()
+        tried = rig.proxy.accepted
+        confirmed = trial.stats("confirmed")
+        trial.requests(1, events=1, padded=0, padding=10_000)
+        trial.expect("dead at once", trial.stats("dead") == runs + 1)
+        trial.expect("the connection is kept", rig.proxy.accepted == tried)
+        trial.expect("99 of 100", confirmed == 99 * runs or rig.is_baseline)
+    return trial.figures
+
+
+@row(
+    21,
+    "password changed, permission taken",
+    holds="kept; few log lines; no credential in any log; recovers",
+    short=2,
+    long=20,
+    confirms=2 * SOME * EVENTS,
+)
+def locked_out(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    doors = itertools.cycle((changed_password, taken_permission))
+    for _, door in zip(range(runs), doors, strict=False):
+        with user(rig) as name:
+            url = rig.proxy.url.replace("guest:guest", f"{name}:{PASSWORD}")
+            with rig.trial(BROKER_URL=url) as trial:
+                trial.requests(SOME)
+                trial.settle()
+                with door(rig, name) as reason:
+                    rig.node.close_all_connections()
+                    trial.requests(SOME)
+                    trial.wait_until("told", partial(tells, trial, reason))
+                    trial.expect("all are kept", trial.stats("retained") > 0)
+                    trial.hit()
+                trial.settle()
+            expect_quiet_log(trial)
+        found.add(trial.figures)
+    return found
+
+
+def expect_quiet_log(trial: Trial) -> None:
+    """Nobody may read a credential in the log, nor the same line again and again."""
+    log = trial.log
+    trial.expect("no password in the log", PASSWORD not in log)
+    about = [line for line in log.splitlines() if line.startswith("The broker is")]
+    trial.expect(f"a few lines, not {len(about)}", 1 <= len(about) <= 4)
+
+
+def tells(trial: Trial, reason: str) -> bool:
+    """Whether the app can say why nothing goes."""
+    return reason in str(trial.stats("broker_error"))
+
+
+def has_dead(trial: Trial, number: int) -> bool:
+    """Whether so many events are dead."""
+    return bool(trial.stats("dead") == number)
+
+
+def room_was_enough(trial: Trial) -> bool:
+    """Make room in the queues; whether all is delivered."""
+    trial.drain()
+    return not (trial.stats("retained") or trial.stats("in_flight"))
+
+
+def bind(trial: Trial, exchange: str) -> None:
+    """Declare an exchange that leads to the app's queue."""
+    with trial.node.channel() as channel:
+        channel.exchange_declare(exchange, durable=True)
+        channel.queue_bind(trial.queue, exchange)
+
+
+def delete_exchange(rig: Rig, exchange: str) -> None:
+    with rig.node.channel() as channel:
+        channel.exchange_delete(exchange)
+
+
+@contextmanager
+def limited_messages(rig: Rig, size: int) -> Iterator[None]:
+    """Let the broker take no larger messages, in bytes."""
+    _limit_messages(rig, size)
+    try:
+        yield
+    finally:
+        _limit_messages(rig, 16 * 1024 * 1024)
+
+
+def _limit_messages(rig: Rig, size: int) -> None:
+    # RabbitMQ 4 keeps it in a second place.
+    rig.node.eval(
+        f"application:set_env(rabbit, max_message_size, {size}),"
+        f" persistent_term:put(max_message_size, {size})."
+    )
+
+
+@contextmanager
+def user(rig: Rig) -> Iterator[str]:
+    """A user of the broker who may do anything."""
+    name = new_name("user")
+    _as_admin(rig, "add_user", name, PASSWORD)
+    _as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
+    try:
+        yield name
+    finally:
+        _as_admin(rig, "delete_user", name)
+
+
+@contextmanager
+def changed_password(rig: Rig, name: str) -> Iterator[str]:
+    """Give the user another password for a while; what the app then says."""
+    _as_admin(rig, "change_password", name, "another")
+    try:
+        yield "refused the user or the password"
+    finally:
+        _as_admin(rig, "change_password", name, PASSWORD)
+
+
+@contextmanager
+def taken_permission(rig: Rig, name: str) -> Iterator[str]:
+    """Let the user write nowhere for a while; what the app then says."""
+    _as_admin(rig, "set_permissions", name, "/", ".*", "^$", ".*")
+    try:
+        yield "ACCESS_REFUSED"
+    finally:
+        _as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
+
+
+def _as_admin(rig: Rig, action: str, *words: str) -> None:
+    given = ", ".join(f'<<"{word}">>' for word in (*words, "test"))
+    rig.node.eval(f"rabbit_auth_backend_internal:{action}({given}).")

@@ -1,0 +1,26 @@
+"""Each row of the fault matrix in its short form; `python -m tests.faults` runs all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.matrix import ROWS
+from tests.faults.proxy import Proxy
+from tests.faults.rig import Rig
+from tests.faults.rows import Row
+from tests.rabbitmq import RabbitMQNode
+
+in_order = [ROWS[number] for number in sorted(ROWS)]
+
+
+@pytest.fixture
+def rig(private_rabbitmq: RabbitMQNode) -> Iterator[Rig]:
+    with Proxy(private_rabbitmq.port) as proxy:
+        yield Rig(private_rabbitmq, proxy)
+
+
+@pytest.mark.parametrize("row", in_order, ids=str)
+def test_what_must_hold_holds_under(row: Row, rig: Rig) -> None:
+    assert row.run(rig, row.short).broken == []
