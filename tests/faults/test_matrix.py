@@ -1,4 +1,4 @@
-"""Each row of the fault matrix in its short form; `python -m tests.faults` runs all."""
+"""Each row of the fault matrix in its short form."""
 
 from __future__ import annotations
 
