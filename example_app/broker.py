@@ -18,6 +18,9 @@ from .publishing import MAIL_SEND, ORDERS_CREATED, events
 
 bp = Blueprint("broker", __name__, url_prefix="/broker")
 
+#: Seconds that "send now" waits for what waits.
+FLUSH_TIMEOUT = 2.0
+
 STATES = {
     BrokerState.READY: "It answers.",
     BrokerState.IDLE: "Nothing was enqueued yet, so nobody has called it.",
@@ -32,7 +35,7 @@ STATES = {
 @bp.post("/flush")
 def flush() -> ResponseReturnValue:
     """Try to empty the backlog now."""
-    emptied = events.flush(timeout=2)
+    emptied = events.flush(timeout=FLUSH_TIMEOUT)
     return answer("The backlog is empty." if emptied else "Some events still wait.")
 
 

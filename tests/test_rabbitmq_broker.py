@@ -43,6 +43,18 @@ def test_it_can_be_closed_while_it_connects(connecting: RabbitMQBroker) -> None:
     assert closes_at_once(connecting)
 
 
+def test_a_close_that_does_not_wait_ends_it_without_a_word(
+    connecting: RabbitMQBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    connecting.start(Outlet())
+
+    connecting.close(0)
+
+    connecting._thread.join(DEADLINE)
+    assert not connecting._thread.is_alive()
+    assert caplog.text == ""
+
+
 def test_it_can_be_closed_while_it_begins_to_connect(
     connecting: RabbitMQBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

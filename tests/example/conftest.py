@@ -39,7 +39,7 @@ def open_shop(tmp_path: Path) -> OpenShop:
         app = create_app(defaults | config)
         yield app
         with app.app_context():
-            events.close(timeout=2)
+            events.close(timeout=0)
             db.engine.dispose()
 
     return opened

@@ -73,7 +73,10 @@ def test_dead_events_are_listed_and_can_be_sent_again_or_dropped(
         assert state(visitor)["dead"] == []
 
 
-def test_send_now_tells_whether_something_still_waits(visitor: FlaskClient) -> None:
+def test_send_now_tells_whether_something_still_waits(
+    visitor: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("example_app.broker.FLUSH_TIMEOUT", 0.05)
     assert _message(visitor, "/broker/flush") == "The backlog is empty."
     visitor.post("/broker/down")
     order(visitor)

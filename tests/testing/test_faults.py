@@ -410,9 +410,7 @@ def test_a_flush_ends_in_time_although_a_receiver_does_not(
         publish(shop, 1)
         captured.broker_up()
         assert flusher_is_in.wait(DEADLINE)
-        began = time.monotonic()
-        captured.flush(0.1)
-        assert time.monotonic() - began < 1
+        at_once(lambda: captured.flush(0.1))
         go_on.set()
 
 
@@ -424,9 +422,7 @@ def test_a_flush_ends_in_time_although_each_event_causes_another(
 
     with events_published.connected_to(another, sender=shop):
         publish(shop, 1)
-        began = time.monotonic()
-        captured.flush(0.1)
-        assert time.monotonic() - began < 1
+        at_once(lambda: captured.flush(0.1))
 
 
 def test_a_flush_hears_of_events_that_were_abandoned(

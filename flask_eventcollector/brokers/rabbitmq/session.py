@@ -28,9 +28,10 @@ Queues = Mapping[str, Mapping[str, Any]]
 
 
 class _Connection(pika.SelectConnection):
-    """pika's connection, with two things that its public face lacks."""
+    """pika's connection, with three things that its public face lacks."""
 
     _corked: list[bytes] | None = None
+    _is_ending = False
 
     @contextmanager
     def corked(self) -> Iterator[None]:
@@ -56,7 +57,14 @@ class _Connection(pika.SelectConnection):
 
     def abort(self, reason: str) -> None:
         """End the connection without asking the broker, which may not answer."""
-        self._terminate_stream(AMQPConnectionError(reason))  # type: ignore[attr-defined]
+        self._terminate_stream(AMQPConnectionError(reason))
+
+    def _terminate_stream(self, error: Exception | None) -> None:
+        # A close while the connection opens ends the stream soon. An abort in between
+        # would end it a second time, where pika calls back what it has cleared.
+        if not self._is_ending:
+            self._is_ending = True
+            super()._terminate_stream(error)  # type: ignore[misc]
 
 
 class Session:
