@@ -159,10 +159,11 @@ def test_a_client_that_is_told_no_more_may_still_talk(
 def test_nobody_behind_it_ends_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
+    # It may end before the call that makes it has returned.
     with (
         Proxy(port) as proxy,
-        _connect(proxy) as client,
         pytest.raises(ConnectionResetError),
+        _connect(proxy) as client,
     ):
         client.recv(1)
 

@@ -96,6 +96,8 @@ class Session:
         #: Whether it ever got so far that events could be published.
         self.was_ready = False
         self._ready = False
+        #: Somebody wants it to end, so how it ends is no news.
+        self._unwanted = False
         self._error = ""
         self._ioloop = IOLoop()
         self._connection = _Connection(
@@ -111,7 +113,11 @@ class Session:
         try:
             self._ioloop.start()
         except Exception as error:
-            logger.exception("The connection to the broker failed in an unforeseen way")
+            # pika does not expect an end at each moment of its handshake.
+            if not self._unwanted:
+                logger.exception(
+                    "The connection to the broker failed in an unforeseen way"
+                )
             self._ended(None, error)
         finally:
             self._ioloop.close()
@@ -127,10 +133,12 @@ class Session:
 
     def close(self) -> None:
         """Say goodbye to the broker."""
+        self._unwanted = True
         self._ioloop.add_callback_threadsafe(self._close)
 
     def abort(self) -> None:
         """End without a goodbye."""
+        self._unwanted = True
         self._ioloop.add_callback_threadsafe(lambda: self._abort("it was given up"))
 
     # The connection's life.
