@@ -34,6 +34,11 @@ from .signals import event_enqueued
 
 logger = logging.getLogger("flask_eventcollector")
 
+#: By process id: the deliveries that were begun there, with the seconds that each may
+#: take at the end of the process. One whose app is gone may still have something to
+#: finish or to count: a script's app is often a local variable of its main function.
+deliveries: dict[int, weakref.WeakKeyDictionary[Delivery, float]] = {}
+
 
 class AppState:
     """What the extension keeps for one app.
@@ -90,6 +95,8 @@ class AppState:
             aside=self._aside,
         )
         delivery = self._deliveries.setdefault(os.getpid(), delivery)
+        begun = deliveries.setdefault(os.getpid(), weakref.WeakKeyDictionary())
+        begun[delivery] = config.shutdown_timeout
         weakref.finalize(self.app, delivery.stop_soon).atexit = False
         return delivery
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ import flask
 import flask.globals
 from flask import Flask
 
-from .app_state import AppState
+from .app_state import AppState, deliveries
 from .blocks import AutoPublishingEventCollector
 from .brokers import Broker
 from .collector import CollectorLike
@@ -36,9 +37,6 @@ _COLLECTOR_FACE = (
     "clear_events_to_publish",
     "events_to_publish",
 )
-
-#: Every app that has an event collector, for the end of the process.
-_apps: weakref.WeakSet[Flask] = weakref.WeakSet()
 
 
 class EventCollector:
@@ -80,7 +78,6 @@ class EventCollector:
         app.extensions[_KEY] = state = AppState(app, config, self)
         state.register(app)
         self._apps.append(weakref.ref(app))
-        _apps.add(app)
 
     # Collecting and publishing.
 
@@ -286,13 +283,10 @@ MemoryBroker`, whose ``get(queue)`` reads what was published.
 @atexit.register
 def _close_all() -> None:
     """Give what is under way a last chance, without new threads or connections."""
-    states = [app.extensions[_KEY] for app in list(_apps)]
-    used = [(state, state.delivery_if_used()) for state in states]
     began = time.monotonic()
-    for state, delivery in used:
-        if delivery is not None:
-            left = began + state.config.shutdown_timeout - time.monotonic()
-            delivery.close(max(0.0, left), reconnect=False)
+    for delivery, timeout in list(deliveries.get(os.getpid(), {}).items()):
+        left = began + timeout - time.monotonic()
+        delivery.close(max(0.0, left), reconnect=False)
 
 
 def _check_threads() -> None:

@@ -432,6 +432,26 @@ def test_all_apps_share_one_shutdown_timeout(tmp_path: Path) -> None:
     assert seconds_to_end(done) < 6
 
 
+def test_an_app_that_only_the_main_function_knew_is_counted_at_the_end(
+    tmp_path: Path,
+) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        def main():
+            shop = Shop()
+            shop.broker.go_down()
+            shop.enqueue("a")
+            shop.events.publish()
+
+        main()
+        """,
+    )
+
+    assert done.returncode == 0
+    assert "1 event(s) for q were dropped" in done.stderr
+
+
 def test_receivers_hear_of_what_is_lost_at_the_end(tmp_path: Path) -> None:
     done = run_script(
         tmp_path,
