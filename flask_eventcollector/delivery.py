@@ -152,6 +152,8 @@ class Delivery:
         if not self._close_once():
             self._last_flush(deadline, reconnect=reconnect)
             self._stop(deadline)
+        # Of what is kept so far, before it is kept no more.
+        self._reporter.speak_up(at_last=True)
         left = self._ledger.drop_all(_TOO_LATE)
         self._announcer.tell(left)
         self._reporter.speak_up(at_last=True)

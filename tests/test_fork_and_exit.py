@@ -381,6 +381,24 @@ def test_with_the_broker_down_the_end_is_prompt_and_the_loss_is_counted(
     assert seconds_to_end(done) < DEADLINE
 
 
+def test_the_last_word_on_an_event_is_the_last_line_about_it(tmp_path: Path) -> None:
+    done = run_script(
+        tmp_path,
+        """
+        shop = Shop(RETRY_DELAY=0.01, RETRY_MAX_DELAY=0.01)
+        shop.broker.refuse("q")
+        shop.enqueue("a")
+        shop.events.publish()
+        for _ in range(3):
+            assert not shop.events.flush(20)
+        """,
+    )
+
+    lines = [line for line in done.stderr.splitlines() if "event(s) for q" in line]
+    assert "they are kept and tried again" in lines[0]
+    assert "were dropped: the process ended" in lines[-1]
+
+
 def test_with_a_broker_that_cannot_be_reached_the_end_is_prompt(
     tmp_path: Path,
 ) -> None:

@@ -87,6 +87,12 @@ def test_an_error_without_words_of_its_own_is_named(
             "it refused the user or the password",
         ),
         (exceptions.ProbableAccessDeniedError("Client was disconnected"), "vhost"),
+        (
+            exceptions.ProbableAccessDeniedError(
+                repr(exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED - no vhost"))
+            ),
+            "it refused the vhost: NOT_ALLOWED - no vhost",
+        ),
         (exceptions.AMQPHeartbeatTimeout("No activity"), "no heartbeat came"),
         (
             exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED"),

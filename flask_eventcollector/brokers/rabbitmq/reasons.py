@@ -9,6 +9,8 @@ import ssl
 from pika import exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
+#: While a connection opens, pika keeps the broker's words inside a repr.
+_REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
@@ -54,7 +56,9 @@ def _text(error: BaseException) -> str:
     reply = getattr(error, "reply_text", "")
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
-    return str(reply or error) or type(error).__name__
+    text = str(reply or error) or type(error).__name__
+    found = _REPR.fullmatch(text)
+    return found["words"] if found else text
 
 
 _WORDS: list[tuple[type[BaseException], str]] = [
