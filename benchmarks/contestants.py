@@ -18,6 +18,7 @@ from flask_eventcollector import EventCollector
 
 #: 256 bytes as JSON.
 PAYLOAD = {"order_id": 7, "note": "x" * 229}
+PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
 class Publish(Protocol):
@@ -84,11 +85,10 @@ def _blocking(url: str, queue: str) -> Callable[[], None]:
     channel = pika.BlockingConnection(pika.URLParameters(url)).channel()
     channel.queue_declare(queue, durable=True)
     channel.confirm_delivery()
-    properties = pika.BasicProperties(delivery_mode=2)
 
     def publish_one() -> None:
         body = json.dumps(PAYLOAD).encode()
-        channel.basic_publish("", queue, body, properties, mandatory=True)
+        channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
 
     return publish_one
 
@@ -129,7 +129,7 @@ def connection_per_batch(url: str, queue: str) -> Iterator[Publish]:
         channel.confirm_delivery()
         for _ in range(events):
             body = json.dumps(PAYLOAD).encode()
-            channel.basic_publish("", queue, body, mandatory=True)
+            channel.basic_publish("", queue, body, PERSISTENT, mandatory=True)
         connection.close()
 
     yield publish

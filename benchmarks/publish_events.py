@@ -16,8 +16,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from queue import Empty, SimpleQueue
 
 import pika
 from rich.console import Console
@@ -28,6 +29,8 @@ from benchmarks.contestants import CONTESTANTS, Contestant, Publish
 from tests.rabbitmq import RabbitMQNode, find_version
 
 BASELINE = next(iter(CONTESTANTS))
+#: Characters of the longest bar: the table fits into 80.
+_BAR = 20
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _measure(url: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def _round(contestant: Contestant, url: str, options: argparse.Namespace) -> float:
-    with _queue(url) as queue:
+    with _queue(url, options.events) as queue:
         began = time.perf_counter()
         with contestant(url, queue) as publish:
             _run_threads(publish, options)
@@ -105,11 +108,15 @@ def _round(contestant: Contestant, url: str, options: argparse.Namespace) -> flo
 
 
 def _run_threads(publish: Publish, options: argparse.Namespace) -> None:
-    batches = options.events // options.batch // options.threads
+    # One queue of work for all threads. Each item is the events of a batch.
+    todo: SimpleQueue[int] = SimpleQueue()
+    for done in range(0, options.events, options.batch):
+        todo.put(min(options.batch, options.events - done))
 
     def work() -> None:
-        for _ in range(batches):
-            publish(options.batch)
+        with suppress(Empty):
+            while True:
+                publish(todo.get_nowait())
 
     threads = [threading.Thread(target=work) for _ in range(options.threads)]
     for thread in threads:
@@ -119,7 +126,8 @@ def _run_threads(publish: Publish, options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def _queue(url: str) -> Iterator[str]:
+def _queue(url: str, events: int) -> Iterator[str]:
+    """A queue that must hold so many *events* in the end, or more."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     queue = f"benchmark.{time.time_ns()}"
@@ -127,8 +135,11 @@ def _queue(url: str) -> Iterator[str]:
     connection.close()
     yield queue
     connection = pika.BlockingConnection(pika.URLParameters(url))
-    connection.channel().queue_delete(queue)
+    deleted = connection.channel().queue_delete(queue)
     connection.close()
+    found = deleted.method.message_count or 0
+    if found < events:
+        raise RuntimeError(f"only {found} of {events} events have arrived")
 
 
 def _show(figures: list[Figure], options: argparse.Namespace) -> None:
@@ -137,14 +148,14 @@ def _show(figures: list[Figure], options: argparse.Namespace) -> None:
         title=f"{options.events} events of 256 bytes, batches of {options.batch}, "
         f"{options.threads} threads{version}"
     )
-    table.add_column("publisher")
+    table.add_column("publisher", no_wrap=True)
     table.add_column("events/s", justify="right")
-    table.add_column("times", justify="right")
+    table.add_column("ratio", justify="right")
     table.add_column("")
     most = max(figure.rate for figure in figures)
     for figure in figures:
-        bar = "█" * max(1, round(30 * figure.rate / most))
-        rate, ratio = f"{figure.rate:,.0f}", f"{figure.ratio:.1f}"
+        bar = "█" * max(1, round(_BAR * figure.rate / most))
+        rate, ratio = f"{figure.rate:,.0f}", f"{figure.ratio:.1f} ×"
         table.add_row(figure.name, rate, ratio, bar)
     Console().print(table)
 
