@@ -456,6 +456,8 @@ def test_an_app_that_only_the_main_function_knew_is_counted_at_the_end(
     done = run_script(
         tmp_path,
         """
+        import gc
+
         def main():
             shop = Shop()
             shop.broker.go_down()
@@ -463,6 +465,7 @@ def test_an_app_that_only_the_main_function_knew_is_counted_at_the_end(
             shop.events.publish()
 
         main()
+        gc.collect()
         """,
     )
 
