@@ -10,6 +10,7 @@ from typing import Any
 from blinker import NamedSignal
 
 from . import signals
+from .backlog import SetAside
 from .entries import Kind, News, grouped
 from .events import Event
 from .reports import Reporter
@@ -49,6 +50,12 @@ class Announcer:
                 self._signal(group)
         finally:
             self._telling.now = False
+
+    def set_aside(self, files: Sequence[SetAside]) -> None:
+        """Tell of files that could not be read as a whole."""
+        for file in files:
+            self._reporter.set_aside(file)
+            self._send(signals.spool_file_set_aside, file._asdict())
 
     def _signal(self, group: Sequence[News]) -> None:
         signal, about = _SIGNALS[group[0].kind]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
-from datetime import datetime, timezone
 from typing import Any
 
 from .entries import Entry, State
@@ -18,13 +18,19 @@ class Books:
 
     def __init__(self) -> None:
         self._living: dict[str, Entry] = {}
+        #: Those of other processes: they are older than when they came here.
+        self._foreign: dict[str, Entry] = {}
         self._counts = [0] * len(State)
         self._enqueued = 0
+        self._adopted = 0
         self.bytes = 0
         self.bytes_in_flight = 0
 
     def __len__(self) -> int:
         return len(self._living)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._living
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._living.values()))
@@ -53,6 +59,13 @@ class Books:
         self._enqueued += 1
         self.bytes += entry.event.size
 
+    def adopt(self, entry: Entry) -> None:
+        """Go on with a life that began in another process, in the entry's state."""
+        self._living[entry.event.id] = self._foreign[entry.event.id] = entry
+        self._counts[entry.state] += 1
+        self._adopted += 1
+        self.bytes += entry.event.size
+
     def move(self, entry: Entry, state: State) -> None:
         """Change the entry's state; a last word ends its life."""
         before, entry.state = entry.state, state
@@ -64,12 +77,14 @@ class Books:
         if not state.alive:
             self.bytes -= entry.event.size
             del self._living[entry.event.id]
+            self._foreign.pop(entry.event.id, None)
 
     def mend(self) -> None:
         """Count anew, after a step was cut short in the middle."""
         ended = [entry for entry in self if not entry.state.alive]
         for entry in ended:
             del self._living[entry.event.id]
+            self._foreign.pop(entry.event.id, None)
         for state in State:
             if state.alive:
                 self._counts[state] = len([e for e in self if e.state is state])
@@ -78,7 +93,7 @@ class Books:
         self.bytes_in_flight = sum(e.event.size for e in self.having(State.IN_FLIGHT))
 
     def _balance(self, ended: list[Entry]) -> None:
-        missing = self._enqueued - sum(self._counts)
+        missing = self._enqueued + self._adopted - sum(self._counts)
         for entry in ended[: max(missing, 0)]:
             # Its last word was spoken, but not yet counted.
             self._counts[entry.state] += 1
@@ -91,6 +106,7 @@ class Books:
         counts = {state.name.lower(): self._counts[state] for state in State}
         return {
             "enqueued": self._enqueued,
+            "adopted": self._adopted,
             "held_bytes": self.bytes,
             "oldest_age": self._oldest_age(),
             **counts,
@@ -100,6 +116,7 @@ class Books:
         undelivered = (State.RETAINED, State.IN_FLIGHT)
         if not self.count(*undelivered):
             return None
-        oldest = next(e for e in self._living.values() if e.state in undelivered)
-        age = datetime.now(timezone.utc) - oldest.event.enqueued_at
-        return max(0.0, age.total_seconds())
+        own = (e for e in self._living.values() if e.state in undelivered)
+        foreign = [e for e in self._foreign.values() if e.state in undelivered]
+        oldest = min(e.event.enqueued_at.timestamp() for e in [next(own), *foreign])
+        return max(0.0, time.time() - oldest)

@@ -6,16 +6,18 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 from .announcer import Announcer
+from .backlog import Backlog
 from .brokers import Broker
 from .entries import NEVER_PUBLISHED, Entry, News, Settlement, Waiter
 from .errors import BacklogFull
 from .events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
-from .flusher import TICK, Flusher
 from .gate import Gate
 from .ledger import Ledger
 from .reports import Reporter
+from .rounds import TICK, Rounds
 
 #: States in which an event that is under way may still be confirmed.
 _UNDER_WAY = (
@@ -24,6 +26,9 @@ _UNDER_WAY = (
     BrokerState.STALLED,
     BrokerState.BLOCKED,
 )
+
+#: Seconds that the last write to the disk may take, however late it is.
+_LAST_WRITE = 0.5
 
 _TOO_LATE = "the process ended before the broker had confirmed it"
 
@@ -38,6 +43,7 @@ class Delivery:
         self,
         ledger: Ledger,
         broker: Broker,
+        backlog: Backlog,
         announcer: Announcer,
         reporter: Reporter,
         *,
@@ -47,12 +53,13 @@ class Delivery:
     ) -> None:
         self._ledger = ledger
         self.broker = broker
+        self._backlog = backlog
         self._announcer = announcer
         self._reporter = reporter
         self._confirm_timeout = confirm_timeout
         #: Takes care of what is enqueued in the flusher's thread.
         self._aside = aside
-        self._flusher = Flusher(
+        self._flusher = Rounds(
             self._tend, self._leave, f"eventcollector-flusher-{name}"
         )
         #: What the broker gets passes here; tests let it fail.
@@ -71,8 +78,7 @@ class Delivery:
 
         Raises :class:`BacklogFull` at a limit, if ``OVERFLOW`` is ``"reject"``.
         """
-        if not self._started:
-            self._start()
+        self.start()
         taken, news = self._ledger.collect(entries, event)
         if not taken:
             raise BacklogFull(
@@ -98,9 +104,13 @@ class Delivery:
             timeout = self._confirm_timeout
         try:
             self._ledger.hand_over(entries, waiter)
+            if not self._confirm_timeout:
+                # Nobody waits for the broker, so nothing but the disk makes it safe.
+                self._backlog.keep(waiter.entries)
             self.broker.wake()
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
+            self._backlog.keep(waiter.entries)
         except BaseException:
             # A worker that is told to stop: no user code now.
             self._ledger.stop_waiting(waiter, ran_out=False)
@@ -132,6 +142,7 @@ class Delivery:
         Returns whether it worked; it ends early when the broker has refused the rest.
         """
         deadline = time.monotonic() + timeout
+        self._backlog.search(timeout)
         self._ledger.reopen()
         self.broker.hurry()
         self.broker.wake()
@@ -144,25 +155,29 @@ class Delivery:
     def close(self, timeout: float, *, reconnect: bool = True) -> bool:
         """Deliver what can be delivered within *timeout* seconds, then stop.
 
-        Returns whether everything was delivered. What is left is dropped, counted and
-        logged. Without *reconnect* only what is under way may finish.
+        Returns whether everything was delivered. What is left stays on disk, where the
+        backlog is a spool, and is dropped, counted and logged where it is memory.
+        Without *reconnect* only what is under way may finish.
         """
         deadline = time.monotonic() + timeout
         self._announcer.tell(self._ledger.discard_collected(NEVER_PUBLISHED))
         if not self._close_once():
+            # First of all: the process may be killed before it has finished.
+            self._backlog.keep_all()
             self._last_flush(deadline, reconnect=reconnect)
             self._stop(deadline)
         # Of what is kept so far, before it is kept no more.
         self._reporter.speak_up(at_last=True)
         left = self._ledger.drop_all(_TOO_LATE)
         self._announcer.tell(left)
+        self._reporter.left(self.stats())
         self._reporter.speak_up(at_last=True)
-        return not left
+        return not (left or self._ledger.undelivered())
 
     def stats(self) -> Stats:
         """The books; never blocks."""
         self._announcer.tell(self._ledger.discard_abandoned())
-        return self._ledger.stats()
+        return replace(self._ledger.stats(), **self._backlog.figures())
 
     def is_collected(self, event: Event) -> bool:
         """Whether a collector still holds *event*."""
@@ -194,6 +209,7 @@ class Delivery:
             try:
                 news = [*self._ledger.discard_abandoned(), *self._take_news()]
                 self._announcer.tell(news)
+                self._announcer.set_aside(self._backlog.take_set_aside())
                 self._told += len(news)
             finally:
                 self._telling.release()
@@ -217,6 +233,8 @@ class Delivery:
         if failed or self._ledger.news:
             # There is something to tell, or a next try to wait for.
             self._flusher.wake()
+        if self._ledger.outdated:
+            self._backlog.catch_up()
         return more
 
     def broker_is(self, state: BrokerState, error: str = "") -> None:
@@ -226,13 +244,17 @@ class Delivery:
 
     # The two ends of its life, and the flusher's work in between.
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the threads and the first connection, once; waits for nothing."""
+        if self._started:
+            return
         with self._starting:
             if self._started or self._closed:
                 return
-            # Both may be started again, in case that this was cut short in between.
+            # Each may be started again, in case that this was cut short in between.
             self.broker.start(self)
             self._flusher.start()
+            self._backlog.start(self.broker.wake)
             self._started = True
 
     def _close_once(self) -> bool:
@@ -250,12 +272,15 @@ class Delivery:
         self.broker.close(max(0.0, deadline - time.monotonic()))
         self._ledger.broker_is(BrokerState.CLOSED)
         self._flusher.stop(max(0.1, deadline - time.monotonic()))
+        self._backlog.close(max(_LAST_WRITE, deadline - time.monotonic()))
 
     def _tend(self) -> float:
         """One round of the flusher; returns the seconds until the next."""
         with self._aside():
             self.tell_news()
-            self._reporter.broker(self._ledger.stats())
+            stats = self.stats()
+            self._reporter.broker(stats)
+            self._reporter.spool(stats)
             self._reporter.speak_up()
         due = self._ledger.due()
         if due is None:
@@ -276,4 +301,5 @@ class Delivery:
             self._stop(time.monotonic())
             self._announcer.tell(self._ledger.discard_collected(NEVER_PUBLISHED))
             self._announcer.tell(self._ledger.drop_all(_TOO_LATE))
+            self._reporter.left(self._ledger.stats())
             self._reporter.speak_up(at_last=True)

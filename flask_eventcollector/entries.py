@@ -27,6 +27,14 @@ class State(enum.IntEnum):
         return self <= State.DEAD
 
 
+class Row(NamedTuple):
+    """Where an event is on disk."""
+
+    #: The file; only the backlog knows what that is.
+    journal: object
+    number: int
+
+
 class Entry:
     """One event's life in this process. Only the ledger changes it."""
 
@@ -34,11 +42,13 @@ class Entry:
         "attempts",
         "event",
         "handed_over_at",
+        "is_stored",
         "possible_duplicate",
         "reason",
         "refusals",
         "refused_at",
         "refused_since",
+        "row",
         "sent_at",
         "sequence",
         "state",
@@ -63,6 +73,9 @@ class Entry:
         self.refused_at = 0.0
         self.refused_since = 0.0
         self.reason = ""
+        #: Set before the row is written, so the row is there only if `is_stored`.
+        self.row: Row | None = None
+        self.is_stored = False
         self.waiter: Waiter | None = None
 
     @property

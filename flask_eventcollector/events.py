@@ -124,7 +124,7 @@ class BrokerState(str, enum.Enum):
 class Stats:
     """The books of one process, and the broker's state.
 
-    ``enqueued + adopted`` is always the sum of all that follows it.
+    ``enqueued + adopted`` is always the sum of the seven that follow it.
     """
 
     enqueued: int = 0
@@ -136,6 +136,17 @@ class Stats:
     confirmed: int = 0
     discarded: int = 0
     dropped: int = 0
+    #: Of those in flight, retained and dead: how many are on disk.
+    spooled: int = 0
+    #: Events that should be on disk and are not, because the disk fails.
+    unspooled: int = 0
+    #: Rows on disk of events that have ended. Were the process killed now, these would
+    #: be sent once more.
+    unerased: int = 0
+    #: Events of dead processes that this one has found and not adopted yet.
+    unread: int = 0
+    #: Files that could not be read as a whole, and were renamed.
+    set_aside: int = 0
     #: Bytes held in memory, counted against ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0
     #: Seconds since the oldest event that is in flight or retained was enqueued.
@@ -143,6 +154,8 @@ class Stats:
     broker: BrokerState = BrokerState.IDLE
     #: Why the broker is not ready, or what is wrong with it; ``""`` if nothing is.
     broker_error: str = ""
+    #: Why the spool can't be written; ``""`` if it can, or if there is none.
+    spool_error: str = ""
 
     @property
     def balanced(self) -> bool:
@@ -164,11 +177,12 @@ class Stats:
         counts = {
             f.name: getattr(self, f.name) + getattr(other, f.name)
             for f in fields(Stats)
-            if f.name not in ("oldest_age", "broker", "broker_error")
+            if f.type == "int"
         }
         return Stats(
             **counts,
             oldest_age=max(ages, default=None),
             broker=worse.broker,
             broker_error=worse.broker_error,
+            spool_error=self.spool_error or other.spool_error,
         )

@@ -7,12 +7,12 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
 from .books import Books
-from .entries import ABANDONED, Entry, Kind, News, Settlement, State, Waiter
+from .entries import ABANDONED, Entry, Kind, News, Row, Settlement, State, Waiter
 from .events import (
     BrokerState,
     DeadEvent,
@@ -32,6 +32,8 @@ R = TypeVar("R")
 #: of its own. One event may always go, however large it is.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 
+_HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -48,6 +50,8 @@ class Limits:
     dead_after: float
     #: Seconds to wait after so many failures in a row.
     delay: Callable[[int], float]
+    #: Whether a backlog on disk keeps what is not confirmed.
+    durable: bool = False
 
 
 def step(
@@ -91,6 +95,13 @@ class Ledger:
         self._broker = Presence(clock)
         self._sequences = itertools.count(1)
         self._waiters: set[Waiter] = set()
+        #: By sequence: handed over, alive, and not on disk. Empty unless durable.
+        self._unstored: dict[int, Entry] = {}
+        #: Entries with a row on disk that has to follow their state. The backlog takes
+        #: them out.
+        self.outdated: deque[Entry] = deque()
+        #: Events that dead processes have left and nobody has read yet, per target.
+        self._unread: Mapping[Target | None, int] = {}
         #: For the flusher to tell.
         self.news: deque[News] = deque()
         #: The entries of collectors that are gone. A collector's ``__del__`` may run
@@ -148,6 +159,8 @@ class Ledger:
                 if waiter is not None:
                     waiter.entries.append(entry)
                     entry.waiter = waiter
+                if self._limits.durable:
+                    self._unstored[entry.sequence] = entry
                 self._retain(entry)
         entries.clear()
         if waiter is not None:
@@ -269,15 +282,97 @@ class Ledger:
 
     @step
     def drop_all(self, reason: str) -> list[News]:
-        """Drop all that was handed over and is not confirmed."""
-        handed_over = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
-        return self._drop_each(self._books.having(*handed_over), reason)
+        """Drop all that was handed over and is neither confirmed nor on disk."""
+        left = [e for e in self._books.having(*_HANDED_OVER) if not e.is_stored]
+        return self._drop_each(left, reason)
+
+    # The side of a backlog on disk.
+
+    @step
+    def to_store(self, entries: Iterable[Entry], journal: object) -> list[Entry]:
+        """Of *entries*, those that are still to be written; their rows get numbers.
+
+        From here each row follows its entry's state, whether it is written or not.
+        """
+        chosen = [e for e in entries if self._unstored.get(e.sequence) is e]
+        for entry in chosen:
+            entry.row = Row(journal, entry.sequence)
+        return chosen
+
+    @step
+    def stored(self, entries: Iterable[Entry]) -> None:
+        """*entries* are on disk, unless they have ended meanwhile."""
+        for entry in entries:
+            entry.is_stored = True
+            self._unstored.pop(entry.sequence, None)
+
+    @step
+    def overdue(self, seconds: float, limit: int) -> list[Entry]:
+        """What is not on disk, *seconds* after it was handed over; the oldest first."""
+        before = self._clock() - seconds
+        oldest = itertools.islice(self._unstored.values(), limit)
+        return [e for e in oldest if e.handed_over_at <= before]
+
+    @step
+    def unstored(self) -> int:
+        """How many events that were handed over are not on disk."""
+        return len(self._unstored)
+
+    @step
+    def lost(self, journal: object) -> None:
+        """The file of some rows is lost: their entries are in memory only."""
+        for entry in self._books.having(*_HANDED_OVER):
+            if entry.row is not None and entry.row.journal is journal:
+                entry.row, entry.is_stored = None, False
+        self._find_unstored()
+
+    @step
+    def adopt(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Take over what another process had handed over, in its order.
+
+        Returns those that are here already, which are not taken.
+        """
+        now, doubles = self._clock(), []
+        for entry in entries:
+            if entry.event.id in self._books:
+                doubles.append(entry)
+                continue
+            entry.sequence = next(self._sequences)
+            entry.handed_over_at = now
+            self._books.adopt(entry)
+            if self._limits.durable and not entry.is_stored:
+                self._unstored[entry.sequence] = entry
+            if entry.waits:
+                self._lane(entry).add(entry)
+        self._changed.notify_all()
+        return doubles
+
+    @step
+    def note_unread(self, unread: Mapping[Target | None, int]) -> None:
+        """Note what is still to be adopted. ``None``: nobody knows the target."""
+        self._unread = unread
+        self._changed.notify_all()
+
+    @step
+    def free(self) -> tuple[int, int]:
+        """How many events, and how many bytes, may come before a limit is reached."""
+        events = self._limits.max_events - len(self._books)
+        return events, self._limits.max_bytes - self._books.bytes
+
+    @step
+    def undelivered(self) -> int:
+        """How many events are in flight, retained, or left by dead processes."""
+        return self._undelivered()
 
     @step
     def stats(self) -> Stats:
         """The books, as one consistent snapshot."""
+        handed_over = self._books.count(*_HANDED_OVER)
         return Stats(
             **self._books.as_dict(),
+            spooled=handed_over - len(self._unstored) if self._limits.durable else 0,
+            unerased=len(self.outdated),
+            unread=sum(self._unread.values()),
             broker=self._broker.shown,
             broker_error=self._broker.error,
         )
@@ -322,15 +417,26 @@ class Ledger:
     def _drop(self, entry: Entry, reason: str) -> News:
         if entry.state is State.IN_FLIGHT:
             self._lane(entry).in_flight -= 1
-        self._books.move(entry, State.DROPPED)
+        self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
         return News(Kind.DROPPED, entry.event, reason, attempt=entry.attempts)
 
     # Sending, and what became of it.
 
+    def _move(self, entry: Entry, state: State) -> None:
+        """Change the entry's state, and have its row follow."""
+        if entry.row is not None and (
+            not state.alive or State.DEAD in (entry.state, state)
+        ):
+            # Before the change: if this is cut short, a row is written once too often.
+            self.outdated.append(entry)
+        if not state.alive:
+            self._unstored.pop(entry.sequence, None)
+        self._books.move(entry, state)
+
     def _retain(self, entry: Entry, *, on_hold: bool = False) -> None:
-        self._books.move(entry, State.RETAINED)
+        self._move(entry, State.RETAINED)
         if on_hold:
             self._lane(entry).add_delayed(entry, NEVER)
         else:
@@ -395,7 +501,7 @@ class Ledger:
         self._broker.stalled = False
         lane.confirmed(now)
         self._tell(entry, Kind.PUBLISHED, elapsed=now - entry.handed_over_at)
-        self._books.move(entry, State.CONFIRMED)
+        self._move(entry, State.CONFIRMED)
 
     def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -420,7 +526,7 @@ class Ledger:
         entry.refused(now, self._broker.seconds())
         if settlement.final or self._refused_too_long(entry):
             self._tell(entry, Kind.DEAD, settlement.outcome)
-            self._books.move(entry, State.DEAD)
+            self._move(entry, State.DEAD)
             return
         self._tell(entry, Kind.FAILED, settlement.outcome)
         refused_alone = entry.refusals > 1 and lane.took_others_since(entry.refused_at)
@@ -485,11 +591,15 @@ class Ledger:
             return False
         if self._broker.held:
             return True
+        if any(target not in self._lanes for target in self._unread):
+            # The rest of what a dead process has left is about to be read.
+            return False
         ready = self._broker.state is BrokerState.READY
         return ready and all(lane.resting for lane in self._lanes.values())
 
     def _undelivered(self) -> int:
-        return self._books.count(State.IN_FLIGHT, State.RETAINED)
+        held = self._books.count(State.IN_FLIGHT, State.RETAINED)
+        return held + sum(self._unread.values())
 
     def _due(self, now: float) -> float | None:
         room, room_bytes = self._room()
@@ -515,6 +625,14 @@ class Ledger:
             self._lane(entry).add(entry)
         for entry in self._books.having(State.IN_FLIGHT):
             self._lane(entry).in_flight += 1
+        self._find_unstored()
+
+    def _find_unstored(self) -> None:
+        if self._limits.durable:
+            living = self._books.having(*_HANDED_OVER)
+            unstored = [e for e in living if not e.is_stored]
+            unstored.sort(key=lambda entry: entry.sequence)
+            self._unstored = {e.sequence: e for e in unstored}
 
 
 def _is_due(due: float | None, now: float) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
+from .backlog import SetAside
 from .entries import ABANDONED, NEVER_PUBLISHED, Kind, News
 from .events import BrokerState, Outcome, Stats, Target
 
@@ -45,8 +46,7 @@ class Reporter:
         self._troubles: dict[Trouble, tuple[float, int]] = {}
         self._away_since: float | None = None
         self._next_line = float("-inf")
-        self._complaint = ""
-        self._next_complaint = float("-inf")
+        self._complaints: dict[str, tuple[str, float]] = {}
 
     def broker(self, stats: Stats) -> None:
         """Report how the broker stands. Only the flusher calls this."""
@@ -55,7 +55,7 @@ class Reporter:
             self._away(stats, now)
         elif stats.broker is BrokerState.READY:
             self._back(stats, now)
-            self._complain(stats.broker_error, now)
+            self._complain("The broker is there, but: %s", stats.broker_error, now)
 
     def _away(self, stats: Stats, now: float) -> None:
         first = self._away_since is None
@@ -79,13 +79,32 @@ class Reporter:
         back = "The broker is back after %d s. %s"
         _log(logging.WARNING, back, now - since, _waiting(stats))
 
-    def _complain(self, complaint: str, now: float) -> None:
-        if not complaint or (
-            complaint == self._complaint and now < self._next_complaint
-        ):
+    def spool(self, stats: Stats) -> None:
+        """Report what is wrong with the disk. Only the flusher calls this."""
+        line = "The spool fails: %s"
+        if stats.unspooled:
+            line += f". {stats.unspooled} event(s) are in memory only."
+        self._complain(line, stats.spool_error, self._clock())
+
+    def set_aside(self, file: SetAside) -> None:
+        """Report a file of the spool that could not be read as a whole."""
+        line = "The spool's file %s was set aside: %s. %d of its events are delivered."
+        _log(logging.ERROR, line, file.path, file.reason, file.rescued)
+
+    def left(self, stats: Stats) -> None:
+        """Report, at the end, what stays on disk."""
+        if stats.spooled:
+            line = "%d event(s) stay in the spool, for the next process."
+            _log(logging.WARNING, line, stats.spooled)
+
+    def _complain(self, line: str, complaint: str, now: float) -> None:
+        """Log *complaint* if it is new, or was last logged a minute ago."""
+        about = line.partition(":")[0]
+        before, next_line = self._complaints.get(about, ("", now))
+        if not complaint or (complaint == before and now < next_line):
             return
-        self._complaint, self._next_complaint = complaint, now + INTERVAL
-        _log(logging.WARNING, "The broker is there, but: %s", complaint)
+        self._complaints[about] = (complaint, now + INTERVAL)
+        _log(logging.WARNING, line, complaint)
 
     def news(self, news: Iterable[News]) -> None:
         """Report what nobody should have to find out by counting."""

@@ -4,6 +4,10 @@ The sender is the app object. Receivers should take ``**extra``. What a caller o
 ``publish()`` waits for is told in the caller's thread, all else in the flusher's,
 always with the app context pushed. A receiver that raises is logged and harms nothing.
 What a receiver enqueues is handed over when it returns; nobody waits for it.
+
+Of :data:`events_published`, :data:`events_discarded` and :data:`events_dropped`, each
+event gets exactly one, as its last word in this process. One that is left on disk when
+the process ends gets its last word in the process that adopts it.
 """
 
 from __future__ import annotations
@@ -31,3 +35,7 @@ events_dropped = _signals.signal("events-dropped")
 
 #: ``events, reason``: set aside, because the broker goes on refusing them.
 events_dead = _signals.signal("events-dead")
+
+#: ``path, reason, rescued``: a file of the spool could not be read as a whole. It was
+#: renamed to *path*; *rescued* of its events are delivered all the same.
+spool_file_set_aside = _signals.signal("spool-file-set-aside")

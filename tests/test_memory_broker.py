@@ -9,7 +9,7 @@ import pytest
 
 from flask_eventcollector import books as books_module
 from flask_eventcollector import delivery as delivery_module
-from flask_eventcollector import flusher, gate, lanes, ledger
+from flask_eventcollector import gate, lanes, ledger, rounds
 from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.brokers import memory
 from flask_eventcollector.brokers.memory import MemoryBroker
@@ -226,7 +226,7 @@ def test_a_publish_that_is_cut_short_leaves_it_to_the_flusher_to_tell() -> None:
 
 
 def test_a_start_that_is_cut_short_is_made_up_for_by_the_next_event() -> None:
-    for interruption in interruptions([*MODULES, flusher], spared=SPARED):
+    for interruption in interruptions([*MODULES, rounds], spared=SPARED):
         broker = MemoryBroker()
         with delivering(broker) as delivery:
             with interruption:

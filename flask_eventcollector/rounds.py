@@ -1,4 +1,4 @@
-"""The daemon thread that does what no caller waits for."""
+"""A daemon thread that does, in rounds, what no caller waits for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TICK = 1.0
 _LEAST_PAUSE = 0.02
 
 
-class Flusher:
+class Rounds:
     """Runs *tend* in rounds: when woken, when due, and once a tick.
 
     *tend* returns the seconds after which it wants to run again. *leave* runs once, in
@@ -31,6 +31,11 @@ class Flusher:
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a next round will come."""
+        return self._thread.is_alive() and not self._stopping
 
     def start(self) -> None:
         """Start the thread, if it has not started yet; never blocks for long."""
@@ -67,5 +72,5 @@ class Flusher:
             return self._tend()
         except Exception:
             with suppress(Exception):  # A logging handler may raise, too.
-                logger.exception("The flusher failed; it goes on")
+                logger.exception("The thread %s failed; it goes on", self._thread.name)
             return TICK

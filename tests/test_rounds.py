@@ -1,4 +1,4 @@
-"""The daemon thread that does what no caller waits for."""
+"""A daemon thread that does, in rounds, what no caller waits for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_eventcollector.flusher import TICK, Flusher
+from flask_eventcollector.rounds import TICK, Rounds
 from tests.helpers import DEADLINE
 
 
@@ -21,7 +21,7 @@ class Work:
         self.left = 0
         self.threads: set[threading.Thread] = set()
         self._changed = threading.Condition()
-        self.flusher = Flusher(self._tend, self._leave, "the-flusher")
+        self.flusher = Rounds(self._tend, self._leave, "the-flusher")
 
     def _tend(self) -> float:
         with self._changed:
@@ -53,7 +53,7 @@ def never() -> float:
 @pytest.fixture
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no round come by itself in the time of a test."""
-    monkeypatch.setattr("flask_eventcollector.flusher.TICK", 10 * DEADLINE)
+    monkeypatch.setattr("flask_eventcollector.rounds.TICK", 10 * DEADLINE)
 
 
 def test_it_begins_with_a_round_at_once() -> None:

@@ -1,0 +1,189 @@
+"""The spool's folder: whose each file is, and which have nobody left."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import quote
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - Windows
+    fcntl = None  # type: ignore[assignment]
+
+from .journal import SUFFIXES
+
+EXTENSION = ".spool"
+_LOCK = ".lock"
+_ASIDE = ".aside"
+
+#: The files that this process has locked, by its id: a forked child has none of them.
+#: ``lockf`` excludes other processes, not other threads, and closing *any* descriptor
+#: of a file gives all of its locks away: so a process opens a lock file only once.
+#: See "Advisory record locking" in fcntl(2).
+_held: dict[tuple[int, str], object] = {}
+
+
+def can_lock() -> bool:
+    """Whether this system has the locks that the spool needs."""
+    return fcntl is not None
+
+
+class Claim:
+    """A file of the spool that this process has locked, until it ends or lets go."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Leave the file to whoever finds it."""
+        os.close(self._descriptor)
+        _held.pop(_key(self.path), None)
+
+    def remove(self) -> None:
+        """Delete the file, which has nothing left to deliver."""
+        for suffix in ("", *SUFFIXES):
+            _unlink(self.path, suffix)
+        self._end()
+
+    def set_aside(self) -> Path:
+        """Rename the file, so that nobody takes it for a spool; returns its new path.
+
+        :raises OSError: the folder does not let it.
+        """
+        aside = self.path.with_name(self.path.name + _ASIDE)
+        for suffix in ("", *SUFFIXES):
+            with suppress(FileNotFoundError):
+                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
+        self._end()
+        return aside
+
+    def _end(self) -> None:
+        _unlink(self.path, _LOCK)
+        self.release()
+
+
+class Folder:
+    """The files of one app. The folder itself may serve several apps."""
+
+    def __init__(self, path: Path, app_name: str) -> None:
+        self.path = path
+        self._prefix = f"{quote(app_name, safe='')}@"
+
+    def make(self) -> None:
+        """Make the folder, which only its owner may enter.
+
+        :raises OSError: it can't be made.
+        """
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def claim_new(self) -> Claim:
+        """A name for this process's own file, locked. :raises OSError: it can't."""
+        name = f"{self._prefix}{os.getpid()}@{secrets.token_hex(4)}{EXTENSION}"
+        claim = _lock(self.path / name)
+        if claim is None:
+            raise OSError(errno.EEXIST, "the spool's name is taken", name)
+        return claim
+
+    def files(self) -> list[Path]:
+        """The app's files, oldest name first."""
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            return []
+        mine = (n for n in names if n.startswith(self._prefix))
+        return [self.path / name for name in sorted(mine) if name.endswith(EXTENSION)]
+
+    def claim_orphans(self) -> Iterator[Claim]:
+        """Lock the files of dead processes, one after the other."""
+        for path in self.files():
+            claim = claim_orphan(path)
+            if claim is not None:
+                yield claim
+
+    def has_orphans(self) -> bool:
+        """Whether any file has nobody left; takes microseconds for each file."""
+        for claim in self.claim_orphans():
+            claim.release()
+            return True
+        return False
+
+
+def claim_orphan(path: Path) -> Claim | None:
+    """Lock a file whose process is dead; ``None``: it lives, or can't be locked."""
+    try:
+        claim = _lock(path)
+    except OSError:
+        return None
+    if claim is not None and not os.path.lexists(path):
+        # Its owner has removed it a moment ago.
+        claim.remove()
+        return None
+    return claim
+
+
+def is_held(path: Path) -> bool:
+    """Whether a living process has locked *path*."""
+    claim = claim_orphan(path)
+    if claim is None:
+        return True
+    claim.release()
+    return False
+
+
+def why_not_ours(path: Path) -> str:
+    """Why the file must not even be opened; ``""``: it may be."""
+    about = os.lstat(path)
+    if not stat.S_ISREG(about.st_mode):
+        return "it is not a regular file"
+    if about.st_uid != os.geteuid():
+        return f"it belongs to the user with the id {about.st_uid}"
+    if not os.access(path, os.R_OK | os.W_OK):
+        return "its mode keeps this process from reading and writing it"
+    return ""
+
+
+def _key(path: Path) -> tuple[int, str]:
+    return os.getpid(), str(path)
+
+
+def _lock(path: Path) -> Claim | None:
+    mine = object()
+    if _held.setdefault(_key(path), mine) is not mine:
+        return None
+    try:
+        descriptor = _open_locked(path)
+    except BaseException:
+        del _held[_key(path)]
+        raise
+    if descriptor is None:
+        del _held[_key(path)]
+        return None
+    return Claim(path, descriptor)
+
+
+def _open_locked(path: Path) -> int | None:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    descriptor = os.open(f"{path}{_LOCK}", flags, 0o600)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            return None
+        raise
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _unlink(path: Path, suffix: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(f"{path}{suffix}")

@@ -1,0 +1,230 @@
+"""One file of the spool: events as rows of an SQLite table."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from ..events import Target
+from .rows import COLUMNS
+
+VERSION = 1
+#: The version once more, so that a flipped bit in one of them is not taken for a newer
+#: version: "EC" and the number.
+_MARK = 0x4543 << 16
+
+#: Bytes.
+PAGE_SIZE = 4096
+
+#: What SQLite puts beside a file.
+SUFFIXES = ("-wal", "-shm")
+
+_SCHEMA = (
+    """
+    CREATE TABLE events (
+        number INTEGER PRIMARY KEY,
+        exchange TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        id TEXT NOT NULL,
+        headers TEXT NOT NULL,
+        enqueued_at INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        dead TEXT,
+        checksum INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX events_by_target ON events (exchange, queue)",
+    f"PRAGMA application_id = {_MARK | VERSION}",
+    f"PRAGMA user_version = {VERSION}",
+)
+_PLACES = ", ".join("?" * len(COLUMNS))
+_INSERT = f"INSERT OR REPLACE INTO events VALUES ({_PLACES})"  # noqa: S608 - as below
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608 - our own columns
+
+#: Seconds that a write waits for a reader of the same file: the command line.
+_BUSY_TIMEOUT = 1.0
+
+
+class NewerVersion(Exception):
+    """The file was written by a newer version of this library."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether *error* says that a file is damaged, not that a disk is full or busy."""
+    # SQLite's codes "corrupt" and "not a database" come as the base class itself.
+    return type(error) is sqlite3.DatabaseError
+
+
+class Journal:
+    """Rows on disk, written in transactions. One thread at a time uses it.
+
+    Every method may block as long as the disk does, and raise ``sqlite3.Error``.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        # A damaged file may hold what is no UTF-8.
+        connection.text_factory = bytes
+
+    @classmethod
+    def create(cls, path: Path, *, full_sync: bool = False) -> Journal:
+        """Make a new file, which only its owner may read."""
+        # SQLite gives the files beside it the same rights.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        journal = cls.open(path, full_sync=full_sync)
+        try:
+            journal._run(*_SCHEMA)
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @classmethod
+    def open(
+        cls, path: Path, *, full_sync: bool = False, read_only: bool = False
+    ) -> Journal:
+        """Open a file that is there."""
+        mode = "ro" if read_only else "rw"
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode={mode}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            # Made in one thread, and closed in another when a process ends.
+            check_same_thread=False,
+        )
+        try:
+            if not read_only:
+                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+                connection.execute("PRAGMA journal_mode = WAL")
+                sync = "FULL" if full_sync else "NORMAL"
+                connection.execute(f"PRAGMA synchronous = {sync}")
+            return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    # What its owner writes.
+
+    def write(
+        self,
+        rows: Iterable[Sequence[Any]] = (),
+        erased: Iterable[int] = (),
+    ) -> None:
+        """Put *rows* in, or in the place of those with the same number; erase others.
+
+        In one transaction. When this returns, a ``kill -9`` takes nothing away.
+        """
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            self._connection.executemany(_INSERT, rows)
+            numbers = ((number,) for number in erased)
+            self._connection.executemany("DELETE FROM events WHERE number = ?", numbers)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    # What another reads.
+
+    def check_version(self) -> bool:
+        """Whether the file ever got its table.
+
+        :raises NewerVersion: it was written by a newer version of the library.
+        :raises sqlite3.DatabaseError: the file is damaged.
+        """
+        ((version,),) = self._connection.execute("PRAGMA user_version")
+        ((mark,),) = self._connection.execute("PRAGMA application_id")
+        if (version, mark) == (0, 0) and self.path.stat().st_size <= PAGE_SIZE:
+            return False
+        if mark != _MARK | version or version < 1:
+            raise sqlite3.DatabaseError("the file's version is not what was written")
+        if version > VERSION:
+            raise NewerVersion(
+                f"the file is of version {version}, and this version of the library"
+                f" knows {VERSION}"
+            )
+        return True
+
+    def check(self) -> None:
+        """Look through the whole file, which takes a second for a million rows.
+
+        :raises sqlite3.DatabaseError: it is damaged.
+        """
+        ((word,),) = self._connection.execute("PRAGMA integrity_check(1)")
+        if word != b"ok":
+            raise sqlite3.DatabaseError("SQLite's integrity check found damage")
+
+    def targets(self) -> dict[Target, int]:
+        """How many rows each target has. :raises sqlite3.DatabaseError: damage."""
+        counts = self._connection.execute(
+            "SELECT exchange, queue, count(*) FROM events GROUP BY exchange, queue"
+        )
+        try:
+            return {Target(e.decode(), q.decode()): count for e, q, count in counts}
+        except (UnicodeDecodeError, AttributeError) as error:
+            raise sqlite3.DatabaseError("the name of a queue is damaged") from error
+
+    def rows_of(
+        self, target: Target, after: int, count: int, size: int
+    ) -> list[tuple[Any, ...]]:
+        """The next rows of *target*: so many, and not many more bytes than *size*."""
+        rows = self._connection.execute(
+            f"{_SELECT} WHERE exchange = ? AND queue = ? AND number > ?"
+            " ORDER BY number LIMIT ?",
+            (*target, after, count),
+        )
+        found = []
+        for row in rows:
+            found.append(row)
+            size -= len(row[COLUMNS.index("body")])
+            if size <= 0:
+                break
+        rows.close()
+        return found
+
+    def scan(self, first: int, last: int) -> Iterator[tuple[Any, ...]]:
+        """The rows with numbers from *first* to *last*, in order."""
+        where = "WHERE number BETWEEN ? AND ? ORDER BY number"
+        return self._connection.execute(f"{_SELECT} {where}", (first, last))
+
+    def last_number(self) -> int:
+        """The highest number; 0 if there is no row."""
+        ((number,),) = self._connection.execute("SELECT max(number) FROM events")
+        return int(number or 0)
+
+    def rows_with(self, id: str) -> list[tuple[Any, ...]]:
+        """The rows of the event *id*."""
+        return self._connection.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchall()
+
+    def is_empty(self) -> bool:
+        """Whether no row is left."""
+        found = self._connection.execute("SELECT 1 FROM events LIMIT 1").fetchone()
+        return found is None
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    def _run(self, *statements: str) -> None:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            for statement in statements:
+                self._connection.execute(statement)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        # SQLite may have done so itself, and then complains.
+        with suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")

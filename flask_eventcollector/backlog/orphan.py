@@ -1,0 +1,154 @@
+"""A dead process's file, whose events come back page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from ..entries import Entry, Row, State
+from ..events import Target
+from .folder import Claim
+from .journal import Journal
+from .rows import DamagedRow, StoredEvent, read_row
+from .salvage import whole_rows
+
+
+@dataclass
+class _Place:
+    """How far the events of one target were read."""
+
+    unread: int
+    read_to: int = -1
+    #: Those in memory that are still to be delivered.
+    here: set[Entry] = field(default_factory=set)
+
+
+class Orphan:
+    """A sound file. Its rows stay in it until their events have ended.
+
+    Only some of its events are in memory at any time, and no target takes more than
+    its share of them: a missing queue holds up nobody else.
+    """
+
+    def __init__(self, claim: Claim, journal: Journal) -> None:
+        self.claim = claim
+        self.journal = journal
+        self._places = {t: _Place(count) for t, count in journal.targets().items()}
+        self._dead: set[Entry] = set()
+        #: Rows that were not what was written.
+        self.damaged = 0
+        self.rescued = 0
+
+    @property
+    def here(self) -> int:
+        """How many of its events are in memory and still to be delivered."""
+        return sum(len(place.here) for place in self._places.values())
+
+    @property
+    def unread(self) -> dict[Target, int]:
+        """How many of its events are on disk only."""
+        return {t: place.unread for t, place in self._places.items() if place.unread}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its events have ended."""
+        return not (self.unread or self.here or self._dead)
+
+    def read(self, page: int, count: int, size: int) -> Iterator[Entry]:
+        """The next events: *count* at most, not many more bytes than *size*.
+
+        A *page* is what may be in memory of all targets together.
+        """
+        waiting = [p for p in self._places.values() if p.unread or p.here]
+        share = max(1, page // max(1, len(waiting)))
+        for target, place in self._places.items():
+            if not place.unread or len(place.here) > share // 2:
+                continue
+            wanted = min(share - len(place.here), count)
+            if wanted <= 0 or size <= 0:
+                return
+            for entry in self._read(target, place, wanted, size):
+                count -= 1
+                size -= entry.event.size
+                yield entry
+
+    def follow(self, entry: Entry) -> None:
+        """*entry*, which came from here, has another state."""
+        here = self._places[entry.target].here
+        here.discard(entry)
+        self._dead.discard(entry)
+        if entry.state is State.DEAD:
+            self._dead.add(entry)
+        elif entry.state.alive:
+            here.add(entry)
+
+    def _read(
+        self, target: Target, place: _Place, count: int, size: int
+    ) -> Iterator[Entry]:
+        rows = self.journal.rows_of(target, place.read_to, count, size)
+        for row in rows:
+            place.read_to = row[0]
+            place.unread -= 1
+            try:
+                stored = read_row(row)
+            except DamagedRow:
+                self.damaged += 1
+                continue
+            entry = adopted_entry(stored)
+            entry.row, entry.is_stored = Row(self.journal, stored.number), True
+            self.rescued += 1
+            (self._dead if stored.dead is not None else place.here).add(entry)
+            yield entry
+        if not rows:
+            place.unread = 0
+
+
+class Wreck:
+    """A damaged file. What is whole in it is copied, and the file is set aside."""
+
+    def __init__(self, claim: Claim, reason: str) -> None:
+        self.claim = claim
+        self.reason = reason
+        self._rows = whole_rows(claim.path)
+        self._copied: set[Entry] = set()
+        self.is_read = False
+        self.rescued = 0
+
+    @property
+    def here(self) -> int:
+        """How many of its events are in memory only."""
+        self._copied = {e for e in self._copied if e.state.alive and not e.is_stored}
+        return len(self._copied)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all that is whole has ended, or is in this process's own file."""
+        return self.is_read and not self.here
+
+    def read(self, count: int, size: int) -> Iterator[Entry]:
+        """The next whole events: *count* at most, not many more bytes than *size*."""
+        while count > 0 and size > 0:
+            stored = next(self._rows, None)
+            if stored is None:
+                self.is_read = True
+                return
+            entry = adopted_entry(stored)
+            self._copied.add(entry)
+            self.rescued += 1
+            count -= 1
+            size -= entry.event.size
+            yield entry
+
+    def forget(self, doubles: Iterable[Entry]) -> None:
+        """*doubles* are known from elsewhere."""
+        self._copied.difference_update(doubles)
+
+
+def adopted_entry(stored: StoredEvent) -> Entry:
+    """The entry for an event that another process had enqueued."""
+    entry = Entry(stored.event)
+    # That process may have sent it: nobody knows.
+    entry.possible_duplicate = True
+    entry.state = State.RETAINED if stored.dead is None else State.DEAD
+    entry.reason = stored.dead or ""
+    return entry
