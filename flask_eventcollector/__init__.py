@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         events_dropped,
         events_published,
         publish_failed,
+        spool_file_set_aside,
     )
 
 __all__ = [  # noqa: RUF022 - grouped, not sorted
@@ -51,6 +52,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "events_dropped",
     "events_published",
     "publish_failed",
+    "spool_file_set_aside",
     # Errors.
     "BacklogFull",
     "ConfigurationError",

@@ -16,13 +16,24 @@ from flask import Flask
 
 from . import requests
 from .announcer import Announcer
+from .backlog import Backlog
+from .backlog.folder import Folder
+from .backlog.memory import MemoryBacklog
+from .backlog.spool import PAGE, PAGE_BYTES, Spool
 from .backoff import full_jitter
 from .broker_url import MEMORY, BrokerURL
 from .brokers import Broker
 from .brokers.memory import MemoryBroker
 from .brokers.rabbitmq import RabbitMQBroker
 from .collector import Collector, discard
-from .config import Config, Overflow, choose_broker
+from .config import (
+    Config,
+    Overflow,
+    SpoolSync,
+    choose_backlog,
+    choose_broker,
+    choose_spool_dir,
+)
 from .delivery import Delivery
 from .encoding import encode_event, provider_default
 from .events import Event
@@ -60,6 +71,8 @@ class AppState:
         #: parent's stream. ``setdefault`` is atomic, where a lock may be held by a
         #: thread that the fork has left behind.
         self._deliveries: dict[int, Delivery] = {}
+        #: The processes that have begun to handle requests.
+        self._served: set[int] = set()
 
     @property
     def app(self) -> Flask:
@@ -84,10 +97,13 @@ class AppState:
         urls = choose_broker(config, self.app)
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
             logger.warning("Events stay in this process: the broker is memory://")
-        ledger, reporter = Ledger(_limits(config)), Reporter()
+        durable = choose_backlog(config, self.app) == "spool"
+        ledger, reporter = Ledger(_limits(config, durable=durable)), Reporter()
+        folder = self._folder() if durable else None
         delivery = Delivery(
             ledger,
             _make_broker(urls, config, name),
+            _make_backlog(ledger, folder, config, name),
             Announcer(self._send, reporter, ledger.news),
             reporter,
             confirm_timeout=config.confirm_timeout,
@@ -99,6 +115,9 @@ class AppState:
         begun[delivery] = config.shutdown_timeout
         weakref.finalize(self.app, delivery.stop_soon).atexit = False
         return delivery
+
+    def _folder(self) -> Folder:
+        return Folder(choose_spool_dir(self.config, self.app), self.app.name)
 
     def _new_collector(self) -> Collector:
         return Collector(self.delivery, self._encode)
@@ -168,11 +187,28 @@ class AppState:
 
     def register(self, app: Flask) -> None:
         """Have Flask call the hooks below."""
+        if self.config.backlog == "spool":
+            flask.request_started.connect(self._begin_request, app)
         app.teardown_request(self._teardown_request)
         app.teardown_appcontext(self._teardown_appcontext)
         flask.request_finished.connect(self._note_response, app)
         flask.got_request_exception.connect(self._note_error, app)
         app.shell_context_processor(self._begin_shell)
+
+    def _begin_request(self, sender: Flask, **extra: Any) -> None:
+        """At a process's first request, adopt what a dead process has left.
+
+        Without an event of its own, this process would not begin to work.
+        """
+        if os.getpid() in self._served:
+            return
+        self._served.add(os.getpid())
+        try:
+            durable = choose_backlog(self.config, sender) == "spool"
+            if durable and self._folder().has_orphans():
+                self.delivery().start()
+        except Exception:
+            logger.exception("What a dead process has left could not be adopted")
 
     def _note_response(
         self, sender: Flask, response: flask.Response, **extra: Any
@@ -249,7 +285,7 @@ def _is_current(app: Flask) -> bool:
     return flask.has_app_context() and flask.globals.app_ctx.app is app
 
 
-def _limits(config: Config) -> Limits:
+def _limits(config: Config, *, durable: bool) -> Limits:
     return Limits(
         max_events=config.max_events,
         max_bytes=config.max_bytes,
@@ -258,11 +294,30 @@ def _limits(config: Config) -> Limits:
         reject=config.overflow is Overflow.REJECT,
         dead_after=config.dead_after,
         delay=_delay(config),
+        durable=durable,
     )
 
 
 def _delay(config: Config) -> Callable[[int], float]:
     return partial(full_jitter, base=config.retry_delay, cap=config.retry_max_delay)
+
+
+def _make_backlog(
+    ledger: Ledger, folder: Folder | None, config: Config, name: str
+) -> Backlog:
+    if folder is None:
+        return MemoryBacklog()
+    return Spool(
+        ledger,
+        folder,
+        patience=config.confirm_timeout,
+        page=(
+            min(PAGE, max(1, config.max_events // 4)),
+            min(PAGE_BYTES, max(1, config.max_bytes // 4)),
+        ),
+        full_sync=config.spool_sync is SpoolSync.FULL,
+        name=name,
+    )
 
 
 def _make_broker(urls: Sequence[BrokerURL], config: Config, name: str) -> Broker:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import difflib
 import enum
 import math
+import os
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .amqp_fields import check_name, copy_table
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
 from .errors import ConfigurationError
+from .spool_dir import check_spool_dir
 from .wording import type_name
 
 if TYPE_CHECKING:
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 PREFIX = "EVENTCOLLECTOR_"
 
 #: The kinds of backlog that this version has.
-BACKLOGS = ("memory",)
+BACKLOGS = ("memory", "spool")
 
 #: Whether a request's events are published, by its status and exception. Either is
 #: None where there is none.
@@ -39,6 +42,15 @@ class Overflow(enum.Enum):
     DROP_OLDEST = "drop-oldest"
     #: ``enqueue_event`` raises :class:`~flask_eventcollector.errors.BacklogFull`.
     REJECT = "reject"
+
+
+class SpoolSync(enum.Enum):
+    """What an event in the spool survives, once its request is answered."""
+
+    #: The end of the process, ``kill -9`` included.
+    NORMAL = "normal"
+    #: The loss of power, too: each write waits until the disk has it (``fsync``).
+    FULL = "full"
 
 
 def publish_on_success(status: int | None, exception: BaseException | None) -> bool:
@@ -74,6 +86,9 @@ class Config:
     confirm_timeout: float = 0.25
     #: One of :data:`BACKLOGS`.
     backlog: str = "memory"
+    #: None: a folder in the app's instance folder.
+    spool_dir: Path | None = None
+    spool_sync: SpoolSync = SpoolSync.NORMAL
     max_events: int = 100_000
     max_bytes: int = 64 * 1024 * 1024
     overflow: Overflow = Overflow.DROP_NEWEST
@@ -96,7 +111,24 @@ class Config:
         """
         config = cls(**dict(_read(app.config)))
         _check_together(config)
+        if config.backlog == "spool":
+            check_spool_dir(choose_spool_dir(config, app), f"{PREFIX}SPOOL_DIR")
         return config
+
+
+def choose_backlog(config: Config, app: Flask) -> str:
+    """The kind of backlog, decided when the first event is enqueued.
+
+    Tests leave nothing on disk, and take nothing from it, unless they use a broker.
+    """
+    if app.testing and not config.testing_broker:
+        return "memory"
+    return config.backlog
+
+
+def choose_spool_dir(config: Config, app: Flask) -> Path:
+    """The folder of the spool's files."""
+    return config.spool_dir or Path(app.instance_path, "eventcollector-spool")
 
 
 def choose_broker(config: Config, app: Flask) -> tuple[BrokerURL, ...]:
@@ -210,9 +242,27 @@ def _publish_on(key: str, value: object) -> PublishRule:
 def _backlog(key: str, value: object) -> str:
     if isinstance(value, str) and value in BACKLOGS:
         return value
-    if value == "spool":
-        _wrong(key, value, "this version has no spool yet; write 'memory'")
     _wrong(key, value, f"write one of {', '.join(map(repr, BACKLOGS))}")
+
+
+def _spool_dir(key: str, value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        _wrong(key, value, "write the path of a folder")
+    path = Path(value)
+    if not path.is_absolute():
+        _wrong(key, str(value), "write an absolute path, so every process finds it")
+    return path
+
+
+def _spool_sync(key: str, value: object) -> SpoolSync:
+    try:
+        return SpoolSync(value)
+    except ValueError:
+        _wrong(
+            key, value, f"write one of {', '.join(repr(s.value) for s in SpoolSync)}"
+        )
 
 
 def _overflow(key: str, value: object) -> Overflow:
@@ -278,6 +328,8 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "publish_on": _publish_on,
         "confirm_timeout": _seconds,
         "backlog": _backlog,
+        "spool_dir": _spool_dir,
+        "spool_sync": _spool_sync,
         "max_events": _count,
         "max_bytes": _count,
         "overflow": _overflow,

@@ -246,8 +246,10 @@ class Delivery:
 
     def start(self) -> None:
         """Start the threads and the first connection, once; waits for nothing."""
-        if self._started:
-            return
+        if not self._started:
+            self._start()
+
+    def _start(self) -> None:
         with self._starting:
             if self._started or self._closed:
                 return

@@ -426,9 +426,8 @@ class Ledger:
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the entry's state, and have its row follow."""
-        if entry.row is not None and (
-            not state.alive or State.DEAD in (entry.state, state)
-        ):
+        dies_or_returns = State.DEAD in (entry.state, state)
+        if entry.row is not None and (dies_or_returns or not state.alive):
             # Before the change: if this is cut short, a row is written once too often.
             self.outdated.append(entry)
         if not state.alive:

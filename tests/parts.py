@@ -17,6 +17,8 @@ from typing import Any
 from blinker import NamedSignal
 
 from flask_eventcollector.announcer import Announcer
+from flask_eventcollector.backlog import Backlog
+from flask_eventcollector.backlog.memory import MemoryBacklog
 from flask_eventcollector.brokers import Broker, Outlet
 from flask_eventcollector.delivery import Delivery
 from flask_eventcollector.entries import Entry, News, Settlement, State, Waiter
@@ -227,11 +229,17 @@ def delivering(
     *,
     confirm_timeout: float = DEADLINE,
     name: str = "test",
+    backlog: Callable[[Ledger], Backlog] | None = None,
     **changes: Any,
 ) -> Iterator[Delivery]:
     """A delivery through *broker* that is closed at the end of the block."""
     delivery = make_delivery(
-        broker, told, confirm_timeout=confirm_timeout, name=name, **changes
+        broker,
+        told,
+        confirm_timeout=confirm_timeout,
+        name=name,
+        backlog=backlog,
+        **changes,
     )
     try:
         yield delivery
@@ -245,6 +253,7 @@ def make_delivery(
     *,
     confirm_timeout: float = DEADLINE,
     name: str = "test",
+    backlog: Callable[[Ledger], Backlog] | None = None,
     **changes: Any,
 ) -> Delivery:
     """A delivery through *broker*."""
@@ -253,6 +262,7 @@ def make_delivery(
     return Delivery(
         ledger,
         broker,
+        MemoryBacklog() if backlog is None else backlog(ledger),
         announcer,
         reporter,
         confirm_timeout=confirm_timeout,

@@ -27,11 +27,14 @@ LAYERS = [
     {"scopes"},
     {"collector"},
     {"delivery"},
-    {"announcer", "flusher", "gate"},
-    {"brokers.memory", "brokers.rabbitmq", "ledger", "reports"},
-    {"books", "brokers", "lanes", "presence", "signals"},
+    {"announcer", "backlog.spool", "gate"},
+    {"backlog.orphan", "brokers.memory", "brokers.rabbitmq", "ledger", "reports"},
+    {"backlog.salvage", "books", "brokers", "lanes", "presence", "signals"},
+    {"backlog.folder", "backlog.memory", "rounds"},
+    {"backlog.journal"},
+    {"backlog", "backlog.rows"},
     {"config", "entries"},
-    {"broker_url", "encoding"},
+    {"broker_url", "encoding", "spool_dir"},
     {"amqp_fields", "payload_errors"},
     {"backoff", "errors", "events", "wording"},
 ]
@@ -224,7 +227,7 @@ def test_the_core_runs_without_flask_pika_and_blinker() -> None:
         "sys.modules.update(dict.fromkeys(['flask', 'pika', 'blinker']))\n"
         f"package = sys.modules[{PACKAGE!r}] = types.ModuleType({PACKAGE!r})\n"
         f"package.__path__ = [{str(ROOT)!r}]\n"
-        "for name in 'ledger', 'reports', 'flusher', 'gate', 'brokers.memory':\n"
+        "for name in 'reports', 'gate', 'brokers.memory', 'backlog.spool':\n"
         f"    importlib.import_module({PACKAGE!r} + '.' + name)\n"
     )
 

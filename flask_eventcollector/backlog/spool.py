@@ -25,6 +25,8 @@ LONGEST_WAIT = 1.0
 PAUSE = 1.0
 #: Seconds between two looks for the files of dead processes.
 LOOK_EVERY = 10.0
+#: Events, and bytes, of dead processes that are in memory at the same time, at most.
+PAGE, PAGE_BYTES = 2_000, 8 * 1024 * 1024
 #: Rows that are written in one transaction, at most, beside what callers wait for.
 _MOST_ROWS = 5_000
 #: Files of dead processes that are open at the same time, at most.
@@ -310,7 +312,8 @@ class Spool:
 
     def _room(self) -> tuple[int, int]:
         """How many events and bytes may be brought into memory now."""
-        here = sum(source.here for source in (*self._orphans, *self._wrecks))
+        here = sum(orphan.here for orphan in self._orphans)
+        here += sum(wreck.here for wreck in self._wrecks)
         events, size = self._ledger.free()
         return min(self._page - here, events // 2), min(self._page_bytes, size // 2)
 
