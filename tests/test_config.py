@@ -22,7 +22,12 @@ from flask_eventcollector.broker_url import (
     mask_url,
     parse_broker_urls,
 )
-from flask_eventcollector.config import Config, Overflow, choose_broker
+from flask_eventcollector.config import (
+    Config,
+    Overflow,
+    SpoolSync,
+    choose_broker,
+)
 from flask_eventcollector.errors import ConfigurationError
 
 SECRET = "hunter2"
