@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from .journal import SUFFIXES, Journal, is_damage, new_first_page
 from .rows import DamagedRow, StoredEvent, read_row
@@ -33,9 +32,7 @@ def whole_rows(path: Path) -> Iterator[StoredEvent]:
         copy = _copy_with_new_header(path, folder)
         journal = Journal.open(copy)
         stack.callback(journal.close)
-        for row in _read_around(journal):
-            with suppress(DamagedRow):
-                yield read_row(row)
+        yield from _read_around(journal)
 
 
 def _copy_with_new_header(path: Path, folder: Path) -> Path:
@@ -55,7 +52,7 @@ def _copy_with_new_header(path: Path, folder: Path) -> Path:
     return copy
 
 
-def _read_around(journal: Journal) -> Iterator[tuple[Any, ...]]:
+def _read_around(journal: Journal) -> Iterator[StoredEvent]:
     """The rows that SQLite can read: a range that it can't is halved until it can."""
     damaged = 0
     ranges = [(0, _LAST_NUMBER)]
@@ -63,9 +60,10 @@ def _read_around(journal: Journal) -> Iterator[tuple[Any, ...]]:
         first, last = ranges.pop()
         try:
             for row in journal.scan(first, last):
-                damaged = 0
-                yield row
-                first = max(first, row[0] + 1)
+                with suppress(DamagedRow):
+                    stored = read_row(row)
+                    damaged, first = 0, stored.number + 1
+                    yield stored
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
