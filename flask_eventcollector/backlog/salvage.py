@@ -15,7 +15,7 @@ from .rows import DamagedRow, StoredEvent, read_row
 #: So many places in a row that can't be read: there is nothing behind them.
 _MOST_DAMAGED = 20_000
 #: More than any number: what the file itself says of its last may be damaged.
-_LAST_NUMBER = 1 << 62
+_LAST_NUMBER = (1 << 63) - 1
 #: Where the header says how large the file is, unless two counters differ. See
 #: https://www.sqlite.org/fileformat2.html#in_header_database_size
 _VERSION_VALID_FOR = slice(92, 96)
