@@ -52,6 +52,8 @@ class Rig:
     #: More options for its command line.
     options: tuple[str, ...] = ()
     random: random.Random = field(default_factory=lambda: random.Random(1))
+    #: Where each trial leaves its files; ``None``: they go when it has ended.
+    folder: Path | None = None
 
     def restore(self) -> None:
         """Let broker and proxy be as if nobody had used them."""
@@ -64,15 +66,24 @@ class Rig:
     ) -> Iterator[Trial]:
         """Run an app of its own; at the end it has delivered all, and is checked."""
         with ExitStack() as stack:
-            folder = tempfile.TemporaryDirectory(
-                prefix="eventcollector-faults-", ignore_cleanup_errors=True
-            )
-            trial = Trial(self, Path(stack.enter_context(folder)), workers, settings)
+            folder = stack.enter_context(self._new_folder())
+            trial = Trial(self, folder, workers, settings)
             if broker_is_up:
                 trial.declare(trial.queue)
             stack.enter_context(trial.host)
             yield trial
             trial.finish()
+
+    @contextmanager
+    def _new_folder(self) -> Iterator[Path]:
+        prefix = "eventcollector-faults-"
+        if self.folder is not None:
+            yield Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
+            return
+        with tempfile.TemporaryDirectory(
+            prefix=prefix, ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder)
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """The library's settings, unless a row wants others."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,9 +17,9 @@ in_order = [ROWS[number] for number in sorted(ROWS)]
 
 
 @pytest.fixture
-def rig(private_rabbitmq: RabbitMQNode) -> Iterator[Rig]:
+def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
     with Proxy(private_rabbitmq.port) as proxy:
-        yield Rig(private_rabbitmq, proxy)
+        yield Rig(private_rabbitmq, proxy, folder=tmp_path)
 
 
 @pytest.mark.parametrize("row", in_order, ids=str)
