@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.faults import side_file
 from tests.faults.checker import check
-from tests.faults.figures import Figures
+from tests.faults.figures import CONFIRM_TIMEOUT, Figures
 from tests.faults.hosts import Host, HostError
 from tests.faults.load import Answer, Load, p99
 from tests.faults.proxy import Proxy
@@ -26,6 +26,8 @@ from tests.rabbitmq import Message, RabbitMQNode
 SETTLE_TIMEOUT = 60.0
 #: `SHUTDOWN_TIMEOUT` and a second.
 LONGEST_EXIT = 2.0 + 1.0
+#: How the names of the library's threads begin.
+OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
 EVENTS = 5
 #: So that a run is short; a row may say otherwise.
@@ -164,6 +166,11 @@ class Trial:
         confirmed = self.stats("confirmed") - since
         self.expect(f"{number} are confirmed, not {confirmed}", confirmed >= number)
 
+    def expect_no_wait(self, answers: Sequence[Answer]) -> None:
+        """None of these requests had to wait for a confirm that did not come."""
+        slowest = max(answer.seconds for answer in answers)
+        self.expect(f"no wait, not {slowest:.3f} s", slowest < CONFIRM_TIMEOUT)
+
     def wait_until(
         self, what: str, holds: Callable[[], bool], timeout: float = 30.0
     ) -> float:
@@ -228,10 +235,12 @@ class Trial:
         if not self._ended:
             self.proxy.restore()
             self.settle()
-            self.end()
+            self.expect_bounded_exit()
+            self._expect_no_thread_left()
         self.log = self.host.log
         self.drain()
         self._judge()
+        self._expect_discreet_log()
 
     def end(self) -> float:
         """End the app by SIGTERM; return the seconds that it took."""
@@ -246,6 +255,18 @@ class Trial:
         for pid, books in self.host.last_books().items():
             self.figures.add_books(books, dead[pid])
         return seconds
+
+    def _expect_no_thread_left(self) -> None:
+        """Each process has ended the library's threads before it ended."""
+        for books in self.host.last_books().values():
+            left = [name for name in books["threads"] if name.startswith(OWN_THREADS)]
+            self.expect(f"no thread is left, not {left}", not left)
+
+    def _expect_discreet_log(self) -> None:
+        """Nobody may read a payload or a credential in the log."""
+        planted = [*side_file.read(self.host.side_file), "guest:guest"]
+        found = sum(marker in self.log for marker in planted)
+        self.expect(f"no secret in the log, not {found}", not found)
 
     def _dead(self) -> Counter[int]:
         """How many events are dead in a worker."""
