@@ -50,7 +50,7 @@ def exchange_deleted(rig: Rig, runs: int) -> Figures:
 @row(
     17,
     "no such queue",
-    holds="others go on at once; recovers when declared; dead after DEAD_AFTER, counted",
+    holds="others go on at once; recovers when declared; dead in the end, counted",
     short=1,
     long=20,
     confirms=2 * SOME * EVENTS,
