@@ -3,6 +3,7 @@
     python -m tests.faults                           every row, its short form
     python -m tests.faults --rows 1,4,9 --baseline   some, beside the naive publisher
     python -m tests.faults --long --report docs/faults.md
+    python -m tests.faults soak --minutes 5 --seed 7  all mixed, in the seed's order
 
 A private RabbitMQ node is started; $RABBITMQ_BIN chooses its version. The exit code is
 1 if something did not hold.
@@ -11,6 +12,7 @@ A private RabbitMQ node is started; $RABBITMQ_BIN chooses its version. The exit 
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from tests.faults.report import Report, complaints
 from tests.faults.rig import MODES
 from tests.faults.rows import Row
 from tests.faults.runner import BASELINE, Result, Task, plan, run_all, running_node
+from tests.faults.soak import plan as soak_plan
+from tests.faults.soak import soak, strokes_in
 from tests.rabbitmq import RabbitMQNode
 
 #: Characters that the table of figures needs.
@@ -50,6 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument(
+        "what", nargs="?", choices=["rows", "soak"], default="rows", help="rows"
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="of a soak: 5")
+    parser.add_argument("--seed", type=int, help="of a soak: a new one each time")
     parser.add_argument(
         "--rows", type=_rows, default=_all_rows(), help="their numbers: 1,4,9"
     )
@@ -101,9 +110,20 @@ def _positive(word: str) -> int:
 
 def _plan(options: argparse.Namespace) -> list[Task]:
     modes = list(MODES) if options.mode == "all" else [options.mode]
+    if options.what == "soak":
+        return _plan_soak(options, modes)
     if options.baseline:
         modes.append(BASELINE)
     return plan(options.rows, modes, _runs(options))
+
+
+def _plan_soak(options: argparse.Namespace, modes: list[str]) -> list[Task]:
+    seed = random.randrange(10_000) if options.seed is None else options.seed
+    strokes = strokes_in(options.minutes)
+    console.print(f"The seed is {seed}; its strokes:")
+    for stroke in soak_plan(seed, strokes):
+        console.print(f"  {stroke}", highlight=False)
+    return plan([soak(seed)], modes, lambda row: strokes)
 
 
 def _runs(options: argparse.Namespace) -> Callable[[Row], int]:
