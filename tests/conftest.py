@@ -41,8 +41,11 @@ NEEDS: dict[str, Callable[[], str | None]] = {
 
 
 def _require(marker: str) -> None:
-    """Skip the test if what it needs is missing; under CI, fail it."""
-    missing = NEEDS[marker]()
+    require(NEEDS[marker]())
+
+
+def require(missing: str | None) -> None:
+    """Skip the test if something that it needs is missing; under CI, fail it."""
     if missing is None:
         return
     if os.environ.get("CI"):

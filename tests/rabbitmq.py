@@ -136,6 +136,11 @@ class RabbitMQNode:
         return self.eval("rabbit_misc:version().").strip('"')
 
     @property
+    def log(self) -> str:
+        """What the node has said since its first start."""
+        return self._log.read_text(errors="replace")
+
+    @property
     def is_running(self) -> bool:
         return self._keeper is not None and self._keeper.poll() is None
 
@@ -319,7 +324,7 @@ class RabbitMQNode:
             return None
 
     def _log_tail(self) -> str:
-        return self._log.read_text(errors="replace")[-4000:]
+        return self.log[-4000:]
 
     def _wait_for(
         self, ask: Callable[[], _T | None], what: str, timeout: float = CALL_TIMEOUT

@@ -6,7 +6,10 @@ It is configured by environment variables alone. Beside the library's own settin
 - ``FLASK_FAULTS_SIDE_FILE``: where each event is noted, see :mod:`.side_file`;
 - ``FLASK_FAULTS_PUBLISHER``: ``naive`` for what the library is compared with;
 - ``FLASK_FAULTS_STATS``: a folder that gets the last books of each process that runs
-  its exit handlers, as ``PID.json``.
+  its exit handlers, as ``PID.json``;
+- ``FLASK_FAULTS_NOTE_CONFIRMED``: ``1`` to note each event that is said to be
+  published, see :mod:`.side_file`;
+- ``FLASK_FAULTS_BEFORE_FORK``: how many events are published while the app is made.
 """
 
 from __future__ import annotations
@@ -28,10 +31,10 @@ from uuid import uuid4
 
 from flask import Flask, Response, has_request_context, jsonify, request
 
-from tests.faults.side_file import note
+from tests.faults.side_file import confirmed_in, done_in, note
 
 if TYPE_CHECKING:
-    from flask_eventcollector import EventCollector
+    from flask_eventcollector import Event, EventCollector
 
 PREFIX = "FLASK_FAULTS_"
 
@@ -60,6 +63,10 @@ def create() -> tuple[Flask, EventCollector]:
     last_words.append(lambda: write_books(events))
     add_orders(app, events)
     add_insights(app, events)
+    add_ways_to_end(app)
+    if os.environ.get(PREFIX + "NOTE_CONFIRMED"):
+        note_confirmed(app)
+    publish_before_the_fork(app, events)
     Path(os.environ[PREFIX + "STATS"], f"{os.getpid()}.up").touch()
     return app, events
 
@@ -102,6 +109,15 @@ def add_orders(app: Flask, events: EventCollector) -> None:
         events.enqueue_event(event, own_queue(), **wanted())
         return "refused", 409
 
+    @app.post("/interrupted/<int:order>")
+    def interrupt(order: int) -> tuple[Response, int]:
+        from gevent import Timeout  # type: ignore[import-untyped]
+
+        keys = enqueue(events, order, number_of("events"))
+        with Timeout(request.args.get("seconds", 0.0, float), exception=False):
+            events.publish(timeout=CHILD_TIMEOUT)
+        return jsonify(keys), 201
+
     @app.post("/forks/<int:order>")
     def fork(order: int) -> tuple[Response, int]:
         children = [
@@ -118,10 +134,49 @@ def add_insights(app: Flask, events: EventCollector) -> None:
     def stats() -> dict[str, Any]:
         return books(events)
 
-    @app.get("/slow")
+
+def add_ways_to_end(app: Flask) -> None:
+    """Views that end their worker."""
+
+    @app.post("/slow")
     def slow() -> str:
+        if request.args.get("deaf"):
+            signal.signal(signal.SIGABRT, signal.SIG_IGN)
         time.sleep(request.args.get("seconds", 1.0, float))
         return "at last"
+
+    @app.post("/exit")
+    def leave() -> str:
+        os._exit(0)
+
+
+def note_confirmed(app: Flask) -> None:
+    """Note each event when the library says that it is published."""
+    from flask_eventcollector import events_published
+
+    path = confirmed_in(os.environ[PREFIX + "SIDE_FILE"])
+
+    def receive(sender: Flask, events: tuple[Event, ...], **extra: Any) -> None:
+        for event in events:
+            note(path, event.payload["key"], "confirmed")
+
+    events_published.connect(receive, app, weak=False)
+
+
+def publish_before_the_fork(app: Flask, events: EventCollector) -> None:
+    """Publish events in the process that the workers are forked from."""
+    number = int(os.environ.get(PREFIX + "BEFORE_FORK", "0"))
+    if number:
+        with app.app_context():
+            work(events, 0, number)
+
+
+def work(events: EventCollector, order: int, number: int) -> None:
+    """One unit of work outside of requests; notes what is done when it has ended."""
+    with events.auto_publish():
+        keys = enqueue(events, order, number)
+    for key in keys:
+        note(done_in(os.environ[PREFIX + "SIDE_FILE"]), key, "done")
 
 
 def number_of(name: str) -> int:
@@ -152,10 +207,11 @@ def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> lis
 
 
 def padding(place: int) -> dict[str, str]:
-    """What makes one event as large as the request wants."""
-    if not has_request_context() or place != request.args.get("padded", -1, int):
+    """What makes one event as large as the request wants, or each of them."""
+    if not has_request_context() or "padding" not in request.args:
         return {}
-    return {"padding": "x" * number_of("padding")}
+    padded = request.args.get("padded", place, int)
+    return {"padding": "x" * number_of("padding")} if place == padded else {}
 
 
 def order_in_child(events: EventCollector, order: int, number: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""Real workers on loopback that serve the app under test, to be ended at will."""
+"""Real workers that run the app under test, to be ended at will."""
 
 from __future__ import annotations
 
@@ -46,6 +46,8 @@ class Kind:
     forks: bool = True
     #: Whether each worker leaves a mark when it is up.
     marks: bool = False
+    #: Whether it answers requests; what does not is given its work by other means.
+    serves: bool = True
 
     @property
     def missing(self) -> str | None:
@@ -84,6 +86,18 @@ def _waitress(port: int, _workers: int) -> list[str]:
     return [sys.executable, "-m", "waitress", *listen, "--call", APP[:-2]]
 
 
+def _celery(_port: int, workers: int) -> list[str]:
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    return [
+        *(sys.executable, "-m", "celery", "--app", "tests.faults.celery_app", "worker"),
+        *("--concurrency", str(workers), "--loglevel", "WARNING", *quiet),
+    ]
+
+
+def _script(_port: int, _workers: int) -> list[str]:
+    return [sys.executable, "-m", "tests.faults.script"]
+
+
 _THREADS = ("--threads", "8")
 
 
@@ -99,8 +113,11 @@ def _kinds() -> Iterator[Kind]:
     yield Kind("uwsgi-threads", "uwsgi", _uwsgi(*_THREADS))
     lazy = _uwsgi("--enable-threads", "--lazy-apps")
     yield Kind("uwsgi-lazy-apps", "uwsgi", lazy, marks=True)
-    yield Kind("uwsgi-gevent", "uwsgi", _uwsgi("--gevent", "8", "--enable-threads"))
+    gevent = _uwsgi("--gevent", "8", "--gevent-early-monkey-patch")
+    yield Kind("uwsgi-gevent", "uwsgi", gevent)
     yield Kind("waitress", "waitress", _waitress, forks=False)
+    yield Kind("celery", "celery", _celery, serves=False)
+    yield Kind("script", "flask", _script, forks=False, serves=False)
 
 
 #: By name.
@@ -124,6 +141,7 @@ class Host:
         workers: int = 1,
         options: Iterable[str] = (),
         publisher: str = "library",
+        asks: Mapping[str, str | int] | None = None,
     ) -> None:
         self.kind = KINDS[kind]
         self.folder = folder
@@ -133,7 +151,8 @@ class Host:
         (self.port,) = free_ports(1)
         self._options = list(options)
         self._environment = environment(folder, settings, queue)
-        self._environment["FLASK_FAULTS_PUBLISHER"] = publisher
+        for name, value in {"PUBLISHER": publisher, **(asks or {})}.items():
+            self._environment[f"FLASK_FAULTS_{name}"] = str(value)
         self._log = folder / "log"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -178,7 +197,12 @@ class Host:
     def start(self) -> None:
         """Start it; returns when it answers, and all of its workers are up."""
         self.launch()
-        wait_for(self._answers, f"{self.kind.name} to answer", START_TIMEOUT)
+        if self.kind.serves:
+            wait_for(self._answers, f"{self.kind.name} to answer", START_TIMEOUT)
+            self.wait_until_complete()
+
+    def wait_until_complete(self) -> None:
+        """Wait until all workers are up, those included that replace ended ones."""
         wait_for(self._is_complete, f"{self.kind.name}'s workers", START_TIMEOUT)
 
     def launch(self) -> None:
@@ -312,6 +336,7 @@ def environment(
         "FLASK_FAULTS_QUEUE": queue,
         "FLASK_FAULTS_SIDE_FILE": str(folder / "side-file"),
         "FLASK_FAULTS_STATS": str(folder / "books"),
+        "FLASK_FAULTS_TASKS": str(folder / "tasks"),
         **written,
     }
 

@@ -1,6 +1,13 @@
 """All rows, by number: importing a file of rows declares them."""
 
-from tests.faults import rows_broker, rows_network, rows_refusals
+from tests.faults import (
+    rows_broker,
+    rows_forks,
+    rows_network,
+    rows_overflow,
+    rows_refusals,
+    rows_workers,
+)
 from tests.faults.rows import ROWS
 
 #: Rows that need no rig of processes, and the tests that hold them.
@@ -9,4 +16,13 @@ ELSEWHERE = {
     24: "tests/test_ledger.py, tests/test_delivery.py",
 }
 
-__all__ = ["ELSEWHERE", "ROWS", "rows_broker", "rows_network", "rows_refusals"]
+__all__ = [
+    "ELSEWHERE",
+    "ROWS",
+    "rows_broker",
+    "rows_forks",
+    "rows_network",
+    "rows_overflow",
+    "rows_refusals",
+    "rows_workers",
+]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 import re
+import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 from tests.faults import side_file
 from tests.faults.checker import check
-from tests.faults.figures import Figures
+from tests.faults.figures import CONFIRM_TIMEOUT, Figures
 from tests.faults.hosts import Host, HostError
 from tests.faults.load import Answer, Load, p99
 from tests.faults.proxy import Proxy
@@ -26,6 +27,8 @@ from tests.rabbitmq import Message, RabbitMQNode
 SETTLE_TIMEOUT = 60.0
 #: `SHUTDOWN_TIMEOUT` and a second.
 LONGEST_EXIT = 2.0 + 1.0
+#: How the names of the library's threads begin.
+OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
 EVENTS = 5
 #: So that a run is short; a row may say otherwise.
@@ -52,6 +55,8 @@ class Rig:
     #: More options for its command line.
     options: tuple[str, ...] = ()
     random: random.Random = field(default_factory=lambda: random.Random(1))
+    #: Where each trial leaves its files; ``None``: they go when it has ended.
+    folder: Path | None = None
 
     def restore(self) -> None:
         """Let broker and proxy be as if nobody had used them."""
@@ -60,19 +65,50 @@ class Rig:
 
     @contextmanager
     def trial(
-        self, *, workers: int = 1, broker_is_up: bool = True, **settings: Any
+        self,
+        *,
+        workers: int = 1,
+        broker_is_up: bool = True,
+        kind: str | None = None,
+        options: Sequence[str] = (),
+        asks: Mapping[str, str | int] | None = None,
+        **settings: Any,
     ) -> Iterator[Trial]:
-        """Run an app of its own; at the end it has delivered all, and is checked."""
+        """Run an app of its own; at the end it has delivered all, and is checked.
+
+        *asks* are more of the variables that the app under test reads. A row that is
+        about one *kind* of workers names it, with more options for its command line.
+        """
         with ExitStack() as stack:
-            folder = tempfile.TemporaryDirectory(
-                prefix="eventcollector-faults-", ignore_cleanup_errors=True
+            folder = stack.enter_context(self._new_folder())
+            queue = new_name("orders")
+            host = Host(
+                kind or self.kind,
+                folder,
+                {**self.settings(folder), **settings},
+                queue=queue,
+                workers=workers,
+                publisher="naive" if self.is_baseline else "library",
+                options=[*self.options, *options],
+                asks=asks,
             )
-            trial = Trial(self, Path(stack.enter_context(folder)), workers, settings)
+            trial = Trial(self, host, queue)
             if broker_is_up:
                 trial.declare(trial.queue)
             stack.enter_context(trial.host)
             yield trial
             trial.finish()
+
+    @contextmanager
+    def _new_folder(self) -> Iterator[Path]:
+        prefix = "eventcollector-faults-"
+        if self.folder is not None:
+            yield Path(tempfile.mkdtemp(prefix=prefix, dir=self.folder))
+            return
+        with tempfile.TemporaryDirectory(
+            prefix=prefix, ignore_cleanup_errors=True
+        ) as folder:
+            yield Path(folder)
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """The library's settings, unless a row wants others."""
@@ -86,30 +122,23 @@ class Rig:
 class Trial:
     """An app under test: what was asked of it, what it said, and what has arrived."""
 
-    def __init__(
-        self, rig: Rig, folder: Path, workers: int, settings: dict[str, Any]
-    ) -> None:
+    def __init__(self, rig: Rig, host: Host, queue: str) -> None:
         self.rig = rig
         self.node, self.proxy = rig.node, rig.proxy
-        self.queue = new_name("orders")
+        self.host = host
+        self.queue = queue
         self.queues: list[str] = []
         self.figures = Figures()
         self.arrived: list[Message] = []
-        publisher = "naive" if rig.is_baseline else "library"
-        self.host = Host(
-            rig.kind,
-            folder,
-            {**rig.settings(folder), **settings},
-            queue=self.queue,
-            workers=workers,
-            publisher=publisher,
-            options=rig.options,
-        )
         self.load = Load(self.host.port, patience=2.0 if rig.is_baseline else 10.0)
         self._orders = itertools.count(1)
         self._ended = False
         #: What the app has logged, once it has ended.
         self.log = ""
+        #: The events of forked children, which have said that they were published.
+        self.forked: list[str] = []
+        #: Acknowledged events that did not arrive, counted as dropped or not.
+        self.missing: frozenset[str] = frozenset()
 
     # What a row does.
 
@@ -129,7 +158,7 @@ class Trial:
         """Send requests while the block runs, and until all are answered."""
         self.load.pause = pause
         before = len(self.load.answers)
-        with self.load.running(self._paths(number, query)):
+        with self.load.running(self.paths(number, query)):
             # The fault strikes when the load is well under way.
             while len(self.load.answers) < before + number // 10:
                 time.sleep(0.002)
@@ -152,6 +181,11 @@ class Trial:
         """So many events were confirmed, at least, while others were refused."""
         confirmed = self.stats("confirmed") - since
         self.expect(f"{number} are confirmed, not {confirmed}", confirmed >= number)
+
+    def expect_no_wait(self, answers: Sequence[Answer]) -> None:
+        """None of these requests had to wait for a confirm that did not come."""
+        slowest = max(answer.seconds for answer in answers)
+        self.expect(f"no wait, not {slowest:.3f} s", slowest < CONFIRM_TIMEOUT)
 
     def wait_until(
         self, what: str, holds: Callable[[], bool], timeout: float = 30.0
@@ -201,6 +235,25 @@ class Trial:
 
         self.wait_until("all is delivered", all_are_quiet, SETTLE_TIMEOUT)
 
+    @property
+    def done(self) -> int:
+        """Of work that is no request: how many events belong to what was done."""
+        return len(side_file.read(side_file.done_in(self.host.side_file)))
+
+    @property
+    def logged_drops(self) -> int:
+        """How many events the log says were dropped."""
+        line = rf"(\d+) event\(s\) for {re.escape(self.queue)} were dropped"
+        return sum(map(int, re.findall(line, self.log or self.host.log)))
+
+    def may_lose_unconfirmed(self) -> None:
+        """A process was killed: memory may lose what it had not said to be published.
+
+        The app must have been asked to note what it says.
+        """
+        if self.rig.mode == "memory":
+            self.figures.unconfirmed += len(self._acknowledged() - self._confirmed())
+
     def resident_bytes(self) -> int:
         """The memory of all workers."""
         return sum(_resident_bytes(pid) for pid in self.host.worker_pids)
@@ -216,18 +269,25 @@ class Trial:
         """Let all be delivered, end the app, and compare what arrived."""
         if not self._ended:
             self.proxy.restore()
-            self.settle()
-            self.end()
+            if self.host.kind.serves:
+                self.settle()
+            self.expect_bounded_exit()
+            self._expect_no_thread_left()
         self.log = self.host.log
         self.drain()
         self._judge()
+        self._expect_discreet_log()
 
-    def end(self) -> float:
-        """End the app by SIGTERM; return the seconds that it took."""
+    def end(self, number: signal.Signals = signal.SIGTERM) -> float:
+        """End the app by a signal; return the seconds that it took."""
+        return self.await_end(lambda: self.host.end(number))
+
+    def await_end(self, end: Callable[[], float] | None = None) -> float:
+        """Wait until the app has ended, by *end* or by itself; return the seconds."""
         dead = self._dead()
         self._ended = True
         try:
-            seconds = self.host.end()
+            seconds = (end or self.host.wait)()
         except HostError as error:
             self.expect(f"it ends in time ({error})", False)
             self.host.close()
@@ -236,9 +296,21 @@ class Trial:
             self.figures.add_books(books, dead[pid])
         return seconds
 
+    def _expect_no_thread_left(self) -> None:
+        """Each process has ended the library's threads before it ended."""
+        for books in self.host.last_books().values():
+            left = [name for name in books["threads"] if name.startswith(OWN_THREADS)]
+            self.expect(f"no thread is left, not {left}", not left)
+
+    def _expect_discreet_log(self) -> None:
+        """Nobody may read a payload or a credential in the log."""
+        planted = [*side_file.read(self.host.side_file), "guest:guest"]
+        found = sum(marker in self.log for marker in planted)
+        self.expect(f"no secret in the log, not {found}", not found)
+
     def _dead(self) -> Counter[int]:
         """How many events are dead in a worker."""
-        if self.rig.is_baseline:
+        if self.rig.is_baseline or not self.host.kind.serves:
             return Counter()
         books = self.host.stats()
         return Counter({books["pid"]: books["dead"]})
@@ -246,8 +318,13 @@ class Trial:
     def _judge(self) -> None:
         found = self.figures
         answers = self.load.answers
-        known = [key for answer in answers if answer.ok for key in answer.keys]
-        verdict = check(side_file.read(self.host.side_file), known, self.arrived)
+        tried = side_file.read(self.host.side_file)
+        verdict = check(tried, self._acknowledged(), self.arrived)
+        self.missing = verdict.lost
+        arrived = {message.json()["key"] for message in self.arrived}
+        self.expect(
+            "all that was said to be published arrived", self._confirmed() <= arrived
+        )
         found.attempts = len(verdict.attempted)
         found.acknowledged = len(verdict.acknowledged)
         found.lost = max(0, len(verdict.lost) - found.dropped - found.dead)
@@ -258,7 +335,18 @@ class Trial:
         found.failed = sum(not answer.ok for answer in answers)
         found.slowest = max((a.seconds for a in answers), default=0.0)
 
-    def _paths(self, number: int, query: dict[str, str | int]) -> list[str]:
+    def _acknowledged(self) -> set[str]:
+        """The events of all requests that succeeded, and of all work that was done."""
+        answered = {key for a in self.load.answers if a.ok for key in a.keys}
+        answered.update(self.forked)
+        return answered | set(side_file.read(side_file.done_in(self.host.side_file)))
+
+    def _confirmed(self) -> set[str]:
+        """The events that the app has noted as published, if it was asked to."""
+        return set(side_file.read(side_file.confirmed_in(self.host.side_file)))
+
+    def paths(self, number: int, query: Mapping[str, str | int]) -> list[str]:
+        """Requests for so many orders, each with a number of its own."""
         words = {"events": EVENTS, **query}
         asked = "&".join(f"{name}={value}" for name, value in words.items())
         orders = itertools.islice(self._orders, number)

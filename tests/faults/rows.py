@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.faults.figures import LONGER, SLOWEST, Figures
+from tests.faults.hosts import KINDS
 
 if TYPE_CHECKING:
     from tests.faults.rig import Rig
@@ -41,6 +42,16 @@ class Row:
     refuses: bool = False
     #: Whether requests may be left without an answer, because their worker ended.
     fails: bool = False
+    #: Whether events may be discarded, because their requests fail.
+    discards: bool = False
+    #: The kinds of workers that it runs, unless the rig says which.
+    kinds: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> str | None:
+        """What is not installed; ``None``: all is there."""
+        wanted = (KINDS[kind].missing for kind in self.kinds)
+        return next(filter(None, wanted), None)
 
     def __str__(self) -> str:
         return f"{self.number} {self.fault}"
@@ -68,12 +79,14 @@ class Row:
             yield f"{found.duplicated} events came twice"
         if not self.refuses and (found.dropped or found.dead):
             yield f"{found.dropped} events were dropped, {found.dead} are dead"
+        if not self.discards and found.discarded:
+            yield f"{found.discarded} events were discarded"
         if self.quick:
             yield from _broken_by_slow(found)
 
 
 def _broken_by_all(found: Figures) -> Iterator[str]:
-    for name in ("unexpected", "unmarked", "discarded"):
+    for name in ("unexpected", "unmarked"):
         if number := getattr(found, name):
             yield f"{name}: {number}"
     if found.lost > found.unconfirmed:
@@ -105,6 +118,8 @@ def row(
     twice: bool = True,
     refuses: bool = False,
     fails: bool = False,
+    discards: bool = False,
+    kinds: tuple[str, ...] = (),
 ) -> Callable[[Act], Row]:
     """Declare a row; the function below it makes the fault happen so many times."""
 
@@ -124,6 +139,8 @@ def row(
             twice=twice,
             refuses=refuses,
             fails=fails,
+            discards=discards,
+            kinds=kinds,
         )
         return ROWS[number]
 

@@ -36,6 +36,8 @@ def down_at_the_start(rig: Rig, runs: int) -> Figures:
             trial.hit()
             attempts = rig.proxy.accepted - before
             trial.expect(f"1 to 6 attempts, not {attempts}", 1 <= attempts <= 6)
+            kept = trial.stats("retained")
+            trial.expect(f"all are retained, not {kept}", kept == SOME * EVENTS)
             rig.node.start_app()
             trial.declare(trial.queue)
             trial.settle()
@@ -157,6 +159,7 @@ def disk_alarm_at_exit(rig: Rig, runs: int) -> Figures:
             trial.hit()
             trial.expect_bounded_exit()
             disk_alarm(rig, False)
+        trial.expect("none is dead", not trial.figures.dead)
         found.add(trial.figures)
     return found
 
@@ -187,19 +190,27 @@ def connects_under_an_alarm(rig: Rig, runs: int) -> Figures:
 @row(
     15,
     "all connections closed, again and again",
-    holds="0 lost; 4 workers come back each time",
+    holds="0 lost; 4 workers come back each time, and don't try again and again",
     short=2,
     long=30,
     confirms=MANY * EVENTS,
+    hits=2,
 )
 def connections_closed(rig: Rig, runs: int) -> Figures:
-    with rig.trial(workers=4) as trial:
+    workers = 4
+    with rig.trial(workers=workers) as trial:
         for _ in range(runs):
+            before = rig.proxy.accepted
             with trial.under_load(MANY, pause=0.02):
-                rig.node.close_all_connections()
-                trial.hit()
-                time.sleep(0.5)
-                rig.node.close_all_connections()
+                for _ in range(2):
+                    trial.hit(min(1, rig.proxy.open_connections))
+                    rig.node.close_all_connections()
+                    time.sleep(0.5)
+            trial.settle()
+            # The broker is there, so that one attempt should do each time.
+            most = 2 * 2 * workers
+            made = rig.proxy.accepted - before
+            trial.expect(f"at most {most} connections, not {made}", made <= most)
     return trial.figures
 
 

@@ -215,11 +215,18 @@ def resolver_hangs(rig: Rig, runs: int) -> Figures:
         with rig.trial(BROKER_URL=url) as trial:
             trial.requests(SOME)
             trial.hit()
-            names = trial.stats("threads") or []
-            threads = [name for name in names if name.startswith("eventcollector-io")]
-            trial.expect(f"one thread connects, not {threads}", len(threads) == 1)
+            threads = trial.stats("threads") or []
+            connecting = [t for t in threads if t.startswith("eventcollector-io")]
+            trial.expect(f"one connects, not {connecting}", len(connecting) == 1)
+            # That is how pika would resolve: in one more thread for each attempt.
+            timers = [thread for thread in threads if "_resolve" in thread]
+            trial.expect(f"no other resolves, not {timers}", not timers)
             trial.expect("none is confirmed", not trial.stats("confirmed"))
             trial.expect_bounded_exit()
+        # None can be confirmed here, so each of them is counted.
+        counted = trial.figures.dropped
+        trial.expect(f"all are counted, not {counted}", counted == SOME * EVENTS)
+        trial.expect("none is dead", not trial.figures.dead)
         found.add(trial.figures)
     return found
 

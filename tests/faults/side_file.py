@@ -1,7 +1,9 @@
 """What an app under test has tried to enqueue, written down where nothing can lose it.
 
 One line an event, `KEY REQUEST`, handed to the kernel before the event is enqueued: it
-is still there when the process is killed the moment after.
+is still there when the process is killed the moment after. Files beside it tell in the
+same form which events the library has said to be published, and, of work that is no
+request, which was done.
 """
 
 from __future__ import annotations
@@ -27,3 +29,13 @@ def read(path: Path | str) -> dict[str, str]:
         return {}
     whole, _, _torn = text.rpartition("\n")
     return dict(line.split(" ", 1) for line in whole.splitlines())
+
+
+def confirmed_in(path: Path | str) -> Path:
+    """Where the events are noted that are said to be published."""
+    return Path(f"{path}.confirmed")
+
+
+def done_in(path: Path | str) -> Path:
+    """Where the events are noted whose unit of work has ended well."""
+    return Path(f"{path}.done")

@@ -1,0 +1,165 @@
+"""Make each fault of the matrix happen, and print what was lost.
+
+    python -m tests.faults                           every row, its short form
+    python -m tests.faults --rows 1,4,9 --baseline   some, beside the naive publisher
+    python -m tests.faults --long --report docs/faults.md
+    python -m tests.faults soak --minutes 5 --seed 7  all mixed, in the seed's order
+
+A private RabbitMQ node is started; $RABBITMQ_BIN chooses its version. The exit code is
+1 if something did not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
+
+from tests.faults.matrix import ELSEWHERE, ROWS
+from tests.faults.report import Report, complaints
+from tests.faults.rig import MODES
+from tests.faults.rows import Row
+from tests.faults.runner import BASELINE, Result, Task, plan, run_all, running_node
+from tests.faults.soak import plan as soak_plan
+from tests.faults.soak import soak, strokes_in
+from tests.rabbitmq import RabbitMQNode
+
+#: Characters that the table of figures needs.
+WIDTH = 150
+
+console = Console(stderr=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    with running_node() as node:
+        report = Report(node.version, _run(node, _plan(options)))
+    if options.report:
+        report.write_into(options.report)
+    if options.json:
+        sys.stdout.write(report.as_json() + "\n")
+    else:
+        _show(report)
+    return 0 if report.holds else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "what", nargs="?", choices=["rows", "soak"], default="rows", help="rows"
+    )
+    parser.add_argument("--minutes", type=float, default=5.0, help="of a soak: 5")
+    parser.add_argument("--seed", type=int, help="of a soak: a new one each time")
+    parser.add_argument(
+        "--rows", type=_rows, default=_all_rows(), help="their numbers: 1,4,9"
+    )
+    parser.add_argument("--mode", choices=[*MODES, "all"], default="memory")
+    often = parser.add_mutually_exclusive_group()
+    often.add_argument("--runs", type=_positive, help="how often each row is run")
+    often.add_argument(
+        "--long", action="store_true", help="as often as a row's long form says"
+    )
+    parser.add_argument(
+        "--baseline", action="store_true", help="the naive publisher as well"
+    )
+    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="a Markdown page to update"
+    )
+    return parser
+
+
+def _rows(words: str) -> list[Row]:
+    try:
+        return [_row(int(word)) for word in words.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{words!r} is no list of rows, such as 1,4,9"
+        ) from None
+
+
+def _row(number: int) -> Row:
+    if number in ROWS:
+        return ROWS[number]
+    if where := ELSEWHERE.get(number):
+        raise argparse.ArgumentTypeError(f"row {number} is held by {where}")
+    raise argparse.ArgumentTypeError(
+        f"there is no row {number}; there are {', '.join(map(str, sorted(ROWS)))}"
+    )
+
+
+def _all_rows() -> list[Row]:
+    return [ROWS[number] for number in sorted(ROWS)]
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError("it must be 1 or more")
+    return number
+
+
+def _plan(options: argparse.Namespace) -> list[Task]:
+    modes = list(MODES) if options.mode == "all" else [options.mode]
+    if options.what == "soak":
+        return _plan_soak(options, modes)
+    if options.baseline:
+        modes.append(BASELINE)
+    return plan(options.rows, modes, _runs(options))
+
+
+def _plan_soak(options: argparse.Namespace, modes: list[str]) -> list[Task]:
+    seed = random.randrange(10_000) if options.seed is None else options.seed
+    strokes = strokes_in(options.minutes)
+    console.print(f"The seed is {seed}; its strokes:")
+    for stroke in soak_plan(seed, strokes):
+        console.print(f"  {stroke}", highlight=False)
+    return plan([soak(seed)], modes, lambda row: strokes)
+
+
+def _runs(options: argparse.Namespace) -> Callable[[Row], int]:
+    if options.runs:
+        return lambda row: int(options.runs)
+    return lambda row: row.long if options.long else row.short
+
+
+def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
+    """Run all, with a bar and what did not hold on stderr."""
+    results = []
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(
+        *columns,
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        whole = bar.add_task("", total=sum(task.runs for task in tasks))
+        found = run_all(node, tasks)
+        for task in tasks:
+            bar.update(whole, description=str(task))
+            results.append(next(found))
+            bar.advance(whole, task.runs)
+            for line in complaints(results[-1]):
+                console.print(line, markup=False, highlight=False)
+    return results
+
+
+def _show(report: Report) -> None:
+    # A narrower table could not be read; a narrow terminal shows the rest below.
+    out = Console(width=max(WIDTH, Console().width))
+    out.print(report.as_table())
+    out.print("All of it holds." if report.holds else "Not all of it holds.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""Figures of rows, for a terminal, for machines and for a page of the docs."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from tests.faults.figures import Figures
+from tests.faults.runner import Result
+
+COLUMNS = (
+    *("row", "fault", "mode", "runs", "attempts", "acknowledged", "lost"),
+    *("duplicated", "recovered", "unexpected", "failed", "slowest ms", "books"),
+)
+#: Columns that are texts, not numbers.
+TEXTS = ("fault", "mode", "books")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of the rig has found, and on what."""
+
+    rabbitmq: str
+    results: Sequence[Result]
+
+    @property
+    def holds(self) -> bool:
+        return all(result.holds for result in self.results)
+
+    def as_json(self) -> str:
+        """For machines."""
+        results = [result.as_dict() for result in self.results]
+        about = {"rabbitmq": self.rabbitmq, "python": platform.python_version()}
+        return json.dumps({**about, "results": results}, indent=2)
+
+    def as_table(self) -> Table:
+        """For a terminal."""
+        table = Table(title=f"RabbitMQ {self.rabbitmq}", box=SIMPLE_HEAD)
+        for column in COLUMNS:
+            is_text = column in TEXTS
+            table.add_column(
+                column,
+                justify="left" if is_text else "right",
+                no_wrap=column != "fault",
+            )
+        for result in self.results:
+            style = None if result.holds else "bold red"
+            table.add_row(*_cells(result), style=style)
+        return table
+
+    def as_markdown(self) -> str:
+        """For a page of the docs, under a heading of its own."""
+        return "\n".join(
+            [
+                f"## RabbitMQ {self.rabbitmq}",
+                "",
+                f"With Python {platform.python_version()}, on {_machine()}.",
+                "",
+                *_markdown_table(COLUMNS, map(_cells, self.results)),
+                "",
+                "What was promised, how often the fault struck, and what the library's"
+                " own books say:",
+                "",
+                *_markdown_table(_MORE, map(_more_cells, _promising(self.results))),
+                *_failures(self.results),
+            ]
+        )
+
+    def write_into(self, page: Path) -> None:
+        """Put the figures into *page*, in place of older ones of the same broker.
+
+        What else the page says stays as it is.
+        """
+        name = "RabbitMQ " + ".".join(self.rabbitmq.split(".")[:2])
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        part = f"{begin}\n{self.as_markdown()}\n{end}"
+        text = page.read_text() if page.exists() else ""
+        if begin in text:
+            old = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+            text = old.sub(lambda _: part, text)
+        else:
+            text = f"{text.rstrip()}\n\n{part}\n".lstrip()
+        page.write_text(text)
+
+
+def complaints(result: Result) -> list[str]:
+    """What did not hold, and where the logs are."""
+    if result.holds:
+        return []
+    where = [f"logs: {result.folder}"] if result.folder else []
+    lines = [*result.figures.broken, *where]
+    return [f"{result.task}: {line}" for line in lines]
+
+
+def _cells(result: Result) -> list[str]:
+    found, task = result.figures, result.task
+    counts = (
+        *(found.runs, found.attempts, found.acknowledged, found.lost),
+        *(found.duplicated, found.recovered, found.unexpected, found.failed),
+    )
+    return [
+        *(str(task.row.number), task.row.fault, task.mode),
+        *map(str, counts),
+        f"{1000 * found.slowest:.0f}",
+        _books(result),
+    ]
+
+
+def _books(result: Result) -> str:
+    if result.task.is_baseline:
+        return "none"
+    return "balanced" if result.figures.balanced else "NOT BALANCED"
+
+
+_MORE = (
+    *("row", "fault", "mode", "must hold", "strokes", "confirmed", "dropped", "dead"),
+    *("may be lost", "p99 longer by, ms", "seconds", "holds"),
+)
+
+
+def _more_cells(result: Result) -> list[str]:
+    found, task = result.figures, result.task
+    counts = (
+        *(found.hits, found.confirmed, found.dropped, found.dead),
+        found.unconfirmed,
+    )
+    return [
+        *(str(task.row.number), task.row.fault, task.mode, task.row.holds),
+        *map(str, counts),
+        _longer(found),
+        f"{found.seconds:.0f}",
+        "yes" if result.holds else "**NO**",
+    ]
+
+
+def _longer(found: Figures) -> str:
+    longer = found.median_longer
+    return "" if longer is None else f"{1000 * longer:.0f}"
+
+
+def _promising(results: Iterable[Result]) -> list[Result]:
+    return [result for result in results if not result.task.is_baseline]
+
+
+def _failures(results: Iterable[Result]) -> list[str]:
+    lines = [
+        f"- {result.task}: {line}"
+        for result in results
+        if not result.holds
+        for line in result.figures.broken
+    ]
+    return ["", "What did not hold:", "", *lines] if lines else []
+
+
+def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    texts = (*TEXTS, "must hold", "holds")
+    rule = ["---" if column in texts else "---:" for column in columns]
+    lines = [columns, rule, *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+def _machine() -> str:
+    return f"{platform.system()} with {os.cpu_count()} cores"

@@ -1,0 +1,121 @@
+"""Rows about workers of each kind: threads, greenlets and uWSGI's options."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from tests.faults.figures import Figures
+from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rows import row
+from tests.rabbitmq import Message
+
+#: Requests in each part of a run.
+SOME = 40
+#: Seconds that the broker's answer takes where greenlets are to wait side by side.
+LATENCY = 0.1
+
+UWSGI = ("uwsgi", "uwsgi-enable-threads", "uwsgi-threads", "uwsgi-lazy-apps")
+GEVENT = ("gunicorn-gevent", "gunicorn-gevent-preload", "uwsgi-gevent")
+
+
+@row(
+    25,
+    "32 threads enqueue and publish",
+    holds="the books balance; 0 lost, 0 twice, 0 mixed between requests",
+    short=2,
+    long=20,
+    confirms=200 * EVENTS,
+    twice=False,
+    fails=True,
+    discards=True,
+)
+def many_threads(rig: Rig, runs: int) -> Figures:
+    with rig.trial(kind="gunicorn-gthread", options=("--threads", "32")) as trial:
+        trial.load.threads = 32
+        for _ in range(runs):
+            succeed = trial.paths(200, {"events": EVENTS})
+            fail = [path.replace("?", "/refused?") for path in trial.paths(200, {})]
+            answers = trial.load.run(_mixed(succeed, fail))
+            trial.hit()
+            refused = sum(answer.status == 409 for answer in answers)
+            trial.expect(f"200 are refused, not {refused}", refused == 200)
+    mixed = _mixed_up(trial.arrived)
+    trial.expect(f"each request's events are together, not {mixed}", not mixed)
+    failed, refused = trial.figures.failed, 200 * runs
+    trial.expect(f"no other fails, not {failed - refused}", failed == refused)
+    return trial.figures
+
+
+@row(
+    28,
+    "uWSGI option sets",
+    holds="works with each; retains while the broker is away",
+    short=len(UWSGI),
+    long=5 * len(UWSGI),
+    confirms=2 * SOME * EVENTS,
+    kinds=UWSGI,
+)
+def uwsgi_options(rig: Rig, runs: int) -> Figures:
+    return _an_outage_each(rig, UWSGI, runs)
+
+
+@row(
+    29,
+    "greenlets, with and without `--preload`",
+    holds="works; they wait for confirms side by side",
+    short=len(GEVENT),
+    long=5 * len(GEVENT),
+    # uWSGI's gevent loop runs no exit handlers, so it leaves no books.
+    confirms=SOME * EVENTS,
+    kinds=GEVENT,
+)
+def greenlets(rig: Rig, runs: int) -> Figures:
+    return _an_outage_each(rig, GEVENT, runs, side_by_side=True)
+
+
+def _an_outage_each(
+    rig: Rig, kinds: Sequence[str], runs: int, *, side_by_side: bool = False
+) -> Figures:
+    """Let each kind serve, while the broker is there and while it is away."""
+    found = Figures()
+    for _, kind in zip(range(runs), itertools.cycle(kinds), strict=False):
+        with rig.trial(kind=kind, workers=2, CONFIRM_TIMEOUT=1) as trial:
+            if side_by_side:
+                _expect_side_by_side(trial)
+            trial.requests(SOME)
+            rig.node.stop_app()
+            trial.requests(SOME)
+            trial.hit()
+            rig.node.start_app()
+            trial.settle()
+            trial.expect_bounded_exit()
+        trial.figures.broken = [f"{kind}: {it}" for it in trial.figures.broken]
+        found.add(trial.figures)
+    return found
+
+
+def _expect_side_by_side(trial: Trial) -> None:
+    trial.requests(8)  # Until the workers are connected.
+    trial.proxy.latency = LATENCY
+    slowest = max(answer.seconds for answer in trial.requests(8, pause=0))
+    trial.proxy.latency = 0.0
+    # There and back again; one after the other, 8 would take eight times as long.
+    most = 2 * LATENCY + 0.5
+    trial.expect(f"they wait at the same time, not {slowest:.2f} s", slowest < most)
+
+
+def _mixed(*paths: Sequence[str]) -> list[str]:
+    return list(itertools.chain.from_iterable(zip(*paths, strict=True)))
+
+
+def _mixed_up(arrived: Sequence[Message]) -> list[str]:
+    """The requests whose events did not arrive in order, with no other's between."""
+    places = [
+        (key.partition(".")[0], event["place"])
+        for event in (message.json() for message in arrived)
+        for key in [event["key"]]
+    ]
+    groups = itertools.groupby(places, key=lambda place: place[0])
+    wanted = list(range(EVENTS))
+    return [name for name, found in groups if [place for _, place in found] != wanted]

@@ -1,0 +1,116 @@
+"""Rows run one after the other, in each mode, and beside the naive baseline."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.faults.figures import Figures
+from tests.faults.proxy import Proxy
+from tests.faults.rig import Rig
+from tests.faults.rows import Row
+from tests.rabbitmq import RabbitMQNode
+
+#: What the naive publisher is called where the library has a mode.
+BASELINE = "naive"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row in one mode, so many times."""
+
+    row: Row
+    #: Where events are kept, or `BASELINE`.
+    mode: str
+    runs: int
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.mode == BASELINE
+
+    def __str__(self) -> str:
+        return f"row {self.row}, {self.mode}"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task has found."""
+
+    task: Task
+    figures: Figures
+    #: What the apps have left, if something did not hold.
+    folder: Path | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Whether all holds that is promised; the baseline promises nothing."""
+        return self.task.is_baseline or not self.figures.broken
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        row = self.task.row
+        return {
+            "row": row.number,
+            "fault": row.fault,
+            "must_hold": row.holds,
+            "mode": self.task.mode,
+            "holds": self.holds,
+            "folder": str(self.folder) if self.folder else None,
+            **self.figures.as_dict(),
+        }
+
+
+def plan(
+    rows: Iterable[Row], modes: Iterable[str], runs: Callable[[Row], int]
+) -> list[Task]:
+    """Each row in each of the modes, one of which may be `BASELINE`."""
+    modes = list(modes)
+    return [Task(row, mode, runs(row)) for row in rows for mode in modes]
+
+
+def run_all(node: RabbitMQNode, tasks: Iterable[Task]) -> Iterator[Result]:
+    """Run the tasks on one node; whatever one of them does, the next is run."""
+    with Proxy(node.port) as proxy:
+        for task in tasks:
+            folder = Path(tempfile.mkdtemp(prefix="eventcollector-faults-"))
+            figures = _run(task, _rig(task, node, proxy, folder))
+            result = Result(task, figures, folder)
+            if result.holds:
+                shutil.rmtree(folder, ignore_errors=True)
+                result = Result(task, figures)
+            yield result
+
+
+def _rig(task: Task, node: RabbitMQNode, proxy: Proxy, folder: Path) -> Rig:
+    if task.is_baseline:
+        return Rig(node, proxy, is_baseline=True, folder=folder)
+    return Rig(node, proxy, mode=task.mode, folder=folder)
+
+
+def _run(task: Task, rig: Rig) -> Figures:
+    try:
+        return task.row.run(rig, task.runs)
+    except Exception as error:
+        assert rig.folder is not None
+        (rig.folder / "traceback").write_text(traceback.format_exc())
+        # A host's error has its whole log behind the first line.
+        words = next(iter(str(error).splitlines()), "")
+        cut_short = f"it could not be finished: {type(error).__name__}: {words}"
+        return Figures(runs=task.runs, broken=[cut_short])
+
+
+@contextmanager
+def running_node() -> Iterator[RabbitMQNode]:
+    """A private node that is closed at the end of the block."""
+    node = RabbitMQNode()
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()

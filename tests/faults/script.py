@@ -1,0 +1,27 @@
+"""A script that does units of work, and then ends in the way that it is told.
+
+python -m tests.faults.script ORDERS EVENTS end|exit|wait
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from tests.faults.app import create, work
+
+
+def main(orders: int, events_each: int, end: str) -> None:
+    app, events = create()
+    with app.app_context():
+        for order in range(1, orders + 1):
+            work(events, order, events_each)
+    if end == "exit":
+        os._exit(0)
+    if end == "wait":
+        signal.pause()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

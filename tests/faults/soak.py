@@ -1,0 +1,247 @@
+"""Faults in a random order that a seed repeats, over several workers under load."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from tests.faults.figures import Figures
+from tests.faults.proxy import Side
+from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rows import Row
+from tests.faults.rows_broker import disk_alarm
+
+#: Seconds that a stroke takes, about, with the load that outlasts it.
+STROKE = 5.0
+#: Requests while a stroke lasts.
+REQUESTS = 120
+WORKERS = 3
+#: How many of the strokes hit a worker as well.
+SHARE_OF_WORKERS = 0.5
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """One fault, for so many seconds, and perhaps what a worker suffers meanwhile."""
+
+    fault: str
+    seconds: float
+    worker: str | None = None
+
+    def __str__(self) -> str:
+        beside = f" and {self.worker}" if self.worker else ""
+        return f"{self.fault} for {self.seconds:.1f} s{beside}"
+
+
+def plan(seed: int, strokes: int) -> list[Stroke]:
+    """The strokes of a seed: always the same."""
+    dice = random.Random(seed)
+    return [_draw(dice) for _ in range(strokes)]
+
+
+def _draw(dice: random.Random) -> Stroke:
+    fault = dice.choice(sorted(FAULTS))
+    seconds = round(dice.uniform(0.2, 2.5), 1)
+    hits_worker = dice.random() < SHARE_OF_WORKERS
+    worker = dice.choice(sorted(WORKER_FAULTS)) if hits_worker else None
+    return Stroke(fault, seconds, worker)
+
+
+def strokes_in(minutes: float) -> int:
+    """How many strokes fit into so many minutes; one at least."""
+    return max(1, round(60 * minutes / STROKE))
+
+
+def soak(seed: int) -> Row:
+    """A row whose faults are those of a seed."""
+
+    def act(rig: Rig, runs: int) -> Figures:
+        with rig.trial(workers=WORKERS, asks={"NOTE_CONFIRMED": 1}) as trial:
+            for stroke in plan(seed, runs):
+                strike(trial, stroke)
+            heal(trial)
+            trial.settle()
+            # Everybody alive has delivered all, so that what is not confirmed now was
+            # in the memory of a process that was killed.
+            trial.may_lose_unconfirmed()
+        least = runs * REQUESTS * EVENTS // 2
+        known = trial.figures.acknowledged
+        trial.expect(f"{least} are acknowledged, not {known}", known >= least)
+        return trial.figures
+
+    return Row(
+        number=0,
+        fault=f"soak with seed {seed}",
+        holds="0 lost that was said to be published, or that nobody killed",
+        act=act,
+        short=2,
+        long=strokes_in(60),
+        # Killed workers leave no books, so acknowledged events are counted instead.
+        confirms=0,
+        refuses=True,
+        fails=True,
+        discards=True,
+    )
+
+
+def strike(trial: Trial, stroke: Stroke) -> None:
+    """Let one stroke hit while requests come in, and let all of it pass."""
+    with trial.under_load(REQUESTS, pause=0.1), FAULTS[stroke.fault](trial):
+        trial.hit()
+        time.sleep(stroke.seconds / 2)
+        if stroke.worker is not None:
+            WORKER_FAULTS[stroke.worker](trial)
+        time.sleep(stroke.seconds / 2)
+    trial.host.wait_until_complete()
+
+
+def heal(trial: Trial) -> None:
+    """Let nothing be wrong any more, neither broker nor network."""
+    trial.proxy.restore()
+    # A connection that has lost bytes would never carry any again.
+    trial.proxy.cut()
+
+
+# What befalls the broker, or the way to it, until the block ends.
+
+
+@contextmanager
+def _stopped(trial: Trial) -> Iterator[None]:
+    trial.node.stop_app()
+    yield
+    trial.node.start_app()
+
+
+@contextmanager
+def _killed(trial: Trial) -> Iterator[None]:
+    trial.node.kill()
+    yield
+    trial.node.start()
+
+
+@contextmanager
+def _frozen(trial: Trial) -> Iterator[None]:
+    trial.node.freeze()
+    yield
+    trial.node.thaw()
+
+
+@contextmanager
+def _short_of_memory(trial: Trial) -> Iterator[None]:
+    trial.node.memory_alarm(True)
+    yield
+    trial.node.memory_alarm(False)
+
+
+@contextmanager
+def _short_of_disk(trial: Trial) -> Iterator[None]:
+    disk_alarm(trial.rig, True)
+    yield
+    disk_alarm(trial.rig, False)
+
+
+@contextmanager
+def _closed(trial: Trial) -> Iterator[None]:
+    trial.node.close_all_connections()
+    yield
+
+
+@contextmanager
+def _cut(trial: Trial) -> Iterator[None]:
+    trial.proxy.cut()
+    yield
+
+
+@contextmanager
+def _half_closed(trial: Trial) -> Iterator[None]:
+    trial.proxy.half_close(Side.CLIENT)
+    yield
+
+
+@contextmanager
+def _in_a_black_hole(trial: Trial) -> Iterator[None]:
+    trial.proxy.silence(*Side)
+    yield
+    heal(trial)
+
+
+@contextmanager
+def _without_confirms(trial: Trial) -> Iterator[None]:
+    trial.proxy.silence(Side.BROKER)
+    yield
+    heal(trial)
+
+
+@contextmanager
+def _held(trial: Trial) -> Iterator[None]:
+    trial.proxy.hold()
+    yield
+    trial.proxy.restore()
+
+
+@contextmanager
+def _slow(trial: Trial) -> Iterator[None]:
+    trial.proxy.latency = 0.1
+    yield
+    trial.proxy.restore()
+
+
+@contextmanager
+def _narrow(trial: Trial) -> Iterator[None]:
+    trial.proxy.bandwidth = 16_000
+    yield
+    trial.proxy.restore()
+
+
+#: By name.
+FAULTS: dict[str, Callable[[Trial], AbstractContextManager[None]]] = {
+    "all connections closed by the broker": _closed,
+    "black hole": _in_a_black_hole,
+    "broker frozen": _frozen,
+    "broker killed": _killed,
+    "broker stopped": _stopped,
+    "confirms swallowed": _without_confirms,
+    "connections cut": _cut,
+    "connections half closed": _half_closed,
+    "disk alarm": _short_of_disk,
+    "latency": _slow,
+    "memory alarm": _short_of_memory,
+    "nothing carried": _held,
+    "narrow network": _narrow,
+}
+
+
+# What befalls a worker.
+
+
+def _kill_one(trial: Trial) -> None:
+    trial.host.kill_worker(_oldest(trial), signal.SIGKILL)
+
+
+def _end_one(trial: Trial) -> None:
+    trial.host.kill_worker(_oldest(trial), signal.SIGTERM)
+
+
+def _reload(trial: Trial) -> None:
+    before = set(trial.host.worker_pids)
+    trial.host.send(signal.SIGHUP)
+    trial.wait_until(
+        "all workers are new ones", lambda: not before & set(trial.host.worker_pids)
+    )
+
+
+def _oldest(trial: Trial) -> int:
+    trial.host.wait_until_complete()
+    return min(trial.host.worker_pids)
+
+
+#: By name.
+WORKER_FAULTS: dict[str, Callable[[Trial], None]] = {
+    "a worker killed": _kill_one,
+    "a worker told to end": _end_one,
+    "all workers reloaded": _reload,
+}

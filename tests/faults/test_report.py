@@ -1,0 +1,193 @@
+"""The command that runs the rows, and what it shows."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.faults import __main__ as command
+from tests.faults.figures import Figures
+from tests.faults.report import Report, complaints
+from tests.faults.rig import Rig
+from tests.faults.rows import ROWS, Row
+from tests.faults.runner import BASELINE, Result, Task, plan, run_all
+from tests.rabbitmq import RabbitMQNode
+
+
+class Node:
+    """Stands for a node that nothing happens to."""
+
+    port = 1
+    version = "3.10.8"
+
+    def restore(self) -> None:
+        pass
+
+
+def make_row(figures: Figures | Exception, number: int = 90) -> Row:
+    """A row that finds *figures*, or that can't be finished."""
+
+    def act(rig: Rig, runs: int) -> Figures:
+        if isinstance(figures, Exception):
+            raise figures
+        return figures
+
+    return Row(
+        number=number,
+        fault="nothing happens",
+        holds="all of it",
+        act=act,
+        short=2,
+        long=7,
+        confirms=1,
+    )
+
+
+def good(**more: Any) -> Figures:
+    """Figures of two runs that a row can't complain about."""
+    return Figures(attempts=5, acknowledged=5, confirmed=5, hits=2, **more)
+
+
+def run(figures: Figures | Exception, mode: str = "memory") -> Result:
+    node: Any = Node()
+    (result,) = run_all(node, [Task(make_row(figures), mode, runs=2)])
+    return result
+
+
+def test_a_row_that_holds_leaves_nothing_behind() -> None:
+    result = run(good())
+    assert result.holds
+    assert result.folder is None
+    assert complaints(result) == []
+
+
+def test_a_row_that_does_not_hold_says_what_and_where_its_logs_are() -> None:
+    result = run(good(lost=3))
+    assert not result.holds
+    assert result.folder is not None
+    assert result.folder.is_dir()
+    assert complaints(result) == [
+        "row 90 nothing happens, memory: lost: 3, of which 0 may be lost",
+        f"row 90 nothing happens, memory: logs: {result.folder}",
+    ]
+    result.folder.rmdir()
+
+
+def test_a_row_that_can_not_be_finished_does_not_hold() -> None:
+    result = run(ValueError("no way\nand a long log"))
+    assert result.folder is not None
+    (traceback,) = result.folder.iterdir()
+    assert "no way" in traceback.read_text()
+    words = "it could not be finished: ValueError: no way"
+    assert complaints(result)[0] == f"row 90 nothing happens, memory: {words}"
+    traceback.unlink()
+    result.folder.rmdir()
+
+
+def test_the_baseline_promises_nothing() -> None:
+    result = run(good(lost=3), BASELINE)
+    assert result.holds
+    assert result.folder is None
+
+
+def test_each_row_is_run_in_each_mode_one_after_the_other() -> None:
+    rows = [make_row(good(), number) for number in (90, 91)]
+    tasks = plan(rows, ["memory", BASELINE], lambda row: row.long)
+    assert [(task.row.number, task.mode, task.runs) for task in tasks] == [
+        (90, "memory", 7),
+        (90, BASELINE, 7),
+        (91, "memory", 7),
+        (91, BASELINE, 7),
+    ]
+
+
+def test_the_table_has_the_naive_publisher_below_the_library() -> None:
+    report = Report("3.10.8", [run(good()), run(good(lost=3), BASELINE)])
+    out = Console(file=io.StringIO(), width=command.WIDTH)
+    out.print(report.as_table())
+    lines = out.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    memory, naive = [line.split() for line in lines if "nothing happens" in line]
+    assert " ".join(memory[3:]) == "memory 2 5 5 0 0 0 0 0 0 balanced"
+    assert " ".join(naive[3:]) == "naive 2 5 5 3 0 0 0 0 0 none"
+
+
+def test_json_has_every_figure() -> None:
+    report = Report("3.10.8", [run(good(slowest=0.5))])
+    found = json.loads(report.as_json())
+    (result,) = found["results"]
+    assert found["rabbitmq"] == "3.10.8"
+    assert result["row"] == 90
+    assert result["mode"] == "memory"
+    assert result["holds"] is True
+    assert result["attempts"] == 5
+    assert result["slowest"] == 0.5
+
+
+def test_a_page_keeps_what_people_wrote_and_other_versions(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Faults\n\nWritten by hand.\n")
+    Report("3.10.8", [run(good())]).write_into(page)
+    Report("4.0.5", [run(good())]).write_into(page)
+    Report("3.10.9", [run(good(lost=3), BASELINE)]).write_into(page)
+    text = page.read_text()
+    assert text.startswith("# Faults\n\nWritten by hand.\n\n<!-- RabbitMQ 3.10 -->")
+    assert "## RabbitMQ 4.0.5" in text
+    assert "## RabbitMQ 3.10.9" in text
+    assert "## RabbitMQ 3.10.8" not in text
+    assert "| 90 | nothing happens | naive | 2 | 5 | 5 | 3 |" in text
+
+
+@pytest.mark.parametrize(
+    ("figures", "code"), [(good(), 0), (good(lost=1), 1)], ids=["holds", "does not"]
+)
+def test_the_exit_code_says_whether_all_holds(
+    figures: Figures,
+    code: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    @contextmanager
+    def node() -> Iterator[Any]:
+        yield Node()
+
+    monkeypatch.setitem(ROWS, 90, make_row(figures))
+    monkeypatch.setattr(command, "running_node", node)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert command.main(["--rows", "90", "--json"]) == code
+    out, err = capsys.readouterr()
+    assert json.loads(out)["results"][0]["runs"] == 2
+    assert ("lost: 1" in err) == bool(code)
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ("nine", "'nine' is no list of rows, such as 1,4,9"),
+        ("999", "there is no row 999; there are 1, 2"),
+        ("20", "row 20 is held by tests/test_encoding.py"),
+    ],
+)
+def test_rows_that_are_not_there_are_told(
+    words: str, complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--rows", words])
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_real_row_is_run_in_the_mode_that_is_named(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    tasks = plan([ROWS[7]], ["memory", BASELINE], lambda row: 1)
+    memory, naive = run_all(private_rabbitmq, tasks)
+    assert memory.figures.broken == []
+    assert memory.figures.confirmed > 0
+    assert naive.figures.confirmed == 0
