@@ -197,7 +197,7 @@ def own_queue() -> str:
 
 def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> list[str]:
     """Enqueue the events of one unit of work; returns their keys."""
-    name = f"{order}-{uuid4().hex[:12]}"
+    name = f"{order}-{os.getpid()}-{uuid4().hex[:12]}"
     keys = [f"{name}.{place}" for place in range(number)]
     for place, key in enumerate(keys):
         note(os.environ[PREFIX + "SIDE_FILE"], key, name)

@@ -2,6 +2,7 @@
 
 from tests.faults import (
     rows_broker,
+    rows_exits,
     rows_forks,
     rows_network,
     rows_overflow,
@@ -20,6 +21,7 @@ __all__ = [
     "ELSEWHERE",
     "ROWS",
     "rows_broker",
+    "rows_exits",
     "rows_forks",
     "rows_network",
     "rows_overflow",

@@ -125,6 +125,7 @@ class Trial:
         self.log = ""
         #: The events of forked children, which have said that they were published.
         self.forked: list[str] = []
+        self._may_lose: set[str] = set()
         #: Acknowledged events that did not arrive, counted as dropped or not.
         self.missing: frozenset[str] = frozenset()
 
@@ -229,13 +230,16 @@ class Trial:
         line = rf"(\d+) event\(s\) for {re.escape(self.queue)} were dropped"
         return sum(map(int, re.findall(line, self.log or self.host.log)))
 
-    def may_lose_unconfirmed(self) -> None:
-        """A process was killed: memory may lose what it had not said to be published.
+    def may_lose_unconfirmed(self, pid: int | None = None) -> None:
+        """This process, or the only one, was killed: memory loses what it had kept.
 
-        The app must have been asked to note what it says.
+        That is at most what it had not said to be published, as the app must have been
+        asked to note.
         """
         if self.rig.mode == "memory":
-            self.figures.unconfirmed += len(self._acknowledged() - self._confirmed())
+            open_ones = self._acknowledged() - self._confirmed()
+            self._may_lose |= {k for k in open_ones if pid in (None, _process_of(k))}
+            self.figures.unconfirmed = len(self._may_lose)
 
     def resident_bytes(self) -> int:
         """The memory of all workers."""
@@ -290,6 +294,8 @@ class Trial:
         tried = side_file.read(self.host.side_file)
         verdict = check(tried, self._acknowledged(), self.arrived)
         self.missing = verdict.lost
+        uncounted = len(verdict.lost - self._may_lose) - found.dropped - found.dead
+        self.expect("nothing else is lost than what may be", uncounted <= 0)
         arrived = {message.json()["key"] for message in self.arrived}
         self.expect(
             "all that was said to be published arrived", self._confirmed() <= arrived
@@ -320,6 +326,11 @@ class Trial:
         asked = "&".join(f"{name}={value}" for name, value in words.items())
         orders = itertools.islice(self._orders, number)
         return [f"/orders/{order}?{asked}" for order in orders]
+
+
+def _process_of(key: str) -> int:
+    """The process that has enqueued the event with this key."""
+    return int(key.split("-")[1])
 
 
 def new_name(prefix: str) -> str:
