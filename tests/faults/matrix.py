@@ -14,7 +14,6 @@ from tests.faults.rows import ROWS
 #: Rows that need no rig of processes, and the tests that hold them.
 ELSEWHERE = {
     20: "tests/test_encoding.py, tests/test_requests.py",
-    24: "tests/test_ledger.py, tests/test_delivery.py",
 }
 
 __all__ = [
