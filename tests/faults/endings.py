@@ -146,8 +146,6 @@ by_os_exit = partial(by_request, "/exit")
 
 def by_recycling(trial: Trial) -> float:
     """Send requests until the only worker has had its share."""
-    # uWSGI leaves the last one without an answer.
-    trial.load.patience = 1.0
 
     def send(pid: int) -> None:
         while is_running(pid) and trial.load.run(["/slow?seconds=0"])[0].ok:
@@ -236,6 +234,13 @@ OTHERS = [
         asks=_CLOSES,
     ),
     # Only a report runs these.
+    Ending(kind="waitress", how="SIGINT", end=partial(by_signal, signal.SIGINT)),
+    Ending(
+        kind="script",
+        how="SIGTERM, handled",
+        end=by_sigterm,
+        options=("handle",),
+    ),
     Ending(
         kind="script", how="SIGTERM", end=by_sigterm, options=("wait",), counted=False
     ),
