@@ -63,8 +63,8 @@ def no_such_queue(rig: Rig, runs: int) -> Figures:
             trial.settle()
             trial.requests(1, queue=never)
             trial.wait_until("dead", lambda: trial.stats("dead") == EVENTS)
-        found.add(trial.figures)
         trial.expect(f"{EVENTS} are dead", trial.figures.dead == EVENTS)
+        found.add(trial.figures)
     return found
 
 
