@@ -9,6 +9,7 @@ It is configured by environment variables alone. Beside the library's own settin
   its exit handlers, as ``PID.json``;
 - ``FLASK_FAULTS_NOTE_CONFIRMED``: ``1`` to note each event that is said to be
   published, see :mod:`.side_file`;
+- ``FLASK_FAULTS_PLANTED``: a word for each payload, which no log may tell;
 - ``FLASK_FAULTS_BEFORE_FORK``: how many events are published while the app is made.
 """
 
@@ -197,11 +198,12 @@ def own_queue() -> str:
 
 def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> list[str]:
     """Enqueue the events of one unit of work; returns their keys."""
-    name = f"{order}-{uuid4().hex[:12]}"
+    name = f"{order}-{os.getpid()}-{uuid4().hex[:12]}"
     keys = [f"{name}.{place}" for place in range(number)]
     for place, key in enumerate(keys):
         note(os.environ[PREFIX + "SIDE_FILE"], key, name)
         event = {"key": key, "order": order, "place": place, **padding(place)}
+        event["planted"] = os.environ.get(PREFIX + "PLANTED", "")
         events.enqueue_event(event, own_queue(), **more)
     return keys
 

@@ -2,6 +2,7 @@
 
 from tests.faults import (
     rows_broker,
+    rows_exits,
     rows_forks,
     rows_network,
     rows_overflow,
@@ -13,13 +14,13 @@ from tests.faults.rows import ROWS
 #: Rows that need no rig of processes, and the tests that hold them.
 ELSEWHERE = {
     20: "tests/test_encoding.py, tests/test_requests.py",
-    24: "tests/test_ledger.py, tests/test_delivery.py",
 }
 
 __all__ = [
     "ELSEWHERE",
     "ROWS",
     "rows_broker",
+    "rows_exits",
     "rows_forks",
     "rows_network",
     "rows_overflow",

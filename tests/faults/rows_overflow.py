@@ -40,11 +40,11 @@ def overflow(rig: Rig, runs: int) -> Figures:
             CONFIRM_TIMEOUT=0,
         ) as trial:
             _overflow(rig, trial)
-        found.add(trial.figures)
         missing, dropped = len(trial.missing), trial.figures.dropped
         trial.expect(f"{missing} are missing, {dropped} counted", missing == dropped)
         logged = trial.logged_drops
         trial.expect(f"{dropped} are in the log, not {logged}", logged == dropped)
+        found.add(trial.figures)
     return found
 
 

@@ -70,8 +70,8 @@ def no_such_queue(rig: Rig, runs: int) -> Figures:
             trial.requests(1, queue=never)
             trial.wait_until("dead", lambda: trial.stats("dead") == EVENTS)
         trial.expect("none is dropped", not trial.figures.dropped)
-        found.add(trial.figures)
         trial.expect(f"{EVENTS} are dead", trial.figures.dead == EVENTS)
+        found.add(trial.figures)
     return found
 
 

@@ -1,6 +1,6 @@
 """A script that does units of work, and then ends in the way that it is told.
 
-python -m tests.faults.script ORDERS EVENTS end|exit|wait
+python -m tests.faults.script ORDERS EVENTS end|exit|wait|handle
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from tests.faults.app import create, work
 
 
 def main(orders: int, events_each: int, end: str) -> None:
+    if end == "handle":
+        signal.signal(signal.SIGTERM, lambda *about: sys.exit())
     app, events = create()
     with app.app_context():
         for order in range(1, orders + 1):
             work(events, order, events_each)
     if end == "exit":
         os._exit(0)
-    if end == "wait":
+    if end in ("wait", "handle"):
         signal.pause()
 
 

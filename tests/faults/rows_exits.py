@@ -1,0 +1,229 @@
+"""Rows about the end of a worker: told, forced, or in the middle of a publish."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+import time
+from collections.abc import Callable, Iterable, Sequence
+
+from tests.faults.endings import (
+    AT_SIGTERM,
+    FIRST_OTHERS,
+    FIRST_OVER_TIME,
+    OTHERS,
+    OVER_TIME,
+    Away,
+    Ending,
+    all_counted,
+    pending,
+)
+from tests.faults.figures import Figures
+from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rows import row
+
+#: Requests in each part of a run, and under a random fault.
+SOME, MANY = 40, 120
+#: Seconds that these take themselves, since they look for a signal once a second.
+SLOW_TO_HEAR = {"gevent": 1.0, "uwsgi": 1.0}
+#: The app notes what the library says is published.
+NOTED = {"NOTE_CONFIRMED": 1}
+
+
+def _kinds(endings: Iterable[Ending]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(ending.kind for ending in endings))
+
+
+# In the middle of a publish.
+
+
+@row(
+    24,
+    "publish interrupted at any point",
+    holds="no event takes another's confirm; what is acknowledged arrives",
+    short=2,
+    long=100,
+    confirms=SOME * EVENTS,
+    fails=True,
+    discards=True,
+    kinds=("gunicorn-gevent",),
+)
+def interrupted(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    ways = itertools.cycle((_by_sigquit, _by_gevent_timeout))
+    for _, strike in zip(range(runs), ways, strict=False):
+        found.add(strike(rig))
+    return found
+
+
+def _by_sigquit(rig: Rig) -> Figures:
+    """SystemExit is raised in a sync worker, wherever it is."""
+    with rig.trial(kind="gunicorn-sync", workers=2, asks=NOTED) as trial:
+        with trial.under_load(3 * MANY, pause=0.02):
+            for _ in range(4):
+                trial.host.wait_until_complete()
+                time.sleep(rig.random.uniform(0, 0.2))
+                pid = rig.random.choice(trial.host.worker_pids)
+                trial.host.kill_worker(pid, signal.SIGQUIT)
+                trial.hit()
+        trial.host.wait_until_complete()
+    return trial.figures
+
+
+def _by_gevent_timeout(rig: Rig) -> Figures:
+    """A greenlet is interrupted while it waits for confirms, or a moment before."""
+    with rig.trial(kind="gunicorn-gevent", asks=NOTED) as trial:
+        trial.requests(8)
+        rig.proxy.latency = 0.005
+        for _ in range(SOME):
+            seconds = rig.random.uniform(0, 0.02)
+            path = f"/interrupted/0?events={EVENTS}&seconds={seconds:.4f}"
+            trial.load.run([path] * 2)
+        trial.hit(SOME)
+        rig.proxy.latency = 0.0
+    trial.expect("no request fails", not trial.figures.failed)
+    return trial.figures
+
+
+# Told to end, and told in time.
+
+
+@row(
+    30,
+    "SIGTERM with a backlog, broker up and down",
+    holds="exit within `SHUTDOWN_TIMEOUT` + 1 s; what is lost is counted in the log",
+    short=3,
+    long=50,
+    confirms=0,
+    refuses=True,
+    kinds=_kinds(AT_SIGTERM),
+)
+def sigterm(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    ways: Sequence[Callable[[Rig, Ending], Trial]]
+    ways = (_ended_silent, _ended_back, _ended_down)
+    # Each kind in each of the ways: their numbers have no common divisor but 3.
+    turns = zip(range(runs), itertools.cycle(AT_SIGTERM), strict=False)
+    for run, ending in turns:
+        trial = ways[(run + run // len(AT_SIGTERM)) % 3](rig, ending)
+        found.add(trial.figures)
+    return found
+
+
+def _ended_silent(rig: Rig, ending: Ending) -> Trial:
+    with pending(rig, ending) as trial:
+        end_in_time(trial)
+        may_be_uncounted(trial, ending)
+    trial.expect("all is counted", all_counted(trial) or not ending.counted)
+    return trial
+
+
+def _ended_down(rig: Rig, ending: Ending) -> Trial:
+    with pending(rig, ending, Away.DOWN) as trial:
+        end_in_time(trial)
+        may_be_uncounted(trial, ending)
+    trial.expect("all is counted", all_counted(trial) or not ending.counted)
+    return trial
+
+
+def _ended_back(rig: Rig, ending: Ending) -> Trial:
+    """The broker comes back at the last moment, so what is counted may arrive."""
+    with pending(rig, ending) as trial:
+        rig.proxy.restore()
+        end_in_time(trial)
+        may_be_uncounted(trial, ending)
+    return trial
+
+
+def may_be_uncounted(trial: Trial, ending: Ending) -> None:
+    """Where no exit handler runs, the memory is lost as by a kill."""
+    if not ending.counted:
+        trial.may_lose_unconfirmed()
+
+
+def end_in_time(trial: Trial) -> None:
+    trial.hit()
+    trial.expect_bounded_exit(itself=SLOW_TO_HEAR.get(trial.host.kind.package, 0.0))
+
+
+# Killed.
+
+
+@row(
+    31,
+    "`kill -9` of a worker at random",
+    holds="memory: no more is lost than was not said to be published; spool: 0 lost",
+    short=3,
+    long=100,
+    confirms=SOME * EVENTS // 4,
+    fails=True,
+)
+def killed_at_random(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    ways = itertools.cycle((_nothing, rig.node.stop_app, rig.node.freeze))
+    for _, take_away in zip(range(runs), ways, strict=False):
+        with rig.trial(workers=2, asks=NOTED, HEARTBEAT=15) as trial:
+            trial.requests(SOME)
+            with trial.under_load(MANY, pause=0.02):
+                take_away()
+                time.sleep(rig.random.uniform(0, 0.3))
+                pid = rig.random.choice(trial.host.worker_pids)
+                trial.host.kill_worker(pid)
+                trial.hit()
+                trial.host.wait_until_complete()
+            trial.may_lose_unconfirmed(pid)
+            rig.node.thaw()
+            rig.node.start_app()
+        found.add(trial.figures)
+    return found
+
+
+def _nothing() -> None:
+    """The broker stays."""
+
+
+@row(
+    32,
+    "worker over its time (ABRT, KILL)",
+    holds="as row 31; with a shorter `SHUTDOWN_TIMEOUT` all is counted; nothing hangs",
+    short=FIRST_OVER_TIME,
+    long=10 * len(OVER_TIME),
+    confirms=0,
+    refuses=True,
+    fails=True,
+    kinds=_kinds(OVER_TIME),
+)
+def over_time(rig: Rig, runs: int) -> Figures:
+    return _ended_each(rig, OVER_TIME, runs, longest=5.0)
+
+
+@row(
+    33,
+    "recycling, `os._exit`, a script's end; Celery, waitress",
+    holds="nothing hangs; what is not counted is documented",
+    short=FIRST_OTHERS,
+    long=5 * len(OTHERS),
+    confirms=0,
+    refuses=True,
+    fails=True,
+    kinds=_kinds(OTHERS),
+)
+def other_ends(rig: Rig, runs: int) -> Figures:
+    # Celery itself takes some seconds to end.
+    return _ended_each(rig, OTHERS, runs, longest=15.0)
+
+
+def _ended_each(
+    rig: Rig, endings: Sequence[Ending], runs: int, longest: float
+) -> Figures:
+    found = Figures()
+    for _, ending in zip(range(runs), itertools.cycle(endings), strict=False):
+        with pending(rig, ending) as trial:
+            seconds = ending.end(trial)
+            trial.hit()
+            trial.expect(f"it ends in time, not in {seconds:.1f} s", seconds < longest)
+            may_be_uncounted(trial, ending)
+        if ending.counted:
+            trial.expect(f"{ending}: the log counts all", all_counted(trial))
+        found.add(trial.figures)
+    return found
