@@ -30,6 +30,8 @@ class Trouble(NamedTuple):
     level: int
     target: Target
     words: str
+    #: An event that is refused again and again counts each time.
+    counted: str = "event(s)"
 
 
 class Reporter:
@@ -42,7 +44,7 @@ class Reporter:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        #: When each was last logged, and the events passed over since.
+        #: When each was last logged, and how often it was passed over since.
         self._troubles: dict[Trouble, tuple[float, int]] = {}
         self._away_since: float | None = None
         self._next_line = float("-inf")
@@ -109,9 +111,9 @@ class Reporter:
     def news(self, news: Iterable[News]) -> None:
         """Report what nobody should have to find out by counting."""
         troubles = Counter(_trouble(item) for item in news)
-        for trouble, events in troubles.items():
+        for trouble, number in troubles.items():
             if trouble is not None:
-                self._note(trouble, events)
+                self._note(trouble, number)
 
     def speak_up(self, *, at_last: bool = False) -> None:
         """Report what was passed over a minute ago; *at_last*, whatever was."""
@@ -120,21 +122,23 @@ class Reporter:
             due = {t: n for t, (last, n) in self._troubles.items() if last <= latest}
             for trouble in due:
                 del self._troubles[trouble]
-        for trouble, events in due.items():
-            if events:
-                self._note(trouble, events)
+        for trouble, number in due.items():
+            if number:
+                self._note(trouble, number)
 
-    def _note(self, trouble: Trouble, events: int) -> None:
+    def _note(self, trouble: Trouble, number: int) -> None:
         now = self._clock()
         with self._lock:
             if trouble in self._troubles:
                 last, passed = self._troubles[trouble]
-                self._troubles[trouble] = (last, passed + events)
+                self._troubles[trouble] = (last, passed + number)
                 return
             if len(self._troubles) < _MOST_TROUBLES:
                 self._troubles[trouble] = (now, 0)
-        line = "%d event(s) for %s %s"
-        _log(trouble.level, line, events, trouble.target, trouble.words)
+        line = "%d %s for %s %s"
+        _log(
+            trouble.level, line, number, trouble.counted, trouble.target, trouble.words
+        )
 
 
 def _log(level: int, line: str, *about: object) -> None:
@@ -158,8 +162,8 @@ def _trouble(news: News) -> Trouble | None:
     target, reason = news.event.target, news.reason
     if news.kind is Kind.FAILED and news.outcome in (Outcome.NACKED, Outcome.RETURNED):
         outcome = news.outcome.value if news.outcome else ""
-        words = f"were {outcome} ({reason}); they are kept and tried again."
-        return Trouble(logging.WARNING, target, words)
+        words = f"({outcome}: {reason}); the events are kept and tried again."
+        return Trouble(logging.WARNING, target, words, "refusal(s)")
     if news.kind is Kind.DEAD:
         return Trouble(logging.ERROR, target, f"are dead ({reason}).")
     if news.kind is Kind.DROPPED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -107,6 +108,15 @@ def books(events: EventCollector) -> dict[str, int]:
 def payloads(events: tuple[Event, ...]) -> list[Any]:
     """What the events say."""
     return [event.payload for event in events]
+
+
+def unmeasured() -> dict[str, str]:
+    """The environment of a process that is not to be measured for coverage.
+
+    For what forks beside threads: a child that inherits coverage's lock while another
+    thread holds it hangs.
+    """
+    return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
 
 
 def wait_until(condition: Callable[[], object], what: str) -> None:

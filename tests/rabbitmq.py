@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, TypeVar
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.helpers import unmeasured
+
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
 CALL_TIMEOUT = 30.0
@@ -384,7 +386,7 @@ def _is_free(port: int) -> bool:
 def _clean_environment() -> dict[str, str]:
     """The environment without what would lead the programs to the system's node."""
     private = ("RABBITMQ_", "ERL_")
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(private)}
+    kept = {k: v for k, v in unmeasured().items() if not k.startswith(private)}
     return kept | {
         "LC_ALL": "C.UTF-8",
         "RABBITMQ_CONF_ENV_FILE": "/nonexistent",

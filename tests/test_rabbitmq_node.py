@@ -14,6 +14,7 @@ import pika
 import pika.exceptions
 import pytest
 
+from tests.helpers import unmeasured
 from tests.rabbitmq import RabbitMQError, RabbitMQNode
 
 pytestmark = pytest.mark.rabbitmq
@@ -63,7 +64,11 @@ def processes_of(folder: str) -> list[str]:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ends_with_a_test_run_that_is_killed() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", TEST_RUN], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", TEST_RUN],
+        cwd=ROOT,
+        env=unmeasured(),
+        stdout=subprocess.PIPE,
+        text=True,
     ) as run:
         assert run.stdout is not None
         folder, port, child = run.stdout.readline().split()

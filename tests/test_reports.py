@@ -178,9 +178,20 @@ def test_refused_events_are_told_with_queue_and_reason(
     log: Log, outcome: Outcome
 ) -> None:
     assert log.news(Kind.FAILED, "no queue 'q'", outcome, events=3) == [
-        f"3 event(s) for q were {outcome.value} (no queue 'q');"
-        " they are kept and tried again."
+        f"3 refusal(s) for q ({outcome.value}: no queue 'q');"
+        " the events are kept and tried again."
     ]
+
+
+def test_one_event_that_is_refused_again_and_again_is_not_told_as_many_events(
+    log: Log,
+) -> None:
+    refused = News(Kind.FAILED, make_event(), "no queue", Outcome.RETURNED)
+    for _ in range(4):
+        log.reporter.news([refused])
+    log.reporter.speak_up(at_last=True)
+    again = " for q (returned: no queue); the events are kept and tried again."
+    assert log.lines() == [f"1 refusal(s){again}", f"3 refusal(s){again}"]
 
 
 def test_dead_events_are_told_with_queue_and_reason(log: Log) -> None:

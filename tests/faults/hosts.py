@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.helpers import unmeasured
 from tests.rabbitmq import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -331,7 +332,7 @@ def environment(
         for name, value in {"QUEUES": {queue: {}}, **settings}.items()
     }
     return {
-        **os.environ,
+        **unmeasured(),
         "PYTHONPATH": str(ROOT),
         "FLASK_FAULTS_QUEUE": queue,
         "FLASK_FAULTS_SIDE_FILE": str(folder / "side-file"),
