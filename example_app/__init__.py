@@ -20,6 +20,8 @@ DEFAULTS: dict[str, Any] = {
     # FLASK_EVENTCOLLECTOR_BROKER_URL=amqp://… puts the shop on RabbitMQ.
     "EVENTCOLLECTOR_BROKER_URL": "memory://",
     "EVENTCOLLECTOR_QUEUES": QUEUES,
+    # FLASK_EVENTCOLLECTOR_BACKLOG=spool keeps what is not confirmed in instance/.
+    "EVENTCOLLECTOR_BACKLOG": "memory",
     # Small enough to see on the page what happens at a limit.
     "EVENTCOLLECTOR_MAX_EVENTS": 2_000,
     "EVENTCOLLECTOR_DEAD_AFTER": 60,

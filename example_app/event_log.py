@@ -34,11 +34,17 @@ class Entry:
     state: str = "enqueued"
     reason: str = "no word on it yet"
     attempts: int = 0
+    #: Where it comes from, if not from this process.
+    origin: str = ""
 
     @property
-    def kind(self) -> tuple[int, str, str, str]:
+    def kind(self) -> tuple[int, str, str, str, str]:
         """Neighbours that agree in this share a row on the page."""
-        return self.unit, self.queue, self.state, self.reason
+        return self.unit, self.queue, self.origin, self.state, self.reason
+
+
+#: The unit of what an earlier process has enqueued, and its spool has brought here.
+ADOPTED = 0
 
 
 class EventLog:
@@ -47,7 +53,8 @@ class EventLog:
     def __init__(self, limit: int = 3_000) -> None:
         self._limit = limit
         self._entries: dict[str, Entry] = {}
-        self._units = count(1)
+        self._units = count(ADOPTED + 1)
+        self._since = datetime.now(timezone.utc)
         self._lock = threading.Lock()
 
     def init_app(self, app: Flask) -> None:
@@ -71,9 +78,7 @@ class EventLog:
         unit = g.setdefault("unit", next(self._units))
         entry = Entry(event.id, event.target_queue, event.enqueued_at, unit)
         with self._lock:
-            self._entries[event.id] = entry
-            if len(self._entries) > self._limit:
-                del self._entries[next(iter(self._entries))]
+            self._put(entry)
 
     def _on_published(
         self, app: Flask, *, events: Iterable[Event], attempt: int, **extra: Any
@@ -109,8 +114,23 @@ class EventLog:
     def _change(self, events: Iterable[Event], **changes: Any) -> None:
         with self._lock:
             for event in events:
-                if entry := self._entries.get(event.id):
-                    self._entries[event.id] = replace(entry, **changes)
+                if entry := self._entries.get(event.id) or self._adopted(event):
+                    self._put(replace(entry, **changes))
+
+    def _adopted(self, event: Event) -> Entry | None:
+        """Return a new entry for what an earlier process has enqueued."""
+        if event.enqueued_at >= self._since:
+            # It was enqueued here, and has left the list since.
+            return None
+        origin = "left by an earlier process"
+        return Entry(
+            event.id, event.target_queue, event.enqueued_at, ADOPTED, origin=origin
+        )
+
+    def _put(self, entry: Entry) -> None:
+        self._entries[entry.id] = entry
+        if len(self._entries) > self._limit:
+            del self._entries[next(iter(self._entries))]
 
 
 def current_event_log() -> EventLog:
@@ -125,6 +145,7 @@ def _row(entries: Sequence[Entry]) -> dict[str, Any]:
         "id": first.id,
         "count": len(entries),
         "queue": first.queue,
+        "origin": first.origin,
         "state": first.state,
         "reason": first.reason,
         "attempts": max(entry.attempts for entry in entries),

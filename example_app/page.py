@@ -6,7 +6,7 @@ from collections import defaultdict
 from datetime import timezone
 from typing import Any
 
-from flask import Blueprint, jsonify, render_template
+from flask import Blueprint, current_app, jsonify, render_template
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
 
@@ -17,6 +17,14 @@ from .publishing import events
 
 bp = Blueprint("page", __name__)
 
+#: What each kind of backlog promises, in a visitor's words.
+PROMISES = {
+    "memory": "What the broker has not confirmed waits in the memory of this process."
+    " kill -9 loses it.",
+    "spool": "When an answer leaves, each of its events is confirmed by the broker or"
+    " on disk. After kill -9 the next process sends what is left.",
+}
+
 
 @bp.get("/")
 def index() -> ResponseReturnValue:
@@ -24,6 +32,7 @@ def index() -> ResponseReturnValue:
     return render_template(
         "index.html",
         broker=broker_name(),
+        backlog=_backlog(),
         embedded=embedded_broker() is not None,
         products=all_products(),
     )
@@ -52,6 +61,11 @@ def _broker() -> dict[str, Any]:
         "meaning": STATES[stats.broker],
         "error": stats.broker_error,
     }
+
+
+def _backlog() -> dict[str, str]:
+    kind = current_app.config["EVENTCOLLECTOR_BACKLOG"]
+    return {"kind": kind, "promise": PROMISES[kind]}
 
 
 def _dead() -> list[dict[str, Any]]:

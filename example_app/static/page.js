@@ -33,6 +33,7 @@ async function refresh() {
 function show(state) {
   showBroker(state.broker);
   showBooks(state.books);
+  showSpool(state.books);
   showStock(state.products);
   fill("#events", state.events, eventCells);
   fill("#dead", state.dead, deadCells);
@@ -60,6 +61,17 @@ function showBooks(books) {
     ? "No event waits."
     : `${events(waiting)} waiting, the oldest for ${duration(books.oldest_age ?? 0)}.`;
   setText(document.querySelector("#backlog"), text);
+}
+
+function showSpool(books) {
+  const place = document.querySelector("#on-disk");
+  if (!place) return; // the backlog is in memory
+  const facts = [`On disk: ${events(books.spooled)}`];
+  if (books.unread) facts.push(`${books.unread.toLocaleString("en")} left by ended processes, still to be read`);
+  if (books.unspooled) facts.push(`${books.unspooled.toLocaleString("en")} in memory only, because the disk fails`);
+  if (books.set_aside) facts.push(`damaged files set aside: ${books.set_aside}`);
+  setText(place, `${facts.join("; ")}.`);
+  setText(document.querySelector("#spool-error"), books.spool_error);
 }
 
 function showStock(products) {
@@ -97,7 +109,7 @@ const identity = (event) => event.id.slice(0, 8) + (event.count > 1 ? " …" : "
 function explanation(event) {
   const count = event.count > 1 ? events(event.count) : "";
   const tries = event.attempts > 1 ? `${event.attempts} tries` : "";
-  return [count, event.reason, tries].filter(Boolean).join(", ");
+  return [count, event.origin, event.reason, tries].filter(Boolean).join(", ");
 }
 
 function fill(selector, rows, cellsOf) {

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .support import DEADLINE, PYTHON, ROOT, environment, wait_for
+from .serving import ServedShop
+from .support import DEADLINE
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -46,29 +45,11 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
     """Return the address of a shop of its own, served as a user would serve it."""
-    log = tmp_path / "server.log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [*PYTHON, "-m", "flask", "--app", "example_app", "run", "--port", "0"],
-            cwd=ROOT,
-            env=environment(tmp_path),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
+    shop = ServedShop(tmp_path)
     try:
-        wait_for(
-            lambda: bool(_address(log)) or server.poll() is not None,
-            "the server starts",
-        )
-        yield _address(log) or pytest.fail(f"it did not start:\n{log.read_text()}")
+        yield shop.start()
     finally:
-        server.terminate()
-        server.wait(DEADLINE)
-
-
-def _address(log: Path) -> str:
-    found = re.search(r"Running on (http://\S+)", log.read_text())
-    return found[1] if found else ""
+        shop.stop()
 
 
 @pytest.fixture
