@@ -53,6 +53,26 @@ def _copy_with_new_header(path: Path, folder: Path) -> Path:
 
 
 def _read_around(journal: Journal) -> Iterator[StoredEvent]:
+    last = 0
+    late: set[int] = set()
+    gaps: list[range] = []
+    for stored in _read_in_ranges(journal):
+        if stored.number < last:
+            late.add(stored.number)
+        else:
+            gaps.append(range(last + 1, stored.number))
+            last = stored.number
+        yield stored
+    # A number that is damaged may hide others from a range, since SQLite relies on the
+    # order of rows. Each can still be asked for by itself.
+    gaps.append(range(last + 1, last + _MOST_DAMAGED))
+    for gap in gaps:
+        for number in gap[:_MOST_DAMAGED]:
+            if number not in late:
+                yield from _row(journal, number)
+
+
+def _read_in_ranges(journal: Journal) -> Iterator[StoredEvent]:
     """The rows that SQLite can read: a range that it can't is halved until it can."""
     damaged = 0
     ranges = [(0, _LAST_NUMBER)]
@@ -72,3 +92,13 @@ def _read_around(journal: Journal) -> Iterator[StoredEvent]:
                 continue
             middle = (first + last) // 2
             ranges += [(middle + 1, last), (first, middle)]
+
+
+def _row(journal: Journal, number: int) -> Iterator[StoredEvent]:
+    try:
+        for row in journal.scan(number, number):
+            with suppress(DamagedRow):
+                yield read_row(row)
+    except sqlite3.Error as error:
+        if not is_damage(error):
+            raise

@@ -24,6 +24,8 @@ class Figures:
     acknowledged: int = 0
     #: Acknowledged, not arrived, and not counted by the app as dropped.
     lost: int = 0
+    #: Acknowledged, and left on disk for the next process.
+    kept: int = 0
     #: Of `lost`, what a mode may lose: it was in the memory of a killed process.
     unconfirmed: int = 0
     duplicated: int = 0
@@ -70,8 +72,8 @@ class Figures:
     def add_books(self, books: Mapping[str, Any], dead: int = 0) -> None:
         """Count the last books of a process, which had so many *dead* at the end."""
         self.confirmed += books["confirmed"]
-        # What is dead at the end of the process is dropped there.
-        self.dropped += books["dropped"] - dead
+        # What is dead at the end of the process is dropped there, unless it is on disk.
+        self.dropped += books["dropped"] - (dead - books["dead"])
         self.dead += dead
         self.discarded += books["discarded"]
         self.balanced &= is_balanced(books)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flask_eventcollector.backlog.salvage import whole_rows
 from tests.faults import side_file
 from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
@@ -328,10 +329,14 @@ class Trial:
         answers = self.load.answers
         tried = side_file.read(self.host.side_file)
         verdict = check(tried, self._acknowledged(), self.arrived)
-        self.missing = verdict.lost
+        on_disk = self._on_disk()
+        self.missing = verdict.lost - on_disk
+        found.kept = len(verdict.lost & on_disk)
         # A process may be killed between its last line and its last books.
-        counted = max(found.dropped, self.logged_drops) + found.dead
-        uncounted = len(verdict.lost - self._may_lose) - counted
+        counted = max(found.dropped, self.logged_drops)
+        if self.rig.mode == "memory":
+            counted += found.dead
+        uncounted = len(self.missing - self._may_lose) - counted
         self.expect("nothing else is lost than what may be", uncounted <= 0)
         arrived = {message.json()["key"] for message in self.arrived}
         self.expect(
@@ -339,13 +344,18 @@ class Trial:
         )
         found.attempts = len(verdict.attempted)
         found.acknowledged = len(verdict.acknowledged)
-        found.lost = max(0, len(verdict.lost) - counted)
+        found.lost = max(0, len(self.missing) - counted)
         found.duplicated = len(verdict.duplicated)
         found.recovered = len(verdict.recovered)
         found.unexpected = len(verdict.unexpected)
         found.unmarked = len(verdict.unmarked)
         found.failed = sum(not answer.ok for answer in answers)
         found.slowest = max((a.seconds for a in answers), default=0.0)
+
+    def _on_disk(self) -> set[str]:
+        """The events that the app has left in its spool."""
+        files = self.host.folder.glob("spool/*.spool")
+        return {s.event.payload["key"] for file in files for s in whole_rows(file)}
 
     def _acknowledged(self) -> set[str]:
         """The events of all requests that succeeded, and of all work that was done."""
