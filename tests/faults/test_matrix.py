@@ -23,6 +23,17 @@ def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
         yield Rig(private_rabbitmq, proxy, folder=tmp_path)
 
 
+#: With the spool, those in which it has most to do; `python -m tests.faults` runs all.
+WITH_SPOOL = [ROWS[number] for number in (3, 6, 10, 17, 26, 30, 31, 32)]
+
+
+@pytest.mark.parametrize("row", WITH_SPOOL, ids=str)
+def test_what_must_hold_with_the_spool_holds_under(row: Row, rig: Rig) -> None:
+    require(row.missing)
+    rig.mode = "spool"
+    assert row.run(rig, row.short).broken == []
+
+
 @pytest.mark.parametrize("row", in_order, ids=str)
 def test_what_must_hold_holds_under(row: Row, rig: Rig) -> None:
     require(row.missing)
