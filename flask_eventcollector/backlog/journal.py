@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
@@ -20,6 +22,11 @@ _MARK = 0x4543 << 16
 
 #: Bytes.
 PAGE_SIZE = 4096
+
+#: Places in the header: https://www.sqlite.org/fileformat2.html#the_database_header
+_VERSION, _ID = slice(60, 64), slice(68, 72)
+#: The change counter with sizes, and what wrote the file last.
+_VARYING = (slice(24, 40), slice(92, 100))
 
 #: What SQLite puts beside a file.
 SUFFIXES = ("-wal", "-shm")
@@ -63,6 +70,47 @@ def is_damage(error: Exception) -> bool:
     return type(error) is sqlite3.DatabaseError
 
 
+def was_begun(path: Path) -> bool:
+    """Whether the file ever got its table, by its first page.
+
+    SQLite itself is not asked, since it may write to what it opens.
+
+    :raises NewerVersion: it was written by a newer version of the library.
+    :raises sqlite3.DatabaseError: the page is damaged.
+    """
+    with path.open("rb") as file:
+        page = file.read(PAGE_SIZE)
+        is_longer = bool(file.read(1))
+    version, mark = (int.from_bytes(page[place], "big") for place in (_VERSION, _ID))
+    if version > VERSION and mark == _MARK | version:
+        raise NewerVersion(
+            f"the file is of version {version}, and this version of the library knows"
+            f" {VERSION}"
+        )
+    if _steady(page) == _steady(new_first_page()):
+        return True
+    if is_longer or len(page) not in (0, PAGE_SIZE) or any(page[PAGE_SIZE // 2 :]):
+        raise sqlite3.DatabaseError("its first page is not what was written")
+    return False
+
+
+@functools.cache
+def new_first_page() -> bytes:
+    """The first page of a new file: the header, and the schema."""
+    with TemporaryDirectory() as folder:
+        new = Path(folder, "new")
+        Journal.create(new).close()
+        return new.read_bytes()[:PAGE_SIZE]
+
+
+def _steady(page: bytes) -> bytes:
+    """What does not change in a first page. :data:`_VARYING` does."""
+    steady = bytearray(page)
+    for place in _VARYING:
+        steady[place] = bytes(len(steady[place]))
+    return bytes(steady)
+
+
 class Journal:
     """Rows on disk, written in transactions. One thread at a time uses it.
 
@@ -83,6 +131,8 @@ class Journal:
         journal = cls.open(path, full_sync=full_sync)
         try:
             journal._run(*_SCHEMA)
+            # So the schema is in the file itself before any row is.
+            journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except BaseException:
             journal.close()
             raise
@@ -136,25 +186,6 @@ class Journal:
 
     # What another reads.
 
-    def check_version(self) -> bool:
-        """Whether the file ever got its table.
-
-        :raises NewerVersion: it was written by a newer version of the library.
-        :raises sqlite3.DatabaseError: the file is damaged.
-        """
-        ((version,),) = self._connection.execute("PRAGMA user_version")
-        ((mark,),) = self._connection.execute("PRAGMA application_id")
-        if (version, mark) == (0, 0) and self.path.stat().st_size <= PAGE_SIZE:
-            return False
-        if mark != _MARK | version or version < 1:
-            raise sqlite3.DatabaseError("the file's version is not what was written")
-        if version > VERSION:
-            raise NewerVersion(
-                f"the file is of version {version}, and this version of the library"
-                f" knows {VERSION}"
-            )
-        return True
-
     def check(self) -> None:
         """Look through the whole file, which takes a second for a million rows.
 
@@ -195,12 +226,10 @@ class Journal:
     def scan(self, first: int, last: int) -> Iterator[tuple[Any, ...]]:
         """The rows with numbers from *first* to *last*, in order."""
         where = "WHERE number BETWEEN ? AND ? ORDER BY number"
+        if first == last:
+            # Looks at no other row, so that a damaged one behind it does no harm.
+            where = "WHERE number = max(?, ?)"
         return self._connection.execute(f"{_SELECT} {where}", (first, last))
-
-    def last_number(self) -> int:
-        """The highest number; 0 if there is no row."""
-        ((number,),) = self._connection.execute("SELECT max(number) FROM events")
-        return int(number or 0)
 
     def rows_with(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
         """The rows of the events with *ids*, of which there are a few hundred."""

@@ -45,6 +45,11 @@ class Orphan:
         return sum(len(place.here) for place in self._places.values())
 
     @property
+    def targets(self) -> int:
+        """How many targets still have events here."""
+        return sum(bool(p.unread or p.here) for p in self._places.values())
+
+    @property
     def unread(self) -> dict[Target, int]:
         """How many of its events are on disk only."""
         return {t: place.unread for t, place in self._places.items() if place.unread}
@@ -54,13 +59,11 @@ class Orphan:
         """Whether all of its events have ended."""
         return not (self.unread or self.here or self._dead)
 
-    def read(self, page: int, count: int, size: int) -> Iterator[Entry]:
+    def read(self, share: int, count: int, size: int) -> Iterator[Entry]:
         """The next events: *count* at most, not many more bytes than *size*.
 
-        A *page* is what may be in memory of all targets together.
+        No target gets more than its *share* of the memory.
         """
-        waiting = [p for p in self._places.values() if p.unread or p.here]
-        share = max(1, page // max(1, len(waiting)))
         for target, place in self._places.items():
             if not place.unread or len(place.here) > share // 2:
                 continue

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
-from .journal import PAGE_SIZE, SUFFIXES, Journal, is_damage
+from .journal import SUFFIXES, Journal, is_damage, new_first_page
 from .rows import DamagedRow, StoredEvent, read_row
 
 #: So many places in a row that can't be read: there is nothing behind them.
 _MOST_DAMAGED = 20_000
-_LAST_NUMBER = 1 << 62
+#: More than any number: what the file itself says of its last may be damaged.
+_LAST_NUMBER = (1 << 63) - 1
 #: Where the header says how large the file is, unless two counters differ. See
 #: https://www.sqlite.org/fileformat2.html#in_header_database_size
 _VERSION_VALID_FOR = slice(92, 96)
@@ -24,63 +24,46 @@ _VERSION_VALID_FOR = slice(92, 96)
 def whole_rows(path: Path) -> Iterator[StoredEvent]:
     """The rows of *path* that are what was written, in order.
 
-    The file is not written to. Raises ``sqlite3.Error`` or ``OSError`` only for what
-    may pass: a file that is locked, a disk that is full.
+    The file is not written to. Raises ``sqlite3.Error`` or ``OSError`` for what may
+    pass: a file that is locked, a disk that is full.
     """
     with ExitStack() as stack:
-        journal = _open(path, stack)
-        if journal is not None:
-            for row in _read_around(journal):
-                with suppress(DamagedRow):
-                    yield read_row(row)
+        folder = Path(stack.enter_context(TemporaryDirectory(dir=path.parent)))
+        copy = _copy_with_new_header(path, folder)
+        journal = Journal.open(copy)
+        stack.callback(journal.close)
+        yield from _read_around(journal)
 
 
-def _open(path: Path, stack: ExitStack) -> Journal | None:
-    for attempt in (path, None):
-        try:
-            journal = Journal.open(attempt or _with_new_header(path, stack))
-            stack.callback(journal.close)
-            journal.is_empty()
-            return journal
-        except sqlite3.Error as error:
-            # "No such table" is damage, too: the header has lost the schema.
-            if not is_damage(error) and "no such table" not in str(error):
-                raise
-    return None
+def _copy_with_new_header(path: Path, folder: Path) -> Path:
+    """A copy with the first page of a new file, which holds the schema and no row.
 
-
-def _with_new_header(path: Path, stack: ExitStack) -> Path:
-    """A copy with a new file's first page, which holds the schema and no row."""
-    folder = stack.enter_context(tempfile.TemporaryDirectory(dir=path.parent))
-    copy = Path(folder, "copy")
+    Nothing is as bad as damage there, nothing is as easily mended, and some of it
+    passes unnoticed: a file that claims to be shorter than it is.
+    """
+    copy = folder / "copy"
     for suffix in ("", *SUFFIXES[:1]):
         with suppress(FileNotFoundError):
             shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
-    page = bytearray(_new_first_page(Path(folder)))
+    page = bytearray(new_first_page())
     page[_VERSION_VALID_FOR] = bytes(4)
     with copy.open("r+b") as file:
         file.write(page)
     return copy
 
 
-def _new_first_page(folder: Path) -> bytes:
-    """The first page of a new file."""
-    new = folder / "new"
-    Journal.create(new).close()
-    return new.read_bytes()[:PAGE_SIZE]
-
-
-def _read_around(journal: Journal) -> Iterator[tuple[Any, ...]]:
+def _read_around(journal: Journal) -> Iterator[StoredEvent]:
     """The rows that SQLite can read: a range that it can't is halved until it can."""
     damaged = 0
-    ranges = [(0, _last_number(journal))]
+    ranges = [(0, _LAST_NUMBER)]
     while ranges and damaged < _MOST_DAMAGED:
         first, last = ranges.pop()
         try:
             for row in journal.scan(first, last):
-                damaged = 0
-                yield row
-                first = max(first, row[0] + 1)
+                with suppress(DamagedRow):
+                    stored = read_row(row)
+                    damaged, first = 0, stored.number + 1
+                    yield stored
         except sqlite3.Error as error:
             if not is_damage(error):
                 raise
@@ -89,12 +72,3 @@ def _read_around(journal: Journal) -> Iterator[tuple[Any, ...]]:
                 continue
             middle = (first + last) // 2
             ranges += [(middle + 1, last), (first, middle)]
-
-
-def _last_number(journal: Journal) -> int:
-    try:
-        return journal.last_number()
-    except sqlite3.Error as error:
-        if is_damage(error):
-            return _LAST_NUMBER
-        raise

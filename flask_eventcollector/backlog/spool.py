@@ -15,7 +15,7 @@ from ..ledger import Ledger
 from ..rounds import TICK, Rounds
 from . import SetAside
 from .folder import Claim, Folder, why_not_ours
-from .journal import Journal, NewerVersion, is_damage
+from .journal import Journal, NewerVersion, is_damage, was_begun
 from .orphan import Orphan, Wreck
 from .remote import take_back, wish_for
 from .rows import row_of
@@ -302,19 +302,17 @@ class Spool:
         if reason:
             self._put_aside(claim, reason, 0)
             return
+        if not was_begun(claim.path):
+            # Its process died before it had written anything.
+            claim.remove()
+            return
         journal = Journal.open(claim.path, full_sync=self._full_sync)
         try:
-            has_table = journal.check_version()
-            if has_table:
-                journal.check()
-                self._orphans.append(Orphan(claim, journal))
+            journal.check()
+            self._orphans.append(Orphan(claim, journal))
         except BaseException:
             journal.close()
             raise
-        if not has_table:
-            # Its process died before it had written anything.
-            journal.close()
-            claim.remove()
 
     def _adopt(self) -> bool:
         """Bring in a page of what waits on disk; returns whether anything came."""
@@ -329,17 +327,20 @@ class Spool:
             self._ledger.note_unread(unread)
         return bool(found)
 
+    def _share(self) -> int:
+        """How many events of one target may be in memory, or of one damaged file."""
+        sharing = sum(orphan.targets for orphan in self._orphans) + len(self._wrecks)
+        return max(1, self._page // max(1, sharing))
+
     def _room(self) -> tuple[int, int]:
         """How many events and bytes may be brought into memory now."""
-        here = sum(orphan.here for orphan in self._orphans)
-        here += sum(wreck.here for wreck in self._wrecks)
         events, size = self._ledger.free()
-        return min(self._page - here, events // 2), min(self._page_bytes, size // 2)
+        return (events + 1) // 2, min(self._page_bytes, (size + 1) // 2)
 
     def _read_orphan(self, orphan: Orphan) -> int:
         count, size = self._room()
         try:
-            entries = list(orphan.read(self._page, count, size))
+            entries = list(orphan.read(self._share(), count, size))
         except sqlite3.Error as error:
             self._read_error = str(error)
             if is_damage(error):
@@ -356,8 +357,9 @@ class Spool:
     def _read_wreck(self, wreck: Wreck) -> int:
         count, size = self._room()
         entries: list[Entry] = []
-        if not wreck.is_read and count > 0 and size > 0:
+        if not wreck.is_read:
             try:
+                count = min(count, self._share() - wreck.here)
                 entries += wreck.read(count, size)
             except (OSError, sqlite3.Error) as error:
                 self._read_error = str(error)

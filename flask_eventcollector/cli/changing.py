@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..backlog.folder import Claim, claim_orphan, maker_of, why_not_ours
-from ..backlog.journal import Journal, NewerVersion
+from ..backlog.journal import Journal, NewerVersion, was_begun
 from ..backlog.orphan import adopted_entry
 from ..backlog.remote import Wish, ask, is_pending, take_back
 from ..backlog.rows import DamagedRow, StoredEvent, read_row, row_of
@@ -89,10 +89,10 @@ def _opened(claim: Claim) -> Iterator[Journal]:
         reason = why_not_ours(claim.path)
         if reason:
             raise Unreadable(f"{claim.path.name}: {reason}")
+        if not was_begun(claim.path):
+            raise Gone
         journal = Journal.open(claim.path)
         try:
-            if not journal.check_version():
-                raise Gone
             journal.check()
             yield journal
             empty = journal.is_empty()

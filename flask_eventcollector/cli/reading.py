@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..backlog.folder import Folder, holder_of, maker_of, why_not_ours
-from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage
+from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage, was_begun
 from ..backlog.rows import DamagedRow, StoredEvent, read_row
 
 #: Rows that are read at a time: while a file is read, its owner can't shrink it.
@@ -109,8 +109,12 @@ def reading(path: Path) -> Iterator[Journal | None]:
         reason = why_not_ours(path)
         if reason:
             raise Unreadable(f"{path.name}: {reason}")
+        # To close a file takes away this process's locks of it.
+        if holder_of(path) != os.getpid() and not was_begun(path):
+            yield None
+            return
         with closing(Journal.open(path, read_only=True)) as journal:
-            yield journal if journal.check_version() else None
+            yield journal
     except (OSError, sqlite3.Error, NewerVersion) as error:
         if os.path.lexists(path):
             raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error

@@ -1,0 +1,76 @@
+"""Files of the spool as dead processes leave them, and spools that find them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flask_eventcollector.backlog.folder import Folder
+from flask_eventcollector.backlog.journal import Journal
+from flask_eventcollector.backlog.rows import row_of
+from flask_eventcollector.backlog.spool import PAGE, PAGE_BYTES, Spool
+from flask_eventcollector.entries import Entry
+from flask_eventcollector.ledger import Ledger
+from tests.parts import make_event
+
+APP = "shop"
+
+
+def rows(
+    payloads: Iterable[Any], *, first: int = 1, queue: str = "q", **more: Any
+) -> list[tuple[Any, ...]]:
+    """A row for each payload, which is its event's id, too."""
+    entries = [Entry(make_event(p, queue, id=str(p), **more)) for p in payloads]
+    return [row_of(entry, first + place) for place, entry in enumerate(entries)]
+
+
+def leave(folder: Path, payloads: Iterable[Any], queue: str = "q", **more: Any) -> Path:
+    """A file with these events, as a process leaves it that was killed."""
+    spool = Folder(folder, APP)
+    spool.make()
+    claim = spool.claim_new()
+    journal = Journal.create(claim.path)
+    journal.write(rows(payloads, queue=queue, **more))
+    journal.close()
+    claim.release()
+    return claim.path
+
+
+def spooling(
+    folder: Path, *, patience: float = 0.25, page: int = PAGE, **more: Any
+) -> Callable[[Ledger], Spool]:
+    """What makes the backlog of a delivery."""
+
+    def spool(ledger: Ledger) -> Spool:
+        return Spool(
+            ledger,
+            Folder(folder, APP),
+            patience=patience,
+            page=(page, PAGE_BYTES),
+            name="test",
+            **more,
+        )
+
+    return spool
+
+
+def stored(folder: Path) -> list[Any]:
+    """What is on disk in *folder*, read by another process as it is now."""
+    code = (
+        "import json, sys; from pathlib import Path\n"
+        "from flask_eventcollector.backlog.journal import Journal\n"
+        "from flask_eventcollector.backlog.rows import read_row\n"
+        "found = []\n"
+        "for path in sorted(Path(sys.argv[1]).glob('*.spool')):\n"
+        "    journal = Journal.open(path, read_only=True)\n"
+        "    found += [read_row(r).event.payload for r in journal.scan(0, 1 << 62)]\n"
+        "print(json.dumps(found))\n"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    output = subprocess.run(command, check=True, capture_output=True, timeout=60)
+    found: list[Any] = json.loads(output.stdout)
+    return found

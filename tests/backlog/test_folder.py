@@ -1,0 +1,198 @@
+"""The spool's folder: whose each file is, and which have nobody left."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flask_eventcollector.backlog.folder import (
+    Folder,
+    claim_orphan,
+    is_held,
+    why_not_ours,
+)
+from tests.backlog.support import APP, leave
+
+OWNER = """
+import sys
+from pathlib import Path
+from flask_eventcollector.backlog.folder import Folder
+claim = Folder(Path(sys.argv[1]), sys.argv[2]).claim_new()
+claim.path.touch()
+print(claim.path, flush=True)
+sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "spool", APP)
+    folder.make()
+    return folder
+
+
+@contextmanager
+def owner(
+    folder: Folder, app: str = APP
+) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
+    """Another process with a file of its own."""
+    command = [sys.executable, "-c", OWNER, str(folder.path), app]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        yield Path(process.stdout.readline().strip()), process
+        process.kill()
+
+
+def orphans(folder: Folder) -> list[Path]:
+    claims = list(folder.claim_orphans())
+    for claim in claims:
+        claim.release()
+    return [claim.path for claim in claims]
+
+
+def test_only_its_owner_may_enter_it(folder: Folder) -> None:
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_is_not_there_has_no_files(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "nowhere", APP)
+    assert folder.files() == []
+    assert not folder.has_orphans()
+
+
+def test_a_new_file_is_named_after_app_and_process(folder: Folder) -> None:
+    claim = Folder(folder.path, "a/b@c").claim_new()
+    assert claim.path.name.startswith(f"a%2Fb%40c@{os.getpid()}@")
+    claim.remove()
+
+
+def test_each_file_has_a_name_of_its_own(folder: Folder) -> None:
+    claims = [folder.claim_new() for _ in range(3)]
+    assert len({claim.path for claim in claims}) == 3
+    for claim in claims:
+        claim.remove()
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_living_process_keeps_its_file(folder: Folder) -> None:
+    with owner(folder) as (path, process):
+        assert is_held(path)
+        assert orphans(folder) == []
+        process.kill()
+        process.wait()
+        assert not is_held(path)
+        assert orphans(folder) == [path]
+
+
+def test_a_file_is_claimed_once_in_one_process(folder: Folder) -> None:
+    path = leave(folder.path, "a")
+    claim = claim_orphan(path)
+    assert claim is not None
+    # A second look must not give the first one's lock away either.
+    assert claim_orphan(path) is None
+    code = "import sys; from pathlib import Path\n"
+    code += "from flask_eventcollector.backlog.folder import is_held\n"
+    code += "print(is_held(Path(sys.argv[1])))"
+    seen = subprocess.check_output([sys.executable, "-c", code, str(path)], text=True)
+    assert seen == "True\n"
+    claim.release()
+    assert orphans(folder) == [path]
+
+
+def test_a_forked_child_never_holds_its_parents_file(folder: Folder) -> None:
+    claim = folder.claim_new()
+    claim.path.touch()
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        # Nothing that the child does with its copy of the lock changes anything.
+        os.write(writer, b"held" if is_held(claim.path) else b"free")
+        os.close(claim._descriptor)
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 9) == b"held"
+    code = "import sys; from pathlib import Path\n"
+    code += "from flask_eventcollector.backlog.folder import is_held\n"
+    code += "print(is_held(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(claim.path)]
+    assert subprocess.check_output(command, text=True) == "True\n"
+    claim.remove()
+    os.close(reader)
+    os.close(writer)
+
+
+def test_an_orphan_is_free_although_a_child_of_its_owner_lives(folder: Folder) -> None:
+    code = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from flask_eventcollector.backlog.folder import Folder\n"
+        f"claim = Folder(Path(sys.argv[1]), {APP!r}).claim_new()\n"
+        "claim.path.touch()\n"
+        "if os.fork() == 0:\n"
+        "    sys.stdin.read(); os._exit(0)\n"
+        "print(claim.path, flush=True); os.kill(os.getpid(), 9)\n"
+    )
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code, str(folder.path)]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        path = Path(process.stdout.readline().strip())
+        process.wait()
+        assert orphans(folder) == [path]
+
+
+def test_another_apps_files_are_not_its_own(folder: Folder) -> None:
+    path = leave(folder.path, "a")
+    assert orphans(Folder(folder.path, "shop2")) == []
+    assert orphans(Folder(folder.path, "sho")) == []
+    assert orphans(folder) == [path]
+
+
+def test_a_file_that_was_removed_meanwhile_is_no_orphan(folder: Folder) -> None:
+    path = leave(folder.path, "a")
+    path.unlink()
+    assert claim_orphan(path) is None
+    assert list(folder.path.iterdir()) == []
+
+
+def test_a_file_that_is_set_aside_is_found_no_more(folder: Folder) -> None:
+    path = leave(folder.path, "a")
+    (folder.path / f"{path.name}-wal").touch()
+    claim = claim_orphan(path)
+    assert claim is not None
+    aside = claim.set_aside()
+    assert aside.name == f"{path.name}.aside"
+    assert {p.name for p in folder.path.iterdir()} == {aside.name, f"{aside.name}-wal"}
+    assert folder.files() == []
+
+
+def test_a_lock_that_may_not_be_opened_belongs_to_nobody_here(folder: Folder) -> None:
+    path = leave(folder.path, "a")
+    lock = Path(f"{path}.lock")
+    lock.unlink()
+    lock.symlink_to("elsewhere")
+    assert orphans(folder) == []
+    assert not (folder.path / "elsewhere").exists()
+
+
+def test_only_own_regular_files_are_opened(folder: Folder, tmp_path: Path) -> None:
+    path = leave(folder.path, "a")
+    assert why_not_ours(path) == ""
+    link = folder.path / "link"
+    link.symlink_to(path)
+    assert why_not_ours(link) == "it is not a regular file"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_another_users_file_is_not_opened(folder: Folder) -> None:
+    path = leave(folder.path, "a")
+    os.chown(path, 12345, -1)
+    assert why_not_ours(path) == "it belongs to the user with the id 12345"

@@ -1,0 +1,625 @@
+"""The backlog on disk: what is not confirmed outlives the process."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
+from flask_eventcollector.backlog import spool as module
+from flask_eventcollector.backlog.journal import Journal
+from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.delivery import Delivery
+from flask_eventcollector.entries import Settlement
+from flask_eventcollector.events import BrokerState, Outcome, Stats
+from tests.backlog.support import leave, rows, spooling, stored
+from tests.helpers import DEADLINE, wait_until
+from tests.parts import (
+    ManualBroker,
+    Told,
+    books,
+    collect,
+    delivering,
+    make_delivery,
+    thread,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a round come soon by itself."""
+    monkeypatch.setattr(module, "TICK", 0.05)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+@pytest.fixture
+def broker() -> ManualBroker:
+    return ManualBroker()
+
+
+@pytest.fixture
+def away() -> ManualBroker:
+    return ManualBroker(BrokerState.DOWN)
+
+
+Deliver = Callable[..., Delivery]
+
+
+@pytest.fixture
+def deliver(folder: Path, told: Told) -> Iterator[Deliver]:
+    begun: list[Delivery] = []
+
+    def deliver(broker: Any, *, confirm_timeout: float = 0.1, **more: Any) -> Delivery:
+        about_spool = {k: more.pop(k) for k in ("page", "full_sync") if k in more}
+        delivery = make_delivery(
+            broker,
+            told,
+            confirm_timeout=confirm_timeout,
+            backlog=spooling(folder, patience=confirm_timeout, **about_spool),
+            durable=True,
+            **more,
+        )
+        begun.append(delivery)
+        return delivery
+
+    yield deliver
+    for delivery in begun:
+        delivery.close(1)
+
+
+def eventually(delivery: Delivery, **expected: Any) -> None:
+    """Wait until the figures are these."""
+
+    def shows() -> bool:
+        stats = delivery.stats()
+        return all(getattr(stats, k) == v for k, v in expected.items())
+
+    wait_until(shows, f"{expected}, not {delivery.stats()}")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.suffix for path in folder.iterdir()) if folder.exists() else []
+
+
+def spool_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name == "eventcollector-spool-test"]
+
+
+# What is written, and when
+
+
+def test_while_the_broker_confirms_in_time_nothing_is_written(
+    deliver: Deliver, folder: Path
+) -> None:
+    delivery = deliver(MemoryBroker())
+    assert delivery.publish(collect(delivery, 1, 2)).confirmed == 2
+    delivery.close(1)
+    assert not folder.exists()
+
+
+def test_what_is_not_confirmed_in_time_is_on_disk_when_publish_returns(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    assert delivery.publish(collect(delivery, 1, 2)).in_flight == 2
+    assert stored(folder) == [1, 2]
+    assert delivery.stats().spooled == 2
+
+
+def test_while_the_broker_is_away_it_is_on_disk_at_once(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(away, confirm_timeout=DEADLINE)
+    with thread(lambda: delivery.publish(collect(delivery, 1))) as publishing:
+        publishing.join(DEADLINE / 2)
+        assert not publishing.is_alive()
+    assert stored(folder) == [1]
+
+
+def test_where_nobody_waits_for_confirms_it_is_on_disk_before_it_is_sent(
+    deliver: Deliver, folder: Path
+) -> None:
+    seen: list[Any] = []
+
+    class Watched(ManualBroker):
+        def wake(self) -> None:
+            seen.append(stored(folder))
+
+    delivery = deliver(Watched(), confirm_timeout=0)
+    delivery.publish(collect(delivery, 1))
+    assert seen[0] == [1]
+
+
+def test_what_was_handed_over_without_waiting_is_written_soon(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(away)
+    delivery.hand_over(collect(delivery, 1))
+    eventually(delivery, spooled=1)
+    assert stored(folder) == [1]
+
+
+def test_a_long_wait_does_not_keep_an_event_off_the_disk(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    with thread(lambda: delivery.publish(collect(delivery, 1), DEADLINE)):
+        eventually(delivery, spooled=1)
+        assert stored(folder) == [1]
+        broker.settle()
+
+
+def test_several_callers_share_a_transaction(
+    deliver: Deliver, away: ManualBroker, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    held = threading.Event()
+    writes: list[int] = []
+    write = Journal.write
+
+    def slow(journal: Journal, rows: Any = (), erased: Any = ()) -> None:
+        rows = list(rows)
+        writes.append(len(rows))
+        assert held.wait(DEADLINE) or len(writes) > 1
+        write(journal, rows, erased)
+
+    monkeypatch.setattr(Journal, "write", slow)
+    monkeypatch.setattr(module, "LONGEST_WAIT", DEADLINE)
+    delivery = deliver(away)
+    threads = [
+        threading.Thread(target=delivery.publish, args=[collect(delivery, n)])
+        for n in range(9)
+    ]
+    threads[0].start()
+    wait_until(lambda: bool(writes), "the first write")
+    for each in threads[1:]:
+        each.start()
+    wait_until(lambda: delivery.stats().retained == 9, "all are handed over")
+    wait_until(lambda: len(requests(delivery)) == 8, "all wait")
+    held.set()
+    for each in threads:
+        each.join(DEADLINE)
+    assert writes == [1, 8]
+    assert sorted(stored(folder)) == list(range(9))
+
+
+def requests(delivery: Delivery) -> Any:
+    backlog: Any = delivery._backlog
+    return backlog._requests
+
+
+# What is erased, and when
+
+
+def test_a_confirm_takes_the_row_away(
+    deliver: Deliver, broker: ManualBroker, folder: Path, told: Told
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1, 2))
+    broker.settle()
+    eventually(delivery, confirmed=2, unerased=0, spooled=0)
+    assert stored(folder) == []
+    told.wait_for("events-published", [1, 2])
+
+
+def test_a_confirm_that_comes_during_the_write_takes_the_row_away(
+    deliver: Deliver,
+    broker: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write = Journal.write
+
+    def confirm_first(journal: Journal, rows: Any = (), erased: Any = ()) -> None:
+        rows = list(rows)
+        broker.settle()
+        write(journal, rows, erased)
+
+    monkeypatch.setattr(Journal, "write", confirm_first)
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    eventually(delivery, confirmed=1, unerased=0)
+    assert stored(folder) == []
+
+
+def test_a_row_is_no_second_owner(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    assert stored(folder) == [1]
+    delivery.flush(0.2)
+    assert len(broker.taken) == 1
+    broker.settle()
+    assert books(delivery) == {"confirmed": 1}
+
+
+def test_what_is_not_erased_yet_is_counted(
+    deliver: Deliver, broker: ManualBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1, 2))
+    monkeypatch.setattr(
+        Journal, "write", failing(sqlite3.OperationalError("disk I/O error"))
+    )
+    broker.settle()
+    eventually(delivery, confirmed=2, unerased=2, spool_error="disk I/O error")
+    monkeypatch.undo()
+    eventually(delivery, unerased=0, spool_error="")
+
+
+@pytest.mark.parametrize("drop_oldest", [False, True])
+def test_what_is_dropped_is_erased(
+    deliver: Deliver, away: ManualBroker, folder: Path, drop_oldest: bool
+) -> None:
+    delivery = deliver(away, max_events=2, drop_oldest=drop_oldest)
+    for payload in (1, 2, 3):
+        delivery.publish(collect(delivery, payload))
+    eventually(delivery, dropped=1, unerased=0, spooled=2)
+    assert stored(folder) == ([2, 3] if drop_oldest else [1, 2])
+
+
+def test_what_is_purged_is_erased(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(away)
+    entries = collect(delivery, 1, 2)
+    ids = [entry.event.id for entry in entries]
+    delivery.publish(entries)
+    assert delivery.purge(ids[:1]) == 1
+    eventually(delivery, unerased=0)
+    assert stored(folder) == [2]
+
+
+# The end of the process, and the next one
+
+
+def test_what_is_left_at_the_end_stays_on_disk_and_is_not_dropped(
+    deliver: Deliver, away: ManualBroker, folder: Path, told: Told
+) -> None:
+    delivery = deliver(away)
+    delivery.hand_over(collect(delivery, 1, 2))
+    assert not delivery.close(0)
+    assert stored(folder) == [1, 2]
+    assert books(delivery) == {"retained": 2}
+    assert told.payloads("events-dropped") == []
+    assert spool_threads() == []
+
+
+def test_what_is_in_flight_at_the_end_stays_on_disk(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    delivery.hand_over(collect(delivery, 1))
+    broker.wait_for(1)
+    assert not delivery.close(0)
+    assert stored(folder) == [1]
+
+
+def test_it_is_on_disk_before_the_last_flush_begins(
+    deliver: Deliver, folder: Path
+) -> None:
+    seen: list[Any] = []
+
+    class Watched(ManualBroker):
+        def hurry(self) -> None:
+            seen.append(stored(folder))
+
+    delivery = deliver(Watched(BrokerState.DOWN), confirm_timeout=DEADLINE)
+    delivery.hand_over(collect(delivery, 1))
+    delivery.close(0.1)
+    assert seen == [[1]]
+
+
+def test_a_file_with_nothing_in_it_is_removed_at_the_end(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    broker.settle()
+    assert delivery.close(DEADLINE)
+    assert files(folder) == []
+
+
+def test_the_next_process_delivers_what_was_left(
+    deliver: Deliver, folder: Path, told: Told
+) -> None:
+    leave(folder, "abc")
+    memory = MemoryBroker()
+    delivery = deliver(memory)
+    assert delivery.publish(collect(delivery, "new")).confirmed == 1
+    told.wait_for("events-published", ["new", "a", "b", "c"])
+    eventually(delivery, adopted=3, confirmed=4, unerased=0, retained=0)
+    wait_until(lambda: files(folder) == [], "the file is removed")
+    assert [e.payload for e in memory.events("q")] == ["new", "a", "b", "c"]
+
+
+def test_what_a_dead_process_has_left_is_marked(deliver: Deliver, folder: Path) -> None:
+    leave(folder, ["a"], headers={"own": 1})
+    memory = MemoryBroker()
+    delivery = deliver(memory)
+    delivery.start()
+    eventually(delivery, confirmed=1)
+    [event] = memory.events("q")
+    assert event.id == "a"
+    assert event.headers == {"own": 1, POSSIBLE_DUPLICATE: True}
+
+
+def test_what_was_adopted_stays_on_disk_until_it_is_confirmed(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    leave(folder, "ab")
+    delivery = deliver(broker)
+    delivery.start()
+    broker.wait_for(2)
+    assert stored(folder) == ["a", "b"]
+    assert not delivery.close(0)
+    assert stored(folder) == ["a", "b"]
+
+
+def test_several_files_are_adopted(deliver: Deliver, folder: Path) -> None:
+    for letters in ("ab", "cd", "ef"):
+        leave(folder, letters)
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    eventually(delivery, confirmed=6)
+    wait_until(lambda: files(folder) == [], "the files are removed")
+
+
+def test_a_file_is_adopted_once(deliver: Deliver, folder: Path) -> None:
+    leave(folder, "abc")
+    first, second = deliver(MemoryBroker()), deliver(MemoryBroker())
+    for delivery in (first, second):
+        delivery.start()
+    wait_until(
+        lambda: first.stats().confirmed + second.stats().confirmed == 3, "all are sent"
+    )
+    assert first.stats().adopted + second.stats().adopted == 3
+
+
+def test_no_more_than_a_page_is_in_memory(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    leave(folder, range(50))
+    delivery = deliver(broker, page=10)
+    delivery.start()
+    sent = []
+    for _ in range(50):
+        wait_until(lambda: bool(broker.taken), "an event is sent")
+        stats = delivery.stats()
+        assert stats.retained + stats.in_flight <= 10
+        assert stats.unread + stats.adopted <= 50
+        entry = broker.taken.pop(0)
+        sent.append(entry.event.payload)
+        delivery.settle([Settlement(entry, Outcome.CONFIRMED)])
+        broker.wake()
+    assert sent == list(range(50))
+    eventually(delivery, confirmed=50, unread=0)
+
+
+def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> None:
+    memory = MemoryBroker()
+    memory.refuse("missing")
+    leave(folder, range(100), queue="missing")
+    leave(folder, range(100, 200))
+    path = leave(folder, range(200, 300), queue="missing")
+    journal = Journal.open(path)
+    journal.write(rows(range(300, 400), first=1000, queue="q"))
+    journal.close()
+    delivery = deliver(memory, page=20)
+    delivery.start()
+    eventually(delivery, confirmed=200)
+    stats = delivery.stats()
+    assert stats.retained < 2 * 20
+    assert stats.retained + stats.unread == 200
+
+
+def test_memory_that_is_full_waits_with_adopting(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    leave(folder, "abc")
+    delivery = deliver(away, max_events=2)
+    entries = collect(delivery, 1, 2)
+    eventually(delivery, unread=3)
+    assert delivery.stats().dropped == 0
+    delivery.discard(entries, "test")
+    eventually(delivery, adopted=1, retained=1)
+
+
+def test_a_flush_delivers_all_that_dead_processes_have_left(
+    deliver: Deliver, folder: Path
+) -> None:
+    delivery = deliver(MemoryBroker(), page=7)
+    delivery.start()
+    eventually(delivery, broker=BrokerState.READY)
+    leave(folder, range(100))
+    assert delivery.flush(DEADLINE)
+    assert delivery.stats().confirmed == 100
+
+
+def test_a_flush_ends_when_the_rest_is_refused(deliver: Deliver, folder: Path) -> None:
+    memory = MemoryBroker()
+    memory.refuse("missing")
+    leave(folder, range(100), queue="missing")
+    leave(folder, range(100, 200))
+    delivery = deliver(memory, page=10)
+    delivery.start()
+    with thread(lambda: delivery.flush(DEADLINE)) as flushing:
+        flushing.join(DEADLINE / 2)
+        assert not flushing.is_alive()
+    eventually(delivery, confirmed=100)
+
+
+# Dead events
+
+
+def test_a_dead_event_is_dead_on_disk_and_in_the_next_process(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    broker.settle(Outcome.NACKED, reason="too large", final=True)
+    eventually(delivery, dead=1, unerased=0)
+    assert delivery.close(0)
+    heir = deliver(ManualBroker())
+    heir.start()
+    eventually(heir, adopted=1, dead=1)
+    [dead] = heir.dead()
+    assert (dead.event.payload, dead.reason) == (1, "too large")
+    # What was not sent again stays for the next one.
+    heir.close(0)
+    assert stored(folder) == [1]
+
+
+def test_a_dead_event_that_is_retried_is_dead_no_more(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    broker.settle(Outcome.NACKED, reason="too large", final=True)
+    eventually(delivery, dead=1, unerased=0)
+    broker.state = BrokerState.DOWN
+    assert delivery.retry(None) == 1
+    eventually(delivery, unerased=0)
+    delivery.close(0)
+    heir = deliver(MemoryBroker())
+    heir.start()
+    eventually(heir, confirmed=1)
+
+
+# A disk that fails
+
+
+def failing(error: Exception) -> Callable[..., None]:
+    def fail(*args: Any, **more: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_what_a_full_disk_does_not_take_stays_in_memory_counted(
+    deliver: Deliver,
+    away: ManualBroker,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full = sqlite3.OperationalError("database or disk is full")
+    monkeypatch.setattr(Journal, "write", failing(full))
+    delivery = deliver(away)
+    assert delivery.publish(collect(delivery, 1, 2)).retained == 2
+    stats = delivery.stats()
+    assert stats.unspooled == 2
+    assert stats.spooled == 0
+    assert stats.spool_error == "database or disk is full"
+    wait_until(
+        lambda: "The spool fails: database or disk is full" in caplog.text, "log"
+    )
+    monkeypatch.undo()
+    eventually(delivery, unspooled=0, spooled=2, spool_error="")
+    assert stored(folder) == [1, 2]
+
+
+def test_nobody_waits_again_and_again_for_a_disk_that_hangs(
+    deliver: Deliver, away: ManualBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = threading.Event()
+    monkeypatch.setattr(Journal, "write", lambda *args: hangs.wait(DEADLINE))
+    monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(module, "PAUSE", DEADLINE)
+    delivery = deliver(away)
+    delivery.publish(collect(delivery, 1))
+    assert delivery.stats().spool_error == "the disk does not answer"
+    delivery.publish(collect(delivery, 2))
+    assert len(requests(delivery)) == 0
+    hangs.set()
+
+
+def test_a_folder_that_can_not_be_made_is_no_reason_to_fail(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    folder.touch()
+    delivery = deliver(away)
+    assert delivery.publish(collect(delivery, 1)).retained == 1
+    assert "File exists" in delivery.stats().spool_error
+    assert not delivery.close(0)
+    assert books(delivery) == {"dropped": 1}
+
+
+def test_an_own_file_that_is_damaged_is_set_aside_and_written_anew(
+    deliver: Deliver, away: ManualBroker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    delivery = deliver(away)
+    delivery.publish(collect(delivery, 1))
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    monkeypatch.setattr(Journal, "write", failing(damage))
+    delivery.publish(collect(delivery, 2))
+    eventually(delivery, set_aside=1)
+    monkeypatch.undo()
+    eventually(delivery, spooled=2, set_aside=1)
+    assert len(list(folder.glob("*.aside"))) == 1
+    assert sorted(stored(folder)) == [1, 2]
+
+
+def test_a_file_that_can_not_be_read_for_now_is_tried_again(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(folder, "ab")
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "check", failing(sqlite3.OperationalError("locked")))
+        delivery = deliver(MemoryBroker())
+        delivery.start()
+        eventually(delivery, spool_error="locked")
+    eventually(delivery, confirmed=2, spool_error="")
+
+
+# Fork
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_forked_child_leaves_its_parents_file_alone(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(away)
+    delivery.publish(collect(delivery, 1))
+    if (child := os.fork()) == 0:
+        # It ends as a Python process does: with its copy of the connection closed.
+        backlog: Any = delivery._backlog
+        backlog._own[1].close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    delivery.publish(collect(delivery, 2))
+    assert stored(folder) == [1, 2]
+    [path] = folder.glob("*.spool")
+    journal = Journal.open(path, read_only=True)
+    journal.check()
+    journal.close()
+
+
+def test_the_figures_of_two_apps_can_be_added() -> None:
+    first = Stats(spooled=1, unread=2, spool_error="full")
+    second = Stats(spooled=3, unerased=4)
+    both = first + second
+    assert (both.spooled, both.unread, both.unerased) == (4, 2, 4)
+    assert both.spool_error == "full"
+
+
+def test_the_spool_needs_nobody_who_waits(folder: Path) -> None:
+    with delivering(MemoryBroker(), backlog=spooling(folder), durable=True) as delivery:
+        # It was never started.
+        assert delivery.flush(0)
