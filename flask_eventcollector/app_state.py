@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -36,6 +37,7 @@ from .config import (
 )
 from .delivery import Delivery
 from .encoding import encode_event, provider_default
+from .entries import News
 from .events import Event
 from .ledger import Ledger, Limits
 from .reports import Reporter
@@ -115,6 +117,10 @@ class AppState:
         begun[delivery] = config.shutdown_timeout
         weakref.finalize(self.app, delivery.stop_soon).atexit = False
         return delivery
+
+    def tell(self, news: Sequence[News]) -> None:
+        """Log and signal, now, what became of events that never came here."""
+        Announcer(self._send, Reporter(), deque()).tell(news)
 
     def _folder(self) -> Folder:
         return Folder(choose_spool_dir(self.config, self.app), self.app.name)

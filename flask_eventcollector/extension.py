@@ -22,6 +22,7 @@ from .app_state import AppState, deliveries
 from .blocks import AutoPublishingEventCollector
 from .brokers import Broker
 from .collector import CollectorLike
+from .commands import add_commands
 from .config import Config
 from .delivery import Delivery
 from .errors import ConfigurationError
@@ -77,6 +78,7 @@ class EventCollector:
         _check_threads()
         app.extensions[_KEY] = state = AppState(app, config, self)
         state.register(app)
+        add_commands(app)
         self._apps.append(weakref.ref(app))
 
     # Collecting and publishing.

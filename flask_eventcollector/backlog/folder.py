@@ -19,6 +19,8 @@ except ImportError:  # pragma: no cover - Windows
 from .journal import SUFFIXES
 
 EXTENSION = ".spool"
+#: What the command line asks the process of a file for; see `backlog.remote`.
+REQUEST = ".request"
 _LOCK = ".lock"
 _ASIDE = ".aside"
 
@@ -65,7 +67,8 @@ class Claim:
         return aside
 
     def _end(self) -> None:
-        _unlink(self.path, _LOCK)
+        for suffix in (REQUEST, _LOCK):
+            _unlink(self.path, suffix)
         self.release()
 
 
@@ -93,12 +96,19 @@ class Folder:
 
     def files(self) -> list[Path]:
         """The app's files, oldest name first."""
+        return self._files(EXTENSION)
+
+    def files_set_aside(self) -> list[Path]:
+        """The app's files that could not be read as a whole; nobody uses them."""
+        return self._files(EXTENSION + _ASIDE)
+
+    def _files(self, ending: str) -> list[Path]:
         try:
             names = os.listdir(self.path)
         except OSError:
             return []
         mine = (n for n in names if n.startswith(self._prefix))
-        return [self.path / name for name in sorted(mine) if name.endswith(EXTENSION)]
+        return [self.path / name for name in sorted(mine) if name.endswith(ending)]
 
     def claim_orphans(self) -> Iterator[Claim]:
         """Lock the files of dead processes, one after the other."""
@@ -135,6 +145,33 @@ def is_held(path: Path) -> bool:
         return True
     claim.release()
     return False
+
+
+def holder_of(path: Path) -> int | None:
+    """The id of the process that has locked *path*; ``None``: it has nobody left.
+
+    0 if the process can't be told.
+    """
+    claim = claim_orphan(path)
+    if claim is not None:
+        claim.release()
+        return None
+    mine = object()
+    if _held.setdefault(_key(path), mine) is not mine:
+        return os.getpid()
+    try:
+        # To close it takes away this process's locks of it, of which it has none now.
+        return int(Path(f"{path}{_LOCK}").read_text() or 0)
+    except (OSError, ValueError):
+        return 0
+    finally:
+        del _held[_key(path)]
+
+
+def maker_of(path: Path) -> int:
+    """The id of the process that made *path*; 0 if the name doesn't tell."""
+    number = path.name.split("@")[-2:-1]
+    return int(number[0]) if number and number[0].isdecimal() else 0
 
 
 def why_not_ours(path: Path) -> str:
@@ -181,6 +218,10 @@ def _open_locked(path: Path) -> int | None:
     except BaseException:
         os.close(descriptor)
         raise
+    with suppress(OSError):
+        # For people: this may be another process than the one that made the file.
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d" % os.getpid(), 0)
     return descriptor
 
 

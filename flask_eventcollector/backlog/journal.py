@@ -53,6 +53,8 @@ _SCHEMA = (
 _PLACES = ", ".join("?" * len(COLUMNS))
 _INSERT = f"INSERT OR REPLACE INTO events VALUES ({_PLACES})"  # noqa: S608 - as below
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608 - our own columns
+#: Asks for the column's type only: the text is behind the body, which may be long.
+_IS_DEAD = "typeof(dead) != 'null'"
 
 #: Seconds that a write waits for a reader of the same file: the command line.
 _BUSY_TIMEOUT = 1.0
@@ -229,9 +231,33 @@ class Journal:
             where = "WHERE number = max(?, ?)"
         return self._connection.execute(f"{_SELECT} {where}", (first, last))
 
-    def rows_with(self, id: str) -> list[tuple[Any, ...]]:
-        """The rows of the event *id*."""
-        return self._connection.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchall()
+    def rows_with(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of the events with *ids*, of which there are a few hundred."""
+        places = ", ".join("?" * len(ids))
+        rows = self._connection.execute(f"{_SELECT} WHERE id IN ({places})", ids)
+        return rows.fetchall()
+
+    def sums(self) -> tuple[int, int, int | None]:
+        """How many rows wait, how many are dead, and when the oldest was enqueued."""
+        ((rows, dead, oldest),) = self._connection.execute(
+            f"SELECT count(*), total({_IS_DEAD}), min(enqueued_at) FROM events"  # noqa: S608 - as above
+        )
+        return rows - int(dead), int(dead), oldest
+
+    def rows_after(
+        self, number: int, count: int, *, queue: str | None, dead: bool
+    ) -> list[tuple[Any, ...]]:
+        """The next *count* rows behind *number*: of *queue*, or only *dead* ones."""
+        where = "number > ?"
+        values: list[Any] = [number]
+        if queue is not None:
+            where += " AND queue = ?"
+            values.append(queue)
+        if dead:
+            where += f" AND {_IS_DEAD}"
+        return self._connection.execute(
+            f"{_SELECT} WHERE {where} ORDER BY number LIMIT ?", (*values, count)
+        ).fetchall()
 
     def is_empty(self) -> bool:
         """Whether no row is left."""

@@ -17,6 +17,7 @@ from . import SetAside
 from .folder import Claim, Folder, why_not_ours
 from .journal import Journal, NewerVersion, is_damage, was_begun
 from .orphan import Orphan, Wreck
+from .remote import take_back, wish_for
 from .rows import row_of
 
 #: Seconds that a caller waits for the disk, at most.
@@ -148,6 +149,7 @@ class Spool:
     def _round(self) -> float:
         requests = [self._requests.popleft() for _ in range(len(self._requests))]
         searches = [self._searches.popleft() for _ in range(len(self._searches))]
+        self._fulfil_wishes()
         try:
             wrote_all = self._write(requests)
         finally:
@@ -223,6 +225,23 @@ class Spool:
     def _take_outdated(self) -> list[Entry]:
         outdated = self._ledger.outdated
         return [outdated.popleft() for _ in range(len(outdated))]
+
+    def _fulfil_wishes(self) -> None:
+        """Do what the command line asks for, before the rows are written."""
+        claims = [orphan.claim for orphan in self._orphans]
+        if self._own is not None:
+            claims.append(self._own[0])
+        for claim in claims:
+            wish = wish_for(claim.path)
+            if wish is None:
+                continue
+            if wish.what == "retry":
+                self._ledger.retry(wish.ids)
+                self._wake_broker()
+            elif wish.what == "purge":
+                # The flusher tells it.
+                self._ledger.news.extend(self._ledger.purge(wish.ids))
+            take_back(claim.path)
 
     # The own file.
 

@@ -162,7 +162,7 @@ def test_a_flipped_bit_is_not_taken_for_a_newer_version(
 def test_a_reader_changes_nothing(journal: Journal, path: Path) -> None:
     journal.write(rows("a"))
     reader = Journal.open(path, read_only=True)
-    assert payloads(reader.rows_with("a")) == ["a"]
+    assert payloads(reader.rows_with(["a"])) == ["a"]
     with pytest.raises(sqlite3.OperationalError, match="readonly"):
         reader.write((), [1])
     reader.close()

@@ -1,0 +1,100 @@
+"""Delivers, in this process, what dead ones have left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..backlog.folder import Folder
+from ..delivery import Delivery
+from ..events import Stats
+from .reading import reports
+
+#: Seconds between two looks at how far it is.
+_STEP = 0.1
+
+
+@dataclass(frozen=True)
+class Drained:
+    """What a flush has done, and what it has left."""
+
+    delivered: int
+    #: Those of dead processes that still wait.
+    waiting: int
+    #: Those of dead processes that are dead.
+    dead: int
+    #: Files that could not be read as a whole.
+    set_aside: int
+    #: What living processes have on disk, and how many these are.
+    others: int
+    processes: int
+    #: Why something is left; ``""``: nobody knows.
+    reason: str
+
+
+def drain(
+    delivery: Delivery,
+    folder: Folder,
+    timeout: float,
+    watch: Callable[[int], object],
+) -> Drained:
+    """Deliver within *timeout* seconds; tell *watch*, now and then, how many more."""
+    before, seen = delivery.stats(), 0
+    flush = threading.Thread(
+        target=_flush, args=(delivery, folder, time.monotonic() + timeout), daemon=True
+    )
+    flush.start()
+    while flush.is_alive():
+        flush.join(_STEP)
+        now = _ended(before, delivery.stats())
+        watch(now - seen)
+        seen = now
+    return _result(before, delivery.stats(), folder)
+
+
+def _flush(delivery: Delivery, folder: Folder, deadline: float) -> None:
+    """Only some files are open at a time: go on while there are more."""
+    delivery.start()
+    before: set[str] = set()
+    while True:
+        delivered = delivery.flush(max(0.0, deadline - time.monotonic()))
+        orphans = _orphans(folder)
+        if not delivered or orphans <= before or time.monotonic() > deadline:
+            return
+        before = orphans
+
+
+def _orphans(folder: Folder) -> set[str]:
+    names = set()
+    for claim in folder.claim_orphans():
+        names.add(claim.path.name)
+        claim.release()
+    return names
+
+
+def _ended(before: Stats, now: Stats) -> int:
+    ended = (now.confirmed, now.dead, now.dropped)
+    return sum(ended) - before.confirmed - before.dead - before.dropped
+
+
+def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
+    files = reports(folder)
+    alone = [file for file in files if not file.owner.alive]
+    others = [f for f in files if f.owner.alive and not f.is_here]
+    error = now.broker_error or f"the broker is {now.broker}"
+    return Drained(
+        delivered=now.confirmed - before.confirmed,
+        waiting=now.retained
+        + now.in_flight
+        + now.unread
+        + sum(f.waiting for f in alone),
+        dead=now.dead + sum(f.dead for f in alone),
+        set_aside=now.set_aside - before.set_aside,
+        others=sum(f.waiting + f.dead for f in others),
+        processes=len({f.owner.process for f in others if f.waiting or f.dead}),
+        reason=next((t for f in alone if (t := f.trouble)), "")
+        or now.spool_error
+        or error,
+    )

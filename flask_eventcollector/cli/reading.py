@@ -1,0 +1,205 @@
+"""What the spool's files hold. Nothing here writes to them."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ..backlog.folder import Folder, holder_of, maker_of, why_not_ours
+from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage, was_begun
+from ..backlog.rows import DamagedRow, StoredEvent, read_row
+
+#: Rows that are read at a time: while a file is read, its owner can't shrink it.
+_PAGE = 100
+
+
+class Unreadable(Exception):
+    """A file that can't be read; the message says why, and what to do."""
+
+
+class Owner(NamedTuple):
+    """The process that looks after a file."""
+
+    #: 0 if nobody knows.
+    process: int
+    alive: bool
+
+    def __str__(self) -> str:
+        process = f"process {self.process}" if self.process else "a process"
+        return process if self.alive else f"{process}, which is gone"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one file holds."""
+
+    path: Path
+    owner: Owner
+    waiting: int = 0
+    dead: int = 0
+    #: Seconds since the oldest of them was enqueued.
+    oldest_age: float | None = None
+    bytes: int = 0
+    #: Why it can't be read; ``""``: it was.
+    trouble: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this very process looks after it."""
+        return self.owner == Owner(os.getpid(), True)
+
+
+class Found(NamedTuple):
+    """An event in a file."""
+
+    path: Path
+    owner: Owner
+    stored: StoredEvent
+
+    @property
+    def state(self) -> str:
+        return "waiting" if self.stored.dead is None else "dead"
+
+
+def owner_of(path: Path) -> Owner:
+    """Whose *path* is, or was."""
+    holder = holder_of(path)
+    return Owner(maker_of(path), False) if holder is None else Owner(holder, True)
+
+
+def reports(folder: Folder) -> list[Report]:
+    """What each file holds."""
+    found = (_report(path) for path in folder.files())
+    return [report for report in found if report is not None]
+
+
+def events_in(
+    folder: Folder, troubles: list[str], *, queue: str | None = None, dead: bool = False
+) -> Iterator[Found]:
+    """The events, those first that were enqueued first.
+
+    What can't be read is left out, and told in *troubles*.
+    """
+    files = [_events(path, troubles, queue, dead) for path in folder.files()]
+    return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
+
+
+def events_with(folder: Folder, ids: list[str], troubles: list[str]) -> list[Found]:
+    """The events with *ids*. One may be in several files."""
+    found: list[Found] = []
+    for path in folder.files():
+        try:
+            found += _events_with(path, ids, troubles)
+        except Unreadable as error:
+            troubles.append(str(error))
+    return found
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[Journal | None]:
+    """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:"""
+    try:
+        reason = why_not_ours(path)
+        if reason:
+            raise Unreadable(f"{path.name}: {reason}")
+        # To close a file takes away this process's locks of it.
+        if holder_of(path) != os.getpid() and not was_begun(path):
+            yield None
+            return
+        with closing(Journal.open(path, read_only=True)) as journal:
+            yield journal
+    except (OSError, sqlite3.Error, NewerVersion) as error:
+        if os.path.lexists(path):
+            raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
+        # Its owner has removed it a moment ago. Nothing that was read of it counts.
+        raise Gone from error
+
+
+class Gone(Unreadable):
+    """The file was removed while it was read, since nothing in it waited any more."""
+
+
+def why_unreadable(error: Exception) -> str:
+    """What is wrong with a file, and what to do."""
+    if isinstance(error, NewerVersion):
+        return f"{error}: upgrade the library here, too"
+    if is_damage(error):
+        return (
+            f"it is damaged ({error}): 'flask events flush' delivers what is whole in"
+            " it, and sets it aside"
+        )
+    return f"it can't be read now ({error}): try again"
+
+
+def _report(path: Path) -> Report | None:
+    owner = owner_of(path)
+    size = _size(path)
+    try:
+        with reading(path) as journal:
+            if journal is None:
+                return Report(path, owner, bytes=size)
+            waiting, dead, oldest = journal.sums()
+    except Gone:
+        return None
+    except Unreadable as error:
+        return Report(path, owner, bytes=size, trouble=str(error))
+    age = None if oldest is None else max(0.0, time.time() - oldest / 1e6)
+    return Report(path, owner, waiting, dead, age, size)
+
+
+def _size(path: Path) -> int:
+    size = 0
+    # The "-shm" file is no data: SQLite's memory, shared by processes.
+    for suffix in ("", *SUFFIXES[:1]):
+        with suppress(OSError):
+            size += os.lstat(f"{path}{suffix}").st_size
+    return size
+
+
+def _events(
+    path: Path, troubles: list[str], queue: str | None, dead: bool
+) -> Iterator[Found]:
+    owner, number = owner_of(path), -1
+    while True:
+        try:
+            with reading(path) as journal:
+                rows = journal and journal.rows_after(
+                    number, _PAGE, queue=queue, dead=dead
+                )
+        except Gone:
+            return
+        except Unreadable as error:
+            troubles.append(str(error))
+            return
+        if not rows:
+            return
+        number = rows[-1][0]
+        for row in rows:
+            try:
+                yield Found(path, owner, read_row(row))
+            except DamagedRow as error:
+                troubles.append(f"{path.name}: {error}")
+
+
+def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]:
+    owner, found = owner_of(path), []
+    for start in range(0, len(ids), _PAGE):
+        try:
+            with reading(path) as journal:
+                page = ids[start : start + _PAGE]
+                rows = journal.rows_with(page) if journal else []
+        except Gone:
+            return []
+        for row in rows:
+            try:
+                found.append(Found(path, owner, read_row(row)))
+            except DamagedRow as error:
+                troubles.append(f"{path.name}: {error}")
+    return found

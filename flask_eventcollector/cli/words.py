@@ -1,0 +1,57 @@
+"""How things are written for people: ages, sizes, tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+_AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def age_of(moment: datetime) -> float:
+    """Seconds since *moment*."""
+    return max(0.0, time.time() - moment.timestamp())
+
+
+def age(seconds: float | None) -> str:
+    """How long ago, in its largest unit."""
+    if seconds is None:
+        return "-"
+    unit, name = next((a for a in _AGES if seconds >= a[0]), _AGES[-1])
+    return f"{seconds // unit:.0f} {name}"
+
+
+def size(count: int) -> str:
+    """So many bytes."""
+    unit, name = next((s for s in _SIZES if count >= s[0]), (1, "B"))
+    return f"{count} B" if unit == 1 else f"{count / unit:.1f} {name}"
+
+
+def events(count: int) -> str:
+    """So many events."""
+    return "1 event" if count == 1 else f"{count:,} events".replace(",", " ")
+
+
+def plain(text: str) -> str:
+    """*text* without what a terminal would obey: names come from anywhere."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
+
+
+def table(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()
+) -> list[str]:
+    """Lines with aligned columns; those in *right* are set to the right."""
+    lines = [heads, *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    right = set(right)
+    return [
+        "  ".join(
+            cell.rjust(width) if number in right else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]

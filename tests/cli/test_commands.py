@@ -1,0 +1,293 @@
+"""``flask events``, beside a process that lives and one that was killed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from tests.helpers import Recorder, Shop, open_shop
+
+WORKER = """
+import sys
+from flask import Flask
+from flask_eventcollector import EventCollector
+
+app = Flask("shop")
+app.config["EVENTCOLLECTOR_BROKER_URL"] = "memory://"
+app.config["EVENTCOLLECTOR_BACKLOG"] = "spool"
+app.config["EVENTCOLLECTOR_SPOOL_DIR"] = sys.argv[1]
+app.config["EVENTCOLLECTOR_DEAD_AFTER"] = 0
+events = EventCollector(app)
+events.broker.refuse("refused")
+with events.auto_publish():
+    dead = events.enqueue_event({"secret": 1}, "refused", headers={"tenant": "a"})
+events.flush(10)
+events.broker.go_down()
+with events.auto_publish():
+    waiting = events.enqueue_event({"secret": 2}, "orders")
+while events.stats().unerased or events.stats().spooled != 2:
+    pass
+print(dead.id, waiting.id, flush=True)
+for line in sys.stdin:
+    events.broker.accept("refused")
+    print(events.stats().dead, events.stats().dropped, flush=True)
+"""
+
+
+class Worker:
+    """A process with one dead event and one that waits, both on disk."""
+
+    def __init__(self, folder: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        self.dead, self.waiting = self._read()
+
+    def counts(self) -> list[str]:
+        """How many of its events are dead, and how many were dropped."""
+        assert self.process.stdin is not None
+        print("go", file=self.process.stdin, flush=True)
+        return self._read()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate(timeout=20)
+
+    def _read(self) -> list[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().split()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def worker(folder: Path) -> Iterator[Worker]:
+    worker = Worker(folder)
+    yield worker
+    worker.kill()
+
+
+@pytest.fixture
+def killed(worker: Worker) -> Worker:
+    worker.kill()
+    return worker
+
+
+@pytest.fixture
+def shop(folder: Path) -> Iterator[Shop]:
+    with open_shop(
+        BROKER_URL="memory://",
+        TESTING_BROKER=True,
+        BACKLOG="spool",
+        SPOOL_DIR=str(folder),
+    ) as shop:
+        yield shop
+
+
+@pytest.fixture
+def run(shop: Shop) -> Callable[..., Result]:
+    def invoke(*args: str, input: str = "") -> Result:
+        result = shop.test_cli_runner().invoke(args=["events", *args], input=input)
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return invoke
+
+
+def status(run: Callable[..., Result]) -> Any:
+    return json.loads(run("status", "--json").stdout)
+
+
+def test_status_tells_whose_file_it_is_and_what_waits(
+    run: Callable[..., Result], worker: Worker
+) -> None:
+    [file] = status(run)["files"]
+    assert (file["process"], file["alive"]) == (worker.process.pid, True)
+    assert (file["waiting"], file["dead"]) == (1, 1)
+
+    worker.kill()
+
+    assert not status(run)["files"][0]["alive"]
+    result = run("status")
+    assert result.exit_code == 3
+    assert re.search(r"gone +1 +1 ", result.stdout)
+
+
+def test_status_is_content_where_nothing_was_ever_kept(
+    run: Callable[..., Result],
+) -> None:
+    result = run("status")
+
+    assert result.exit_code == 0
+    assert "Nothing waits." in result.stdout
+    assert "is not there" in result.stderr
+
+
+def test_no_payload_is_shown_unless_asked_for(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    for args in (["status"], ["list"], ["dead"], ["show", killed.dead]):
+        for option in ([], ["--json"]):
+            assert "secret" not in run(*args, *option).output
+
+    assert '"secret": 1' in run("show", killed.dead, "--payload").stdout
+    assert "tenant: a" in run("show", killed.dead).stdout
+
+
+def test_the_lists_can_be_narrowed(run: Callable[..., Result], killed: Worker) -> None:
+    def listed(*args: str) -> list[str]:
+        lines = run(*args, "--json").stdout.splitlines()
+        return [json.loads(line)["id"] for line in lines]
+
+    assert listed("list") == [killed.dead, killed.waiting]
+    assert listed("list", "--limit", "1") == [killed.dead]
+    assert listed("list", "--queue", "orders") == [killed.waiting]
+    assert listed("list", "--dead") == listed("dead") == [killed.dead]
+    assert "no queue 'refused'" in run("dead").stdout
+
+
+def test_flush_delivers_what_a_killed_process_has_left(
+    run: Callable[..., Result], shop: Shop, killed: Worker
+) -> None:
+    result = run("flush", "--timeout", "20")
+
+    assert result.exit_code == 0
+    assert "1 event delivered, 1 dead." in result.stdout
+    assert shop.sent("orders") == [{"secret": 2}]
+
+
+def test_flush_leaves_to_a_living_process_what_it_has(
+    run: Callable[..., Result], shop: Shop, worker: Worker
+) -> None:
+    result = run("flush", "--timeout", "20")
+
+    assert "0 events delivered." in result.stdout
+    assert "2 events more in the files of 1 living" in result.stdout
+    assert shop.sent("orders") == []
+
+
+def test_flush_says_why_something_is_left(
+    run: Callable[..., Result], shop: Shop, killed: Worker
+) -> None:
+    shop.broker.go_down()
+
+    result = run("flush", "--timeout", "0.5")
+
+    assert result.exit_code == 3
+    assert "1 left" in result.stdout
+    assert "it was taken down" in result.stderr
+
+
+def test_retry_lets_a_killed_process_s_event_wait_again(
+    run: Callable[..., Result], shop: Shop, killed: Worker
+) -> None:
+    assert run("retry", killed.dead).exit_code == 0
+
+    assert status(run)["total"]["dead"] == 0
+    assert "2 events delivered" in run("flush").stdout
+    assert shop.sent("refused") == [{"secret": 1}]
+
+
+def test_retry_is_asked_of_a_living_process(
+    run: Callable[..., Result], worker: Worker, folder: Path
+) -> None:
+    result = run("retry", "--all")
+
+    assert result.exit_code == 0, result.output
+    assert f"1 event sent again by process {worker.process.pid}." in result.stdout
+    assert worker.counts() == ["0", "0"]
+    assert not list(folder.glob("*.request"))
+
+
+def test_purge_is_asked_of_a_living_process(
+    run: Callable[..., Result], worker: Worker
+) -> None:
+    result = run("purge", worker.dead, worker.waiting, "--yes")
+
+    assert result.exit_code == 0, result.output
+    assert worker.counts() == ["0", "2"]
+
+
+def test_purge_drops_and_tells_and_removes_an_empty_file(
+    run: Callable[..., Result], shop: Shop, killed: Worker, folder: Path
+) -> None:
+    with Recorder(shop) as recorder:
+        result = run("purge", killed.dead, killed.waiting, input="y\n")
+
+    assert result.exit_code == 0, result.output
+    assert len(recorder.one("events_dropped").events) == 2
+    assert list(folder.iterdir()) == []
+
+
+def test_purge_asks_first(run: Callable[..., Result], killed: Worker) -> None:
+    result = run("purge", "--dead", input="n\n")
+
+    assert result.exit_code == 1
+    assert status(run)["total"]["dead"] == 1
+
+
+@pytest.mark.parametrize("what", [["retry"], ["purge", "--yes"]])
+def test_an_unknown_id_is_named_and_nothing_is_changed(
+    run: Callable[..., Result], killed: Worker, what: list[str]
+) -> None:
+    result = run(*what, killed.dead, "nobody")
+
+    assert result.exit_code == 1
+    assert "No such event waits on disk: nobody." in result.stderr
+    assert status(run)["total"]["dead"] == 1
+
+
+def test_what_is_not_dead_can_t_be_retried(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    result = run("retry", killed.waiting)
+
+    assert result.exit_code == 1
+    assert "Not dead" in result.stderr
+
+
+def test_a_damaged_file_is_told_with_the_cure(
+    run: Callable[..., Result], folder: Path, killed: Worker
+) -> None:
+    [path] = folder.glob("*.spool")
+    Path(f"{path}-wal").unlink()
+    path.write_bytes(b"nonsense" * 1024)
+
+    result = run("status")
+
+    assert result.exit_code == 3
+    assert "it is damaged" in result.stderr
+    assert "'flask events flush'" in result.stderr
+
+
+def test_a_backlog_in_memory_has_an_exit_code_of_its_own() -> None:
+    with open_shop() as shop:
+        result = shop.test_cli_runner().invoke(args=["events", "status"])
+
+    assert result.exit_code == 4
+    assert "EVENTCOLLECTOR_BACKLOG to 'spool'" in result.stderr
+
+
+def test_a_worker_loads_no_command() -> None:
+    code = (
+        "import sys; from flask import Flask\n"
+        "from flask_eventcollector import EventCollector\n"
+        "EventCollector(Flask('shop'))\n"
+        "assert 'flask_eventcollector.cli' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
