@@ -120,8 +120,9 @@ def choose_backlog(config: Config, app: Flask) -> str:
     """The kind of backlog, decided when the first event is enqueued.
 
     Tests leave nothing on disk, and take nothing from it, unless they use a broker.
+    Nor does an app that has no broker: what it took from the disk would end with it.
     """
-    if app.testing and not config.testing_broker:
+    if config.broker_urls is None or (app.testing and not config.testing_broker):
         return "memory"
     return config.backlog
 

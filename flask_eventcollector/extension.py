@@ -188,7 +188,8 @@ class EventCollector:
     def flush(self, timeout: float) -> bool:
         """Try to deliver all that was handed over, within *timeout* seconds.
 
-        Returns whether it worked; ends early when the broker has refused what is left.
+        With the spool that includes what dead processes have left on disk. Returns
+        whether it worked; ends early when the broker has refused what is left.
         Outside an app context it serves all apps.
         """
         return self._for_each(Delivery.flush, timeout)
@@ -196,9 +197,10 @@ class EventCollector:
     def close(self, timeout: float) -> bool:
         """Deliver what can be delivered within *timeout* seconds, then stop.
 
-        Returns whether everything was delivered. What is left is dropped, counted and
-        logged. Outside an app context it serves all apps. The end of the process does
-        the same with ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, without a new connection.
+        Returns whether everything was delivered. What is left stays in the spool, or
+        with the memory backlog is dropped, counted and logged. Outside an app context
+        it serves all apps. The end of the process does the same with
+        ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, without a new connection.
         """
         return self._for_each(Delivery.close, timeout)
 
