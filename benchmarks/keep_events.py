@@ -1,0 +1,212 @@
+"""Measure what it costs to keep a batch while the broker is away, and to drain a file.
+
+    python -m benchmarks.keep_events
+    python -m benchmarks.keep_events --drain 1000000 --json
+
+Each contestant keeps the same batches of five events, one after the other. What one
+would write otherwise is an outbox: a table of one's own, and a commit a batch. The
+drain has a dead process's file adopted and delivered to the broker in the process.
+Figures of one run compare with each other and with nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import sqlite3
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from flask_eventcollector import EventCollector
+from flask_eventcollector.backlog.folder import Folder
+from flask_eventcollector.backlog.journal import Journal
+from flask_eventcollector.backlog.rows import row_of
+from flask_eventcollector.encoding import encode_event
+from flask_eventcollector.entries import Entry
+
+EVENTS = 5
+PAYLOAD = {"order_id": 7, "padding": "x" * 200}
+#: Nobody listens there, and the library knows that at once.
+AWAY = "amqp://localhost:1/"
+NAME = "benchmark"
+
+Keep = Callable[[], object]
+
+
+def main() -> None:
+    options = _parse()
+    with tempfile.TemporaryDirectory() as folder:
+        costs = _costs(Path(folder), options.batches)
+    with tempfile.TemporaryDirectory() as folder:
+        drained = _drain(Path(folder), options.drain)
+    if options.json:
+        print(json.dumps({"seconds_per_batch": costs, "drain": drained}, indent=2))
+    else:
+        _show(costs, drained)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batches", type=int, default=2000)
+    parser.add_argument("--drain", type=int, default=100_000, metavar="EVENTS")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+# Keeping
+
+
+def _costs(folder: Path, batches: int) -> dict[str, float]:
+    contestants = {
+        "memory": _library(BACKLOG="memory"),
+        "spool, normal": _library(BACKLOG="spool", SPOOL_DIR=str(folder / "normal")),
+        "spool, full": _library(
+            BACKLOG="spool", SPOOL_DIR=str(folder / "full"), SPOOL_SYNC="full"
+        ),
+        "own SQLite table, WAL, normal": _own_table(folder / "own-normal", "NORMAL"),
+        "own SQLite table, WAL, full": _own_table(folder / "own-full", "FULL"),
+    }
+    return {
+        name: _median(begin, batches)
+        for name, begin in track(
+            contestants.items(), "keeping", console=Console(stderr=True)
+        )
+    }
+
+
+def _median(begin: Any, batches: int) -> float:
+    """Seconds that a batch takes in the middle."""
+    seconds = []
+    with begin as keep:
+        keep()
+        time.sleep(0.5)
+        for _ in range(batches):
+            began = time.perf_counter()
+            keep()
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+@contextmanager
+def _library(**settings: Any) -> Iterator[Keep]:
+    app, events = _app(BROKER_URL=AWAY, SHUTDOWN_TIMEOUT=0, **settings)
+
+    def keep() -> None:
+        with events.auto_publish():
+            for _ in range(EVENTS):
+                events.enqueue_event(PAYLOAD, "orders.created")
+
+    with app.app_context():
+        yield keep
+        events.close(0)
+
+
+@contextmanager
+def _own_table(path: Path, sync: str) -> Iterator[Keep]:
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute(f"PRAGMA synchronous = {sync}")
+    connection.execute("CREATE TABLE outbox (id INTEGER PRIMARY KEY, queue, body)")
+
+    def keep() -> None:
+        with connection:
+            connection.executemany(
+                "INSERT INTO outbox (queue, body) VALUES (?, ?)",
+                [("orders.created", json.dumps(PAYLOAD)) for _ in range(EVENTS)],
+            )
+
+    yield keep
+    connection.close()
+
+
+def _app(**settings: Any) -> tuple[Flask, EventCollector]:
+    app = Flask(NAME)
+    app.config.update({f"EVENTCOLLECTOR_{k}": v for k, v in settings.items()})
+    return app, EventCollector(app)
+
+
+# Draining
+
+
+def _drain(folder: Path, events: int) -> dict[str, Any]:
+    _leave(folder, events)
+    app, collector = _app(
+        BROKER_URL="memory://", BACKLOG="spool", SPOOL_DIR=str(folder)
+    )
+    folder.chmod(0o700)
+    tenths: list[float] = []
+    with app.app_context():
+        collector.enqueue_event(PAYLOAD, "first")
+        collector.publish()
+        reached, since = 0, time.perf_counter()
+        while len(tenths) < 10:
+            time.sleep(0.005)
+            confirmed = collector.stats().confirmed
+            if confirmed >= (len(tenths) + 1) * events // 10:
+                now = time.perf_counter()
+                tenths.append((confirmed - reached) / (now - since))
+                reached, since = confirmed, now
+        collector.close(10)
+    return {
+        "events": events,
+        "events_per_second": [round(rate) for rate in tenths],
+        # The first tenth has the look through the whole file in it.
+        "last_to_second_tenth": tenths[-1] / tenths[1],
+        "most_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _leave(folder: Path, events: int) -> None:
+    """A file with so many events, as a process leaves it that was killed."""
+    claim = Folder(folder, NAME).claim_new()
+    journal = Journal.create(claim.path)
+    steps = range(0, events, 5000)
+    for first in track(steps, "writing", console=Console(stderr=True)):
+        numbers = range(first, min(first + 5000, events))
+        journal.write([row_of(_entry(number), number + 1) for number in numbers])
+    journal.close()
+    claim.release()
+
+
+def _entry(number: int) -> Entry:
+    event = encode_event(
+        {**PAYLOAD, "order_id": number},
+        f"queue-{number % 3}",
+        headers=None,
+        exchange="",
+        max_event_bytes=1 << 20,
+        default=None,
+    )
+    return Entry(event)
+
+
+def _show(costs: dict[str, float], drained: dict[str, Any]) -> None:
+    table = Table(title=f"Keeping a batch of {EVENTS} events, the broker away")
+    table.add_column("where")
+    table.add_column("ms", justify="right")
+    table.add_column("times the memory", justify="right")
+    for name, seconds in costs.items():
+        ratio = seconds / costs["memory"]
+        table.add_row(name, f"{1000 * seconds:.2f}", f"{ratio:.1f}")
+    console = Console()
+    console.print(table)
+    console.print(
+        f"Draining {drained['events']:,} events of a dead process, events a second in"
+        f" each tenth: {drained['events_per_second']}; memory at most"
+        f" {drained['most_memory_bytes'] / 2**20:.0f} MiB"
+    )
+
+
+if __name__ == "__main__":
+    main()
