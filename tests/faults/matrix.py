@@ -7,6 +7,7 @@ from tests.faults import (
     rows_network,
     rows_overflow,
     rows_refusals,
+    rows_spool,
     rows_workers,
 )
 from tests.faults.rows import ROWS
@@ -14,6 +15,7 @@ from tests.faults.rows import ROWS
 #: Rows that need no rig of processes, and the tests that hold them.
 ELSEWHERE = {
     20: "tests/test_encoding.py, tests/test_requests.py",
+    34: "tests/backlog/test_damage.py, tests/backlog/test_spool.py",
 }
 
 __all__ = [
@@ -25,5 +27,6 @@ __all__ = [
     "rows_network",
     "rows_overflow",
     "rows_refusals",
+    "rows_spool",
     "rows_workers",
 ]

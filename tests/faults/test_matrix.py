@@ -24,7 +24,7 @@ def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
 
 
 #: With the spool, those in which it has most to do; `python -m tests.faults` runs all.
-WITH_SPOOL = [ROWS[number] for number in (3, 6, 10, 17, 26, 30, 31, 32)]
+WITH_SPOOL = [ROWS[number] for number in (3, 6, 10, 17, 26, 30, 31, 32, 35, 36)]
 
 
 @pytest.mark.parametrize("row", WITH_SPOOL, ids=str)

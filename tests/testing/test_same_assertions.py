@@ -20,8 +20,8 @@ from flask.typing import ResponseReturnValue
 from flask_eventcollector.testing import Captured, event
 from tests.helpers import DEADLINE, Shop
 
-#: A durable backlog joins them as soon as there is one.
-BROKERS = ["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
+#: The broker in the process, once more with the backlog on disk, and the real one.
+BROKERS = ["memory", "spool", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
 
 #: Queues of this module's own, on a broker that others use too.
 ORDERS = f"orders.created.{uuid4().hex}"
@@ -47,6 +47,10 @@ def broker(request: pytest.FixtureRequest) -> str:
 def app(broker: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
     """A shop that publishes to *broker*."""
     settings: dict[str, Any] = {}
+    if broker == "spool":
+        folder = request.getfixturevalue("tmp_path") / "spool"
+        settings = {"BROKER_URL": "memory://", "TESTING_BROKER": True}
+        settings |= {"BACKLOG": "spool", "SPOOL_DIR": str(folder)}
     if broker == "rabbitmq":
         node = request.getfixturevalue("rabbitmq")
         settings = {"BROKER_URL": node.url, "TESTING_BROKER": True}
