@@ -135,7 +135,7 @@ def test_status_is_content_where_nothing_was_ever_kept(
 
     assert result.exit_code == 0
     assert "Nothing waits." in result.stdout
-    assert "is not there" in result.stderr
+    assert "is not there" in result.output
 
 
 def test_no_payload_is_shown_unless_asked_for(
@@ -190,7 +190,7 @@ def test_flush_says_why_something_is_left(
 
     assert result.exit_code == 3
     assert "1 left" in result.stdout
-    assert "it was taken down" in result.stderr
+    assert "it was taken down" in result.output
 
 
 def test_retry_lets_a_killed_process_s_event_wait_again(
@@ -248,7 +248,7 @@ def test_an_unknown_id_is_named_and_nothing_is_changed(
     result = run(*what, killed.dead, "nobody")
 
     assert result.exit_code == 1
-    assert "No such event waits on disk: nobody." in result.stderr
+    assert "No such event waits on disk: nobody." in result.output
     assert status(run)["total"]["dead"] == 1
 
 
@@ -258,7 +258,7 @@ def test_what_is_not_dead_can_t_be_retried(
     result = run("retry", killed.waiting)
 
     assert result.exit_code == 1
-    assert "Not dead" in result.stderr
+    assert "Not dead" in result.output
 
 
 def test_a_damaged_file_is_told_with_the_cure(
@@ -271,8 +271,8 @@ def test_a_damaged_file_is_told_with_the_cure(
     result = run("status")
 
     assert result.exit_code == 3
-    assert "it is damaged" in result.stderr
-    assert "'flask events flush'" in result.stderr
+    assert "it is damaged" in result.output
+    assert "'flask events flush'" in result.output
 
 
 def test_a_backlog_in_memory_has_an_exit_code_of_its_own() -> None:
@@ -280,7 +280,7 @@ def test_a_backlog_in_memory_has_an_exit_code_of_its_own() -> None:
         result = shop.test_cli_runner().invoke(args=["events", "status"])
 
     assert result.exit_code == 4
-    assert "EVENTCOLLECTOR_BACKLOG to 'spool'" in result.stderr
+    assert "EVENTCOLLECTOR_BACKLOG to 'spool'" in result.output
 
 
 def test_a_worker_loads_no_command() -> None:
