@@ -31,11 +31,6 @@ _ASIDE = ".aside"
 _held: dict[tuple[int, str], object] = {}
 
 
-def can_lock() -> bool:
-    """Whether this system has the locks that the spool needs."""
-    return fcntl is not None
-
-
 class Claim:
     """A file of the spool that this process has locked, until it ends or lets go."""
 

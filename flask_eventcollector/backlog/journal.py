@@ -6,7 +6,7 @@ import functools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -130,7 +130,9 @@ class Journal:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         journal = cls.open(path, full_sync=full_sync)
         try:
-            journal._run(*_SCHEMA)
+            with journal._transaction() as connection:
+                for statement in _SCHEMA:
+                    connection.execute(statement)
             # So the schema is in the file itself before any row is.
             journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except BaseException:
@@ -174,15 +176,10 @@ class Journal:
 
         In one transaction. When this returns, a ``kill -9`` takes nothing away.
         """
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            self._connection.executemany(_INSERT, rows)
-            numbers = ((number,) for number in erased)
-            self._connection.executemany("DELETE FROM events WHERE number = ?", numbers)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            self._roll_back()
-            raise
+        numbers = ((number,) for number in erased)
+        with self._transaction() as connection:
+            connection.executemany(_INSERT, rows)
+            connection.executemany("DELETE FROM events WHERE number = ?", numbers)
 
     # What another reads.
 
@@ -269,11 +266,11 @@ class Journal:
         with suppress(sqlite3.Error):
             self._connection.close()
 
-    def _run(self, *statements: str) -> None:
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
         self._connection.execute("BEGIN IMMEDIATE")
         try:
-            for statement in statements:
-                self._connection.execute(statement)
+            yield self._connection
             self._connection.execute("COMMIT")
         except BaseException:
             self._roll_back()
