@@ -6,7 +6,7 @@ import heapq
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,15 @@ class Report:
         return self.owner == Owner(os.getpid(), True)
 
 
+class Total(NamedTuple):
+    """What several files hold."""
+
+    waiting: int
+    dead: int
+    oldest_age: float | None
+    bytes: int
+
+
 class Found(NamedTuple):
     """An event in a file."""
 
@@ -78,6 +87,17 @@ def reports(folder: Folder) -> list[Report]:
     """What each file holds."""
     found = (_report(path) for path in folder.files())
     return [report for report in found if report is not None]
+
+
+def total(files: Sequence[Report]) -> Total:
+    """What *files* hold together, as far as they could be read."""
+    ages = [file.oldest_age for file in files if file.oldest_age is not None]
+    return Total(
+        waiting=sum(file.waiting for file in files),
+        dead=sum(file.dead for file in files),
+        oldest_age=max(ages, default=None),
+        bytes=sum(file.bytes for file in files),
+    )
 
 
 def events_in(
