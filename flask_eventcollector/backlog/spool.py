@@ -14,8 +14,8 @@ from ..events import Target
 from ..ledger import Ledger
 from ..rounds import TICK, Rounds
 from . import SetAside
-from .folder import Claim, Folder, why_not_ours
-from .journal import Journal, NewerVersion, is_damage, was_begun
+from .folder import Claim, Folder, NotOurs, can_hold_events
+from .journal import Journal, NewerVersion, is_damage
 from .orphan import Orphan, Wreck
 from .remote import take_back, wish_for
 from .rows import row_of
@@ -294,16 +294,13 @@ class Spool:
             # It may pass.
             self._read_error = str(error)
             claim.release()
+        except NotOurs as error:
+            self._put_aside(claim, str(error), 0)
         except NewerVersion as error:
             self._leave_alone(claim, str(error))
 
     def _open(self, claim: Claim) -> None:
-        reason = why_not_ours(claim.path)
-        if reason:
-            self._put_aside(claim, reason, 0)
-            return
-        if not was_begun(claim.path):
-            # Its process died before it had written anything.
+        if not can_hold_events(claim.path):
             claim.remove()
             return
         journal = Journal.open(claim.path, full_sync=self._full_sync)

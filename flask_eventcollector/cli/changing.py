@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backlog.folder import Claim, claim_orphan, maker_of, why_not_ours
-from ..backlog.journal import Journal, NewerVersion, was_begun
+from ..backlog.folder import Claim, can_hold_events, claim_orphan, maker_of
+from ..backlog.journal import Journal
 from ..backlog.orphan import adopted_entry
 from ..backlog.remote import Wish, ask, is_pending, take_back
 from ..backlog.rows import DamagedRow, StoredEvent, read_row, row_of
 from ..entries import Kind, News, State
-from .reading import Gone, Owner, Unreadable, owner_of, reading, why_unreadable
+from .reading import (
+    CANT_READ,
+    Gone,
+    Owner,
+    Unreadable,
+    owner_of,
+    reading,
+    why_unreadable,
+)
 
 #: Seconds that a living process has for what it is asked. It looks once a second.
 PATIENCE = 5.0
@@ -46,7 +53,7 @@ def change(path: Path, wish: Wish, tell: Tell) -> Changed:
             return _ask(path, wish)
         owner = Owner(maker_of(path), False)
         done = _edit(claim, wish, tell)
-    except (OSError, sqlite3.Error, NewerVersion) as error:
+    except CANT_READ as error:
         raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
     return Changed(owner, done, [id for id in wish.ids if id not in set(done)])
 
@@ -86,10 +93,7 @@ def _opened(claim: Claim) -> Iterator[Journal]:
     """The file of a dead process, to be written; an empty one is removed at last."""
     empty = False
     try:
-        reason = why_not_ours(claim.path)
-        if reason:
-            raise Unreadable(f"{claim.path.name}: {reason}")
-        if not was_begun(claim.path):
+        if not can_hold_events(claim.path):
             raise Gone
         journal = Journal.open(claim.path)
         try:

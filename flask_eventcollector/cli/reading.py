@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backlog.folder import Folder, holder_of, maker_of, why_not_ours
-from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage, was_begun
+from ..backlog.folder import Folder, NotOurs, can_hold_events, holder_of, maker_of
+from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..backlog.rows import DamagedRow, StoredEvent, read_row
 
 #: Rows that are read at a time: while a file is read, its owner can't shrink it.
 _PAGE = 100
+
+#: What may come of a file that is opened; see :func:`why_unreadable`.
+CANT_READ = (OSError, sqlite3.Error, NotOurs, NewerVersion)
 
 
 class Unreadable(Exception):
@@ -126,16 +129,14 @@ def events_with(folder: Folder, ids: list[str], troubles: list[str]) -> list[Fou
 def reading(path: Path) -> Iterator[Journal | None]:
     """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:"""
     try:
-        reason = why_not_ours(path)
-        if reason:
-            raise Unreadable(f"{path.name}: {reason}")
-        # To close a file takes away this process's locks of it.
-        if holder_of(path) != os.getpid() and not was_begun(path):
+        # One that this process has open is known. To look into it would take away this
+        # process's locks of it, as each descriptor does that is closed.
+        if holder_of(path) != os.getpid() and not can_hold_events(path):
             yield None
             return
         with closing(Journal.open(path, read_only=True)) as journal:
             yield journal
-    except (OSError, sqlite3.Error, NewerVersion) as error:
+    except CANT_READ as error:
         if os.path.lexists(path):
             raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
         # Its owner has removed it a moment ago. Nothing that was read of it counts.
@@ -150,6 +151,8 @@ def why_unreadable(error: Exception) -> str:
     """What is wrong with a file, and what to do."""
     if isinstance(error, NewerVersion):
         return f"{error}: upgrade the library here, too"
+    if isinstance(error, NotOurs):
+        return str(error)
     if is_damage(error):
         return (
             f"it is damaged ({error}): 'flask events flush' delivers what is whole in"
