@@ -348,6 +348,14 @@ class Ledger:
         return doubles
 
     @step
+    def drop_unread(self, entries: Iterable[Entry], reason: str) -> list[News]:
+        """Take over what another process had handed over, only to drop it."""
+        new = [entry for entry in entries if entry.event.id not in self._books]
+        for entry in new:
+            self._books.adopt(entry)
+        return self._drop_each(new, reason)
+
+    @step
     def note_unread(self, unread: Mapping[Target | None, int]) -> None:
         """Note what is still to be adopted. ``None``: nobody knows the target."""
         self._unread = unread

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +16,7 @@ class Wish(NamedTuple):
 
     #: ``"retry"`` or ``"purge"``.
     what: str
-    ids: Sequence[str]
+    ids: list[str]
 
 
 def ask(path: Path, wish: Wish) -> bool:
@@ -32,7 +30,7 @@ def ask(path: Path, wish: Wish) -> bool:
     descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"what": wish.what, "ids": list(wish.ids)}, file)
+            json.dump(wish._asdict(), file)
         os.link(unnamed, _request_of(path))
     except FileExistsError:
         return False
@@ -41,19 +39,24 @@ def ask(path: Path, wish: Wish) -> bool:
     return True
 
 
-def is_pending(path: Path) -> bool:
-    """Whether a wish is beside the file *path* that its owner has not fulfilled."""
-    return _request_of(path).exists()
+def is_pending(path: Path, wish: Wish) -> bool:
+    """Whether *wish* is beside the file *path*: its owner has not fulfilled it."""
+    return wish_for(path) == wish
 
 
-def take_back(path: Path) -> None:
-    """Remove the wish: nobody waits for it any more."""
-    with suppress(OSError):
+def take_back(path: Path, wish: Wish) -> bool:
+    """Remove *wish*, unless another has taken its place; returns whether it did."""
+    if not is_pending(path, wish):
+        return False
+    try:
         os.unlink(_request_of(path))
+    except OSError:
+        return False
+    return True
 
 
 def wish_for(path: Path) -> Wish | None:
-    """What was asked of the owner of *path*; it then calls :func:`take_back`."""
+    """What is asked of the owner of *path*, which then calls :func:`take_back`."""
     try:
         text = _request_of(path).read_text(encoding="utf-8")
     except OSError:

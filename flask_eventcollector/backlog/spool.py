@@ -17,7 +17,7 @@ from . import SetAside
 from .folder import Claim, Folder, NotOurs, can_hold_events
 from .journal import Journal, NewerVersion, is_damage
 from .orphan import Orphan, Wreck
-from .remote import take_back, wish_for
+from .remote import Wish, take_back, wish_for
 from .rows import row_of
 
 #: Seconds that a caller waits for the disk, at most.
@@ -149,12 +149,12 @@ class Spool:
     def _round(self) -> float:
         requests = [self._requests.popleft() for _ in range(len(self._requests))]
         searches = [self._searches.popleft() for _ in range(len(self._searches))]
-        self._fulfil_wishes()
         try:
             wrote_all = self._write(requests)
         finally:
             for request in requests:
                 request.done.set()
+        fulfilled = self._fulfil_wishes()
         try:
             self._look(now=bool(searches))
             found = self._adopt()
@@ -163,7 +163,7 @@ class Spool:
                 search.set()
         if found:
             self._wake_broker()
-        if found or not wrote_all:
+        if found or fulfilled or not wrote_all:
             return 0.0
         return self._patience if self._ledger.unstored() and self._patience else TICK
 
@@ -226,22 +226,47 @@ class Spool:
         outdated = self._ledger.outdated
         return [outdated.popleft() for _ in range(len(outdated))]
 
-    def _fulfil_wishes(self) -> None:
-        """Do what the command line asks for, before the rows are written."""
-        claims = [orphan.claim for orphan in self._orphans]
-        if self._own is not None:
-            claims.append(self._own[0])
-        for claim in claims:
+    # What the command line asks for.
+
+    def _fulfil_wishes(self) -> bool:
+        """Do what is asked; returns whether the rows may have to follow."""
+        fulfilled = False
+        for claim, orphan in self._files():
             wish = wish_for(claim.path)
             if wish is None:
                 continue
+            try:
+                self._fulfil(wish, orphan)
+            finally:
+                fulfilled |= take_back(claim.path, wish)
+        return fulfilled
+
+    def _files(self) -> list[tuple[Claim, Orphan | None]]:
+        files: list[tuple[Claim, Orphan | None]] = [(o.claim, o) for o in self._orphans]
+        return files if self._own is None else [*files, (self._own[0], None)]
+
+    def _fulfil(self, wish: Wish, orphan: Orphan | None) -> None:
+        if wish.what == "retry":
+            self._ledger.retry(wish.ids)
+            self._wake_broker()
+        elif wish.what == "purge":
+            # The flusher tells it.
+            self._ledger.news.extend(self._ledger.purge(wish.ids))
+        if orphan is not None:
+            self._fulfil_unread(wish, orphan)
+
+    def _fulfil_unread(self, wish: Wish, orphan: Orphan) -> None:
+        """The same for events that are on disk only, of which the ledger can't know."""
+        try:
             if wish.what == "retry":
-                self._ledger.retry(wish.ids)
-                self._wake_broker()
+                orphan.revive(wish.ids)
             elif wish.what == "purge":
-                # The flusher tells it.
-                self._ledger.news.extend(self._ledger.purge(wish.ids))
-            take_back(claim.path)
+                erased = orphan.erase(wish.ids)
+                self._ledger.news.extend(self._ledger.drop_unread(erased, "purged"))
+        except sqlite3.Error as error:
+            self._read_error = str(error)
+            if is_damage(error):
+                self._wreck(orphan, str(error))
 
     # The own file.
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from ..backlog.folder import Claim, can_hold_events, claim_orphan, maker_of
 from ..backlog.journal import Journal
-from ..backlog.orphan import adopted_entry
+from ..backlog.orphan import living_row
 from ..backlog.remote import Wish, ask, is_pending, take_back
-from ..backlog.rows import DamagedRow, StoredEvent, read_row, row_of
-from ..entries import Kind, News, State
+from ..backlog.rows import StoredEvent, whole_row
+from ..entries import Kind, News
 from .reading import (
     CANT_READ,
     Gone,
@@ -27,7 +27,7 @@ from .reading import (
 #: Seconds that a living process has for what it is asked. It looks once a second.
 PATIENCE = 5.0
 _POLL = 0.05
-#: Rows that are read and written at a time.
+#: Rows that are read and written at a time, and events that are asked for.
 _PAGE = 200
 
 Tell = Callable[[Sequence[News]], None]
@@ -66,20 +66,15 @@ def _edit(claim: Claim, wish: Wish, tell: Tell) -> list[str]:
     act = {"retry": _retry, "purge": _purge}[wish.what]
     with _opened(claim) as journal:
         for page in _pages(wish.ids):
-            stored = [s for row in journal.rows_with(page) if (s := _whole(row))]
+            stored = [s for row in journal.rows_with(page) if (s := whole_row(row))]
             done += act(journal, stored, tell)
     return done
 
 
 def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> list[str]:
-    rows = []
-    for stored in events:
-        if stored.dead is not None:
-            entry = adopted_entry(stored)
-            entry.state = State.RETAINED
-            rows.append(row_of(entry, stored.number))
-    journal.write(rows)
-    return [stored.event.id for stored in events if stored.dead is not None]
+    dead = [stored for stored in events if stored.dead is not None]
+    journal.write([living_row(stored) for stored in dead])
+    return [stored.event.id for stored in dead]
 
 
 def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> list[str]:
@@ -109,32 +104,41 @@ def _opened(claim: Claim) -> Iterator[Journal]:
             claim.release()
 
 
-def _whole(row: tuple[object, ...]) -> StoredEvent | None:
-    try:
-        return read_row(row)
-    except DamagedRow:
-        return None
-
-
 # A file whose process lives: only that process writes it.
 
 
 def _ask(path: Path, wish: Wish) -> Changed:
     owner = owner_of(path)
+    asked: list[str] = []
+    for page in _pages(wish.ids):
+        if not _is_fulfilled(path, Wish(wish.what, page)):
+            break
+        asked += page
+    deadline = time.monotonic() + PATIENCE
+    left = _left(path, Wish(wish.what, asked))
+    while left and _pause(deadline):
+        left = _left(path, Wish(wish.what, asked))
+    left.update(wish.ids[len(asked) :])
+    return Changed(owner, [id for id in wish.ids if id not in left], sorted(left))
+
+
+def _is_fulfilled(path: Path, wish: Wish) -> bool:
+    """Leave the wish for the owner of *path*; returns whether it took it up in time."""
     deadline = time.monotonic() + PATIENCE
     while not ask(path, wish):
+        # Another command's wish is there.
         if not _pause(deadline):
-            return Changed(owner, [], list(wish.ids))
+            return False
     try:
-        while is_pending(path) and path.exists() and _pause(deadline):
-            pass
+        while is_pending(path, wish):
+            if not path.exists():
+                return True
+            if not _pause(deadline):
+                return False
     finally:
         # Nobody is to do later what was told to have failed.
-        take_back(path)
-    left = _left(path, wish)
-    while left and _pause(deadline):
-        left = _left(path, wish)
-    return Changed(owner, [id for id in wish.ids if id not in left], sorted(left))
+        take_back(path, wish)
+    return True
 
 
 def _left(path: Path, wish: Wish) -> set[str]:
@@ -146,7 +150,7 @@ def _left(path: Path, wish: Wish) -> set[str]:
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return set()
-        stored = [s for row in rows if (s := _whole(row))]
+        stored = [s for row in rows if (s := whole_row(row))]
         left |= {
             s.event.id for s in stored if wish.what == "purge" or s.dead is not None
         }
@@ -159,6 +163,6 @@ def _pause(deadline: float) -> bool:
     return time.monotonic() < deadline
 
 
-def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def _pages(ids: list[str]) -> Iterator[list[str]]:
     for start in range(0, len(ids), _PAGE):
         yield ids[start : start + _PAGE]
