@@ -21,7 +21,7 @@ from flask_eventcollector.delivery import Delivery
 from flask_eventcollector.entries import Entry, Settlement, State
 from flask_eventcollector.events import BrokerState, Outcome, Stats
 from flask_eventcollector.ledger import Ledger
-from tests.backlog.support import leave, rows, spooling, stored
+from tests.backlog.support import failing, leave, rows, spooling, stored
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
@@ -511,13 +511,6 @@ def test_a_dead_event_that_is_retried_is_dead_no_more(
 
 
 # A disk that fails
-
-
-def failing(error: Exception) -> Callable[..., None]:
-    def fail(*args: Any, **more: Any) -> None:
-        raise error
-
-    return fail
 
 
 def test_what_a_full_disk_does_not_take_stays_in_memory_counted(
