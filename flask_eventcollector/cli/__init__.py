@@ -107,7 +107,8 @@ def _show_events(
         if limit and next(found, None):
             click.echo(f"The first {limit}; --limit 0 shows all.", err=True)
     else:
-        click.echo("Nothing is dead." if dead else "Nothing waits.")
+        target = f" for {words.plain(queue)}" if queue else ""
+        click.echo(f"Nothing {'is dead' if dead else 'waits'}{target}.")
     showing.complain(troubles)
 
 
@@ -118,8 +119,10 @@ def _show_events(
 def _show(id: str, payload: bool, for_machines: bool) -> None:
     """Show one event: its properties and headers."""
     found = with_ids(spool_folder(), [id])
-    about = as_json.details(found[0], payload=payload)
-    (as_json.write if for_machines else showing.show_details)(about)
+    if for_machines:
+        as_json.write(as_json.details(found[0], payload=payload))
+    else:
+        showing.show_details(found[0], payload=payload)
 
 
 @_command("flush")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backlog.folder import Claim, can_hold_events, claim_orphan, maker_of
+from ..backlog.folder import Claim, can_hold_events, claim_orphan, holder_of
 from ..backlog.journal import Journal
 from ..backlog.orphan import living_row
 from ..backlog.remote import Wish, ask, is_pending, take_back
@@ -47,40 +47,41 @@ def change(path: Path, wish: Wish, tell: Tell) -> Changed:
 
     :raises Unreadable: the file is damaged, or can't be written.
     """
-    claim = claim_orphan(path)
+    owner, left = owner_of(path), wish.ids
     try:
+        claim = claim_orphan(path)
         if claim is None:
-            return _ask(path, wish)
-        owner = Owner(maker_of(path), False)
-        done = _edit(claim, wish, tell)
+            left = _ask(path, wish)
+            # Its process, which may be another command, may have ended meanwhile.
+            claim = claim_orphan(path) if left else None
+        if claim is not None:
+            _edit(claim, Wish(wish.what, left), tell)
+            owner, left = owner._replace(alive=False), []
     except CANT_READ as error:
         raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
-    return Changed(owner, done, [id for id in wish.ids if id not in set(done)])
+    not_done = set(left)
+    return Changed(owner, [id for id in wish.ids if id not in not_done], left)
 
 
 # A file whose process is dead: it is ours as long as we hold its lock.
 
 
-def _edit(claim: Claim, wish: Wish, tell: Tell) -> list[str]:
-    done: list[str] = []
+def _edit(claim: Claim, wish: Wish, tell: Tell) -> None:
     act = {"retry": _retry, "purge": _purge}[wish.what]
     with _opened(claim) as journal:
         for page in _pages(wish.ids):
+            # What is not there any more was delivered, or purged, meanwhile.
             stored = [s for row in journal.rows_with(page) if (s := whole_row(row))]
-            done += act(journal, stored, tell)
-    return done
+            act(journal, stored, tell)
 
 
-def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> list[str]:
-    dead = [stored for stored in events if stored.dead is not None]
-    journal.write([living_row(stored) for stored in dead])
-    return [stored.event.id for stored in dead]
+def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
+    journal.write([living_row(stored) for stored in events if stored.dead is not None])
 
 
-def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> list[str]:
+def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
     journal.write((), [stored.number for stored in events])
     tell([News(Kind.DROPPED, stored.event, "purged") for stored in events])
-    return [stored.event.id for stored in events]
 
 
 @contextmanager
@@ -107,19 +108,19 @@ def _opened(claim: Claim) -> Iterator[Journal]:
 # A file whose process lives: only that process writes it.
 
 
-def _ask(path: Path, wish: Wish) -> Changed:
-    owner = owner_of(path)
-    asked: list[str] = []
+def _ask(path: Path, wish: Wish) -> list[str]:
+    """Let the process do it; returns the ids of the events that have not followed."""
+    asked = 0
     for page in _pages(wish.ids):
         if not _is_fulfilled(path, Wish(wish.what, page)):
             break
-        asked += page
+        asked += len(page)
+    fulfilled = Wish(wish.what, wish.ids[:asked])
     deadline = time.monotonic() + PATIENCE
-    left = _left(path, Wish(wish.what, asked))
+    left = _left(path, fulfilled)
     while left and _pause(deadline):
-        left = _left(path, Wish(wish.what, asked))
-    left.update(wish.ids[len(asked) :])
-    return Changed(owner, [id for id in wish.ids if id not in left], sorted(left))
+        left = _left(path, fulfilled)
+    return sorted(left) + wish.ids[asked:]
 
 
 def _is_fulfilled(path: Path, wish: Wish) -> bool:
@@ -133,7 +134,7 @@ def _is_fulfilled(path: Path, wish: Wish) -> bool:
         while is_pending(path, wish):
             if not path.exists():
                 return True
-            if not _pause(deadline):
+            if holder_of(path) is None or not _pause(deadline):
                 return False
     finally:
         # Nobody is to do later what was told to have failed.

@@ -21,7 +21,7 @@ def chosen(
     :raises Failure: one is unknown.
     """
     if bool(ids) == every:
-        raise click.UsageError(f"Name the ids of events, or {option}.")
+        raise click.UsageError(f"Name the ids of events, or write {option}.")
     if queue and not every:
         raise click.UsageError(f"--queue goes with {option}.")
     return _all_dead(folder, queue) if every else with_ids(folder, ids)

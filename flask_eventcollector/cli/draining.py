@@ -41,13 +41,15 @@ def drain(
     watch: Callable[[int], object],
 ) -> Drained:
     """Deliver within *timeout* seconds; tell *watch*, now and then, how many more."""
-    before, seen = delivery.stats(), 0
+    before = delivery.stats()
     flush = threading.Thread(
         target=_flush, args=(delivery, folder, time.monotonic() + timeout), daemon=True
     )
     flush.start()
-    while flush.is_alive():
+    seen, is_over = 0, False
+    while not is_over:
         flush.join(_STEP)
+        is_over = not flush.is_alive()
         now = _ended(before, delivery.stats())
         watch(now - seen)
         seen = now

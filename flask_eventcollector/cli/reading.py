@@ -36,7 +36,7 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         process = f"process {self.process}" if self.process else "a process"
-        return process if self.alive else f"{process}, which is gone"
+        return process if self.alive else f"{process} (gone)"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def _file_as_row(file: Report) -> list[str]:
     counts = ["?", "?"] if file.trouble else [str(file.waiting), str(file.dead)]
     return [
         str(file.owner.process or "?"),
-        "alive" if file.owner.alive else "gone",
+        words.life(file.owner.alive),
         *counts,
         words.age(file.oldest_age),
         words.size(file.bytes),
@@ -91,21 +91,28 @@ def show_dead(found: Sequence[Found]) -> None:
         click.echo(f"    {words.plain(f.stored.dead or 'no reason is known')}")
 
 
-def show_details(about: Mapping[str, Any]) -> None:
+def show_details(found: Found, *, payload: bool) -> None:
     """All that is known of one event."""
-    for key, value in about.items():
-        if key not in ("headers", "payload"):
-            click.echo(f"{key.replace('_', ' '):13}{words.plain(_as_text(value))}")
-    for key, value in about["headers"].items():
-        click.echo(words.plain(f"header       {key}: {_as_text(value)}"))
-    if "payload" in about:
-        text = json.dumps(about["payload"], ensure_ascii=False, indent=2)
+    event, owner = found.stored.event, found.owner
+    age = words.age(words.age_of(event.enqueued_at))
+    about = [
+        ("id", event.id),
+        ("state", found.state),
+        *([] if found.stored.dead is None else [("reason", found.stored.dead or "-")]),
+        ("queue", event.target_queue),
+        ("exchange", event.exchange or "the default one"),
+        ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
+        ("size", words.size(len(event.body))),
+        ("process", f"{owner.process or '?'}, {words.life(owner.alive)}"),
+        ("file", str(found.path)),
+        *[("header", f"{key}: {value}") for key, value in event.headers.items()],
+    ]
+    for name, value in about:
+        click.echo(words.plain(f"{name:10}{value}"))
+    if payload:
+        text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
         _write_lines(words.plain(line) for line in text.splitlines())
-
-
-def _as_text(value: object) -> str:
-    return "-" if value is None or value == "" else str(value)
 
 
 # What a command has done.
@@ -134,7 +141,7 @@ def show_changed(what: str, changed: Changed) -> None:
     if changed.done:
         count = words.events(len(changed.done))
         if what == "purge":
-            click.echo(f"{count} dropped, of {owner}.")
+            click.echo(f"{count} of {owner} dropped.")
         elif owner.alive:
             click.echo(f"{count} sent again by {owner}.")
         else:
