@@ -102,6 +102,8 @@ class Ledger:
         self.outdated: deque[Entry] = deque()
         #: Events that dead processes have left and nobody has read yet, per target.
         self._unread: Mapping[Target | None, int] = {}
+        #: Whether they have left more than is counted there.
+        self._are_more = False
         #: For the flusher to tell.
         self.news: deque[News] = deque()
         #: The entries of collectors that are gone. A collector's ``__del__`` may run
@@ -356,9 +358,15 @@ class Ledger:
         return self._drop_each(new, reason)
 
     @step
-    def note_unread(self, unread: Mapping[Target | None, int]) -> None:
-        """Note what is still to be adopted. ``None``: nobody knows the target."""
+    def note_unread(
+        self, unread: Mapping[Target | None, int], *, are_more: bool
+    ) -> None:
+        """Note what is still to be adopted. ``None``: nobody knows the target.
+
+        *are_more*: beside that there are files that nobody has looked into.
+        """
         self._unread = unread
+        self._are_more = are_more
         self._changed.notify_all()
 
     @step
@@ -598,7 +606,7 @@ class Ledger:
             return False
         if self._broker.held:
             return True
-        if any(target not in self._lanes for target in self._unread):
+        if self._are_more or any(t not in self._lanes for t in self._unread):
             # The rest of what a dead process has left is about to be read.
             return False
         ready = self._broker.state is BrokerState.READY
@@ -606,7 +614,7 @@ class Ledger:
 
     def _undelivered(self) -> int:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
-        return held + sum(self._unread.values())
+        return held + sum(self._unread.values()) + self._are_more
 
     def _due(self, now: float) -> float | None:
         room, room_bytes = self._room()

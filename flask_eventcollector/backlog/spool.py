@@ -76,6 +76,8 @@ class Spool:
         self._orphans: list[Orphan] = []
         self._wrecks: list[Wreck] = []
         self._next_look = 0.0
+        #: Whether dead processes have left more files than may be open.
+        self._are_more = False
         #: Files that are left alone: of a newer version, or impossible to rename.
         self._left_alone: dict[str, str] = {}
         self._set_aside: deque[SetAside] = deque()
@@ -83,7 +85,8 @@ class Spool:
         self._write_error = ""
         self._read_error = ""
         self._well_again_at = 0.0
-        self._unread: Mapping[Target | None, int] = {}
+        #: What the ledger knows of it.
+        self._noted: tuple[Mapping[Target | None, int], bool] = {}, False
         self._closed = False
 
     # What delivery calls, in any thread.
@@ -101,7 +104,9 @@ class Spool:
         self._ask(_Request(None))
 
     def catch_up(self) -> None:
-        if len(self._ledger.outdated) >= max(1, self._page // 2):
+        # A file that has ended makes room for another one.
+        enough = 1 if self._are_more else max(1, self._page // 2)
+        if len(self._ledger.outdated) >= enough:
             self._worker.wake()
 
     def search(self, timeout: float) -> None:
@@ -156,6 +161,7 @@ class Spool:
                 request.done.set()
         fulfilled = self._fulfil_wishes()
         try:
+            self._finish_orphans()
             self._look(now=bool(searches))
             found = self._adopt()
         finally:
@@ -296,15 +302,22 @@ class Spool:
 
     def _look(self, *, now: bool) -> None:
         clock = time.monotonic()
-        if self._closed or (clock < self._next_look and not now):
+        now = now or clock >= self._next_look or (self._are_more and self._has_room())
+        if self._closed or not now:
             return
         self._next_look = clock + LOOK_EVERY
         self._read_error = ""
+        self._are_more = False
         for claim in self._folder.claim_orphans():
-            if len(self._orphans) + len(self._wrecks) >= _MOST_ORPHANS:
+            if not self._has_room():
                 claim.release()
+                self._are_more = True
                 return
             self._begin_to_adopt(claim)
+
+    def _has_room(self) -> bool:
+        """Whether another file may be opened."""
+        return len(self._orphans) + len(self._wrecks) < _MOST_ORPHANS
 
     def _begin_to_adopt(self, claim: Claim) -> None:
         if str(claim.path) in self._left_alone:
@@ -343,10 +356,11 @@ class Spool:
             found += self._read_orphan(orphan)
         for wreck in list(self._wrecks):
             found += self._read_wreck(wreck)
+        self._finish_orphans()
         unread = self._count_unread()
-        if unread != self._unread:
-            self._unread = unread
-            self._ledger.note_unread(unread)
+        if (unread, self._are_more) != self._noted:
+            self._noted = unread, self._are_more
+            self._ledger.note_unread(unread, are_more=self._are_more)
         return bool(found)
 
     def _share(self) -> int:
@@ -372,8 +386,6 @@ class Spool:
             # It is here already, from another file: its row here is one too many.
             double.state = State.DISCARDED
             self._ledger.outdated.append(double)
-        if orphan.is_finished:
-            self._finish(orphan)
         return len(entries)
 
     def _read_wreck(self, wreck: Wreck) -> int:
@@ -391,6 +403,11 @@ class Spool:
             self._wrecks.remove(wreck)
             self._put_aside(wreck.claim, wreck.reason, wreck.rescued)
         return len(entries)
+
+    def _finish_orphans(self) -> None:
+        for orphan in list(self._orphans):
+            if orphan.is_finished:
+                self._finish(orphan)
 
     def _finish(self, orphan: Orphan) -> None:
         self._orphans.remove(orphan)

@@ -42,9 +42,7 @@ def drain(
 ) -> Drained:
     """Deliver within *timeout* seconds; tell *watch*, now and then, how many more."""
     before = delivery.stats()
-    flush = threading.Thread(
-        target=_flush, args=(delivery, folder, time.monotonic() + timeout), daemon=True
-    )
+    flush = threading.Thread(target=_flush, args=(delivery, timeout), daemon=True)
     flush.start()
     seen, is_over = 0, False
     while not is_over:
@@ -56,24 +54,12 @@ def drain(
     return _result(before, delivery.stats(), folder)
 
 
-def _flush(delivery: Delivery, folder: Folder, deadline: float) -> None:
-    """Only some files are open at a time: go on while there are more."""
+def _flush(delivery: Delivery, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     delivery.start()
-    before: set[str] = set()
-    while True:
-        delivered = delivery.flush(max(0.0, deadline - time.monotonic()))
-        orphans = _orphans(folder)
-        if not delivered or orphans <= before or time.monotonic() > deadline:
-            return
-        before = orphans
-
-
-def _orphans(folder: Folder) -> set[str]:
-    names = set()
-    for claim in folder.claim_orphans():
-        names.add(claim.path.name)
-        claim.release()
-    return names
+    if delivery.flush(timeout):
+        # In the next look, files that have ended are removed, or set aside.
+        delivery.flush(max(0.0, deadline - time.monotonic()))
 
 
 def _ended(before: Stats, now: Stats) -> int:

@@ -460,6 +460,32 @@ def test_a_flush_delivers_all_that_dead_processes_have_left(
     assert delivery.stats().confirmed == 100
 
 
+def test_a_flush_delivers_more_files_than_may_be_open(
+    deliver: Deliver, folder: Path
+) -> None:
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    eventually(delivery, broker=BrokerState.READY)
+    for number in range(2 * module._MOST_ORPHANS + 1):
+        leave(folder, [number])
+    assert delivery.flush(DEADLINE)
+    assert delivery.stats().confirmed == 2 * module._MOST_ORPHANS + 1
+
+
+def test_files_that_are_not_open_yet_are_not_taken_for_delivered(
+    deliver: Deliver, away: ManualBroker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_MOST_ORPHANS", 1)
+    leave(folder, "a")
+    leave(folder, "b")
+    delivery = deliver(away)
+    delivery.start()
+    eventually(delivery, adopted=1)
+    delivery.purge("ab")
+    assert not delivery.flush(0)
+    eventually(delivery, adopted=2)
+
+
 def test_a_flush_ends_when_the_rest_is_refused(deliver: Deliver, folder: Path) -> None:
     memory = MemoryBroker()
     memory.refuse("missing")
