@@ -93,6 +93,12 @@ class AppState:
         """This process's delivery, unless nothing was enqueued yet."""
         return self._deliveries.get(os.getpid())
 
+    def spool_folder(self) -> Folder | None:
+        """The folder of the spool; ``None``: the backlog is in memory."""
+        if choose_backlog(self.config, self.app) != "spool":
+            return None
+        return Folder(choose_spool_dir(self.config, self.app), self.app.name)
+
     # The parts of one process.
 
     def _begin(self) -> Delivery:
@@ -100,9 +106,9 @@ class AppState:
         urls = choose_broker(config, self.app)
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
             logger.warning("Events stay in this process: the broker is memory://")
-        durable = choose_backlog(config, self.app) == "spool"
-        ledger, reporter = Ledger(_limits(config, durable=durable)), Reporter()
-        folder = self._folder() if durable else None
+        folder = self.spool_folder()
+        ledger = Ledger(_limits(config, durable=folder is not None))
+        reporter = Reporter()
         delivery = Delivery(
             ledger,
             _make_broker(urls, config, name),
@@ -122,9 +128,6 @@ class AppState:
     def tell(self, news: Sequence[News]) -> None:
         """Log and signal, now, what became of events that never came here."""
         Announcer(self._send, Reporter(), deque()).tell(news)
-
-    def _folder(self) -> Folder:
-        return Folder(choose_spool_dir(self.config, self.app), self.app.name)
 
     def _new_collector(self) -> Collector:
         return Collector(self.delivery, self._encode)
@@ -211,8 +214,8 @@ class AppState:
             return
         self._served.add(os.getpid())
         try:
-            durable = choose_backlog(self.config, sender) == "spool"
-            if durable and self._folder().has_orphans():
+            folder = self.spool_folder()
+            if folder is not None and folder.has_orphans():
                 self.delivery().start()
         except Exception:
             logger.exception("What a dead process has left could not be adopted")

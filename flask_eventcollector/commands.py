@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 from flask import Flask
 from flask.cli import AppGroup
+
+from .errors import ConfigurationError
 
 NAME = "events"
 
@@ -43,3 +48,21 @@ def add_commands(app: Flask) -> None:
     """Add ``flask events``, unless the app has commands of that name."""
     if NAME not in app.cli.commands:
         app.cli.add_command(_Commands(NAME, help=_HELP, epilog=_EXIT_CODES))
+
+
+class _ShownByClick(ConfigurationError, click.ClickException):
+    """A wrong setting; a command shows its message alone, and exits with 1."""
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """Let a person who has called ``flask …`` read one line instead of a traceback.
+
+    It is a common mistake to call it as another user than the app's.
+    """
+    try:
+        yield
+    except ConfigurationError as error:
+        if click.get_current_context(silent=True) is None:
+            raise
+        raise _ShownByClick(str(error)) from None

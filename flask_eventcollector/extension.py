@@ -22,7 +22,7 @@ from .app_state import AppState, deliveries
 from .blocks import AutoPublishingEventCollector
 from .brokers import Broker
 from .collector import CollectorLike
-from .commands import add_commands
+from .commands import add_commands, errors_shown
 from .config import Config
 from .delivery import Delivery
 from .errors import ConfigurationError
@@ -74,8 +74,9 @@ class EventCollector:
                 f"the app {app.name!r} has an EventCollector already: call init_app()"
                 " once for each app, or leave out EventCollector(app)"
             )
-        config = Config.from_app(app)
-        _check_threads()
+        with errors_shown():
+            config = Config.from_app(app)
+            _check_threads()
         app.extensions[_KEY] = state = AppState(app, config, self)
         state.register(app)
         add_commands(app)

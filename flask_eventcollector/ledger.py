@@ -368,6 +368,20 @@ class Ledger:
         return doubles
 
     @step
+    def drop_unread(
+        self,
+        entries: Iterable[Entry],
+        reason: str,
+        unread: Mapping[Target | None, int],
+    ) -> list[News]:
+        """Take over what another process had handed over, only to drop it."""
+        self._unread = unread
+        new = [entry for entry in entries if entry.event.id not in self._books]
+        for entry in new:
+            self._books.adopt(entry)
+        return self._drop_each(new, reason)
+
+    @step
     def free(self) -> tuple[int, int]:
         """How many events, and how many bytes, may come before a limit is reached."""
         events = self._limits.max_events - len(self._books)

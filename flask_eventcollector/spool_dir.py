@@ -20,9 +20,24 @@ def check_spool_dir(path: Path, key: str) -> None:
             "the spool needs the file locks of a POSIX system, which this is not: set"
             " EVENTCOLLECTOR_BACKLOG to 'memory'"
         )
-    trouble = _trouble(path) if path.exists() else _trouble_above(path)
+    try:
+        trouble = _trouble(path) if _exists(path) else _trouble_above(path)
+    except PermissionError:
+        trouble = (
+            f"the user of this process (with the id {os.geteuid()}) may not look into a"
+            " folder above it: run this as the user that runs the app"
+        )
     if trouble:
         raise ConfigurationError(f"{key} is {str(path)!r}, but {trouble}")
+
+
+def _exists(path: Path) -> bool:
+    # What Path.exists() says where it may not look differs between Python's versions.
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _trouble(path: Path) -> str:
@@ -32,7 +47,8 @@ def _trouble(path: Path) -> str:
     if about.st_uid != os.geteuid():
         return (
             f"it belongs to the user with the id {about.st_uid}, not to this process's"
-            f" ({os.geteuid()}): give it to the user that runs the app (chown)"
+            f" ({os.geteuid()}): run this as that user, or give it (chown) to the user"
+            " that runs the app"
         )
     if about.st_mode & 0o077:
         return (
@@ -45,7 +61,7 @@ def _trouble(path: Path) -> str:
 
 
 def _trouble_above(path: Path) -> str:
-    above = next(folder for folder in path.parents if folder.exists())
+    above = next(folder for folder in path.parents if _exists(folder))
     if not above.is_dir():
         return f"{str(above)!r} is no folder: name another path"
     if not os.access(above, os.W_OK | os.X_OK):

@@ -14,10 +14,10 @@ from ..ledger import Ledger
 from ..rounds import TICK, Rounds
 from .aside import Aside
 from .disk import Disk
-from .folder import Claim, Folder, why_not_ours
-from .journal import Journal, NewerVersion, is_damage, was_begun
+from .folder import Claim, Folder, NotOurs, can_hold_events
+from .journal import Journal, NewerVersion, is_damage
 from .orphan import Orphan, Wreck
-from .remote import fulfil
+from .remote import Wish, fulfil, take_back, wish_for
 from .updating import close, update
 
 #: Seconds between two looks for the files of dead processes.
@@ -59,6 +59,8 @@ class Adopter:
         self._orphans: list[Orphan] = []
         self._wrecks: list[Wreck] = []
         self._next_look = 0.0
+        #: Whether dead processes have left more files than may be open.
+        self._are_more = False
         self._erasing, self._reading = Disk(), Disk()
 
     # What others call, in any thread.
@@ -90,6 +92,12 @@ class Adopter:
         self._rounds.stop(timeout)
 
     @property
+    def erase_at(self) -> int:
+        """How many rows to erase are worth a round of their own."""
+        # A file that has ended makes room for another one.
+        return 1 if self._are_more else max(1, self._page // 2)
+
+    @property
     def error(self) -> str:
         """Why a file could not be read, or a row not erased."""
         return self._erasing.error or self._reading.error
@@ -100,13 +108,14 @@ class Adopter:
         searches = [self._searches.popleft() for _ in range(len(self._searches))]
         try:
             self._follow()
+            fulfilled = self._fulfil_wishes()
+            self._finish_orphans()
             self._look(now=bool(searches))
             found = self._adopt()
         finally:
             for search in searches:
                 search.set()
-        wishes = [fulfil(orphan.claim.path, self._ledger) for orphan in self._orphans]
-        if found or any(wishes):
+        if found or fulfilled:
             self._wake_others()
             return 0.0
         return TICK
@@ -125,19 +134,53 @@ class Adopter:
                 if is_damage(error):
                     self._wreck(orphan, str(error))
 
+    # What the command line asks for.
+
+    def _fulfil_wishes(self) -> bool:
+        """Do what is asked; returns whether rows may have to follow."""
+        fulfilled = False
+        for orphan in list(self._orphans):
+            wish = wish_for(orphan.claim.path)
+            if wish is not None:
+                fulfil(wish, self._ledger)
+                self._fulfil_unread(wish, orphan)
+                fulfilled |= take_back(orphan.claim.path, wish)
+        return fulfilled
+
+    def _fulfil_unread(self, wish: Wish, orphan: Orphan) -> None:
+        """The same for events that are on disk only, of which the ledger can't know."""
+        try:
+            if wish.what == "retry":
+                orphan.revive(wish.ids)
+            elif wish.what == "purge":
+                erased = orphan.erase(wish.ids)
+                news = self._ledger.drop_unread(erased, "purged", self._count_unread())
+                self._ledger.news.extend(news)
+        except sqlite3.Error as error:
+            self._erasing.fails(error)
+            if is_damage(error):
+                self._wreck(orphan, str(error))
+
     # Finding files.
 
     def _look(self, *, now: bool) -> None:
         clock = time.monotonic()
-        if clock < self._next_look and not now:
+        now = now or clock >= self._next_look or (self._are_more and self._has_room())
+        if not now:
             return
         self._next_look = clock + LOOK_EVERY
         self._reading.works()
+        self._are_more = False
         for claim in self._folder.claim_orphans():
-            if len(self._orphans) + len(self._wrecks) >= _MOST_FILES:
+            if not self._has_room():
                 claim.release()
+                self._are_more = True
                 return
             self._begin(claim)
+
+    def _has_room(self) -> bool:
+        """Whether another file may be opened."""
+        return len(self._orphans) + len(self._wrecks) < _MOST_FILES
 
     def _begin(self, claim: Claim) -> None:
         if self._aside.is_left_alone(claim.path):
@@ -152,16 +195,13 @@ class Adopter:
             # It may pass.
             self._reading.fails(error)
             claim.release()
+        except NotOurs as error:
+            self._aside.put(claim, str(error), 0)
         except NewerVersion as error:
             self._aside.leave_alone(claim, str(error))
 
     def _open(self, claim: Claim) -> None:
-        reason = why_not_ours(claim.path)
-        if reason:
-            self._aside.put(claim, reason, 0)
-            return
-        if not was_begun(claim.path):
-            # Its process died before it had written anything.
+        if not can_hold_events(claim.path):
             claim.remove()
             return
         journal = Journal.open(claim.path, full_sync=self._full_sync)
@@ -203,8 +243,6 @@ class Adopter:
                 self._wreck(orphan, str(error))
             return 0
         self._ledger.adopt(entries, self._count_unread())
-        if orphan.is_finished:
-            self._finish(orphan)
         return len(entries)
 
     def _read_wreck(self, wreck: Wreck) -> int:
@@ -228,12 +266,17 @@ class Adopter:
         for orphan in self._orphans:
             for target, count in orphan.unread.items():
                 unread[target] = unread.get(target, 0) + count
-        if any(not wreck.is_read for wreck in self._wrecks):
+        if self._are_more or any(not wreck.is_read for wreck in self._wrecks):
             # Nobody knows how many.
             unread[None] = 1
         return unread
 
     # Letting files go.
+
+    def _finish_orphans(self) -> None:
+        for orphan in list(self._orphans):
+            if orphan.is_finished:
+                self._finish(orphan)
 
     def _finish(self, orphan: Orphan) -> None:
         self._orphans.remove(orphan)

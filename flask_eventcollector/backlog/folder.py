@@ -16,7 +16,7 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
-from .journal import SUFFIXES
+from .journal import SUFFIXES, was_begun
 
 EXTENSION = ".spool"
 #: What the command line asks the process of a file for; see `backlog.remote`.
@@ -29,6 +29,10 @@ _ASIDE = ".aside"
 #: of a file gives all of its locks away: so a process opens a lock file only once.
 #: See "Advisory record locking" in fcntl(2).
 _held: dict[tuple[int, str], object] = {}
+
+
+class NotOurs(Exception):
+    """A file that must not be opened; the message says why."""
 
 
 class Claim:
@@ -133,15 +137,6 @@ def claim_orphan(path: Path) -> Claim | None:
     return claim
 
 
-def is_held(path: Path) -> bool:
-    """Whether a living process has locked *path*."""
-    claim = claim_orphan(path)
-    if claim is None:
-        return True
-    claim.release()
-    return False
-
-
 def holder_of(path: Path) -> int | None:
     """The id of the process that has locked *path*; ``None``: it has nobody left.
 
@@ -169,16 +164,21 @@ def maker_of(path: Path) -> int:
     return int(number[0]) if number and number[0].isdecimal() else 0
 
 
-def why_not_ours(path: Path) -> str:
-    """Why the file must not even be opened; ``""``: it may be."""
+def can_hold_events(path: Path) -> bool:
+    """Whether to open the file; ``False``: its process had not written anything yet.
+
+    :raises NotOurs: it must not be opened.
+    :raises NewerVersion: it was written by a newer version of the library.
+    :raises sqlite3.DatabaseError: it is damaged.
+    """
     about = os.lstat(path)
     if not stat.S_ISREG(about.st_mode):
-        return "it is not a regular file"
+        raise NotOurs("it is not a regular file")
     if about.st_uid != os.geteuid():
-        return f"it belongs to the user with the id {about.st_uid}"
+        raise NotOurs(f"it belongs to the user with the id {about.st_uid}")
     if not os.access(path, os.R_OK | os.W_OK):
-        return "its mode keeps this process from reading and writing it"
-    return ""
+        raise NotOurs("its mode keeps this process from reading and writing it")
+    return was_begun(path)
 
 
 def _key(path: Path) -> tuple[int, str]:

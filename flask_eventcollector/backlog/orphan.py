@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..entries import Entry, Row, State
 from ..events import Target
 from .folder import Claim
 from .journal import Journal
-from .rows import DamagedRow, StoredEvent, read_row
+from .rows import DamagedRow, StoredEvent, read_row, row_of, whole_row
 from .salvage import whole_rows
 
 
@@ -85,6 +86,25 @@ class Orphan:
         elif entry.state.alive:
             here.add(entry)
 
+    def revive(self, ids: Sequence[str]) -> None:
+        """Of the events with *ids*, let those wait that are dead, and on disk only."""
+        unread = self._unread_with(ids)
+        self.journal.write([living_row(s) for s in unread if s.dead is not None])
+
+    def erase(self, ids: Sequence[str]) -> list[Entry]:
+        """Of the events with *ids*, erase those that are on disk only; return them."""
+        unread = self._unread_with(ids)
+        self.journal.write((), [stored.number for stored in unread])
+        for stored in unread:
+            self._places[stored.event.target].unread -= 1
+        return [adopted_entry(stored) for stored in unread]
+
+    def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
+        # To find a row by its event's id, SQLite has to look at each of them.
+        rows = self.journal.rows_with(ids) if self.unread else []
+        events = [stored for row in rows if (stored := whole_row(row)) is not None]
+        return [s for s in events if s.number > self._places[s.event.target].read_to]
+
     def _read(
         self, target: Target, place: _Place, count: int, size: int
     ) -> Iterator[Entry]:
@@ -155,3 +175,10 @@ def adopted_entry(stored: StoredEvent) -> Entry:
     entry.state = State.RETAINED if stored.dead is None else State.DEAD
     entry.reason = stored.dead or ""
     return entry
+
+
+def living_row(stored: StoredEvent) -> tuple[Any, ...]:
+    """The row for an event that is dead no more."""
+    entry = adopted_entry(stored)
+    entry.state = State.RETAINED
+    return row_of(entry, stored.number)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +17,7 @@ class Wish(NamedTuple):
 
     #: ``"retry"`` or ``"purge"``.
     what: str
-    ids: Sequence[str]
+    ids: list[str]
 
 
 def ask(path: Path, wish: Wish) -> bool:
@@ -33,7 +31,7 @@ def ask(path: Path, wish: Wish) -> bool:
     descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"what": wish.what, "ids": list(wish.ids)}, file)
+            json.dump(wish._asdict(), file)
         os.link(unnamed, _request_of(path))
     except FileExistsError:
         return False
@@ -42,32 +40,24 @@ def ask(path: Path, wish: Wish) -> bool:
     return True
 
 
-def is_pending(path: Path) -> bool:
-    """Whether a wish is beside the file *path* that its owner has not fulfilled."""
-    return _request_of(path).exists()
+def is_pending(path: Path, wish: Wish) -> bool:
+    """Whether *wish* is beside the file *path*: its owner has not fulfilled it."""
+    return wish_for(path) == wish
 
 
-def take_back(path: Path) -> None:
-    """Remove the wish: nobody waits for it any more."""
-    with suppress(OSError):
-        os.unlink(_request_of(path))
-
-
-def fulfil(path: Path, ledger: Ledger) -> bool:
-    """Do what was asked of the owner of *path*; returns whether anything was."""
-    wish = _wish_for(path)
-    if wish is None:
+def take_back(path: Path, wish: Wish) -> bool:
+    """Remove *wish*, unless another has taken its place; returns whether it did."""
+    if not is_pending(path, wish):
         return False
-    if wish.what == "retry":
-        ledger.retry(wish.ids)
-    elif wish.what == "purge":
-        # The flusher tells it.
-        ledger.news.extend(ledger.purge(wish.ids))
-    take_back(path)
+    try:
+        os.unlink(_request_of(path))
+    except OSError:
+        return False
     return True
 
 
-def _wish_for(path: Path) -> Wish | None:
+def wish_for(path: Path) -> Wish | None:
+    """What is asked of the owner of *path*, which then calls :func:`take_back`."""
     try:
         text = _request_of(path).read_text(encoding="utf-8")
     except OSError:
@@ -78,6 +68,15 @@ def _wish_for(path: Path) -> Wish | None:
     except (ValueError, TypeError, KeyError):
         # Nobody of ours wrote that. A wish for nothing is fulfilled at once.
         return Wish("", [])
+
+
+def fulfil(wish: Wish, ledger: Ledger) -> None:
+    """Do what is asked, with the events that are in memory."""
+    if wish.what == "retry":
+        ledger.retry(wish.ids)
+    elif wish.what == "purge":
+        # The flusher tells it.
+        ledger.news.extend(ledger.purge(wish.ids))
 
 
 def _request_of(path: Path) -> Path:

@@ -71,6 +71,14 @@ def read_row(row: tuple[Any, ...]) -> StoredEvent:
         raise DamagedRow(f"row {row[0]!r} is damaged") from error
 
 
+def whole_row(row: tuple[Any, ...]) -> StoredEvent | None:
+    """What *row* holds; ``None``: it is damaged."""
+    try:
+        return read_row(row)
+    except DamagedRow:
+        return None
+
+
 def _read(
     number: int,
     exchange: bytes,

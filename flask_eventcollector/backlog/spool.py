@@ -33,7 +33,6 @@ class Spool:
         name: str,
     ) -> None:
         self._ledger = ledger
-        self._erase_at = max(1, page[0] // 2)
         self._aside = Aside()
         self._writer = Writer(
             ledger,
@@ -64,7 +63,7 @@ class Spool:
         self._writer.write(None)
 
     def catch_up(self) -> None:
-        if self._ledger.unerased >= self._erase_at:
+        if self._ledger.unerased >= self._adopter.erase_at:
             self._writer.wake()
             self._adopter.wake()
 

@@ -14,7 +14,7 @@ from .aside import Aside
 from .disk import Disk
 from .folder import Claim, Folder
 from .journal import Journal, is_damage
-from .remote import fulfil
+from .remote import fulfil, take_back, wish_for
 from .updating import close, update
 
 #: Seconds that a caller waits for the disk, at most.
@@ -137,10 +137,13 @@ class Writer:
             self._ledger.stored(chosen)
 
     def _fulfil_wish(self) -> bool:
-        if self._own is None or not fulfil(self._own[0].path, self._ledger):
+        """Do what the command line asks; returns whether rows may have to follow."""
+        wish = self._own and wish_for(self._own[0].path)
+        if not wish or not self._own:
             return False
+        fulfil(wish, self._ledger)
         self._wake_broker()
-        return True
+        return take_back(self._own[0].path, wish)
 
     def _journal(self) -> Journal:
         if self._own is None:

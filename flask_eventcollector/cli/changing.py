@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backlog.folder import Claim, claim_orphan, maker_of, why_not_ours
-from ..backlog.journal import Journal, NewerVersion, was_begun
-from ..backlog.orphan import adopted_entry
+from ..backlog.folder import Claim, can_hold_events, claim_orphan, holder_of
+from ..backlog.journal import Journal
+from ..backlog.orphan import living_row
 from ..backlog.remote import Wish, ask, is_pending, take_back
-from ..backlog.rows import DamagedRow, StoredEvent, read_row, row_of
-from ..entries import Kind, News, State
-from .reading import Gone, Owner, Unreadable, owner_of, reading, why_unreadable
+from ..backlog.rows import StoredEvent, whole_row
+from ..entries import Kind, News
+from .reading import (
+    CANT_READ,
+    Gone,
+    Owner,
+    Unreadable,
+    owner_of,
+    reading,
+    why_unreadable,
+)
 
 #: Seconds that a living process has for what it is asked. It looks once a second.
 PATIENCE = 5.0
 _POLL = 0.05
-#: Rows that are read and written at a time.
+#: Rows that are read and written at a time, and events that are asked for.
 _PAGE = 200
 
 Tell = Callable[[Sequence[News]], None]
@@ -40,45 +47,41 @@ def change(path: Path, wish: Wish, tell: Tell) -> Changed:
 
     :raises Unreadable: the file is damaged, or can't be written.
     """
-    claim = claim_orphan(path)
+    owner, left = owner_of(path), wish.ids
     try:
+        claim = claim_orphan(path)
         if claim is None:
-            return _ask(path, wish)
-        owner = Owner(maker_of(path), False)
-        done = _edit(claim, wish, tell)
-    except (OSError, sqlite3.Error, NewerVersion) as error:
+            left = _ask(path, wish)
+            # Its process, which may be another command, may have ended meanwhile.
+            claim = claim_orphan(path) if left else None
+        if claim is not None:
+            _edit(claim, Wish(wish.what, left), tell)
+            owner, left = owner._replace(alive=False), []
+    except CANT_READ as error:
         raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
-    return Changed(owner, done, [id for id in wish.ids if id not in set(done)])
+    not_done = set(left)
+    return Changed(owner, [id for id in wish.ids if id not in not_done], left)
 
 
 # A file whose process is dead: it is ours as long as we hold its lock.
 
 
-def _edit(claim: Claim, wish: Wish, tell: Tell) -> list[str]:
-    done: list[str] = []
+def _edit(claim: Claim, wish: Wish, tell: Tell) -> None:
     act = {"retry": _retry, "purge": _purge}[wish.what]
     with _opened(claim) as journal:
         for page in _pages(wish.ids):
-            stored = [s for row in journal.rows_with(page) if (s := _whole(row))]
-            done += act(journal, stored, tell)
-    return done
+            # What is not there any more was delivered, or purged, meanwhile.
+            stored = [s for row in journal.rows_with(page) if (s := whole_row(row))]
+            act(journal, stored, tell)
 
 
-def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> list[str]:
-    rows = []
-    for stored in events:
-        if stored.dead is not None:
-            entry = adopted_entry(stored)
-            entry.state = State.RETAINED
-            rows.append(row_of(entry, stored.number))
-    journal.write(rows)
-    return [stored.event.id for stored in events if stored.dead is not None]
+def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
+    journal.write([living_row(stored) for stored in events if stored.dead is not None])
 
 
-def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> list[str]:
+def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
     journal.write((), [stored.number for stored in events])
     tell([News(Kind.DROPPED, stored.event, "purged") for stored in events])
-    return [stored.event.id for stored in events]
 
 
 @contextmanager
@@ -86,10 +89,7 @@ def _opened(claim: Claim) -> Iterator[Journal]:
     """The file of a dead process, to be written; an empty one is removed at last."""
     empty = False
     try:
-        reason = why_not_ours(claim.path)
-        if reason:
-            raise Unreadable(f"{claim.path.name}: {reason}")
-        if not was_begun(claim.path):
+        if not can_hold_events(claim.path):
             raise Gone
         journal = Journal.open(claim.path)
         try:
@@ -105,32 +105,41 @@ def _opened(claim: Claim) -> Iterator[Journal]:
             claim.release()
 
 
-def _whole(row: tuple[object, ...]) -> StoredEvent | None:
-    try:
-        return read_row(row)
-    except DamagedRow:
-        return None
-
-
 # A file whose process lives: only that process writes it.
 
 
-def _ask(path: Path, wish: Wish) -> Changed:
-    owner = owner_of(path)
+def _ask(path: Path, wish: Wish) -> list[str]:
+    """Let the process do it; returns the ids of the events that have not followed."""
+    asked = 0
+    for page in _pages(wish.ids):
+        if not _is_fulfilled(path, Wish(wish.what, page)):
+            break
+        asked += len(page)
+    fulfilled = Wish(wish.what, wish.ids[:asked])
+    deadline = time.monotonic() + PATIENCE
+    left = _left(path, fulfilled)
+    while left and _pause(deadline):
+        left = _left(path, fulfilled)
+    return sorted(left) + wish.ids[asked:]
+
+
+def _is_fulfilled(path: Path, wish: Wish) -> bool:
+    """Leave the wish for the owner of *path*; returns whether it took it up in time."""
     deadline = time.monotonic() + PATIENCE
     while not ask(path, wish):
+        # Another command's wish is there.
         if not _pause(deadline):
-            return Changed(owner, [], list(wish.ids))
+            return False
     try:
-        while is_pending(path) and path.exists() and _pause(deadline):
-            pass
+        while is_pending(path, wish):
+            if not path.exists():
+                return True
+            if holder_of(path) is None or not _pause(deadline):
+                return False
     finally:
         # Nobody is to do later what was told to have failed.
-        take_back(path)
-    left = _left(path, wish)
-    while left and _pause(deadline):
-        left = _left(path, wish)
-    return Changed(owner, [id for id in wish.ids if id not in left], sorted(left))
+        take_back(path, wish)
+    return True
 
 
 def _left(path: Path, wish: Wish) -> set[str]:
@@ -142,7 +151,7 @@ def _left(path: Path, wish: Wish) -> set[str]:
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return set()
-        stored = [s for row in rows if (s := _whole(row))]
+        stored = [s for row in rows if (s := whole_row(row))]
         left |= {
             s.event.id for s in stored if wish.what == "purge" or s.dead is not None
         }
@@ -155,6 +164,6 @@ def _pause(deadline: float) -> bool:
     return time.monotonic() < deadline
 
 
-def _pages(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+def _pages(ids: list[str]) -> Iterator[list[str]]:
     for start in range(0, len(ids), _PAGE):
         yield ids[start : start + _PAGE]

@@ -41,37 +41,25 @@ def drain(
     watch: Callable[[int], object],
 ) -> Drained:
     """Deliver within *timeout* seconds; tell *watch*, now and then, how many more."""
-    before, seen = delivery.stats(), 0
-    flush = threading.Thread(
-        target=_flush, args=(delivery, folder, time.monotonic() + timeout), daemon=True
-    )
+    before = delivery.stats()
+    flush = threading.Thread(target=_flush, args=(delivery, timeout), daemon=True)
     flush.start()
-    while flush.is_alive():
+    seen, is_over = 0, False
+    while not is_over:
         flush.join(_STEP)
+        is_over = not flush.is_alive()
         now = _ended(before, delivery.stats())
         watch(now - seen)
         seen = now
     return _result(before, delivery.stats(), folder)
 
 
-def _flush(delivery: Delivery, folder: Folder, deadline: float) -> None:
-    """Only some files are open at a time: go on while there are more."""
+def _flush(delivery: Delivery, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
     delivery.start()
-    before: set[str] = set()
-    while True:
-        delivered = delivery.flush(max(0.0, deadline - time.monotonic()))
-        orphans = _orphans(folder)
-        if not delivered or orphans <= before or time.monotonic() > deadline:
-            return
-        before = orphans
-
-
-def _orphans(folder: Folder) -> set[str]:
-    names = set()
-    for claim in folder.claim_orphans():
-        names.add(claim.path.name)
-        claim.release()
-    return names
+    if delivery.flush(timeout):
+        # In the next look, files that have ended are removed, or set aside.
+        delivery.flush(max(0.0, deadline - time.monotonic()))
 
 
 def _ended(before: Stats, now: Stats) -> int:

@@ -6,18 +6,21 @@ import heapq
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backlog.folder import Folder, holder_of, maker_of, why_not_ours
-from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage, was_begun
+from ..backlog.folder import Folder, NotOurs, can_hold_events, holder_of, maker_of
+from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..backlog.rows import DamagedRow, StoredEvent, read_row
 
 #: Rows that are read at a time: while a file is read, its owner can't shrink it.
 _PAGE = 100
+
+#: What may come of a file that is opened; see :func:`why_unreadable`.
+CANT_READ = (OSError, sqlite3.Error, NotOurs, NewerVersion)
 
 
 class Unreadable(Exception):
@@ -33,7 +36,7 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         process = f"process {self.process}" if self.process else "a process"
-        return process if self.alive else f"{process}, which is gone"
+        return process if self.alive else f"{process} (gone)"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,15 @@ class Report:
     def is_here(self) -> bool:
         """Whether this very process looks after it."""
         return self.owner == Owner(os.getpid(), True)
+
+
+class Total(NamedTuple):
+    """What several files hold."""
+
+    waiting: int
+    dead: int
+    oldest_age: float | None
+    bytes: int
 
 
 class Found(NamedTuple):
@@ -78,6 +90,17 @@ def reports(folder: Folder) -> list[Report]:
     """What each file holds."""
     found = (_report(path) for path in folder.files())
     return [report for report in found if report is not None]
+
+
+def total(files: Sequence[Report]) -> Total:
+    """What *files* hold together, as far as they could be read."""
+    ages = [file.oldest_age for file in files if file.oldest_age is not None]
+    return Total(
+        waiting=sum(file.waiting for file in files),
+        dead=sum(file.dead for file in files),
+        oldest_age=max(ages, default=None),
+        bytes=sum(file.bytes for file in files),
+    )
 
 
 def events_in(
@@ -106,16 +129,14 @@ def events_with(folder: Folder, ids: list[str], troubles: list[str]) -> list[Fou
 def reading(path: Path) -> Iterator[Journal | None]:
     """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:"""
     try:
-        reason = why_not_ours(path)
-        if reason:
-            raise Unreadable(f"{path.name}: {reason}")
-        # To close a file takes away this process's locks of it.
-        if holder_of(path) != os.getpid() and not was_begun(path):
+        # One that this process has open is known. To look into it would take away this
+        # process's locks of it, as each descriptor does that is closed.
+        if holder_of(path) != os.getpid() and not can_hold_events(path):
             yield None
             return
         with closing(Journal.open(path, read_only=True)) as journal:
             yield journal
-    except (OSError, sqlite3.Error, NewerVersion) as error:
+    except CANT_READ as error:
         if os.path.lexists(path):
             raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
         # Its owner has removed it a moment ago. Nothing that was read of it counts.
@@ -130,6 +151,8 @@ def why_unreadable(error: Exception) -> str:
     """What is wrong with a file, and what to do."""
     if isinstance(error, NewerVersion):
         return f"{error}: upgrade the library here, too"
+    if isinstance(error, NotOurs):
+        return str(error)
     if is_damage(error):
         return (
             f"it is damaged ({error}): 'flask events flush' delivers what is whole in"

@@ -34,6 +34,11 @@ def events(count: int) -> str:
     return "1 event" if count == 1 else f"{count:,} events".replace(",", " ")
 
 
+def life(alive: bool) -> str:
+    """Whether a process lives."""
+    return "alive" if alive else "gone"
+
+
 def plain(text: str) -> str:
     """*text* without what a terminal would obey: names come from anywhere."""
     return "".join(

@@ -75,3 +75,12 @@ def stored(folder: Path) -> list[Any]:
     output = subprocess.run(command, check=True, capture_output=True, timeout=60)
     found: list[Any] = json.loads(output.stdout)
     return found
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    """A function that can only raise *error*."""
+
+    def fail(*args: Any, **more: Any) -> None:
+        raise error
+
+    return fail

@@ -14,9 +14,10 @@ import pytest
 
 from flask_eventcollector.backlog.folder import (
     Folder,
+    NotOurs,
+    can_hold_events,
     claim_orphan,
-    is_held,
-    why_not_ours,
+    holder_of,
 )
 from tests.backlog.support import APP, leave
 
@@ -60,6 +61,14 @@ def orphans(folder: Folder) -> list[Path]:
     return [claim.path for claim in claims]
 
 
+def holder_as_others_see_it(path: Path) -> str:
+    code = "import sys; from pathlib import Path\n"
+    code += "from flask_eventcollector.backlog.folder import holder_of\n"
+    code += "print(holder_of(Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(path)]
+    return subprocess.check_output(command, text=True).strip()
+
+
 def test_only_its_owner_may_enter_it(folder: Folder) -> None:
     assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
 
@@ -86,11 +95,11 @@ def test_each_file_has_a_name_of_its_own(folder: Folder) -> None:
 
 def test_a_living_process_keeps_its_file(folder: Folder) -> None:
     with owner(folder) as (path, process):
-        assert is_held(path)
+        assert holder_of(path) == process.pid
         assert orphans(folder) == []
         process.kill()
         process.wait()
-        assert not is_held(path)
+        assert holder_of(path) is None
         assert orphans(folder) == [path]
 
 
@@ -100,11 +109,7 @@ def test_a_file_is_claimed_once_in_one_process(folder: Folder) -> None:
     assert claim is not None
     # A second look must not give the first one's lock away either.
     assert claim_orphan(path) is None
-    code = "import sys; from pathlib import Path\n"
-    code += "from flask_eventcollector.backlog.folder import is_held\n"
-    code += "print(is_held(Path(sys.argv[1])))"
-    seen = subprocess.check_output([sys.executable, "-c", code, str(path)], text=True)
-    assert seen == "True\n"
+    assert holder_as_others_see_it(path) == str(os.getpid())
     claim.release()
     assert orphans(folder) == [path]
 
@@ -115,16 +120,12 @@ def test_a_forked_child_never_holds_its_parents_file(folder: Folder) -> None:
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
         # Nothing that the child does with its copy of the lock changes anything.
-        os.write(writer, b"held" if is_held(claim.path) else b"free")
+        os.write(writer, b"free" if holder_of(claim.path) is None else b"held")
         os.close(claim._descriptor)
         os._exit(0)
     os.waitpid(child, 0)
     assert os.read(reader, 9) == b"held"
-    code = "import sys; from pathlib import Path\n"
-    code += "from flask_eventcollector.backlog.folder import is_held\n"
-    code += "print(is_held(Path(sys.argv[1])))"
-    command = [sys.executable, "-c", code, str(claim.path)]
-    assert subprocess.check_output(command, text=True) == "True\n"
+    assert holder_as_others_see_it(claim.path) == str(os.getpid())
     claim.remove()
     os.close(reader)
     os.close(writer)
@@ -183,16 +184,18 @@ def test_a_lock_that_may_not_be_opened_belongs_to_nobody_here(folder: Folder) ->
     assert not (folder.path / "elsewhere").exists()
 
 
-def test_only_own_regular_files_are_opened(folder: Folder, tmp_path: Path) -> None:
+def test_only_own_regular_files_are_opened(folder: Folder) -> None:
     path = leave(folder.path, "a")
-    assert why_not_ours(path) == ""
+    assert can_hold_events(path)
     link = folder.path / "link"
     link.symlink_to(path)
-    assert why_not_ours(link) == "it is not a regular file"
+    with pytest.raises(NotOurs, match="it is not a regular file"):
+        can_hold_events(link)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 def test_another_users_file_is_not_opened(folder: Folder) -> None:
     path = leave(folder.path, "a")
     os.chown(path, 12345, -1)
-    assert why_not_ours(path) == "it belongs to the user with the id 12345"
+    with pytest.raises(NotOurs, match="it belongs to the user with the id 12345"):
+        can_hold_events(path)

@@ -14,11 +14,14 @@ import pytest
 from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.backlog import adopter, disk, writer
 from flask_eventcollector.backlog.journal import Journal
+from flask_eventcollector.backlog.remote import Wish, ask, is_pending, take_back
+from flask_eventcollector.backlog.rows import row_of
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery import Delivery
-from flask_eventcollector.entries import Settlement
+from flask_eventcollector.entries import Entry, Settlement, State
 from flask_eventcollector.events import BrokerState, Outcome, Stats
-from tests.backlog.support import leave, rows, spooling, stored
+from flask_eventcollector.ledger import Ledger
+from tests.backlog.support import failing, leave, rows, spooling, stored
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
@@ -27,6 +30,7 @@ from tests.parts import (
     collect,
     delivering,
     make_delivery,
+    make_event,
     thread,
 )
 
@@ -448,9 +452,14 @@ def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> No
     delivery = deliver(memory, page=20)
     delivery.start()
     eventually(delivery, confirmed=200)
-    stats = delivery.stats()
-    assert stats.retained < 2 * 20
-    assert stats.retained + stats.unread == 200
+    assert delivery.stats().retained < 2 * 20
+
+    def is_all_counted() -> bool:
+        # While a page is being brought in, it counts twice.
+        stats = delivery.stats()
+        return stats.retained + stats.unread == 200
+
+    wait_until(is_all_counted, "each event is here, or still to be read")
 
 
 def test_memory_that_is_full_waits_with_adopting(
@@ -474,6 +483,32 @@ def test_a_flush_delivers_all_that_dead_processes_have_left(
     leave(folder, range(100))
     assert delivery.flush(DEADLINE)
     assert delivery.stats().confirmed == 100
+
+
+def test_a_flush_delivers_more_files_than_may_be_open(
+    deliver: Deliver, folder: Path
+) -> None:
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    eventually(delivery, broker=BrokerState.READY)
+    for number in range(2 * adopter._MOST_FILES + 1):
+        leave(folder, [number])
+    assert delivery.flush(DEADLINE)
+    assert delivery.stats().confirmed == 2 * adopter._MOST_FILES + 1
+
+
+def test_files_that_are_not_open_yet_are_not_taken_for_delivered(
+    deliver: Deliver, away: ManualBroker, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopter, "_MOST_FILES", 1)
+    leave(folder, "a")
+    leave(folder, "b")
+    delivery = deliver(away)
+    delivery.start()
+    eventually(delivery, adopted=1)
+    delivery.purge("ab")
+    assert not delivery.flush(0)
+    eventually(delivery, adopted=2)
 
 
 def test_a_flush_ends_when_the_rest_is_refused(deliver: Deliver, folder: Path) -> None:
@@ -527,13 +562,6 @@ def test_a_dead_event_that_is_retried_is_dead_no_more(
 
 
 # A disk that fails
-
-
-def failing(error: Exception) -> Callable[..., None]:
-    def fail(*args: Any, **more: Any) -> None:
-        raise error
-
-    return fail
 
 
 def test_what_a_full_disk_does_not_take_stays_in_memory_counted(
@@ -648,3 +676,138 @@ def test_the_spool_needs_nobody_who_waits(folder: Path) -> None:
     with delivering(MemoryBroker(), backlog=spooling(folder), durable=True) as delivery:
         # It was never started.
         assert delivery.flush(0)
+
+
+# What the command line asks for
+
+
+def dead_rows(payloads: Any) -> list[tuple[Any, ...]]:
+    found = []
+    for number, payload in enumerate(payloads, 1000):
+        entry = Entry(make_event(payload, "q", id=str(payload)))
+        entry.state, entry.reason = State.DEAD, "no"
+        found.append(row_of(entry, number))
+    return found
+
+
+def leave_with_dead(folder: Path) -> Path:
+    """A file with ten events that wait and, behind them, three that are dead."""
+    path = leave(folder, range(10))
+    journal = Journal.open(path)
+    journal.write(dead_rows("abc"))
+    journal.close()
+    return path
+
+
+def asked(path: Path, what: str, ids: str) -> None:
+    wish = Wish(what, list(ids))
+    assert ask(path, wish)
+    wait_until(lambda: not is_pending(path, wish), "it is fulfilled")
+
+
+def test_dead_events_are_retried_that_are_not_in_memory_yet(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    path = leave_with_dead(folder)
+    delivery = deliver(away, page=4)
+    delivery.start()
+    eventually(delivery, adopted=4, unread=9)
+
+    asked(path, "retry", "ac")
+
+    assert delivery.stats().unread == 9
+    delivery.close(0)
+    heir = deliver(memory := MemoryBroker())
+    heir.start()
+    eventually(heir, confirmed=12, dead=1)
+    assert [e.payload for e in memory.events("q")] == [*range(10), "a", "c"]
+
+
+def test_events_are_purged_that_are_not_in_memory_yet(
+    deliver: Deliver, away: ManualBroker, folder: Path, told: Told
+) -> None:
+    path = leave_with_dead(folder)
+    delivery = deliver(away, page=4)
+    delivery.start()
+    eventually(delivery, adopted=4, unread=9)
+
+    asked(path, "purge", "089b")
+
+    # 0 was in memory, so there is room for another now.
+    eventually(delivery, dropped=4, unerased=0)
+    told.wait_for("events-dropped", [0, 8, 9, "b"])
+    assert stored(folder) == [*range(1, 8), "a", "c"]
+    assert delivery.stats().balanced
+
+
+def test_a_file_of_which_all_is_purged_is_removed(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    path = leave(folder, "abcdef")
+    delivery = deliver(away, page=2)
+    delivery.start()
+    eventually(delivery, adopted=2, unread=4)
+
+    asked(path, "purge", "abcdef")
+
+    eventually(delivery, dropped=6, unread=0)
+    wait_until(lambda: not list(folder.iterdir()), "the file is removed")
+
+
+def test_who_waits_for_the_disk_does_not_wait_for_a_wish(
+    deliver: Deliver,
+    away: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    goes_on = threading.Event()
+    purge = Ledger.purge
+
+    def slow(ledger: Ledger, ids: Any) -> Any:
+        assert goes_on.wait(DEADLINE)
+        return purge(ledger, ids)
+
+    delivery = deliver(away)
+    entries = collect(delivery, 1)
+    delivery.publish(entries)
+    [path] = folder.glob("*.spool")
+    monkeypatch.setattr(Ledger, "purge", slow)
+    held = threading.Event()
+    write = Journal.write
+
+    def wait_for_the_wish(journal: Journal, rows: Any = (), erased: Any = ()) -> None:
+        assert ask(path, Wish("purge", ["nobody"]))
+        write(journal, rows, erased)
+        held.set()
+
+    monkeypatch.setattr(Journal, "write", wait_for_the_wish)
+    with thread(lambda: delivery.publish(collect(delivery, 2))) as publishing:
+        assert held.wait(DEADLINE)
+        publishing.join(writer.LONGEST_WAIT / 2)
+        assert not publishing.is_alive()
+        goes_on.set()
+    assert delivery.stats().spool_error == ""
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "retry", "ids": 7}', "\0"])
+def test_a_wish_that_makes_no_sense_is_taken_away(
+    deliver: Deliver, away: ManualBroker, folder: Path, text: str
+) -> None:
+    delivery = deliver(away)
+    delivery.publish(collect(delivery, 1))
+    [path] = folder.glob("*.spool")
+    request = Path(f"{path}.request")
+    request.write_text(text)
+    wait_until(lambda: not request.exists(), "it is taken away")
+    assert books(delivery) == {"retained": 1}
+
+
+def test_only_the_own_wish_is_taken_back(folder: Path) -> None:
+    path = leave(folder, "a")
+    mine, other = Wish("retry", ["a"]), Wish("retry", ["b"])
+    assert ask(path, other)
+    assert not ask(path, mine)
+    assert not is_pending(path, mine)
+    assert not take_back(path, mine)
+    assert take_back(path, other)
+    assert ask(path, mine)

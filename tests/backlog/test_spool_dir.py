@@ -9,6 +9,7 @@ import pytest
 
 from flask_eventcollector.errors import ConfigurationError
 from flask_eventcollector.spool_dir import check_spool_dir
+from tests.backlog.support import failing
 from tests.helpers import Shop
 
 
@@ -64,6 +65,13 @@ def test_what_may_not_be_written_is_refused(
     assert "may not make it in" in trouble(tmp_path / "other")
 
 
+def test_a_folder_in_which_it_may_not_look_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Path, "stat", failing(PermissionError()))
+    assert "run this as the user that runs the app" in trouble(tmp_path)
+
+
 def test_a_system_without_posix_locks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +83,8 @@ def test_a_system_without_posix_locks_is_refused(
 def test_it_is_checked_when_the_app_is_made(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    with pytest.raises(ConfigurationError, match="that is no folder"):
+    with pytest.raises(ConfigurationError, match="that is no folder") as raised:
         Shop(BACKLOG="spool", SPOOL_DIR=str(path))
+    # Nothing of click's where no command was called.
+    assert type(raised.value) is ConfigurationError
     Shop(BACKLOG="memory", SPOOL_DIR=str(path))

@@ -1,0 +1,72 @@
+"""``flask events`` in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+#: Seconds; more than any command of a test should take on a busy machine.
+DEADLINE = 60.0
+
+
+class FlaskEvents:
+    """Calls the commands as a user does, in a shell of the app's user."""
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
+        self.environment = inherited | {
+            "FLASK_APP": "tests.cli.shop_app",
+            "FLASK_EVENTCOLLECTOR_BROKER_URL": url,
+            "FLASK_EVENTCOLLECTOR_BACKLOG": "spool",
+            "FLASK_EVENTCOLLECTOR_SPOOL_DIR": str(folder),
+        }
+
+    def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        with self.started(*args) as process:
+            output, errors = process.communicate(timeout=DEADLINE)
+        return subprocess.CompletedProcess(
+            process.args, process.returncode, output, errors
+        )
+
+    def json(self, *args: str) -> Any:
+        """What a command writes for machines."""
+        return json.loads(self(*args, "--json").stdout)
+
+    @contextmanager
+    def started(self, *args: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
+        """Start a command, which ends with the block at the latest."""
+        command = ["-m", "flask", "events", *args]
+        with self._started(command, stdin=subprocess.DEVNULL, **more) as process:
+            yield process
+
+    @contextmanager
+    def python(self, code: str) -> Iterator[subprocess.Popen[str]]:
+        """Start a worker of the same app, which ends with the block."""
+        with self._started(["-c", code], stdin=subprocess.PIPE) as process:
+            yield process
+
+    @contextmanager
+    def _started(self, args: list[str], **more: Any) -> Iterator[subprocess.Popen[str]]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process: subprocess.Popen[str] = subprocess.Popen(
+            [sys.executable, "-X", "utf8", *args],
+            cwd=ROOT,
+            env=self.environment,
+            text=True,
+            **(pipes | more),
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
