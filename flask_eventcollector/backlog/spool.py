@@ -19,6 +19,8 @@ from .journal import Journal, NewerVersion, is_damage, was_begun
 from .orphan import Orphan, Wreck
 from .remote import take_back, wish_for
 from .rows import row_of
+from .salvage import whole_rows
+from .wal import check_wal
 
 #: Seconds that a caller waits for the disk, at most.
 LONGEST_WAIT = 1.0
@@ -303,9 +305,12 @@ class Spool:
             self._put_aside(claim, reason, 0)
             return
         if not was_begun(claim.path):
+            if next(whole_rows(claim.path), None) is not None:
+                raise sqlite3.DatabaseError("its first page is missing")
             # Its process died before it had written anything.
             claim.remove()
             return
+        check_wal(claim.path)
         journal = Journal.open(claim.path, full_sync=self._full_sync)
         try:
             journal.check()

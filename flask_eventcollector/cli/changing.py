@@ -14,6 +14,7 @@ from ..backlog.journal import Journal, NewerVersion, was_begun
 from ..backlog.orphan import adopted_entry
 from ..backlog.remote import Wish, ask, is_pending, take_back
 from ..backlog.rows import DamagedRow, StoredEvent, read_row, row_of
+from ..backlog.wal import check_wal
 from ..entries import Kind, News, State
 from .reading import Gone, Owner, Unreadable, owner_of, reading, why_unreadable
 
@@ -91,6 +92,7 @@ def _opened(claim: Claim) -> Iterator[Journal]:
             raise Unreadable(f"{claim.path.name}: {reason}")
         if not was_begun(claim.path):
             raise Gone
+        check_wal(claim.path)
         journal = Journal.open(claim.path)
         try:
             journal.check()

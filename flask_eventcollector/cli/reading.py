@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..backlog.folder import Folder, holder_of, maker_of, why_not_ours
 from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage, was_begun
 from ..backlog.rows import DamagedRow, StoredEvent, read_row
+from ..backlog.wal import check_wal
 
 #: Rows that are read at a time: while a file is read, its owner can't shrink it.
 _PAGE = 100
@@ -110,9 +111,12 @@ def reading(path: Path) -> Iterator[Journal | None]:
         if reason:
             raise Unreadable(f"{path.name}: {reason}")
         # To close a file takes away this process's locks of it.
-        if holder_of(path) != os.getpid() and not was_begun(path):
+        holder = holder_of(path)
+        if holder != os.getpid() and not was_begun(path):
             yield None
             return
+        if holder is None:
+            check_wal(path)
         with closing(Journal.open(path, read_only=True)) as journal:
             yield journal
     except (OSError, sqlite3.Error, NewerVersion) as error:
