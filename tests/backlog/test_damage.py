@@ -371,7 +371,10 @@ def test_the_newest_of_a_rows_images_counts(
 
 
 def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
-    path = leave(tmp_path, ["hidden"])
+    path = leave(tmp_path, [])
+    journal = Journal.open(path)
+    journal.write(rows(["hidden"], first=7))
+    journal.close()
     image = path.read_bytes()[(ROOT - 1) * PAGE_SIZE :][:PAGE_SIZE]
     (cell,) = struct.unpack_from(">H", image, 8)
     # Each page that the body fills says where rows begin, and that they begin there.
@@ -380,7 +383,7 @@ def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
     event = make_event(id="id")
     object.__setattr__(event, "body", page * 5)
     journal = Journal.open(path)
-    journal.write([row_of(Entry(event), 1)])
+    journal.write([row_of(Entry(event), 1)], [7])
     journal.close()
     assert [stored.event.body for stored in whole_rows(path)] == [page * 5]
 

@@ -199,6 +199,31 @@ def test_a_page_that_is_whole_in_the_file_is_read_there(path: Path) -> None:
     assert [stored.number for stored in whole_rows(later)][-1] == 200
 
 
+def test_a_page_that_may_be_whole_is_read_before_older_ones(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.write(rows(["erased" * 5_000], first=200))
+    journal.write((), [200])
+    journal._connection.execute("PRAGMA wal_checkpoint").fetchall()
+    # It gets the same pages.
+    journal.write(rows(["long" * 5_000], first=201))
+    later = copy(path, "later")
+    journal.close()
+    content = wal_of(later).read_bytes()
+    frame = (content.index(b"long" * 1_000) - 32) // FRAME
+    # The checksum of the frame, whose page is whole.
+    flip(wal_of(later), 32 + frame * FRAME + 20, random.Random(1))
+    assert not read_wal(later).frames[frame].is_sure
+    assert [stored.number for stored in whole_rows(later)][-1] == 201
+
+
+def test_what_was_erased_does_not_come_back(path: Path) -> None:
+    journal = Journal.open(path)
+    journal.write((), range(1, 100))
+    later = copy(path, "later")
+    journal.close()
+    assert [stored.number for stored in whole_rows(later)] == [100]
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_a_real_kill_is_no_damage(tmp_path: Path, seed: int) -> None:
     path, chance = tmp_path / "file", random.Random(seed)
