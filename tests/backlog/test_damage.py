@@ -353,6 +353,17 @@ def test_what_was_erased_does_not_come_back(tmp_path: Path) -> None:
     assert whole(path) == list(range(191, 201))
 
 
+def test_the_rows_come_in_order_wherever_they_are(tmp_path: Path) -> None:
+    path = leave(tmp_path, [])
+    journal = Journal.open(path)
+    journal.write([event_row(number, 2_500) for number in range(1, 41)])
+    journal.write((), range(1, 31))
+    # They get the pages of those that were erased.
+    journal.write([event_row(number, 2_500) for number in range(41, 61)])
+    journal.close()
+    assert whole(path) == list(range(31, 61))
+
+
 def test_the_newest_of_a_rows_images_counts(
     tmp_path: Path, files: dict[str, Content]
 ) -> None:
@@ -371,21 +382,31 @@ def test_the_newest_of_a_rows_images_counts(
 
 
 def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
-    path = leave(tmp_path, [])
-    journal = Journal.open(path)
-    journal.write(rows(["hidden"], first=7))
-    journal.close()
-    image = path.read_bytes()[(ROOT - 1) * PAGE_SIZE :][:PAGE_SIZE]
-    (cell,) = struct.unpack_from(">H", image, 8)
-    # Each page that the body fills says where rows begin, and that they begin there.
-    page = struct.pack(">H", 1000) * 400 + bytes(PAGE_SIZE - 804)
-    page = page[: 1000 - 4] + image[cell:] + page[1000 - 4 + PAGE_SIZE - cell :]
-    event = make_event(id="id")
-    object.__setattr__(event, "body", page * 5)
-    journal = Journal.open(path)
-    journal.write([row_of(Entry(event), 1)], [7])
-    journal.close()
-    assert [stored.event.body for stored in whole_rows(path)] == [page * 5]
+    made = Journal.create(tmp_path / "made")
+    made.write(rows(["hidden"], first=7))
+    made.close()
+    leaf = made.path.read_bytes()[(ROOT - 1) * PAGE_SIZE :][:PAGE_SIZE]
+    row = leaf[int.from_bytes(leaf[8:10], "big") :]
+    # A page that the body fills has a number before what it has of the body.
+    part = bytearray(struct.pack(">H", 1000) * 2_046)
+    part[996 : 996 + len(row)] = row
+
+    def write(begin: int) -> Path:
+        event = make_event(id="id")
+        object.__setattr__(event, "body", bytes(part * 6)[begin:][: 5 * len(part)])
+        path = leave(tmp_path, [])
+        journal = Journal.open(path)
+        journal.write([row_of(Entry(event), 1)])
+        journal.close()
+        return path
+
+    # Where it lies in its page depends on what is before it.
+    place = write(0).read_bytes().index(row) % PAGE_SIZE
+    path = write((place - 1000) % len(part))
+    content = path.read_bytes()
+    places = range(1000, len(content), PAGE_SIZE)
+    assert any(content.startswith(row, place) for place in places)
+    assert [stored.number for stored in whole_rows(path)] == [1]
 
 
 def test_what_was_not_moved_into_a_file_that_is_gone_is_delivered(
