@@ -38,9 +38,10 @@ class Frame(NamedTuple):
 
 
 class Wal(NamedTuple):
-    """What was found in a "-wal". SQLite writes it from the beginning, again and again.
+    """What was found in a "-wal".
 
-    Behind the frames that are in use may be older ones, which are left out here.
+    SQLite writes it from the beginning, again and again. Behind the frames that are in
+    use may be those of an earlier use, which are left out here.
     """
 
     frames: list[Frame]
@@ -68,32 +69,38 @@ def check_wal(path: Path) -> None:
 
 def read_wal(path: Path) -> Wal:
     """Look through the "-wal" of *path*, damaged or not."""
+    header, written = _content(path)
     salts, committed = _shared(path)
-    frames: list[_Written] = []
-    begins_whole = False
-    with suppress(FileNotFoundError), Path(f"{path}-wal").open("rb") as file:
-        header = _Header(file.read(_HEADER_SIZE))
-        frames += _written(file, header)
-        if header.is_whole:
-            begins_whole = True
-            committed = committed if salts == header.salts else 0
-            salts = header.salts
-    # The header is damaged, and the "-shm", too.
-    salts = salts or next((frame.salts for frame in frames if frame.fits), b"")
-    frames = list(_in_use(frames, salts))
-    commits = (n for n, frame in enumerate(frames, 1) if frame.commits)
+    if header.is_whole and salts != header.salts:
+        # The "-shm" is missing, or tells of an earlier use.
+        salts, committed = header.salts, 0
+    elif not salts:
+        salts = next((frame.salts for frame in written if frame.fits), b"")
+    frames = list(_in_use(written, salts))
+    commits = (number for number, frame in enumerate(frames, 1) if frame.commits)
     committed = max(committed, *commits, 0)
     return Wal(
         frames=[
-            Frame(frame.page, frame.place, frame.fits and number < committed)
-            for number, frame in enumerate(frames)
+            Frame(frame.page, frame.place, frame.fits and number <= committed)
+            for number, frame in enumerate(frames, 1)
         ],
-        readable=_readable(frames, salts) if begins_whole else 0,
+        readable=_readable(frames, salts) if header.is_whole else 0,
         committed=committed,
     )
 
 
+def _content(path: Path) -> tuple[_Header, list[_Written]]:
+    try:
+        with Path(f"{path}-wal").open("rb") as file:
+            header = _Header(file.read(_HEADER_SIZE))
+            return header, list(_written(file, header))
+    except FileNotFoundError:
+        return _Header(b""), []
+
+
 class _Header:
+    """Where the "-wal" begins. It is written anew with each use of the file."""
+
     def __init__(self, content: bytes) -> None:
         magic = int.from_bytes(content[:4], "big")
         order: _Order = "big" if magic & 1 else "little"
@@ -109,11 +116,13 @@ class _Header:
 
 
 class _Written(NamedTuple):
+    """A frame as it is in the file, in use or not."""
+
     page: int
     place: int
     #: Whether a transaction ends with it.
     commits: bool
-    #: The same in all frames since SQLite began again at the beginning of the file.
+    #: Random: the same in all frames of one use of the file.
     salts: bytes
     #: Whether its checksum is right, and goes on from the frame before it.
     fits: bool
