@@ -18,7 +18,9 @@ from .folder import Claim, Folder, NotOurs, can_hold_events
 from .journal import Journal, NewerVersion, is_damage
 from .orphan import Orphan, Wreck
 from .remote import Wish, fulfil, take_back, wish_for
+from .salvage import whole_rows
 from .updating import close, update
+from .wal import check_wal
 
 #: Seconds between two looks for the files of dead processes.
 LOOK_EVERY = 10.0
@@ -202,8 +204,12 @@ class Adopter:
 
     def _open(self, claim: Claim) -> None:
         if not can_hold_events(claim.path):
+            if next(whole_rows(claim.path), None) is not None:
+                raise sqlite3.DatabaseError("its first page is missing")
+            # Its process died before it had written anything.
             claim.remove()
             return
+        check_wal(claim.path)
         journal = Journal.open(claim.path, full_sync=self._full_sync)
         try:
             journal.check()

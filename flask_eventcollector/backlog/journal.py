@@ -160,6 +160,9 @@ class Journal:
                 connection.execute("PRAGMA journal_mode = WAL")
                 sync = "FULL" if full_sync else "NORMAL"
                 connection.execute(f"PRAGMA synchronous = {sync}")
+                # Overwrite what is erased: neither a reader of a damaged file nor
+                # anybody else finds an event again that was confirmed.
+                connection.execute("PRAGMA secure_delete = ON")
             return cls(path, connection)
         except BaseException:
             connection.close()

@@ -151,7 +151,12 @@ class Wreck:
     def read(self, count: int, size: int) -> Iterator[Entry]:
         """The next whole events: *count* at most, not many more bytes than *size*."""
         while count > 0 and size > 0:
-            stored = next(self._rows, None)
+            try:
+                stored = next(self._rows, None)
+            except OSError:
+                # It could not be opened: nothing was read of it.
+                self._rows = whole_rows(self.claim.path)
+                raise
             if stored is None:
                 self.is_read = True
                 return

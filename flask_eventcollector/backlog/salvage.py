@@ -2,103 +2,62 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
+import heapq
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from itertools import count, islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
-from .journal import SUFFIXES, Journal, is_damage, new_first_page
-from .rows import DamagedRow, StoredEvent, read_row
+from .pages import Pages, open_pages
+from .rows import StoredEvent
 
-#: So many places in a row that can't be read: there is nothing behind them.
-_MOST_DAMAGED = 20_000
-#: More than any number: what the file itself says of its last may be damaged.
-_LAST_NUMBER = (1 << 63) - 1
-#: Where the header says how large the file is, unless two counters differ. See
-#: https://www.sqlite.org/fileformat2.html#in_header_database_size
-_VERSION_VALID_FOR = slice(92, 96)
+
+class _Leaf(NamedTuple):
+    """An image of a page with rows on it."""
+
+    #: The number of its first row that is whole.
+    first: int
+    #: How many newer images the page has.
+    age: int
+    page: int
 
 
 def whole_rows(path: Path) -> Iterator[StoredEvent]:
-    """The rows of *path* that are what was written, in order.
+    """The rows of *path* that are what was written, each once, in order.
 
-    The file is not written to. Raises ``sqlite3.Error`` or ``OSError`` for what may
-    pass: a file that is locked, a disk that is full.
+    SQLite finds a page with rows by other pages, and a damaged one of those hides all
+    that it leads to. So each page is looked at by itself, and each row's own checksum
+    says what is whole. It needs no room on the disk, which may be full. SQLite
+    overwrites what it erases (see `Journal.open`), so erased rows don't come back,
+    unless the newest image of their page is damaged and an older one is read.
+
+    Nothing is written. :raises OSError: the file can't be read now.
     """
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory(dir=path.parent)))
-        copy = _copy_with_new_header(path, folder)
-        journal = Journal.open(copy)
-        stack.callback(journal.close)
-        yield from _read_around(journal)
+    with open_pages(path) as pages:
+        last = None
+        for stored in _in_order(pages):
+            if stored.number != last:
+                last = stored.number
+                yield stored
 
 
-def _copy_with_new_header(path: Path, folder: Path) -> Path:
-    """A copy with the first page of a new file, which holds the schema and no row.
-
-    Nothing is as bad as damage there, nothing is as easily mended, and some of it
-    passes unnoticed: a file that claims to be shorter than it is.
-    """
-    copy = folder / "copy"
-    for suffix in ("", *SUFFIXES[:1]):
-        with suppress(FileNotFoundError):
-            shutil.copyfile(f"{path}{suffix}", f"{copy}{suffix}")
-    page = bytearray(new_first_page())
-    page[_VERSION_VALID_FOR] = bytes(4)
-    with copy.open("r+b") as file:
-        file.write(page)
-    return copy
+def _in_order(pages: Pages) -> Iterator[StoredEvent]:
+    """The rows by their numbers, and of those with the same number the newest first."""
+    found: list[tuple[int, int, int, StoredEvent]] = []
+    order = count()
+    for leaf in sorted(_leaves(pages)):
+        # No leaf that follows has a lower number.
+        while found and found[0][0] < leaf.first:
+            yield heapq.heappop(found)[-1]
+        image = next(islice(pages.images(leaf.page), leaf.age, None))
+        for stored in pages.rows_on(image):
+            heapq.heappush(found, (stored.number, leaf.age, next(order), stored))
+    while found:
+        yield heapq.heappop(found)[-1]
 
 
-def _read_around(journal: Journal) -> Iterator[StoredEvent]:
-    last = 0
-    late: set[int] = set()
-    gaps: list[range] = []
-    for stored in _read_in_ranges(journal):
-        if stored.number < last:
-            late.add(stored.number)
-        else:
-            gaps.append(range(last + 1, stored.number))
-            last = stored.number
-        yield stored
-    # A number that is damaged may hide others from a range, since SQLite relies on the
-    # order of rows. Each can still be asked for by itself.
-    gaps.append(range(last + 1, last + _MOST_DAMAGED))
-    for gap in gaps:
-        for number in gap[:_MOST_DAMAGED]:
-            if number not in late:
-                yield from _row(journal, number)
-
-
-def _read_in_ranges(journal: Journal) -> Iterator[StoredEvent]:
-    """The rows that SQLite can read: a range that it can't is halved until it can."""
-    damaged = 0
-    ranges = [(0, _LAST_NUMBER)]
-    while ranges and damaged < _MOST_DAMAGED:
-        first, last = ranges.pop()
-        try:
-            for row in journal.scan(first, last):
-                with suppress(DamagedRow):
-                    stored = read_row(row)
-                    damaged, first = 0, stored.number + 1
-                    yield stored
-        except sqlite3.Error as error:
-            if not is_damage(error):
-                raise
-            if first >= last:
-                damaged += 1
-                continue
-            middle = (first + last) // 2
-            ranges += [(middle + 1, last), (first, middle)]
-
-
-def _row(journal: Journal, number: int) -> Iterator[StoredEvent]:
-    try:
-        for row in journal.scan(number, number):
-            with suppress(DamagedRow):
-                yield read_row(row)
-    except sqlite3.Error as error:
-        if not is_damage(error):
-            raise
+def _leaves(pages: Pages) -> Iterator[_Leaf]:
+    for page in pages:
+        for age, image in enumerate(pages.images(page)):
+            for stored in islice(pages.rows_on(image), 1):
+                yield _Leaf(stored.number, age, page)

@@ -13,6 +13,7 @@ from ..backlog.journal import Journal
 from ..backlog.orphan import living_row
 from ..backlog.remote import Wish, ask, is_pending, take_back
 from ..backlog.rows import StoredEvent, whole_row
+from ..backlog.wal import check_wal
 from ..entries import Kind, News
 from .reading import (
     CANT_READ,
@@ -91,6 +92,7 @@ def _opened(claim: Claim) -> Iterator[Journal]:
     try:
         if not can_hold_events(claim.path):
             raise Gone
+        check_wal(claim.path)
         journal = Journal.open(claim.path)
         try:
             journal.check()

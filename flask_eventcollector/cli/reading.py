@@ -15,6 +15,7 @@ from typing import NamedTuple
 from ..backlog.folder import Folder, NotOurs, can_hold_events, holder_of, maker_of
 from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..backlog.rows import DamagedRow, StoredEvent, read_row
+from ..backlog.wal import check_wal
 
 #: Rows that are read at a time: while a file is read, its owner can't shrink it.
 _PAGE = 100
@@ -126,14 +127,20 @@ def events_with(folder: Folder, ids: list[str], troubles: list[str]) -> list[Fou
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[Journal | None]:
-    """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:"""
+def reading(path: Path, *, again: bool = False) -> Iterator[Journal | None]:
+    """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:
+
+    *again*: it was open a moment ago, and found to be sound.
+    """
     try:
         # One that this process has open is known. To look into it would take away this
         # process's locks of it, as each descriptor does that is closed.
-        if holder_of(path) != os.getpid() and not can_hold_events(path):
+        holder = holder_of(path)
+        if holder != os.getpid() and not can_hold_events(path):
             yield None
             return
+        if holder is None and not again:
+            check_wal(path)
         with closing(Journal.open(path, read_only=True)) as journal:
             yield journal
     except CANT_READ as error:
@@ -192,7 +199,7 @@ def _events(
     owner, number = owner_of(path), -1
     while True:
         try:
-            with reading(path) as journal:
+            with reading(path, again=number >= 0) as journal:
                 rows = journal and journal.rows_after(
                     number, _PAGE, queue=queue, dead=dead
                 )
@@ -215,7 +222,7 @@ def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]
     owner, found = owner_of(path), []
     for start in range(0, len(ids), _PAGE):
         try:
-            with reading(path) as journal:
+            with reading(path, again=start > 0) as journal:
                 page = ids[start : start + _PAGE]
                 rows = journal.rows_with(page) if journal else []
         except Gone:

@@ -2,45 +2,53 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
 import random
+import re
 import sqlite3
-from collections.abc import Callable
+import struct
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from flask_eventcollector.backlog.folder import Folder
-from flask_eventcollector.backlog.journal import PAGE_SIZE, Journal
-from flask_eventcollector.backlog.rows import DamagedRow, read_row
+from flask_eventcollector.backlog.journal import PAGE_SIZE, SUFFIXES, Journal
+from flask_eventcollector.backlog.rows import row_of
 from flask_eventcollector.backlog.salvage import whole_rows
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery import Delivery
+from flask_eventcollector.entries import Entry
 from tests.backlog.support import leave, rows, spooling
 from tests.helpers import DEADLINE, wait_until
-from tests.parts import Told, collect, make_delivery
+from tests.parts import Told, collect, make_delivery, make_event
 
-EVENTS = 60
 #: So that a file has some pages.
 PADDING = {"padding": "x" * 150}
+#: SQLite's own, which the files are taken apart with, without the library.
+WAL_HEADER, FRAME_HEADER = 32, 24
+FRAME = FRAME_HEADER + PAGE_SIZE
+ROOT = 2
+INTERIOR, LEAF = 5, 13
+
+#: What a file and those beside it hold, by their suffixes.
+Content = dict[str, bytes]
 Damage = Callable[[Path, random.Random], None]
 
 
 def flip(path: Path, chance: random.Random) -> None:
     """Flip some bits anywhere."""
-    content = bytearray(path.read_bytes())
-    for _ in range(chance.choice([1, 1, 5, 50])):
-        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
-    path.write_bytes(content)
+    flip_between(path, 0, path.stat().st_size, chance, chance.choice([1, 1, 5, 50]))
 
 
 def flip_in_header(path: Path, chance: random.Random) -> None:
     """Flip bits in SQLite's header and in the schema."""
-    content = bytearray(path.read_bytes())
-    for place in (chance.randrange(100), chance.randrange(PAGE_SIZE)):
-        content[place] ^= 1 << chance.randrange(8)
-    path.write_bytes(content)
+    flip_between(path, 0, 100, chance)
+    flip_between(path, 0, PAGE_SIZE, chance)
 
 
 def truncate(path: Path, chance: random.Random) -> None:
@@ -50,28 +58,165 @@ def truncate(path: Path, chance: random.Random) -> None:
 
 def lose_a_page(path: Path, chance: random.Random) -> None:
     """Overwrite a page, as a disk does that writes to the wrong place."""
-    pages = path.stat().st_size // PAGE_SIZE
+    overwrite(path, chance.randrange(1, path.stat().st_size // PAGE_SIZE), chance)
+
+
+def lose_the_root(path: Path, chance: random.Random) -> None:
+    """Overwrite the page that leads to all others of the table."""
+    overwrite(path, ROOT - 1, chance)
+
+
+def lose_a_guide(path: Path, chance: random.Random) -> None:
+    """Overwrite a page that leads to some of the rows."""
+    content = path.read_bytes()
+    pages = range(ROOT, len(content) // PAGE_SIZE)
+    guides = [n for n in pages if kind(content, n) == INTERIOR]
+    overwrite(path, chance.choice(guides), chance)
+
+
+def flip_in_wal(path: Path, chance: random.Random) -> None:
+    """Flip some bits in what was not moved into the file yet."""
+    flip(wal_of(path), chance)
+
+
+def flip_in_wal_header(path: Path, chance: random.Random) -> None:
+    """Flip a bit in the header of the "-wal"."""
+    flip_between(wal_of(path), 0, WAL_HEADER, chance)
+
+
+def lose_the_begin_of_wal(path: Path, chance: random.Random) -> None:
+    """Overwrite the header of the "-wal", and its first frames."""
+    overwrite(wal_of(path), 0, chance)
+
+
+def truncate_wal(path: Path, chance: random.Random) -> None:
+    """Cut off the end of the "-wal"."""
+    truncate(wal_of(path), chance)
+
+
+def wal_of(path: Path) -> Path:
+    return Path(f"{path}-wal")
+
+
+def flip_between(
+    path: Path, first: int, end: int, chance: random.Random, bits: int = 1
+) -> None:
+    content = bytearray(path.read_bytes())
+    for _ in range(bits):
+        content[chance.randrange(first, end)] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def overwrite(path: Path, page: int, chance: random.Random) -> None:
     with path.open("r+b") as file:
-        file.seek(PAGE_SIZE * chance.randrange(1, pages))
+        file.seek(PAGE_SIZE * page)
         file.write(chance.randbytes(PAGE_SIZE))
 
 
-DAMAGES: list[Damage] = [flip, flip_in_header, truncate, lose_a_page]
+def kind(content: bytes, page: int) -> int:
+    """What kind of page it is, of the pages numbered from 0."""
+    return content[page * PAGE_SIZE]
 
 
-def left(folder: Path, queues: int = 3) -> Path:
-    """A file with events for several queues."""
-    path = leave(folder, [])
-    journal = Journal.open(path)
-    for number in range(EVENTS):
-        queue = f"q{number % queues}"
-        journal.write(rows([number], first=number + 1, queue=queue, headers=PADDING))
+def event_row(number: int, length: int) -> tuple[Any, ...]:
+    """A row whose body tells its number on each page that has a part of it."""
+    payload = f"<{number}>" * max(1, length // len(f"<{number}>"))
+    queue, id = f"q{number % 3}", f"id-{number}"
+    event = make_event(payload, queue, headers=PADDING, id=id)
+    return row_of(Entry(event), number)
+
+
+def left(folder: Path, lengths: Sequence[int], *, unmoved: int = 0) -> Content:
+    """A file with bodies of these *lengths*, written one by one.
+
+    The last *unmoved* of them were not moved into the file when its process was killed,
+    and behind them are older frames.
+    """
+    path = folder / "made"
+    journal = Journal.create(path)
+    for number, length in enumerate(lengths, 1):
+        if number == len(lengths) - unmoved + 1:
+            checkpoint = journal._connection.execute("PRAGMA wal_checkpoint")
+            ((_, in_wal, moved),) = checkpoint
+            assert in_wal == moved
+        journal.write([event_row(number, length)])
+    if not unmoved:
+        journal.close()
+    content = content_of(path)
     journal.close()
+    return content
+
+
+def content_of(path: Path) -> Content:
+    names = {suffix: Path(f"{path}{suffix}") for suffix in ("", *SUFFIXES)}
+    return {s: name.read_bytes() for s, name in names.items() if name.exists()}
+
+
+def put(folder: Path, content: Content) -> Path:
+    """Lay a dead process's file into the spool's folder."""
+    path = leave(folder, [])
+    for suffix, part in content.items():
+        Path(f"{path}{suffix}").write_bytes(part)
     return path
 
 
+class Piece(NamedTuple):
+    """Where the newest image of a page is."""
+
+    suffix: str
+    place: int
+    size: int
+
+    def of(self, content: Content) -> bytes:
+        return content.get(self.suffix, b"")[self.place : self.place + self.size]
+
+
+def newest_images(content: Content) -> list[Piece]:
+    """Those of all pages, found without the library."""
+    main, wal = content[""], content.get("-wal", b"")
+    images = {
+        place // PAGE_SIZE + 1: Piece("", place, PAGE_SIZE)
+        for place in range(0, len(main) - PAGE_SIZE + 1, PAGE_SIZE)
+    }
+    for place in range(WAL_HEADER, len(wal) - FRAME + 1, FRAME):
+        # Older frames have other salts than the header.
+        if wal[place + 8 : place + 16] == wal[16:24]:
+            page = int.from_bytes(wal[place : place + 4], "big")
+            images[page] = Piece("-wal", place, FRAME)
+    return list(images.values())
+
+
+def pieces_of_rows(content: Content) -> dict[int, list[Piece]]:
+    """Where the parts of each row are."""
+    pieces: dict[int, list[Piece]] = defaultdict(list)
+    for piece in newest_images(content):
+        for number in set(re.findall(rb"<(\d+)>", piece.of(content))):
+            pieces[int(number)].append(piece)
+    return pieces
+
+
+def whole_rows_of(before: Content, after: Content) -> set[int]:
+    """The rows of which all parts are as they were.
+
+    What was cut off counts as if it had never been written: of its pages there may be
+    older images, which are the newest then.
+    """
+    rest = {suffix: before[suffix][: len(part)] for suffix, part in after.items()}
+    all_pieces = pieces_of_rows(before)
+    return {
+        number
+        for number, pieces in pieces_of_rows(rest).items()
+        if len(pieces) == len(all_pieces[number])
+        and all(piece.of(after) == piece.of(before) for piece in pieces)
+    }
+
+
 def whole(path: Path) -> list[int]:
-    return [stored.event.payload for stored in whole_rows(path)]
+    return [number_of(stored.event.payload) for stored in whole_rows(path)]
+
+
+def number_of(payload: str) -> int:
+    return int(payload[1 : payload.index(">")])
 
 
 def deliver(folder: Path, told: Told) -> Delivery:
@@ -81,18 +226,56 @@ def deliver(folder: Path, told: Told) -> Delivery:
 
 
 def published(told: Told) -> list[int]:
-    return sorted(p for p in told.payloads("events-published") if isinstance(p, int))
+    payloads = told.payloads("events-published")
+    return sorted(number_of(p) for p in payloads if p.startswith("<"))
 
 
-@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-@pytest.mark.parametrize("seed", range(50))
+#: Some bodies that are larger than a page.
+LENGTHS = [20] * 24 + [9_000, 20, 5_000, 40_000] + [20] * 16 + [9_000] + [20] * 15
+
+FILES: dict[str, Callable[[Path], Content]] = {
+    "closed": lambda folder: left(folder, LENGTHS),
+    "killed": lambda folder: left(folder, LENGTHS, unmoved=30),
+    # A page has one row, so many that the root can't lead to all of them itself.
+    "large": lambda folder: left(folder, [2_500] * 560 + [9_000] * 10),
+}
+
+#: What is damaged, how, and how often.
+TRIALS: list[tuple[str, Damage, int]] = [
+    ("closed", flip, 25),
+    ("closed", flip_in_header, 25),
+    ("closed", truncate, 25),
+    ("closed", lose_a_page, 25),
+    ("large", lose_the_root, 5),
+    ("large", lose_a_guide, 10),
+    ("killed", flip, 10),
+    ("killed", flip_in_wal, 30),
+    ("killed", truncate_wal, 25),
+    ("killed", flip_in_wal_header, 15),
+    ("killed", lose_the_begin_of_wal, 5),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Content]:
+    return {n: make(tmp_path_factory.mktemp(n)) for n, make in FILES.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "seed"),
+    [
+        pytest.param(name, damage, seed, id=f"{name}-{damage.__name__}-{seed}")
+        for name, damage, seeds in TRIALS
+        for seed in range(seeds)
+    ],
+)
 def test_the_whole_rows_of_a_damaged_file_are_delivered(
-    tmp_path: Path, damage: Damage, seed: int
+    tmp_path: Path, files: dict[str, Content], name: str, damage: Damage, seed: int
 ) -> None:
-    folder = tmp_path / "spool"
-    path = left(folder)
+    folder, before = tmp_path / "spool", files[name]
+    path = put(folder, before)
     damage(path, random.Random(seed))
-    expected = sorted(expected_rows(path))
+    expected = whole_rows_of(before, content_of(path))
     told = Told()
 
     delivery = deliver(folder, told)
@@ -100,53 +283,42 @@ def test_the_whole_rows_of_a_damaged_file_are_delivered(
         # The app serves: its own events go, whatever is in the folder.
         assert delivery.publish(collect(delivery, "own")).confirmed == 1
         assert delivery.flush(DEADLINE)
-        wait_until(lambda: set(published(told)) >= set(expected), "all is told")
+        wait_until(lambda: set(published(told)) >= expected, "all is told")
         delivery.close(DEADLINE)
-        files = {p.name for p in folder.iterdir()}
+        names = {p.name for p in folder.iterdir()}
         stats = delivery.stats()
     finally:
         delivery.close(0)
-    found = published(told)
+    found, everything = published(told), set(pieces_of_rows(before))
     assert len(found) == len(set(found))
-    assert set(expected) <= set(found) <= set(range(EVENTS))
+    assert expected <= set(found) <= everything
     assert stats.balanced
     # Nothing of it is deleted unless each of its events was delivered.
-    aside = {name for name in files if name.startswith(f"{path.name}.aside")}
-    assert files == aside
+    aside = {name for name in names if name.startswith(f"{path.name}.aside")}
+    assert names == aside
     assert bool(aside) == (stats.set_aside == 1)
-    if len(found) < EVENTS:
+    if set(found) < everything:
         assert aside
 
 
-def expected_rows(path: Path) -> set[int]:
-    """What can still be read with the pages as they are, by another way: one by one."""
-    copy = path.with_name("copy")
-    copy.write_bytes(path.read_bytes())
-    sound = path.with_name("sound")
-    Journal.create(sound).close()
-    first = bytearray(sound.read_bytes()[:PAGE_SIZE])
-    first[92:96] = bytes(4)
-    with copy.open("r+b") as file:
-        file.write(first)
-    found = set()
-    with sqlite3.connect(copy) as connection:
-        connection.text_factory = bytes
-        for number in range(EVENTS + 1):
-            query = "SELECT * FROM events WHERE number = ?"
-            try:
-                for row in connection.execute(query, [number]):
-                    found.add(read_row(row).event.payload)
-            except (sqlite3.Error, DamagedRow):
-                continue
-    connection.close()
-    for extra in (copy, sound):
-        for file_path in path.parent.glob(f"{extra.name}*"):
-            file_path.unlink()
-    return found
+def test_the_files_are_what_the_trials_need(files: dict[str, Content]) -> None:
+    for content in files.values():
+        assert whole_rows_of(content, content) == set(pieces_of_rows(content))
+    large = files["large"][""]
+    kinds = Counter(kind(large, page) for page in range(len(large) // PAGE_SIZE))
+    assert kinds[INTERIOR] > 2
+    killed = pieces_of_rows(files["killed"])
+    in_wal = [p for pieces in killed.values() for p in pieces if p.suffix == "-wal"]
+    assert len(in_wal) > 30
+    assert max(piece.place for piece in in_wal) + FRAME < len(files["killed"]["-wal"])
 
 
-def test_a_sound_file_is_read_whole(tmp_path: Path) -> None:
-    assert whole(left(tmp_path)) == list(range(EVENTS))
+@pytest.mark.parametrize("name", FILES)
+def test_a_sound_file_is_read_whole(
+    tmp_path: Path, files: dict[str, Content], name: str
+) -> None:
+    found = whole(put(tmp_path, files[name]))
+    assert found == sorted(pieces_of_rows(files[name]))
 
 
 def test_a_file_that_is_nothing_of_the_kind_holds_nothing(tmp_path: Path) -> None:
@@ -155,32 +327,134 @@ def test_a_file_that_is_nothing_of_the_kind_holds_nothing(tmp_path: Path) -> Non
     assert whole(path) == []
 
 
-def test_a_hole_in_the_middle_costs_its_own_rows_only(tmp_path: Path) -> None:
-    path = left(tmp_path)
+def test_a_hole_in_the_middle_costs_its_own_rows_only(
+    tmp_path: Path, files: dict[str, Content]
+) -> None:
+    path = put(tmp_path, files["large"])
     content = path.read_bytes()
-    pages = range(PAGE_SIZE, len(content), PAGE_SIZE)
-    # https://www.sqlite.org/fileformat2.html#b_tree_pages: 13 is a leaf of a table.
-    leaves = [page for page in pages if content[page] == 13]
+    leaves = [n for n in range(len(content) // PAGE_SIZE) if kind(content, n) == LEAF]
     with path.open("r+b") as file:
-        file.seek(leaves[1])
-        file.write(bytes(PAGE_SIZE))
+        for page in leaves[1:4]:
+            file.seek(page * PAGE_SIZE)
+            file.write(bytes(PAGE_SIZE))
     found = whole(path)
-    assert 0 < EVENTS - len(found) < 20
+    assert len(found) == len(pieces_of_rows(files["large"])) - 3
     assert found == sorted(found)
 
 
-def test_what_was_not_moved_into_the_file_yet_is_read_too(tmp_path: Path) -> None:
+def test_what_was_erased_does_not_come_back(tmp_path: Path) -> None:
     path = leave(tmp_path, [])
     journal = Journal.open(path)
-    journal.write(rows(range(5)))
-    content = {p: p.read_bytes() for p in tmp_path.glob(f"{path.name}*")}
+    journal.write([event_row(number, 9_000) for number in range(1, 201)])
+    journal.write((), range(1, 191))
     journal.close()
-    for file, before in content.items():
-        file.write_bytes(before)
-    damaged = bytearray(path.read_bytes())
-    damaged[0] ^= 1
-    path.write_bytes(damaged)
-    assert whole(path) == [0, 1, 2, 3, 4]
+    overwrite(path, 0, random.Random(1))
+    overwrite(path, ROOT - 1, random.Random(1))
+    assert whole(path) == list(range(191, 201))
+
+
+def test_the_rows_come_in_order_wherever_they_are(tmp_path: Path) -> None:
+    path = leave(tmp_path, [])
+    journal = Journal.open(path)
+    journal.write([event_row(number, 2_500) for number in range(1, 41)])
+    journal.write((), range(1, 31))
+    # They get the pages of those that were erased.
+    journal.write([event_row(number, 2_500) for number in range(41, 61)])
+    journal.close()
+    assert whole(path) == list(range(31, 61))
+
+
+def test_the_newest_of_a_rows_images_counts(
+    tmp_path: Path, files: dict[str, Content]
+) -> None:
+    path = leave(tmp_path, [])
+    journal = Journal.open(path)
+    for body in ("<1>", "<1> again"):
+        journal.write(rows([body, "<2>"]))
+    content = content_of(path)
+    journal.close()
+    # Both images of the page are read, since the newer one is damaged.
+    damaged = bytearray(content["-wal"])
+    damaged[damaged.rindex(b"<2>")] ^= 1
+    path = put(tmp_path, {**content, "-wal": bytes(damaged)})
+    payloads = [stored.event.payload for stored in whole_rows(path)]
+    assert payloads == ["<1> again", "<2>"]
+
+
+def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
+    made = Journal.create(tmp_path / "made")
+    made.write(rows(["hidden"], first=7))
+    made.close()
+    leaf = made.path.read_bytes()[(ROOT - 1) * PAGE_SIZE :][:PAGE_SIZE]
+    row = leaf[int.from_bytes(leaf[8:10], "big") :]
+    # A page that the body fills has a number before what it has of the body.
+    part = bytearray(struct.pack(">H", 1000) * 2_046)
+    part[996 : 996 + len(row)] = row
+
+    def write(begin: int) -> Path:
+        event = make_event(id="id")
+        object.__setattr__(event, "body", bytes(part * 6)[begin:][: 5 * len(part)])
+        path = leave(tmp_path, [])
+        journal = Journal.open(path)
+        journal.write([row_of(Entry(event), 1)])
+        journal.close()
+        return path
+
+    # Where it lies in its page depends on what is before it.
+    place = write(0).read_bytes().index(row) % PAGE_SIZE
+    path = write((place - 1000) % len(part))
+    content = path.read_bytes()
+    places = range(1000, len(content), PAGE_SIZE)
+    assert any(content.startswith(row, place) for place in places)
+    assert [stored.number for stored in whole_rows(path)] == [1]
+
+
+def test_what_was_not_moved_into_a_file_that_is_gone_is_delivered(
+    tmp_path: Path, files: dict[str, Content]
+) -> None:
+    folder = tmp_path / "spool"
+    path = put(folder, files["killed"])
+    path.write_bytes(b"")
+    told = Told()
+    delivery = deliver(folder, told)
+    delivery.start()
+    wait_until(lambda: delivery.stats().set_aside == 1, "it is set aside")
+    delivery.close(DEADLINE)
+    assert len(published(told)) >= 30
+
+
+def test_a_page_that_the_disk_can_not_read_is_damage(
+    tmp_path: Path, files: dict[str, Content], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pread = put(tmp_path, files["large"]), os.pread
+
+    def fail(file: int, size: int, place: int) -> bytes:
+        if place == 100 * PAGE_SIZE:
+            raise OSError(errno.EIO, "Input/output error")
+        return pread(file, size, place)
+
+    monkeypatch.setattr(os, "pread", fail)
+    assert len(whole(path)) == len(pieces_of_rows(files["large"])) - 1
+
+
+def test_a_damaged_file_that_can_not_be_opened_is_tried_again(
+    tmp_path: Path, files: dict[str, Content], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "spool"
+    lose_the_root(put(folder, files["closed"]), random.Random(1))
+    open_file, failures = os.open, itertools.count(1)
+
+    def fail(name: Any, flags: int, *more: Any, **others: Any) -> int:
+        if str(name).endswith(".spool") and next(failures) <= 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return open_file(name, flags, *more, **others)
+
+    monkeypatch.setattr(os, "open", fail)
+    told = Told()
+    delivery = deliver(folder, told)
+    delivery.start()
+    wait_until(lambda: len(published(told)) == len(LENGTHS), "all is delivered")
+    delivery.close(DEADLINE)
 
 
 def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
@@ -243,10 +517,10 @@ def test_a_file_that_was_never_begun_is_removed(tmp_path: Path) -> None:
 
 
 def test_what_a_full_disk_does_not_take_of_a_damaged_file_is_delivered_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, files: dict[str, Content], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "spool"
-    path = left(folder)
+    path = put(folder, files["closed"])
     flip_in_header(path, random.Random(1))
 
     def fail(*args: Any, **more: Any) -> None:
@@ -256,5 +530,5 @@ def test_what_a_full_disk_does_not_take_of_a_damaged_file_is_delivered_all_the_s
     told = Told()
     delivery = deliver(folder, told)
     delivery.start()
-    wait_until(lambda: len(published(told)) == EVENTS, "all is delivered")
+    wait_until(lambda: len(published(told)) == len(LENGTHS), "all is delivered")
     delivery.close(DEADLINE)

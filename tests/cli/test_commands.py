@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from flask_eventcollector.backlog.remote import Wish
+from flask_eventcollector.cli.changing import change
+from flask_eventcollector.cli.reading import Unreadable
 from tests.helpers import Recorder, Shop, open_shop
 
 WORKER = """
@@ -273,6 +277,23 @@ def test_a_damaged_file_is_told_with_the_cure(
     assert result.exit_code == 3
     assert "it is damaged" in result.output
     assert "'flask events flush'" in result.output
+
+
+def test_what_a_damaged_wal_hides_is_not_taken_for_nothing(
+    run: Callable[..., Result], folder: Path, killed: Worker
+) -> None:
+    [path] = folder.glob("*.spool")
+    os.truncate(f"{path}-wal", 5_000)
+    shared = Path(f"{path}-shm").read_bytes()
+
+    result = run("status")
+
+    assert result.exit_code == 3
+    assert "its -wal is damaged" in result.output
+    with pytest.raises(Unreadable, match="its -wal is damaged"):
+        change(path, Wish("purge", [killed.waiting]), lambda news: None)
+    # So who looks next sees it, too.
+    assert Path(f"{path}-shm").read_bytes() == shared
 
 
 def test_a_backlog_in_memory_has_an_exit_code_of_its_own() -> None:
