@@ -216,6 +216,18 @@ def test_a_page_that_may_be_whole_is_read_before_older_ones(path: Path) -> None:
     assert [stored.number for stored in whole_rows(later)][-1] == 201
 
 
+def test_a_page_is_read_although_its_frame_seems_to_be_of_an_earlier_use(
+    path: Path,
+) -> None:
+    journal = Journal.open(path)
+    journal.write(rows(["the last"], first=101))
+    later = copy(path, "later")
+    journal.close()
+    frame = (wal_of(later).read_bytes().rindex(b'"the last"') - 32) // FRAME
+    flip(wal_of(later), 32 + frame * FRAME + 8, random.Random(1))
+    assert [stored.number for stored in whole_rows(later)][-1] == 101
+
+
 def test_what_was_erased_does_not_come_back(path: Path) -> None:
     journal = Journal.open(path)
     journal.write((), range(1, 100))
