@@ -364,6 +364,16 @@ def test_the_rows_come_in_order_wherever_they_are(tmp_path: Path) -> None:
     assert whole(path) == list(range(31, 61))
 
 
+def test_what_is_left_of_a_page_is_read(tmp_path: Path) -> None:
+    path = leave(tmp_path, [])
+    journal = Journal.open(path)
+    journal.write([event_row(number, 20) for number in range(1, 9)])
+    journal.close()
+    # A page is filled from its end.
+    os.truncate(path, path.read_bytes().index(b"<1>"))
+    assert whole(path) == list(range(2, 9))
+
+
 def test_the_newest_of_a_rows_images_counts(
     tmp_path: Path, files: dict[str, Content]
 ) -> None:

@@ -118,8 +118,11 @@ def test_a_flipped_bit_is_noticed_without_the_shm_unless_it_is_in_the_last_commi
 
 
 def test_a_damaged_shm_is_no_damage(path: Path) -> None:
-    for place in (16, 64):
-        flip(Path(f"{path}-shm"), place, random.Random(1))
+    with Path(f"{path}-shm").open("r+b") as file:
+        # How many frames were committed, in both of its headers.
+        for place in (16, 64):
+            file.seek(place)
+            file.write(b"\x7f" * 4)
     check_wal(path)
 
 
@@ -214,6 +217,18 @@ def test_a_page_that_may_be_whole_is_read_before_older_ones(path: Path) -> None:
     flip(wal_of(later), 32 + frame * FRAME + 20, random.Random(1))
     assert not read_wal(later).frames[frame].is_sure
     assert [stored.number for stored in whole_rows(later)][-1] == 201
+
+
+def test_a_page_is_read_although_its_frame_seems_to_be_of_an_earlier_use(
+    path: Path,
+) -> None:
+    journal = Journal.open(path)
+    journal.write(rows(["the last"], first=101))
+    later = copy(path, "later")
+    journal.close()
+    frame = (wal_of(later).read_bytes().rindex(b'"the last"') - 32) // FRAME
+    flip(wal_of(later), 32 + frame * FRAME + 8, random.Random(1))
+    assert [stored.number for stored in whole_rows(later)][-1] == 101
 
 
 def test_what_was_erased_does_not_come_back(path: Path) -> None:
