@@ -16,7 +16,7 @@ from ..rounds import TICK, Rounds
 from . import SetAside
 from .folder import Claim, Folder, NotOurs, can_hold_events
 from .journal import Journal, NewerVersion, is_damage
-from .orphan import Orphan, Wreck
+from .orphan import Moved, Orphan, Wreck
 from .remote import Wish, take_back, wish_for
 from .rows import row_of
 
@@ -75,6 +75,9 @@ class Spool:
         self._own: tuple[Claim, Journal] | None = None
         self._orphans: list[Orphan] = []
         self._wrecks: list[Wreck] = []
+        self._moved: list[Moved] = []
+        #: What was moved into the own file.
+        self._guests: set[Entry] = set()
         self._next_look = 0.0
         #: Whether dead processes have left more files than may be open.
         self._are_more = False
@@ -162,6 +165,7 @@ class Spool:
         fulfilled = self._fulfil_wishes()
         try:
             self._finish_orphans()
+            self._make_room()
             self._look(now=bool(searches))
             found = self._adopt()
         finally:
@@ -249,6 +253,7 @@ class Spool:
 
     def _files(self) -> list[tuple[Claim, Orphan | None]]:
         files: list[tuple[Claim, Orphan | None]] = [(o.claim, o) for o in self._orphans]
+        files += [(moved.claim, None) for moved in self._moved]
         return files if self._own is None else [*files, (self._own[0], None)]
 
     def _fulfil(self, wish: Wish, orphan: Orphan | None) -> None:
@@ -318,6 +323,35 @@ class Spool:
     def _has_room(self) -> bool:
         """Whether another file may be opened."""
         return len(self._orphans) + len(self._wrecks) < _MOST_ORPHANS
+
+    # Making room, where a missing queue would keep the files open that wait for it.
+
+    def _make_room(self) -> None:
+        """Write what waits long, or is dead, into the own file, if others need room."""
+        for moved in list(self._moved):
+            if moved.is_finished:
+                self._moved.remove(moved)
+                moved.claim.remove()
+        if not self._are_more or self._has_room():
+            return
+        before = time.monotonic() - LOOK_EVERY
+        for orphan in list(self._orphans):
+            # One that has damaged rows is to be set aside in the end.
+            if orphan.opened_at <= before and not (orphan.unread or orphan.damaged):
+                self._move(orphan)
+
+    def _move(self, orphan: Orphan) -> None:
+        guests = {e for e in self._guests | orphan.entries if e.state.alive}
+        size = sum(entry.event.size for entry in guests)
+        if len(guests) > self._page or size > self._page_bytes:
+            # They stay in memory, which new events need, too.
+            return
+        self._guests = guests
+        self._orphans.remove(orphan)
+        self._moved.append(Moved(orphan))
+        orphan.journal.close()
+        # They are written once more, now into the own file.
+        self._ledger.lost(orphan.journal)
 
     def _begin_to_adopt(self, claim: Claim) -> None:
         if str(claim.path) in self._left_alone:
@@ -465,7 +499,9 @@ class Spool:
             _close(orphan.claim, orphan.journal)
         for wreck in self._wrecks:
             wreck.claim.release()
-        self._orphans, self._wrecks = [], []
+        for moved in self._moved:
+            (moved.claim.remove if moved.is_finished else moved.claim.release)()
+        self._orphans, self._wrecks, self._moved = [], [], []
 
 
 def _close(claim: Claim, journal: Journal) -> None:
