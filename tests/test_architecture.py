@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -215,6 +216,15 @@ def test_what_is_not_ours_is_used_at_its_own_edge_only(foreign: str) -> None:
 def test_nothing_is_imported_that_is_not_declared(module: str) -> None:
     known = {PACKAGE, *FOREIGN, *sys.stdlib_module_names}
     assert {i.root for i in IMPORTS[module]} <= known
+
+
+def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
+    project = (ROOT.parent / "pyproject.toml").read_text(encoding="utf-8")
+    dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.M | re.S)
+    assert dependencies is not None
+    required = {name.lower() for name in re.findall(r'"([\w-]+)', dependencies[1])}
+    # Only those use the test kit who have pytest.
+    assert required == FOREIGN.keys() - {"pytest"}
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "annotations"])

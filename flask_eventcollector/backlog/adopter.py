@@ -16,7 +16,7 @@ from .aside import Aside
 from .disk import Disk
 from .folder import Claim, Folder, NotOurs, can_hold_events
 from .journal import Journal, NewerVersion, is_damage
-from .orphan import Orphan, Wreck
+from .orphan import Moved, Orphan, Wreck
 from .remote import Wish, fulfil, take_back, wish_for
 from .salvage import whole_rows
 from .updating import close, update
@@ -60,6 +60,9 @@ class Adopter:
         self._searches: deque[threading.Event] = deque()
         self._orphans: list[Orphan] = []
         self._wrecks: list[Wreck] = []
+        self._moved: list[Moved] = []
+        #: What was moved into the own file.
+        self._guests: set[Entry] = set()
         self._next_look = 0.0
         #: Whether dead processes have left more files than may be open.
         self._are_more = False
@@ -112,6 +115,7 @@ class Adopter:
             self._follow()
             fulfilled = self._fulfil_wishes()
             self._finish_orphans()
+            self._make_room()
             self._look(now=bool(searches))
             found = self._adopt()
         finally:
@@ -141,12 +145,15 @@ class Adopter:
     def _fulfil_wishes(self) -> bool:
         """Do what is asked; returns whether rows may have to follow."""
         fulfilled = False
-        for orphan in list(self._orphans):
-            wish = wish_for(orphan.claim.path)
-            if wish is not None:
-                fulfil(wish, self._ledger)
-                self._fulfil_unread(wish, orphan)
-                fulfilled |= take_back(orphan.claim.path, wish)
+        files: list[Orphan | Moved] = [*self._orphans, *self._moved]
+        for file in files:
+            wish = wish_for(file.claim.path)
+            if wish is None:
+                continue
+            fulfil(wish, self._ledger)
+            if isinstance(file, Orphan):
+                self._fulfil_unread(wish, file)
+            fulfilled |= take_back(file.claim.path, wish)
         return fulfilled
 
     def _fulfil_unread(self, wish: Wish, orphan: Orphan) -> None:
@@ -183,6 +190,35 @@ class Adopter:
     def _has_room(self) -> bool:
         """Whether another file may be opened."""
         return len(self._orphans) + len(self._wrecks) < _MOST_FILES
+
+    # Making room, where a missing queue would keep the files open that wait for it.
+
+    def _make_room(self) -> None:
+        """Have what waits long, or is dead, written into the own file."""
+        for moved in list(self._moved):
+            if moved.is_finished:
+                self._moved.remove(moved)
+                moved.claim.remove()
+        if not self._are_more or self._has_room():
+            return
+        before = time.monotonic() - LOOK_EVERY
+        for orphan in list(self._orphans):
+            # One that has damaged rows is to be set aside in the end.
+            if orphan.opened_at <= before and not (orphan.unread or orphan.damaged):
+                self._move(orphan)
+
+    def _move(self, orphan: Orphan) -> None:
+        guests = {e for e in self._guests | orphan.entries if e.state.alive}
+        size = sum(entry.event.size for entry in guests)
+        if len(guests) > self._page or size > self._page_bytes:
+            # They stay in memory, which new events need, too.
+            return
+        self._guests = guests
+        self._orphans.remove(orphan)
+        self._moved.append(Moved(orphan))
+        orphan.journal.close()
+        # The writer writes them once more.
+        self._ledger.lost(orphan.journal)
 
     def _begin(self, claim: Claim) -> None:
         if self._aside.is_left_alone(claim.path):
@@ -308,3 +344,5 @@ class Adopter:
             close(orphan.claim, orphan.journal)
         for wreck in self._wrecks:
             wreck.claim.release()
+        for moved in self._moved:
+            (moved.claim.remove if moved.is_finished else moved.claim.release)()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class Orphan:
     def __init__(self, claim: Claim, journal: Journal) -> None:
         self.claim = claim
         self.journal = journal
+        self.opened_at = time.monotonic()
         self._places = {t: _Place(count) for t, count in journal.targets().items()}
         self._dead: set[Entry] = set()
         #: Rows that were not what was written.
@@ -44,6 +46,11 @@ class Orphan:
     def here(self) -> int:
         """How many of its events are in memory and still to be delivered."""
         return sum(len(place.here) for place in self._places.values())
+
+    @property
+    def entries(self) -> set[Entry]:
+        """Its events that are in memory."""
+        return self._dead.union(*(place.here for place in self._places.values()))
 
     @property
     def targets(self) -> int:
@@ -124,6 +131,19 @@ class Orphan:
             yield entry
         if not rows:
             place.unread = 0
+
+
+class Moved:
+    """A file that was closed, as its events are written into this process's own."""
+
+    def __init__(self, orphan: Orphan) -> None:
+        self.claim = orphan.claim
+        self.entries = orphan.entries
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its events have ended, or are in this process's own file."""
+        return not any(e.state.alive and not e.is_stored for e in self.entries)
 
 
 class Wreck:

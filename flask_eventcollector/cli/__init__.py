@@ -107,8 +107,8 @@ def _show_events(
         if limit and next(found, None):
             click.echo(f"The first {limit}; --limit 0 shows all.", err=True)
     else:
-        target = f" for {words.plain(queue)}" if queue else ""
-        click.echo(f"Nothing {'is dead' if dead else 'waits'}{target}.")
+        subject = f"Nothing for {words.plain(queue)}" if queue else "Nothing"
+        click.echo(f"{subject} {'is dead' if dead else 'waits'}.")
     showing.complain(troubles)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ..backlog.folder import Folder
 from ..delivery import Delivery
-from ..events import Stats
+from ..events import BrokerState, Stats
 from .reading import reports
 
 #: Seconds between two looks at how far it is.
@@ -72,6 +72,8 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
     alone = [file for file in files if not file.owner.alive]
     others = [f for f in files if f.owner.alive and not f.is_here]
     error = now.broker_error or f"the broker is {now.broker}"
+    if now.broker is BrokerState.READY:
+        error = "the broker refuses it, as the log tells, or the time ran out"
     return Drained(
         delivered=now.confirmed - before.confirmed,
         waiting=now.retained

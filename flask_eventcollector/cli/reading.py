@@ -180,7 +180,7 @@ def _report(path: Path) -> Report | None:
         return None
     except Unreadable as error:
         return Report(path, owner, bytes=size, trouble=str(error))
-    age = None if oldest is None else max(0.0, time.time() - oldest / 1e6)
+    age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
     return Report(path, owner, waiting, dead, age, size)
 
 

@@ -146,8 +146,8 @@ def show_changed(what: str, changed: Changed) -> None:
             click.echo(f"{count} sent again by {owner}.")
         else:
             click.echo(
-                f"{count} of {owner}: the next worker sends them, or 'flask events"
-                " flush' now."
+                f"{count} of {owner} to be sent again: by the next worker, or now by"
+                " 'flask events flush'."
             )
     if changed.left:
         why = "may be on its way" if what == "purge" else "may have refused it again"

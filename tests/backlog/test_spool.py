@@ -811,3 +811,25 @@ def test_only_the_own_wish_is_taken_back(folder: Path) -> None:
     assert not take_back(path, mine)
     assert take_back(path, other)
     assert ask(path, mine)
+
+
+def test_files_that_wait_for_a_missing_queue_hold_up_no_others(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adopter, "_MOST_FILES", 2)
+    monkeypatch.setattr(adopter, "LOOK_EVERY", 0.2)
+    memory = MemoryBroker()
+    memory.refuse("missing")
+    for name in "abc":
+        leave(folder, [name], queue="missing")
+    journal = Journal.open(leave(folder, ["dead-1"]))
+    journal.write(dead_rows(["dead-2"]))
+    journal.close()
+    leave(folder, range(5))
+    delivery = deliver(memory)
+    delivery.start()
+    eventually(delivery, adopted=10, confirmed=6, retained=3, dead=1)
+    eventually(delivery, spooled=4)
+    wait_until(lambda: len(list(folder.glob("*.spool"))) <= 3, "files are one now")
+    assert not delivery.close(0)
+    assert sorted(stored(folder)) == ["a", "b", "c", "dead-2"]

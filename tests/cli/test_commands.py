@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from flask_eventcollector.backlog.remote import Wish
 from flask_eventcollector.cli.changing import change
 from flask_eventcollector.cli.reading import Unreadable
 from tests.helpers import Recorder, Shop, open_shop
+from tests.parts import thread
 
 WORKER = """
 import sys
@@ -216,6 +219,45 @@ def test_retry_is_asked_of_a_living_process(
     assert f"1 event sent again by process {worker.process.pid}." in result.stdout
     assert worker.counts() == ["0", "0"]
     assert not list(folder.glob("*.request"))
+
+
+def test_what_a_process_dies_over_is_done_here(
+    run: Callable[..., Result], worker: Worker
+) -> None:
+    def die() -> None:
+        time.sleep(0.5)
+        worker.process.kill()
+
+    worker.process.send_signal(signal.SIGSTOP)
+    with thread(die):
+        result = run("retry", worker.dead)
+
+    assert result.exit_code == 0, result.output
+    assert f"1 event of process {worker.process.pid} (gone) to be" in result.stdout
+    assert status(run)["total"]["dead"] == 0
+
+
+def test_an_empty_answer_names_what_was_asked_for(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    assert run("list", "--queue", "none").stdout == "Nothing for none waits.\n"
+    assert run("dead", "--queue", "none").stdout == "Nothing for none is dead.\n"
+
+
+def test_half_an_id_is_no_id(run: Callable[..., Result], killed: Worker) -> None:
+    result = run("show", killed.dead[:8])
+
+    assert result.exit_code == 1
+    assert f"No such event waits on disk: {killed.dead[:8]}." in result.output
+    assert "in full" in result.output
+
+
+def test_without_a_broker_s_url_the_cure_is_to_set_it(tmp_path: Path) -> None:
+    with open_shop(TESTING_BROKER=True, BACKLOG="spool", SPOOL_DIR=tmp_path) as shop:
+        result = shop.test_cli_runner().invoke(args=["events", "status"])
+
+    assert result.exit_code == 4
+    assert "EVENTCOLLECTOR_BROKER_URL is not set here" in result.output
 
 
 def test_purge_is_asked_of_a_living_process(
