@@ -39,6 +39,8 @@ MODES: dict[str, dict[str, Any]] = {
     "memory": {},
     "spool": {"BACKLOG": "spool", "SPOOL_DIR": "{folder}/spool"},
 }
+#: What the naive publisher is called where the library has a mode.
+BASELINE = "naive"
 
 _numbers = itertools.count(1)
 
