@@ -150,7 +150,7 @@ def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
             results.append(next(found))
             bar.advance(whole, task.runs)
             for line in complaints(results[-1]):
-                console.print(line, markup=False, highlight=False)
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     return results
 
 

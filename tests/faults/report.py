@@ -149,7 +149,7 @@ def _more_cells(result: Result) -> list[str]:
     found, task = result.figures, result.task
     counts = (
         *(found.hits, found.confirmed, found.dropped, found.dead),
-        found.unconfirmed,
+        found.may_be_lost,
     )
     return [
         *(str(task.row.number), task.row.fault, task.mode, task.row.holds),

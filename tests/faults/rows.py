@@ -98,8 +98,8 @@ def _broken_by_all(found: Figures) -> Iterator[str]:
     for name in ("unexpected", "unmarked"):
         if number := getattr(found, name):
             yield f"{name}: {number}"
-    if found.lost > found.unconfirmed:
-        yield f"lost: {found.lost}, of which {found.unconfirmed} may be lost"
+    if found.lost > found.may_be_lost:
+        yield f"lost: {found.lost}, of which {found.may_be_lost} may be lost"
     if not found.balanced:
         yield "the books do not balance"
 
