@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flask_eventcollector.backlog.folder import maker_of
 from flask_eventcollector.backlog.salvage import whole_rows
 from tests.faults import side_file
 from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
-from tests.faults.hosts import Host, HostError
+from tests.faults.hosts import Host, HostError, is_running
 from tests.faults.load import Answer, Load, p99
 from tests.faults.proxy import Proxy
 from tests.rabbitmq import Message, RabbitMQNode
@@ -234,14 +235,14 @@ class Trial:
             self.arrived += self.node.get_all(queue)
 
     def settle(self) -> None:
-        """Wait until each worker has delivered all that was handed over to it."""
+        """Wait until the workers have delivered all, what dead ones left included."""
         quiet: set[int] = set()
 
         def all_are_quiet() -> bool:
             books = self.host.stats()
             if not any(books[state] for state in UNDELIVERED):
                 quiet.add(books["pid"])
-            return quiet >= set(self.host.worker_pids)
+            return quiet >= set(self.host.worker_pids) and not self._orphans()
 
         self.wait_until("all is delivered", all_are_quiet, SETTLE_TIMEOUT)
 
@@ -363,6 +364,10 @@ class Trial:
         found.unmarked = len(verdict.unmarked)
         found.failed = sum(not answer.ok for answer in answers)
         found.slowest = max((a.seconds for a in answers), default=0.0)
+
+    def _orphans(self) -> list[Path]:
+        """The files in the spool whose process has ended."""
+        return [f for f in self.spool.glob("*.spool") if not is_running(maker_of(f))]
 
     def _on_disk(self) -> set[str]:
         """The events that the app has left in its spool."""

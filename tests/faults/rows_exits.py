@@ -19,6 +19,7 @@ from tests.faults.endings import (
     pending,
 )
 from tests.faults.figures import Figures
+from tests.faults.proxy import Side
 from tests.faults.rig import EVENTS, Rig, Trial
 from tests.faults.rows import row
 
@@ -75,10 +76,17 @@ def _by_gevent_timeout(rig: Rig) -> Figures:
     with rig.trial(kind="gunicorn-gevent", asks=NOTED) as trial:
         trial.requests(8)
         rig.proxy.latency = 0.005
-        for _ in range(SOME):
+        for turn in range(SOME):
             seconds = rig.random.uniform(0, 0.02)
             path = f"/interrupted/0?events={EVENTS}&seconds={seconds:.4f}"
             trial.load.run([path] * 2)
+            if turn % 4 == 0:
+                # What is said from here on is lost, so that one event's confirm comes
+                # and the next one's does not.
+                rig.proxy.silence(Side.CLIENT)
+                trial.load.run([path] * 2)
+                rig.proxy.silence()
+                rig.proxy.cut()
         trial.hit(SOME)
         rig.proxy.latency = 0.0
     trial.expect("no request fails", not trial.figures.failed)
