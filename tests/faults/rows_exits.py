@@ -76,13 +76,14 @@ def _by_gevent_timeout(rig: Rig) -> Figures:
     """A greenlet is interrupted while it waits for confirms, or a moment before."""
     with rig.trial(kind="gunicorn-gevent", asks=NOTED) as trial:
         trial.requests(8)
-        rig.proxy.latency = 0.005
+        rig.proxy.latency = 0.01
         for turn in range(SOME):
-            seconds = rig.random.uniform(0, 0.02)
+            seconds = rig.random.uniform(0, 0.03)
             path = f"/interrupted/0?events={EVENTS}&seconds={seconds:.4f}"
             if turn % 4:
                 trial.load.run([path] * 2)
                 continue
+            trial.wait_for_broker("ready")
             trial.load.run([path])
             # What is said from here on is lost, so that one event's confirm comes and
             # the next one's does not.
