@@ -18,9 +18,10 @@ from flask import Flask
 from . import requests
 from .announcer import Announcer
 from .backlog import Backlog
+from .backlog.adopter import PAGE, PAGE_BYTES
 from .backlog.folder import Folder
 from .backlog.memory import MemoryBacklog
-from .backlog.spool import PAGE, PAGE_BYTES, Spool
+from .backlog.spool import Spool
 from .backoff import full_jitter
 from .broker_url import MEMORY, BrokerURL
 from .brokers import Broker

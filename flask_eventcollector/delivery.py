@@ -233,7 +233,7 @@ class Delivery:
         if failed or self._ledger.news:
             # There is something to tell, or a next try to wait for.
             self._flusher.wake()
-        if self._ledger.outdated:
+        if self._ledger.unerased:
             self._backlog.catch_up()
         return more
 

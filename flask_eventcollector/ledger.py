@@ -97,9 +97,10 @@ class Ledger:
         self._waiters: set[Waiter] = set()
         #: By sequence: handed over, alive, and not on disk. Empty unless durable.
         self._unstored: dict[int, Entry] = {}
-        #: Entries with a row on disk that has to follow their state. The backlog takes
-        #: them out.
-        self.outdated: deque[Entry] = deque()
+        #: For each file of the backlog: entries whose rows have to follow their state.
+        self._outdated: dict[object, list[Entry]] = {}
+        #: How many these are.
+        self.unerased = 0
         #: Events that dead processes have left and nobody has read yet, per target.
         self._unread: Mapping[Target | None, int] = {}
         #: For the flusher to tell.
@@ -319,22 +320,41 @@ class Ledger:
         return len(self._unstored)
 
     @step
+    def take_outdated(self, journal: object) -> list[Entry]:
+        """Take out the entries whose rows in *journal* have to follow their state."""
+        return self._take_outdated(journal)
+
+    @step
+    def put_back(self, journal: object, outdated: list[Entry]) -> None:
+        """Their rows in *journal* could not follow yet."""
+        for entry in outdated:
+            self._is_outdated(entry, journal)
+
+    @step
     def lost(self, journal: object) -> None:
         """The file of some rows is lost: their entries are in memory only."""
+        self._take_outdated(journal)
         for entry in self._books.having(*_HANDED_OVER):
             if entry.row is not None and entry.row.journal is journal:
                 entry.row, entry.is_stored = None, False
         self._find_unstored()
 
     @step
-    def adopt(self, entries: Iterable[Entry]) -> list[Entry]:
+    def adopt(
+        self, entries: Iterable[Entry], unread: Mapping[Target | None, int]
+    ) -> list[Entry]:
         """Take over what another process had handed over, in its order.
 
-        Returns those that are here already, which are not taken.
+        Returns those that are here already, which are not taken. Their rows have to go.
+        *unread* is what is still to be adopted. ``None``: nobody knows the target.
         """
+        self._unread = unread
         now, doubles = self._clock(), []
         for entry in entries:
             if entry.event.id in self._books:
+                entry.state = State.DISCARDED
+                if entry.row is not None:
+                    self._is_outdated(entry, entry.row.journal)
                 doubles.append(entry)
                 continue
             entry.sequence = next(self._sequences)
@@ -346,12 +366,6 @@ class Ledger:
                 self._lane(entry).add(entry)
         self._changed.notify_all()
         return doubles
-
-    @step
-    def note_unread(self, unread: Mapping[Target | None, int]) -> None:
-        """Note what is still to be adopted. ``None``: nobody knows the target."""
-        self._unread = unread
-        self._changed.notify_all()
 
     @step
     def free(self) -> tuple[int, int]:
@@ -371,7 +385,7 @@ class Ledger:
         return Stats(
             **self._books.as_dict(),
             spooled=handed_over - len(self._unstored) if self._limits.durable else 0,
-            unerased=len(self.outdated),
+            unerased=self.unerased,
             unread=sum(self._unread.values()),
             broker=self._broker.shown,
             broker_error=self._broker.error,
@@ -429,10 +443,19 @@ class Ledger:
         dies_or_returns = State.DEAD in (entry.state, state)
         if entry.row is not None and (dies_or_returns or not state.alive):
             # Before the change: if this is cut short, a row is written once too often.
-            self.outdated.append(entry)
+            self._is_outdated(entry, entry.row.journal)
         if not state.alive:
             self._unstored.pop(entry.sequence, None)
         self._books.move(entry, state)
+
+    def _is_outdated(self, entry: Entry, journal: object) -> None:
+        self._outdated.setdefault(journal, []).append(entry)
+        self.unerased += 1
+
+    def _take_outdated(self, journal: object) -> list[Entry]:
+        outdated = self._outdated.pop(journal, [])
+        self.unerased -= len(outdated)
+        return outdated
 
     def _retain(self, entry: Entry, *, on_hold: bool = False) -> None:
         self._move(entry, State.RETAINED)
@@ -624,6 +647,7 @@ class Ledger:
             self._lane(entry).add(entry)
         for entry in self._books.having(State.IN_FLIGHT):
             self._lane(entry).in_flight += 1
+        self.unerased = sum(map(len, self._outdated.values()))
         self._find_unstored()
 
     def _find_unstored(self) -> None:

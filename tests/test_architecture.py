@@ -28,9 +28,11 @@ LAYERS = [
     {"collector"},
     {"delivery"},
     {"announcer", "backlog.spool", "gate"},
-    {"backlog.orphan", "brokers.memory", "brokers.rabbitmq", "ledger", "reports"},
+    {"backlog.adopter", "backlog.writer"},
+    {"backlog.orphan", "backlog.remote", "backlog.updating"},
+    {"brokers.memory", "brokers.rabbitmq", "ledger", "reports"},
     {
-        "backlog.remote",
+        "backlog.aside",
         "backlog.salvage",
         "books",
         "brokers",
@@ -44,7 +46,7 @@ LAYERS = [
     {"config", "entries"},
     {"broker_url", "encoding", "spool_dir"},
     {"amqp_fields", "payload_errors"},
-    {"backoff", "errors", "events", "wording"},
+    {"backlog.disk", "backoff", "errors", "events", "wording"},
 ]
 UNITS = {unit for layer in LAYERS for unit in layer}
 

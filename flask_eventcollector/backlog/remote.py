@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from ..ledger import Ledger
 from .folder import REQUEST
 
 
@@ -52,8 +53,21 @@ def take_back(path: Path) -> None:
         os.unlink(_request_of(path))
 
 
-def wish_for(path: Path) -> Wish | None:
-    """What was asked of the owner of *path*; it then calls :func:`take_back`."""
+def fulfil(path: Path, ledger: Ledger) -> bool:
+    """Do what was asked of the owner of *path*; returns whether anything was."""
+    wish = _wish_for(path)
+    if wish is None:
+        return False
+    if wish.what == "retry":
+        ledger.retry(wish.ids)
+    elif wish.what == "purge":
+        # The flusher tells it.
+        ledger.news.extend(ledger.purge(wish.ids))
+    take_back(path)
+    return True
+
+
+def _wish_for(path: Path) -> Wish | None:
     try:
         text = _request_of(path).read_text(encoding="utf-8")
     except OSError:

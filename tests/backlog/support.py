@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from flask_eventcollector.backlog.adopter import PAGE, PAGE_BYTES
 from flask_eventcollector.backlog.folder import Folder
 from flask_eventcollector.backlog.journal import Journal
 from flask_eventcollector.backlog.rows import row_of
-from flask_eventcollector.backlog.spool import PAGE, PAGE_BYTES, Spool
+from flask_eventcollector.backlog.spool import Spool
 from flask_eventcollector.entries import Entry
 from flask_eventcollector.ledger import Ledger
 from tests.parts import make_event

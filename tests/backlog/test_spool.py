@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
-from flask_eventcollector.backlog import spool as module
+from flask_eventcollector.backlog import adopter, disk, writer
 from flask_eventcollector.backlog.folder import Claim
 from flask_eventcollector.backlog.journal import Journal
 from flask_eventcollector.brokers.memory import MemoryBroker
@@ -40,7 +40,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a round come soon by itself."""
-    monkeypatch.setattr(module, "TICK", 0.05)
+    for module in (adopter, writer):
+        monkeypatch.setattr(module, "TICK", 0.05)
 
 
 @pytest.fixture
@@ -98,7 +99,8 @@ def files(folder: Path) -> list[str]:
 
 
 def spool_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name == "eventcollector-spool-test"]
+    names = ("eventcollector-spool-test", "eventcollector-adopter-test")
+    return [t for t in threading.enumerate() if t.name in names]
 
 
 # What is written, and when
@@ -179,7 +181,7 @@ def test_several_callers_share_a_transaction(
         write(journal, rows, erased)
 
     monkeypatch.setattr(Journal, "write", slow)
-    monkeypatch.setattr(module, "LONGEST_WAIT", DEADLINE)
+    monkeypatch.setattr(writer, "LONGEST_WAIT", DEADLINE)
     delivery = deliver(away)
     threads = [
         threading.Thread(target=delivery.publish, args=[collect(delivery, n)])
@@ -200,7 +202,7 @@ def test_several_callers_share_a_transaction(
 
 def requests(delivery: Delivery) -> Any:
     backlog: Any = delivery._backlog
-    return backlog._requests
+    return backlog._writer._requests
 
 
 # What is erased, and when
@@ -381,6 +383,29 @@ def test_several_files_are_adopted(deliver: Deliver, folder: Path) -> None:
     wait_until(lambda: files(folder) == [], "the files are removed")
 
 
+def test_nobody_waits_while_a_large_file_is_looked_through(
+    deliver: Deliver,
+    away: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, may_end = threading.Event(), threading.Event()
+
+    def check(journal: Journal) -> None:
+        begun.set()
+        assert may_end.wait(DEADLINE)
+
+    monkeypatch.setattr(Journal, "check", check)
+    leave(folder, "ab")
+    delivery = deliver(away)
+    delivery.start()
+    assert begun.wait(DEADLINE)
+    delivery.publish(collect(delivery, 1))
+    assert delivery.stats().spooled == 1
+    may_end.set()
+    eventually(delivery, adopted=2, spooled=3)
+
+
 def test_a_file_is_adopted_once(deliver: Deliver, folder: Path) -> None:
     leave(folder, "abc")
     first, second = deliver(MemoryBroker()), deliver(MemoryBroker())
@@ -540,8 +565,8 @@ def test_nobody_waits_again_and_again_for_a_disk_that_hangs(
 ) -> None:
     hangs = threading.Event()
     monkeypatch.setattr(Journal, "write", lambda *args: hangs.wait(DEADLINE))
-    monkeypatch.setattr(module, "LONGEST_WAIT", 0.1)
-    monkeypatch.setattr(module, "PAUSE", DEADLINE)
+    monkeypatch.setattr(writer, "LONGEST_WAIT", 0.1)
+    monkeypatch.setattr(disk, "PAUSE", DEADLINE)
     delivery = deliver(away)
     delivery.publish(collect(delivery, 1))
     assert delivery.stats().spool_error == "the disk does not answer"
@@ -607,7 +632,7 @@ def test_a_file_that_can_not_be_read_for_now_is_tried_again(
     deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(folder, "ab")
-    monkeypatch.setattr(module, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(adopter, "LOOK_EVERY", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "check", failing(sqlite3.OperationalError("locked")))
         delivery = deliver(MemoryBroker())
@@ -628,7 +653,7 @@ def test_a_forked_child_leaves_its_parents_file_alone(
     if (child := os.fork()) == 0:
         # It ends as a Python process does: with its copy of the connection closed.
         backlog: Any = delivery._backlog
-        backlog._own[1].close()
+        backlog._writer._own[1].close()
         os._exit(0)
     os.waitpid(child, 0)
     delivery.publish(collect(delivery, 2))

@@ -53,16 +53,37 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def page(chromium: Browser, address: str) -> Iterator[Page]:
-    """Return the shop's page; the test fails if its script does."""
+def empty_page(chromium: Browser) -> Iterator[Page]:
+    """Return a page; the test fails if a script of what it shows does."""
     context = chromium.new_context(viewport={"width": 1280, "height": 1100})
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(address)
     yield page
     context.close()
     assert errors == []
+
+
+@pytest.fixture
+def page(empty_page: Page, address: str) -> Page:
+    """Return the shop's page."""
+    empty_page.goto(address)
+    return empty_page
+
+
+@pytest.fixture
+def spooling_shop(tmp_path: Path) -> Iterator[ServedShop]:
+    """Return a shop with the spool, started; it may be killed and started again."""
+    shop = ServedShop(
+        tmp_path,
+        FLASK_EVENTCOLLECTOR_BACKLOG="spool",
+        FLASK_EVENTCOLLECTOR_SPOOL_DIR=str(tmp_path / "spool"),
+    )
+    try:
+        shop.start()
+        yield shop
+    finally:
+        shop.stop()
 
 
 def test_an_order_goes_from_the_form_to_published(page: Page) -> None:
@@ -91,6 +112,26 @@ def test_a_retained_order_is_published_when_the_broker_is_back(page: Page) -> No
     _expect(page, "#events tr", "published")
     _expect(page, "#broker-state", "ready")
     _expect(page, "#backlog", "No event waits.")
+
+
+def test_orders_outlive_the_process_that_is_killed(
+    empty_page: Page, spooling_shop: ServedShop
+) -> None:
+    page = empty_page
+    page.goto(spooling_shop.address)
+    _expect(page, "#backlog-kind", "spool")
+    _press(page, "Take it down")
+    for number in (1, 2, 3):
+        _press(page, "Place the order")
+        _expect(page, "#message", f"Order {number} is placed.")
+    _expect(page, "#on-disk", "On disk: 3 events.")
+    spooling_shop.kill()
+    _expect(page, "#broker-error", "The shop does not answer")
+
+    page.goto(spooling_shop.start())
+    _expect_book(page, "confirmed", 3)
+    _expect(page, "#events tr", "3 events, left by an earlier process")
+    _expect(page, "#on-disk", "On disk: 0 events.")
 
 
 def test_failed_orders_are_shown_as_discarded(page: Page) -> None:

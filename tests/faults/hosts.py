@@ -245,6 +245,15 @@ class Host:
         os.kill(pid, number)
         wait_for(lambda: not is_running(pid), f"the end of {pid}", END_TIMEOUT)
 
+    def reload(self) -> None:
+        """Have all workers replaced, as for a new version of the app."""
+        before = set(self.worker_pids)
+        self.send(signal.SIGHUP)
+        wait_for(
+            lambda: before.isdisjoint(self.worker_pids), "new workers", START_TIMEOUT
+        )
+        self.wait_until_complete()
+
     def close(self) -> None:
         """Kill all that is left of it."""
         if self._process is not None:

@@ -23,12 +23,12 @@ NOTED = {"NOTE_CONFIRMED": 1}
 
 @row(
     35,
-    "many workers on one spool folder, some killed",
+    "many workers on one spool folder, some killed, all reloaded",
     holds="no corruption, no lock error; an orphan is adopted once; spool: 0 lost",
     short=1,
     long=20,
     confirms=SOME * EVENTS // 2,
-    hits=3,
+    hits=4,
     fails=True,
 )
 def many_workers(rig: Rig, runs: int) -> Figures:
@@ -43,6 +43,9 @@ def many_workers(rig: Rig, runs: int) -> Figures:
                     trial.hit()
                 trial.host.wait_until_complete()
                 trial.may_lose_unconfirmed(pid)
+            with trial.under_load(SOME, pause=0.01):
+                trial.host.reload()
+                trial.hit()
             rig.node.start_app()
             trial.requests(SOME)
         trial.expect("the disk makes no trouble", "The spool fails" not in trial.log)

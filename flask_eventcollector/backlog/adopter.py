@@ -1,0 +1,261 @@
+"""Brings back what dead processes have left in their files."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from ..entries import Entry
+from ..events import Target
+from ..ledger import Ledger
+from ..rounds import TICK, Rounds
+from .aside import Aside
+from .disk import Disk
+from .folder import Claim, Folder, why_not_ours
+from .journal import Journal, NewerVersion, is_damage, was_begun
+from .orphan import Orphan, Wreck
+from .remote import fulfil
+from .updating import close, update
+
+#: Seconds between two looks for the files of dead processes.
+LOOK_EVERY = 10.0
+#: Events, and bytes, of dead processes that are in memory at the same time, at most.
+PAGE, PAGE_BYTES = 2_000, 8 * 1024 * 1024
+#: Files of dead processes that are open at the same time, at most.
+_MOST_FILES = 16
+
+
+class Adopter:
+    """The thread that uses the files of dead processes.
+
+    It is another than the writer's, since a large file takes seconds to look through,
+    and a damaged one longer: nobody who waits for the writer waits for that.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        folder: Folder,
+        aside: Aside,
+        *,
+        page: tuple[int, int],
+        full_sync: bool,
+        name: str,
+    ) -> None:
+        self._ledger = ledger
+        self._folder = folder
+        self._aside = aside
+        #: Events and bytes that are in memory at the same time.
+        self._page, self._page_bytes = page
+        self._full_sync = full_sync
+        self._rounds = Rounds(
+            self._round, self._leave, f"eventcollector-adopter-{name}"
+        )
+        self._wake_others: Callable[[], object] = lambda: None
+        self._searches: deque[threading.Event] = deque()
+        self._orphans: list[Orphan] = []
+        self._wrecks: list[Wreck] = []
+        self._next_look = 0.0
+        self._erasing, self._reading = Disk(), Disk()
+
+    # What others call, in any thread.
+
+    def start(self, wake_others: Callable[[], object]) -> None:
+        """Begin; calls *wake_others* when there are new events."""
+        self._wake_others = wake_others
+        self._rounds.start()
+
+    def search(self, timeout: float) -> None:
+        """Look now; waits *timeout* seconds at most."""
+        if not self._rounds.is_running:
+            return
+        done = threading.Event()
+        self._searches.append(done)
+        self._rounds.wake()
+        done.wait(timeout)
+
+    def wake(self) -> None:
+        """Look now whether there is something to erase, or room to read on."""
+        self._rounds.wake()
+
+    def stop_soon(self) -> None:
+        """Adopt no more."""
+        self._rounds.stop_soon()
+
+    def stop(self, timeout: float) -> None:
+        """Leave the files to the next process, within *timeout* seconds."""
+        self._rounds.stop(timeout)
+
+    @property
+    def error(self) -> str:
+        """Why a file could not be read, or a row not erased."""
+        return self._erasing.error or self._reading.error
+
+    # One round. Nothing below is called by another thread.
+
+    def _round(self) -> float:
+        searches = [self._searches.popleft() for _ in range(len(self._searches))]
+        try:
+            self._follow()
+            self._look(now=bool(searches))
+            found = self._adopt()
+        finally:
+            for search in searches:
+                search.set()
+        wishes = [fulfil(orphan.claim.path, self._ledger) for orphan in self._orphans]
+        if found or any(wishes):
+            self._wake_others()
+            return 0.0
+        return TICK
+
+    def _follow(self) -> None:
+        """Let the rows follow their events."""
+        if self._erasing.is_ill:
+            return
+        self._erasing.works()
+        for orphan in list(self._orphans):
+            try:
+                for entry in update(self._ledger, orphan.journal):
+                    orphan.follow(entry)
+            except sqlite3.Error as error:
+                self._erasing.fails(error)
+                if is_damage(error):
+                    self._wreck(orphan, str(error))
+
+    # Finding files.
+
+    def _look(self, *, now: bool) -> None:
+        clock = time.monotonic()
+        if clock < self._next_look and not now:
+            return
+        self._next_look = clock + LOOK_EVERY
+        self._reading.works()
+        for claim in self._folder.claim_orphans():
+            if len(self._orphans) + len(self._wrecks) >= _MOST_FILES:
+                claim.release()
+                return
+            self._begin(claim)
+
+    def _begin(self, claim: Claim) -> None:
+        if self._aside.is_left_alone(claim.path):
+            claim.release()
+            return
+        try:
+            self._open(claim)
+        except (OSError, sqlite3.Error) as error:
+            if is_damage(error):
+                self._wrecks.append(Wreck(claim, str(error)))
+                return
+            # It may pass.
+            self._reading.fails(error)
+            claim.release()
+        except NewerVersion as error:
+            self._aside.leave_alone(claim, str(error))
+
+    def _open(self, claim: Claim) -> None:
+        reason = why_not_ours(claim.path)
+        if reason:
+            self._aside.put(claim, reason, 0)
+            return
+        if not was_begun(claim.path):
+            # Its process died before it had written anything.
+            claim.remove()
+            return
+        journal = Journal.open(claim.path, full_sync=self._full_sync)
+        try:
+            journal.check()
+            self._orphans.append(Orphan(claim, journal))
+        except BaseException:
+            journal.close()
+            raise
+
+    # Reading files.
+
+    def _adopt(self) -> bool:
+        """Bring in a page of what waits on disk; returns whether anything came."""
+        found = 0
+        for orphan in list(self._orphans):
+            found += self._read_orphan(orphan)
+        for wreck in list(self._wrecks):
+            found += self._read_wreck(wreck)
+        return bool(found)
+
+    def _share(self) -> int:
+        """How many events of one target may be in memory, or of one damaged file."""
+        sharing = sum(orphan.targets for orphan in self._orphans) + len(self._wrecks)
+        return max(1, self._page // max(1, sharing))
+
+    def _room(self) -> tuple[int, int]:
+        """How many events and bytes may be brought into memory now."""
+        events, size = self._ledger.free()
+        return (events + 1) // 2, min(self._page_bytes, (size + 1) // 2)
+
+    def _read_orphan(self, orphan: Orphan) -> int:
+        count, size = self._room()
+        try:
+            entries = list(orphan.read(self._share(), count, size))
+        except sqlite3.Error as error:
+            self._reading.fails(error)
+            if is_damage(error):
+                self._wreck(orphan, str(error))
+            return 0
+        self._ledger.adopt(entries, self._count_unread())
+        if orphan.is_finished:
+            self._finish(orphan)
+        return len(entries)
+
+    def _read_wreck(self, wreck: Wreck) -> int:
+        entries: list[Entry] = []
+        if not wreck.is_read:
+            count, size = self._room()
+            count = min(count, self._share() - wreck.here)
+            try:
+                entries += wreck.read(count, size)
+            except (OSError, sqlite3.Error) as error:
+                self._reading.fails(error)
+                return 0
+        wreck.forget(self._ledger.adopt(entries, self._count_unread()))
+        if wreck.is_finished:
+            self._wrecks.remove(wreck)
+            self._aside.put(wreck.claim, wreck.reason, wreck.rescued)
+        return len(entries)
+
+    def _count_unread(self) -> dict[Target | None, int]:
+        unread: dict[Target | None, int] = {}
+        for orphan in self._orphans:
+            for target, count in orphan.unread.items():
+                unread[target] = unread.get(target, 0) + count
+        if any(not wreck.is_read for wreck in self._wrecks):
+            # Nobody knows how many.
+            unread[None] = 1
+        return unread
+
+    # Letting files go.
+
+    def _finish(self, orphan: Orphan) -> None:
+        self._orphans.remove(orphan)
+        empty = orphan.journal.is_empty()
+        orphan.journal.close()
+        if empty:
+            orphan.claim.remove()
+        else:
+            reason = f"{orphan.damaged} row(s) are not what was written"
+            self._aside.put(orphan.claim, reason, orphan.rescued)
+
+    def _wreck(self, orphan: Orphan, reason: str) -> None:
+        """A file turns out to be damaged while it is being read."""
+        self._orphans.remove(orphan)
+        orphan.journal.close()
+        self._ledger.lost(orphan.journal)
+        self._wrecks.append(Wreck(orphan.claim, reason))
+
+    def _leave(self) -> None:
+        self._erasing.try_again()
+        self._follow()
+        for orphan in self._orphans:
+            close(orphan.claim, orphan.journal)
+        for wreck in self._wrecks:
+            wreck.claim.release()

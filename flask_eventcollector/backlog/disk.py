@@ -1,0 +1,35 @@
+"""What a thread has last heard of the disk."""
+
+from __future__ import annotations
+
+import time
+
+#: Seconds for which a disk that has failed is left alone, and nobody waits for it.
+PAUSE = 1.0
+
+
+class Disk:
+    """Whether the disk does what one thread asks of it. Nothing here does I/O."""
+
+    def __init__(self) -> None:
+        #: What went wrong; ``""``: nothing.
+        self.error = ""
+        self._well_again_at = 0.0
+
+    @property
+    def is_ill(self) -> bool:
+        """Whether it is to be left alone."""
+        return time.monotonic() < self._well_again_at
+
+    def fails(self, error: Exception) -> None:
+        """It did not do what it was asked."""
+        self.error = str(error)
+        self._well_again_at = time.monotonic() + PAUSE
+
+    def works(self) -> None:
+        """It did."""
+        self.error = ""
+
+    def try_again(self) -> None:
+        """Let it be asked at once."""
+        self._well_again_at = 0.0
