@@ -131,23 +131,25 @@ def _failing_disk(rig: Rig) -> Figures:
     """The disk is full from the start, breaks, and is full while the broker returns."""
     with small_disk() as disk:
         with rig.trial(SPOOL_DIR=str(disk.path), HEARTBEAT=15) as trial:
+            each = SOME * EVENTS
             (pid,) = trial.host.worker_pids
             rig.node.stop_app()
             with disk.full():
                 _expect_trouble(trial, "full")
-            _expect_written(trial, SOME * EVENTS)
+            _expect_written(trial, each)
             with failing_writes(pid):
                 _expect_trouble(trial, "I/O error")
-            _expect_written(trial, 2 * SOME * EVENTS)
+            _expect_written(trial, 2 * each)
             _kill(trial, pid)
             # The next one has nothing but the disk.
             adopted = partial(trial.stats, "adopted")
-            trial.wait_until("all is adopted", lambda: adopted() == 2 * SOME * EVENTS)
+            trial.wait_until("all is adopted", lambda: adopted() == 2 * each)
+            confirmed = partial(trial.stats, "confirmed")
             with disk.full():
                 _expect_trouble(trial, "full")
                 rig.node.start_app()
-                # In the end what is in memory only is delivered, too.
-                trial.settle()
+                # What is in memory only is delivered, too, and nothing can be erased.
+                trial.wait_until("all is confirmed", lambda: confirmed() == 3 * each)
             trial.wait_until("all is erased", lambda: not trial.stats("unerased"))
         _expect_no_file_left(trial)
     return trial.figures
