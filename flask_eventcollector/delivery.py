@@ -275,6 +275,8 @@ class Delivery:
         self._ledger.broker_is(BrokerState.CLOSED)
         self._flusher.stop(max(0.1, deadline - time.monotonic()))
         self._backlog.close(max(_LAST_WRITE, deadline - time.monotonic()))
+        # The flusher is gone, and the backlog was at work until now.
+        self._announcer.set_aside(self._backlog.take_set_aside())
 
     def _tend(self) -> float:
         """One round of the flusher; returns the seconds until the next."""

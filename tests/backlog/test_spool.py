@@ -13,6 +13,7 @@ import pytest
 
 from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.backlog import adopter, disk, writer
+from flask_eventcollector.backlog.folder import Claim
 from flask_eventcollector.backlog.journal import Journal
 from flask_eventcollector.backlog.remote import Wish, ask, is_pending, take_back
 from flask_eventcollector.backlog.rows import row_of
@@ -626,6 +627,33 @@ def test_an_own_file_that_is_damaged_is_set_aside_and_written_anew(
     eventually(delivery, spooled=2, set_aside=1)
     assert len(list(folder.glob("*.aside"))) == 1
     assert sorted(stored(folder)) == [1, 2]
+
+
+def test_a_file_that_is_set_aside_at_the_last_moment_is_told(
+    deliver: Deliver, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = leave(folder, ["first"])
+    path.write_bytes(path.read_bytes().replace(b"first", b"fIrst"))
+    flusher_has_ended = threading.Event()
+    set_aside = Claim.set_aside
+
+    def set_aside_late(claim: Claim) -> Path:
+        assert flusher_has_ended.wait(DEADLINE)
+        return set_aside(claim)
+
+    monkeypatch.setattr(Claim, "set_aside", set_aside_late)
+    delivery = deliver(MemoryBroker())
+    stop = delivery._flusher.stop
+
+    def stop_and_say_so(timeout: float) -> bool:
+        stopped = stop(timeout)
+        flusher_has_ended.set()
+        return stopped
+
+    monkeypatch.setattr(delivery._flusher, "stop", stop_and_say_so)
+    delivery.start()
+    delivery.close(0.1)
+    assert told.reasons("spool-file-set-aside") == ["1 row(s) are not what was written"]
 
 
 def test_a_file_that_can_not_be_read_for_now_is_tried_again(

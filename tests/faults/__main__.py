@@ -22,9 +22,9 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tests.faults.matrix import ELSEWHERE, ROWS
 from tests.faults.report import Report, complaints
-from tests.faults.rig import MODES
+from tests.faults.rig import BASELINE, MODES
 from tests.faults.rows import Row
-from tests.faults.runner import BASELINE, Result, Task, plan, run_all, running_node
+from tests.faults.runner import Result, Task, plan, run_all, running_node
 from tests.faults.soak import plan as soak_plan
 from tests.faults.soak import soak, strokes_in
 from tests.rabbitmq import RabbitMQNode
@@ -133,7 +133,7 @@ def _runs(options: argparse.Namespace) -> Callable[[Row], int]:
 
 
 def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
-    """Run all, with a bar and what did not hold on stderr."""
+    """Run all, with a bar, and what did not hold or was not run, on stderr."""
     results = []
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(
@@ -150,7 +150,7 @@ def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
             results.append(next(found))
             bar.advance(whole, task.runs)
             for line in complaints(results[-1]):
-                console.print(line, markup=False, highlight=False)
+                console.print(line, markup=False, highlight=False, soft_wrap=True)
     return results
 
 
@@ -158,7 +158,7 @@ def _show(report: Report) -> None:
     # A narrower table could not be read; a narrow terminal shows the rest below.
     out = Console(width=max(WIDTH, Console().width))
     out.print(report.as_table())
-    out.print("All of it holds." if report.holds else "Not all of it holds.")
+    out.print(report.verdict)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,13 @@ from uuid import uuid4
 
 from flask import Flask, Response, has_request_context, jsonify, request
 
-from tests.faults.side_file import confirmed_in, done_in, note
+from tests.faults.side_file import (
+    confirmed_in,
+    done_in,
+    dropped_in,
+    note,
+    set_aside_in,
+)
 
 if TYPE_CHECKING:
     from flask_eventcollector import Event, EventCollector
@@ -67,6 +73,7 @@ def create() -> tuple[Flask, EventCollector]:
     add_ways_to_end(app)
     if os.environ.get(PREFIX + "NOTE_CONFIRMED"):
         note_confirmed(app)
+    note_losses(app)
     publish_before_the_fork(app, events)
     Path(os.environ[PREFIX + "STATS"], f"{os.getpid()}.up").touch()
     return app, events
@@ -162,6 +169,23 @@ def note_confirmed(app: Flask) -> None:
             note(path, event.payload["key"], "confirmed")
 
     events_published.connect(receive, app, weak=False)
+
+
+def note_losses(app: Flask) -> None:
+    """Note each event, and each file, when the library says that it gives it up."""
+    from flask_eventcollector import events_dropped, spool_file_set_aside
+
+    side_file = os.environ[PREFIX + "SIDE_FILE"]
+
+    def dropped(sender: Flask, events: tuple[Event, ...], **extra: Any) -> None:
+        for event in events:
+            note(dropped_in(side_file), event.payload["key"], "dropped")
+
+    def set_aside(sender: Flask, path: Path, **extra: Any) -> None:
+        note(set_aside_in(side_file), path.name, "set aside")
+
+    events_dropped.connect(dropped, app, weak=False)
+    spool_file_set_aside.connect(set_aside, app, weak=False)
 
 
 def publish_before_the_fork(app: Flask, events: EventCollector) -> None:

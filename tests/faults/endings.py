@@ -1,14 +1,17 @@
 """How a host ends, and what becomes of events that wait for a broker meanwhile.
 
-    python -m tests.faults.endings
+    python -m tests.faults.endings                 all of them
+    python -m tests.faults.endings gunicorn        those with this word in their names
+    python -m tests.faults.endings --mode spool    with the spool instead of the memory
 
-prints what each ending lost and counted: the table of `docs/deployment.md`. The broker
-is away meanwhile: it is `down` and refuses connections, or is `silent`, so that whoever
-ends waits for it.
+prints what each ending lost and counted: the table of `docs/deployment.md`. Lost is
+what neither arrived nor is on disk. The broker is away meanwhile: it is `down` and
+refuses connections, or is `silent`, so that whoever ends waits for it.
 """
 
 from __future__ import annotations
 
+import argparse
 import enum
 import itertools
 import signal
@@ -22,7 +25,7 @@ from typing import Any
 
 from tests.faults.hosts import KINDS, is_running
 from tests.faults.proxy import Proxy
-from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rig import EVENTS, MODES, Rig, Trial
 from tests.rabbitmq import RabbitMQNode
 
 #: Requests, tasks or units of work whose events wait.
@@ -276,23 +279,36 @@ KILLED = [
 ]
 
 
-def main(words: Sequence[str]) -> None:
-    """Print the table, for the endings that have one of *words* in their names."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, for the endings that have one of the words in their names."""
+    options = _parser().parse_args(arguments)
+    words = options.words
     chosen = [
         ending
         for ending in (*AT_SIGTERM, *OVER_TIME, *OTHERS, *KILLED)
         if not words or any(word in str(ending) for word in words)
     ]
-    say("| host | ended by | broker | seconds | pending | lost | counted |")
-    say("|---|---|---|---:|---:|---:|---:|")
+    say("| host | ended by | broker | seconds | pending | on disk | lost | counted |")
+    say("|---|---|---|---:|---:|---:|---:|---:|")
     node = RabbitMQNode()
     try:
         node.start()
         with Proxy(node.port) as proxy:
             for ending, away in itertools.product(chosen, Away):
-                say(measured(Rig(node, proxy), ending, away))
+                say(measured(Rig(node, proxy, mode=options.mode), ending, away))
     finally:
         node.close()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.endings",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD", help="in an ending's name")
+    parser.add_argument("--mode", choices=MODES, default="memory")
+    return parser
 
 
 def say(line: str) -> None:
@@ -306,10 +322,11 @@ def measured(rig: Rig, ending: Ending, away: Away) -> str:
         return f"| {ending.kind} | {ending.how} | not run, missing: {missing} |"
     with pending(rig, ending, away) as trial:
         seconds = ending.end(trial)
-    counts = f"{PENDING} | {len(trial.missing)} | {trial.logged_drops}"
+    lost, counted = len(trial.missing), trial.logged_drops
+    counts = f"{PENDING} | {trial.figures.kept} | {lost} | {counted}"
     figures = f"{away.value} | {seconds:.1f} | {counts}"
     return f"| {ending.kind} | {ending.how} | {figures} |"
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

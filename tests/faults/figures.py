@@ -22,12 +22,13 @@ class Figures:
     runs: int = 0
     attempts: int = 0
     acknowledged: int = 0
-    #: Acknowledged, not arrived, and not counted by the app as dropped.
+    #: Acknowledged, neither arrived nor on disk, and not said to be dropped.
     lost: int = 0
     #: Acknowledged, and left on disk for the next process.
     kept: int = 0
-    #: Of `lost`, what a mode may lose: it was in the memory of a killed process.
-    unconfirmed: int = 0
+    #: What may be lost: it was in the memory of a killed process, or in a file that
+    #: was damaged.
+    may_be_lost: int = 0
     duplicated: int = 0
     recovered: int = 0
     unexpected: int = 0

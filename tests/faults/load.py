@@ -86,7 +86,8 @@ def post(port: int, path: str, patience: float) -> Answer:
     try:
         status, body = _post(port, path, patience)
         keys = tuple(json.loads(body)) if status == 201 else ()
-    except (OSError, HTTPException):
+    except (OSError, HTTPException, ValueError):
+        # None came, or it was cut off: in the head already, or behind it.
         status, keys = 0, ()
     return Answer(path, status, time.perf_counter() - began, keys)
 

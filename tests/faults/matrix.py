@@ -15,7 +15,6 @@ from tests.faults.rows import ROWS
 #: Rows that need no rig of processes, and the tests that hold them.
 ELSEWHERE = {
     20: "tests/test_encoding.py, tests/test_requests.py",
-    34: "tests/backlog/test_damage.py, tests/backlog/test_spool.py",
 }
 
 __all__ = [

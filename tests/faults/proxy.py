@@ -182,7 +182,7 @@ class Proxy:
                 self.passed[side] += len(data)
                 await self._pass_on(sink, data)
                 await self._cut_if_due()
-        self._after_latency(sink.say_no_more)
+        sink.later(self.latency, sink.say_no_more)
 
     async def _pause(self, connection: _Connection, side: Side, size: int) -> None:
         while self._held:
@@ -193,14 +193,11 @@ class Proxy:
             await connection.ends[side].paced(size / self.bandwidth)
 
     async def _pass_on(self, sink: _End, data: bytes) -> None:
-        if self.latency:
-            self._after_latency(lambda: sink.writer.write(data))
+        if self.latency or sink.is_late:
+            sink.later(self.latency, lambda: sink.say(data))
         else:
             sink.writer.write(data)
             await sink.writer.drain()
-
-    def _after_latency(self, act: Callable[[], None]) -> None:
-        self._loop.call_later(self.latency, act)
 
     # Cutting.
 
@@ -239,6 +236,22 @@ class _End:
     ) -> None:
         self.reader, self.writer = reader, writer
         self._free_at = 0.0
+        #: What is delayed, in order.
+        self._late: deque[Callable[[], None]] = deque()
+
+    @property
+    def is_late(self) -> bool:
+        """Whether something is still to be said, before anything else."""
+        return bool(self._late)
+
+    def later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Do this so much later, and not before what was delayed before it."""
+        self._late.append(act)
+        asyncio.get_running_loop().call_later(seconds, self._catch_up, act)
+
+    def _catch_up(self, act: Callable[[], None]) -> None:
+        while act in self._late:
+            self._late.popleft()()
 
     async def paced(self, seconds: float) -> None:
         """Wait until *seconds* have passed for each call so far."""
@@ -246,6 +259,11 @@ class _End:
         self._free_at = max(self._free_at, now) + seconds
         if self._free_at - now > _LEAST_PAUSE:
             await asyncio.sleep(self._free_at - now)
+
+    def say(self, data: bytes) -> None:
+        # Behind a FIN that a test has sent there is nothing to say.
+        with suppress(OSError, RuntimeError):
+            self.writer.write(data)
 
     def say_no_more(self) -> None:
         with suppress(OSError, RuntimeError):

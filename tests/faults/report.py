@@ -35,6 +35,14 @@ class Report:
     def holds(self) -> bool:
         return all(result.holds for result in self.results)
 
+    @property
+    def verdict(self) -> str:
+        """All of it in one sentence."""
+        number = sum(bool(result.skipped) for result in self.results)
+        unless = f", except for {number} that could not be run" if number else ""
+        words = "All of it holds" if self.holds else "Not all of it holds"
+        return f"{words}{unless}."
+
     def as_json(self) -> str:
         """For machines."""
         results = [result.as_dict() for result in self.results]
@@ -51,7 +59,7 @@ class Report:
                 justify="left" if is_text else "right",
                 no_wrap=column != "fault",
             )
-        for result in self.results:
+        for result in _run(self.results):
             style = None if result.holds else "bold red"
             table.add_row(*_cells(result), style=style)
         return table
@@ -64,13 +72,14 @@ class Report:
                 "",
                 f"With Python {platform.python_version()}, on {_machine()}.",
                 "",
-                *_markdown_table(COLUMNS, map(_cells, self.results)),
+                *_markdown_table(COLUMNS, map(_cells, _run(self.results))),
                 "",
                 "What was promised, how often the fault struck, and what the library's"
                 " own books say:",
                 "",
                 *_markdown_table(_MORE, map(_more_cells, _promising(self.results))),
                 *_failures(self.results),
+                *_not_run(self.results),
             ]
         )
 
@@ -92,12 +101,22 @@ class Report:
 
 
 def complaints(result: Result) -> list[str]:
-    """What did not hold, and where the logs are."""
+    """Why it was not run, or what did not hold, and where the logs are."""
+    if result.skipped:
+        return [_skipped(result)]
     if result.holds:
         return []
     where = [f"logs: {result.folder}"] if result.folder else []
     lines = [*result.figures.broken, *where]
     return [f"{result.task}: {line}" for line in lines]
+
+
+def _skipped(result: Result) -> str:
+    return f"{result.task}: not run, {result.skipped}"
+
+
+def _run(results: Iterable[Result]) -> list[Result]:
+    return [result for result in results if not result.skipped]
 
 
 def _cells(result: Result) -> list[str]:
@@ -130,7 +149,7 @@ def _more_cells(result: Result) -> list[str]:
     found, task = result.figures, result.task
     counts = (
         *(found.hits, found.confirmed, found.dropped, found.dead),
-        found.unconfirmed,
+        found.may_be_lost,
     )
     return [
         *(str(task.row.number), task.row.fault, task.mode, task.row.holds),
@@ -147,7 +166,7 @@ def _longer(found: Figures) -> str:
 
 
 def _promising(results: Iterable[Result]) -> list[Result]:
-    return [result for result in results if not result.task.is_baseline]
+    return [result for result in _run(results) if not result.task.is_baseline]
 
 
 def _failures(results: Iterable[Result]) -> list[str]:
@@ -158,6 +177,11 @@ def _failures(results: Iterable[Result]) -> list[str]:
         for line in result.figures.broken
     ]
     return ["", "What did not hold:", "", *lines] if lines else []
+
+
+def _not_run(results: Iterable[Result]) -> list[str]:
+    lines = [f"- {_skipped(result)}" for result in results if result.skipped]
+    return ["", "What could not be run:", "", *lines] if lines else []
 
 
 def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

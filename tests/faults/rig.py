@@ -9,17 +9,18 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flask_eventcollector.backlog.folder import maker_of
 from flask_eventcollector.backlog.salvage import whole_rows
 from tests.faults import side_file
 from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
-from tests.faults.hosts import Host, HostError
+from tests.faults.hosts import Host, HostError, is_running
 from tests.faults.load import Answer, Load, p99
 from tests.faults.proxy import Proxy
 from tests.rabbitmq import Message, RabbitMQNode
@@ -28,6 +29,8 @@ from tests.rabbitmq import Message, RabbitMQNode
 SETTLE_TIMEOUT = 60.0
 #: `SHUTDOWN_TIMEOUT` and a second.
 LONGEST_EXIT = 2.0 + 1.0
+#: Where an event is that is still to be delivered.
+UNDELIVERED = ("collected", "in_flight", "retained", "unread")
 #: How the names of the library's threads begin.
 OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
@@ -39,6 +42,8 @@ MODES: dict[str, dict[str, Any]] = {
     "memory": {},
     "spool": {"BACKLOG": "spool", "SPOOL_DIR": "{folder}/spool"},
 }
+#: What the naive publisher is called where the library has a mode.
+BASELINE = "naive"
 
 _numbers = itertools.count(1)
 
@@ -83,17 +88,19 @@ class Rig:
         with ExitStack() as stack:
             folder = stack.enter_context(self._new_folder())
             queue = new_name("orders")
+            settings = {**self.settings(folder), **settings}
             host = Host(
                 kind or self.kind,
                 folder,
-                {**self.settings(folder), **settings},
+                settings,
                 queue=queue,
                 workers=workers,
                 publisher="naive" if self.is_baseline else "library",
                 options=[*self.options, *options],
                 asks=asks,
             )
-            trial = Trial(self, host, queue)
+            spool = Path(settings.get("SPOOL_DIR", folder / "spool"))
+            trial = Trial(self, host, queue, spool)
             if broker_is_up:
                 trial.declare(trial.queue)
             stack.enter_context(trial.host)
@@ -123,11 +130,13 @@ class Rig:
 class Trial:
     """An app under test: what was asked of it, what it said, and what has arrived."""
 
-    def __init__(self, rig: Rig, host: Host, queue: str) -> None:
+    def __init__(self, rig: Rig, host: Host, queue: str, spool: Path) -> None:
         self.rig = rig
         self.node, self.proxy = rig.node, rig.proxy
         self.host = host
         self.queue = queue
+        #: The folder of the files in which events wait, if the app has one.
+        self.spool = spool
         self.queues: list[str] = []
         self.figures = Figures()
         self.arrived: list[Message] = []
@@ -138,8 +147,8 @@ class Trial:
         self.log = ""
         #: The events of forked children, which have said that they were published.
         self.forked: list[str] = []
-        self._may_lose: set[str] = set()
-        #: Acknowledged events that did not arrive, counted as dropped or not.
+        self._may_lose: frozenset[str] = frozenset()
+        #: Acknowledged events that neither arrived nor are on disk, dropped or not.
         self.missing: frozenset[str] = frozenset()
 
     # What a row does.
@@ -226,21 +235,21 @@ class Trial:
             self.arrived += self.node.get_all(queue)
 
     def settle(self) -> None:
-        """Wait until each worker has delivered all that was handed over to it."""
+        """Wait until the workers have delivered all, what dead ones left included."""
         quiet: set[int] = set()
 
         def all_are_quiet() -> bool:
             books = self.host.stats()
-            if not (books["collected"] or books["in_flight"] or books["retained"]):
+            if not any(books[state] for state in UNDELIVERED):
                 quiet.add(books["pid"])
-            return quiet >= set(self.host.worker_pids)
+            return quiet >= set(self.host.worker_pids) and not self._orphans()
 
         self.wait_until("all is delivered", all_are_quiet, SETTLE_TIMEOUT)
 
     @property
     def done(self) -> int:
         """Of work that is no request: how many events belong to what was done."""
-        return len(side_file.read(side_file.done_in(self.host.side_file)))
+        return len(self._noted(side_file.done_in))
 
     @property
     def logged_drops(self) -> int:
@@ -256,8 +265,12 @@ class Trial:
         """
         if self.rig.mode == "memory":
             open_ones = self._acknowledged() - self._confirmed()
-            self._may_lose |= {k for k in open_ones if pid in (None, _process_of(k))}
-            self.figures.unconfirmed = len(self._may_lose)
+            self.may_lose(k for k in open_ones if pid in (None, _process_of(k)))
+
+    def may_lose(self, keys: Iterable[str]) -> None:
+        """These events may be lost, without a word of the library."""
+        self._may_lose |= frozenset(keys)
+        self.figures.may_be_lost = len(self._may_lose)
 
     def resident_bytes(self) -> int:
         """The memory of all workers."""
@@ -332,19 +345,19 @@ class Trial:
         on_disk = self._on_disk()
         self.missing = verdict.lost - on_disk
         found.kept = len(verdict.lost & on_disk)
-        # A process may be killed between its last line and its last books.
-        counted = max(found.dropped, self.logged_drops)
-        if self.rig.mode == "memory":
-            counted += found.dead
-        uncounted = len(self.missing - self._may_lose) - counted
-        self.expect("nothing else is lost than what may be", uncounted <= 0)
+        dropped = self._noted(side_file.dropped_in)
+        lost = self.missing - dropped
+        self.expect("nothing else is lost than what may be", lost <= self._may_lose)
+        # A process that is killed at last may have said more than it has counted.
+        told = f"each drop is told, not {len(dropped)} of {found.dropped}"
+        self.expect(told, len(dropped) >= found.dropped)
         arrived = {message.json()["key"] for message in self.arrived}
         self.expect(
             "all that was said to be published arrived", self._confirmed() <= arrived
         )
         found.attempts = len(verdict.attempted)
         found.acknowledged = len(verdict.acknowledged)
-        found.lost = max(0, len(self.missing) - counted)
+        found.lost = len(lost)
         found.duplicated = len(verdict.duplicated)
         found.recovered = len(verdict.recovered)
         found.unexpected = len(verdict.unexpected)
@@ -352,20 +365,38 @@ class Trial:
         found.failed = sum(not answer.ok for answer in answers)
         found.slowest = max((a.seconds for a in answers), default=0.0)
 
+    def _orphans(self) -> list[Path]:
+        """The files in the spool whose process has ended."""
+        return [f for f in self.spool.glob("*.spool") if not is_running(maker_of(f))]
+
     def _on_disk(self) -> set[str]:
         """The events that the app has left in its spool."""
-        files = self.host.folder.glob("spool/*.spool")
+        files = self.spool.glob("*.spool")
         return {s.event.payload["key"] for file in files for s in whole_rows(file)}
+
+    def tried_by(self, pid: int) -> set[str]:
+        """The events that this process has tried to enqueue."""
+        tried = side_file.read(self.host.side_file)
+        return {key for key in tried if _process_of(key) == pid}
+
+    @property
+    def told_aside(self) -> set[str]:
+        """The names of the files that the app was told to be set aside."""
+        return self._noted(side_file.set_aside_in)
 
     def _acknowledged(self) -> set[str]:
         """The events of all requests that succeeded, and of all work that was done."""
         answered = {key for a in self.load.answers if a.ok for key in a.keys}
         answered.update(self.forked)
-        return answered | set(side_file.read(side_file.done_in(self.host.side_file)))
+        return answered | self._noted(side_file.done_in)
 
     def _confirmed(self) -> set[str]:
         """The events that the app has noted as published, if it was asked to."""
-        return set(side_file.read(side_file.confirmed_in(self.host.side_file)))
+        return self._noted(side_file.confirmed_in)
+
+    def _noted(self, kind: Callable[[Path], Path]) -> set[str]:
+        """What the app has noted beside its side file."""
+        return set(side_file.read(kind(self.host.side_file)))
 
     def paths(self, number: int, query: Mapping[str, str | int]) -> list[str]:
         """Requests for so many orders, each with a number of its own."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tests.faults.figures import LONGER, SLOWEST, Figures
 from tests.faults.hosts import KINDS
+from tests.faults.rig import BASELINE, MODES, Rig
 
-if TYPE_CHECKING:
-    from tests.faults.rig import Rig
+Act = Callable[[Rig, int], Figures]
 
-Act = Callable[["Rig", int], Figures]
+EVERY_MODE = (*MODES, BASELINE)
 
 #: By number.
 ROWS: dict[int, Row] = {}
@@ -46,12 +45,22 @@ class Row:
     discards: bool = False
     #: The kinds of workers that it runs, unless the rig says which.
     kinds: tuple[str, ...] = ()
+    #: The modes that it is about.
+    modes: tuple[str, ...] = EVERY_MODE
+    #: Says what this machine does not let it do; ``None``: nothing of the kind.
+    denied: Callable[[], str | None] = lambda: None
 
     @property
     def missing(self) -> str | None:
         """What is not installed; ``None``: all is there."""
         wanted = (KINDS[kind].missing for kind in self.kinds)
         return next(filter(None, wanted), None)
+
+    def why_not(self, mode: str) -> str | None:
+        """Why it can't be run in this mode, here; ``None``: it can."""
+        if mode not in self.modes:
+            return f"it is about the mode {' or '.join(self.modes)}"
+        return f"missing: {self.missing}" if self.missing else self.denied()
 
     def __str__(self) -> str:
         return f"{self.number} {self.fault}"
@@ -89,8 +98,8 @@ def _broken_by_all(found: Figures) -> Iterator[str]:
     for name in ("unexpected", "unmarked"):
         if number := getattr(found, name):
             yield f"{name}: {number}"
-    if found.lost > found.unconfirmed:
-        yield f"lost: {found.lost}, of which {found.unconfirmed} may be lost"
+    if found.lost > found.may_be_lost:
+        yield f"lost: {found.lost}, of which {found.may_be_lost} may be lost"
     if not found.balanced:
         yield "the books do not balance"
 
@@ -120,6 +129,8 @@ def row(
     fails: bool = False,
     discards: bool = False,
     kinds: tuple[str, ...] = (),
+    modes: tuple[str, ...] = EVERY_MODE,
+    denied: Callable[[], str | None] = lambda: None,
 ) -> Callable[[Act], Row]:
     """Declare a row; the function below it makes the fault happen so many times."""
 
@@ -141,6 +152,8 @@ def row(
             fails=fails,
             discards=discards,
             kinds=kinds,
+            modes=modes,
+            denied=denied,
         )
         return ROWS[number]
 

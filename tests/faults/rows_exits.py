@@ -6,6 +6,7 @@ import itertools
 import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from tests.faults.endings import (
     AT_SIGTERM,
@@ -19,6 +20,7 @@ from tests.faults.endings import (
     pending,
 )
 from tests.faults.figures import Figures
+from tests.faults.proxy import Side
 from tests.faults.rig import EVENTS, Rig, Trial
 from tests.faults.rows import row
 
@@ -74,11 +76,21 @@ def _by_gevent_timeout(rig: Rig) -> Figures:
     """A greenlet is interrupted while it waits for confirms, or a moment before."""
     with rig.trial(kind="gunicorn-gevent", asks=NOTED) as trial:
         trial.requests(8)
-        rig.proxy.latency = 0.005
-        for _ in range(SOME):
-            seconds = rig.random.uniform(0, 0.02)
+        rig.proxy.latency = 0.01
+        for turn in range(SOME):
+            seconds = rig.random.uniform(0, 0.03)
             path = f"/interrupted/0?events={EVENTS}&seconds={seconds:.4f}"
+            if turn % 4:
+                trial.load.run([path] * 2)
+                continue
+            trial.wait_for_broker("ready")
+            trial.load.run([path])
+            # What is said from here on is lost, so that one event's confirm comes and
+            # the next one's does not.
+            rig.proxy.silence(Side.CLIENT)
             trial.load.run([path] * 2)
+            rig.proxy.silence()
+            rig.proxy.cut()
         trial.hit(SOME)
         rig.proxy.latency = 0.0
     trial.expect("no request fails", not trial.figures.failed)
@@ -160,8 +172,11 @@ def end_in_time(trial: Trial) -> None:
 )
 def killed_at_random(rig: Rig, runs: int) -> Figures:
     found = Figures()
-    ways = itertools.cycle((_nothing, rig.node.stop_app, rig.node.freeze))
-    for _, take_away in zip(range(runs), ways, strict=False):
+    black_hole = partial(rig.proxy.silence, *Side)
+    ways: list[Callable[[], object]] = [
+        *(_nothing, rig.node.stop_app, black_hole, rig.node.freeze)
+    ]
+    for _, take_away in zip(range(runs), itertools.cycle(ways), strict=False):
         with rig.trial(workers=2, asks=NOTED, HEARTBEAT=15) as trial:
             trial.requests(SOME)
             with trial.under_load(MANY, pause=0.02):
@@ -174,6 +189,9 @@ def killed_at_random(rig: Rig, runs: int) -> Figures:
             trial.may_lose_unconfirmed(pid)
             rig.node.thaw()
             rig.node.start_app()
+            rig.proxy.restore()
+            # A connection that has lost bytes would never carry any again.
+            rig.proxy.cut()
         found.add(trial.figures)
     return found
 

@@ -13,12 +13,9 @@ from typing import Any
 
 from tests.faults.figures import Figures
 from tests.faults.proxy import Proxy
-from tests.faults.rig import Rig
+from tests.faults.rig import BASELINE, Rig
 from tests.faults.rows import Row
 from tests.rabbitmq import RabbitMQNode
-
-#: What the naive publisher is called where the library has a mode.
-BASELINE = "naive"
 
 
 @dataclass(frozen=True)
@@ -46,10 +43,12 @@ class Result:
     figures: Figures
     #: What the apps have left, if something did not hold.
     folder: Path | None = None
+    #: Why it was not run, so that it has found nothing.
+    skipped: str | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether all holds that is promised; the baseline promises nothing."""
+        """Whether nothing is broken that is promised; the baseline promises nothing."""
         return self.task.is_baseline or not self.figures.broken
 
     def as_dict(self) -> dict[str, Any]:
@@ -60,7 +59,8 @@ class Result:
             "fault": row.fault,
             "must_hold": row.holds,
             "mode": self.task.mode,
-            "holds": self.holds,
+            "skipped": self.skipped,
+            "holds": None if self.skipped else self.holds,
             "folder": str(self.folder) if self.folder else None,
             **self.figures.as_dict(),
         }
@@ -78,6 +78,9 @@ def run_all(node: RabbitMQNode, tasks: Iterable[Task]) -> Iterator[Result]:
     """Run the tasks on one node; whatever one of them does, the next is run."""
     with Proxy(node.port) as proxy:
         for task in tasks:
+            if why_not := task.row.why_not(task.mode):
+                yield Result(task, Figures(), skipped=why_not)
+                continue
             folder = Path(tempfile.mkdtemp(prefix="eventcollector-faults-"))
             figures = _run(task, _rig(task, node, proxy, folder))
             result = Result(task, figures, folder)

@@ -2,8 +2,8 @@
 
 One line an event, `KEY REQUEST`, handed to the kernel before the event is enqueued: it
 is still there when the process is killed the moment after. Files beside it tell in the
-same form which events the library has said to be published, and, of work that is no
-request, which was done.
+same form which events the library has said to be published, or dropped, which files of
+the spool it has said to be set aside, and, of work that is no request, which was done.
 """
 
 from __future__ import annotations
@@ -34,6 +34,16 @@ def read(path: Path | str) -> dict[str, str]:
 def confirmed_in(path: Path | str) -> Path:
     """Where the events are noted that are said to be published."""
     return Path(f"{path}.confirmed")
+
+
+def dropped_in(path: Path | str) -> Path:
+    """Where the events are noted that are said to be dropped."""
+    return Path(f"{path}.dropped")
+
+
+def set_aside_in(path: Path | str) -> Path:
+    """Where the files are noted that are said to be set aside."""
+    return Path(f"{path}.set-aside")
 
 
 def done_in(path: Path | str) -> Path:

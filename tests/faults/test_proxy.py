@@ -90,6 +90,17 @@ def test_latency_delays_a_stream_once(proxy: Proxy, client: socket.socket) -> No
     assert time.monotonic() - began < 1
 
 
+def test_what_is_delayed_is_not_overtaken(proxy: Proxy, client: socket.socket) -> None:
+    proxy.latency = 0.2
+    before = proxy.passed[Side.CLIENT]
+    client.sendall(b"first")
+    _wait_for(lambda: proxy.passed[Side.CLIENT] == before + 5)
+    proxy.latency = 0.0
+
+    assert _ask(client, b", then") == b"first,"
+    assert _read(client, 5) == b" then"
+
+
 def test_bandwidth_is_kept_to(proxy: Proxy, client: socket.socket) -> None:
     proxy.bandwidth, proxy.slice = 16_000, 100
     began = time.monotonic()

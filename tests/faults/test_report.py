@@ -14,10 +14,11 @@ from rich.console import Console
 
 from tests.faults import __main__ as command
 from tests.faults.figures import Figures
+from tests.faults.hosts import KINDS, Kind
 from tests.faults.report import Report, complaints
-from tests.faults.rig import Rig
+from tests.faults.rig import BASELINE, Rig
 from tests.faults.rows import ROWS, Row
-from tests.faults.runner import BASELINE, Result, Task, plan, run_all
+from tests.faults.runner import Result, Task, plan, run_all
 from tests.rabbitmq import RabbitMQNode
 
 
@@ -31,7 +32,7 @@ class Node:
         pass
 
 
-def make_row(figures: Figures | Exception, number: int = 90) -> Row:
+def make_row(figures: Figures | Exception, number: int = 90, **more: Any) -> Row:
     """A row that finds *figures*, or that can't be finished."""
 
     def act(rig: Rig, runs: int) -> Figures:
@@ -47,6 +48,7 @@ def make_row(figures: Figures | Exception, number: int = 90) -> Row:
         short=2,
         long=7,
         confirms=1,
+        **more,
     )
 
 
@@ -55,9 +57,9 @@ def good(**more: Any) -> Figures:
     return Figures(attempts=5, acknowledged=5, confirmed=5, hits=2, **more)
 
 
-def run(figures: Figures | Exception, mode: str = "memory") -> Result:
+def run(figures: Figures | Exception, mode: str = "memory", **more: Any) -> Result:
     node: Any = Node()
-    (result,) = run_all(node, [Task(make_row(figures), mode, runs=2)])
+    (result,) = run_all(node, [Task(make_row(figures, **more), mode, runs=2)])
     return result
 
 
@@ -97,6 +99,34 @@ def test_the_baseline_promises_nothing() -> None:
     assert result.folder is None
 
 
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"modes": ("spool",)}, "it is about the mode spool"),
+        ({"kinds": ("no-such",)}, "missing: the Python package no_such"),
+        ({"denied": lambda: "nobody may"}, "nobody may"),
+    ],
+    ids=["another mode", "not installed", "not allowed"],
+)
+def test_a_row_that_can_not_be_run_is_no_failure_and_no_success(
+    more: dict[str, Any], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = Kind("no-such", "no_such", lambda port, workers: [])
+    monkeypatch.setitem(KINDS, "no-such", kind)
+    result = run(ValueError("it was run"), **more)
+    line = f"row 90 nothing happens, memory: not run, {why}"
+    assert complaints(result) == [line]
+    report = Report("3.10.8", [result])
+    assert report.holds
+    assert report.verdict == "All of it holds, except for 1 that could not be run."
+    (found,) = json.loads(report.as_json())["results"]
+    assert found["skipped"] == why
+    assert found["holds"] is None
+    assert f"What could not be run:\n\n- {line}" in report.as_markdown()
+    assert "| 90 |" not in report.as_markdown()
+    assert report.as_table().row_count == 0
+
+
 def test_each_row_is_run_in_each_mode_one_after_the_other() -> None:
     rows = [make_row(good(), number) for number in (90, 91)]
     tasks = plan(rows, ["memory", BASELINE], lambda row: row.long)
@@ -126,6 +156,7 @@ def test_json_has_every_figure() -> None:
     assert result["row"] == 90
     assert result["mode"] == "memory"
     assert result["holds"] is True
+    assert result["skipped"] is None
     assert result["attempts"] == 5
     assert result["slowest"] == 0.5
 
