@@ -60,8 +60,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.spoken: dict[str, State] = {}
         self.waiting: list[Waiter] = []
 
-    @initialize(drop_oldest=st.booleans(), reject=st.booleans())
-    def open_ledger(self, drop_oldest: bool, reject: bool) -> None:
+    @initialize(drop_oldest=st.booleans(), reject=st.booleans(), ready=st.booleans())
+    def open_ledger(self, drop_oldest: bool, reject: bool, ready: bool) -> None:
         changes = limits(
             max_events=MAX_EVENTS,
             max_bytes=MAX_BYTES,
@@ -73,6 +73,8 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         self.ledger = Ledger(changes, self.clock)
         self.broker = BrokerState.IDLE
+        if ready:
+            self.broker_is(BrokerState.READY)
 
     # Collectors
 
@@ -113,6 +115,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.hand_over(entries)
         assert not entries
 
+    @rule(queue=QUEUES, size=SIZES, events=st.integers(1, 5))
+    def collect_and_hand_over(self, queue: str, size: int, events: int) -> None:
+        entries = self.new_collector()
+        self.collect(entries, queue, size, events)
+        self.hand_over(entries)
+
     @rule(target=waiters, entries=collectors, patient=st.booleans())
     def publish(self, entries: list[Entry], patient: bool) -> Waiter:
         waiter = Waiter(patient=patient)
@@ -142,6 +150,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert entry not in self.hand, "it was on its way"
             assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
             self.hand.append(entry)
+
+    @rule()
+    def deliver(self) -> None:
+        self.take(MAX_IN_FLIGHT)
+        self.settle(list(self.hand), Outcome.CONFIRMED)
 
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
@@ -339,8 +352,8 @@ def assert_goes_in_order(
 
 
 SETTINGS = settings(
-    max_examples=100,
-    stateful_step_count=50,
+    max_examples=80,
+    stateful_step_count=80,
     # The explanation of a failure takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
 )

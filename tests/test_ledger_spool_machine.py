@@ -130,6 +130,12 @@ class SpoolingLedgerMachine(LedgerMachine):
             self.lose(self.own)
             self.own = File()
 
+    @precondition(lambda self: self.transaction is None)
+    @rule()
+    def write_all(self) -> None:
+        self.write(self.ledger.overdue(AT_ONCE, ALL)).commit()
+        self.tell_what_is_stored()
+
     # The files of dead processes
 
     @precondition(lambda self: self.transaction is None)
