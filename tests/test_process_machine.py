@@ -39,8 +39,11 @@ from tests.parts import thread
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 QUEUES = st.sampled_from(["a", "b", "c"])
+REFUSALS = st.sampled_from([Outcome.NACKED, Outcome.RETURNED])
 UNITS = st.integers(0, 2)
-MAX_EVENTS = 16
+MAX_EVENTS = 24
+#: A process that ends at once has not much to lose.
+FEWEST_STEPS = 10
 MAX_IN_FLIGHT = 4
 #: Seconds for what is not to wait for a broker that says nothing.
 SOON = 0.02
@@ -100,8 +103,9 @@ class ModelBroker:
     # What the machine lets it do.
 
     @property
-    def has_started(self) -> bool:
-        return self._outlet is not None
+    def can_take(self) -> bool:
+        """Whether somebody has said that there is something to take."""
+        return self.state is BrokerState.READY and self._woken.is_set()
 
     def becomes(self, state: BrokerState) -> None:
         """Tell a new state; what was on its way is lost with the connection."""
@@ -114,17 +118,14 @@ class ModelBroker:
             self.wake()
 
     def take(self, limit: int) -> list[Entry]:
-        """Take events, if somebody said that there are any."""
-        if self._outlet is None or self.state is not BrokerState.READY:
-            return []
-        if not self._woken.is_set():
+        """Take events, and come back if there may be more."""
+        if self._outlet is None or not self.can_take:
             return []
         self._woken.clear()
         taken = self._outlet.take(limit)
         self._history.note_taken(taken, self.hand)
         self.hand += taken
         if len(taken) == limit:
-            # There may be more.
             self.wake()
         return taken
 
@@ -280,7 +281,7 @@ class ProcessMachine(RuleBasedStateMachine):
     )
     def begin(self, spool: bool, overflow: str, confirm_timeout: float) -> None:
         self.spool = spool
-        self.options = OPTIONS | {
+        self.options: dict[str, Any] = OPTIONS | {
             "OVERFLOW": overflow,
             "CONFIRM_TIMEOUT": confirm_timeout,
             "BACKLOG": "spool" if spool else "memory",
@@ -290,6 +291,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
     def begin_process(self) -> None:
         self.processes += 1
+        self.steps = 0
         self.enqueued = 0
         self.words_here: Counter[str] = Counter()
         self.shop = Shop(name="machine", **self.options)
@@ -324,6 +326,7 @@ class ProcessMachine(RuleBasedStateMachine):
             if event.id not in self.history.last_words:
                 unit.ids.append(event.id)
 
+    @precondition(lambda self: self.has_collected)
     @rule(place=UNITS)
     def clear(self, place: int) -> None:
         unit = self.units[place]
@@ -332,6 +335,7 @@ class ProcessMachine(RuleBasedStateMachine):
         self.expect(unit.ids, "discarded")
         unit.ids = []
 
+    @precondition(lambda self: self.has_collected)
     @rule(place=UNITS)
     def abandon(self, place: int) -> None:
         unit, self.units[place] = self.units[place], self.new_unit()
@@ -341,6 +345,7 @@ class ProcessMachine(RuleBasedStateMachine):
         wait_until(lambda: self.have_ended(unit.ids), "the abandoned events' last word")
         self.expect(unit.ids, "discarded")
 
+    @precondition(lambda self: self.has_collected)
     @rule(place=UNITS, timeout=st.sampled_from([None, 0, SOON]))
     def publish(self, place: int, timeout: float | None) -> None:
         unit = self.units[place]
@@ -354,14 +359,15 @@ class ProcessMachine(RuleBasedStateMachine):
         left = result.in_flight + result.retained + result.dead
         assert left == ended.count(None)
 
-    @rule(place=UNITS)
-    def publish_without_waiting(self, place: int) -> None:
+    @rule(place=UNITS, queue=QUEUES, count=st.integers(1, 6))
+    def publish_without_waiting(self, place: int, queue: str, count: int) -> None:
+        self.enqueue(place, queue, count)
         unit = self.units[place]
         assert unit.collector is not None
         self.hand_over_ids(unit)
         unit.collector.hand_over()
 
-    @precondition(lambda self: self.is_ready)
+    @precondition(lambda self: self.is_ready and self.has_collected)
     @rule(place=UNITS)
     def publish_while_the_broker_answers(self, place: int) -> None:
         unit = self.units[place]
@@ -374,6 +380,10 @@ class ProcessMachine(RuleBasedStateMachine):
         if not self.history.refused:
             assert result.confirmed == len(ids)
 
+    @property
+    def has_collected(self) -> bool:
+        return any(unit.ids for unit in self.units)
+
     def hand_over_ids(self, unit: Unit) -> list[str]:
         ids, unit.ids = unit.ids, []
         self.history.handed_over |= dict.fromkeys(ids, self.processes)
@@ -381,46 +391,55 @@ class ProcessMachine(RuleBasedStateMachine):
 
     # The broker
 
+    @precondition(lambda self: self.broker.can_take)
     @rule(limit=st.integers(1, 6))
     def take(self, limit: int) -> None:
         self.broker.take(limit)
 
+    @precondition(lambda self: self.broker.hand)
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
         self.broker.settle(self.some_of_the_hand(data), Outcome.CONFIRMED)
 
-    @rule(
-        data=st.data(),
-        outcome=st.sampled_from([Outcome.NACKED, Outcome.RETURNED]),
-        final=st.booleans(),
-    )
-    def refuse(self, data: st.DataObject, outcome: Outcome, final: bool) -> None:
+    @precondition(lambda self: self.broker.hand)
+    @rule(data=st.data(), outcome=REFUSALS)
+    def refuse(self, data: st.DataObject, outcome: Outcome) -> None:
         some = self.some_of_the_hand(data)
         self.history.refused.update(entry.event.id for entry in some)
-        self.broker.settle(some, outcome, final=final)
+        self.broker.settle(some, outcome)
 
-    @rule(queue=QUEUES, sent=st.booleans())
-    def lose_channel(self, queue: str, sent: bool) -> None:
-        lost = [e for e in self.broker.hand if e.event.target_queue == queue]
+    @precondition(lambda self: self.broker.hand)
+    @rule(data=st.data(), outcome=REFUSALS)
+    def refuse_for_good(self, data: st.DataObject, outcome: Outcome) -> None:
+        some = self.some_of_the_hand(data)
+        self.history.refused.update(entry.event.id for entry in some)
+        self.broker.settle(some, outcome, final=True)
+
+    @precondition(lambda self: self.broker.hand)
+    @rule(data=st.data(), sent=st.booleans())
+    def lose_channel(self, data: st.DataObject, sent: bool) -> None:
+        target = data.draw(st.sampled_from([e.target for e in self.broker.hand]))
+        lost = [e for e in self.broker.hand if e.target == target]
         self.broker.settle(lost, Outcome.UNKNOWN if sent else None, back_off=True)
 
+    @precondition(lambda self: self.broker.state is not BrokerState.DOWN)
     @rule()
     def lose_connection(self) -> None:
         self.broker.becomes(BrokerState.DOWN)
 
-    @precondition(lambda self: self.broker.state is not BrokerState.DOWN)
+    @precondition(lambda self: self.is_ready)
     @rule()
     def block(self) -> None:
         self.broker.becomes(BrokerState.BLOCKED)
 
+    @precondition(lambda self: not self.is_ready)
     @rule()
     def is_there_again(self) -> None:
         self.broker.becomes(BrokerState.READY)
 
     def some_of_the_hand(self, data: st.DataObject) -> list[Entry]:
-        if not self.broker.hand:
-            return []
-        return data.draw(st.lists(st.sampled_from(self.broker.hand), unique=True))
+        hand = st.sampled_from(self.broker.hand)
+        return data.draw(st.lists(hand, unique=True, min_size=1))
 
     @property
     def is_ready(self) -> bool:
@@ -428,6 +447,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
     # People
 
+    @precondition(lambda self: self.history.dead)
     @rule(everything=st.booleans(), data=st.data())
     def retry(self, everything: bool, data: st.DataObject) -> None:
         dead = {each.event.id for each in self.events.dead()}
@@ -435,6 +455,7 @@ class ProcessMachine(RuleBasedStateMachine):
         assert self.events.retry(None if everything else ids) == len(ids & dead)
         self.history.dead -= ids & dead
 
+    @precondition(lambda self: self.history.alive())
     @rule(data=st.data())
     def purge(self, data: st.DataObject) -> None:
         before = self.words_here["dropped"]
@@ -481,8 +502,8 @@ class ProcessMachine(RuleBasedStateMachine):
         return self.history.queues[id]
 
     def some_ids(self, data: st.DataObject) -> list[str]:
-        ids = [*self.history.queues, "unknown"]
-        return data.draw(st.lists(st.sampled_from(ids), max_size=3))
+        ids = st.sampled_from([*self.history.alive(), "unknown"])
+        return data.draw(st.lists(ids, max_size=3))
 
     @contextmanager
     def in_time(self, timeout: float) -> Iterator[None]:
@@ -492,6 +513,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
     # The end of a process, and the next one
 
+    @precondition(lambda self: self.steps >= FEWEST_STEPS)
     @rule(ends_well=st.booleans())
     def close(self, ends_well: bool) -> None:
         self.broker.ends_well = ends_well
@@ -499,6 +521,7 @@ class ProcessMachine(RuleBasedStateMachine):
             delivered = self.events.close(SOON)
         self.end_process(delivered)
 
+    @precondition(lambda self: self.steps >= FEWEST_STEPS)
     @precondition(lambda self: self.is_ready and self.has_room)
     @rule()
     def close_while_the_broker_answers(self) -> None:
@@ -580,6 +603,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
     @invariant()
     def all_is_well(self) -> None:
+        self.steps += 1
         self.listen()
         self.each_event_has_one_owner()
         self.the_books_balance()
@@ -673,8 +697,8 @@ class ProcessMachine(RuleBasedStateMachine):
 
 TestProcess = ProcessMachine.TestCase
 TestProcess.settings = settings(
-    max_examples=50,
-    stateful_step_count=40,
+    max_examples=80,
+    stateful_step_count=60,
     suppress_health_check=[HealthCheck.too_slow],
     # The explanation of a failure takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
