@@ -210,14 +210,16 @@ class Spool:
         """Let the rows of dead processes' files follow *outdated*."""
         for orphan in list(self._orphans):
             rows = _rows_in(orphan.journal, outdated)
+            # One that ends during the write may keep its row, and comes again.
+            states = [entry.state for entry in rows]
             try:
                 _update(orphan.journal, (), rows)
             except sqlite3.Error as error:
                 if not is_damage(error):
                     raise
                 self._wreck(orphan, str(error))
-            for entry in rows:
-                orphan.follow(entry)
+            for entry, state in zip(rows, states, strict=True):
+                orphan.follow(entry, state)
             _remove(outdated, rows)
         # What is left are rows of files that were given up: they have nobody to follow.
         outdated.clear()
