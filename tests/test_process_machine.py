@@ -347,8 +347,9 @@ class ProcessMachine(RuleBasedStateMachine):
         wait_until(lambda: self.have_ended(unit.ids), "the abandoned events' last word")
         self.expect(unit.ids, "discarded")
 
-    @rule(place=UNITS, timeout=st.sampled_from([None, 0, SOON]))
-    def publish(self, place: int, timeout: float | None) -> None:
+    @rule(place=UNITS, queue=QUEUES, timeout=st.sampled_from([None, 0, SOON]))
+    def publish(self, place: int, queue: str, timeout: float | None) -> None:
+        self.enqueue(place, queue, 2)
         unit = self.units[place]
         assert unit.collector is not None
         ids = self.hand_over_ids(unit)
@@ -368,8 +369,9 @@ class ProcessMachine(RuleBasedStateMachine):
         self.hand_over_ids(unit)
         unit.collector.hand_over()
 
-    @rule(place=UNITS)
-    def publish_while_the_broker_answers(self, place: int) -> None:
+    @rule(place=UNITS, queue=QUEUES)
+    def publish_while_the_broker_answers(self, place: int, queue: str) -> None:
+        self.enqueue(place, queue, 2)
         unit = self.units[place]
         assert unit.collector is not None
         ids = self.hand_over_ids(unit)
