@@ -84,6 +84,16 @@ class SpoolingLedgerMachine(LedgerMachine):
     def is_on_disk(self, entry: Entry) -> bool:
         return entry in self.safe
 
+    @rule(queue=QUEUES)
+    def hand_over_in_another_order(self, queue: str) -> None:
+        first, second = self.new_collector(), self.new_collector()
+        self.collect(first, queue, 1, 1)
+        self.collect(second, queue, 1, 1)
+        self.hand_over(second)
+        # The order is noted with each hand-over.
+        self.note_the_order()
+        self.hand_over(first)
+
     # The spool writes: it asks the ledger, commits, and says so.
 
     @precondition(lambda self: self.transaction is None)
@@ -185,12 +195,15 @@ class SpoolingLedgerMachine(LedgerMachine):
             file.write(entry, number)
         return entry
 
-    @precondition(lambda self: self.transaction is None and self.orphans)
+    @precondition(lambda self: self.transaction is None)
     @rule(data=st.data())
-    def lose_orphan(self, data: st.DataObject) -> None:
-        file = data.draw(st.sampled_from(self.orphans))
-        self.orphans.remove(file)
+    def lose_a_file(self, data: st.DataObject) -> None:
+        file = data.draw(st.sampled_from([self.own, *self.orphans]))
         self.lose(file)
+        if file is self.own:
+            self.own = File()
+        else:
+            self.orphans.remove(file)
 
     def lose(self, file: File) -> None:
         self.ledger.lost(file)
@@ -230,6 +243,8 @@ class SpoolingLedgerMachine(LedgerMachine):
                 last = max((known.sequence for known in self.order), default=0)
                 assert entry.sequence > last
                 self.order[entry] = self.clock.now
+        sequences = [entry.sequence for entry in self.order]
+        assert sequences == sorted(sequences)
 
     def what_is_not_on_disk_is_known(self) -> None:
         assert self.ledger.overdue(AT_ONCE, ALL) == self.unstored()

@@ -149,10 +149,14 @@ class ModelBroker:
 
     @contextmanager
     def answering(self, refused: Sequence[str] = ()) -> Iterator[None]:
-        """Take all at once, in a thread of its own, as long as the block runs."""
+        """Take all, in a thread of its own, as long as the block runs.
+
+        It is a little slow, so that who does not wait for it has gone before.
+        """
         ended = threading.Event()
 
         def answer() -> None:
+            ended.wait(SOON)
             while not ended.is_set():
                 assert self._woken.wait(2 * DEADLINE)
                 while self.hand or self.take(MAX_IN_FLIGHT):
@@ -453,6 +457,7 @@ class ProcessMachine(RuleBasedStateMachine):
         if not self.has_room:
             return
         self.broker.becomes(BrokerState.READY)
+        self.broker.take(MAX_IN_FLIGHT)
         with self.in_time(DEADLINE - GRACE), self.refusing(refused):
             flushed = self.events.flush(DEADLINE)
         stats = self.events.stats()
@@ -558,6 +563,7 @@ class ProcessMachine(RuleBasedStateMachine):
     @rule(place=UNITS, queue=QUEUES, count=st.integers(1, 3), away=st.booleans())
     def fork(self, place: int, queue: str, count: int, away: bool) -> None:
         self.forks += 1
+        self.enqueue(place, queue, 1)
         report = in_child(lambda: self.be_a_child(place, queue, count, away))
         for id in report["own"]:
             self.history.queues[id] = queue
