@@ -331,7 +331,9 @@ class ProcessMachine(RuleBasedStateMachine):
             self.enqueued += 1
             self.history.queues[event.id] = queue
             self.listen()
-            if event.id not in self.history.last_words:
+            if event.id in self.history.last_words:
+                assert self.options["OVERFLOW"] != "reject"
+            else:
                 unit.ids.append(event.id)
 
     @rule(place=UNITS)
