@@ -45,7 +45,7 @@ PLACES = st.lists(st.integers(0, 5), unique=True, min_size=1)
 STATES = st.sampled_from([BrokerState.READY, BrokerState.BLOCKED, BrokerState.DOWN])
 REFUSALS = st.sampled_from([Outcome.NACKED, Outcome.RETURNED])
 UNITS = st.integers(0, 2)
-MAX_EVENTS = 24
+MAX_EVENTS = 16
 #: A process that ends at once has not much to lose.
 FEWEST_STEPS = 10
 MAX_IN_FLIGHT = 4
