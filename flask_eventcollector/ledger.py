@@ -279,7 +279,7 @@ class Ledger:
         """Drop events that are dead or retained."""
         chosen = self._books.chosen(ids)
         kept = [e for e in chosen if e.state in (State.DEAD, State.RETAINED)]
-        return self._drop_each(kept, "purged")
+        return self._drop_each([e for e in kept if self._is_ours(e)], "purged")
 
     @step
     def drop_all(self, reason: str) -> list[News]:
@@ -428,7 +428,12 @@ class Ledger:
         heads = [lane.oldest() for lane in self._lanes.values()]
         kept = [entry for entry in heads if entry is not None]
         kept += self._books.having(State.DEAD)
-        return min(kept, key=lambda entry: entry.sequence, default=None)
+        ours = [entry for entry in kept if self._is_ours(entry)]
+        return min(ours, key=lambda entry: entry.sequence, default=None)
+
+    def _is_ours(self, entry: Entry) -> bool:
+        """Whether it may be dropped here: after the end, the next process has it."""
+        return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
     def _discard(self, entries: list[Entry], reason: str) -> list[News]:
         collected = [e for e in entries if e.state is State.COLLECTED]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -147,6 +150,43 @@ def in_thread(target: Callable[[], object]) -> None:
     assert not thread.is_alive(), "the thread did not end"
     if failures:
         raise failures[0]
+
+
+def in_child(work: Callable[[], Any]) -> Any:
+    """Fork, run *work* in the child, and return what it returned there."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _report(work, writer)
+    os.close(writer)
+    try:
+        answer = json.loads(_read(reader))
+    finally:
+        os.close(reader)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert "error" not in answer, answer["error"]
+    return answer["result"]
+
+
+def _report(work: Callable[[], Any], writer: int) -> None:
+    try:
+        answer = {"result": work()}
+    except BaseException as error:
+        answer = {"error": repr(error)}
+    os.write(writer, json.dumps(answer).encode())
+    os._exit(0)
+
+
+def _read(reader: int) -> bytes:
+    said = b""
+    deadline = time.monotonic() + DEADLINE
+    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        part = os.read(reader, 65536)
+        if not part:
+            return said
+        said += part
+    raise AssertionError("the child did not answer")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
-import select
-import signal
 import subprocess
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +16,15 @@ from typing import Any
 import pytest
 
 from flask_eventcollector import PublishResult, Stats
-from tests.helpers import DEADLINE, Shop, books, open_shop, unmeasured, wait_until
+from tests.helpers import (
+    DEADLINE,
+    Shop,
+    books,
+    in_child,
+    open_shop,
+    unmeasured,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,43 +36,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 def shop() -> Iterator[Shop]:
     with open_shop() as shop:
         yield shop
-
-
-def in_child(work: Callable[[], Any]) -> Any:
-    """Fork, run *work* in the child, and return what it returned there."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _report(work, writer)
-    os.close(writer)
-    try:
-        answer = json.loads(_read(reader))
-    finally:
-        os.close(reader)
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    assert "error" not in answer, answer["error"]
-    return answer["result"]
-
-
-def _report(work: Callable[[], Any], writer: int) -> None:
-    try:
-        answer = {"result": work()}
-    except BaseException as error:
-        answer = {"error": repr(error)}
-    os.write(writer, json.dumps(answer).encode())
-    os._exit(0)
-
-
-def _read(reader: int) -> bytes:
-    said = b""
-    deadline = time.monotonic() + DEADLINE
-    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
-        part = os.read(reader, 65536)
-        if not part:
-            return said
-        said += part
-    raise AssertionError("the child did not answer")
 
 
 def enqueue_and_publish(shop: Shop, *payloads: Any) -> int:

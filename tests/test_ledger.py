@@ -672,6 +672,17 @@ def test_a_new_target_does_not_wait_for_a_long_one(desk: Desk) -> None:
     assert "e" in desk.take(2) + desk.take(2)
 
 
+def test_after_the_end_what_is_on_disk_is_the_next_processes() -> None:
+    desk = Desk(durable=True, max_events=1, drop_oldest=True)
+    desk.hand_over("a")
+    desk.ledger.stored(desk.ledger.to_store([desk["a"]], "journal"))
+    desk.is_(BrokerState.CLOSED)
+    assert desk.ledger.purge([desk["a"].event.id]) == []
+    desk.collect("b")
+    assert desk.news() == [("events_dropped", "b")]
+    assert desk.books() == {"retained": 1, "dropped": 1}
+
+
 # When something could be sent
 
 

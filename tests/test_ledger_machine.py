@@ -34,12 +34,17 @@ LAST_WORDS = {
     Kind.DISCARDED: State.DISCARDED,
     Kind.DROPPED: State.DROPPED,
 }
+HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 MAX_EVENTS = 12
+MAX_BYTES = MAX_IN_FLIGHT_BYTES * 4
 MAX_IN_FLIGHT = 4
 
 
 class LedgerMachine(RuleBasedStateMachine):
     """Collectors, callers and a broker, in any order that they may come in."""
+
+    #: Whether a backlog on disk is to keep what is not confirmed.
+    durable = False
 
     collectors: Bundle[list[Entry]] = Bundle("collectors")
     waiters: Bundle[Waiter] = Bundle("waiters")
@@ -55,18 +60,21 @@ class LedgerMachine(RuleBasedStateMachine):
         self.spoken: dict[str, State] = {}
         self.waiting: list[Waiter] = []
 
-    @initialize(drop_oldest=st.booleans(), reject=st.booleans())
-    def open_ledger(self, drop_oldest: bool, reject: bool) -> None:
+    @initialize(drop_oldest=st.booleans(), reject=st.booleans(), ready=st.booleans())
+    def open_ledger(self, drop_oldest: bool, reject: bool, ready: bool) -> None:
         changes = limits(
             max_events=MAX_EVENTS,
-            max_bytes=MAX_IN_FLIGHT_BYTES * 4,
+            max_bytes=MAX_BYTES,
             max_in_flight=MAX_IN_FLIGHT,
             drop_oldest=drop_oldest and not reject,
             reject=reject,
             dead_after=30.0,
+            durable=self.durable,
         )
         self.ledger = Ledger(changes, self.clock)
         self.broker = BrokerState.IDLE
+        if ready:
+            self.broker_is(BrokerState.READY)
 
     # Collectors
 
@@ -107,6 +115,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.hand_over(entries)
         assert not entries
 
+    @rule(queue=QUEUES, size=SIZES, events=st.integers(1, 5))
+    def collect_and_hand_over(self, queue: str, size: int, events: int) -> None:
+        entries = self.new_collector()
+        self.collect(entries, queue, size, events)
+        self.hand_over(entries)
+
     @rule(target=waiters, entries=collectors, patient=st.booleans())
     def publish(self, entries: list[Entry], patient: bool) -> Waiter:
         waiter = Waiter(patient=patient)
@@ -136,6 +150,11 @@ class LedgerMachine(RuleBasedStateMachine):
             assert entry not in self.hand, "it was on its way"
             assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
             self.hand.append(entry)
+
+    @rule()
+    def deliver(self) -> None:
+        self.take(MAX_IN_FLIGHT)
+        self.settle(list(self.hand), Outcome.CONFIRMED)
 
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
@@ -216,10 +235,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def drop_all(self) -> None:
+        kept = [e for e in self.handed_over() if self.is_on_disk(e)]
         self.hear(self.ledger.drop_all("the end"))
-        assert self.count(State.RETAINED, State.IN_FLIGHT, State.DEAD) == 0
-        ghosts, self.hand = self.hand, []
+        assert self.handed_over() == kept
+        ghosts = [entry for entry in self.hand if entry not in kept]
         self.settle(ghosts, Outcome.CONFIRMED)
+
+    def handed_over(self) -> list[Entry]:
+        return [e for e in self.all.values() if e.state in HANDED_OVER]
+
+    def is_on_disk(self, entry: Entry) -> bool:
+        return False
 
     def some_ids(self, data: st.DataObject) -> list[str]:
         ids = [*self.all, "unknown"]
@@ -325,10 +351,11 @@ def assert_goes_in_order(
             assert other.sequence < entry.sequence, "it went back"
 
 
-TestLedger = LedgerMachine.TestCase
-TestLedger.settings = settings(
-    max_examples=100,
-    stateful_step_count=50,
+SETTINGS = settings(
+    max_examples=80,
+    stateful_step_count=80,
     # The explanation of a failure takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
 )
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = SETTINGS

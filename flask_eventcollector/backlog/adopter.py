@@ -133,8 +133,8 @@ class Adopter:
         self._erasing.works()
         for orphan in list(self._orphans):
             try:
-                for entry in update(self._ledger, orphan.journal):
-                    orphan.follow(entry)
+                for entry, state in update(self._ledger, orphan.journal):
+                    orphan.follow(entry, state)
             except sqlite3.Error as error:
                 self._erasing.fails(error)
                 if is_damage(error):

@@ -83,14 +83,14 @@ class Orphan:
                 size -= entry.event.size
                 yield entry
 
-    def follow(self, entry: Entry) -> None:
-        """*entry*, which came from here, has another state."""
+    def follow(self, entry: Entry, state: State) -> None:
+        """The row of *entry*, which came from here, follows it into *state*."""
         here = self._places[entry.target].here
         here.discard(entry)
         self._dead.discard(entry)
-        if entry.state is State.DEAD:
+        if state is State.DEAD:
             self._dead.add(entry)
-        elif entry.state.alive:
+        elif state.alive:
             here.add(entry)
 
     def revive(self, ids: Sequence[str]) -> None:

@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from ..entries import Entry
+from ..entries import Entry, State
 from ..ledger import Ledger
 from .folder import Claim
 from .journal import Journal
 from .rows import row_of
 
 
-def update(ledger: Ledger, journal: Journal, new: Sequence[Entry] = ()) -> list[Entry]:
+def update(
+    ledger: Ledger, journal: Journal, new: Iterable[Entry] = ()
+) -> list[tuple[Entry, State]]:
     """Write *new* rows, and those whose events are dead or alive again; erase others.
 
-    Returns the entries whose rows were there and have followed. Raises what SQLite
-    raises; then nothing has changed.
+    Returns the entries whose rows were there, each with the state that its row has
+    followed. Raises what SQLite raises; then nothing has changed.
     """
     outdated = ledger.take_outdated(journal)
-    living = dict.fromkeys(e for e in (*new, *outdated) if e.state.alive)
-    rows = [row_of(e, e.row.number) for e in living if e.row is not None]
-    ended = [e.row.number for e in outdated if e.row and not e.state.alive]
+    # One that ends during the write keeps its row, and comes again.
+    states = {entry: entry.state for entry in (*new, *outdated)}
+    rows = [row_of(e, e.row.number) for e, s in states.items() if s.alive and e.row]
+    ended = [e.row.number for e in outdated if not states[e].alive and e.row]
     try:
         if rows or ended:
             journal.write(rows, ended)
     except BaseException:
         ledger.put_back(journal, outdated)
         raise
-    return outdated
+    return [(entry, states[entry]) for entry in outdated]
 
 
 def close(claim: Claim, journal: Journal) -> None:

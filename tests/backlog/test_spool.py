@@ -562,6 +562,35 @@ def test_a_dead_event_that_is_retried_is_dead_no_more(
     eventually(heir, confirmed=1)
 
 
+def test_a_confirm_that_comes_while_a_retried_row_is_written_takes_the_file_away(
+    deliver: Deliver,
+    broker: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    broker.settle(Outcome.NACKED, final=True)
+    delivery.close(0)
+    heirs_broker = ManualBroker()
+    heir = deliver(heirs_broker)
+    heir.start()
+    eventually(heir, dead=1)
+    write = Journal.write
+
+    def confirm_first(journal: Journal, rows: Any = (), erased: Any = ()) -> None:
+        if rows:
+            heirs_broker.wait_for(1)
+            heirs_broker.settle()
+        write(journal, rows, erased)
+
+    monkeypatch.setattr(Journal, "write", confirm_first)
+    assert heir.retry(None) == 1
+    eventually(heir, confirmed=1, unerased=0)
+    wait_until(lambda: not files(folder), f"no {files(folder)}")
+    assert heir.stats().set_aside == 0
+
+
 # A disk that fails
 
 

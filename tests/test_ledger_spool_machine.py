@@ -1,0 +1,325 @@
+"""With a backlog on disk, too: what the disk holds is what the ledger says."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+from hypothesis.stateful import invariant, precondition, rule
+
+from flask_eventcollector.backlog.orphan import adopted_entry
+from flask_eventcollector.backlog.rows import StoredEvent
+from flask_eventcollector.entries import Entry, Row, State
+from flask_eventcollector.events import Event, Target
+from tests.parts import make_event
+from tests.test_ledger_machine import (
+    MAX_BYTES,
+    MAX_EVENTS,
+    QUEUES,
+    SETTINGS,
+    LedgerMachine,
+)
+
+#: More than the ledger ever holds.
+ALL = 10 * MAX_EVENTS
+#: Seconds before the hand-over: of all that is not on disk, nothing is too young.
+AT_ONCE = -1.0
+
+
+class File:
+    """The rows of one file, by their numbers."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, Entry] = {}
+        #: The numbers of those that are dead on disk.
+        self.dead: set[int] = set()
+
+    def write(self, entry: Entry, number: int) -> None:
+        """Let the row follow its entry, as it is now."""
+        self.rows.pop(number, None)
+        self.dead.discard(number)
+        if entry.state.alive:
+            self.rows[number] = entry
+        if entry.state is State.DEAD:
+            self.dead.add(number)
+
+
+class Transaction:
+    """What is about to be written to a file."""
+
+    def __init__(self, file: File, new: list[Entry], outdated: list[Entry]) -> None:
+        self.file = file
+        self.new = new
+        self.outdated = outdated
+        self.is_committed = False
+
+    def commit(self) -> None:
+        """Write and erase rows."""
+        for entry in dict.fromkeys([*self.new, *self.outdated]):
+            assert entry.row is not None
+            assert entry.row.journal is self.file
+            self.file.write(entry, entry.row.number)
+        self.is_committed = True
+
+
+class SpoolingLedgerMachine(LedgerMachine):
+    """The same as above, beside a spool with files that a list stands for.
+
+    A file is written by one thread, so the steps of that come one after the other.
+    Whatever the broker and people do may come between any two of them.
+    """
+
+    durable = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: All that was ever handed over or adopted, in order, and when it was.
+        self.order: dict[Entry, float] = {}
+        self.adopted = 0
+        self.unread = 0
+        #: What the ledger was told is on disk.
+        self.safe: set[Entry] = set()
+        self.own = File()
+        self.orphans: list[File] = []
+        self.transaction: Transaction | None = None
+
+    def is_on_disk(self, entry: Entry) -> bool:
+        return entry in self.safe
+
+    @rule(queue=QUEUES)
+    def hand_over_in_another_order(self, queue: str) -> None:
+        first, second = self.new_collector(), self.new_collector()
+        self.collect(first, queue, 1, 1)
+        self.collect(second, queue, 1, 1)
+        self.hand_over(second)
+        # The order is noted with each hand-over.
+        self.note_the_order()
+        self.hand_over(first)
+
+    # The spool writes: it asks the ledger, commits, and says so.
+
+    @precondition(lambda self: self.transaction is None)
+    @rule(data=st.data(), seconds=st.sampled_from([AT_ONCE, 0.25, 10.0]))
+    def begin_to_write(self, data: st.DataObject, seconds: float) -> None:
+        # What callers wait for may have ended since, or be on disk already.
+        known = list(self.order)
+        wanted = data.draw(st.lists(st.sampled_from(known))) if known else []
+        self.write([*wanted, *self.ledger.overdue(seconds, ALL)])
+
+    def write(self, entries: list[Entry]) -> Transaction:
+        wanted = list(dict.fromkeys(entries))
+        new = self.ledger.to_store(wanted, self.own)
+        assert new == [e for e in wanted if e in self.unstored()]
+        for entry in new:
+            assert entry.row == Row(self.own, entry.sequence)
+            assert not entry.is_stored
+        outdated = self.ledger.take_outdated(self.own)
+        self.transaction = Transaction(self.own, new, outdated)
+        return self.transaction
+
+    @precondition(lambda self: self.transaction is None and self.orphans)
+    @rule(data=st.data())
+    def begin_to_follow(self, data: st.DataObject) -> None:
+        self.follow(data.draw(st.sampled_from(self.orphans)))
+
+    def follow(self, file: File) -> Transaction:
+        self.transaction = Transaction(file, [], self.ledger.take_outdated(file))
+        return self.transaction
+
+    @precondition(lambda self: self.transaction and not self.transaction.is_committed)
+    @rule()
+    def commit(self) -> None:
+        assert self.transaction is not None
+        self.transaction.commit()
+
+    @precondition(lambda self: self.transaction and self.transaction.is_committed)
+    @rule()
+    def tell_what_is_stored(self) -> None:
+        assert self.transaction is not None
+        self.ledger.stored(self.transaction.new)
+        self.safe.update(self.transaction.new)
+        self.transaction = None
+
+    @precondition(lambda self: self.transaction and not self.transaction.is_committed)
+    @rule(damaged=st.booleans())
+    def fail_to_write(self, damaged: bool) -> None:
+        """The disk is full, or the file turns out to be damaged."""
+        assert self.transaction is not None
+        file = self.transaction.file
+        self.ledger.put_back(file, self.transaction.outdated)
+        self.transaction = None
+        if damaged:
+            self.lose(file)
+
+    @precondition(lambda self: self.transaction is None)
+    @rule()
+    def write_all(self) -> None:
+        self.write(self.ledger.overdue(AT_ONCE, ALL)).commit()
+        self.tell_what_is_stored()
+
+    # The files of dead processes
+
+    @precondition(lambda self: self.transaction is None)
+    @rule(
+        data=st.data(),
+        queue=QUEUES,
+        dead=st.lists(st.booleans(), min_size=1, max_size=4),
+        whole=st.booleans(),
+    )
+    def adopt(
+        self, data: st.DataObject, queue: str, dead: list[bool], whole: bool
+    ) -> None:
+        """A page of a file comes in; of one that is damaged, it is only copied."""
+        events, size = self.ledger.free()
+        new = [make_event(queue=queue) for _ in dead[:events]]
+        if sum(event.size for event in new) > size:
+            return
+        known = [e.event for e in self.handed_over()] + new
+        again = data.draw(st.lists(st.sampled_from(known), max_size=2)) if known else []
+        rows = [*zip(new, dead, strict=False), *((event, False) for event in again)]
+        file = File()
+        entries = [self.row_of(file, whole, *row) for row in enumerate(rows)]
+
+        doubles = self.ledger.adopt(entries, self.note_unread(data))
+
+        assert doubles == entries[len(new) :]
+        for entry in entries[: len(new)]:
+            self.all[entry.event.id] = entry
+            if entry.state is State.DEAD:
+                self.ever_refused.add(entry.event.id)
+        self.adopted += len(new)
+        if whole:
+            self.safe.update(entries[: len(new)])
+            self.orphans.append(file)
+
+    def row_of(
+        self, file: File, whole: bool, number: int, row: tuple[Event, bool]
+    ) -> Entry:
+        event, dead = row
+        entry = adopted_entry(StoredEvent(number, event, "no" if dead else None))
+        if whole:
+            entry.row, entry.is_stored = Row(file, number), True
+            file.write(entry, number)
+        return entry
+
+    @precondition(lambda self: self.transaction is None)
+    @rule(data=st.data())
+    def lose_a_file(self, data: st.DataObject) -> None:
+        file = data.draw(st.sampled_from([self.own, *self.orphans]))
+        self.lose(file)
+
+    def lose(self, file: File) -> None:
+        self.ledger.lost(file)
+        self.safe.difference_update(file.rows.values())
+        if file is self.own:
+            self.own = File()
+        else:
+            self.orphans.remove(file)
+
+    def note_unread(self, data: st.DataObject) -> dict[Target | None, int]:
+        """What is still to be read of other files."""
+        queue, count = data.draw(QUEUES), data.draw(st.integers(0, 2))
+        self.unread = count + 1 if count else 0
+        return {Target("", queue): count, None: 1} if count else {}
+
+    @rule(data=st.data())
+    def read_nothing(self, data: st.DataObject) -> None:
+        assert self.ledger.adopt([], self.note_unread(data)) == []
+
+    # What always holds
+
+    @rule(seconds=st.sampled_from([0.0, 0.001, 10.0]), limit=st.integers(0, 4))
+    def overdue(self, seconds: float, limit: int) -> None:
+        before = self.clock.now - seconds
+        oldest = [e for e in self.unstored() if self.order[e] <= before]
+        assert self.ledger.overdue(seconds, limit) == oldest[:limit]
+
+    @rule()
+    def see_whether_all_is_flushed(self) -> None:
+        left = self.count(State.RETAINED, State.IN_FLIGHT) + self.unread
+        assert self.ledger.undelivered() == left
+        assert self.ledger.wait_until_flushed(self.clock.now) == (not left)
+
+    @invariant()
+    def the_disk_is_well(self) -> None:
+        self.note_the_order()
+        self.what_is_not_on_disk_is_known()
+        self.what_is_on_disk_can_be_read()
+        self.each_row_is_right_or_about_to_be()
+        self.the_figures_are_right()
+
+    def note_the_order(self) -> None:
+        for entry in self.handed_over():
+            if entry not in self.order:
+                last = max((known.sequence for known in self.order), default=0)
+                assert entry.sequence > last
+                self.order[entry] = self.clock.now
+        sequences = [entry.sequence for entry in self.order]
+        assert sequences == sorted(sequences)
+
+    def what_is_not_on_disk_is_known(self) -> None:
+        assert self.ledger.overdue(AT_ONCE, ALL) == self.unstored()
+        assert self.ledger.unstored() == len(self.unstored())
+
+    def what_is_on_disk_can_be_read(self) -> None:
+        for entry in self.handed_over():
+            assert entry.is_stored == (entry in self.safe)
+            if entry.is_stored:
+                assert entry.row is not None
+                assert isinstance(entry.row.journal, File)
+                assert entry.row.journal.rows[entry.row.number] is entry
+
+    def each_row_is_right_or_about_to_be(self) -> None:
+        outdated = {e for file in self.files() for e in self.outdated_in(file)}
+        if self.transaction is not None and not self.transaction.is_committed:
+            outdated.update(self.transaction.outdated)
+        for file in self.files():
+            for number, entry in file.rows.items():
+                is_right = entry.state.alive and (
+                    (number in file.dead) == (entry.state is State.DEAD)
+                )
+                assert is_right or entry in outdated
+
+    def the_figures_are_right(self) -> None:
+        stats = self.ledger.stats()
+        assert stats.adopted == self.adopted
+        assert stats.spooled == len(self.safe.intersection(self.handed_over()))
+        assert stats.unerased == sum(map(len, map(self.outdated_in, self.files())))
+        assert stats.unread == self.unread
+        living = [entry.event.size for entry in self.all.values() if entry.state.alive]
+        room = (MAX_EVENTS - len(living), MAX_BYTES - sum(living))
+        assert self.ledger.free() == room
+
+    def files(self) -> list[File]:
+        return [self.own, *self.orphans]
+
+    def outdated_in(self, file: File) -> list[Entry]:
+        """The entries whose rows in *file* are to follow; they stay where they are."""
+        outdated = self.ledger.take_outdated(file)
+        self.ledger.put_back(file, outdated)
+        return outdated
+
+    def unstored(self) -> list[Entry]:
+        """What is not on disk and should be, in order."""
+        kept = set(self.handed_over()) - self.safe
+        return [entry for entry in self.order if entry in kept]
+
+    # How it ends
+
+    def teardown(self) -> None:
+        """When all is delivered, what is left on disk is dead."""
+        super().teardown()
+        if not hasattr(self, "ledger"):
+            return
+        if self.transaction is not None:
+            self.transaction.commit()
+            self.tell_what_is_stored()
+        self.write([]).commit()
+        for file in self.orphans:
+            self.follow(file).commit()
+        for file in self.files():
+            assert set(file.rows) == file.dead
+            assert not self.outdated_in(file)
+        assert not self.ledger.unerased
+
+
+TestSpoolingLedger = SpoolingLedgerMachine.TestCase
+TestSpoolingLedger.settings = SETTINGS
