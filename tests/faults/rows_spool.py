@@ -96,7 +96,7 @@ def confirmed_not_erased(rig: Rig, runs: int) -> Figures:
 
 def _wait_until_half_is_sent(trial: Trial) -> None:
     """All is on its way, and the network is so slow that the rest is not there yet."""
-    trial.proxy.bandwidth = 40_000
+    trial.proxy.bandwidth, trial.proxy.slice = 30_000, 1_000
     trial.node.start_app()
     trial.wait_until("some are confirmed and erased", lambda: _erased(trial) > 0)
     trial.expect("not all is confirmed", trial.stats("in_flight") > 0)
