@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
-from tests.faults.figures import Figures
+from tests.faults.figures import CONFIRM_TIMEOUT, Figures
 from tests.faults.load import Answer
 from tests.faults.proxy import Side
 from tests.faults.rig import EVENTS, SETTINGS, Rig
@@ -137,7 +137,9 @@ def latency(rig: Rig, runs: int) -> Figures:
             rig.proxy.latency = 0.0
             trial.compare(healthy, one + many)
             grown = _median(many) - _median(one)
-            trial.expect(f"no longer with 20, not {grown:.3f} s", grown < seconds)
+            # Of longer latencies a busy machine makes waits that run out, one or many.
+            if seconds < CONFIRM_TIMEOUT / 2:
+                trial.expect(f"no longer with 20, not {grown:.3f} s", grown < seconds)
             trial.settle()
     return trial.figures
 
