@@ -9,13 +9,17 @@ import os
 import signal
 import sys
 
+from flask import Flask
+
+from flask_eventcollector import EventCollector
 from tests.faults.app import create, work
 
 
-def main(orders: int, events_each: int, end: str) -> None:
+def main(
+    app: Flask, events: EventCollector, orders: int, events_each: int, end: str
+) -> None:
     if end == "handle":
         signal.signal(signal.SIGTERM, lambda *about: sys.exit())
-    app, events = create()
     with app.app_context():
         for order in range(1, orders + 1):
             work(events, order, events_each)
@@ -26,4 +30,6 @@ def main(orders: int, events_each: int, end: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    # The app outlives main(), so its signals can tell of the end.
+    app, events = create()
+    main(app, events, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
