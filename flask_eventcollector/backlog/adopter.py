@@ -276,27 +276,27 @@ class Adopter:
         return (events + 1) // 2, min(self._page_bytes, (size + 1) // 2)
 
     def _read_orphan(self, orphan: Orphan) -> int:
+        entries: list[Entry] = []
+        damage = None
         count, size = self._room()
         try:
-            entries = list(orphan.read(self._share(), count, size))
+            entries += orphan.read(self._share(), count, size)
         except sqlite3.Error as error:
             self._reading.fails(error)
-            if is_damage(error):
-                self._wreck(orphan, str(error))
-            return 0
+            damage = error if is_damage(error) else None
+        # What was read before an error is here all the same.
         self._ledger.adopt(entries, self._count_unread())
+        if damage is not None:
+            self._wreck(orphan, str(damage))
         return len(entries)
 
     def _read_wreck(self, wreck: Wreck) -> int:
         entries: list[Entry] = []
-        if not wreck.is_read:
-            count, size = self._room()
-            count = min(count, self._share() - wreck.here)
-            try:
-                entries += wreck.read(count, size)
-            except (OSError, sqlite3.Error) as error:
-                self._reading.fails(error)
-                return 0
+        count, size = self._room()
+        try:
+            entries += wreck.read(min(count, self._share() - wreck.here), size)
+        except (OSError, sqlite3.Error) as error:
+            self._reading.fails(error)
         wreck.forget(self._ledger.adopt(entries, self._count_unread()))
         if wreck.is_finished:
             self._wrecks.remove(wreck)
@@ -317,12 +317,17 @@ class Adopter:
 
     def _finish_orphans(self) -> None:
         for orphan in list(self._orphans):
-            if orphan.is_finished:
-                self._finish(orphan)
+            if not orphan.is_finished:
+                continue
+            try:
+                self._finish(orphan, empty=orphan.journal.is_empty())
+            except sqlite3.Error as error:
+                self._reading.fails(error)
+                if is_damage(error):
+                    self._wreck(orphan, str(error))
 
-    def _finish(self, orphan: Orphan) -> None:
+    def _finish(self, orphan: Orphan, *, empty: bool) -> None:
         self._orphans.remove(orphan)
-        empty = orphan.journal.is_empty()
         orphan.journal.close()
         if empty:
             orphan.claim.remove()

@@ -698,6 +698,28 @@ def test_a_file_that_can_not_be_read_for_now_is_tried_again(
     eventually(delivery, confirmed=2, spool_error="")
 
 
+def test_what_was_read_before_an_error_is_adopted(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.open(leave(folder, "ab", queue="q1"))
+    journal.write(rows("cd", first=10, queue="q2"))
+    journal.close()
+    rows_of = Journal.rows_of
+    calls: list[Any] = []
+
+    def fail_at_second(journal: Journal, *args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 2:
+            raise sqlite3.OperationalError("locked")
+        return rows_of(journal, *args)
+
+    monkeypatch.setattr(Journal, "rows_of", fail_at_second)
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    eventually(delivery, confirmed=4, unread=0, retained=0)
+    wait_until(lambda: files(folder) == [], "the file is removed")
+
+
 # Fork
 
 
