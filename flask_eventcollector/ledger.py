@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
 from .books import Books
-from .entries import ABANDONED, Entry, Kind, News, Row, Settlement, State, Waiter
+from .entries import ABANDONED, Entry, Kind, News, Settlement, State, Waiter
 from .events import (
     BrokerState,
     DeadEvent,
@@ -24,6 +24,7 @@ from .events import (
 )
 from .lanes import NEVER, Lane
 from .presence import Presence
+from .records import Records
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,14 +96,7 @@ class Ledger:
         self._broker = Presence(clock)
         self._sequences = itertools.count(1)
         self._waiters: set[Waiter] = set()
-        #: By sequence: handed over, alive, and not on disk. Empty unless durable.
-        self._unstored: dict[int, Entry] = {}
-        #: For each file of the backlog: entries whose rows have to follow their state.
-        self._outdated: dict[object, list[Entry]] = {}
-        #: How many these are.
-        self.unerased = 0
-        #: Events that dead processes have left and nobody has read yet, per target.
-        self._unread: Mapping[Target | None, int] = {}
+        self._records = Records(durable=limits.durable)
         #: For the flusher to tell.
         self.news: deque[News] = deque()
         #: The entries of collectors that are gone. A collector's ``__del__`` may run
@@ -160,8 +154,7 @@ class Ledger:
                 if waiter is not None:
                     waiter.entries.append(entry)
                     entry.waiter = waiter
-                if self._limits.durable:
-                    self._unstored[entry.sequence] = entry
+                self._records.open(entry)
                 self._retain(entry)
         entries.clear()
         if waiter is not None:
@@ -289,55 +282,49 @@ class Ledger:
 
     # The side of a backlog on disk.
 
+    @property
+    def unerased(self) -> int:
+        """How many rows have yet to follow their events; takes no lock."""
+        return self._records.unerased
+
     @step
     def to_store(self, entries: Iterable[Entry], journal: object) -> list[Entry]:
         """Of *entries*, those that are still to be written; their rows get numbers.
 
         From here each row follows its entry's state, whether it is written or not.
         """
-        chosen = [e for e in entries if self._unstored.get(e.sequence) is e]
-        for entry in chosen:
-            entry.row = Row(journal, entry.sequence)
-        return chosen
+        return self._records.assign(entries, journal)
 
     @step
     def stored(self, entries: Iterable[Entry]) -> None:
         """*entries* are on disk, unless they have ended meanwhile."""
-        for entry in entries:
-            entry.is_stored = True
-            self._unstored.pop(entry.sequence, None)
+        self._records.stored(entries)
 
     @step
     def overdue(self, seconds: float, limit: int) -> list[Entry]:
         """What is not on disk, *seconds* after it was handed over; the oldest first."""
-        before = self._clock() - seconds
-        oldest = itertools.islice(self._unstored.values(), limit)
-        return [e for e in oldest if e.handed_over_at <= before]
+        return self._records.oldest(self._clock() - seconds, limit)
 
     @step
     def unstored(self) -> int:
         """How many events that were handed over are not on disk."""
-        return len(self._unstored)
+        return self._records.unstored
 
     @step
     def take_outdated(self, journal: object) -> list[Entry]:
         """Take out the entries whose rows in *journal* have to follow their state."""
-        return self._take_outdated(journal)
+        return self._records.take_outdated(journal)
 
     @step
-    def put_back(self, journal: object, outdated: list[Entry]) -> None:
-        """Their rows in *journal* could not follow yet."""
+    def put_back(self, outdated: list[Entry]) -> None:
+        """Their rows could not follow yet."""
         for entry in outdated:
-            self._is_outdated(entry, journal)
+            self._records.outdate(entry)
 
     @step
     def lost(self, journal: object) -> None:
         """The file of some rows is lost: their entries are in memory only."""
-        self._take_outdated(journal)
-        for entry in self._books.having(*_HANDED_OVER):
-            if entry.row is not None and entry.row.journal is journal:
-                entry.row, entry.is_stored = None, False
-        self._find_unstored()
+        self._records.lose(journal, self._books.having(*_HANDED_OVER))
 
     @step
     def adopt(
@@ -348,20 +335,18 @@ class Ledger:
         Returns those that are here already, which are not taken. Their rows have to go.
         *unread* is what is still to be adopted. ``None``: nobody knows the target.
         """
-        self._unread = unread
+        self._records.unread = unread
         now, doubles = self._clock(), []
         for entry in entries:
             if entry.event.id in self._books:
                 entry.state = State.DISCARDED
-                if entry.row is not None:
-                    self._is_outdated(entry, entry.row.journal)
+                self._records.outdate(entry)
                 doubles.append(entry)
                 continue
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
             self._books.adopt(entry)
-            if self._limits.durable and not entry.is_stored:
-                self._unstored[entry.sequence] = entry
+            self._records.open(entry)
             if entry.waits:
                 self._lane(entry).add(entry)
         self._changed.notify_all()
@@ -375,7 +360,7 @@ class Ledger:
         unread: Mapping[Target | None, int],
     ) -> list[News]:
         """Take over what another process had handed over, only to drop it."""
-        self._unread = unread
+        self._records.unread = unread
         new = [entry for entry in entries if entry.event.id not in self._books]
         for entry in new:
             self._books.adopt(entry)
@@ -395,12 +380,9 @@ class Ledger:
     @step
     def stats(self) -> Stats:
         """The books, as one consistent snapshot."""
-        handed_over = self._books.count(*_HANDED_OVER)
         return Stats(
             **self._books.as_dict(),
-            spooled=handed_over - len(self._unstored) if self._limits.durable else 0,
-            unerased=self.unerased,
-            unread=sum(self._unread.values()),
+            **self._records.as_dict(self._books.count(*_HANDED_OVER)),
             broker=self._broker.shown,
             broker_error=self._broker.error,
         )
@@ -459,22 +441,8 @@ class Ledger:
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the entry's state, and have its row follow."""
-        dies_or_returns = State.DEAD in (entry.state, state)
-        if entry.row is not None and (dies_or_returns or not state.alive):
-            # Before the change: if this is cut short, a row is written once too often.
-            self._is_outdated(entry, entry.row.journal)
-        if not state.alive:
-            self._unstored.pop(entry.sequence, None)
+        self._records.change(entry, state)
         self._books.move(entry, state)
-
-    def _is_outdated(self, entry: Entry, journal: object) -> None:
-        self._outdated.setdefault(journal, []).append(entry)
-        self.unerased += 1
-
-    def _take_outdated(self, journal: object) -> list[Entry]:
-        outdated = self._outdated.pop(journal, [])
-        self.unerased -= len(outdated)
-        return outdated
 
     def _retain(self, entry: Entry, *, on_hold: bool = False) -> None:
         self._move(entry, State.RETAINED)
@@ -632,7 +600,7 @@ class Ledger:
             return False
         if self._broker.held:
             return True
-        if any(target not in self._lanes for target in self._unread):
+        if any(target not in self._lanes for target in self._records.unread):
             # The rest of what a dead process has left is about to be read.
             return False
         ready = self._broker.state is BrokerState.READY
@@ -640,7 +608,7 @@ class Ledger:
 
     def _undelivered(self) -> int:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
-        return held + sum(self._unread.values())
+        return held + sum(self._records.unread.values())
 
     def _due(self, now: float) -> float | None:
         room, room_bytes = self._room()
@@ -666,15 +634,7 @@ class Ledger:
             self._lane(entry).add(entry)
         for entry in self._books.having(State.IN_FLIGHT):
             self._lane(entry).in_flight += 1
-        self.unerased = sum(map(len, self._outdated.values()))
-        self._find_unstored()
-
-    def _find_unstored(self) -> None:
-        if self._limits.durable:
-            living = self._books.having(*_HANDED_OVER)
-            unstored = [e for e in living if not e.is_stored]
-            unstored.sort(key=lambda entry: entry.sequence)
-            self._unstored = {e.sequence: e for e in unstored}
+        self._records.mend(self._books.having(*_HANDED_OVER))
 
 
 def _is_due(due: float | None, now: float) -> bool:

@@ -39,6 +39,7 @@ LAYERS = [
         "brokers",
         "lanes",
         "presence",
+        "records",
         "signals",
     },
     {"backlog.folder", "backlog.memory", "backlog.pages", "rounds"},

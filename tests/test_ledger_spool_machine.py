@@ -144,7 +144,7 @@ class SpoolingLedgerMachine(LedgerMachine):
         """The disk is full, or the file turns out to be damaged."""
         assert self.transaction is not None
         file = self.transaction.file
-        self.ledger.put_back(file, self.transaction.outdated)
+        self.ledger.put_back(self.transaction.outdated)
         self.transaction = None
         if damaged:
             self.lose(file)
@@ -294,7 +294,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     def outdated_in(self, file: File) -> list[Entry]:
         """The entries whose rows in *file* are to follow; they stay where they are."""
         outdated = self.ledger.take_outdated(file)
-        self.ledger.put_back(file, outdated)
+        self.ledger.put_back(outdated)
         return outdated
 
     def unstored(self) -> list[Entry]:

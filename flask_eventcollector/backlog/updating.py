@@ -29,7 +29,7 @@ def update(
         if rows or ended:
             journal.write(rows, ended)
     except BaseException:
-        ledger.put_back(journal, outdated)
+        ledger.put_back(outdated)
         raise
     return [(entry, states[entry]) for entry in outdated]
 
