@@ -16,8 +16,9 @@ from tests.faults.rows import row
 #: Requests for each target.
 SOME = 40
 PASSWORD = "the-planted-password"
-#: Bytes that the few events take up which are tried again within a second.
-FEW_TRIES = 20_000
+#: Bytes that the events take up which are tried again within a second, at most. With
+#: bad luck these are seven tries; without any backoff it would be megabytes.
+FEW_TRIES = 100_000
 
 
 @row(
