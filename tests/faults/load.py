@@ -42,6 +42,12 @@ class Load:
     #: Seconds that a client waits for an answer; what takes longer counts as this long.
     patience: float = 10.0
     answers: list[Answer] = field(default_factory=list)
+    _clients: list[threading.Thread] = field(default_factory=list)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether any client goes on: all may have given up."""
+        return any(client.is_alive() for client in self._clients)
 
     def run(self, paths: Iterable[str]) -> list[Answer]:
         """Send all requests; return their answers."""
@@ -55,17 +61,17 @@ class Load:
         """Send them while the block runs, and until the last is answered."""
         todo = iter(list(paths))
         turn = threading.Lock()
-        threads = [
+        self._clients = [
             threading.Thread(target=self._work, args=(todo, turn))
             for _ in range(self.threads)
         ]
-        for thread in threads:
-            thread.start()
+        for client in self._clients:
+            client.start()
         try:
             yield
         finally:
-            for thread in threads:
-                thread.join()
+            for client in self._clients:
+                client.join()
 
     def _work(self, todo: Iterator[str], turn: threading.Lock) -> None:
         unanswered = 0

@@ -171,7 +171,8 @@ class Trial:
         before = len(self.load.answers)
         with self.load.running(self.paths(number, query)):
             # The fault strikes when the load is well under way.
-            while len(self.load.answers) < before + number // 10:
+            under_way = before + number // 10
+            while self.load.is_running and len(self.load.answers) < under_way:
                 time.sleep(0.002)
             yield
 
