@@ -210,6 +210,7 @@ class Host:
         """Start it; does not wait for it."""
         if self._process is not None and self.code is None:
             return
+        _hear_interrupts()
         command = [*self.kind.command(self.port, self.workers), *self._options]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -349,6 +350,12 @@ def environment(
         "FLASK_FAULTS_TASKS": str(folder / "tasks"),
         **written,
     }
+
+
+def _hear_interrupts() -> None:
+    """A shell ignores SIGINT for what it runs in the background; that is inherited."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _with_its_parent() -> list[str]:
