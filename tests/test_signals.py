@@ -577,13 +577,17 @@ def test_a_receiver_may_publish(shop: Shop) -> None:
     assert shop.books() == {"confirmed": 2}
 
 
-def test_a_receiver_may_ask_for_the_books_and_the_dead(shop: Shop) -> None:
+def test_a_receiver_may_ask_for_the_books_and_the_dead() -> None:
     seen: list[Any] = []
 
-    def ask(sender: flask.Flask, **extra: Any) -> None:
-        seen.append((shop.books(), len(shop.events.dead())))
+    def ask(sender: Shop, **extra: Any) -> None:
+        seen.append((sender.books(), len(sender.events.dead())))
 
-    with publish_failed.connected_to(ask, shop):
+    # The next try is a long way off.
+    with (
+        open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop,
+        publish_failed.connected_to(ask, shop),
+    ):
         shop.broker.fail_next(Outcome.NACKED)
         publish(shop, "a")
 
