@@ -77,6 +77,9 @@ class Folder:
     def __init__(self, path: Path, app_name: str) -> None:
         self.path = path
         self._prefix = f"{quote(app_name, safe='')}@"
+        #: What was claimed as new here. It is no orphan as soon as it is let go: what
+        #: it holds is still known to whoever wrote it.
+        self._own: set[Path] = set()
 
     def make(self) -> None:
         """Make the folder, which only its owner may enter.
@@ -91,6 +94,7 @@ class Folder:
         claim = _lock(self.path / name)
         if claim is None:
             raise OSError(errno.EEXIST, "the spool's name is taken", name)
+        self._own.add(claim.path)
         return claim
 
     def files(self) -> list[Path]:
@@ -110,9 +114,12 @@ class Folder:
         return [self.path / name for name in sorted(mine) if name.endswith(ending)]
 
     def claim_orphans(self) -> Iterator[Claim]:
-        """Lock the files of dead processes, one after the other."""
+        """Lock the files of dead processes, one after the other.
+
+        A name of :meth:`claim_new` is left to other folders' objects.
+        """
         for path in self.files():
-            claim = claim_orphan(path)
+            claim = None if path in self._own else claim_orphan(path)
             if claim is not None:
                 yield claim
 

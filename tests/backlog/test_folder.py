@@ -199,3 +199,14 @@ def test_another_users_file_is_not_opened(folder: Folder) -> None:
     os.chown(path, 12345, -1)
     with pytest.raises(NotOurs, match="it belongs to the user with the id 12345"):
         can_hold_events(path)
+
+
+def test_what_was_let_go_here_is_left_to_the_next_process(folder: Folder) -> None:
+    claim = folder.claim_new()
+    claim.path.touch()
+    claim.release()
+    # Its events are still known here: adopted, they would be taken for doubles.
+    assert list(folder.claim_orphans()) == []
+    [found] = Folder(folder.path, "shop").claim_orphans()
+    assert found.path == claim.path
+    found.release()
