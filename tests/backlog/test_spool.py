@@ -317,6 +317,21 @@ def test_what_is_in_flight_at_the_end_stays_on_disk(
     assert stored(folder) == [1]
 
 
+def test_what_is_left_is_not_adopted_by_the_process_that_leaves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The adopter looks all the time, also when the writer has let its file go.
+    monkeypatch.setattr(adopter, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(adopter, "TICK", 0.0)
+    for number in range(10):
+        folder = tmp_path / str(number)
+        away = ManualBroker(BrokerState.DOWN)
+        with delivering(away, backlog=spooling(folder), durable=True) as delivery:
+            delivery.publish(collect(delivery, number))
+            delivery.close(0)
+        assert len(list(folder.glob("*.spool"))) == 1
+
+
 def test_it_is_on_disk_before_the_last_flush_begins(
     deliver: Deliver, folder: Path
 ) -> None:
