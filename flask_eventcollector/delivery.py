@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from .announcer import Announcer
 from .backlog import Backlog
 from .brokers import Broker
-from .entries import NEVER_PUBLISHED, Entry, News, Settlement, Waiter
+from .entries import NEVER_PUBLISHED, Entry, Settlement, Waiter
 from .errors import BacklogFull
 from .events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
 from .gate import Gate
 from .ledger import Ledger
 from .reports import Reporter
-from .rounds import TICK, Rounds
+from .rounds import TICK, Rounds, take_all
 
 #: States in which an event that is under way may still be confirmed.
 _UNDER_WAY = (
@@ -207,7 +207,7 @@ class Delivery:
         """
         if self._telling.acquire(timeout=timeout):
             try:
-                news = [*self._ledger.discard_abandoned(), *self._take_news()]
+                news = [*self._ledger.discard_abandoned(), *take_all(self._ledger.news)]
                 self._announcer.tell(news)
                 self._announcer.set_aside(self._backlog.take_set_aside())
                 self._told += len(news)
@@ -292,11 +292,6 @@ class Delivery:
         if due <= 0:
             self.broker.wake()
         return due
-
-    def _take_news(self) -> Sequence[News]:
-        """The news so far; what comes meanwhile is for the next round."""
-        news = self._ledger.news
-        return [news.popleft() for _ in range(len(news))]
 
     def _leave(self) -> None:
         """The flusher's last words, also when the app itself is gone."""

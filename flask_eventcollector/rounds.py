@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
+
+T = TypeVar("T")
 
 logger = logging.getLogger("flask_eventcollector")
 
@@ -14,6 +18,11 @@ logger = logging.getLogger("flask_eventcollector")
 TICK = 1.0
 #: Seconds between two rounds at least, unless it is woken.
 _LEAST_PAUSE = 0.02
+
+
+def take_all(waiting: deque[T]) -> list[T]:
+    """Take out what is there now; what comes meanwhile is for the next round."""
+    return [waiting.popleft() for _ in range(len(waiting))]
 
 
 class Rounds:

@@ -11,16 +11,14 @@ from collections.abc import Callable
 from ..entries import Entry
 from ..events import Target
 from ..ledger import Ledger
-from ..rounds import TICK, Rounds
+from ..rounds import TICK, Rounds, take_all
 from .aside import Aside
 from .disk import Disk
-from .folder import Claim, Folder, NotOurs, can_hold_events
-from .journal import Journal, NewerVersion, is_damage
-from .orphan import Moved, Orphan, Wreck
+from .folder import Claim, Folder, NotOurs
+from .journal import NewerVersion, is_damage
+from .orphan import Moved, Orphan, Wreck, open_sound
 from .remote import Wish, fulfil, take_back, wish_for
-from .salvage import whole_rows
 from .updating import close, update
-from .wal import check_wal
 
 #: Seconds between two looks for the files of dead processes.
 LOOK_EVERY = 10.0
@@ -110,7 +108,7 @@ class Adopter:
     # One round. Nothing below is called by another thread.
 
     def _round(self) -> float:
-        searches = [self._searches.popleft() for _ in range(len(self._searches))]
+        searches = take_all(self._searches)
         try:
             self._follow()
             fulfilled = self._fulfil_wishes()
@@ -239,16 +237,12 @@ class Adopter:
             self._aside.leave_alone(claim, str(error))
 
     def _open(self, claim: Claim) -> None:
-        if not can_hold_events(claim.path):
-            if next(whole_rows(claim.path), None) is not None:
-                raise sqlite3.DatabaseError("its first page is missing")
+        journal = open_sound(claim.path, full_sync=self._full_sync)
+        if journal is None:
             # Its process died before it had written anything.
             claim.remove()
             return
-        check_wal(claim.path)
-        journal = Journal.open(claim.path, full_sync=self._full_sync)
         try:
-            journal.check()
             self._orphans.append(Orphan(claim, journal))
         except BaseException:
             journal.close()

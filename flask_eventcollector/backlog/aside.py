@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
+from ..rounds import take_all
 from . import SetAside
 from .folder import Claim
 
@@ -45,4 +46,4 @@ class Aside:
 
     def take(self) -> list[SetAside]:
         """The files that were set aside since the last call."""
-        return [self._news.popleft() for _ in range(len(self._news))]
+        return take_all(self._news)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..entries import Entry, Row, State
 from ..events import Target
-from .folder import Claim
+from .folder import Claim, can_hold_events
 from .journal import Journal
-from .rows import DamagedRow, StoredEvent, read_row, row_of, whole_row
+from .rows import DamagedRow, StoredEvent, read_row, row_of, whole
 from .salvage import whole_rows
+from .wal import check_wal
 
 
 @dataclass
@@ -23,6 +26,26 @@ class _Place:
     read_to: int = -1
     #: Those in memory that are still to be delivered.
     here: set[Entry] = field(default_factory=set)
+
+
+def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
+    """Open a file that this process has locked; ``None``: nothing was ever in it.
+
+    Looks through all of it, which takes a second for a million rows. Raises what
+    :func:`can_hold_events` does, also ``sqlite3.DatabaseError`` for any other damage.
+    """
+    if not can_hold_events(path):
+        if next(whole_rows(path), None) is not None:
+            raise sqlite3.DatabaseError("its first page is missing")
+        return None
+    check_wal(path)
+    journal = Journal.open(path, full_sync=full_sync)
+    try:
+        journal.check()
+    except BaseException:
+        journal.close()
+        raise
+    return journal
 
 
 class Orphan:
@@ -109,8 +132,11 @@ class Orphan:
     def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
         # To find a row by its event's id, SQLite has to look at each of them.
         rows = self.journal.rows_with(ids) if self.unread else []
-        events = [stored for row in rows if (stored := whole_row(row)) is not None]
-        return [s for s in events if s.number > self._places[s.event.target].read_to]
+        return [
+            stored
+            for stored in whole(rows)
+            if stored.number > self._places[stored.event.target].read_to
+        ]
 
     def _read(
         self, target: Target, place: _Place, count: int, size: int

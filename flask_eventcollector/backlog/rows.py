@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from types import MappingProxyType
@@ -71,12 +72,13 @@ def read_row(row: tuple[Any, ...]) -> StoredEvent:
         raise DamagedRow(f"row {row[0]!r} is damaged") from error
 
 
-def whole_row(row: tuple[Any, ...]) -> StoredEvent | None:
-    """What *row* holds; ``None``: it is damaged."""
-    try:
-        return read_row(row)
-    except DamagedRow:
-        return None
+def whole(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
+    """What *rows* hold, without those that are damaged."""
+    found = []
+    for row in rows:
+        with suppress(DamagedRow):
+            found.append(read_row(row))
+    return found
 
 
 def _read(

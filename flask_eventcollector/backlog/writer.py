@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ..entries import Entry
 from ..ledger import Ledger
-from ..rounds import TICK, Rounds
+from ..rounds import TICK, Rounds, take_all
 from .aside import Aside
 from .disk import Disk
 from .folder import Claim, Folder
@@ -95,7 +95,7 @@ class Writer:
     # One round. Nothing below is called by another thread.
 
     def _round(self) -> float:
-        requests = self._take_requests()
+        requests = take_all(self._requests)
         try:
             wrote_all = self._write(requests)
         finally:
@@ -103,9 +103,6 @@ class Writer:
         if self._fulfil_wish() or not wrote_all:
             return 0.0
         return self._patience if self._ledger.unstored() and self._patience else TICK
-
-    def _take_requests(self) -> list[_Request]:
-        return [self._requests.popleft() for _ in range(len(self._requests))]
 
     def _write(self, requests: Iterable[_Request]) -> bool:
         """Write what has to be written, and erase; returns whether that was all."""
@@ -174,7 +171,7 @@ class Writer:
         if self._own is not None:
             (claim, journal), self._own = self._own, None
             close(claim, journal)
-        _let_go(self._take_requests())
+        _let_go(take_all(self._requests))
 
 
 def _let_go(requests: Iterable[_Request]) -> None:

@@ -8,12 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ..backlog.folder import Claim, can_hold_events, claim_orphan, holder_of
+from ..backlog.folder import Claim, claim_orphan, holder_of
 from ..backlog.journal import Journal
-from ..backlog.orphan import living_row
+from ..backlog.orphan import living_row, open_sound
 from ..backlog.remote import Wish, ask, is_pending, take_back
-from ..backlog.rows import StoredEvent, whole_row
-from ..backlog.wal import check_wal
+from ..backlog.rows import StoredEvent, whole
 from ..entries import Kind, News
 from .reading import (
     CANT_READ,
@@ -72,8 +71,7 @@ def _edit(claim: Claim, wish: Wish, tell: Tell) -> None:
     with _opened(claim) as journal:
         for page in _pages(wish.ids):
             # What is not there any more was delivered, or purged, meanwhile.
-            stored = [s for row in journal.rows_with(page) if (s := whole_row(row))]
-            act(journal, stored, tell)
+            act(journal, whole(journal.rows_with(page)), tell)
 
 
 def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
@@ -90,12 +88,10 @@ def _opened(claim: Claim) -> Iterator[Journal]:
     """The file of a dead process, to be written; an empty one is removed at last."""
     empty = False
     try:
-        if not can_hold_events(claim.path):
+        journal = open_sound(claim.path)
+        if journal is None:
             raise Gone
-        check_wal(claim.path)
-        journal = Journal.open(claim.path)
         try:
-            journal.check()
             yield journal
             empty = journal.is_empty()
         finally:
@@ -153,9 +149,10 @@ def _left(path: Path, wish: Wish) -> set[str]:
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return set()
-        stored = [s for row in rows if (s := whole_row(row))]
         left |= {
-            s.event.id for s in stored if wish.what == "purge" or s.dead is not None
+            s.event.id
+            for s in whole(rows)
+            if wish.what == "purge" or s.dead is not None
         }
     return left
 

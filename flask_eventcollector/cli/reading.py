@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..backlog.folder import Folder, NotOurs, can_hold_events, holder_of, maker_of
 from ..backlog.journal import SUFFIXES, Journal, NewerVersion, is_damage
@@ -211,15 +211,12 @@ def _events(
         if not rows:
             return
         number = rows[-1][0]
-        for row in rows:
-            try:
-                yield Found(path, owner, read_row(row))
-            except DamagedRow as error:
-                troubles.append(f"{path.name}: {error}")
+        yield from _found(path, owner, rows, troubles)
 
 
 def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]:
-    owner, found = owner_of(path), []
+    owner = owner_of(path)
+    found: list[Found] = []
     for start in range(0, len(ids), _PAGE):
         try:
             with reading(path, again=start > 0) as journal:
@@ -227,9 +224,15 @@ def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return []
-        for row in rows:
-            try:
-                found.append(Found(path, owner, read_row(row)))
-            except DamagedRow as error:
-                troubles.append(f"{path.name}: {error}")
+        found += _found(path, owner, rows, troubles)
     return found
+
+
+def _found(
+    path: Path, owner: Owner, rows: Sequence[tuple[Any, ...]], troubles: list[str]
+) -> Iterator[Found]:
+    for row in rows:
+        try:
+            yield Found(path, owner, read_row(row))
+        except DamagedRow as error:
+            troubles.append(f"{path.name}: {error}")

@@ -35,6 +35,8 @@ UNDELIVERED = ("collected", "in_flight", "retained", "unread")
 OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
 EVENTS = 5
+#: Asks the app to note what the library says is published.
+NOTED = {"NOTE_CONFIRMED": 1}
 #: So that a run is short; a row may say otherwise.
 SETTINGS: dict[str, Any] = {"HEARTBEAT": 1, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 1}
 #: Where events are kept, by the name of the mode.

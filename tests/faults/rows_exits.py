@@ -21,15 +21,13 @@ from tests.faults.endings import (
 )
 from tests.faults.figures import Figures
 from tests.faults.proxy import Side
-from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rig import EVENTS, NOTED, Rig, Trial
 from tests.faults.rows import row
 
 #: Requests in each part of a run, and under a random fault.
 SOME, MANY = 40, 120
 #: Seconds that these take themselves, since they look for a signal once a second.
 SLOW_TO_HEAR = {"gevent": 1.0, "uwsgi": 1.0}
-#: The app notes what the library says is published.
-NOTED = {"NOTE_CONFIRMED": 1}
 
 
 def _kinds(endings: Iterable[Ending]) -> tuple[str, ...]:

@@ -10,15 +10,13 @@ from flask_eventcollector.backlog.folder import maker_of
 from tests.faults.damage import DAMAGES
 from tests.faults.disk import failing_writes, no_disk, small_disk
 from tests.faults.figures import SLOWEST, Figures
-from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rig import EVENTS, NOTED, Rig, Trial
 from tests.faults.rows import row
 
 #: Requests in each part of a run.
 SOME = 60
 #: Bytes of an event beside a disk that fails.
 PADDING = 1_000
-#: The app notes what the library says is published.
-NOTED = {"NOTE_CONFIRMED": 1}
 
 
 @row(

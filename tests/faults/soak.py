@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from tests.faults.figures import Figures
 from tests.faults.proxy import Side
-from tests.faults.rig import EVENTS, Rig, Trial
+from tests.faults.rig import EVENTS, NOTED, Rig, Trial
 from tests.faults.rows import Row
 from tests.faults.rows_broker import disk_alarm
 
@@ -60,7 +60,7 @@ def soak(seed: int) -> Row:
     """A row whose faults are those of a seed."""
 
     def act(rig: Rig, runs: int) -> Figures:
-        with rig.trial(workers=WORKERS, asks={"NOTE_CONFIRMED": 1}) as trial:
+        with rig.trial(workers=WORKERS, asks=NOTED) as trial:
             for stroke in plan(seed, runs):
                 strike(trial, stroke)
             heal(trial)
