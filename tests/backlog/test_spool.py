@@ -481,9 +481,11 @@ def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> No
 def test_memory_that_is_full_waits_with_adopting(
     deliver: Deliver, away: ManualBroker, folder: Path
 ) -> None:
-    leave(folder, "abc")
     delivery = deliver(away, max_events=2)
     entries = collect(delivery, 1, 2)
+    # Only now, since what is found before the memory is full is adopted.
+    leave(folder, "abc")
+    delivery.flush(0)
     eventually(delivery, unread=3)
     assert delivery.stats().dropped == 0
     delivery.discard(entries, "test")
