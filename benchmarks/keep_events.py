@@ -29,11 +29,11 @@ from rich.progress import track
 from rich.table import Table
 
 from flask_eventcollector import EventCollector
-from flask_eventcollector.backlog.folder import Folder
-from flask_eventcollector.backlog.journal import Journal
-from flask_eventcollector.backlog.rows import row_of
-from flask_eventcollector.encoding import encode_event
-from flask_eventcollector.entries import Entry
+from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.messages.encoding import encode_event
+from flask_eventcollector.stores.spool.folder import Folder
+from flask_eventcollector.stores.spool.journal import Journal
+from flask_eventcollector.stores.spool.rows import row_of
 
 EVENTS = 5
 PAYLOAD = {"order_id": 7, "padding": "x" * 200}

@@ -6,22 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .blocks import AutoPublishingEventCollector
-    from .config import Config
+    from .collecting.blocks import AutoPublishingEventCollector
+    from .config.settings import Config
     from .errors import (
         BacklogFull,
         ConfigurationError,
         EncodingError,
         EventCollectorError,
     )
-    from .events import (
-        BrokerState,
-        DeadEvent,
-        Event,
-        Outcome,
-        PublishResult,
-        Stats,
-    )
+    from .events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
     from .extension import EventCollector
     from .signals import (
         event_enqueued,
@@ -62,7 +55,14 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
 
 #: Searched in turn for a name. pytest loads this package's plugin wherever it is
 #: installed, also where nobody uses Flask: so the package itself imports nothing.
-_MODULES = ("errors", "events", "signals", "config", "blocks", "extension")
+_MODULES = (
+    "errors",
+    "events",
+    "signals",
+    "config.settings",
+    "collecting.blocks",
+    "extension",
+)
 
 if not TYPE_CHECKING:
 

@@ -18,20 +18,21 @@ import flask
 import flask.globals
 from flask import Flask
 
-from .app_state import AppState, deliveries
-from .blocks import AutoPublishingEventCollector
-from .brokers import Broker
-from .collector import CollectorLike
-from .commands import add_commands, errors_shown
-from .config import Config
-from .delivery import Delivery
+from .app_state import EXTENSION_KEY, AppState, deliveries, state_of
+from .cli.group import add_commands, errors_shown
+from .collecting.blocks import AutoPublishingEventCollector
+from .collecting.collector import CollectorLike
+from .collecting.scopes import Scopes
+from .config.settings import Config
+from .delivery.broker import Broker
+from .delivery.delivery import Delivery
 from .errors import ConfigurationError
 from .events import DeadEvent, Event, PublishResult, Stats
+from .hooks import Hooks
 
 if TYPE_CHECKING:
     from .testing import Captured
 
-_KEY = "eventcollector"
 _COLLECTOR_FACE = (
     "enqueue_event",
     "publish",
@@ -69,7 +70,7 @@ class EventCollector:
         :raises ConfigurationError: a setting is wrong; the message names the cure.
         :raises RuntimeError: *app* has an event collector already.
         """
-        if _KEY in app.extensions:
+        if EXTENSION_KEY in app.extensions:
             raise RuntimeError(
                 f"the app {app.name!r} has an EventCollector already: call init_app()"
                 " once for each app, or leave out EventCollector(app)"
@@ -77,8 +78,8 @@ class EventCollector:
         with errors_shown():
             config = Config.from_app(app)
             _check_threads()
-        app.extensions[_KEY] = state = AppState(app, config, self)
-        state.register(app)
+        app.extensions[EXTENSION_KEY] = state = AppState(app, config, self)
+        Hooks(state).register(app)
         add_commands(app)
         self._apps.append(weakref.ref(app))
 
@@ -126,22 +127,19 @@ class EventCollector:
         also while the broker is away. What is not confirmed by then is on its way or
         retained, and goes on without the caller. Never raises because of the broker.
         """
-        result: PublishResult = (
-            self._state()
-            .scopes.current()
-            .publish(None if timeout is None else _checked_timeout(timeout))
-        )
+        timeout = None if timeout is None else _checked_timeout(timeout)
+        result: PublishResult = self.scopes().current().publish(timeout)
         return result
 
     def clear_events_to_publish(self) -> int:
         """Discard what the current collector holds; returns how many events."""
-        count: int = self._state().scopes.current().clear_events_to_publish()
+        count: int = self.scopes().current().clear_events_to_publish()
         return count
 
     @property
     def events_to_publish(self) -> tuple[Event, ...]:
         """What the current collector holds, in order."""
-        events: tuple[Event, ...] = self._state().scopes.current().events_to_publish
+        events: tuple[Event, ...] = self.scopes().current().events_to_publish
         return events
 
     def thread_singleton_instance(self) -> CollectorLike:
@@ -149,8 +147,12 @@ class EventCollector:
 
         It lives until the thread ends, and is published only by its ``publish()``.
         """
-        scopes = self._state().scopes
+        scopes = self.scopes()
         return scopes.collector(scopes.thread())
+
+    def scopes(self) -> Scopes:
+        """The scopes of the current app, for :class:`AutoPublishingEventCollector`."""
+        return self._state().scopes
 
     def auto_publish(self) -> AutoPublishingEventCollector:
         """The same as ``AutoPublishingEventCollector(events)``."""
@@ -165,7 +167,7 @@ class EventCollector:
         hasn't.
         """
         _check_double(double)
-        scopes = self._state().scopes
+        scopes = self.scopes()
         before, scopes.double = scopes.double, double
         try:
             yield double
@@ -240,8 +242,8 @@ MemoryBroker`, whose ``get(queue)`` reads what was published.
 
     def _state(self) -> AppState:
         app = self._app()
-        state = app.extensions.get(_KEY)
-        if not isinstance(state, AppState) or state.events is not self:
+        state = state_of(app)
+        if state is None or state.events is not self:
             raise RuntimeError(
                 f"the app {app.name!r} is not registered with this EventCollector: call"
                 " events.init_app(app) when you create it"
@@ -268,7 +270,7 @@ MemoryBroker`, whose ``get(queue)`` reads what was published.
         apps = self._living_apps()
         if flask.has_app_context() or not apps:
             return [self._state()]
-        return [app.extensions[_KEY] for app in apps]
+        return [state for app in apps if (state := state_of(app)) is not None]
 
     def _living_apps(self) -> list[Flask]:
         return [app for known in self._apps if (app := known()) is not None]

@@ -16,15 +16,15 @@ from typing import Any
 
 from blinker import NamedSignal
 
-from flask_eventcollector.announcer import Announcer
-from flask_eventcollector.backlog import Backlog
-from flask_eventcollector.backlog.memory import MemoryBacklog
-from flask_eventcollector.brokers import Broker, Outlet
-from flask_eventcollector.delivery import Delivery
-from flask_eventcollector.entries import Entry, News, Settlement, State, Waiter
+from flask_eventcollector.delivery.broker import Broker, Outlet
+from flask_eventcollector.delivery.delivery import Delivery
+from flask_eventcollector.delivery.entries import Entry, News, Settlement, State, Waiter
+from flask_eventcollector.delivery.ledger import Ledger, Limits
+from flask_eventcollector.delivery.log import Reporter
+from flask_eventcollector.delivery.notifier import Announcer
+from flask_eventcollector.delivery.store import Backlog
 from flask_eventcollector.events import BrokerState, Event, Outcome
-from flask_eventcollector.ledger import Ledger, Limits
-from flask_eventcollector.reports import Reporter
+from flask_eventcollector.stores.memory import MemoryBacklog
 from tests.helpers import DEADLINE
 
 #: Seconds after the first, second… failure in a row.

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,52 +19,36 @@ import flask_eventcollector
 PACKAGE = "flask_eventcollector"
 ROOT = Path(flask_eventcollector.__file__).parent
 
-#: From the outside to the inside. A module imports only from layers below its own.
-LAYERS = [
+#: From the outside to the inside. A module imports only from its own room and from
+#: those further inside.
+ROOMS = [
     {"__init__", "pytest_plugin"},
-    {"cli", "testing"},
+    {"testing"},
     {"extension"},
-    {"app_state", "commands"},
-    {"blocks", "requests"},
-    {"scopes"},
-    {"collector"},
+    {"cli", "hooks"},
+    {"app_state"},
+    {"contexts", "dispatch"},
+    {"collecting"},
+    {"brokers", "stores"},
     {"delivery"},
-    {"announcer", "backlog.spool", "gate"},
-    {"backlog.adopter", "backlog.writer"},
-    {"backlog.orphan", "backlog.remote", "backlog.updating"},
-    {"brokers.memory", "brokers.rabbitmq", "ledger", "reports"},
-    {
-        "backlog.aside",
-        "backlog.salvage",
-        "books",
-        "brokers",
-        "lanes",
-        "presence",
-        "records",
-        "signals",
-    },
-    {"backlog.folder", "backlog.memory", "backlog.pages", "rounds"},
-    {"backlog.wal"},
-    {"backlog.journal"},
-    {"backlog", "backlog.rows"},
-    {"config", "entries"},
-    {"broker_url", "encoding", "spool_dir"},
-    {"amqp_fields", "payload_errors"},
-    {"backlog.disk", "backoff", "errors", "events", "wording"},
+    {"config"},
+    {"messages"},
+    {"errors", "events", "signals"},
 ]
-UNITS = {unit for layer in LAYERS for unit in layer}
+UNITS = {unit for room in ROOMS for unit in room}
 
 #: Who may import what is not ours; nobody else may.
 FOREIGN = {
-    "blinker": {"announcer", "app_state", "signals", "testing"},
-    "click": {"cli", "commands"},
+    "blinker": {"delivery.notifier", "dispatch", "signals", "testing"},
+    "click": {"cli"},
     "flask": {
         "app_state",
         "cli",
-        "commands",
+        "contexts",
+        "dispatch",
         "extension",
+        "hooks",
         "pytest_plugin",
-        "requests",
         "testing",
     },
     "pika": {"brokers.rabbitmq"},
@@ -72,25 +57,30 @@ FOREIGN = {
 
 #: Who looks outwards all the same: at a type, or only when it is called.
 OUTWARDS = {
-    ("blocks", "extension", "type"),
-    ("config", "flask", "type"),
-    ("encoding", "flask", "type"),
-    ("commands", "cli", "call"),
     ("extension", "testing", "call"),
     ("extension", "testing", "type"),
 }
+
+#: Who names a type of what is not ours, and does not load it.
+FOREIGN_TYPES = {("config.settings", "flask")}
 
 
 class Import(NamedTuple):
     """One import: of what, and what it takes place for."""
 
     name: str
+    #: The names that it takes out of that.
+    taken: str
     #: ``load``: of the module; ``call``: of a function; ``type``: the type checker's.
     when: str
 
     @property
     def root(self) -> str:
         return self.name.partition(".")[0]
+
+    @property
+    def parts(self) -> list[str]:
+        return [*self.name.split("."), self.taken]
 
 
 class Imports(ast.NodeVisitor):
@@ -103,14 +93,15 @@ class Imports(ast.NodeVisitor):
         self.visit(ast.parse(MODULES[module].read_text(encoding="utf-8")))
 
     def visit_Import(self, node: ast.Import) -> None:
-        self.found |= {Import(alias.name, self._when) for alias in node.names}
+        self.found |= {Import(alias.name, "", self._when) for alias in node.names}
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
         base = self._base(node)
         for alias in node.names:
             full = f"{base}.{alias.name}"
             is_module = full.removeprefix(f"{PACKAGE}.") in MODULES
-            self.found.add(Import(full if is_module else base, self._when))
+            name, taken = (full, "") if is_module else (base, alias.name)
+            self.found.add(Import(name, taken, self._when))
 
     def visit_If(self, node: ast.If) -> None:
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -152,24 +143,32 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def unit_of(module: str) -> str:
-    """The module or package that stands in the layers for *module*."""
-    while module not in UNITS and "." in module:
-        module = module.rpartition(".")[0]
-    return module
+    """The room of *module*: a package, or a module beside them."""
+    return module.partition(".")[0]
 
 
 def ours(module: str, *when: str) -> set[str]:
-    """Which of our other units *module* imports."""
-    found = {
-        unit_of(i.name.removeprefix(f"{PACKAGE}.")) if "." in i.name else "__init__"
-        for i in IMPORTS[module]
-        if i.root == PACKAGE and i.when in when
-    }
+    """Which of our other rooms *module* imports from."""
+    found = {unit_of(name) for name in our_modules(module, *when)}
     return found - {unit_of(module)}
 
 
-def layer_of(unit: str) -> int:
-    return next(n for n, layer in enumerate(LAYERS) if unit in layer)
+def our_modules(module: str, *when: str) -> set[str]:
+    """Which of our modules *module* imports."""
+    return {
+        i.name.removeprefix(f"{PACKAGE}.") if "." in i.name else "__init__"
+        for i in IMPORTS[module]
+        if i.root == PACKAGE and i.when in when
+    }
+
+
+def room_of(unit: str) -> int:
+    return next(n for n, room in enumerate(ROOMS) if unit in room)
+
+
+def inside(module: str, places: set[str]) -> bool:
+    """Whether *module* is one of *places*, or in one."""
+    return any(f"{module}.".startswith(f"{place}.") for place in places)
 
 
 MODULES = dict(modules())
@@ -183,9 +182,9 @@ def test_each_module_has_its_place(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_inwards(module: str) -> None:
-    here = layer_of(unit_of(module))
+    here = room_of(unit_of(module))
     imported = ours(module, "load")
-    assert {unit for unit in imported if layer_of(unit) <= here} == set()
+    assert {unit for unit in imported if room_of(unit) <= here} == set()
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -197,20 +196,44 @@ def test_types_and_deferred_imports_point_inwards_with_few_exceptions(
         (here, unit, when)
         for when in ("type", "call")
         for unit in ours(module, when)
-        if layer_of(unit) <= layer_of(here)
+        if room_of(unit) <= room_of(here)
     }
     assert outwards <= OUTWARDS
+
+
+def test_no_module_is_in_a_circle() -> None:
+    graph = {m: our_modules(m, "load", "type") - {m} for m in MODULES}
+    graph["__init__"] = set()  # It imports what is asked of it, and nothing else.
+    tuple(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_private_names_stay_in_their_room(module: str) -> None:
+    foreign = {
+        i
+        for i in IMPORTS[module]
+        if i.root == PACKAGE
+        and any(part.startswith("_") and part[:2] != "__" for part in i.parts)
+        and unit_of(i.name.removeprefix(f"{PACKAGE}.")) != unit_of(module)
+    }
+    assert foreign == set()
+
+
+def test_the_top_level_holds_few_modules() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 10
 
 
 @pytest.mark.parametrize("foreign", FOREIGN)
 def test_what_is_not_ours_is_used_at_its_own_edge_only(foreign: str) -> None:
     users = {
-        (unit_of(module), i.when)
+        (module, i.when)
         for module in MODULES
         for i in IMPORTS[module]
-        if i.root == foreign and unit_of(module) not in FOREIGN[foreign]
+        if i.root == foreign and not inside(module, FOREIGN[foreign])
     }
-    assert {(unit, foreign, when) for unit, when in users} <= OUTWARDS
+    types = {module for module, when in users if when == "type"}
+    assert {module for module, when in users if when != "type"} == set()
+    assert {(module, foreign) for module in types} <= FOREIGN_TYPES
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -243,7 +266,12 @@ def test_each_public_name_is_there_and_ours(name: str) -> None:
 
 
 def test_the_imports_are_read_as_python_reads_them() -> None:
-    for module in ("brokers.rabbitmq.session", "brokers", "delivery", "__init__"):
+    for module in (
+        "brokers.rabbitmq.session",
+        "brokers",
+        "delivery.ledger",
+        "__init__",
+    ):
         for found in IMPORTS[module]:
             importlib.import_module(found.name)
 
@@ -259,7 +287,7 @@ def test_the_core_runs_without_flask_pika_and_blinker() -> None:
         "sys.modules.update(dict.fromkeys(['flask', 'pika', 'blinker']))\n"
         f"package = sys.modules[{PACKAGE!r}] = types.ModuleType({PACKAGE!r})\n"
         f"package.__path__ = [{str(ROOT)!r}]\n"
-        "for name in 'reports', 'gate', 'brokers.memory', 'backlog.spool':\n"
+        "for name in 'delivery.log', 'brokers.memory', 'stores.spool.spool':\n"
         f"    importlib.import_module({PACKAGE!r} + '.' + name)\n"
     )
 

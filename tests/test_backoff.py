@@ -5,7 +5,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_eventcollector.backoff import full_jitter
+from flask_eventcollector.delivery.backoff import full_jitter
 
 failures = st.integers(min_value=0, max_value=10**6)
 

@@ -4,9 +4,9 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from flask_eventcollector import books
-from flask_eventcollector.books import Books
-from flask_eventcollector.entries import Entry, State
+from flask_eventcollector.delivery import books
+from flask_eventcollector.delivery.books import Books
+from flask_eventcollector.delivery.entries import Entry, State
 from flask_eventcollector.events import Stats
 from tests.parts import interruptions, make_event
 

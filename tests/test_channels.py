@@ -11,7 +11,7 @@ from pika.exceptions import ChannelClosedByBroker, ChannelClosedByClient
 from pika.spec import Basic, BasicProperties
 
 from flask_eventcollector.brokers.rabbitmq.channels import ChannelState, ExchangeChannel
-from flask_eventcollector.entries import Entry, Settlement
+from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.events import Outcome
 from tests.parts import make_event
 

@@ -16,13 +16,13 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from pika import URLParameters
 
-from flask_eventcollector.broker_url import (
+from flask_eventcollector.config.broker_url import (
     MEMORY,
     BrokerURL,
     mask_url,
     parse_broker_urls,
 )
-from flask_eventcollector.config import (
+from flask_eventcollector.config.settings import (
     Config,
     Overflow,
     SpoolSync,

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_eventcollector.brokers import Outlet
 from flask_eventcollector.brokers.memory import MemoryBroker
-from flask_eventcollector.delivery import Delivery
+from flask_eventcollector.delivery.broker import Outlet
+from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.errors import BacklogFull
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
 from tests.helpers import DEADLINE, wait_until

@@ -22,13 +22,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pika.data import decode_table, encode_table
 
-from flask_eventcollector.amqp_fields import MAX_TABLE_BYTES
-from flask_eventcollector.encoding import (
-    encode_event,
-    provider_default,
-)
 from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
+from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
+from flask_eventcollector.messages.encoding import encode_event, provider_default
 
 UTC = timezone.utc
 SECRET = "hunter2"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flask_eventcollector.entries import Entry, State
-from flask_eventcollector.lanes import Lane
+from flask_eventcollector.delivery.entries import Entry, State
+from flask_eventcollector.delivery.lanes import Lane
 from tests.parts import DELAY, Clock, letters, make_event
 
 ROOM = 1000

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector import books as books_module
-from flask_eventcollector import lanes, ledger
-from flask_eventcollector.entries import Entry, Settlement, State, Waiter
+from flask_eventcollector.delivery import books as books_module
+from flask_eventcollector.delivery import lanes, ledger
+from flask_eventcollector.delivery.entries import Entry, Settlement, State, Waiter
+from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
-from flask_eventcollector.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from tests.helpers import DEADLINE
 from tests.parts import (
     DELAY,

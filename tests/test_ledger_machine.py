@@ -15,9 +15,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from flask_eventcollector.entries import Entry, Kind, News, Settlement, State, Waiter
+from flask_eventcollector.delivery.entries import (
+    Entry,
+    Kind,
+    News,
+    Settlement,
+    State,
+    Waiter,
+)
+from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Target
-from flask_eventcollector.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from tests.parts import Clock, drain, limits, make_event
 
 QUEUES = st.sampled_from(["a", "b", "c"])

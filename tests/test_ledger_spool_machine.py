@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
-from flask_eventcollector.backlog.orphan import adopted_entry
-from flask_eventcollector.backlog.rows import StoredEvent
-from flask_eventcollector.entries import Entry, Row, State
+from flask_eventcollector.delivery.entries import Entry, Row, State
 from flask_eventcollector.events import Event, Target
+from flask_eventcollector.stores.spool.orphan import adopted_entry
+from flask_eventcollector.stores.spool.rows import StoredEvent
 from tests.parts import make_event
 from tests.test_ledger_machine import (
     MAX_BYTES,

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_eventcollector import books as books_module
-from flask_eventcollector import delivery as delivery_module
-from flask_eventcollector import gate, lanes, ledger, rounds
-from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.brokers import memory
 from flask_eventcollector.brokers.memory import MemoryBroker
-from flask_eventcollector.delivery import Delivery
+from flask_eventcollector.delivery import books as books_module
+from flask_eventcollector.delivery import delivery as delivery_module
+from flask_eventcollector.delivery import gate, lanes, ledger, periodic_worker
+from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.events import BrokerState, Event, Outcome
+from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from tests.helpers import DEADLINE
 from tests.parts import Told, books, collect, delivering, interruptions, thread
 
@@ -226,7 +226,7 @@ def test_a_publish_that_is_cut_short_leaves_it_to_the_flusher_to_tell() -> None:
 
 
 def test_a_start_that_is_cut_short_is_made_up_for_by_the_next_event() -> None:
-    for interruption in interruptions([*MODULES, rounds], spared=SPARED):
+    for interruption in interruptions([*MODULES, periodic_worker], spared=SPARED):
         broker = MemoryBroker()
         with delivering(broker) as delivery:
             with interruption:

@@ -2,8 +2,8 @@
 
 import pytest
 
+from flask_eventcollector.delivery.broker_status import Presence
 from flask_eventcollector.events import BrokerState
-from flask_eventcollector.presence import Presence
 from tests.parts import Clock
 
 STATES = [state for state in BrokerState if state is not BrokerState.STALLED]

@@ -26,10 +26,10 @@ from hypothesis.stateful import (
 
 from flask_eventcollector import app_state
 from flask_eventcollector.app_state import AppState
-from flask_eventcollector.brokers import Outlet
-from flask_eventcollector.collector import Collector
-from flask_eventcollector.delivery import Delivery
-from flask_eventcollector.entries import Entry, Settlement
+from flask_eventcollector.collecting.collector import Collector
+from flask_eventcollector.delivery.broker import Outlet
+from flask_eventcollector.delivery.delivery import Delivery
+from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.errors import BacklogFull
 from flask_eventcollector.events import BrokerState, Event, Outcome, Stats
 from tests.helpers import DEADLINE, SIGNALS, Shop, in_child, wait_until

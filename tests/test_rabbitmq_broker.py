@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector.broker_url import parse_broker_urls
 from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker, broker
 from flask_eventcollector.brokers.rabbitmq.session import Session
+from flask_eventcollector.config.broker_url import parse_broker_urls
 from tests.contracts.sides import Outlet
 from tests.helpers import DEADLINE
 

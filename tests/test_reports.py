@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_eventcollector.entries import ABANDONED, NEVER_PUBLISHED, Kind, News
+from flask_eventcollector.delivery.entries import ABANDONED, NEVER_PUBLISHED, Kind, News
+from flask_eventcollector.delivery.log import INTERVAL, Reporter
 from flask_eventcollector.events import BrokerState, Outcome, Stats
-from flask_eventcollector.reports import INTERVAL, Reporter
 from tests.parts import Clock, make_event
 
 SECRET = "hunter2"

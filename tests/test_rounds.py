@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_eventcollector.rounds import TICK, Rounds
+from flask_eventcollector.delivery.periodic_worker import TICK, Rounds
 from tests.helpers import DEADLINE
 
 
@@ -53,7 +53,9 @@ def never() -> float:
 @pytest.fixture
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no round come by itself in the time of a test."""
-    monkeypatch.setattr("flask_eventcollector.rounds.TICK", 10 * DEADLINE)
+    monkeypatch.setattr(
+        "flask_eventcollector.delivery.periodic_worker.TICK", 10 * DEADLINE
+    )
 
 
 def test_it_begins_with_a_round_at_once() -> None:

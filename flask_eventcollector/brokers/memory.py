@@ -6,10 +6,10 @@ import threading
 from collections import deque
 from dataclasses import dataclass, replace
 
-from ..amqp_fields import POSSIBLE_DUPLICATE
-from ..entries import Entry, Settlement
+from ..delivery.broker import Outlet
+from ..delivery.entries import Entry, Settlement
 from ..events import BrokerState, Event, Outcome
-from . import Outlet
+from ..messages.amqp_fields import POSSIBLE_DUPLICATE
 
 #: Events that are kept for consumers in this process; beyond it the oldest go.
 KEEP = 10_000

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from ..backlog.folder import Folder
+from ..stores.spool.admin.draining import Drained
+from ..stores.spool.admin.reading import Found, Report, total
+from ..stores.spool.folder import Folder
 from . import words
-from .draining import Drained
-from .reading import Found, Report, total
 
 
 def status(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import click
 
-from ..backlog.folder import Folder
+from ..stores.spool.admin.reading import Found, events_in, events_with
+from ..stores.spool.folder import Folder
 from .exits import Failure
-from .reading import Found, events_in, events_with
-from .showing import complain, first_of
+from .tables import complain, first_of
 
 
 def chosen(

@@ -5,19 +5,20 @@ from __future__ import annotations
 import click
 from flask import current_app
 
-from ..app_state import AppState
-from ..backlog.folder import Folder
-from ..broker_url import MEMORY
-from ..config import choose_broker
-from ..delivery import Delivery
+from ..app_state import AppState, state_of
+from ..config.broker_url import MEMORY
+from ..config.settings import choose_broker
+from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
+from ..stores.spool.folder import Folder
 from .exits import Exit, Failure
 
 
 def app_state() -> AppState:
     """What the extension keeps for the current app."""
-    state = current_app.extensions["eventcollector"]
-    assert isinstance(state, AppState)  # noqa: S101 - for the type checker
+    state = state_of(current_app)
+    if state is None:
+        raise Failure("This app has no EventCollector: call events.init_app(app)")
     return state
 
 

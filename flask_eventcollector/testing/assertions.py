@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 from unittest.mock import ANY
 
-from ..wording import type_name
+from ..messages.wording import type_name
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .expected import ExpectedEvent, Reason, Wanted, event
 from .explaining import Explainer, described, listed, unexpected

@@ -11,9 +11,9 @@ from types import TracebackType
 from flask import Flask
 
 from ..app_state import AppState
+from ..delivery.gate import Fault, Gate
 from ..events import Outcome
-from ..gate import Fault, Gate
-from ..wording import type_name
+from ..messages.wording import type_name
 from .assertions import Assertions
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .matching import matches_name

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest.mock import ANY
 
-from ..wording import type_name
+from ..messages.wording import type_name
+from .captured import CapturedEvent
 from .matching import (
     AMQP,
     Check,
@@ -20,9 +21,6 @@ from .matching import (
     readable,
     show,
 )
-
-if TYPE_CHECKING:
-    from .captured import CapturedEvent
 
 #: A reason: exact, a glob, or what is searched for.
 Reason = str | re.Pattern[str]
@@ -45,6 +43,13 @@ class ExpectedEvent:
 
     def __repr__(self) -> str:
         return f"event({', '.join(self._arguments())})"
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, CapturedEvent):
+            return self.against(other.medium).fits(other)
+        return self is other if isinstance(other, ExpectedEvent) else NotImplemented
+
+    __hash__ = object.__hash__
 
     def _arguments(self) -> Iterator[str]:
         yield repr(self.queue)

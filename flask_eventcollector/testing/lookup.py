@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from flask import Flask
 
-from ..app_state import AppState
-from ..wording import type_name
+from ..app_state import state_of
+from ..messages.wording import type_name
 from .capture import Captured
 
 
 def has_collector(app: object) -> bool:
     """Whether *app* is a Flask app with an event collector."""
-    return isinstance(app, Flask) and "eventcollector" in app.extensions
+    return isinstance(app, Flask) and state_of(app) is not None
 
 
 def capture_app(app: object) -> Captured:
@@ -22,8 +22,8 @@ def capture_app(app: object) -> Captured:
     """
     if not isinstance(app, Flask):
         raise TypeError(f"the app must be a Flask app, not of type {type_name(app)}")
-    state = app.extensions.get("eventcollector")
-    if not isinstance(state, AppState):
+    state = state_of(app)
+    if state is None:
         raise RuntimeError(
             f"the app {app.name!r} has no EventCollector: call events.init_app(app)"
             " when you create it"

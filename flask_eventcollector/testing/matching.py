@@ -14,10 +14,10 @@ from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 from unittest.mock import ANY
 
-from ..amqp_fields import copy_table
-from ..encoding import Default, encode_event
 from ..errors import EncodingError
-from ..wording import type_name
+from ..messages.amqp_fields import copy_table
+from ..messages.encoding import Default, encode_event
+from ..messages.wording import type_name
 
 #: The longest value that a message shows, in characters.
 _LONGEST = 200

@@ -15,11 +15,11 @@ from flask import Flask
 
 from .. import signals
 from ..app_state import AppState
-from ..encoding import provider_default
-from ..entries import Entry
+from ..collecting.requests import RequestScope
+from ..delivery.entries import Entry
+from ..delivery.gate import Gate
 from ..events import Event, Outcome
-from ..gate import Gate
-from ..requests import RequestScope
+from ..messages.encoding import provider_default
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .matching import json_medium
 from .origin import origin_of_call

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from flask_eventcollector.backlog.adopter import PAGE, PAGE_BYTES
-from flask_eventcollector.backlog.folder import Folder
-from flask_eventcollector.backlog.journal import Journal
-from flask_eventcollector.backlog.rows import row_of
-from flask_eventcollector.backlog.spool import Spool
-from flask_eventcollector.entries import Entry
-from flask_eventcollector.ledger import Ledger
+from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.delivery.ledger import Ledger
+from flask_eventcollector.stores.spool.adopter import PAGE, PAGE_BYTES
+from flask_eventcollector.stores.spool.folder import Folder
+from flask_eventcollector.stores.spool.journal import Journal
+from flask_eventcollector.stores.spool.rows import row_of
+from flask_eventcollector.stores.spool.spool import Spool
 from tests.parts import make_event
 
 APP = "shop"
@@ -63,8 +63,8 @@ def stored(folder: Path) -> list[Any]:
     """What is on disk in *folder*, read by another process as it is now."""
     code = (
         "import json, sys; from pathlib import Path\n"
-        "from flask_eventcollector.backlog.journal import Journal\n"
-        "from flask_eventcollector.backlog.rows import read_row\n"
+        "from flask_eventcollector.stores.spool.journal import Journal\n"
+        "from flask_eventcollector.stores.spool.rows import read_row\n"
         "found = []\n"
         "for path in sorted(Path(sys.argv[1]).glob('*.spool')):\n"
         "    journal = Journal.open(path, read_only=True)\n"

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from flask_eventcollector.backlog.folder import Folder
-from flask_eventcollector.backlog.journal import PAGE_SIZE, SUFFIXES, Journal
-from flask_eventcollector.backlog.rows import row_of
-from flask_eventcollector.backlog.salvage import whole_rows
 from flask_eventcollector.brokers.memory import MemoryBroker
-from flask_eventcollector.delivery import Delivery
-from flask_eventcollector.entries import Entry
+from flask_eventcollector.delivery.delivery import Delivery
+from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.stores.spool.folder import Folder
+from flask_eventcollector.stores.spool.journal import PAGE_SIZE, SUFFIXES, Journal
+from flask_eventcollector.stores.spool.recovery.salvage import whole_rows
+from flask_eventcollector.stores.spool.rows import row_of
 from tests.backlog.support import leave, rows, spooling
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import Told, collect, make_delivery, make_event

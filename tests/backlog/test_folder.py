@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_eventcollector.backlog.folder import (
+from flask_eventcollector.stores.spool.folder import (
     Folder,
     NotOurs,
     can_hold_events,
@@ -24,7 +24,7 @@ from tests.backlog.support import APP, leave
 OWNER = """
 import sys
 from pathlib import Path
-from flask_eventcollector.backlog.folder import Folder
+from flask_eventcollector.stores.spool.folder import Folder
 claim = Folder(Path(sys.argv[1]), sys.argv[2]).claim_new()
 claim.path.touch()
 print(claim.path, flush=True)
@@ -63,7 +63,7 @@ def orphans(folder: Folder) -> list[Path]:
 
 def holder_as_others_see_it(path: Path) -> str:
     code = "import sys; from pathlib import Path\n"
-    code += "from flask_eventcollector.backlog.folder import holder_of\n"
+    code += "from flask_eventcollector.stores.spool.folder import holder_of\n"
     code += "print(holder_of(Path(sys.argv[1])))"
     command = [sys.executable, "-c", code, str(path)]
     return subprocess.check_output(command, text=True).strip()
@@ -134,7 +134,7 @@ def test_a_forked_child_never_holds_its_parents_file(folder: Folder) -> None:
 def test_an_orphan_is_free_although_a_child_of_its_owner_lives(folder: Folder) -> None:
     code = (
         "import os, sys, time; from pathlib import Path\n"
-        "from flask_eventcollector.backlog.folder import Folder\n"
+        "from flask_eventcollector.stores.spool.folder import Folder\n"
         f"claim = Folder(Path(sys.argv[1]), {APP!r}).claim_new()\n"
         "claim.path.touch()\n"
         "if os.fork() == 0:\n"

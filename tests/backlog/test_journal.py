@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector.backlog.journal import (
+from flask_eventcollector.events import Target
+from flask_eventcollector.stores.spool.journal import (
     PAGE_SIZE,
     Journal,
     NewerVersion,
     is_damage,
     was_begun,
 )
-from flask_eventcollector.backlog.rows import read_row
-from flask_eventcollector.events import Target
+from flask_eventcollector.stores.spool.rows import read_row
 from tests.backlog.support import rows
 
 Q = Target("", "q")

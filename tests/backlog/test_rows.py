@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_eventcollector.amqp_fields import copy_headers
-from flask_eventcollector.backlog.rows import COLUMNS, DamagedRow, read_row, row_of
-from flask_eventcollector.entries import Entry, State
+from flask_eventcollector.delivery.entries import Entry, State
+from flask_eventcollector.messages.amqp_fields import copy_headers
+from flask_eventcollector.stores.spool.rows import COLUMNS, DamagedRow, read_row, row_of
 from tests.parts import make_event
 
 TIMES = st.datetimes(

@@ -11,17 +11,17 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
-from flask_eventcollector.backlog import adopter, disk, writer
-from flask_eventcollector.backlog.folder import Claim
-from flask_eventcollector.backlog.journal import Journal
-from flask_eventcollector.backlog.remote import Wish, ask, is_pending, take_back
-from flask_eventcollector.backlog.rows import row_of
 from flask_eventcollector.brokers.memory import MemoryBroker
-from flask_eventcollector.delivery import Delivery
-from flask_eventcollector.entries import Entry, Settlement, State
+from flask_eventcollector.delivery.delivery import Delivery
+from flask_eventcollector.delivery.entries import Entry, Settlement, State
+from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Stats
-from flask_eventcollector.ledger import Ledger
+from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
+from flask_eventcollector.stores.spool import adopter, circuit_breaker, writer
+from flask_eventcollector.stores.spool.control import Wish, ask, is_pending, take_back
+from flask_eventcollector.stores.spool.folder import Claim
+from flask_eventcollector.stores.spool.journal import Journal
+from flask_eventcollector.stores.spool.rows import row_of
 from tests.backlog.support import failing, leave, rows, spooling, stored
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
@@ -640,7 +640,7 @@ def test_nobody_waits_again_and_again_for_a_disk_that_hangs(
     hangs = threading.Event()
     monkeypatch.setattr(Journal, "write", lambda *args: hangs.wait(DEADLINE))
     monkeypatch.setattr(writer, "LONGEST_WAIT", 0.1)
-    monkeypatch.setattr(disk, "PAUSE", DEADLINE)
+    monkeypatch.setattr(circuit_breaker, "PAUSE", DEADLINE)
     delivery = deliver(away)
     delivery.publish(collect(delivery, 1))
     assert delivery.stats().spool_error == "the disk does not answer"

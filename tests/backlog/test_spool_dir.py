@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from flask_eventcollector.config.spool_dir import check_spool_dir
 from flask_eventcollector.errors import ConfigurationError
-from flask_eventcollector.spool_dir import check_spool_dir
 from tests.backlog.support import failing
 from tests.helpers import Shop
 
@@ -75,7 +75,7 @@ def test_a_folder_in_which_it_may_not_look_is_refused(
 def test_a_system_without_posix_locks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_eventcollector.spool_dir.os.name", "nt")
+    monkeypatch.setattr("flask_eventcollector.config.spool_dir.os.name", "nt")
     with pytest.raises(ConfigurationError, match="needs the file locks of a POSIX"):
         check_spool_dir(tmp_path, "KEY")
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from flask_eventcollector.backlog.journal import SUFFIXES, Journal
-from flask_eventcollector.backlog.salvage import whole_rows
-from flask_eventcollector.backlog.wal import check_wal, read_wal
+from flask_eventcollector.stores.spool.journal import SUFFIXES, Journal
+from flask_eventcollector.stores.spool.recovery.salvage import whole_rows
+from flask_eventcollector.stores.spool.recovery.wal import check_wal, read_wal
 from tests.backlog.support import rows
 
 FRAME = 24 + 4096
@@ -22,7 +22,7 @@ FRAME = 24 + 4096
 WRITER = """
 import sys
 from pathlib import Path
-from flask_eventcollector.backlog.journal import Journal
+from flask_eventcollector.stores.spool.journal import Journal
 from tests.backlog.support import rows
 journal = Journal.create(Path(sys.argv[1]))
 for first in range(1, 1_000_000, 50):

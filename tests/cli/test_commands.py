@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from flask_eventcollector.backlog.remote import Wish
-from flask_eventcollector.cli.changing import change
-from flask_eventcollector.cli.reading import Unreadable
+from flask_eventcollector.stores.spool.admin.changing import change
+from flask_eventcollector.stores.spool.admin.reading import Unreadable
+from flask_eventcollector.stores.spool.control import Wish
 from tests.helpers import Recorder, Shop, open_shop
 from tests.parts import thread
 
@@ -351,6 +351,6 @@ def test_a_worker_loads_no_command() -> None:
         "import sys; from flask import Flask\n"
         "from flask_eventcollector import EventCollector\n"
         "EventCollector(Flask('shop'))\n"
-        "assert 'flask_eventcollector.cli' not in sys.modules\n"
+        "assert 'flask_eventcollector.cli.commands' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

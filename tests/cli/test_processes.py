@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_eventcollector.backlog.journal import PAGE_SIZE
-from flask_eventcollector.cli.changing import PATIENCE
+from flask_eventcollector.stores.spool.admin.changing import PATIENCE
+from flask_eventcollector.stores.spool.journal import PAGE_SIZE
 from tests.backlog.support import leave
 from tests.cli.support import DEADLINE, FlaskEvents
 from tests.rabbitmq import RabbitMQNode, free_ports

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 from uuid import uuid4
 
-from flask_eventcollector.broker_url import parse_broker_urls
-from flask_eventcollector.brokers import Broker
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker
-from flask_eventcollector.entries import Entry, Settlement
+from flask_eventcollector.config.broker_url import parse_broker_urls
+from flask_eventcollector.delivery.broker import Broker
+from flask_eventcollector.delivery.entries import Entry, Settlement
+from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Event, Outcome
-from flask_eventcollector.ledger import Ledger
 from tests.helpers import DEADLINE
 from tests.parts import limits, make_event
 from tests.rabbitmq import RabbitMQNode

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_eventcollector.amqp_fields import POSSIBLE_DUPLICATE
-from flask_eventcollector.entries import State
+from flask_eventcollector.delivery.entries import State
 from flask_eventcollector.events import BrokerState, Event, Outcome
+from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from tests.helpers import DEADLINE
 
 from .sides import MemorySide, Outlet, RabbitMQSide, Side

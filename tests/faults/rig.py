@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flask_eventcollector.backlog.folder import maker_of
-from flask_eventcollector.backlog.salvage import whole_rows
+from flask_eventcollector.stores.spool.folder import maker_of
+from flask_eventcollector.stores.spool.recovery.salvage import whole_rows
 from tests.faults import side_file
 from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures

@@ -6,7 +6,7 @@ import itertools
 from functools import partial
 from pathlib import Path
 
-from flask_eventcollector.backlog.folder import maker_of
+from flask_eventcollector.stores.spool.folder import maker_of
 from tests.faults.damage import DAMAGES
 from tests.faults.disk import failing_writes, no_disk, small_disk
 from tests.faults.figures import SLOWEST, Figures

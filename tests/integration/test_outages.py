@@ -10,8 +10,8 @@ import pytest
 from flask import Flask
 
 from flask_eventcollector import BrokerState, EventCollector, PublishResult
-from flask_eventcollector.entries import Waiter
-from flask_eventcollector.ledger import Ledger
+from flask_eventcollector.delivery.entries import Waiter
+from flask_eventcollector.delivery.ledger import Ledger
 from tests.integration import load
 from tests.rabbitmq import RabbitMQNode
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 
 import pika
 
-from ...broker_url import BrokerURL
+from ...config.broker_url import BrokerURL
+from ...delivery.broker import Outlet
 from ...events import BrokerState
-from .. import Outlet
 from .parameters import attempts
 from .quiet import forget_this_thread, quieten_this_thread
 from .reasons import explain

@@ -14,9 +14,9 @@ from pika.channel import Channel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 from pika.spec import Basic, BasicProperties
 
-from ...amqp_fields import POSSIBLE_DUPLICATE
-from ...entries import Entry, Settlement
+from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
+from ...messages.amqp_fields import POSSIBLE_DUPLICATE
 from .reasons import broker_text, is_missing_exchange, size_limit
 
 Settle = Callable[[list[Settlement]], None]

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pika
 
-from ...broker_url import BrokerURL
+from ...config.broker_url import BrokerURL
 
 #: Seconds for the TCP connection, unless the URL has ``connection_timeout``.
 _TCP_TIMEOUT = 5.0

@@ -13,9 +13,9 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
-from ...entries import Entry, Settlement
+from ...delivery.broker import Outlet
+from ...delivery.entries import Entry, Settlement
 from ...events import BrokerState
-from .. import Outlet
 from .channels import ChannelState, ExchangeChannel, too_large
 from .reasons import broker_text, explain
 

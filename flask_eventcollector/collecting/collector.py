@@ -1,0 +1,118 @@
+"""The events of one unit of work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ..delivery.delivery import Delivery
+from ..delivery.entries import Entry, State
+from ..events import Event, PublishResult
+
+
+class Encode(Protocol):
+    """Turns a payload into an event, or raises."""
+
+    def __call__(
+        self,
+        payload: Any,
+        target_queue: str,
+        *,
+        headers: Mapping[str, Any] | None,
+        exchange: str | None,
+    ) -> Event: ...
+
+
+class CollectorLike(Protocol):
+    """The four methods that a collector has, a test's own double included."""
+
+    def enqueue_event(
+        self,
+        payload: Any,
+        target_queue: str,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+    ) -> Any: ...
+
+    def publish(self, timeout: float | None = None) -> Any: ...
+
+    def clear_events_to_publish(self) -> Any: ...
+
+    @property
+    def events_to_publish(self) -> Any: ...
+
+
+class Collector:
+    """Holds events, in order, until they are published or cleared. Thread-safe.
+
+    *delivery* gives this process's. After a fork the child starts empty: what the
+    parent had collected, the parent still has.
+    """
+
+    def __init__(self, delivery: Callable[[], Delivery], encode: Encode) -> None:
+        self._entries: list[Entry] = []
+        self._find_delivery = delivery
+        self._delivery = delivery()
+        self._encode = encode
+
+    def __repr__(self) -> str:
+        return f"<Collector of {len(self.events_to_publish)} event(s)>"
+
+    def __del__(self) -> None:
+        if self._entries:
+            self._delivery.abandon(self._entries)
+
+    def enqueue_event(
+        self,
+        payload: Any,
+        target_queue: str,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+    ) -> Event:
+        """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
+        event = self._encode(payload, target_queue, headers=headers, exchange=exchange)
+        self._here().collect(self._entries, event)
+        return event
+
+    def publish(self, timeout: float | None = None) -> PublishResult:
+        """See :meth:`flask_eventcollector.EventCollector.publish`."""
+        delivery = self._here()
+        if not self._entries:
+            return PublishResult()
+        return delivery.publish(self._entries, timeout)
+
+    def hand_over(self) -> None:
+        """Publish without waiting, and without a result."""
+        delivery = self._here()
+        if self._entries:
+            delivery.hand_over(self._entries)
+
+    def clear_events_to_publish(self, reason: str = "cleared") -> int:
+        """See :meth:`flask_eventcollector.EventCollector.clear_events_to_publish`."""
+        delivery = self._here()
+        if not self._entries:
+            return 0
+        return delivery.discard(self._entries, reason)
+
+    @property
+    def events_to_publish(self) -> tuple[Event, ...]:
+        """See :attr:`flask_eventcollector.EventCollector.events_to_publish`."""
+        self._here()
+        return tuple(e.event for e in list(self._entries) if e.state is State.COLLECTED)
+
+    def _here(self) -> Delivery:
+        """This process's delivery."""
+        delivery = self._find_delivery()
+        if delivery is not self._delivery:
+            self._delivery, self._entries = delivery, []
+        return delivery
+
+
+def discard(collector: CollectorLike, reason: str) -> None:
+    """Empty *collector*; a test's double is not told the reason."""
+    if isinstance(collector, Collector):
+        collector.clear_events_to_publish(reason)
+    else:
+        collector.clear_events_to_publish()

@@ -1,0 +1,60 @@
+"""A request as a unit of work: how it ended, and what follows for its events."""
+
+from __future__ import annotations
+
+import logging
+
+from ..config.settings import PublishRule
+from .collector import discard
+from .scopes import Scope, Scopes
+
+logger = logging.getLogger("flask_eventcollector")
+
+
+class RequestScope(Scope):
+    """One request, with what is known of its end."""
+
+    def __init__(self, scopes: Scopes) -> None:
+        super().__init__(scopes)
+        #: The final status; ``None``: there is no response (yet).
+        self.status: int | None = None
+        #: What the request failed with, whatever was answered.
+        self.error: BaseException | None = None
+
+    def finish(self, publish_on: PublishRule, *, torn_down: bool) -> None:
+        """Publish or discard what the request has collected. Never raises.
+
+        :param torn_down: whether Flask tore the request itself down, and not only the
+            app context around it.
+        """
+        try:
+            self._finish(publish_on, torn_down=torn_down)
+        except Exception:
+            logger.exception("The end of a request could not be handled")
+
+    def _finish(self, publish_on: PublishRule, *, torn_down: bool) -> None:
+        collector = self.scopes.collector_if_used(self)
+        if collector is None or not collector.events_to_publish:
+            return
+        failure = self._failure(publish_on, torn_down=torn_down)
+        if failure:
+            discard(collector, failure)
+        else:
+            # A process that is told to stop does no network.
+            is_ordinary = self.error is None or isinstance(self.error, Exception)
+            collector.publish(None if is_ordinary else 0)
+
+    def _failure(self, publish_on: PublishRule, *, torn_down: bool) -> str:
+        """Why the events are not to be published; ``""``: they are."""
+        status, error = self.status, self.error
+        if not torn_down and status is None and error is None:
+            return "the request ended without a response"
+        try:
+            if publish_on(status, error):
+                return ""
+        except Exception:
+            logger.exception("EVENTCOLLECTOR_PUBLISH_ON failed")
+            return "EVENTCOLLECTOR_PUBLISH_ON failed"
+        if error is not None:
+            return f"{type(error).__name__} was raised"
+        return f"the response was {status}"

@@ -1,0 +1,154 @@
+"""Which collector is current: the innermost scope's, by entry."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from .collector import Collector, CollectorLike, discard
+
+
+class Scope:
+    """A unit of work: holds its collector, made on first use."""
+
+    def __init__(self, scopes: Scopes) -> None:
+        self.scopes = scopes
+        self._collector: Collector | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether anything was ever collected in it."""
+        return self._collector is not None
+
+    @property
+    def collector(self) -> Collector:
+        """The collector of this unit of work."""
+        if self._collector is None:
+            self._collector = self.scopes.new_collector()
+        return self._collector
+
+
+class Block(Scope):
+    """The scope of one run of a ``with`` block."""
+
+    def __init__(self, scopes: Scopes, owner: object, outer: Block | None) -> None:
+        super().__init__(scopes)
+        #: Who entered it, and may leave it.
+        self.owner = owner
+        self.ended = False
+        self._outer = outer
+        #: The request that the block was entered in: a request that begins inside the
+        #: block (a test client's) is a scope of its own.
+        self.request = scopes.current_request()
+
+    @property
+    def outer(self) -> Block | None:
+        """The block around it. Blocks in generators may end in any order."""
+        outer = self._outer
+        while outer is not None and outer.ended:
+            outer = outer._outer
+        self._outer = outer
+        return outer
+
+    def end(self, error: BaseException | None) -> None:
+        """Publish what was collected, or discard it because of *error*."""
+        collector = self.scopes.collector(self)
+        if error is None:
+            collector.publish()
+        else:
+            discard(collector, f"{type(error).__name__} was raised")
+
+
+#: The innermost block, of whatever app.
+_innermost: ContextVar[Block | None] = ContextVar("eventcollector_block", default=None)
+
+
+class Scopes:
+    """The scopes of one app.
+
+    *current_request* gives the scope of the app's current request, if there is one; it
+    is the way to Flask's context object.
+    """
+
+    def __init__(
+        self,
+        new_collector: Callable[[], Collector],
+        current_request: Callable[[], Scope | None],
+    ) -> None:
+        self.new_collector = new_collector
+        self.current_request = current_request
+        #: A test's own collector, in the place of every other.
+        self.double: CollectorLike | None = None
+        self._threads = threading.local()
+
+    def current(self) -> CollectorLike:
+        """The innermost scope's collector, else the thread's."""
+        return self.collector(self.innermost() or self.thread())
+
+    def collector_if_used(self, scope: Scope) -> CollectorLike | None:
+        """The same, but ``None`` if nothing was ever collected in *scope*."""
+        used = scope.used or self.double is not None
+        return self.collector(scope) if used else None
+
+    def collector(self, scope: Scope) -> CollectorLike:
+        """The collector of *scope*, unless a double takes its place."""
+        return scope.collector if self.double is None else self.double
+
+    def innermost(self) -> Scope | None:
+        """The innermost block or request."""
+        block, request = self._block(), self.current_request()
+        if block is not None and (request is None or block.request is request):
+            return block
+        return request
+
+    def thread(self) -> Scope:
+        """This thread's own scope, which lives until the thread ends."""
+        scope: Scope | None = getattr(self._threads, "scope", None)
+        if scope is None:
+            scope = self._threads.scope = Scope(self)
+        return scope
+
+    def enter(self, owner: object) -> Block:
+        """Begin a block."""
+        block = Block(self, owner, next(_blocks(), None))
+        _innermost.set(block)
+        return block
+
+    @contextmanager
+    def background(self) -> Iterator[None]:
+        """Hand over what the block enqueues, without waiting for it.
+
+        For code that the library calls: receivers, and logging handlers in the flusher.
+        """
+        owner = object()
+        block = self.enter(owner)
+        try:
+            yield
+        finally:
+            leave(owner)
+            if block.used:
+                block.collector.hand_over()
+
+    def _block(self) -> Block | None:
+        return next((b for b in _blocks() if b.scopes is self), None)
+
+
+def leave(owner: object) -> Block:
+    """End the innermost block that *owner* has entered, whatever app is current."""
+    block = next((b for b in _blocks() if b.owner is owner), None)
+    if block is None:
+        raise RuntimeError("this block was left without having been entered")
+    block.ended = True
+    _innermost.set(next(_blocks(), None))
+    return block
+
+
+def _blocks() -> Iterator[Block]:
+    """The blocks that have not ended, from the innermost."""
+    block = _innermost.get()
+    while block is not None:
+        if not block.ended:
+            yield block
+        block = block.outer

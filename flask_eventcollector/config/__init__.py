@@ -1,0 +1,1 @@
+"""The settings of one app, read and checked once."""

@@ -1,0 +1,1 @@
+"""The way of a handed-over event to its confirm."""

@@ -1,0 +1,304 @@
+"""The way of a batch: to the broker, else into the backlog."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+from ..errors import BacklogFull
+from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
+from .broker import Broker
+from .entries import NEVER_PUBLISHED, Entry, Settlement, Waiter
+from .gate import Gate
+from .ledger import Ledger
+from .log import Reporter
+from .notifier import Announcer
+from .periodic_worker import TICK, Rounds, take_all
+from .store import Backlog
+
+#: States in which an event that is under way may still be confirmed.
+_UNDER_WAY = (
+    BrokerState.READY,
+    BrokerState.CONNECTING,
+    BrokerState.STALLED,
+    BrokerState.BLOCKED,
+)
+
+#: Seconds that the last write to the disk may take, however late it is.
+_LAST_WRITE = 0.5
+
+_TOO_LATE = "the process ended before the broker had confirmed it"
+
+
+class Delivery:
+    """Publishes events, retains what is not confirmed, and sends it later.
+
+    One for each app and process. Its threads start on the first use.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        broker: Broker,
+        backlog: Backlog,
+        announcer: Announcer,
+        reporter: Reporter,
+        *,
+        confirm_timeout: float,
+        name: str,
+        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._ledger = ledger
+        self.broker = broker
+        self._backlog = backlog
+        self._announcer = announcer
+        self._reporter = reporter
+        self._confirm_timeout = confirm_timeout
+        #: Takes care of what is enqueued in the flusher's thread.
+        self._aside = aside
+        self._flusher = Rounds(
+            self._tend, self._leave, f"eventcollector-flusher-{name}"
+        )
+        #: What the broker gets passes here; tests let it fail.
+        self.gate = Gate(ledger, self.settle)
+        #: One thread at a time tells news, so that they are told in order.
+        self._telling = threading.Lock()
+        self._told = 0
+        self._starting = threading.Lock()
+        self._started = False
+        self._closed = False
+
+    # What collectors call.
+
+    def collect(self, entries: list[Entry], event: Event) -> None:
+        """Put *event* into a collector's *entries*; never blocks.
+
+        Raises :class:`BacklogFull` at a limit, if ``OVERFLOW`` is ``"reject"``.
+        """
+        self.start()
+        taken, news = self._ledger.collect(entries, event)
+        if not taken:
+            raise BacklogFull(
+                f"the event for {event.target_queue!r} was refused: this process holds"
+                " as many events or bytes as EVENTCOLLECTOR_MAX_EVENTS and"
+                " EVENTCOLLECTOR_MAX_BYTES allow; raise them, or see events.stats()"
+                " for what is waiting"
+            )
+        self._announcer.enqueued(event)
+        self._announcer.tell(news)
+
+    def publish(
+        self, entries: list[Entry], timeout: float | None = None
+    ) -> PublishResult:
+        """Hand over *entries* and wait for the confirms.
+
+        With ``None`` that takes at most ``CONFIRM_TIMEOUT`` seconds, and no time while
+        the broker is away. A caller that names a *timeout* waits until each event is
+        confirmed or refused, also while the broker is away.
+        """
+        waiter = Waiter(patient=timeout is not None)
+        if timeout is None:
+            timeout = self._confirm_timeout
+        try:
+            self._ledger.hand_over(entries, waiter)
+            if not self._confirm_timeout:
+                # Nobody waits for the broker, so nothing but the disk makes it safe.
+                self._backlog.keep(waiter.entries)
+            self.broker.wake()
+            ran_out = not waiter.done.wait(timeout) and timeout > 0
+            result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
+            self._backlog.keep(waiter.entries)
+        except BaseException:
+            # A worker that is told to stop: no user code now.
+            self._ledger.stop_waiting(waiter, ran_out=False)
+            self._ledger.news.extend(waiter.news)
+            raise
+        self._announcer.tell(waiter.news)
+        return result
+
+    def hand_over(self, entries: list[Entry]) -> None:
+        """Hand over *entries* without waiting; the flusher tells what becomes of it."""
+        self._ledger.hand_over(entries)
+        self.broker.wake()
+
+    def discard(self, entries: list[Entry], reason: str) -> int:
+        """Throw away *entries*; returns how many."""
+        news = self._ledger.discard(entries, reason)
+        self._announcer.tell(news)
+        return len(news)
+
+    def abandon(self, entries: list[Entry]) -> None:
+        """Throw away *entries* soon. Takes no lock, so a destructor may call it."""
+        self._ledger.abandoned.append(entries)
+
+    # What people call.
+
+    def flush(self, timeout: float) -> bool:
+        """Try to deliver all that was handed over, within *timeout* seconds.
+
+        Returns whether it worked; it ends early when the broker has refused the rest.
+        """
+        deadline = time.monotonic() + timeout
+        self._backlog.search(timeout)
+        self._ledger.reopen()
+        self.broker.hurry()
+        self.broker.wake()
+        return self._ledger.wait_until_flushed(deadline)
+
+    def wait_until_flushed(self, timeout: float) -> bool:
+        """Wait as a flush does, without another try of what was refused."""
+        return self._ledger.wait_until_flushed(time.monotonic() + timeout)
+
+    def close(self, timeout: float, *, reconnect: bool = True) -> bool:
+        """Deliver what can be delivered within *timeout* seconds, then stop.
+
+        Returns whether everything was delivered. What is left stays on disk, where the
+        backlog is a spool, and is dropped, counted and logged where it is memory.
+        Without *reconnect* only what is under way may finish.
+        """
+        deadline = time.monotonic() + timeout
+        self._announcer.tell(self._ledger.discard_collected(NEVER_PUBLISHED))
+        if not self._close_once():
+            # First of all: the process may be killed before it has finished.
+            self._backlog.keep_all()
+            self._last_flush(deadline, reconnect=reconnect)
+            self._stop(deadline)
+        # Of what is kept so far, before it is kept no more.
+        self._reporter.speak_up(at_last=True)
+        left = self._ledger.drop_all(_TOO_LATE)
+        self._announcer.tell(left)
+        self._reporter.left(self.stats())
+        self._reporter.speak_up(at_last=True)
+        return not (left or self._ledger.undelivered())
+
+    def stats(self) -> Stats:
+        """The books; never blocks."""
+        self._announcer.tell(self._ledger.discard_abandoned())
+        return replace(self._ledger.stats(), **self._backlog.figures())
+
+    def is_collected(self, event: Event) -> bool:
+        """Whether a collector still holds *event*."""
+        return self._ledger.is_collected(event)
+
+    def dead(self) -> tuple[DeadEvent, ...]:
+        """What was set aside."""
+        return self._ledger.dead()
+
+    def retry(self, ids: Iterable[str] | None) -> int:
+        """Send dead events again; returns how many."""
+        count = self._ledger.retry(ids)
+        self.broker.wake()
+        return count
+
+    def purge(self, ids: Iterable[str]) -> int:
+        """Drop events that are dead or retained; returns how many."""
+        news = self._ledger.purge(ids)
+        self._announcer.tell(news)
+        return len(news)
+
+    def tell_news(self, timeout: float = threading.TIMEOUT_MAX) -> int:
+        """Tell, in this thread, what became of events while nobody waited for them.
+
+        Waits at most *timeout* seconds for another thread that is telling. Returns how
+        many news were ever told here: as long as it grows, there is more to come.
+        """
+        if self._telling.acquire(timeout=timeout):
+            try:
+                news = [*self._ledger.discard_abandoned(), *take_all(self._ledger.news)]
+                self._announcer.tell(news)
+                self._announcer.set_aside(self._backlog.take_set_aside())
+                self._told += len(news)
+            finally:
+                self._telling.release()
+        return self._told
+
+    def stop_soon(self) -> None:
+        """Stop within a second. Takes no lock, so a destructor may call it."""
+        self._flusher.stop_soon()
+
+    # What the broker calls: no user code, nothing that blocks.
+
+    def take(self, limit: int) -> list[Entry]:
+        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+        return self.gate.take(limit)
+
+    def settle(self, settlements: Iterable[Settlement]) -> bool:
+        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+        settlements = list(settlements)
+        more = self._ledger.settle(settlements)
+        failed = any(s.outcome is not Outcome.CONFIRMED for s in settlements)
+        if failed or self._ledger.news:
+            # There is something to tell, or a next try to wait for.
+            self._flusher.wake()
+        if self._ledger.unerased:
+            self._backlog.catch_up()
+        return more
+
+    def broker_is(self, state: BrokerState, error: str = "") -> None:
+        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+        self.gate.broker_is(state, error)
+        self._flusher.wake()
+
+    # The two ends of its life, and the flusher's work in between.
+
+    def start(self) -> None:
+        """Start the threads and the first connection, once; waits for nothing."""
+        if not self._started:
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._started or self._closed:
+                return
+            # Each may be started again, in case that this was cut short in between.
+            self.broker.start(self)
+            self._flusher.start()
+            self._backlog.start(self.broker.wake)
+            self._started = True
+
+    def _close_once(self) -> bool:
+        with self._starting:
+            was_closed, self._closed = self._closed, True
+        return was_closed
+
+    def _last_flush(self, deadline: float, *, reconnect: bool) -> None:
+        if reconnect:
+            self.flush(deadline - time.monotonic())
+        elif self._ledger.stats().broker in _UNDER_WAY:
+            self._ledger.wait_until_flushed(deadline)
+
+    def _stop(self, deadline: float) -> None:
+        self.broker.close(max(0.0, deadline - time.monotonic()))
+        self._ledger.broker_is(BrokerState.CLOSED)
+        self._flusher.stop(max(0.1, deadline - time.monotonic()))
+        self._backlog.close(max(_LAST_WRITE, deadline - time.monotonic()))
+        # The flusher is gone, and the backlog was at work until now.
+        self._announcer.set_aside(self._backlog.take_set_aside())
+
+    def _tend(self) -> float:
+        """One round of the flusher; returns the seconds until the next."""
+        with self._aside():
+            self.tell_news()
+            stats = self.stats()
+            self._reporter.broker(stats)
+            self._reporter.spool(stats)
+            self._reporter.speak_up()
+        due = self._ledger.due()
+        if due is None:
+            return TICK
+        if due <= 0:
+            self.broker.wake()
+        return due
+
+    def _leave(self) -> None:
+        """The flusher's last words, also when the app itself is gone."""
+        self.tell_news()
+        if not self._close_once():
+            self._stop(time.monotonic())
+            self._announcer.tell(self._ledger.discard_collected(NEVER_PUBLISHED))
+            self._announcer.tell(self._ledger.drop_all(_TOO_LATE))
+            self._reporter.left(self._ledger.stats())
+            self._reporter.speak_up(at_last=True)

@@ -1,0 +1,641 @@
+"""Where each event of this process stands: one state each, changed under one lock."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Concatenate, ParamSpec, TypeVar
+
+from ..events import (
+    BrokerState,
+    DeadEvent,
+    Event,
+    Outcome,
+    PublishResult,
+    Stats,
+    Target,
+)
+from .books import Books
+from .broker_status import Presence
+from .disk_index import Records
+from .entries import ABANDONED, Entry, Kind, News, Settlement, State, Waiter
+from .lanes import NEVER, Lane
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Bytes that are sent and not yet confirmed, at most: pika's write buffer has no limit
+#: of its own. One event may always go, however large it is.
+MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
+
+_HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What the ledger may hold, and how patient it is."""
+
+    max_events: int
+    max_bytes: int
+    max_in_flight: int
+    #: At the limit: drop the oldest event instead of the newest.
+    drop_oldest: bool
+    #: At the limit: refuse the newest event instead of dropping any.
+    reject: bool
+    #: Seconds of being refused, after which an event is dead.
+    dead_after: float
+    #: Seconds to wait after so many failures in a row.
+    delay: Callable[[int], float]
+    #: Whether a backlog on disk keeps what is not confirmed.
+    durable: bool = False
+
+
+def step(
+    method: Callable[Concatenate[Ledger, P], R],
+) -> Callable[Concatenate[Ledger, P], R]:
+    """Run *method* under the lock, as one step.
+
+    A worker that is told to stop may raise ``SystemExit`` between any two bytecodes of
+    its main thread. A step that is cut short is mended from what the entries say.
+    """
+
+    @functools.wraps(method)
+    def locked(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._lock:
+            try:
+                return method(self, *args, **kwargs)
+            except BaseException:
+                self._mend()
+                raise
+
+    return locked
+
+
+class Ledger:
+    """The state of every event that this process holds, and the books.
+
+    Every public method is one step under the lock: it takes microseconds, does no I/O
+    and calls nobody. What has to be told is returned, or left as news: with the caller
+    that waits for the event, otherwise in :attr:`news`.
+    """
+
+    def __init__(
+        self, limits: Limits, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._books = Books()
+        self._lanes: dict[Target, Lane] = {}
+        self._broker = Presence(clock)
+        self._sequences = itertools.count(1)
+        self._waiters: set[Waiter] = set()
+        self._records = Records(durable=limits.durable)
+        #: For the flusher to tell.
+        self.news: deque[News] = deque()
+        #: The entries of collectors that are gone. A collector's ``__del__`` may run
+        #: at any moment, also while its thread holds the lock, so it only appends.
+        self.abandoned: deque[list[Entry]] = deque()
+
+    # The collector's side.
+
+    @step
+    def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[News]]:
+        """Put *event* into a collector's *entries*.
+
+        Returns whether it was taken (``OVERFLOW="reject"`` may refuse it), and the news
+        of what was dropped to stay within the limits.
+        """
+        fits, news = self._make_room(event)
+        if not fits and self._limits.reject:
+            return False, news
+        entry = Entry(event)
+        if fits:
+            # It has its owner first: cut short here, it is nobody's.
+            entries.append(entry)
+        self._books.open(entry)
+        if not fits:
+            news.append(self._drop(entry, "overflow"))
+        return True, news
+
+    @step
+    def discard(self, entries: list[Entry], reason: str) -> list[News]:
+        """Throw away what a collector holds."""
+        return self._discard(entries, reason)
+
+    @step
+    def discard_abandoned(self) -> list[News]:
+        """Throw away what collectors held that are gone."""
+        news: list[News] = []
+        while self.abandoned:
+            news += self._discard(self.abandoned[0], ABANDONED)
+            self.abandoned.popleft()
+        return news
+
+    @step
+    def discard_collected(self, reason: str) -> list[News]:
+        """Throw away whatever no collector has handed over."""
+        return self._discard(self._books.having(State.COLLECTED), reason)
+
+    @step
+    def hand_over(self, entries: list[Entry], waiter: Waiter | None = None) -> None:
+        """Empty a collector: from here its events wait for the broker."""
+        now = self._clock()
+        for entry in entries:
+            if entry.state is State.COLLECTED:
+                entry.sequence = next(self._sequences)
+                entry.handed_over_at = now
+                if waiter is not None:
+                    waiter.entries.append(entry)
+                    entry.waiter = waiter
+                self._records.open(entry)
+                self._retain(entry)
+        entries.clear()
+        if waiter is not None:
+            self._begin_waiting(waiter)
+
+    # The side of publish() and flush(), which wait.
+
+    @step
+    def stop_waiting(self, waiter: Waiter, *, ran_out: bool) -> PublishResult:
+        """Let *waiter* go: what else becomes of its events is the flusher's to tell."""
+        self._waiters.discard(waiter)
+        if ran_out:
+            self._broker.stalled |= self._is_silent(waiter)
+        for entry in waiter.entries:
+            entry.waiter = None
+            hindrance = self._hindrance(entry)
+            if hindrance:
+                waiter.news.append(News(Kind.FAILED, entry.event, hindrance))
+        return waiter.result()
+
+    @step
+    def wait_until_flushed(self, deadline: float) -> bool:
+        """Wait until nothing is in flight or retained, the clock's *deadline* at most.
+
+        Ends as soon as the broker has refused all that is left. This is the one step
+        that blocks; it gives the lock away meanwhile.
+        """
+        while not self._flushed():
+            left = deadline - self._clock()
+            if left <= 0 or not self._changed.wait(left):
+                break
+        return not self._undelivered()
+
+    # The broker's side.
+
+    @step
+    def take(self, limit: int) -> list[Entry]:
+        """Give the broker what may be sent now, in each target's order."""
+        taken: list[Entry] = []
+        try:
+            self._take(taken, limit)
+            return taken
+        except BaseException:
+            # The broker does not get them, so it would never settle them.
+            for entry in taken:
+                entry.state = State.RETAINED
+            raise
+
+    @step
+    def settle(self, settlements: Iterable[Settlement]) -> bool:
+        """Enter the broker's word; returns whether more could be sent now."""
+        now = self._clock()
+        for settlement in settlements:
+            if settlement.entry.state is State.IN_FLIGHT:
+                self._settle(settlement, now)
+        self._changed.notify_all()
+        return _is_due(self._due(now), now)
+
+    @step
+    def broker_is(
+        self, state: BrokerState, error: str = "", *, held: bool = False
+    ) -> None:
+        """Note how the broker stands; callers that would wait in vain are let go.
+
+        *held*: it stays so until somebody says otherwise.
+        """
+        if self._broker.state is BrokerState.CLOSED:
+            return
+        connected = (BrokerState.READY, BrokerState.BLOCKED)
+        if state is BrokerState.READY and self._broker.state not in connected:
+            self._reopen()
+        self._broker.changes(state, error, held=held)
+        for waiter in self._waiters:
+            if not self._worth_waiting(waiter):
+                waiter.give_up()
+        self._changed.notify_all()
+
+    # The side of the flusher, and of people.
+
+    @step
+    def reopen(self) -> None:
+        """Let all that waits be tried at once."""
+        self._reopen()
+
+    @step
+    def due(self) -> float | None:
+        """Seconds until something could be sent; ``None``: not by waiting."""
+        now = self._clock()
+        due = self._due(now)
+        return None if due is None else max(0.0, due - now)
+
+    @step
+    def is_collected(self, event: Event) -> bool:
+        """Whether a collector still holds *event*."""
+        return any(e.state is State.COLLECTED for e in self._books.chosen([event.id]))
+
+    @step
+    def dead(self) -> tuple[DeadEvent, ...]:
+        """What was set aside."""
+        dead = self._books.having(State.DEAD)
+        return tuple(DeadEvent(e.event, e.reason, e.attempts) for e in dead)
+
+    @step
+    def retry(self, ids: Iterable[str] | None) -> int:
+        """Let dead events wait again, in their old places; returns how many."""
+        dead = [e for e in self._books.chosen(ids) if e.state is State.DEAD]
+        for entry in dead:
+            entry.forgive()
+            self._retain(entry)
+            self._lane(entry).reopen()
+        return len(dead)
+
+    @step
+    def purge(self, ids: Iterable[str]) -> list[News]:
+        """Drop events that are dead or retained."""
+        chosen = self._books.chosen(ids)
+        kept = [e for e in chosen if e.state in (State.DEAD, State.RETAINED)]
+        return self._drop_each([e for e in kept if self._is_ours(e)], "purged")
+
+    @step
+    def drop_all(self, reason: str) -> list[News]:
+        """Drop all that was handed over and is neither confirmed nor on disk."""
+        left = [e for e in self._books.having(*_HANDED_OVER) if not e.is_stored]
+        return self._drop_each(left, reason)
+
+    # The side of a backlog on disk.
+
+    @property
+    def unerased(self) -> int:
+        """How many rows have yet to follow their events; takes no lock."""
+        return self._records.unerased
+
+    @step
+    def to_store(self, entries: Iterable[Entry], journal: object) -> list[Entry]:
+        """Of *entries*, those that are still to be written; their rows get numbers.
+
+        From here each row follows its entry's state, whether it is written or not.
+        """
+        return self._records.assign(entries, journal)
+
+    @step
+    def stored(self, entries: Iterable[Entry]) -> None:
+        """*entries* are on disk, unless they have ended meanwhile."""
+        self._records.stored(entries)
+
+    @step
+    def overdue(self, seconds: float, limit: int) -> list[Entry]:
+        """What is not on disk, *seconds* after it was handed over; the oldest first."""
+        return self._records.oldest(self._clock() - seconds, limit)
+
+    @step
+    def unstored(self) -> int:
+        """How many events that were handed over are not on disk."""
+        return self._records.unstored
+
+    @step
+    def take_outdated(self, journal: object) -> list[Entry]:
+        """Take out the entries whose rows in *journal* have to follow their state."""
+        return self._records.take_outdated(journal)
+
+    @step
+    def put_back(self, outdated: list[Entry]) -> None:
+        """Their rows could not follow yet."""
+        for entry in outdated:
+            self._records.outdate(entry)
+
+    @step
+    def lost(self, journal: object) -> None:
+        """The file of some rows is lost: their entries are in memory only."""
+        self._records.lose(journal, self._books.having(*_HANDED_OVER))
+
+    @step
+    def adopt(
+        self, entries: Iterable[Entry], unread: Mapping[Target | None, int]
+    ) -> list[Entry]:
+        """Take over what another process had handed over, in its order.
+
+        Returns those that are here already, which are not taken. Their rows have to go.
+        *unread* is what is still to be adopted. ``None``: nobody knows the target.
+        """
+        self._records.unread = unread
+        now, doubles = self._clock(), []
+        for entry in entries:
+            if entry.event.id in self._books:
+                entry.state = State.DISCARDED
+                self._records.outdate(entry)
+                doubles.append(entry)
+                continue
+            entry.sequence = next(self._sequences)
+            entry.handed_over_at = now
+            self._books.adopt(entry)
+            self._records.open(entry)
+            if entry.waits:
+                self._lane(entry).add(entry)
+        self._changed.notify_all()
+        return doubles
+
+    @step
+    def drop_unread(
+        self,
+        entries: Iterable[Entry],
+        reason: str,
+        unread: Mapping[Target | None, int],
+    ) -> list[News]:
+        """Take over what another process had handed over, only to drop it."""
+        self._records.unread = unread
+        new = [entry for entry in entries if entry.event.id not in self._books]
+        for entry in new:
+            self._books.adopt(entry)
+        return self._drop_each(new, reason)
+
+    @step
+    def free(self) -> tuple[int, int]:
+        """How many events, and how many bytes, may come before a limit is reached."""
+        events = self._limits.max_events - len(self._books)
+        return events, self._limits.max_bytes - self._books.bytes
+
+    @step
+    def undelivered(self) -> int:
+        """How many events are in flight, retained, or left by dead processes."""
+        return self._undelivered()
+
+    @step
+    def stats(self) -> Stats:
+        """The books, as one consistent snapshot."""
+        return Stats(
+            **self._books.as_dict(),
+            **self._records.as_dict(self._books.count(*_HANDED_OVER)),
+            broker=self._broker.shown,
+            broker_error=self._broker.error,
+        )
+
+    # Below here the lock is held: limits and last words.
+
+    def _make_room(self, event: Event) -> tuple[bool, list[News]]:
+        news: list[News] = []
+        can_fit = event.size <= self._limits.max_bytes
+        while not self._fits(event):
+            oldest = self._oldest() if self._limits.drop_oldest and can_fit else None
+            if oldest is None:
+                return False, news
+            news.append(self._drop(oldest, "overflow"))
+        return True, news
+
+    def _fits(self, event: Event) -> bool:
+        return (
+            len(self._books) < self._limits.max_events
+            and self._books.bytes + event.size <= self._limits.max_bytes
+        )
+
+    def _oldest(self) -> Entry | None:
+        """The oldest event that is neither in a collector nor on its way."""
+        heads = [lane.oldest() for lane in self._lanes.values()]
+        kept = [entry for entry in heads if entry is not None]
+        kept += self._books.having(State.DEAD)
+        ours = [entry for entry in kept if self._is_ours(entry)]
+        return min(ours, key=lambda entry: entry.sequence, default=None)
+
+    def _is_ours(self, entry: Entry) -> bool:
+        """Whether it may be dropped here: after the end, the next process has it."""
+        return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
+
+    def _discard(self, entries: list[Entry], reason: str) -> list[News]:
+        collected = [e for e in entries if e.state is State.COLLECTED]
+        for entry in collected:
+            self._books.move(entry, State.DISCARDED)
+        entries.clear()
+        return [News(Kind.DISCARDED, e.event, reason) for e in collected]
+
+    def _drop_each(self, entries: list[Entry], reason: str) -> list[News]:
+        news = [self._drop(entry, reason) for entry in entries]
+        self._changed.notify_all()
+        return news
+
+    def _drop(self, entry: Entry, reason: str) -> News:
+        if entry.state is State.IN_FLIGHT:
+            self._lane(entry).in_flight -= 1
+        self._move(entry, State.DROPPED)
+        if entry.waiter is not None:
+            entry.waiter.resolve(entry)
+        return News(Kind.DROPPED, entry.event, reason, attempt=entry.attempts)
+
+    # Sending, and what became of it.
+
+    def _move(self, entry: Entry, state: State) -> None:
+        """Change the entry's state, and have its row follow."""
+        self._records.change(entry, state)
+        self._books.move(entry, state)
+
+    def _retain(self, entry: Entry, *, on_hold: bool = False) -> None:
+        self._move(entry, State.RETAINED)
+        if on_hold:
+            self._lane(entry).add_delayed(entry, NEVER)
+        else:
+            self._lane(entry).add(entry)
+
+    def _lane(self, entry: Entry) -> Lane:
+        lane = self._lanes.get(entry.target)
+        if lane is None:
+            lane = self._lanes[entry.target] = Lane(self._limits.delay)
+        return lane
+
+    def _take(self, taken: list[Entry], limit: int) -> None:
+        now = self._clock()
+        for target, lane in list(self._lanes.items()):
+            room, room_bytes = self._room()
+            room = min(room, limit - len(taken))
+            if room <= 0:
+                break
+            alone = not self._books.count(State.IN_FLIGHT)
+            given = list(lane.take(now, room, room_bytes, alone=alone))
+            for entry in given:
+                taken.append(entry)
+                self._send(entry, lane, now)
+            if given:
+                # Its next turn comes after the others'.
+                self._lanes[target] = self._lanes.pop(target)
+            if len(given) < room and _is_due(lane.due(now), now):
+                # Its next event needs more bytes than are free. Would the others go
+                # on, so many might never be free.
+                break
+            self._forget_if_idle(target)
+
+    def _room(self) -> tuple[int, int]:
+        """How many events, and how many bytes, may still be sent."""
+        room = self._limits.max_in_flight - self._books.count(State.IN_FLIGHT)
+        return room, MAX_IN_FLIGHT_BYTES - self._books.bytes_in_flight
+
+    def _send(self, entry: Entry, lane: Lane, now: float) -> None:
+        entry.attempts += 1
+        entry.sent_at = now
+        lane.in_flight += 1
+        self._books.move(entry, State.IN_FLIGHT)
+
+    def _settle(self, settlement: Settlement, now: float) -> None:
+        entry, outcome = settlement.entry, settlement.outcome
+        lane = self._lane(entry)
+        lane.in_flight -= 1
+        entry.reason = settlement.reason
+        if outcome is Outcome.CONFIRMED:
+            self._confirmed(entry, lane, now)
+        elif outcome is None:
+            self._not_sent(settlement, lane, now)
+        elif outcome is Outcome.UNKNOWN:
+            self._unknown(settlement, lane, now)
+        else:
+            self._refused(settlement, lane, now)
+        if entry.waiter is not None:
+            entry.waiter.settled(settlement)
+        self._forget_if_idle(entry.target)
+
+    def _confirmed(self, entry: Entry, lane: Lane, now: float) -> None:
+        self._broker.stalled = False
+        lane.confirmed(now)
+        self._tell(entry, Kind.PUBLISHED, elapsed=now - entry.handed_over_at)
+        self._move(entry, State.CONFIRMED)
+
+    def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:
+        entry = settlement.entry
+        entry.attempts -= 1
+        if settlement.reason:
+            self._tell(entry, Kind.FAILED)
+        self._retain(entry)
+        if settlement.back_off:
+            lane.back_off(now, entry.sent_at)
+
+    def _unknown(self, settlement: Settlement, lane: Lane, now: float) -> None:
+        entry = settlement.entry
+        entry.possible_duplicate = True
+        self._tell(entry, Kind.FAILED, Outcome.UNKNOWN)
+        self._retain(entry, on_hold=settlement.on_hold)
+        if settlement.back_off:
+            lane.back_off(now, entry.sent_at, on_hold=settlement.on_hold)
+
+    def _refused(self, settlement: Settlement, lane: Lane, now: float) -> None:
+        entry = settlement.entry
+        self._broker.stalled = False
+        entry.refused(now, self._broker.seconds())
+        if settlement.final or self._refused_too_long(entry):
+            self._tell(entry, Kind.DEAD, settlement.outcome)
+            self._move(entry, State.DEAD)
+            return
+        self._tell(entry, Kind.FAILED, settlement.outcome)
+        refused_alone = entry.refusals > 1 and lane.took_others_since(entry.refused_at)
+        if refused_alone and not settlement.on_hold:
+            # Not the target's fault, so its neighbours need not wait for this one.
+            self._books.move(entry, State.RETAINED)
+            lane.add_delayed(entry, now + self._limits.delay(entry.refusals))
+            return
+        self._retain(entry, on_hold=settlement.on_hold)
+        lane.back_off(now, entry.sent_at, on_hold=settlement.on_hold)
+
+    def _refused_too_long(self, entry: Entry) -> bool:
+        refused_for = self._broker.seconds() - entry.refused_since
+        return refused_for >= self._limits.dead_after
+
+    def _tell(
+        self,
+        entry: Entry,
+        kind: Kind,
+        outcome: Outcome | None = None,
+        elapsed: float = 0.0,
+    ) -> None:
+        news = News(kind, entry.event, entry.reason, outcome, entry.attempts, elapsed)
+        (self.news if entry.waiter is None else entry.waiter.news).append(news)
+
+    # Waiting for time, for the broker, or for others.
+
+    def _is_silent(self, waiter: Waiter) -> bool:
+        """Whether it is the broker that *waiter* has waited for in vain."""
+        if self._broker.state is not BrokerState.READY:
+            return bool(waiter.pending)
+        return any(entry.state is State.IN_FLIGHT for entry in waiter.pending)
+
+    def _hindrance(self, entry: Entry) -> str:
+        """Why nothing was tried for *entry*; ``""``: it was, or soon will be."""
+        if not entry.waits or entry.attempts:
+            return ""
+        if not self._broker.worth_waiting:
+            return str(self._broker)
+        if self._lane(entry).backing_off:
+            return "the broker refused events for the same target"
+        return ""
+
+    def _begin_waiting(self, waiter: Waiter) -> None:
+        if self._worth_waiting(waiter):
+            self._waiters.add(waiter)
+            # Behind events that were refused, no confirm is in sight.
+            in_sight = (e for e in waiter.entries if not self._lane(e).backing_off)
+            waiter.pending.update(in_sight)
+        if not waiter.pending:
+            waiter.done.set()
+
+    def _worth_waiting(self, waiter: Waiter) -> bool:
+        if self._broker.held:
+            return False
+        return waiter.patient or self._broker.worth_waiting
+
+    def _flushed(self) -> bool:
+        if not self._undelivered():
+            return True
+        if self._books.count(State.IN_FLIGHT):
+            return False
+        if self._broker.held:
+            return True
+        if any(target not in self._lanes for target in self._records.unread):
+            # The rest of what a dead process has left is about to be read.
+            return False
+        ready = self._broker.state is BrokerState.READY
+        return ready and all(lane.resting for lane in self._lanes.values())
+
+    def _undelivered(self) -> int:
+        held = self._books.count(State.IN_FLIGHT, State.RETAINED)
+        return held + sum(self._records.unread.values())
+
+    def _due(self, now: float) -> float | None:
+        room, room_bytes = self._room()
+        if self._broker.state is not BrokerState.READY or min(room, room_bytes) <= 0:
+            return None
+        times = [lane.due(now) for lane in self._lanes.values()]
+        return min((time for time in times if time is not None), default=None)
+
+    def _reopen(self) -> None:
+        for lane in self._lanes.values():
+            lane.reopen()
+
+    def _forget_if_idle(self, target: Target) -> None:
+        # Targets may be named after users or hosts: their number has no bound.
+        if not self._lanes.get(target, True):
+            del self._lanes[target]
+
+    def _mend(self) -> None:
+        """Rebuild what follows from the entries' states, after a step was cut short."""
+        self._books.mend()
+        self._lanes = {}
+        for entry in self._books.having(State.RETAINED):
+            self._lane(entry).add(entry)
+        for entry in self._books.having(State.IN_FLIGHT):
+            self._lane(entry).in_flight += 1
+        self._records.mend(self._books.having(*_HANDED_OVER))
+
+
+def _is_due(due: float | None, now: float) -> bool:
+    return due is not None and due <= now

@@ -1,0 +1,52 @@
+"""Sends signals to an app's receivers, whatever each of them does."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from contextlib import ExitStack, nullcontext
+from typing import Any
+
+import flask
+from blinker import NamedSignal
+from flask import Flask
+
+from .collecting.scopes import Scopes
+from .signals import event_enqueued
+
+logger = logging.getLogger("flask_eventcollector")
+
+
+class Dispatcher:
+    """Calls the receivers of one app. It does not keep the app alive."""
+
+    def __init__(self, app: Flask, scopes: Scopes) -> None:
+        self._app = weakref.ref(app)
+        self._scopes = scopes
+
+    def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        """Call the signal's receivers in this thread; blocks as long as they do."""
+        app = self._app()
+        if app is None or not signal.receivers:
+            return
+        receivers = list(signal.receivers_for(app))
+        with ExitStack() as stack:
+            if receivers and not _is_current(app):
+                stack.enter_context(app.app_context())
+            for receiver in receivers:
+                self._call(app, signal, receiver, about)
+
+    def _call(
+        self, app: Flask, signal: NamedSignal, receiver: Any, about: dict[str, Any]
+    ) -> None:
+        # What a receiver of event_enqueued enqueues belongs to the same unit of work.
+        own_scope = signal is not event_enqueued
+        with self._scopes.background() if own_scope else nullcontext():
+            try:
+                app.ensure_sync(receiver)(app, **about)
+            except Exception:
+                logger.exception("A receiver of %s failed", signal.name)
+
+
+def _is_current(app: Flask) -> bool:
+    return flask.has_app_context() and flask.globals.app_ctx.app is app

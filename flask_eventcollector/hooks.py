@@ -1,0 +1,92 @@
+"""What Flask calls when a request, an app context or a shell begins or ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import flask
+from flask import Flask
+
+from . import contexts
+from .app_state import AppState
+from .collecting.requests import RequestScope
+
+logger = logging.getLogger("flask_eventcollector")
+
+
+class Hooks:
+    """Publishes or discards what a request has collected, when Flask says it ended.
+
+    The app's list of teardown functions keeps it alive.
+    """
+
+    def __init__(self, state: AppState) -> None:
+        self._state = state
+        #: The processes that have begun to handle requests.
+        self._served: set[int] = set()
+
+    def register(self, app: Flask) -> None:
+        """Have Flask call the hooks below."""
+        if self._state.config.backlog == "spool":
+            flask.request_started.connect(self._on_request_started, app)
+        app.teardown_request(self._on_teardown_request)
+        app.teardown_appcontext(self._on_teardown_appcontext)
+        flask.request_finished.connect(self._on_request_finished, app)
+        flask.got_request_exception.connect(self._on_request_exception, app)
+        app.shell_context_processor(self._on_shell)
+
+    def _on_request_started(self, sender: Flask, **extra: Any) -> None:
+        """At a process's first request, adopt what a dead process has left.
+
+        Without an event of its own, this process would not begin to work.
+        """
+        if os.getpid() in self._served:
+            return
+        self._served.add(os.getpid())
+        try:
+            folder = self._state.spool_folder()
+            if folder is not None and folder.has_orphans():
+                self._state.delivery().start()
+        except Exception:
+            logger.exception("What a dead process has left could not be adopted")
+
+    def _on_request_finished(
+        self, sender: Flask, response: flask.Response, **extra: Any
+    ) -> None:
+        scope = contexts.current_request(sender, self._state.scopes)
+        if scope is not None:
+            scope.status = response.status_code
+
+    def _on_request_exception(
+        self, sender: Flask, exception: BaseException, **extra: Any
+    ) -> None:
+        scope = contexts.current_request(sender, self._state.scopes)
+        if scope is not None:
+            scope.error = exception
+
+    def _on_teardown_request(self, error: BaseException | None = None) -> None:
+        scope = contexts.current_request(self._state.app, self._state.scopes)
+        if scope is None:
+            return
+        if error is not None:
+            scope.error = error
+        self._finish(scope, torn_down=True)
+
+    def _on_teardown_appcontext(self, error: BaseException | None = None) -> None:
+        for scope in contexts.take_unfinished():
+            if error is not None and scope.error is None:
+                scope.error = error
+            self._finish(scope, torn_down=False)
+
+    def _on_shell(self) -> dict[str, Any]:
+        # Flask calls this only for its shell, where a person waits for each event.
+        self._state.autoflush = True
+        return {}
+
+    def _finish(self, scope: RequestScope, *, torn_down: bool) -> None:
+        try:
+            scope.finish(self._state.config.publish_on, torn_down=torn_down)
+        finally:
+            contexts.note_finished(scope)

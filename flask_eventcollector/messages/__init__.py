@@ -1,0 +1,1 @@
+"""From a payload to the parts of an AMQP message."""

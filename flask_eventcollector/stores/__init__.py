@@ -1,0 +1,1 @@
+"""What keeps events that are not confirmed: one module or package for each kind."""

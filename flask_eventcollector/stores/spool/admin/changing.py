@@ -1,0 +1,168 @@
+"""To retry and to purge: in the file of a dead process, or by a living one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from ....delivery.entries import Kind, News
+from ..control import Wish, ask, is_pending, take_back
+from ..folder import Claim, claim_orphan, holder_of
+from ..journal import Journal
+from ..orphan import living_row, open_sound
+from ..rows import StoredEvent, whole
+from .reading import (
+    CANT_READ,
+    Gone,
+    Owner,
+    Unreadable,
+    owner_of,
+    reading,
+    why_unreadable,
+)
+
+#: Seconds that a living process has for what it is asked. It looks once a second.
+PATIENCE = 5.0
+_POLL = 0.05
+#: Rows that are read and written at a time, and events that are asked for.
+_PAGE = 200
+
+Tell = Callable[[Sequence[News]], None]
+
+
+class Changed(NamedTuple):
+    """What became of a wish in one file."""
+
+    owner: Owner
+    #: The ids of the events that followed, and of those that did not.
+    done: list[str]
+    left: list[str]
+
+
+def change(path: Path, wish: Wish, tell: Tell) -> Changed:
+    """Do *wish* in the file *path*, or let its process do it.
+
+    :raises Unreadable: the file is damaged, or can't be written.
+    """
+    owner, left = owner_of(path), wish.ids
+    try:
+        claim = claim_orphan(path)
+        if claim is None:
+            left = _ask(path, wish)
+            # Its process, which may be another command, may have ended meanwhile.
+            claim = claim_orphan(path) if left else None
+        if claim is not None:
+            _edit(claim, Wish(wish.what, left), tell)
+            owner, left = owner._replace(alive=False), []
+    except CANT_READ as error:
+        raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
+    not_done = set(left)
+    return Changed(owner, [id for id in wish.ids if id not in not_done], left)
+
+
+# A file whose process is dead: it is ours as long as we hold its lock.
+
+
+def _edit(claim: Claim, wish: Wish, tell: Tell) -> None:
+    act = {"retry": _retry, "purge": _purge}[wish.what]
+    with _opened(claim) as journal:
+        for page in _pages(wish.ids):
+            # What is not there any more was delivered, or purged, meanwhile.
+            act(journal, whole(journal.rows_with(page)), tell)
+
+
+def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
+    journal.write([living_row(stored) for stored in events if stored.dead is not None])
+
+
+def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
+    journal.write((), [stored.number for stored in events])
+    tell([News(Kind.DROPPED, stored.event, "purged") for stored in events])
+
+
+@contextmanager
+def _opened(claim: Claim) -> Iterator[Journal]:
+    """The file of a dead process, to be written; an empty one is removed at last."""
+    empty = False
+    try:
+        journal = open_sound(claim.path)
+        if journal is None:
+            raise Gone
+        try:
+            yield journal
+            empty = journal.is_empty()
+        finally:
+            journal.close()
+    finally:
+        if empty:
+            claim.remove()
+        else:
+            claim.release()
+
+
+# A file whose process lives: only that process writes it.
+
+
+def _ask(path: Path, wish: Wish) -> list[str]:
+    """Let the process do it; returns the ids of the events that have not followed."""
+    asked = 0
+    for page in _pages(wish.ids):
+        if not _is_fulfilled(path, Wish(wish.what, page)):
+            break
+        asked += len(page)
+    fulfilled = Wish(wish.what, wish.ids[:asked])
+    deadline = time.monotonic() + PATIENCE
+    left = _left(path, fulfilled)
+    while left and _pause(deadline):
+        left = _left(path, fulfilled)
+    return sorted(left) + wish.ids[asked:]
+
+
+def _is_fulfilled(path: Path, wish: Wish) -> bool:
+    """Leave the wish for the owner of *path*; returns whether it took it up in time."""
+    deadline = time.monotonic() + PATIENCE
+    while not ask(path, wish):
+        # Another command's wish is there.
+        if not _pause(deadline):
+            return False
+    try:
+        while is_pending(path, wish):
+            if not path.exists():
+                return True
+            if holder_of(path) is None or not _pause(deadline):
+                return False
+    finally:
+        # Nobody is to do later what was told to have failed.
+        take_back(path, wish)
+    return True
+
+
+def _left(path: Path, wish: Wish) -> set[str]:
+    """The ids of the events that have not followed."""
+    left: set[str] = set()
+    for page in _pages(wish.ids):
+        try:
+            with reading(path) as journal:
+                rows = journal.rows_with(page) if journal else []
+        except Gone:
+            return set()
+        left |= {
+            s.event.id
+            for s in whole(rows)
+            if wish.what == "purge" or s.dead is not None
+        }
+    return left
+
+
+def _pause(deadline: float) -> bool:
+    """Wait a moment; returns whether there is still time."""
+    time.sleep(_POLL)
+    return time.monotonic() < deadline
+
+
+def _pages(ids: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(ids), _PAGE):
+        yield ids[start : start + _PAGE]

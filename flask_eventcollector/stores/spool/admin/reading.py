@@ -1,0 +1,238 @@
+"""What the spool's files hold. Nothing here writes to them."""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..folder import Folder, NotOurs, can_hold_events, holder_of, maker_of
+from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
+from ..recovery.wal import check_wal
+from ..rows import DamagedRow, StoredEvent, read_row
+
+#: Rows that are read at a time: while a file is read, its owner can't shrink it.
+_PAGE = 100
+
+#: What may come of a file that is opened; see :func:`why_unreadable`.
+CANT_READ = (OSError, sqlite3.Error, NotOurs, NewerVersion)
+
+
+class Unreadable(Exception):
+    """A file that can't be read; the message says why, and what to do."""
+
+
+class Owner(NamedTuple):
+    """The process that looks after a file."""
+
+    #: 0 if nobody knows.
+    process: int
+    alive: bool
+
+    def __str__(self) -> str:
+        process = f"process {self.process}" if self.process else "a process"
+        return process if self.alive else f"{process} (gone)"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one file holds."""
+
+    path: Path
+    owner: Owner
+    waiting: int = 0
+    dead: int = 0
+    #: Seconds since the oldest of them was enqueued.
+    oldest_age: float | None = None
+    bytes: int = 0
+    #: Why it can't be read; ``""``: it was.
+    trouble: str = ""
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this very process looks after it."""
+        return self.owner == Owner(os.getpid(), True)
+
+
+class Total(NamedTuple):
+    """What several files hold."""
+
+    waiting: int
+    dead: int
+    oldest_age: float | None
+    bytes: int
+
+
+class Found(NamedTuple):
+    """An event in a file."""
+
+    path: Path
+    owner: Owner
+    stored: StoredEvent
+
+    @property
+    def state(self) -> str:
+        return "waiting" if self.stored.dead is None else "dead"
+
+
+def owner_of(path: Path) -> Owner:
+    """Whose *path* is, or was."""
+    holder = holder_of(path)
+    return Owner(maker_of(path), False) if holder is None else Owner(holder, True)
+
+
+def reports(folder: Folder) -> list[Report]:
+    """What each file holds."""
+    found = (_report(path) for path in folder.files())
+    return [report for report in found if report is not None]
+
+
+def total(files: Sequence[Report]) -> Total:
+    """What *files* hold together, as far as they could be read."""
+    ages = [file.oldest_age for file in files if file.oldest_age is not None]
+    return Total(
+        waiting=sum(file.waiting for file in files),
+        dead=sum(file.dead for file in files),
+        oldest_age=max(ages, default=None),
+        bytes=sum(file.bytes for file in files),
+    )
+
+
+def events_in(
+    folder: Folder, troubles: list[str], *, queue: str | None = None, dead: bool = False
+) -> Iterator[Found]:
+    """The events, those first that were enqueued first.
+
+    What can't be read is left out, and told in *troubles*.
+    """
+    files = [_events(path, troubles, queue, dead) for path in folder.files()]
+    return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
+
+
+def events_with(folder: Folder, ids: list[str], troubles: list[str]) -> list[Found]:
+    """The events with *ids*. One may be in several files."""
+    found: list[Found] = []
+    for path in folder.files():
+        try:
+            found += _events_with(path, ids, troubles)
+        except Unreadable as error:
+            troubles.append(str(error))
+    return found
+
+
+@contextmanager
+def reading(path: Path, *, again: bool = False) -> Iterator[Journal | None]:
+    """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:
+
+    *again*: it was open a moment ago, and found to be sound.
+    """
+    try:
+        # One that this process has open is known. To look into it would take away this
+        # process's locks of it, as each descriptor does that is closed.
+        holder = holder_of(path)
+        if holder != os.getpid() and not can_hold_events(path):
+            yield None
+            return
+        if holder is None and not again:
+            check_wal(path)
+        with closing(Journal.open(path, read_only=True)) as journal:
+            yield journal
+    except CANT_READ as error:
+        if os.path.lexists(path):
+            raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
+        # Its owner has removed it a moment ago. Nothing that was read of it counts.
+        raise Gone from error
+
+
+class Gone(Unreadable):
+    """The file was removed while it was read, since nothing in it waited any more."""
+
+
+def why_unreadable(error: Exception) -> str:
+    """What is wrong with a file, and what to do."""
+    if isinstance(error, NewerVersion):
+        return f"{error}: upgrade the library here, too"
+    if isinstance(error, NotOurs):
+        return str(error)
+    if is_damage(error):
+        return (
+            f"it is damaged ({error}): 'flask events flush' delivers what is whole in"
+            " it, and sets it aside"
+        )
+    return f"it can't be read now ({error}): try again"
+
+
+def _report(path: Path) -> Report | None:
+    owner = owner_of(path)
+    size = _size(path)
+    try:
+        with reading(path) as journal:
+            if journal is None:
+                return Report(path, owner, bytes=size)
+            waiting, dead, oldest = journal.sums()
+    except Gone:
+        return None
+    except Unreadable as error:
+        return Report(path, owner, bytes=size, trouble=str(error))
+    age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
+    return Report(path, owner, waiting, dead, age, size)
+
+
+def _size(path: Path) -> int:
+    size = 0
+    # The "-shm" file is no data: SQLite's memory, shared by processes.
+    for suffix in ("", *SUFFIXES[:1]):
+        with suppress(OSError):
+            size += os.lstat(f"{path}{suffix}").st_size
+    return size
+
+
+def _events(
+    path: Path, troubles: list[str], queue: str | None, dead: bool
+) -> Iterator[Found]:
+    owner, number = owner_of(path), -1
+    while True:
+        try:
+            with reading(path, again=number >= 0) as journal:
+                rows = journal and journal.rows_after(
+                    number, _PAGE, queue=queue, dead=dead
+                )
+        except Gone:
+            return
+        except Unreadable as error:
+            troubles.append(str(error))
+            return
+        if not rows:
+            return
+        number = rows[-1][0]
+        yield from _found(path, owner, rows, troubles)
+
+
+def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]:
+    owner = owner_of(path)
+    found: list[Found] = []
+    for start in range(0, len(ids), _PAGE):
+        try:
+            with reading(path, again=start > 0) as journal:
+                page = ids[start : start + _PAGE]
+                rows = journal.rows_with(page) if journal else []
+        except Gone:
+            return []
+        found += _found(path, owner, rows, troubles)
+    return found
+
+
+def _found(
+    path: Path, owner: Owner, rows: Sequence[tuple[Any, ...]], troubles: list[str]
+) -> Iterator[Found]:
+    for row in rows:
+        try:
+            yield Found(path, owner, read_row(row))
+        except DamagedRow as error:
+            troubles.append(f"{path.name}: {error}")

@@ -1,0 +1,285 @@
+"""One file of the spool: events as rows of an SQLite table."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import quote
+
+from ...events import Target
+from .rows import COLUMNS
+
+VERSION = 1
+#: The version once more, so that a flipped bit in one of them is not taken for a newer
+#: version: "EC" and the number.
+_MARK = 0x4543 << 16
+
+#: Bytes.
+PAGE_SIZE = 4096
+
+#: Places in the header: https://www.sqlite.org/fileformat2.html#the_database_header
+_VERSION, _ID = slice(60, 64), slice(68, 72)
+#: The change counter with sizes, and what wrote the file last.
+_VARYING = (slice(24, 40), slice(92, 100))
+
+#: What SQLite puts beside a file.
+SUFFIXES = ("-wal", "-shm")
+
+_SCHEMA = (
+    """
+    CREATE TABLE events (
+        number INTEGER PRIMARY KEY,
+        exchange TEXT NOT NULL,
+        queue TEXT NOT NULL,
+        id TEXT NOT NULL,
+        headers TEXT NOT NULL,
+        enqueued_at INTEGER NOT NULL,
+        size INTEGER NOT NULL,
+        body BLOB NOT NULL,
+        dead TEXT,
+        checksum INTEGER NOT NULL
+    )
+    """,
+    "CREATE INDEX events_by_target ON events (exchange, queue)",
+    f"PRAGMA application_id = {_MARK | VERSION}",
+    f"PRAGMA user_version = {VERSION}",
+)
+_PLACES = ", ".join("?" * len(COLUMNS))
+_INSERT = f"INSERT OR REPLACE INTO events VALUES ({_PLACES})"  # noqa: S608 - as below
+_SELECT = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608 - our own columns
+#: Asks for the column's type only: the text is behind the body, which may be long.
+_IS_DEAD = "typeof(dead) != 'null'"
+
+#: Seconds that a write waits for a reader of the same file: the command line.
+_BUSY_TIMEOUT = 1.0
+
+
+class NewerVersion(Exception):
+    """The file was written by a newer version of this library."""
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether *error* says that a file is damaged, not that a disk is full or busy."""
+    # SQLite's codes "corrupt" and "not a database" come as the base class itself.
+    return type(error) is sqlite3.DatabaseError
+
+
+def was_begun(path: Path) -> bool:
+    """Whether the file ever got its table, by its first page.
+
+    SQLite itself is not asked, since it may write to what it opens.
+
+    :raises NewerVersion: it was written by a newer version of the library.
+    :raises sqlite3.DatabaseError: the page is damaged.
+    """
+    with path.open("rb") as file:
+        page = file.read(PAGE_SIZE)
+        is_longer = bool(file.read(1))
+    version, mark = (int.from_bytes(page[place], "big") for place in (_VERSION, _ID))
+    if version > VERSION and mark == _MARK | version:
+        raise NewerVersion(
+            f"the file is of version {version}, and this version of the library knows"
+            f" {VERSION}"
+        )
+    if _steady(page) == _steady(new_first_page()):
+        return True
+    if is_longer or len(page) not in (0, PAGE_SIZE) or any(page[PAGE_SIZE // 2 :]):
+        raise sqlite3.DatabaseError("its first page is not what was written")
+    return False
+
+
+@functools.cache
+def new_first_page() -> bytes:
+    """The first page of a new file: the header, and the schema."""
+    with TemporaryDirectory() as folder:
+        new = Path(folder, "new")
+        Journal.create(new).close()
+        return new.read_bytes()[:PAGE_SIZE]
+
+
+def _steady(page: bytes) -> bytes:
+    """What does not change in a first page. :data:`_VARYING` does."""
+    steady = bytearray(page)
+    for place in _VARYING:
+        steady[place] = bytes(len(steady[place]))
+    return bytes(steady)
+
+
+class Journal:
+    """Rows on disk, written in transactions. One thread at a time uses it.
+
+    Every method may block as long as the disk does, and raise ``sqlite3.Error``.
+    """
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+        # A damaged file may hold what is no UTF-8.
+        connection.text_factory = bytes
+
+    @classmethod
+    def create(cls, path: Path, *, full_sync: bool = False) -> Journal:
+        """Make a new file, which only its owner may read."""
+        # SQLite gives the files beside it the same rights.
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        journal = cls.open(path, full_sync=full_sync)
+        try:
+            with journal._transaction() as connection:
+                for statement in _SCHEMA:
+                    connection.execute(statement)
+            # So the schema is in the file itself before any row is.
+            journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except BaseException:
+            journal.close()
+            raise
+        return journal
+
+    @classmethod
+    def open(
+        cls, path: Path, *, full_sync: bool = False, read_only: bool = False
+    ) -> Journal:
+        """Open a file that is there."""
+        mode = "ro" if read_only else "rw"
+        connection = sqlite3.connect(
+            f"file:{quote(str(path))}?mode={mode}",
+            uri=True,
+            timeout=_BUSY_TIMEOUT,
+            isolation_level=None,
+            # Made in one thread, and closed in another when a process ends.
+            check_same_thread=False,
+        )
+        try:
+            if not read_only:
+                connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
+                connection.execute("PRAGMA journal_mode = WAL")
+                sync = "FULL" if full_sync else "NORMAL"
+                connection.execute(f"PRAGMA synchronous = {sync}")
+                # Overwrite what is erased: neither a reader of a damaged file nor
+                # anybody else finds an event again that was confirmed.
+                connection.execute("PRAGMA secure_delete = ON")
+            return cls(path, connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    # What its owner writes.
+
+    def write(
+        self,
+        rows: Iterable[Sequence[Any]] = (),
+        erased: Iterable[int] = (),
+    ) -> None:
+        """Put *rows* in, or in the place of those with the same number; erase others.
+
+        In one transaction. When this returns, a ``kill -9`` takes nothing away.
+        """
+        numbers = ((number,) for number in erased)
+        with self._transaction() as connection:
+            connection.executemany(_INSERT, rows)
+            connection.executemany("DELETE FROM events WHERE number = ?", numbers)
+
+    # What another reads.
+
+    def check(self) -> None:
+        """Look through the whole file, which takes a second for a million rows.
+
+        :raises sqlite3.DatabaseError: it is damaged.
+        """
+        ((word,),) = self._connection.execute("PRAGMA integrity_check(1)")
+        if word != b"ok":
+            raise sqlite3.DatabaseError("SQLite's integrity check found damage")
+
+    def targets(self) -> dict[Target, int]:
+        """How many rows each target has. :raises sqlite3.DatabaseError: damage."""
+        counts = self._connection.execute(
+            "SELECT exchange, queue, count(*) FROM events GROUP BY exchange, queue"
+        )
+        try:
+            return {Target(e.decode(), q.decode()): count for e, q, count in counts}
+        except (UnicodeDecodeError, AttributeError) as error:
+            raise sqlite3.DatabaseError("the name of a queue is damaged") from error
+
+    def rows_of(
+        self, target: Target, after: int, count: int, size: int
+    ) -> list[tuple[Any, ...]]:
+        """The next rows of *target*: so many, and not many more bytes than *size*."""
+        rows = self._connection.execute(
+            f"{_SELECT} WHERE exchange = ? AND queue = ? AND number > ?"
+            " ORDER BY number LIMIT ?",
+            (*target, after, count),
+        )
+        found = []
+        for row in rows:
+            found.append(row)
+            size -= len(row[COLUMNS.index("body")])
+            if size <= 0:
+                break
+        rows.close()
+        return found
+
+    def scan(self, first: int, last: int) -> Iterator[tuple[Any, ...]]:
+        """The rows with numbers from *first* to *last*, in order."""
+        where = "WHERE number BETWEEN ? AND ? ORDER BY number"
+        if first == last:
+            # Looks at no other row, so that a damaged one behind it does no harm.
+            where = "WHERE number = max(?, ?)"
+        return self._connection.execute(f"{_SELECT} {where}", (first, last))
+
+    def rows_with(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
+        """The rows of the events with *ids*, of which there are a few hundred."""
+        places = ", ".join("?" * len(ids))
+        rows = self._connection.execute(f"{_SELECT} WHERE id IN ({places})", ids)
+        return rows.fetchall()
+
+    def sums(self) -> tuple[int, int, int | None]:
+        """How many rows wait, how many are dead, and when the oldest was enqueued."""
+        ((rows, dead, oldest),) = self._connection.execute(
+            f"SELECT count(*), total({_IS_DEAD}), min(enqueued_at) FROM events"  # noqa: S608 - as above
+        )
+        return rows - int(dead), int(dead), oldest
+
+    def rows_after(
+        self, number: int, count: int, *, queue: str | None, dead: bool
+    ) -> list[tuple[Any, ...]]:
+        """The next *count* rows behind *number*: of *queue*, or only *dead* ones."""
+        where = "number > ?"
+        values: list[Any] = [number]
+        if queue is not None:
+            where += " AND queue = ?"
+            values.append(queue)
+        if dead:
+            where += f" AND {_IS_DEAD}"
+        return self._connection.execute(
+            f"{_SELECT} WHERE {where} ORDER BY number LIMIT ?", (*values, count)
+        ).fetchall()
+
+    def is_empty(self) -> bool:
+        """Whether no row is left."""
+        found = self._connection.execute("SELECT 1 FROM events LIMIT 1").fetchone()
+        return found is None
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._connection
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        # SQLite may have done so itself, and then complains.
+        with suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")

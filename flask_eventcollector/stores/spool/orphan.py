@@ -1,0 +1,235 @@
+"""A dead process's file, whose events come back page by page."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...delivery.entries import Entry, Row, State
+from ...events import Target
+from .folder import Claim, can_hold_events
+from .journal import Journal
+from .recovery.salvage import whole_rows
+from .recovery.wal import check_wal
+from .rows import DamagedRow, StoredEvent, read_row, row_of, whole
+
+
+@dataclass
+class _Place:
+    """How far the events of one target were read."""
+
+    unread: int
+    read_to: int = -1
+    #: Those in memory that are still to be delivered.
+    here: set[Entry] = field(default_factory=set)
+
+
+def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
+    """Open a file that this process has locked; ``None``: nothing was ever in it.
+
+    Looks through all of it, which takes a second for a million rows. Raises what
+    :func:`can_hold_events` does, also ``sqlite3.DatabaseError`` for any other damage.
+    """
+    if not can_hold_events(path):
+        if next(whole_rows(path), None) is not None:
+            raise sqlite3.DatabaseError("its first page is missing")
+        return None
+    check_wal(path)
+    journal = Journal.open(path, full_sync=full_sync)
+    try:
+        journal.check()
+    except BaseException:
+        journal.close()
+        raise
+    return journal
+
+
+class Orphan:
+    """A sound file. Its rows stay in it until their events have ended.
+
+    Only some of its events are in memory at any time, and no target takes more than
+    its share of them: a missing queue holds up nobody else.
+    """
+
+    def __init__(self, claim: Claim, journal: Journal) -> None:
+        self.claim = claim
+        self.journal = journal
+        self.opened_at = time.monotonic()
+        self._places = {t: _Place(count) for t, count in journal.targets().items()}
+        self._dead: set[Entry] = set()
+        #: Rows that were not what was written.
+        self.damaged = 0
+        self.rescued = 0
+
+    @property
+    def here(self) -> int:
+        """How many of its events are in memory and still to be delivered."""
+        return sum(len(place.here) for place in self._places.values())
+
+    @property
+    def entries(self) -> set[Entry]:
+        """Its events that are in memory."""
+        return self._dead.union(*(place.here for place in self._places.values()))
+
+    @property
+    def targets(self) -> int:
+        """How many targets still have events here."""
+        return sum(bool(p.unread or p.here) for p in self._places.values())
+
+    @property
+    def unread(self) -> dict[Target, int]:
+        """How many of its events are on disk only."""
+        return {t: place.unread for t, place in self._places.items() if place.unread}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its events have ended."""
+        return not (self.unread or self.here or self._dead)
+
+    def read(self, share: int, count: int, size: int) -> Iterator[Entry]:
+        """The next events: *count* at most, not many more bytes than *size*.
+
+        No target gets more than its *share* of the memory.
+        """
+        for target, place in self._places.items():
+            if not place.unread or len(place.here) > share // 2:
+                continue
+            wanted = min(share - len(place.here), count)
+            if wanted <= 0 or size <= 0:
+                return
+            for entry in self._read(target, place, wanted, size):
+                count -= 1
+                size -= entry.event.size
+                yield entry
+
+    def follow(self, entry: Entry, state: State) -> None:
+        """The row of *entry*, which came from here, follows it into *state*."""
+        here = self._places[entry.target].here
+        here.discard(entry)
+        self._dead.discard(entry)
+        if state is State.DEAD:
+            self._dead.add(entry)
+        elif state.alive:
+            here.add(entry)
+
+    def revive(self, ids: Sequence[str]) -> None:
+        """Of the events with *ids*, let those wait that are dead, and on disk only."""
+        unread = self._unread_with(ids)
+        self.journal.write([living_row(s) for s in unread if s.dead is not None])
+
+    def erase(self, ids: Sequence[str]) -> list[Entry]:
+        """Of the events with *ids*, erase those that are on disk only; return them."""
+        unread = self._unread_with(ids)
+        self.journal.write((), [stored.number for stored in unread])
+        for stored in unread:
+            self._places[stored.event.target].unread -= 1
+        return [adopted_entry(stored) for stored in unread]
+
+    def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
+        # To find a row by its event's id, SQLite has to look at each of them.
+        rows = self.journal.rows_with(ids) if self.unread else []
+        return [
+            stored
+            for stored in whole(rows)
+            if stored.number > self._places[stored.event.target].read_to
+        ]
+
+    def _read(
+        self, target: Target, place: _Place, count: int, size: int
+    ) -> Iterator[Entry]:
+        rows = self.journal.rows_of(target, place.read_to, count, size)
+        for row in rows:
+            place.read_to = row[0]
+            place.unread -= 1
+            try:
+                stored = read_row(row)
+            except DamagedRow:
+                self.damaged += 1
+                continue
+            entry = adopted_entry(stored)
+            entry.row, entry.is_stored = Row(self.journal, stored.number), True
+            self.rescued += 1
+            (self._dead if stored.dead is not None else place.here).add(entry)
+            yield entry
+        if not rows:
+            place.unread = 0
+
+
+class Moved:
+    """A file that was closed, as its events are written into this process's own."""
+
+    def __init__(self, orphan: Orphan) -> None:
+        self.claim = orphan.claim
+        self.entries = orphan.entries
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all of its events have ended, or are in this process's own file."""
+        return not any(e.state.alive and not e.is_stored for e in self.entries)
+
+
+class Wreck:
+    """A damaged file. What is whole in it is copied, and the file is set aside."""
+
+    def __init__(self, claim: Claim, reason: str) -> None:
+        self.claim = claim
+        self.reason = reason
+        self._rows = whole_rows(claim.path)
+        self._copied: set[Entry] = set()
+        self.is_read = False
+        self.rescued = 0
+
+    @property
+    def here(self) -> int:
+        """How many of its events are in memory only."""
+        self._copied = {e for e in self._copied if e.state.alive and not e.is_stored}
+        return len(self._copied)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether all that is whole has ended, or is in this process's own file."""
+        return self.is_read and not self.here
+
+    def read(self, count: int, size: int) -> Iterator[Entry]:
+        """The next whole events: *count* at most, not many more bytes than *size*."""
+        while count > 0 and size > 0:
+            try:
+                stored = next(self._rows, None)
+            except OSError:
+                # It could not be opened: nothing was read of it.
+                self._rows = whole_rows(self.claim.path)
+                raise
+            if stored is None:
+                self.is_read = True
+                return
+            entry = adopted_entry(stored)
+            self._copied.add(entry)
+            self.rescued += 1
+            count -= 1
+            size -= entry.event.size
+            yield entry
+
+    def forget(self, doubles: Iterable[Entry]) -> None:
+        """*doubles* are known from elsewhere."""
+        self._copied.difference_update(doubles)
+
+
+def adopted_entry(stored: StoredEvent) -> Entry:
+    """The entry for an event that another process had enqueued."""
+    entry = Entry(stored.event)
+    # That process may have sent it: nobody knows.
+    entry.possible_duplicate = True
+    entry.state = State.RETAINED if stored.dead is None else State.DEAD
+    entry.reason = stored.dead or ""
+    return entry
+
+
+def living_row(stored: StoredEvent) -> tuple[Any, ...]:
+    """The row for an event that is dead no more."""
+    entry = adopted_entry(stored)
+    entry.state = State.RETAINED
+    return row_of(entry, stored.number)

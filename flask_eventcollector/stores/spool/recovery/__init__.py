@@ -1,0 +1,1 @@
+"""Reads the intact rows of a damaged spool file, without SQLite."""

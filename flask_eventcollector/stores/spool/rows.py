@@ -1,0 +1,151 @@
+"""An event as a row of the spool, with a checksum, and back."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from ...delivery.entries import Entry, State
+from ...events import Event
+
+#: The columns of a row, in order.
+COLUMNS = (
+    "number",
+    "exchange",
+    "queue",
+    "id",
+    "headers",
+    "enqueued_at",
+    "size",
+    "body",
+    "dead",
+    "checksum",
+)
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+class DamagedRow(Exception):
+    """A row that is not what was written."""
+
+
+class StoredEvent(NamedTuple):
+    """What a row holds."""
+
+    number: int
+    event: Event
+    #: Why the event was dead; ``None``: it was not.
+    dead: str | None
+
+
+def row_of(entry: Entry, number: int) -> tuple[Any, ...]:
+    """The row for *entry*, with its checksum."""
+    event = entry.event
+    fields = (
+        number,
+        event.exchange,
+        event.target_queue,
+        event.id,
+        json.dumps(_tagged(event.headers)),
+        (event.enqueued_at - _EPOCH) // _MICROSECOND,
+        event.size,
+        event.body,
+        entry.reason if entry.state is State.DEAD else None,
+    )
+    return (*fields, _checksum(*fields))
+
+
+def read_row(row: tuple[Any, ...]) -> StoredEvent:
+    """What *row* holds; text may come as bytes. :raises DamagedRow: it is damaged."""
+    try:
+        return _read(*row)
+    except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
+        # A flipped bit may make anything of a column: another type, no UTF-8.
+        raise DamagedRow(f"row {row[0]!r} is damaged") from error
+
+
+def whole(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
+    """What *rows* hold, without those that are damaged."""
+    found = []
+    for row in rows:
+        with suppress(DamagedRow):
+            found.append(read_row(row))
+    return found
+
+
+def _read(
+    number: int,
+    exchange: bytes,
+    queue: bytes,
+    id: bytes,
+    headers: bytes,
+    enqueued_at: int,
+    size: int,
+    body: bytes,
+    dead: bytes | None,
+    checksum: int,
+) -> StoredEvent:
+    texts = [value.decode() for value in (exchange, queue, id, headers)]
+    reason = None if dead is None else dead.decode()
+    if _checksum(number, *texts, enqueued_at, size, body, reason) != checksum:
+        raise ValueError("the checksum is another")
+    event = Event(
+        id=texts[2],
+        target_queue=texts[1],
+        exchange=texts[0],
+        body=body,
+        headers=MappingProxyType(_untagged(json.loads(texts[3]))),
+        enqueued_at=_EPOCH + enqueued_at * _MICROSECOND,
+        size=size,
+    )
+    return StoredEvent(number, event, reason)
+
+
+def _checksum(*fields: Any) -> int:
+    # The lengths keep the fields apart.
+    parts = [f if isinstance(f, bytes) else repr(f).encode() for f in fields]
+    whole = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    return zlib.crc32(whole)
+
+
+# AMQP's headers hold more types than JSON. What JSON lacks is an object with one
+# member that names the type; a table is such an object itself, so none is mistaken.
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {"table": {key: _tagged(item) for key, item in value.items()}}
+    if isinstance(value, list):
+        return [_tagged(item) for item in value]
+    if isinstance(value, bytes):
+        return {"bytes": base64.b64encode(value).decode()}
+    if isinstance(value, Decimal):
+        return {"decimal": str(value)}
+    if isinstance(value, datetime):
+        return {"time": (value - _EPOCH) // timedelta(seconds=1)}
+    return value
+
+
+def _untagged(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_untagged(item) for item in value]
+    if isinstance(value, dict):
+        ((tag, inner),) = value.items()
+        return _UNTAG[tag](inner)
+    return value
+
+
+_UNTAG: Mapping[str, Callable[[Any], Any]] = {
+    "table": lambda table: {key: _untagged(item) for key, item in table.items()},
+    "bytes": base64.b64decode,
+    "decimal": Decimal,
+    "time": lambda seconds: _EPOCH + timedelta(seconds=seconds),
+}

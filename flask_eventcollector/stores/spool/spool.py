@@ -1,0 +1,88 @@
+"""The backlog on disk: what is not confirmed outlives the process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ...delivery.entries import Entry
+from ...delivery.ledger import Ledger
+from ...delivery.store import SetAside
+from .adopter import Adopter
+from .folder import Folder
+from .quarantine import Aside
+from .writer import Writer
+
+
+class Spool:
+    """Writes what waits into a file of this process, and adopts those of dead ones.
+
+    A row is a record, not an owner: the event itself is in the ledger, which says its
+    state.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        folder: Folder,
+        *,
+        patience: float,
+        page: tuple[int, int],
+        full_sync: bool = False,
+        name: str,
+    ) -> None:
+        self._ledger = ledger
+        self._aside = Aside()
+        self._writer = Writer(
+            ledger,
+            folder,
+            self._aside,
+            patience=patience,
+            full_sync=full_sync,
+            name=name,
+        )
+        self._adopter = Adopter(
+            ledger, folder, self._aside, page=page, full_sync=full_sync, name=name
+        )
+
+    def start(self, wake: Callable[[], object]) -> None:
+        def wake_all() -> None:
+            wake()
+            self._writer.wake()
+
+        self._writer.start(wake)
+        self._adopter.start(wake_all)
+
+    def keep(self, entries: Sequence[Entry]) -> None:
+        unkept = [e for e in entries if e.state.alive and not e.is_stored]
+        if unkept:
+            self._writer.write(unkept)
+
+    def keep_all(self) -> None:
+        self._writer.write(None)
+
+    def catch_up(self) -> None:
+        if self._ledger.unerased >= self._adopter.erase_at:
+            self._writer.wake()
+            self._adopter.wake()
+
+    def search(self, timeout: float) -> None:
+        self._adopter.search(timeout)
+
+    def close(self, timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self._adopter.stop_soon()
+        self._writer.stop(timeout)
+        self._adopter.stop(max(0.0, deadline - time.monotonic()))
+
+    def take_set_aside(self) -> list[SetAside]:
+        return self._aside.take()
+
+    def figures(self) -> Mapping[str, Any]:
+        unwritten = self._writer.error
+        return {
+            "spool_error": unwritten or self._adopter.error or self._aside.troubles,
+            "unspooled": self._ledger.unstored() if unwritten else 0,
+            "set_aside": self._aside.count,
+        }

@@ -1,0 +1,179 @@
+"""Writes what waits into this process's own file."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from ...delivery.entries import Entry
+from ...delivery.ledger import Ledger
+from ...delivery.periodic_worker import TICK, Rounds, take_all
+from .circuit_breaker import Disk
+from .control import fulfil, take_back, wish_for
+from .folder import Claim, Folder
+from .journal import Journal, is_damage
+from .quarantine import Aside
+from .updating import close, update
+
+#: Seconds that a caller waits for the disk, at most.
+LONGEST_WAIT = 1.0
+#: Rows that are written in one transaction, at most, beside what callers wait for.
+_MOST_ROWS = 5_000
+
+
+class _Request:
+    """A caller that waits until its events are on disk."""
+
+    def __init__(self, entries: Sequence[Entry] | None) -> None:
+        #: ``None``: all that was handed over.
+        self.entries = entries
+        self.done = threading.Event()
+
+
+class Writer:
+    """The thread that uses the own file.
+
+    So no caller hangs with a disk that hangs, and what several callers want to be
+    written goes into one transaction. The file is made with the first row.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        folder: Folder,
+        aside: Aside,
+        *,
+        patience: float,
+        full_sync: bool,
+        name: str,
+    ) -> None:
+        self._ledger = ledger
+        self._folder = folder
+        self._aside = aside
+        #: Seconds after which an event is written although nobody asks for it.
+        self._patience = patience
+        self._full_sync = full_sync
+        self._rounds = Rounds(self._round, self._leave, f"eventcollector-spool-{name}")
+        self._wake_broker: Callable[[], object] = lambda: None
+        self._requests: deque[_Request] = deque()
+        self._own: tuple[Claim, Journal] | None = None
+        self._disk = Disk()
+
+    # What others call, in any thread.
+
+    def start(self, wake_broker: Callable[[], object]) -> None:
+        self._wake_broker = wake_broker
+        self._rounds.start()
+
+    def write(self, entries: Sequence[Entry] | None) -> None:
+        """Write *entries*, or all; waits until it is done, a second at most."""
+        if self._disk.is_ill or not self._rounds.is_running:
+            # Nobody waits again and again for a disk that fails. When it is well, what
+            # is not there is written without being asked for.
+            return
+        request = _Request(entries)
+        self._requests.append(request)
+        self._rounds.wake()
+        if not request.done.wait(LONGEST_WAIT):
+            self._disk.fails(TimeoutError("the disk does not answer"))
+
+    def wake(self) -> None:
+        """Look now whether there is something to write or to erase."""
+        self._rounds.wake()
+
+    def stop(self, timeout: float) -> None:
+        """Write the rest, and stop, within *timeout* seconds."""
+        self._rounds.stop(timeout)
+
+    @property
+    def error(self) -> str:
+        """Why something is not on disk that should be."""
+        return self._disk.error
+
+    # One round. Nothing below is called by another thread.
+
+    def _round(self) -> float:
+        requests = take_all(self._requests)
+        try:
+            wrote_all = self._write(requests)
+        finally:
+            _let_go(requests)
+        if self._fulfil_wish() or not wrote_all:
+            return 0.0
+        return self._patience if self._ledger.unstored() and self._patience else TICK
+
+    def _write(self, requests: Iterable[_Request]) -> bool:
+        """Write what has to be written, and erase; returns whether that was all."""
+        if self._disk.is_ill:
+            return True
+        wanted: list[Entry] = []
+        patience = self._patience
+        for request in requests:
+            if request.entries is None:
+                patience = -1.0
+            else:
+                wanted += request.entries
+        overdue = self._ledger.overdue(patience, _MOST_ROWS)
+        try:
+            self._store(dict.fromkeys([*wanted, *overdue]))
+            self._disk.works()
+        except (OSError, sqlite3.Error) as error:
+            self._disk.fails(error)
+            if is_damage(error):
+                self._give_up_file(error)
+        return len(overdue) < _MOST_ROWS
+
+    def _store(self, entries: Iterable[Entry]) -> None:
+        """Write *entries*, and let the rows that are there follow their events."""
+        own = self._journal() if entries or self._own else None
+        if own is not None:
+            chosen = self._ledger.to_store(entries, own)
+            update(self._ledger, own, chosen)
+            self._ledger.stored(chosen)
+
+    def _fulfil_wish(self) -> bool:
+        """Do what the command line asks; returns whether rows may have to follow."""
+        wish = self._own and wish_for(self._own[0].path)
+        if not wish or not self._own:
+            return False
+        fulfil(wish, self._ledger)
+        self._wake_broker()
+        return take_back(self._own[0].path, wish)
+
+    def _journal(self) -> Journal:
+        if self._own is None:
+            self._folder.make()
+            claim = self._folder.claim_new()
+            try:
+                journal = Journal.create(claim.path, full_sync=self._full_sync)
+            except BaseException:
+                claim.remove()
+                raise
+            self._own = (claim, journal)
+        return self._own[1]
+
+    def _give_up_file(self, error: Exception) -> None:
+        """The file is damaged: what it held is in memory, and goes into another."""
+        if self._own is None:
+            return
+        (claim, journal), self._own = self._own, None
+        rescued = self._ledger.stats().spooled
+        journal.close()
+        self._ledger.lost(journal)
+        self._aside.put(claim, str(error), rescued)
+
+    def _leave(self) -> None:
+        self._disk.try_again()
+        while not self._write([_Request(None)]) and not self._disk.is_ill:
+            pass
+        if self._own is not None:
+            (claim, journal), self._own = self._own, None
+            close(claim, journal)
+        _let_go(take_all(self._requests))
+
+
+def _let_go(requests: Iterable[_Request]) -> None:
+    for request in requests:
+        request.done.set()
