@@ -32,7 +32,7 @@ def index() -> ResponseReturnValue:
     return render_template(
         "index.html",
         broker=broker_name(),
-        backlog=_backlog(),
+        backlog=_store(),
         embedded=embedded_broker() is not None,
         products=all_products(),
     )
@@ -63,7 +63,7 @@ def _broker() -> dict[str, Any]:
     }
 
 
-def _backlog() -> dict[str, str]:
+def _store() -> dict[str, str]:
     kind = current_app.config["EVENTCOLLECTOR_BACKLOG"]
     return {"kind": kind, "promise": PROMISES[kind]}
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
         events_dropped,
         events_published,
         publish_failed,
-        spool_file_set_aside,
+        spool_file_quarantined,
     )
 
 __all__ = [  # noqa: RUF022 - grouped, not sorted
@@ -45,7 +45,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "events_dropped",
     "events_published",
     "publish_failed",
-    "spool_file_set_aside",
+    "spool_file_quarantined",
     # Errors.
     "BacklogFull",
     "ConfigurationError",

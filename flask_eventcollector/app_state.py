@@ -30,15 +30,15 @@ from .config.settings import (
 from .delivery.backoff import full_jitter
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
-from .delivery.entries import News
+from .delivery.entries import Notice
 from .delivery.ledger import Ledger, Limits
-from .delivery.log import Reporter
-from .delivery.notifier import Announcer
-from .delivery.store import Backlog
+from .delivery.log import ThrottledLog
+from .delivery.notifier import Notifier
+from .delivery.store import Store
 from .dispatch import Dispatcher
 from .events import Event
 from .messages.encoding import encode_event, provider_default
-from .stores.memory import MemoryBacklog
+from .stores.memory import MemoryStore
 from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
@@ -114,26 +114,26 @@ class AppState:
             logger.warning("Events stay in this process: the broker is memory://")
         folder = self.spool_folder()
         ledger = Ledger(_limits(config, durable=folder is not None))
-        reporter = Reporter()
+        log = ThrottledLog()
         delivery = Delivery(
             ledger,
             _make_broker(urls, config, name),
-            _make_backlog(ledger, folder, config, name),
-            Announcer(self._dispatcher.send, reporter, ledger.news),
-            reporter,
+            _make_store(ledger, folder, config, name),
+            Notifier(self._dispatcher.send, log, ledger.notices),
+            log,
             confirm_timeout=config.confirm_timeout,
             name=name,
-            aside=self.scopes.background,
+            background=self.scopes.background,
         )
         delivery = self._deliveries.setdefault(os.getpid(), delivery)
         begun = deliveries.setdefault(os.getpid(), weakref.WeakKeyDictionary())
         begun[delivery] = config.shutdown_timeout
-        weakref.finalize(self.app, delivery.stop_soon).atexit = False
+        weakref.finalize(self.app, delivery.request_stop).atexit = False
         return delivery
 
-    def tell(self, news: Sequence[News]) -> None:
+    def notify(self, notices: Sequence[Notice]) -> None:
         """Log and signal, now, what became of events that never came here."""
-        Announcer(self._dispatcher.send, Reporter(), deque()).tell(news)
+        Notifier(self._dispatcher.send, ThrottledLog(), deque()).notify(notices)
 
     def _new_collector(self) -> Collector:
         return Collector(self.delivery, self._encode)
@@ -177,11 +177,11 @@ def _delay(config: Config) -> Callable[[int], float]:
     return partial(full_jitter, base=config.retry_delay, cap=config.retry_max_delay)
 
 
-def _make_backlog(
+def _make_store(
     ledger: Ledger, folder: Folder | None, config: Config, name: str
-) -> Backlog:
+) -> Store:
     if folder is None:
-        return MemoryBacklog()
+        return MemoryStore()
     return Spool(
         ledger,
         folder,

@@ -144,9 +144,9 @@ class Stats:
     #: be sent once more.
     unerased: int = 0
     #: Events of dead processes that this one has found and not adopted yet.
-    unread: int = 0
+    unadopted: int = 0
     #: Files that could not be read as a whole, and were renamed.
-    set_aside: int = 0
+    quarantined: int = 0
     #: Bytes held in memory, counted against ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0
     #: Seconds since the oldest event that is in flight or retained was enqueued.

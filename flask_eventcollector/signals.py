@@ -38,4 +38,4 @@ events_dead = _signals.signal("events-dead")
 
 #: ``path, reason, rescued``: a file of the spool could not be read as a whole. It was
 #: renamed to *path*; *rescued* of its events are delivered all the same.
-spool_file_set_aside = _signals.signal("spool-file-set-aside")
+spool_file_quarantined = _signals.signal("spool-file-quarantined")

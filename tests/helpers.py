@@ -80,8 +80,8 @@ class Shop(flask.Flask):
         broker = self.broker
 
         def take() -> None:
-            if broker._outlet is not None:
-                broker._outlet.take(1000)
+            if broker._callbacks is not None:
+                broker._callbacks.take(1000)
 
         broker.wake = take  # type: ignore[method-assign]
 

@@ -16,15 +16,21 @@ from typing import Any
 
 from blinker import NamedSignal
 
-from flask_eventcollector.delivery.broker import Broker, Outlet
+from flask_eventcollector.delivery.broker import Broker, BrokerCallbacks
 from flask_eventcollector.delivery.delivery import Delivery
-from flask_eventcollector.delivery.entries import Entry, News, Settlement, State, Waiter
+from flask_eventcollector.delivery.entries import (
+    Entry,
+    Notice,
+    Settlement,
+    State,
+    Waiter,
+)
 from flask_eventcollector.delivery.ledger import Ledger, Limits
-from flask_eventcollector.delivery.log import Reporter
-from flask_eventcollector.delivery.notifier import Announcer
-from flask_eventcollector.delivery.store import Backlog
+from flask_eventcollector.delivery.log import ThrottledLog
+from flask_eventcollector.delivery.notifier import Notifier
+from flask_eventcollector.delivery.store import Store
 from flask_eventcollector.events import BrokerState, Event, Outcome
-from flask_eventcollector.stores.memory import MemoryBacklog
+from flask_eventcollector.stores.memory import MemoryStore
 from tests.helpers import DEADLINE
 
 #: Seconds after the first, second… failure in a row.
@@ -92,7 +98,7 @@ class Desk:
     def __init__(self, state: BrokerState = BrokerState.READY, **changes: Any) -> None:
         self.clock = Clock()
         self.ledger = Ledger(limits(**changes), self.clock)
-        self.ledger.broker_is(state)
+        self.ledger.on_state_change(state)
         self.entries: dict[str, Entry] = {}
 
     def __getitem__(self, letter: str) -> Entry:
@@ -102,11 +108,11 @@ class Desk:
         """Collect one event for each letter; returns the collector's list."""
         entries: list[Entry] = []
         for letter in letters:
-            taken, news = self.ledger.collect(
+            taken, notices = self.ledger.collect(
                 entries, make_event(letter, queue, size=size)
             )
             assert taken
-            self.ledger.news.extend(news)
+            self.ledger.notices.extend(notices)
         self.entries |= {entry.event.payload: entry for entry in entries}
         return entries
 
@@ -139,13 +145,13 @@ class Desk:
 
     def is_(self, state: BrokerState) -> None:
         """Tell the broker's state."""
-        self.ledger.broker_is(state)
+        self.ledger.on_state_change(state)
 
     def pass_(self, seconds: float) -> None:
         """Let time pass."""
         self.clock.advance(seconds)
 
-    def news(self) -> list[tuple[str, str]]:
+    def notices(self) -> list[tuple[str, str]]:
         """Take what there is to tell: kinds and letters."""
         return told(drain(self.ledger))
 
@@ -163,14 +169,14 @@ def letters(entries: Iterable[Entry]) -> str:
     return "".join(entry.event.payload for entry in entries)
 
 
-def drain(ledger: Ledger) -> list[News]:
+def drain(ledger: Ledger) -> list[Notice]:
     """Take the ledger's news."""
-    return [ledger.news.popleft() for _ in range(len(ledger.news))]
+    return [ledger.notices.popleft() for _ in range(len(ledger.notices))]
 
 
-def told(news: Iterable[News]) -> list[tuple[str, str]]:
+def told(notices: Iterable[Notice]) -> list[tuple[str, str]]:
     """Kinds and letters of *news*."""
-    return [(item.kind.value, item.event.payload) for item in news]
+    return [(item.kind.value, item.event.payload) for item in notices]
 
 
 def books(holder: Ledger | Delivery) -> dict[str, int]:
@@ -229,7 +235,7 @@ def delivering(
     *,
     confirm_timeout: float = DEADLINE,
     name: str = "test",
-    backlog: Callable[[Ledger], Backlog] | None = None,
+    backlog: Callable[[Ledger], Store] | None = None,
     **changes: Any,
 ) -> Iterator[Delivery]:
     """A delivery through *broker* that is closed at the end of the block."""
@@ -253,17 +259,17 @@ def make_delivery(
     *,
     confirm_timeout: float = DEADLINE,
     name: str = "test",
-    backlog: Callable[[Ledger], Backlog] | None = None,
+    backlog: Callable[[Ledger], Store] | None = None,
     **changes: Any,
 ) -> Delivery:
     """A delivery through *broker*."""
-    ledger, reporter = Ledger(limits(**changes)), Reporter()
-    announcer = Announcer(told or Told(), reporter, ledger.news)
+    ledger, reporter = Ledger(limits(**changes)), ThrottledLog()
+    notifier = Notifier(told or Told(), reporter, ledger.notices)
     return Delivery(
         ledger,
         broker,
-        MemoryBacklog() if backlog is None else backlog(ledger),
-        announcer,
+        MemoryStore() if backlog is None else backlog(ledger),
+        notifier,
         reporter,
         confirm_timeout=confirm_timeout,
         name=name,
@@ -363,23 +369,23 @@ class ManualBroker:
         self.state = state
         self.taken: list[Entry] = []
         self.calls: list[str] = []
-        self._outlet: Outlet | None = None
+        self._callbacks: BrokerCallbacks | None = None
         self._changed = threading.Condition()
 
-    def start(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def start(self, callbacks: BrokerCallbacks) -> None:
+        self._callbacks = callbacks
         self._note("start")
-        outlet.broker_is(self.state)
+        callbacks.on_state_change(self.state)
 
     def wake(self) -> None:
-        outlet = self._outlet
-        if outlet is not None and self.state is BrokerState.READY:
+        callbacks = self._callbacks
+        if callbacks is not None and self.state is BrokerState.READY:
             with self._changed:
-                self.taken += outlet.take(1000)
+                self.taken += callbacks.take(1000)
         self._note("wake")
 
-    def hurry(self) -> None:
-        self._note("hurry")
+    def reconnect_now(self) -> None:
+        self._note("reconnect_now")
 
     def close(self, timeout: float) -> bool:
         self.state = BrokerState.CLOSED
@@ -389,15 +395,15 @@ class ManualBroker:
     def becomes(self, state: BrokerState, error: str = "") -> None:
         """Have the broker tell a new state."""
         self.state = state
-        assert self._outlet is not None
-        self._outlet.broker_is(state, error)
+        assert self._callbacks is not None
+        self._callbacks.on_state_change(state, error)
 
     def settle(self, outcome: Outcome = Outcome.CONFIRMED, **more: Any) -> bool:
         """Have the broker tell the same outcome of all that it has taken."""
         with self._changed:
             taken, self.taken = self.taken, []
-        assert self._outlet is not None
-        return self._outlet.settle([Settlement(e, outcome, **more) for e in taken])
+        assert self._callbacks is not None
+        return self._callbacks.settle([Settlement(e, outcome, **more) for e in taken])
 
     def wait_for(self, events: int) -> None:
         """Wait until the broker has taken so many events."""

@@ -62,10 +62,10 @@ def test_the_living_are_found_by_state_and_by_id_the_oldest_first() -> None:
     ledger = Books()
     a, b, c = opened(ledger, "a", "b", "c")
     ledger.move(b, State.DEAD)
-    assert ledger.having(State.COLLECTED) == [a, c]
-    assert ledger.having(State.RETAINED) == []
-    assert ledger.chosen([c.event.id, "unknown", c.event.id]) == [c]
-    assert ledger.chosen(None) == [a, b, c]
+    assert ledger.in_state(State.COLLECTED) == [a, c]
+    assert ledger.in_state(State.RETAINED) == []
+    assert ledger.select([c.event.id, "unknown", c.event.id]) == [c]
+    assert ledger.select(None) == [a, b, c]
 
 
 def test_the_oldest_age_is_that_of_what_is_handed_over_and_not_delivered() -> None:
@@ -100,7 +100,7 @@ def test_a_move_that_is_cut_short_can_be_mended(before: State, after: State) -> 
             ledger.move(entry, before)
         with interruption:
             ledger.move(one, after)
-        ledger.mend()
+        ledger.rebuild()
         assert_consistent(ledger, [one, other])
 
 
@@ -111,7 +111,7 @@ def test_an_opening_that_is_cut_short_can_be_mended() -> None:
         other = Entry(make_event("b", size=7))
         with interruption:
             ledger.open(other)
-        ledger.mend()
+        ledger.rebuild()
         known = other.state is State.COLLECTED
         assert_consistent(ledger, [one, other] if known else [one])
 
@@ -123,6 +123,6 @@ def assert_consistent(ledger: Books, entries: list[Entry]) -> None:
     for state in State:
         expected = [entry for entry in entries if entry.state is state]
         assert ledger.count(state) == len(expected)
-        assert ledger.having(state) == (expected if state.alive else [])
+        assert ledger.in_state(state) == (expected if state.alive else [])
     assert ledger.bytes == 7 * len(ledger)
     assert ledger.bytes_in_flight == 7 * ledger.count(State.IN_FLIGHT)

@@ -52,13 +52,13 @@ class Stage:
     def __init__(self, exchange: str = "") -> None:
         self.pikas = Channel()
         self.settled: list[Settlement] = []
-        self.complaints: list[str] = []
+        self.problems: list[str] = []
         self._opened: Any = None
         self.ours = ExchangeChannel(
             cast(pika.SelectConnection, self),
             exchange,
             self.settled.extend,
-            lambda about, complaint: self.complaints.append(complaint),
+            lambda about, problem: self.problems.append(problem),
             app_id="test",
         )
 
@@ -205,7 +205,7 @@ def test_a_channel_that_the_broker_closes_leaves_what_was_sent_unknown(
     stage.close(ChannelClosedByBroker(403, "ACCESS_REFUSED"))
     assert stage.outcomes() == [Outcome.UNKNOWN] * 2
     assert all(settlement.back_off for settlement in stage.settled)
-    assert stage.complaints[-1] == "ACCESS_REFUSED"
+    assert stage.problems[-1] == "ACCESS_REFUSED"
     assert stage.ours.state is ChannelState.CLOSED
 
 

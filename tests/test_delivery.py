@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from flask_eventcollector.brokers.memory import MemoryBroker
-from flask_eventcollector.delivery.broker import Outlet
+from flask_eventcollector.delivery.broker import BrokerCallbacks
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.errors import BacklogFull
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
@@ -85,8 +85,8 @@ def test_its_thread_ends_with_it() -> None:
 class SlowBroker(ManualBroker):
     """Starts so slowly that another thread would start it as well."""
 
-    def start(self, outlet: Outlet) -> None:
-        super().start(outlet)
+    def start(self, callbacks: BrokerCallbacks) -> None:
+        super().start(callbacks)
         threading.Event().wait(0.1)
 
 
@@ -112,7 +112,7 @@ def test_it_can_be_stopped_without_waiting() -> None:
     delivery = make_delivery(ManualBroker(), told, name="soon")
     delivery.hand_over(collect(delivery, 1))
     collect(delivery, 2)
-    delivery.stop_soon()
+    delivery.request_stop()
     wait_until(lambda: not flusher("soon"), "the thread's end")
     assert told.payloads("events-dropped") == [1]
     assert told.payloads("events-discarded") == [2]
@@ -328,7 +328,7 @@ def test_a_flush_has_the_broker_connect_now(
     broker.becomes(BrokerState.DOWN)
     delivery.hand_over(collect(delivery, 1))
     assert not delivery.flush(0.01)
-    assert "hurry" in broker.calls
+    assert "reconnect_now" in broker.calls
 
 
 def test_a_flush_waits_for_what_is_on_its_way(
@@ -482,7 +482,7 @@ def test_without_reconnecting_closing_does_not_wait_for_a_broker_that_is_away(
     began = time.monotonic()
     assert not delivery.close(DEADLINE, reconnect=False)
     assert time.monotonic() - began < DEADLINE
-    assert "hurry" not in broker.calls
+    assert "reconnect_now" not in broker.calls
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_without_reconnecting_what_is_under_way_may_finish(
     broker.becomes(state)
     with thread(lambda: broker.settle()):
         assert delivery.close(DEADLINE, reconnect=False)
-    assert "hurry" not in broker.calls
+    assert "reconnect_now" not in broker.calls
 
 
 @pytest.mark.parametrize(
@@ -519,7 +519,7 @@ def test_with_reconnecting_closing_waits_for_the_broker_to_come_back(
     delivery.hand_over(collect(delivery, 1))
 
     def come_back() -> None:
-        broker.wait_for_call("hurry")
+        broker.wait_for_call("reconnect_now")
         broker.becomes(BrokerState.READY)
         broker.wait_for(1)
         broker.settle()

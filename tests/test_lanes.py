@@ -244,8 +244,8 @@ def test_it_knows_whether_others_were_taken_meanwhile(road: Road) -> None:
     before = road.clock.now
     road.clock.advance(1)
     road.confirmed("a")
-    assert road.lane.took_others_since(before)
-    assert not road.lane.took_others_since(road.clock.now)
+    assert road.lane.confirmed_since(before)
+    assert not road.lane.confirmed_since(road.clock.now)
 
 
 def aside(road: Road, letter: str, seconds: float) -> None:

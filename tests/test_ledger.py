@@ -50,9 +50,9 @@ def test_an_event_is_collected_first(desk: Desk) -> None:
 
 def test_what_is_discarded_is_counted_and_told(desk: Desk) -> None:
     entries = desk.collect("ab")
-    news = desk.ledger.discard(entries, "cleared")
-    assert told(news) == [("events_discarded", "a"), ("events_discarded", "b")]
-    assert {item.reason for item in news} == {"cleared"}
+    notices = desk.ledger.discard(entries, "cleared")
+    assert told(notices) == [("events_discarded", "a"), ("events_discarded", "b")]
+    assert {item.reason for item in notices} == {"cleared"}
     assert (entries, desk.books()) == ([], {"discarded": 2})
 
 
@@ -73,16 +73,16 @@ def test_what_was_handed_over_is_not_discarded(desk: Desk) -> None:
 
 def test_what_an_abandoned_collector_held_is_discarded(desk: Desk) -> None:
     desk.ledger.abandoned.append(desk.collect("ab"))
-    news = desk.ledger.discard_abandoned()
-    assert told(news) == [("events_discarded", "a"), ("events_discarded", "b")]
+    notices = desk.ledger.discard_abandoned()
+    assert told(notices) == [("events_discarded", "a"), ("events_discarded", "b")]
     assert desk.ledger.discard_abandoned() == []
 
 
 def test_all_that_no_collector_handed_over_can_be_discarded(desk: Desk) -> None:
     desk.hand_over("a")
     desk.collect("b")
-    news = desk.ledger.discard_collected("the end")
-    assert told(news) == [("events_discarded", "b")]
+    notices = desk.ledger.discard_collected("the end")
+    assert told(notices) == [("events_discarded", "b")]
     assert desk.books() == {"retained": 1, "discarded": 1}
 
 
@@ -128,9 +128,9 @@ def test_what_is_confirmed_ends_and_is_told(desk: Desk) -> None:
     desk.take()
     desk.pass_(4)
     desk.settle("a")
-    (news,) = drain(desk.ledger)
-    assert told([news]) == [("events_published", "a")]
-    assert (news.attempt, news.elapsed) == (1, 7)
+    (notices,) = drain(desk.ledger)
+    assert told([notices]) == [("events_published", "a")]
+    assert (notices.attempt, notices.elapsed) == (1, 7)
     assert desk.books() == {"confirmed": 1}
 
 
@@ -148,9 +148,9 @@ def test_what_is_unknown_is_told_as_failed(desk: Desk) -> None:
     desk.hand_over("a")
     desk.take()
     desk.settle("a", Outcome.UNKNOWN, reason="lost")
-    (news,) = drain(desk.ledger)
-    assert told([news]) == [("publish_failed", "a")]
-    assert (news.outcome, news.reason) == (Outcome.UNKNOWN, "lost")
+    (notices,) = drain(desk.ledger)
+    assert told([notices]) == [("publish_failed", "a")]
+    assert (notices.outcome, notices.reason) == (Outcome.UNKNOWN, "lost")
 
 
 def test_an_unknown_outcome_closes_no_lane_by_itself(desk: Desk) -> None:
@@ -174,7 +174,7 @@ def test_what_was_not_sent_after_all_was_no_attempt(desk: Desk) -> None:
     desk.hand_over("a")
     desk.take()
     desk.settle("a", None)
-    assert (desk["a"].attempts, desk.news()) == (0, [])
+    assert (desk["a"].attempts, desk.notices()) == (0, [])
     assert desk.books() == {"retained": 1}
     assert not desk["a"].possible_duplicate
 
@@ -183,7 +183,7 @@ def test_what_was_not_sent_for_a_reason_is_told(desk: Desk) -> None:
     desk.hand_over("a")
     desk.take()
     desk.settle("a", None, reason="no such exchange")
-    assert desk.news() == [("publish_failed", "a")]
+    assert desk.notices() == [("publish_failed", "a")]
 
 
 @pytest.mark.parametrize("outcome", REFUSALS)
@@ -191,8 +191,8 @@ def test_what_is_refused_is_retained_and_told(desk: Desk, outcome: Outcome) -> N
     desk.hand_over("a")
     desk.take()
     desk.settle("a", outcome, reason="no")
-    (news,) = drain(desk.ledger)
-    assert (news.kind.value, news.outcome, news.reason) == (
+    (notices,) = drain(desk.ledger)
+    assert (notices.kind.value, notices.outcome, notices.reason) == (
         "publish_failed",
         outcome,
         "no",
@@ -212,7 +212,7 @@ def test_what_the_broker_can_never_take_is_dead_at_once(desk: Desk) -> None:
     desk.hand_over("ab")
     desk.take()
     desk.settle("a", Outcome.NACKED, reason="too large", final=True)
-    assert desk.news() == [("events_dead", "a")]
+    assert desk.notices() == [("events_dead", "a")]
     (dead,) = desk.ledger.dead()
     assert (dead.event.payload, dead.reason, dead.attempts) == ("a", "too large", 1)
 
@@ -232,9 +232,9 @@ def test_a_second_word_on_an_event_is_ignored(
     desk.hand_over("a")
     desk.take()
     desk.settle("a")
-    desk.news()
+    desk.notices()
     desk.settle("a", again)
-    assert (desk.news(), desk.books()) == ([], {"confirmed": 1})
+    assert (desk.notices(), desk.books()) == ([], {"confirmed": 1})
 
 
 def test_a_word_on_an_event_that_was_dropped_meanwhile_is_ignored(desk: Desk) -> None:
@@ -429,7 +429,7 @@ def test_what_is_refused_for_too_long_is_dead() -> None:
     desk = Desk(dead_after=100)
     desk.hand_over("a")
     refuse_for(desk, 100)
-    assert desk.news()[-1] == ("events_dead", "a")
+    assert desk.notices()[-1] == ("events_dead", "a")
     assert desk.books() == {"dead": 1}
 
 
@@ -515,8 +515,8 @@ def test_what_is_dead_or_retained_can_be_purged(desk: Desk, state: State) -> Non
     if state is State.DEAD:
         desk.take()
         desk.settle("a", Outcome.NACKED, final=True)
-    (news,) = desk.ledger.purge([desk["a"].event.id])
-    assert (told([news]), news.reason) == ([("events_dropped", "a")], "purged")
+    (notices,) = desk.ledger.purge([desk["a"].event.id])
+    assert (told([notices]), notices.reason) == ([("events_dropped", "a")], "purged")
     assert desk.books() == {"dropped": 1}
     assert desk.take() == ""
 
@@ -535,8 +535,8 @@ def test_all_that_was_handed_over_can_be_dropped(desk: Desk) -> None:
     desk.settle("a", Outcome.NACKED, final=True)
     desk.hand_over("c", "other")
     desk.collect("d")
-    news = desk.ledger.drop_all("the end")
-    assert sorted(item.event.payload for item in news) == ["a", "b", "c"]
+    notices = desk.ledger.drop_all("the end")
+    assert sorted(item.event.payload for item in notices) == ["a", "b", "c"]
     assert desk.books() == {"dropped": 3, "collected": 1}
 
 
@@ -547,7 +547,7 @@ def test_at_the_limit_the_newest_event_is_dropped() -> None:
     desk = Desk(max_events=1)
     desk.hand_over("a")
     entries = desk.collect("b")
-    assert desk.news() == [("events_dropped", "b")]
+    assert desk.notices() == [("events_dropped", "b")]
     assert entries == []
     assert desk.books() == {"retained": 1, "dropped": 1}
 
@@ -557,7 +557,7 @@ def test_at_the_limit_the_oldest_event_is_dropped_if_asked_for() -> None:
     desk.hand_over("a", "one")
     desk.hand_over("b", "other")
     desk.collect("c")
-    assert desk.news() == [("events_dropped", "a")]
+    assert desk.notices() == [("events_dropped", "a")]
     assert desk.books() == {"retained": 1, "collected": 1, "dropped": 1}
 
 
@@ -568,7 +568,7 @@ def test_dead_events_are_among_the_oldest() -> None:
     desk.settle("a", Outcome.NACKED, final=True)
     desk.hand_over("b")
     desk.collect("c")
-    assert desk.news()[-1] == ("events_dropped", "a")
+    assert desk.notices()[-1] == ("events_dropped", "a")
 
 
 def test_what_is_on_its_way_or_collected_is_never_the_oldest() -> None:
@@ -577,7 +577,7 @@ def test_what_is_on_its_way_or_collected_is_never_the_oldest() -> None:
     desk.take()
     desk.collect("b")
     desk.collect("c")
-    assert desk.news() == [("events_dropped", "c")]
+    assert desk.notices() == [("events_dropped", "c")]
     assert desk.books() == {"in_flight": 1, "collected": 1, "dropped": 1}
 
 
@@ -601,14 +601,14 @@ def test_for_a_large_event_as_many_old_ones_go_as_it_needs() -> None:
     desk = Desk(max_bytes=10, drop_oldest=True)
     desk.hand_over("abc", size=3)
     desk.collect("d", size=7)
-    assert desk.news() == [("events_dropped", "a"), ("events_dropped", "b")]
+    assert desk.notices() == [("events_dropped", "a"), ("events_dropped", "b")]
 
 
 def test_what_can_never_fit_makes_nothing_else_go() -> None:
     desk = Desk(max_bytes=10, drop_oldest=True)
     desk.hand_over("a", size=5)
     desk.collect("b", size=11)
-    assert desk.news() == [("events_dropped", "b")]
+    assert desk.notices() == [("events_dropped", "b")]
 
 
 def test_what_ends_makes_room() -> None:
@@ -679,7 +679,7 @@ def test_after_the_end_what_is_on_disk_is_the_next_processes() -> None:
     desk.is_(BrokerState.CLOSED)
     assert desk.ledger.purge([desk["a"].event.id]) == []
     desk.collect("b")
-    assert desk.news() == [("events_dropped", "b")]
+    assert desk.notices() == [("events_dropped", "b")]
     assert desk.books() == {"retained": 1, "dropped": 1}
 
 
@@ -884,8 +884,8 @@ def test_a_waiters_news_are_the_callers_to_tell(desk: Desk, waiter: Waiter) -> N
     desk.hand_over("a", waiter=waiter)
     desk.take()
     desk.settle("a")
-    assert desk.news() == []
-    assert told(waiter.news) == [("events_published", "a")]
+    assert desk.notices() == []
+    assert told(waiter.notices) == [("events_published", "a")]
 
 
 def test_news_after_the_wait_are_the_flushers_to_tell(
@@ -895,20 +895,20 @@ def test_news_after_the_wait_are_the_flushers_to_tell(
     desk.take()
     leave(desk, waiter, ran_out=True)
     desk.settle("a")
-    assert desk.news() == [("events_published", "a")]
-    assert waiter.news == []
+    assert desk.notices() == [("events_published", "a")]
+    assert waiter.notices == []
 
 
 @pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
 def test_the_caller_is_told_why_nothing_was_tried(
     desk: Desk, waiter: Waiter, away: BrokerState
 ) -> None:
-    desk.ledger.broker_is(away, "it was lost")
+    desk.ledger.on_state_change(away, "it was lost")
     desk.hand_over("a", waiter=waiter)
     leave(desk, waiter)
-    (news,) = waiter.news
-    assert news.reason == f"the broker is {away}: it was lost"
-    assert news.outcome is None
+    (notices,) = waiter.notices
+    assert notices.reason == f"the broker is {away}: it was lost"
+    assert notices.outcome is None
 
 
 def test_the_caller_is_told_that_it_stands_behind_refused_events(
@@ -919,9 +919,9 @@ def test_the_caller_is_told_that_it_stands_behind_refused_events(
     desk.refuse("a")
     desk.hand_over("b", waiter=waiter)
     leave(desk, waiter)
-    (news,) = waiter.news
-    assert told([news]) == [("publish_failed", "b")]
-    assert "refused events for the same target" in news.reason
+    (notices,) = waiter.notices
+    assert told([notices]) == [("publish_failed", "b")]
+    assert "refused events for the same target" in notices.reason
 
 
 def test_the_caller_is_told_nothing_about_what_is_still_to_come(
@@ -931,7 +931,7 @@ def test_the_caller_is_told_nothing_about_what_is_still_to_come(
     desk.take(1)
     desk.is_(BrokerState.CONNECTING)
     leave(desk, waiter)
-    assert waiter.news == []
+    assert waiter.notices == []
 
 
 # Stalled
@@ -999,7 +999,7 @@ def flush(held: Ledger, seconds: float = DEADLINE) -> bool:
 
 def ready_ledger() -> Ledger:
     held = Ledger(limits())
-    held.broker_is(BrokerState.READY)
+    held.on_state_change(BrokerState.READY)
     return held
 
 
@@ -1070,7 +1070,7 @@ def refuse_all(held: Ledger) -> None:
 
 def test_each_event_is_taken_by_one_thread_only() -> None:
     held = Ledger(limits(max_events=10_000, max_in_flight=10_000))
-    held.broker_is(BrokerState.READY)
+    held.on_state_change(BrokerState.READY)
     taken: list[Entry] = []
     start = threading.Barrier(5)
 
@@ -1118,7 +1118,7 @@ def busy_desk(**changes: Any) -> Desk:
     desk.collect("AB")
     desk.refuse("G")
     desk.pass_(DELAY)
-    desk.news()
+    desk.notices()
     return desk
 
 

@@ -17,8 +17,8 @@ from hypothesis.stateful import (
 
 from flask_eventcollector.delivery.entries import (
     Entry,
-    Kind,
-    News,
+    Notice,
+    NoticeKind,
     Settlement,
     State,
     Waiter,
@@ -37,9 +37,9 @@ STATES = [
     BrokerState.DOWN,
 ]
 LAST_WORDS = {
-    Kind.PUBLISHED: State.CONFIRMED,
-    Kind.DISCARDED: State.DISCARDED,
-    Kind.DROPPED: State.DROPPED,
+    NoticeKind.PUBLISHED: State.CONFIRMED,
+    NoticeKind.DISCARDED: State.DISCARDED,
+    NoticeKind.DROPPED: State.DROPPED,
 }
 HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 MAX_EVENTS = 12
@@ -81,7 +81,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger(changes, self.clock)
         self.broker = BrokerState.IDLE
         if ready:
-            self.broker_is(BrokerState.READY)
+            self.on_state_change(BrokerState.READY)
 
     # Collectors
 
@@ -96,8 +96,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(events):
             before = len(entries)
             event = make_event(queue=queue, size=size)
-            taken, news = self.ledger.collect(entries, event)
-            self.hear(news)
+            taken, notices = self.ledger.collect(entries, event)
+            self.hear(notices)
             if len(entries) > before:
                 self.all[event.id] = entries[-1]
             elif taken:
@@ -142,7 +142,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert result.confirmed + result.in_flight + result.retained + (
             result.dead + result.dropped
         ) == len(waiter.entries)
-        self.hear(waiter.news)
+        self.hear(waiter.notices)
 
     # The broker
 
@@ -183,13 +183,13 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def lose_connection(self) -> None:
         self.settle(list(self.hand), Outcome.UNKNOWN)
-        self.broker_is(BrokerState.DOWN)
+        self.on_state_change(BrokerState.DOWN)
 
     @rule(state=st.sampled_from(STATES))
-    def broker_is(self, state: BrokerState) -> None:
+    def on_state_change(self, state: BrokerState) -> None:
         if state is BrokerState.READY and self.broker is BrokerState.DOWN:
             self.settle(list(self.hand), Outcome.UNKNOWN)
-        self.ledger.broker_is(state)
+        self.ledger.on_state_change(state)
         self.broker = state
 
     def answer(
@@ -300,7 +300,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.hear(drain(self.ledger))
         told = set(self.spoken)
         for waiter in self.waiting:
-            told |= {n.event.id for n in waiter.news if n.kind in LAST_WORDS}
+            told |= {n.event.id for n in waiter.notices if n.kind in LAST_WORDS}
         ended = {id for id, entry in self.all.items() if not entry.state.alive}
         assert ended == told & set(self.all)
         for id, word in self.spoken.items():
@@ -312,8 +312,8 @@ class LedgerMachine(RuleBasedStateMachine):
             for entry in waiter.pending:
                 assert entry.state in (State.RETAINED, State.IN_FLIGHT)
 
-    def hear(self, news: list[News]) -> None:
-        for item in news:
+    def hear(self, notices: list[Notice]) -> None:
+        for item in notices:
             if item.kind in LAST_WORDS:
                 assert item.event.id not in self.spoken, "a second last word"
                 self.spoken[item.event.id] = LAST_WORDS[item.kind]
@@ -328,7 +328,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not hasattr(self, "ledger"):
             return
         self.lose_connection()
-        self.broker_is(BrokerState.READY)
+        self.on_state_change(BrokerState.READY)
         for _ in range(10 * MAX_EVENTS):
             due = self.ledger.due()
             if due is None:

@@ -74,7 +74,7 @@ class SpoolingLedgerMachine(LedgerMachine):
         #: All that was ever handed over or adopted, in order, and when it was.
         self.order: dict[Entry, float] = {}
         self.adopted = 0
-        self.unread = 0
+        self.unadopted = 0
         #: What the ledger was told is on disk.
         self.safe: set[Entry] = set()
         self.own = File()
@@ -217,7 +217,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     def note_unread(self, data: st.DataObject) -> dict[Target | None, int]:
         """What is still to be read of other files."""
         queue, count = data.draw(QUEUES), data.draw(st.integers(0, 2))
-        self.unread = count + 1 if count else 0
+        self.unadopted = count + 1 if count else 0
         return {Target("", queue): count, None: 1} if count else {}
 
     @rule(data=st.data())
@@ -234,7 +234,7 @@ class SpoolingLedgerMachine(LedgerMachine):
 
     @rule()
     def see_whether_all_is_flushed(self) -> None:
-        left = self.count(State.RETAINED, State.IN_FLIGHT) + self.unread
+        left = self.count(State.RETAINED, State.IN_FLIGHT) + self.unadopted
         assert self.ledger.undelivered() == left
         assert self.ledger.wait_until_flushed(self.clock.now) == (not left)
 
@@ -283,7 +283,7 @@ class SpoolingLedgerMachine(LedgerMachine):
         assert stats.adopted == self.adopted
         assert stats.spooled == len(self.safe.intersection(self.handed_over()))
         assert stats.unerased == sum(map(len, map(self.outdated_in, self.files())))
-        assert stats.unread == self.unread
+        assert stats.unadopted == self.unadopted
         living = [entry.event.size for entry in self.all.values() if entry.state.alive]
         room = (MAX_EVENTS - len(living), MAX_BYTES - sum(living))
         assert self.ledger.free() == room

@@ -221,7 +221,7 @@ def test_a_publish_that_is_cut_short_leaves_it_to_the_flusher_to_tell() -> None:
                 delivery.publish(entries)
             delivery.publish(entries)
             assert delivery.flush(DEADLINE)
-            delivery.tell_news()
+            delivery.notify_pending()
         assert set(told.payloads("events-published")) == {1, 2, 3}, interruption.struck
 
 

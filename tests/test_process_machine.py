@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from flask_eventcollector import app_state
 from flask_eventcollector.app_state import AppState
 from flask_eventcollector.collecting.collector import Collector
-from flask_eventcollector.delivery.broker import Outlet
+from flask_eventcollector.delivery.broker import BrokerCallbacks
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.errors import BacklogFull
@@ -83,19 +83,19 @@ class ModelBroker:
         #: Whether it settles what is on its way when it is closed.
         self.ends_well = True
         self._woken = threading.Event()
-        self._outlet: Outlet | None = None
+        self._callbacks: BrokerCallbacks | None = None
 
     # What the library calls.
 
-    def start(self, outlet: Outlet) -> None:
-        if self._outlet is None:
-            self._outlet = outlet
-            outlet.broker_is(self.state)
+    def start(self, callbacks: BrokerCallbacks) -> None:
+        if self._callbacks is None:
+            self._callbacks = callbacks
+            callbacks.on_state_change(self.state)
 
     def wake(self) -> None:
         self._woken.set()
 
-    def hurry(self) -> None:
+    def reconnect_now(self) -> None:
         """Only the machine lets it be ready."""
 
     def close(self, timeout: float) -> bool:
@@ -116,17 +116,17 @@ class ModelBroker:
         if state is BrokerState.DOWN:
             self.settle(self.hand, Outcome.UNKNOWN)
         self.state = state
-        if self._outlet is not None:
-            self._outlet.broker_is(state)
+        if self._callbacks is not None:
+            self._callbacks.on_state_change(state)
         if state is BrokerState.READY:
             self.wake()
 
     def take(self, limit: int) -> list[Entry]:
         """Take events, and come back if there may be more."""
-        if self._outlet is None or not self.can_take:
+        if self._callbacks is None or not self.can_take:
             return []
         self._woken.clear()
-        taken = self._outlet.take(limit)
+        taken = self._callbacks.take(limit)
         self._history.note_taken(taken, self.hand)
         self.hand += taken
         if len(taken) == limit:
@@ -137,15 +137,15 @@ class ModelBroker:
         self, entries: Sequence[Entry], outcome: Outcome | None, **more: Any
     ) -> None:
         """Tell the same outcome of some events, and once more, which is ignored."""
-        if self._outlet is None:
+        if self._callbacks is None:
             return
         words = [Settlement(entry, outcome, "no", **more) for entry in entries]
         self.hand = [entry for entry in self.hand if entry not in entries]
         if outcome is Outcome.CONFIRMED:
             self._history.confirmed.update(entry.event.id for entry in entries)
-        if self._outlet.settle(words):
+        if self._callbacks.settle(words):
             self.wake()
-        self._outlet.settle(words)
+        self._callbacks.settle(words)
 
     @contextmanager
     def answering(self, refused: Sequence[str] = ()) -> Iterator[None]:
@@ -465,7 +465,7 @@ class ProcessMachine(RuleBasedStateMachine):
         stats = self.events.stats()
         left = [id for id in self.history.alive() if id not in self.history.dead]
         assert flushed == (not left)
-        assert flushed == (not stats.in_flight + stats.retained + stats.unread)
+        assert flushed == (not stats.in_flight + stats.retained + stats.unadopted)
         assert all(self.history.queues[id] in refused for id in left)
 
     @contextmanager
@@ -475,7 +475,7 @@ class ProcessMachine(RuleBasedStateMachine):
         self.history.refused.update(waiting)
         with self.broker.answering(queues):
             yield
-        self.delivery.tell_news()
+        self.delivery.notify_pending()
         self.listen()
 
     @property
@@ -626,11 +626,11 @@ class ProcessMachine(RuleBasedStateMachine):
         before = -1
         while before < (now := self.delivery.stats().adopted) < self.left:
             before = now
-            self.delivery._backlog.search(DEADLINE)
+            self.delivery._store.scan(DEADLINE)
 
     def listen(self) -> None:
         """Hear what there is to tell; whoever is telling it has finished then."""
-        self.delivery.tell_news()
+        self.delivery.notify_pending()
         collected = {id for unit in self.units for id in unit.ids}
         for name, id in self.heard.take():
             if name in LAST_WORDS:

@@ -13,7 +13,7 @@ import pytest
 from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker, broker
 from flask_eventcollector.brokers.rabbitmq.session import Session
 from flask_eventcollector.config.broker_url import parse_broker_urls
-from tests.contracts.sides import Outlet
+from tests.contracts.sides import BrokerCallbacks
 from tests.helpers import DEADLINE
 
 
@@ -38,7 +38,7 @@ def closes_at_once(broker: RabbitMQBroker) -> bool:
 
 
 def test_it_can_be_closed_while_it_connects(connecting: RabbitMQBroker) -> None:
-    connecting.start(Outlet())
+    connecting.start(BrokerCallbacks())
 
     assert closes_at_once(connecting)
 
@@ -46,7 +46,7 @@ def test_it_can_be_closed_while_it_connects(connecting: RabbitMQBroker) -> None:
 def test_a_close_that_does_not_wait_ends_it_without_a_word(
     connecting: RabbitMQBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    connecting.start(Outlet())
+    connecting.start(BrokerCallbacks())
 
     connecting.close(0)
 
@@ -67,7 +67,7 @@ def test_it_can_be_closed_while_it_begins_to_connect(
             super().__init__(*args, **options)
 
     monkeypatch.setattr(broker, "Session", SlowSession)
-    connecting.start(Outlet())
+    connecting.start(BrokerCallbacks())
     assert begins.wait(DEADLINE)
     # It goes on when the close is waiting for it, and was told nothing.
     threading.Timer(0.2, closing.set).start()

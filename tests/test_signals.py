@@ -624,7 +624,7 @@ def test_a_receiver_that_enqueues_whenever_publishing_fails_does_not_recurse(
     def insist(sender: flask.Flask, **extra: Any) -> None:
         depth[0] += 1
         deepest[0] = max(depth[0], deepest[0])
-        shop.enqueue("a complaint", queue="complaints")
+        shop.enqueue("a complaint", queue="problems")
         depth[0] -= 1
 
     shop.broker.go_down()

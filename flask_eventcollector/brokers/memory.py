@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass, replace
 
-from ..delivery.broker import Outlet
+from ..delivery.broker import BrokerCallbacks
 from ..delivery.entries import Entry, Settlement
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
@@ -41,7 +41,7 @@ class MemoryBroker:
 
     def __init__(self, keep: int = KEEP) -> None:
         self._keep = keep
-        self._outlet: Outlet | None = None
+        self._callbacks: BrokerCallbacks | None = None
         self._state = BrokerState.READY
         self._error = ""
         self._faults: list[_Fault] = []
@@ -113,17 +113,17 @@ class MemoryBroker:
 
     # What the library calls.
 
-    def start(self, outlet: Outlet) -> None:
-        self._outlet = outlet
+    def start(self, callbacks: BrokerCallbacks) -> None:
+        self._callbacks = callbacks
         self._become(self._state, self._error)
 
     def wake(self) -> None:
-        if self._outlet is None:
+        if self._callbacks is None:
             return
         with self._turn:
-            self._take_all(self._outlet)
+            self._take_all(self._callbacks)
 
-    def hurry(self) -> None:
+    def reconnect_now(self) -> None:
         """There is nothing to connect to."""
 
     def close(self, timeout: float) -> bool:
@@ -136,17 +136,17 @@ class MemoryBroker:
 
     def _become(self, state: BrokerState, error: str = "") -> None:
         self._state, self._error = state, error
-        if self._outlet is not None:
-            self._outlet.broker_is(state, error)
+        if self._callbacks is not None:
+            self._callbacks.on_state_change(state, error)
             self.wake()
 
-    def _take_all(self, outlet: Outlet) -> None:
+    def _take_all(self, callbacks: BrokerCallbacks) -> None:
         taken: list[Entry] = []
         settlements: list[Settlement] = []
         try:
-            while self._takes and (taken := outlet.take(_TURN)):
+            while self._takes and (taken := callbacks.take(_TURN)):
                 settlements.extend(map(self._settlement, taken))
-                outlet.settle(settlements)
+                callbacks.settle(settlements)
                 if any(s.outcome is Outcome.UNKNOWN for s in settlements):
                     # They may be tried again at once, and be as unknown as before:
                     # that is for another turn.
@@ -156,7 +156,7 @@ class MemoryBroker:
             # The caller's thread is told to stop, and nobody else would settle the
             # rest. What is settled already takes no second word.
             rest = [self._failure(entry, Outcome.UNKNOWN) for entry in taken]
-            outlet.settle(settlements + rest)
+            callbacks.settle(settlements + rest)
             raise
 
     def _settlement(self, entry: Entry) -> Settlement:

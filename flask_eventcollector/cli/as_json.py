@@ -23,22 +23,22 @@ def status(
         "app": app,
         "folder": str(folder.path),
         "files": [_file(file) for file in files],
-        "set_aside": [str(path) for path in aside],
+        "quarantined": [str(path) for path in aside],
         "total": total(files)._asdict(),
     }
 
 
 def _file(file: Report) -> dict[str, Any]:
-    unread = bool(file.trouble)
+    unadopted = bool(file.problem)
     return {
         "path": str(file.path),
         "process": file.owner.process or None,
         "alive": file.owner.alive,
-        "waiting": None if unread else file.waiting,
-        "dead": None if unread else file.dead,
+        "waiting": None if unadopted else file.waiting,
+        "dead": None if unadopted else file.dead,
         "oldest_age": file.oldest_age,
         "bytes": file.bytes,
-        "trouble": file.trouble,
+        "problem": file.problem,
     }
 
 

@@ -29,9 +29,9 @@ def chosen(
 
 def with_ids(folder: Folder, ids: Sequence[str]) -> list[Found]:
     """The events with *ids*. :raises Failure: one is unknown."""
-    troubles: list[str] = []
-    found = events_with(folder, list(dict.fromkeys(ids)), troubles)
-    complain(troubles)
+    problems: list[str] = []
+    found = events_with(folder, list(dict.fromkeys(ids)), problems)
+    complain(problems)
     unknown = set(ids) - {f.stored.event.id for f in found}
     if unknown:
         raise Failure(
@@ -43,7 +43,7 @@ def with_ids(folder: Folder, ids: Sequence[str]) -> list[Found]:
 
 
 def _all_dead(folder: Folder, queue: str | None) -> list[Found]:
-    troubles: list[str] = []
-    found = [*events_in(folder, troubles, queue=queue, dead=True)]
-    complain(troubles)
+    problems: list[str] = []
+    found = [*events_in(folder, problems, queue=queue, dead=True)]
+    complain(problems)
     return found

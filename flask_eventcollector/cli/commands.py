@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 from ..stores.spool.admin.changing import change
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import Found, Unreadable, events_in, reports
-from ..stores.spool.control import Wish
+from ..stores.spool.control import ControlRequest
 from . import as_json, tables, words
 from .choosing import chosen, with_ids
 from .exits import Exit, Failure, end
@@ -54,13 +54,13 @@ def _status(for_machines: bool) -> None:
     Exits with 3 if anything waits or is dead, or if a file can't be read.
     """
     folder = spool_folder()
-    files, aside = reports(folder), folder.files_set_aside()
+    files, aside = reports(folder), folder.quarantined_files()
     if for_machines:
         as_json.write(as_json.status(current_app.name, folder, files, aside))
     else:
         tables.show_status(current_app.name, folder, files, aside)
-    tables.complain(file.trouble for file in files if file.trouble)
-    if any(file.waiting or file.dead or file.trouble for file in files):
+    tables.complain(file.problem for file in files if file.problem)
+    if any(file.waiting or file.dead or file.problem for file in files):
         end(Exit.WAITS)
 
 
@@ -97,8 +97,8 @@ def _show_events(
     show: Callable[[Sequence[Found]], None] | None,
 ) -> None:
     """Show what waits, or is *dead*; as JSON without *show*."""
-    troubles: list[str] = []
-    found = events_in(spool_folder(), troubles, queue=queue, dead=dead)
+    problems: list[str] = []
+    found = events_in(spool_folder(), problems, queue=queue, dead=dead)
     first = itertools.islice(found, limit or None)
     if show is None:
         as_json.write_lines(map(as_json.event, first))
@@ -109,7 +109,7 @@ def _show_events(
     else:
         subject = f"Nothing for {words.plain(queue)}" if queue else "Nothing"
         click.echo(f"{subject} {'is dead' if dead else 'waits'}.")
-    tables.complain(troubles)
+    tables.complain(problems)
 
 
 @_command("show")
@@ -197,20 +197,22 @@ def _purge(
     _change("purge", found, for_machines)
 
 
-def _change(what: str, found: Sequence[Found], for_machines: bool) -> None:
+def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:
     """Retry or purge *found*, one file after the other."""
     done: set[str] = set()
     left: set[str] = set()
     for path in dict.fromkeys(f.path for f in found):
         ids = dict.fromkeys(f.stored.event.id for f in found if f.path == path)
         try:
-            changed = change(path, Wish(what, list(ids)), app_state().tell)
+            changed = change(
+                path, ControlRequest(action, list(ids)), app_state().notify
+            )
         except Unreadable as error:
             raise Failure(str(error) or "The events were delivered meanwhile") from None
         done.update(changed.done)
         left.update(changed.left)
         if not for_machines:
-            tables.show_changed(what, changed)
+            tables.show_changed(action, changed)
     if for_machines:
         as_json.write({"done": sorted(done - left), "left": sorted(left)})
     elif not found:

@@ -53,7 +53,7 @@ def _show_files(files: Sequence[Report]) -> None:
 
 
 def _file_as_row(file: Report) -> list[str]:
-    counts = ["?", "?"] if file.trouble else [str(file.waiting), str(file.dead)]
+    counts = ["?", "?"] if file.problem else [str(file.waiting), str(file.dead)]
     return [
         str(file.owner.process or "?"),
         words.life(file.owner.alive),
@@ -126,8 +126,8 @@ def show_drained(drained: Drained) -> None:
     click.echo(f"{', '.join(parts)}.")
     if drained.dead:
         click.echo("See 'flask events dead' for why, and 'flask events retry'.")
-    if drained.set_aside:
-        click.echo(f"{drained.set_aside} damaged file(s) set aside; see the log.")
+    if drained.quarantined:
+        click.echo(f"{drained.quarantined} damaged file(s) set aside; see the log.")
     if drained.others:
         click.echo(
             f"{words.events(drained.others)} more in the files of {drained.processes}"
@@ -171,10 +171,10 @@ def progress(length: int) -> Any:
     )
 
 
-def complain(troubles: Iterable[str]) -> None:
+def complain(problems: Iterable[str]) -> None:
     """Tell, on stderr, what could not be read."""
-    for trouble in troubles:
-        click.echo(f"Can't be read: {words.plain(trouble)}", err=True)
+    for problem in problems:
+        click.echo(f"Can't be read: {words.plain(problem)}", err=True)
 
 
 def first_of(ids: Iterable[str]) -> str:

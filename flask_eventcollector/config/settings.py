@@ -240,7 +240,7 @@ def _publish_on(key: str, value: object) -> PublishRule:
     )
 
 
-def _backlog(key: str, value: object) -> str:
+def _store(key: str, value: object) -> str:
     if isinstance(value, str) and value in BACKLOGS:
         return value
     _wrong(key, value, f"write one of {', '.join(map(repr, BACKLOGS))}")
@@ -328,7 +328,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "queues": _queues,
         "publish_on": _publish_on,
         "confirm_timeout": _seconds,
-        "backlog": _backlog,
+        "backlog": _store,
         "spool_dir": _spool_dir,
         "spool_sync": _spool_sync,
         "max_events": _count,

@@ -21,14 +21,14 @@ def check_spool_dir(path: Path, key: str) -> None:
             " EVENTCOLLECTOR_BACKLOG to 'memory'"
         )
     try:
-        trouble = _trouble(path) if _exists(path) else _trouble_above(path)
+        problem = _problem(path) if _exists(path) else _problem_above(path)
     except PermissionError:
-        trouble = (
+        problem = (
             f"the user of this process (with the id {os.geteuid()}) may not look into a"
             " folder above it: run this as the user that runs the app"
         )
-    if trouble:
-        raise ConfigurationError(f"{key} is {str(path)!r}, but {trouble}")
+    if problem:
+        raise ConfigurationError(f"{key} is {str(path)!r}, but {problem}")
 
 
 def _exists(path: Path) -> bool:
@@ -40,7 +40,7 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _trouble(path: Path) -> str:
+def _problem(path: Path) -> str:
     about = path.stat()
     if not stat.S_ISDIR(about.st_mode):
         return "that is no folder: name another path"
@@ -60,7 +60,7 @@ def _trouble(path: Path) -> str:
     return ""
 
 
-def _trouble_above(path: Path) -> str:
+def _problem_above(path: Path) -> str:
     above = next(folder for folder in path.parents if _exists(folder))
     if not above.is_dir():
         return f"{str(above)!r} is no folder: name another path"

@@ -39,13 +39,13 @@ class Books:
         """How many entries are in any of *states*."""
         return sum(self._counts[state] for state in states)
 
-    def having(self, *states: State) -> list[Entry]:
+    def in_state(self, *states: State) -> list[Entry]:
         """The living entries in any of *states*, oldest first."""
         if not self.count(*states):
             return []
         return [entry for entry in self._living.values() if entry.state in states]
 
-    def chosen(self, ids: Iterable[str] | None) -> list[Entry]:
+    def select(self, ids: Iterable[str] | None) -> list[Entry]:
         """The living entries with one of *ids*; ``None``: all."""
         if ids is None:
             return list(self)
@@ -79,7 +79,7 @@ class Books:
             del self._living[entry.event.id]
             self._foreign.pop(entry.event.id, None)
 
-    def mend(self) -> None:
+    def rebuild(self) -> None:
         """Count anew, after a step was cut short in the middle."""
         ended = [entry for entry in self if not entry.state.alive]
         for entry in ended:
@@ -90,7 +90,7 @@ class Books:
                 self._counts[state] = len([e for e in self if e.state is state])
         self._balance(ended)
         self.bytes = sum(e.event.size for e in self)
-        self.bytes_in_flight = sum(e.event.size for e in self.having(State.IN_FLIGHT))
+        self.bytes_in_flight = sum(e.event.size for e in self.in_state(State.IN_FLIGHT))
 
     def _balance(self, ended: list[Entry]) -> None:
         missing = self._enqueued + self._adopted - sum(self._counts)

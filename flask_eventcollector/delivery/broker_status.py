@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ..events import BrokerState
 
 
-class Presence:
+class BrokerStatus:
     """The broker's state, and for how long it was there.
 
     Not thread-safe: the ledger's lock guards it.
@@ -24,7 +24,7 @@ class Presence:
         self._since: float | None = None
         self._before = 0.0
 
-    def changes(self, state: BrokerState, error: str, *, held: bool = False) -> None:
+    def change(self, state: BrokerState, error: str, *, held: bool = False) -> None:
         """Note a new state."""
         self._before = self.seconds()
         self._since = self._clock() if state is BrokerState.READY else None

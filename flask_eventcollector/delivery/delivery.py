@@ -14,10 +14,10 @@ from .broker import Broker
 from .entries import NEVER_PUBLISHED, Entry, Settlement, Waiter
 from .gate import Gate
 from .ledger import Ledger
-from .log import Reporter
-from .notifier import Announcer
-from .periodic_worker import TICK, Rounds, take_all
-from .store import Backlog
+from .log import ThrottledLog
+from .notifier import Notifier
+from .periodic_worker import TICK, PeriodicWorker, drain
+from .store import Store
 
 #: States in which an event that is under way may still be confirmed.
 _UNDER_WAY = (
@@ -43,30 +43,30 @@ class Delivery:
         self,
         ledger: Ledger,
         broker: Broker,
-        backlog: Backlog,
-        announcer: Announcer,
-        reporter: Reporter,
+        backlog: Store,
+        notifier: Notifier,
+        log: ThrottledLog,
         *,
         confirm_timeout: float,
         name: str,
-        aside: Callable[[], AbstractContextManager[None]] = nullcontext,
+        background: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self._ledger = ledger
         self.broker = broker
-        self._backlog = backlog
-        self._announcer = announcer
-        self._reporter = reporter
+        self._store = backlog
+        self._notifier = notifier
+        self._log = log
         self._confirm_timeout = confirm_timeout
         #: Takes care of what is enqueued in the flusher's thread.
-        self._aside = aside
-        self._flusher = Rounds(
-            self._tend, self._leave, f"eventcollector-flusher-{name}"
+        self._background = background
+        self._flusher = PeriodicWorker(
+            self._run_once, self._on_stop, f"eventcollector-flusher-{name}"
         )
         #: What the broker gets passes here; tests let it fail.
         self.gate = Gate(ledger, self.settle)
         #: One thread at a time tells news, so that they are told in order.
-        self._telling = threading.Lock()
-        self._told = 0
+        self._notifying = threading.Lock()
+        self._notified = 0
         self._starting = threading.Lock()
         self._started = False
         self._closed = False
@@ -79,7 +79,7 @@ class Delivery:
         Raises :class:`BacklogFull` at a limit, if ``OVERFLOW`` is ``"reject"``.
         """
         self.start()
-        taken, news = self._ledger.collect(entries, event)
+        taken, notices = self._ledger.collect(entries, event)
         if not taken:
             raise BacklogFull(
                 f"the event for {event.target_queue!r} was refused: this process holds"
@@ -87,8 +87,8 @@ class Delivery:
                 " EVENTCOLLECTOR_MAX_BYTES allow; raise them, or see events.stats()"
                 " for what is waiting"
             )
-        self._announcer.enqueued(event)
-        self._announcer.tell(news)
+        self._notifier.notify_enqueued(event)
+        self._notifier.notify(notices)
 
     def publish(
         self, entries: list[Entry], timeout: float | None = None
@@ -106,17 +106,17 @@ class Delivery:
             self._ledger.hand_over(entries, waiter)
             if not self._confirm_timeout:
                 # Nobody waits for the broker, so nothing but the disk makes it safe.
-                self._backlog.keep(waiter.entries)
+                self._store.persist(waiter.entries)
             self.broker.wake()
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
-            self._backlog.keep(waiter.entries)
+            self._store.persist(waiter.entries)
         except BaseException:
             # A worker that is told to stop: no user code now.
             self._ledger.stop_waiting(waiter, ran_out=False)
-            self._ledger.news.extend(waiter.news)
+            self._ledger.notices.extend(waiter.notices)
             raise
-        self._announcer.tell(waiter.news)
+        self._notifier.notify(waiter.notices)
         return result
 
     def hand_over(self, entries: list[Entry]) -> None:
@@ -126,9 +126,9 @@ class Delivery:
 
     def discard(self, entries: list[Entry], reason: str) -> int:
         """Throw away *entries*; returns how many."""
-        news = self._ledger.discard(entries, reason)
-        self._announcer.tell(news)
-        return len(news)
+        notices = self._ledger.discard(entries, reason)
+        self._notifier.notify(notices)
+        return len(notices)
 
     def abandon(self, entries: list[Entry]) -> None:
         """Throw away *entries* soon. Takes no lock, so a destructor may call it."""
@@ -142,9 +142,9 @@ class Delivery:
         Returns whether it worked; it ends early when the broker has refused the rest.
         """
         deadline = time.monotonic() + timeout
-        self._backlog.search(timeout)
+        self._store.scan(timeout)
         self._ledger.reopen()
-        self.broker.hurry()
+        self.broker.reconnect_now()
         self.broker.wake()
         return self._ledger.wait_until_flushed(deadline)
 
@@ -160,24 +160,24 @@ class Delivery:
         Without *reconnect* only what is under way may finish.
         """
         deadline = time.monotonic() + timeout
-        self._announcer.tell(self._ledger.discard_collected(NEVER_PUBLISHED))
+        self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
         if not self._close_once():
             # First of all: the process may be killed before it has finished.
-            self._backlog.keep_all()
+            self._store.persist_all()
             self._last_flush(deadline, reconnect=reconnect)
             self._stop(deadline)
         # Of what is kept so far, before it is kept no more.
-        self._reporter.speak_up(at_last=True)
+        self._log.log_suppressed(at_last=True)
         left = self._ledger.drop_all(_TOO_LATE)
-        self._announcer.tell(left)
-        self._reporter.left(self.stats())
-        self._reporter.speak_up(at_last=True)
+        self._notifier.notify(left)
+        self._log.left(self.stats())
+        self._log.log_suppressed(at_last=True)
         return not (left or self._ledger.undelivered())
 
     def stats(self) -> Stats:
         """The books; never blocks."""
-        self._announcer.tell(self._ledger.discard_abandoned())
-        return replace(self._ledger.stats(), **self._backlog.figures())
+        self._notifier.notify(self._ledger.discard_abandoned())
+        return replace(self._ledger.stats(), **self._store.figures())
 
     def is_collected(self, event: Event) -> bool:
         """Whether a collector still holds *event*."""
@@ -195,51 +195,54 @@ class Delivery:
 
     def purge(self, ids: Iterable[str]) -> int:
         """Drop events that are dead or retained; returns how many."""
-        news = self._ledger.purge(ids)
-        self._announcer.tell(news)
-        return len(news)
+        notices = self._ledger.purge(ids)
+        self._notifier.notify(notices)
+        return len(notices)
 
-    def tell_news(self, timeout: float = threading.TIMEOUT_MAX) -> int:
+    def notify_pending(self, timeout: float = threading.TIMEOUT_MAX) -> int:
         """Tell, in this thread, what became of events while nobody waited for them.
 
         Waits at most *timeout* seconds for another thread that is telling. Returns how
         many news were ever told here: as long as it grows, there is more to come.
         """
-        if self._telling.acquire(timeout=timeout):
+        if self._notifying.acquire(timeout=timeout):
             try:
-                news = [*self._ledger.discard_abandoned(), *take_all(self._ledger.news)]
-                self._announcer.tell(news)
-                self._announcer.set_aside(self._backlog.take_set_aside())
-                self._told += len(news)
+                notices = [
+                    *self._ledger.discard_abandoned(),
+                    *drain(self._ledger.notices),
+                ]
+                self._notifier.notify(notices)
+                self._notifier.quarantined(self._store.take_quarantined())
+                self._notified += len(notices)
             finally:
-                self._telling.release()
-        return self._told
+                self._notifying.release()
+        return self._notified
 
-    def stop_soon(self) -> None:
+    def request_stop(self) -> None:
         """Stop within a second. Takes no lock, so a destructor may call it."""
-        self._flusher.stop_soon()
+        self._flusher.request_stop()
 
     # What the broker calls: no user code, nothing that blocks.
 
     def take(self, limit: int) -> list[Entry]:
-        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
         return self.gate.take(limit)
 
     def settle(self, settlements: Iterable[Settlement]) -> bool:
-        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
         settlements = list(settlements)
         more = self._ledger.settle(settlements)
         failed = any(s.outcome is not Outcome.CONFIRMED for s in settlements)
-        if failed or self._ledger.news:
+        if failed or self._ledger.notices:
             # There is something to tell, or a next try to wait for.
             self._flusher.wake()
         if self._ledger.unerased:
-            self._backlog.catch_up()
+            self._store.wake()
         return more
 
-    def broker_is(self, state: BrokerState, error: str = "") -> None:
-        """See :class:`~flask_eventcollector.brokers.Outlet`."""
-        self.gate.broker_is(state, error)
+    def on_state_change(self, state: BrokerState, error: str = "") -> None:
+        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
+        self.gate.on_state_change(state, error)
         self._flusher.wake()
 
     # The two ends of its life, and the flusher's work in between.
@@ -256,7 +259,7 @@ class Delivery:
             # Each may be started again, in case that this was cut short in between.
             self.broker.start(self)
             self._flusher.start()
-            self._backlog.start(self.broker.wake)
+            self._store.start(self.broker.wake)
             self._started = True
 
     def _close_once(self) -> bool:
@@ -272,20 +275,20 @@ class Delivery:
 
     def _stop(self, deadline: float) -> None:
         self.broker.close(max(0.0, deadline - time.monotonic()))
-        self._ledger.broker_is(BrokerState.CLOSED)
+        self._ledger.on_state_change(BrokerState.CLOSED)
         self._flusher.stop(max(0.1, deadline - time.monotonic()))
-        self._backlog.close(max(_LAST_WRITE, deadline - time.monotonic()))
+        self._store.close(max(_LAST_WRITE, deadline - time.monotonic()))
         # The flusher is gone, and the backlog was at work until now.
-        self._announcer.set_aside(self._backlog.take_set_aside())
+        self._notifier.quarantined(self._store.take_quarantined())
 
-    def _tend(self) -> float:
+    def _run_once(self) -> float:
         """One round of the flusher; returns the seconds until the next."""
-        with self._aside():
-            self.tell_news()
+        with self._background():
+            self.notify_pending()
             stats = self.stats()
-            self._reporter.broker(stats)
-            self._reporter.spool(stats)
-            self._reporter.speak_up()
+            self._log.broker(stats)
+            self._log.spool(stats)
+            self._log.log_suppressed()
         due = self._ledger.due()
         if due is None:
             return TICK
@@ -293,12 +296,12 @@ class Delivery:
             self.broker.wake()
         return due
 
-    def _leave(self) -> None:
+    def _on_stop(self) -> None:
         """The flusher's last words, also when the app itself is gone."""
-        self.tell_news()
+        self.notify_pending()
         if not self._close_once():
             self._stop(time.monotonic())
-            self._announcer.tell(self._ledger.discard_collected(NEVER_PUBLISHED))
-            self._announcer.tell(self._ledger.drop_all(_TOO_LATE))
-            self._reporter.left(self._ledger.stats())
-            self._reporter.speak_up(at_last=True)
+            self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
+            self._notifier.notify(self._ledger.drop_all(_TOO_LATE))
+            self._log.left(self._ledger.stats())
+            self._log.log_suppressed(at_last=True)

@@ -10,7 +10,7 @@ from ..events import Target
 from .entries import Entry, Row, State
 
 
-class Records:
+class DiskIndex:
     """What the ledger knows of the backlog on disk; empty where there is none.
 
     Not thread-safe: the ledger's lock guards it.
@@ -26,7 +26,7 @@ class Records:
         self.unerased = 0
         #: Events that dead processes have left and nobody has read yet, per target.
         #: ``None``: nobody knows the target.
-        self.unread: Mapping[Target | None, int] = {}
+        self.unadopted: Mapping[Target | None, int] = {}
 
     @property
     def unstored(self) -> int:
@@ -38,7 +38,7 @@ class Records:
         return {
             "spooled": handed_over - self.unstored if self._durable else 0,
             "unerased": self.unerased,
-            "unread": sum(self.unread.values()),
+            "unadopted": sum(self.unadopted.values()),
         }
 
     # What is to be written.
@@ -97,9 +97,9 @@ class Records:
         for entry in living:
             if entry.row is not None and entry.row.journal is journal:
                 entry.row, entry.is_stored = None, False
-        self.mend(living)
+        self.rebuild(living)
 
-    def mend(self, living: Iterable[Entry]) -> None:
+    def rebuild(self, living: Iterable[Entry]) -> None:
         """Find anew which of the *living* that were handed over are not on disk."""
         self.unerased = sum(map(len, self._outdated.values()))
         if self._durable:

@@ -79,7 +79,7 @@ class Entry:
         self.waiter: Waiter | None = None
 
     @property
-    def waits(self) -> bool:
+    def is_retained(self) -> bool:
         """Whether it is retained."""
         return self.state is State.RETAINED
 
@@ -89,7 +89,7 @@ class Entry:
             self.refused_at, self.refused_since = now, presence
         self.refusals += 1
 
-    def forgive(self) -> None:
+    def reset_refusals(self) -> None:
         """Forget that it was ever refused."""
         self.refusals = 0
 
@@ -109,7 +109,7 @@ class Settlement(NamedTuple):
     on_hold: bool = False
 
 
-class Kind(str, enum.Enum):
+class NoticeKind(str, enum.Enum):
     """What a piece of news is about, one for each signal that reports an outcome."""
 
     PUBLISHED = "events_published"
@@ -124,10 +124,10 @@ ABANDONED = "its collector was abandoned"
 NEVER_PUBLISHED = "it was never published"
 
 
-class News(NamedTuple):
+class Notice(NamedTuple):
     """Something that happened to one event and is to be told."""
 
-    kind: Kind
+    kind: NoticeKind
     event: Event
     reason: str = ""
     outcome: Outcome | None = None
@@ -143,7 +143,7 @@ class Waiter:
         self.patient = patient
         self.entries: list[Entry] = []
         self.pending: set[Entry] = set()
-        self.news: list[News] = []
+        self.notices: list[Notice] = []
         self.done = threading.Event()
 
     def settled(self, settlement: Settlement) -> None:
@@ -178,10 +178,10 @@ class Waiter:
         )
 
 
-def grouped(news: Iterable[News]) -> list[list[News]]:
+def grouped(notices: Iterable[Notice]) -> list[list[Notice]]:
     """Group *news* that one signal can tell, in the order in which they came."""
-    groups: dict[Any, list[News]] = {}
-    for item in news:
+    groups: dict[Any, list[Notice]] = {}
+    for item in notices:
         key = (item.kind, item.outcome, item.attempt, item.reason)
         groups.setdefault(key, []).append(item)
     return list(groups.values())

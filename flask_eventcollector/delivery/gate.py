@@ -53,7 +53,7 @@ class Gate:
         self._watchers: Sequence[Watcher] = ()
 
     def take(self, limit: int) -> list[Entry]:
-        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
         if not (self.faults or self.closed or self._watchers):
             return self._ledger.take(limit)
         passed: list[Entry] = []
@@ -65,25 +65,25 @@ class Gate:
             watch(passed)
         return passed
 
-    def broker_is(self, state: BrokerState, error: str) -> None:
-        """See :class:`~flask_eventcollector.brokers.Outlet`."""
+    def on_state_change(self, state: BrokerState, error: str) -> None:
+        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
         with self._lock:
             self._broker = (state, error)
             if not self.closed:
-                self._ledger.broker_is(state, error)
+                self._ledger.on_state_change(state, error)
 
     def close(self, reason: str) -> None:
         """Let the broker seem to be away, and nobody wait for it."""
         with self._lock:
             self.closed = reason
-            self._ledger.broker_is(BrokerState.DOWN, reason, held=True)
+            self._ledger.on_state_change(BrokerState.DOWN, reason, held=True)
 
     def open(self) -> None:
         """Let the broker be seen as it is."""
         with self._lock:
             if self.closed:
                 self.closed = ""
-                self._ledger.broker_is(*self._broker)
+                self._ledger.on_state_change(*self._broker)
 
     def watch(self, watcher: Watcher) -> None:
         """Tell *watcher* of all that passes, in microseconds, until :meth:`unwatch`."""

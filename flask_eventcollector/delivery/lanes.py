@@ -78,7 +78,7 @@ class Lane:
         """The waiting event with the lowest sequence."""
         self._skip_departed()
         waiting = [entry for _, entry in self._waiting[:1]]
-        aside = [entry for _, _, entry in self._delayed if entry.waits]
+        aside = [entry for _, _, entry in self._delayed if entry.is_retained]
         return min(waiting + aside, key=lambda entry: entry.sequence, default=None)
 
     def take(
@@ -88,7 +88,7 @@ class Lane:
 
         *alone*: nothing is on its way, so the first may have any size.
         """
-        self._call_back(now)
+        self._requeue_delayed(now)
         room = min(room, self._allowance(now))
         while room > 0 and self._skip_departed():
             entry = self._waiting[0][1]
@@ -127,7 +127,7 @@ class Lane:
         self._retry_at = NEVER if on_hold else now + self._delay(self._failures)
         self._window = 1 << min(self._failures - 1, 30)
 
-    def took_others_since(self, moment: float) -> bool:
+    def confirmed_since(self, moment: float) -> bool:
         """Whether the target has taken an event after *moment*."""
         return self._confirmed_at > moment
 
@@ -135,17 +135,17 @@ class Lane:
         """Let everything here be tried at once."""
         self._retry_at = None
         self._window = WIDE_OPEN
-        self._call_back(NEVER)
+        self._requeue_delayed(NEVER)
 
     def _allowance(self, now: float) -> int:
         closed = self._retry_at is not None and now < self._retry_at
         return 0 if closed else self._window - self.in_flight
 
-    def _call_back(self, now: float) -> None:
+    def _requeue_delayed(self, now: float) -> None:
         while self._delayed and self._delayed[0][0] <= now:
             self.add(heapq.heappop(self._delayed)[2])
 
     def _skip_departed(self) -> bool:
-        while self._waiting and not self._waiting[0][1].waits:
+        while self._waiting and not self._waiting[0][1].is_retained:
             heapq.heappop(self._waiting)
         return bool(self._waiting)

@@ -21,9 +21,9 @@ from ..events import (
     Target,
 )
 from .books import Books
-from .broker_status import Presence
-from .disk_index import Records
-from .entries import ABANDONED, Entry, Kind, News, Settlement, State, Waiter
+from .broker_status import BrokerStatus
+from .disk_index import DiskIndex
+from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
 from .lanes import NEVER, Lane
 
 P = ParamSpec("P")
@@ -70,7 +70,7 @@ def step(
             try:
                 return method(self, *args, **kwargs)
             except BaseException:
-                self._mend()
+                self._rebuild()
                 raise
 
     return locked
@@ -81,7 +81,7 @@ class Ledger:
 
     Every public method is one step under the lock: it takes microseconds, does no I/O
     and calls nobody. What has to be told is returned, or left as news: with the caller
-    that waits for the event, otherwise in :attr:`news`.
+    that waits for the event, otherwise in :attr:`notices`.
     """
 
     def __init__(
@@ -93,12 +93,12 @@ class Ledger:
         self._changed = threading.Condition(self._lock)
         self._books = Books()
         self._lanes: dict[Target, Lane] = {}
-        self._broker = Presence(clock)
+        self._broker = BrokerStatus(clock)
         self._sequences = itertools.count(1)
         self._waiters: set[Waiter] = set()
-        self._records = Records(durable=limits.durable)
+        self._disk_index = DiskIndex(durable=limits.durable)
         #: For the flusher to tell.
-        self.news: deque[News] = deque()
+        self.notices: deque[Notice] = deque()
         #: The entries of collectors that are gone. A collector's ``__del__`` may run
         #: at any moment, also while its thread holds the lock, so it only appends.
         self.abandoned: deque[list[Entry]] = deque()
@@ -106,42 +106,42 @@ class Ledger:
     # The collector's side.
 
     @step
-    def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[News]]:
+    def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
         """Put *event* into a collector's *entries*.
 
         Returns whether it was taken (``OVERFLOW="reject"`` may refuse it), and the news
         of what was dropped to stay within the limits.
         """
-        fits, news = self._make_room(event)
+        fits, notices = self._make_room(event)
         if not fits and self._limits.reject:
-            return False, news
+            return False, notices
         entry = Entry(event)
         if fits:
             # It has its owner first: cut short here, it is nobody's.
             entries.append(entry)
         self._books.open(entry)
         if not fits:
-            news.append(self._drop(entry, "overflow"))
-        return True, news
+            notices.append(self._drop(entry, "overflow"))
+        return True, notices
 
     @step
-    def discard(self, entries: list[Entry], reason: str) -> list[News]:
+    def discard(self, entries: list[Entry], reason: str) -> list[Notice]:
         """Throw away what a collector holds."""
         return self._discard(entries, reason)
 
     @step
-    def discard_abandoned(self) -> list[News]:
+    def discard_abandoned(self) -> list[Notice]:
         """Throw away what collectors held that are gone."""
-        news: list[News] = []
+        notices: list[Notice] = []
         while self.abandoned:
-            news += self._discard(self.abandoned[0], ABANDONED)
+            notices += self._discard(self.abandoned[0], ABANDONED)
             self.abandoned.popleft()
-        return news
+        return notices
 
     @step
-    def discard_collected(self, reason: str) -> list[News]:
+    def discard_collected(self, reason: str) -> list[Notice]:
         """Throw away whatever no collector has handed over."""
-        return self._discard(self._books.having(State.COLLECTED), reason)
+        return self._discard(self._books.in_state(State.COLLECTED), reason)
 
     @step
     def hand_over(self, entries: list[Entry], waiter: Waiter | None = None) -> None:
@@ -154,7 +154,7 @@ class Ledger:
                 if waiter is not None:
                     waiter.entries.append(entry)
                     entry.waiter = waiter
-                self._records.open(entry)
+                self._disk_index.open(entry)
                 self._retain(entry)
         entries.clear()
         if waiter is not None:
@@ -172,7 +172,7 @@ class Ledger:
             entry.waiter = None
             hindrance = self._hindrance(entry)
             if hindrance:
-                waiter.news.append(News(Kind.FAILED, entry.event, hindrance))
+                waiter.notices.append(Notice(NoticeKind.FAILED, entry.event, hindrance))
         return waiter.result()
 
     @step
@@ -214,7 +214,7 @@ class Ledger:
         return _is_due(self._due(now), now)
 
     @step
-    def broker_is(
+    def on_state_change(
         self, state: BrokerState, error: str = "", *, held: bool = False
     ) -> None:
         """Note how the broker stands; callers that would wait in vain are let go.
@@ -226,7 +226,7 @@ class Ledger:
         connected = (BrokerState.READY, BrokerState.BLOCKED)
         if state is BrokerState.READY and self._broker.state not in connected:
             self._reopen()
-        self._broker.changes(state, error, held=held)
+        self._broker.change(state, error, held=held)
         for waiter in self._waiters:
             if not self._worth_waiting(waiter):
                 waiter.give_up()
@@ -249,35 +249,35 @@ class Ledger:
     @step
     def is_collected(self, event: Event) -> bool:
         """Whether a collector still holds *event*."""
-        return any(e.state is State.COLLECTED for e in self._books.chosen([event.id]))
+        return any(e.state is State.COLLECTED for e in self._books.select([event.id]))
 
     @step
     def dead(self) -> tuple[DeadEvent, ...]:
         """What was set aside."""
-        dead = self._books.having(State.DEAD)
+        dead = self._books.in_state(State.DEAD)
         return tuple(DeadEvent(e.event, e.reason, e.attempts) for e in dead)
 
     @step
     def retry(self, ids: Iterable[str] | None) -> int:
         """Let dead events wait again, in their old places; returns how many."""
-        dead = [e for e in self._books.chosen(ids) if e.state is State.DEAD]
+        dead = [e for e in self._books.select(ids) if e.state is State.DEAD]
         for entry in dead:
-            entry.forgive()
+            entry.reset_refusals()
             self._retain(entry)
             self._lane(entry).reopen()
         return len(dead)
 
     @step
-    def purge(self, ids: Iterable[str]) -> list[News]:
+    def purge(self, ids: Iterable[str]) -> list[Notice]:
         """Drop events that are dead or retained."""
-        chosen = self._books.chosen(ids)
+        chosen = self._books.select(ids)
         kept = [e for e in chosen if e.state in (State.DEAD, State.RETAINED)]
         return self._drop_each([e for e in kept if self._is_ours(e)], "purged")
 
     @step
-    def drop_all(self, reason: str) -> list[News]:
+    def drop_all(self, reason: str) -> list[Notice]:
         """Drop all that was handed over and is neither confirmed nor on disk."""
-        left = [e for e in self._books.having(*_HANDED_OVER) if not e.is_stored]
+        left = [e for e in self._books.in_state(*_HANDED_OVER) if not e.is_stored]
         return self._drop_each(left, reason)
 
     # The side of a backlog on disk.
@@ -285,7 +285,7 @@ class Ledger:
     @property
     def unerased(self) -> int:
         """How many rows have yet to follow their events; takes no lock."""
-        return self._records.unerased
+        return self._disk_index.unerased
 
     @step
     def to_store(self, entries: Iterable[Entry], journal: object) -> list[Entry]:
@@ -293,74 +293,74 @@ class Ledger:
 
         From here each row follows its entry's state, whether it is written or not.
         """
-        return self._records.assign(entries, journal)
+        return self._disk_index.assign(entries, journal)
 
     @step
     def stored(self, entries: Iterable[Entry]) -> None:
         """*entries* are on disk, unless they have ended meanwhile."""
-        self._records.stored(entries)
+        self._disk_index.stored(entries)
 
     @step
     def overdue(self, seconds: float, limit: int) -> list[Entry]:
         """What is not on disk, *seconds* after it was handed over; the oldest first."""
-        return self._records.oldest(self._clock() - seconds, limit)
+        return self._disk_index.oldest(self._clock() - seconds, limit)
 
     @step
     def unstored(self) -> int:
         """How many events that were handed over are not on disk."""
-        return self._records.unstored
+        return self._disk_index.unstored
 
     @step
     def take_outdated(self, journal: object) -> list[Entry]:
         """Take out the entries whose rows in *journal* have to follow their state."""
-        return self._records.take_outdated(journal)
+        return self._disk_index.take_outdated(journal)
 
     @step
     def put_back(self, outdated: list[Entry]) -> None:
         """Their rows could not follow yet."""
         for entry in outdated:
-            self._records.outdate(entry)
+            self._disk_index.outdate(entry)
 
     @step
     def lost(self, journal: object) -> None:
         """The file of some rows is lost: their entries are in memory only."""
-        self._records.lose(journal, self._books.having(*_HANDED_OVER))
+        self._disk_index.lose(journal, self._books.in_state(*_HANDED_OVER))
 
     @step
     def adopt(
-        self, entries: Iterable[Entry], unread: Mapping[Target | None, int]
+        self, entries: Iterable[Entry], unadopted: Mapping[Target | None, int]
     ) -> list[Entry]:
         """Take over what another process had handed over, in its order.
 
         Returns those that are here already, which are not taken. Their rows have to go.
         *unread* is what is still to be adopted. ``None``: nobody knows the target.
         """
-        self._records.unread = unread
-        now, doubles = self._clock(), []
+        self._disk_index.unadopted = unadopted
+        now, duplicates = self._clock(), []
         for entry in entries:
             if entry.event.id in self._books:
                 entry.state = State.DISCARDED
-                self._records.outdate(entry)
-                doubles.append(entry)
+                self._disk_index.outdate(entry)
+                duplicates.append(entry)
                 continue
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
             self._books.adopt(entry)
-            self._records.open(entry)
-            if entry.waits:
+            self._disk_index.open(entry)
+            if entry.is_retained:
                 self._lane(entry).add(entry)
         self._changed.notify_all()
-        return doubles
+        return duplicates
 
     @step
-    def drop_unread(
+    def drop_unadopted(
         self,
         entries: Iterable[Entry],
         reason: str,
-        unread: Mapping[Target | None, int],
-    ) -> list[News]:
+        unadopted: Mapping[Target | None, int],
+    ) -> list[Notice]:
         """Take over what another process had handed over, only to drop it."""
-        self._records.unread = unread
+        self._disk_index.unadopted = unadopted
         new = [entry for entry in entries if entry.event.id not in self._books]
         for entry in new:
             self._books.adopt(entry)
@@ -382,22 +382,22 @@ class Ledger:
         """The books, as one consistent snapshot."""
         return Stats(
             **self._books.as_dict(),
-            **self._records.as_dict(self._books.count(*_HANDED_OVER)),
+            **self._disk_index.as_dict(self._books.count(*_HANDED_OVER)),
             broker=self._broker.shown,
             broker_error=self._broker.error,
         )
 
     # Below here the lock is held: limits and last words.
 
-    def _make_room(self, event: Event) -> tuple[bool, list[News]]:
-        news: list[News] = []
+    def _make_room(self, event: Event) -> tuple[bool, list[Notice]]:
+        notices: list[Notice] = []
         can_fit = event.size <= self._limits.max_bytes
         while not self._fits(event):
             oldest = self._oldest() if self._limits.drop_oldest and can_fit else None
             if oldest is None:
-                return False, news
-            news.append(self._drop(oldest, "overflow"))
-        return True, news
+                return False, notices
+            notices.append(self._drop(oldest, "overflow"))
+        return True, notices
 
     def _fits(self, event: Event) -> bool:
         return (
@@ -409,7 +409,7 @@ class Ledger:
         """The oldest event that is neither in a collector nor on its way."""
         heads = [lane.oldest() for lane in self._lanes.values()]
         kept = [entry for entry in heads if entry is not None]
-        kept += self._books.having(State.DEAD)
+        kept += self._books.in_state(State.DEAD)
         ours = [entry for entry in kept if self._is_ours(entry)]
         return min(ours, key=lambda entry: entry.sequence, default=None)
 
@@ -417,31 +417,31 @@ class Ledger:
         """Whether it may be dropped here: after the end, the next process has it."""
         return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
-    def _discard(self, entries: list[Entry], reason: str) -> list[News]:
+    def _discard(self, entries: list[Entry], reason: str) -> list[Notice]:
         collected = [e for e in entries if e.state is State.COLLECTED]
         for entry in collected:
             self._books.move(entry, State.DISCARDED)
         entries.clear()
-        return [News(Kind.DISCARDED, e.event, reason) for e in collected]
+        return [Notice(NoticeKind.DISCARDED, e.event, reason) for e in collected]
 
-    def _drop_each(self, entries: list[Entry], reason: str) -> list[News]:
-        news = [self._drop(entry, reason) for entry in entries]
+    def _drop_each(self, entries: list[Entry], reason: str) -> list[Notice]:
+        notices = [self._drop(entry, reason) for entry in entries]
         self._changed.notify_all()
-        return news
+        return notices
 
-    def _drop(self, entry: Entry, reason: str) -> News:
+    def _drop(self, entry: Entry, reason: str) -> Notice:
         if entry.state is State.IN_FLIGHT:
             self._lane(entry).in_flight -= 1
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
-        return News(Kind.DROPPED, entry.event, reason, attempt=entry.attempts)
+        return Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
 
     # Sending, and what became of it.
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the entry's state, and have its row follow."""
-        self._records.change(entry, state)
+        self._disk_index.change(entry, state)
         self._books.move(entry, state)
 
     def _retain(self, entry: Entry, *, on_hold: bool = False) -> None:
@@ -509,14 +509,14 @@ class Ledger:
     def _confirmed(self, entry: Entry, lane: Lane, now: float) -> None:
         self._broker.stalled = False
         lane.confirmed(now)
-        self._tell(entry, Kind.PUBLISHED, elapsed=now - entry.handed_over_at)
+        self._notice(entry, NoticeKind.PUBLISHED, elapsed=now - entry.handed_over_at)
         self._move(entry, State.CONFIRMED)
 
     def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
         entry.attempts -= 1
         if settlement.reason:
-            self._tell(entry, Kind.FAILED)
+            self._notice(entry, NoticeKind.FAILED)
         self._retain(entry)
         if settlement.back_off:
             lane.back_off(now, entry.sent_at)
@@ -524,7 +524,7 @@ class Ledger:
     def _unknown(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
         entry.possible_duplicate = True
-        self._tell(entry, Kind.FAILED, Outcome.UNKNOWN)
+        self._notice(entry, NoticeKind.FAILED, Outcome.UNKNOWN)
         self._retain(entry, on_hold=settlement.on_hold)
         if settlement.back_off:
             lane.back_off(now, entry.sent_at, on_hold=settlement.on_hold)
@@ -534,11 +534,11 @@ class Ledger:
         self._broker.stalled = False
         entry.refused(now, self._broker.seconds())
         if settlement.final or self._refused_too_long(entry):
-            self._tell(entry, Kind.DEAD, settlement.outcome)
+            self._notice(entry, NoticeKind.DEAD, settlement.outcome)
             self._move(entry, State.DEAD)
             return
-        self._tell(entry, Kind.FAILED, settlement.outcome)
-        refused_alone = entry.refusals > 1 and lane.took_others_since(entry.refused_at)
+        self._notice(entry, NoticeKind.FAILED, settlement.outcome)
+        refused_alone = entry.refusals > 1 and lane.confirmed_since(entry.refused_at)
         if refused_alone and not settlement.on_hold:
             # Not the target's fault, so its neighbours need not wait for this one.
             self._books.move(entry, State.RETAINED)
@@ -551,15 +551,17 @@ class Ledger:
         refused_for = self._broker.seconds() - entry.refused_since
         return refused_for >= self._limits.dead_after
 
-    def _tell(
+    def _notice(
         self,
         entry: Entry,
-        kind: Kind,
+        kind: NoticeKind,
         outcome: Outcome | None = None,
         elapsed: float = 0.0,
     ) -> None:
-        news = News(kind, entry.event, entry.reason, outcome, entry.attempts, elapsed)
-        (self.news if entry.waiter is None else entry.waiter.news).append(news)
+        notice = Notice(
+            kind, entry.event, entry.reason, outcome, entry.attempts, elapsed
+        )
+        (self.notices if entry.waiter is None else entry.waiter.notices).append(notice)
 
     # Waiting for time, for the broker, or for others.
 
@@ -571,7 +573,7 @@ class Ledger:
 
     def _hindrance(self, entry: Entry) -> str:
         """Why nothing was tried for *entry*; ``""``: it was, or soon will be."""
-        if not entry.waits or entry.attempts:
+        if not entry.is_retained or entry.attempts:
             return ""
         if not self._broker.worth_waiting:
             return str(self._broker)
@@ -600,7 +602,7 @@ class Ledger:
             return False
         if self._broker.held:
             return True
-        if any(target not in self._lanes for target in self._records.unread):
+        if any(target not in self._lanes for target in self._disk_index.unadopted):
             # The rest of what a dead process has left is about to be read.
             return False
         ready = self._broker.state is BrokerState.READY
@@ -608,7 +610,7 @@ class Ledger:
 
     def _undelivered(self) -> int:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
-        return held + sum(self._records.unread.values())
+        return held + sum(self._disk_index.unadopted.values())
 
     def _due(self, now: float) -> float | None:
         room, room_bytes = self._room()
@@ -626,15 +628,15 @@ class Ledger:
         if not self._lanes.get(target, True):
             del self._lanes[target]
 
-    def _mend(self) -> None:
+    def _rebuild(self) -> None:
         """Rebuild what follows from the entries' states, after a step was cut short."""
-        self._books.mend()
+        self._books.rebuild()
         self._lanes = {}
-        for entry in self._books.having(State.RETAINED):
+        for entry in self._books.in_state(State.RETAINED):
             self._lane(entry).add(entry)
-        for entry in self._books.having(State.IN_FLIGHT):
+        for entry in self._books.in_state(State.IN_FLIGHT):
             self._lane(entry).in_flight += 1
-        self._records.mend(self._books.having(*_HANDED_OVER))
+        self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
 
 
 def _is_due(due: float | None, now: float) -> bool:

@@ -11,20 +11,20 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from ..events import BrokerState, Outcome, Stats, Target
-from .entries import ABANDONED, NEVER_PUBLISHED, Kind, News
-from .store import SetAside
+from .entries import ABANDONED, NEVER_PUBLISHED, Notice, NoticeKind
+from .store import QuarantinedFile
 
 logger = logging.getLogger("flask_eventcollector")
 
 #: Seconds between two log lines about the same trouble.
 INTERVAL = 60.0
 #: Distinct troubles that are remembered for that.
-_MOST_TROUBLES = 1000
+_MOST_PROBLEMS = 1000
 
 _AWAY = (BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.STALLED)
 
 
-class Trouble(NamedTuple):
+class Problem(NamedTuple):
     """What a log line is about."""
 
     level: int
@@ -34,7 +34,7 @@ class Trouble(NamedTuple):
     counted: str = "event(s)"
 
 
-class Reporter:
+class ThrottledLog:
     """Writes the log: seldom, with counts, and never a payload.
 
     The state is changed before a line is logged, and no lock is held meanwhile: a
@@ -45,10 +45,10 @@ class Reporter:
         self._clock = clock
         self._lock = threading.Lock()
         #: When each was last logged, and how often it was passed over since.
-        self._troubles: dict[Trouble, tuple[float, int]] = {}
+        self._suppressed: dict[Problem, tuple[float, int]] = {}
         self._away_since: float | None = None
         self._next_line = float("-inf")
-        self._complaints: dict[str, tuple[str, float]] = {}
+        self._problems: dict[str, tuple[str, float]] = {}
 
     def broker(self, stats: Stats) -> None:
         """Report how the broker stands. Only the flusher calls this."""
@@ -57,7 +57,7 @@ class Reporter:
             self._away(stats, now)
         elif stats.broker is BrokerState.READY:
             self._back(stats, now)
-            self._complain("The broker is there, but: %s", stats.broker_error, now)
+            self._log_problem("The broker is there, but: %s", stats.broker_error, now)
 
     def _away(self, stats: Stats, now: float) -> None:
         first = self._away_since is None
@@ -86,9 +86,9 @@ class Reporter:
         line = "The spool fails: %s"
         if stats.unspooled:
             line += f". {stats.unspooled} event(s) are in memory only."
-        self._complain(line, stats.spool_error, self._clock())
+        self._log_problem(line, stats.spool_error, self._clock())
 
-    def set_aside(self, file: SetAside) -> None:
+    def quarantined(self, file: QuarantinedFile) -> None:
         """Report a file of the spool that could not be read as a whole."""
         line = "The spool's file %s was set aside: %s. %d of its events are delivered."
         _log(logging.ERROR, line, file.path, file.reason, file.rescued)
@@ -99,45 +99,45 @@ class Reporter:
             line = "%d event(s) stay in the spool, for the next process."
             _log(logging.WARNING, line, stats.spooled)
 
-    def _complain(self, line: str, complaint: str, now: float) -> None:
+    def _log_problem(self, line: str, problem: str, now: float) -> None:
         """Log *complaint* if it is new, or was last logged a minute ago."""
         about = line.partition(":")[0]
-        before, next_line = self._complaints.get(about, ("", now))
-        if not complaint or (complaint == before and now < next_line):
+        before, next_line = self._problems.get(about, ("", now))
+        if not problem or (problem == before and now < next_line):
             return
-        self._complaints[about] = (complaint, now + INTERVAL)
-        _log(logging.WARNING, line, complaint)
+        self._problems[about] = (problem, now + INTERVAL)
+        _log(logging.WARNING, line, problem)
 
-    def news(self, news: Iterable[News]) -> None:
+    def notices(self, notices: Iterable[Notice]) -> None:
         """Report what nobody should have to find out by counting."""
-        troubles = Counter(_trouble(item) for item in news)
-        for trouble, number in troubles.items():
-            if trouble is not None:
-                self._note(trouble, number)
+        problems = Counter(_problem_of(item) for item in notices)
+        for problem, number in problems.items():
+            if problem is not None:
+                self._note(problem, number)
 
-    def speak_up(self, *, at_last: bool = False) -> None:
+    def log_suppressed(self, *, at_last: bool = False) -> None:
         """Report what was passed over a minute ago; *at_last*, whatever was."""
         latest = float("inf") if at_last else self._clock() - INTERVAL
         with self._lock:
-            due = {t: n for t, (last, n) in self._troubles.items() if last <= latest}
-            for trouble in due:
-                del self._troubles[trouble]
-        for trouble, number in due.items():
+            due = {t: n for t, (last, n) in self._suppressed.items() if last <= latest}
+            for problem in due:
+                del self._suppressed[problem]
+        for problem, number in due.items():
             if number:
-                self._note(trouble, number)
+                self._note(problem, number)
 
-    def _note(self, trouble: Trouble, number: int) -> None:
+    def _note(self, problem: Problem, number: int) -> None:
         now = self._clock()
         with self._lock:
-            if trouble in self._troubles:
-                last, passed = self._troubles[trouble]
-                self._troubles[trouble] = (last, passed + number)
+            if problem in self._suppressed:
+                last, passed = self._suppressed[problem]
+                self._suppressed[problem] = (last, passed + number)
                 return
-            if len(self._troubles) < _MOST_TROUBLES:
-                self._troubles[trouble] = (now, 0)
+            if len(self._suppressed) < _MOST_PROBLEMS:
+                self._suppressed[problem] = (now, 0)
         line = "%d %s for %s %s"
         _log(
-            trouble.level, line, number, trouble.counted, trouble.target, trouble.words
+            problem.level, line, number, problem.counted, problem.target, problem.words
         )
 
 
@@ -157,17 +157,20 @@ def _waiting(stats: Stats) -> str:
     return counts + "."
 
 
-def _trouble(news: News) -> Trouble | None:
+def _problem_of(notice: Notice) -> Problem | None:
     """What to say about it; ``None``: it is not worth a line of its own."""
-    target, reason = news.event.target, news.reason
-    if news.kind is Kind.FAILED and news.outcome in (Outcome.NACKED, Outcome.RETURNED):
-        outcome = news.outcome.value if news.outcome else ""
+    target, reason = notice.event.target, notice.reason
+    if notice.kind is NoticeKind.FAILED and notice.outcome in (
+        Outcome.NACKED,
+        Outcome.RETURNED,
+    ):
+        outcome = notice.outcome.value if notice.outcome else ""
         words = f"({outcome}: {reason}); the events are kept and tried again."
-        return Trouble(logging.WARNING, target, words, "refusal(s)")
-    if news.kind is Kind.DEAD:
-        return Trouble(logging.ERROR, target, f"are dead ({reason}).")
-    if news.kind is Kind.DROPPED:
-        return Trouble(logging.ERROR, target, f"were dropped: {reason}.")
-    if news.kind is Kind.DISCARDED and reason in (ABANDONED, NEVER_PUBLISHED):
-        return Trouble(logging.WARNING, target, f"were discarded: {reason}.")
+        return Problem(logging.WARNING, target, words, "refusal(s)")
+    if notice.kind is NoticeKind.DEAD:
+        return Problem(logging.ERROR, target, f"are dead ({reason}).")
+    if notice.kind is NoticeKind.DROPPED:
+        return Problem(logging.ERROR, target, f"were dropped: {reason}.")
+    if notice.kind is NoticeKind.DISCARDED and reason in (ABANDONED, NEVER_PUBLISHED):
+        return Problem(logging.WARNING, target, f"were discarded: {reason}.")
     return None

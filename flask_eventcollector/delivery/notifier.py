@@ -11,76 +11,80 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..events import Event
-from .entries import Kind, News, grouped
-from .log import Reporter
-from .store import SetAside
+from .entries import Notice, NoticeKind, grouped
+from .log import ThrottledLog
+from .store import QuarantinedFile
 
 #: Sends a signal to the app's receivers, whatever they do.
 Send = Callable[[NamedSignal, dict[str, Any]], None]
 
 
-class Announcer:
+class Notifier:
     """Turns news into log lines and signals, in the calling thread.
 
     A receiver may enqueue, and so cause news. These are left in *later*: told at once,
     a receiver that enqueues when an event is dropped would call itself for ever.
     """
 
-    def __init__(self, send: Send, reporter: Reporter, later: deque[News]) -> None:
+    def __init__(self, send: Send, log: ThrottledLog, later: deque[Notice]) -> None:
         self._send = send
-        self._reporter = reporter
+        self._log = log
         self._later = later
-        self._telling = threading.local()
+        self._notifying = threading.local()
 
-    def enqueued(self, event: Event) -> None:
+    def notify_enqueued(self, event: Event) -> None:
         """Tell of an event that is in a collector now."""
         self._send(signals.event_enqueued, {"event": event})
 
-    def tell(self, news: Sequence[News]) -> None:
+    def notify(self, notices: Sequence[Notice]) -> None:
         """Tell of what became of events; may block as long as the receivers do."""
-        if not news:
+        if not notices:
             return
-        if getattr(self._telling, "now", False):
-            self._later.extend(news)
+        if getattr(self._notifying, "now", False):
+            self._later.extend(notices)
             return
-        self._telling.now = True
+        self._notifying.now = True
         try:
-            self._reporter.news(news)
-            for group in grouped(news):
+            self._log.notices(notices)
+            for group in grouped(notices):
                 self._signal(group)
         finally:
-            self._telling.now = False
+            self._notifying.now = False
 
-    def set_aside(self, files: Sequence[SetAside]) -> None:
+    def quarantined(self, files: Sequence[QuarantinedFile]) -> None:
         """Tell of files that could not be read as a whole."""
         for file in files:
-            self._reporter.set_aside(file)
-            self._send(signals.spool_file_set_aside, file._asdict())
+            self._log.quarantined(file)
+            self._send(signals.spool_file_quarantined, file._asdict())
 
-    def _signal(self, group: Sequence[News]) -> None:
+    def _signal(self, group: Sequence[Notice]) -> None:
         signal, about = _SIGNALS[group[0].kind]
         events = tuple(item.event for item in group)
         self._send(signal, {"events": events, **about(group)})
 
 
-def _published(group: Sequence[News]) -> dict[str, Any]:
+def _published(group: Sequence[Notice]) -> dict[str, Any]:
     elapsed = max(item.elapsed for item in group)
     return {"attempt": group[0].attempt, "elapsed": elapsed}
 
 
-def _failed(group: Sequence[News]) -> dict[str, Any]:
-    news = group[0]
-    return {"outcome": news.outcome, "error": news.reason, "attempt": news.attempt}
+def _failed(group: Sequence[Notice]) -> dict[str, Any]:
+    notice = group[0]
+    return {
+        "outcome": notice.outcome,
+        "error": notice.reason,
+        "attempt": notice.attempt,
+    }
 
 
-def _ended(group: Sequence[News]) -> dict[str, Any]:
+def _ended(group: Sequence[Notice]) -> dict[str, Any]:
     return {"reason": group[0].reason}
 
 
 _SIGNALS = {
-    Kind.PUBLISHED: (signals.events_published, _published),
-    Kind.FAILED: (signals.publish_failed, _failed),
-    Kind.DISCARDED: (signals.events_discarded, _ended),
-    Kind.DROPPED: (signals.events_dropped, _ended),
-    Kind.DEAD: (signals.events_dead, _ended),
+    NoticeKind.PUBLISHED: (signals.events_published, _published),
+    NoticeKind.FAILED: (signals.publish_failed, _failed),
+    NoticeKind.DISCARDED: (signals.events_discarded, _ended),
+    NoticeKind.DROPPED: (signals.events_dropped, _ended),
+    NoticeKind.DEAD: (signals.events_dead, _ended),
 }

@@ -20,12 +20,12 @@ TICK = 1.0
 _LEAST_PAUSE = 0.02
 
 
-def take_all(waiting: deque[T]) -> list[T]:
+def drain(waiting: deque[T]) -> list[T]:
     """Take out what is there now; what comes meanwhile is for the next round."""
     return [waiting.popleft() for _ in range(len(waiting))]
 
 
-class Rounds:
+class PeriodicWorker:
     """Runs *tend* in rounds: when woken, when due, and once a tick.
 
     *tend* returns the seconds after which it wants to run again. *leave* runs once, in
@@ -33,10 +33,10 @@ class Rounds:
     """
 
     def __init__(
-        self, tend: Callable[[], float], leave: Callable[[], None], name: str
+        self, run_once: Callable[[], float], on_stop: Callable[[], None], name: str
     ) -> None:
-        self._tend = tend
-        self._leave = leave
+        self._run_once = run_once
+        self._on_stop = on_stop
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -55,7 +55,7 @@ class Rounds:
         """Begin the next round now."""
         self._wake.set()
 
-    def stop_soon(self) -> None:
+    def request_stop(self) -> None:
         """Stop within a tick. Takes no lock, so a destructor may call it."""
         self._stopping = True
 
@@ -73,12 +73,12 @@ class Rounds:
             self._wake.wait(pause)
             # Cleared before the round: what comes during it asks for another one.
             self._wake.clear()
-            pause = min(max(self._round(), _LEAST_PAUSE), TICK)
-        self._leave()
+            pause = min(max(self._run_guarded(), _LEAST_PAUSE), TICK)
+        self._on_stop()
 
-    def _round(self) -> float:
+    def _run_guarded(self) -> float:
         try:
-            return self._tend()
+            return self._run_once()
         except Exception:
             with suppress(Exception):  # A logging handler may raise, too.
                 logger.exception("The thread %s failed; it goes on", self._thread.name)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 from .entries import Entry
 
 
-class SetAside(NamedTuple):
+class QuarantinedFile(NamedTuple):
     """A file of the spool that could not be read as a whole."""
 
     #: Where it is now. Nothing of the library reads or deletes it any more.
@@ -19,7 +19,7 @@ class SetAside(NamedTuple):
     rescued: int
 
 
-class Backlog(Protocol):
+class Store(Protocol):
     """Keeps what was handed over until it is confirmed.
 
     Nothing here raises because of a disk.
@@ -28,22 +28,22 @@ class Backlog(Protocol):
     def start(self, wake: Callable[[], object]) -> None:
         """Begin to work; calls *wake* when there are new events to send."""
 
-    def keep(self, entries: Sequence[Entry]) -> None:
+    def persist(self, entries: Sequence[Entry]) -> None:
         """Keep *entries*, as far as they are not confirmed; waits a second at most."""
 
-    def keep_all(self) -> None:
+    def persist_all(self) -> None:
         """Keep whatever was handed over; waits a second at most."""
 
-    def catch_up(self) -> None:
+    def wake(self) -> None:
         """There is much to erase, or something new may be found. Does not wait."""
 
-    def search(self, timeout: float) -> None:
+    def scan(self, timeout: float) -> None:
         """Look for what dead processes have left; waits *timeout* seconds at most."""
 
     def close(self, timeout: float) -> None:
         """Keep the rest and stop, within *timeout* seconds."""
 
-    def take_set_aside(self) -> list[SetAside]:
+    def take_quarantined(self) -> list[QuarantinedFile]:
         """The files that were set aside since the last call."""
 
     def figures(self) -> Mapping[str, Any]:

@@ -6,31 +6,31 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..delivery.entries import Entry
-from ..delivery.store import SetAside
+from ..delivery.store import QuarantinedFile
 
 
-class MemoryBacklog:
+class MemoryStore:
     """Leaves all that waits to the ledger, which has it in memory anyway."""
 
     def start(self, wake: Callable[[], object]) -> None:
         """There is nothing to start."""
 
-    def keep(self, entries: Sequence[Entry]) -> None:
+    def persist(self, entries: Sequence[Entry]) -> None:
         """The ledger keeps them."""
 
-    def keep_all(self) -> None:
+    def persist_all(self) -> None:
         """The ledger keeps them."""
 
-    def catch_up(self) -> None:
+    def wake(self) -> None:
         """There is nothing to erase."""
 
-    def search(self, timeout: float) -> None:
+    def scan(self, timeout: float) -> None:
         """A dead process leaves nothing."""
 
     def close(self, timeout: float) -> None:
         """There is nothing to stop."""
 
-    def take_set_aside(self) -> list[SetAside]:
+    def take_quarantined(self) -> list[QuarantinedFile]:
         return []
 
     def figures(self) -> Mapping[str, Any]:

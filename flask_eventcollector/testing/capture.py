@@ -50,7 +50,7 @@ class Captured(Assertions):
         delivery = self._state.delivery_if_used()
         if delivery is not None:
             # What happened before the block is not part of it.
-            delivery.tell_news(_PATIENCE)
+            delivery.notify_pending(_PATIENCE)
         self._open.enter_context(self._heard.listening())
         return self
 
@@ -119,7 +119,7 @@ class Captured(Assertions):
         deadline = time.monotonic() + timeout
         worked, told, before = delivery.flush(timeout), -1, -2
         while told != before and time.monotonic() < deadline:
-            before, told = told, delivery.tell_news(deadline - time.monotonic())
+            before, told = told, delivery.notify_pending(deadline - time.monotonic())
             worked = delivery.wait_until_flushed(deadline - time.monotonic())
         return worked
 
@@ -191,7 +191,7 @@ class Captured(Assertions):
         else:
             delivery.gate.open()
         delivery.flush(_PATIENCE)
-        delivery.tell_news(_PATIENCE)
+        delivery.notify_pending(_PATIENCE)
 
 
 def _failure(outcome: object) -> Outcome:

@@ -53,7 +53,7 @@ class Check(NamedTuple):
     def __repr__(self) -> str:
         return self.label
 
-    def complaint(self, found: Any) -> str:
+    def problem(self, found: Any) -> str:
         """What is wrong with *found*; ``""``: nothing."""
         words = f"expected {self.label}, found {show(found)}"
         try:
@@ -207,9 +207,9 @@ def differences(
     Objects may have more keys than expected, unless *exact*.
     """
     if isinstance(expected, Check):
-        complaint = expected.complaint(found)
-        if complaint:
-            yield Difference(path, complaint)
+        problem = expected.problem(found)
+        if problem:
+            yield Difference(path, problem)
     elif isinstance(expected, dict) and isinstance(found, dict):
         yield from _object_differences(expected, found, path, exact=exact)
     elif isinstance(expected, list) and isinstance(found, list):

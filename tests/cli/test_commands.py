@@ -18,7 +18,7 @@ from click.testing import Result
 
 from flask_eventcollector.stores.spool.admin.changing import change
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
-from flask_eventcollector.stores.spool.control import Wish
+from flask_eventcollector.stores.spool.control import ControlRequest
 from tests.helpers import Recorder, Shop, open_shop
 from tests.parts import thread
 
@@ -333,7 +333,7 @@ def test_what_a_damaged_wal_hides_is_not_taken_for_nothing(
     assert result.exit_code == 3
     assert "its -wal is damaged" in result.output
     with pytest.raises(Unreadable, match="its -wal is damaged"):
-        change(path, Wish("purge", [killed.waiting]), lambda news: None)
+        change(path, ControlRequest("purge", [killed.waiting]), lambda notices: None)
     # So who looks next sees it, too.
     assert Path(f"{path}-shm").read_bytes() == shared
 

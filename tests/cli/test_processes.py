@@ -16,9 +16,9 @@ import pytest
 
 from flask_eventcollector.stores.spool.admin.changing import PATIENCE
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE
-from tests.backlog.support import leave
 from tests.cli.support import DEADLINE, FlaskEvents
 from tests.rabbitmq import RabbitMQNode, free_ports
+from tests.spool.support import leave
 
 MakeQueue = Callable[..., str]
 
@@ -125,7 +125,7 @@ def test_flush_delivers_what_is_whole_of_a_damaged_file_and_sets_it_aside(
     assert 300 < len(rescued) < 500
     status = flask_events("status")
     assert status.returncode == 0
-    assert f"Set aside, since it was damaged: {path.name}.aside" in status.stdout
+    assert f"Set aside, since it was damaged: {path.name}.quarantined" in status.stdout
 
 
 # Two commands at once

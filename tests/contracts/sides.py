@@ -30,7 +30,7 @@ class Arrived(NamedTuple):
     headers: Mapping[str, Any]
 
 
-class Outlet:
+class BrokerCallbacks:
     """What the broker talks to: a ledger, with a record of what was said."""
 
     def __init__(self, **changes: Any) -> None:
@@ -69,12 +69,12 @@ class Outlet:
             self._changed.notify_all()
             return more
 
-    def broker_is(self, state: BrokerState, error: str = "") -> None:
+    def on_state_change(self, state: BrokerState, error: str = "") -> None:
         with self._changed:
             if state is BrokerState.DOWN and self.taken:
                 self.wrongs.append("went down before it had settled everything")
             self.states.append(state)
-            self.ledger.broker_is(state, error)
+            self.ledger.on_state_change(state, error)
             self._changed.notify_all()
 
     # What the test calls.
@@ -273,7 +273,7 @@ class RabbitMQSide(Side):
 
     def come_up(self) -> None:
         self._proxy.restore()
-        self.broker.hurry()
+        self.broker.reconnect_now()
 
     def block(self) -> None:
         self._node.memory_alarm(True)

@@ -13,7 +13,7 @@ from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from tests.helpers import DEADLINE
 
-from .sides import MemorySide, Outlet, RabbitMQSide, Side
+from .sides import BrokerCallbacks, MemorySide, RabbitMQSide, Side
 
 BROKERS = ["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
 
@@ -44,20 +44,22 @@ def closing(side: Side) -> Iterator[Side]:
 
 
 @pytest.fixture
-def outlet() -> Iterator[Outlet]:
+def callbacks() -> Iterator[BrokerCallbacks]:
     """What the broker talks to; in the end it must have kept to the rules."""
-    outlet = Outlet()
-    yield outlet
-    assert outlet.wrongs == []
+    callbacks = BrokerCallbacks()
+    yield callbacks
+    assert callbacks.wrongs == []
 
 
-def start(side: Side, outlet: Outlet) -> None:
-    side.broker.start(outlet)
-    outlet.wait_for_state(BrokerState.READY)
+def start(side: Side, callbacks: BrokerCallbacks) -> None:
+    side.broker.start(callbacks)
+    callbacks.wait_for_state(BrokerState.READY)
 
 
-def publish(side: Side, outlet: Outlet, queue: str, *payloads: object) -> list[Event]:
-    events = outlet.give(queue, *payloads)
+def publish(
+    side: Side, callbacks: BrokerCallbacks, queue: str, *payloads: object
+) -> list[Event]:
+    events = callbacks.give(queue, *payloads)
     side.broker.wake()
     return events
 
@@ -66,95 +68,103 @@ def ids(events: list[Event]) -> list[str]:
     return [event.id for event in events]
 
 
-def counts(outlet: Outlet) -> dict[str, int]:
-    stats = outlet.ledger.stats()
+def counts(callbacks: BrokerCallbacks) -> dict[str, int]:
+    stats = callbacks.ledger.stats()
     assert stats.balanced
     found = {state.name.lower(): getattr(stats, state.name.lower()) for state in State}
     return {name: count for name, count in found.items() if count}
 
 
-def test_it_becomes_ready_after_its_start(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
-    assert outlet.ledger.stats().broker is BrokerState.READY
+def test_it_becomes_ready_after_its_start(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
+    assert callbacks.ledger.stats().broker is BrokerState.READY
 
 
-def test_a_second_start_does_no_harm(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
-    start(side, outlet)
-    events = publish(side, outlet, side.make_queue(), 1)
-    outlet.wait_for(Outcome.CONFIRMED, events)
+def test_a_second_start_does_no_harm(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
+    start(side, callbacks)
+    events = publish(side, callbacks, side.make_queue(), 1)
+    callbacks.wait_for(Outcome.CONFIRMED, events)
 
 
-def test_what_waits_before_it_is_ready_is_sent_then(side: Side, outlet: Outlet) -> None:
-    events = outlet.give(side.make_queue(), 1, 2)
+def test_what_waits_before_it_is_ready_is_sent_then(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    events = callbacks.give(side.make_queue(), 1, 2)
     side.broker.wake()
-    side.broker.start(outlet)
-    outlet.wait_for(Outcome.CONFIRMED, events)
+    side.broker.start(callbacks)
+    callbacks.wait_for(Outcome.CONFIRMED, events)
 
 
-def test_a_wake_without_events_does_no_harm(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_a_wake_without_events_does_no_harm(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     for _ in range(100):
         side.broker.wake()
-    events = publish(side, outlet, side.make_queue(), 1)
-    outlet.wait_for(Outcome.CONFIRMED, events)
+    events = publish(side, callbacks, side.make_queue(), 1)
+    callbacks.wait_for(Outcome.CONFIRMED, events)
 
 
-def test_an_event_arrives_as_it_was(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_an_event_arrives_as_it_was(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
     queue = side.make_queue()
     headers = {"text": "ü", "number": 2**40, "flag": True, "list": [1, "a"]}
-    (event,) = outlet.give(queue, {"naïve": "☃", "n": [1.5, None]}, headers=headers)
+    (event,) = callbacks.give(queue, {"naïve": "☃", "n": [1.5, None]}, headers=headers)
     side.broker.wake()
-    outlet.wait_for(Outcome.CONFIRMED, [event])
+    callbacks.wait_for(Outcome.CONFIRMED, [event])
     assert side.arrived(queue) == [(event.id, event.body, headers)]
 
 
 def test_an_empty_payload_and_no_headers_arrive_as_such(
-    side: Side, outlet: Outlet
+    side: Side, callbacks: BrokerCallbacks
 ) -> None:
-    start(side, outlet)
+    start(side, callbacks)
     queue = side.make_queue()
-    events = publish(side, outlet, queue, "")
-    outlet.wait_for(Outcome.CONFIRMED, events)
+    events = publish(side, callbacks, queue, "")
+    callbacks.wait_for(Outcome.CONFIRMED, events)
     assert side.arrived(queue) == [(events[0].id, b'""', {})]
 
 
 def test_events_arrive_in_order_and_are_confirmed_once_each(
-    side: Side, outlet: Outlet
+    side: Side, callbacks: BrokerCallbacks
 ) -> None:
-    start(side, outlet)
+    start(side, callbacks)
     one, other = side.make_queue(), side.make_queue()
     first, second = [], []
     for number in range(50):
-        first += publish(side, outlet, one, *range(10 * number, 10 * number + 10))
-        second += publish(side, outlet, other, number)
-    outlet.wait_for(Outcome.CONFIRMED, first + second)
+        first += publish(side, callbacks, one, *range(10 * number, 10 * number + 10))
+        second += publish(side, callbacks, other, number)
+    callbacks.wait_for(Outcome.CONFIRMED, first + second)
     assert [arrived.id for arrived in side.arrived(one)] == ids(first)
     assert [arrived.id for arrived in side.arrived(other)] == ids(second)
-    assert sorted(outlet.settled) == sorted(
+    assert sorted(callbacks.settled) == sorted(
         (event.id, Outcome.CONFIRMED) for event in first + second
     )
 
 
 def test_what_is_over_the_limit_follows_without_another_wake(side: Side) -> None:
-    outlet = Outlet(max_in_flight=7)
+    callbacks = BrokerCallbacks(max_in_flight=7)
     queue = side.make_queue()
-    start(side, outlet)
-    events = publish(side, outlet, queue, *range(500))
-    outlet.wait_for(Outcome.CONFIRMED, events)
+    start(side, callbacks)
+    events = publish(side, callbacks, queue, *range(500))
+    callbacks.wait_for(Outcome.CONFIRMED, events)
     assert [arrived.id for arrived in side.arrived(queue)] == ids(events)
-    assert outlet.wrongs == []
+    assert callbacks.wrongs == []
 
 
-def test_events_from_many_threads_arrive_once_each(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_events_from_many_threads_arrive_once_each(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     queue = side.make_queue()
     given: list[list[Event]] = [[] for _ in range(4)]
 
     def work(number: int) -> None:
         for turn in range(25):
-            given[number] += publish(side, outlet, queue, f"{number}-{turn}")
+            given[number] += publish(side, callbacks, queue, f"{number}-{turn}")
 
     threads = [threading.Thread(target=work, args=[n], daemon=True) for n in range(4)]
     for each in threads:
@@ -162,7 +172,7 @@ def test_events_from_many_threads_arrive_once_each(side: Side, outlet: Outlet) -
     for each in threads:
         each.join(DEADLINE)
     everything = [event for events in given for event in events]
-    outlet.wait_for(Outcome.CONFIRMED, everything)
+    callbacks.wait_for(Outcome.CONFIRMED, everything)
     arrived = [each.id for each in side.arrived(queue)]
     assert sorted(arrived) == sorted(ids(everything))
     for events in given:
@@ -172,24 +182,30 @@ def test_events_from_many_threads_arrive_once_each(side: Side, outlet: Outlet) -
 # Refusals
 
 
-def test_an_event_for_a_missing_queue_is_returned(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_an_event_for_a_missing_queue_is_returned(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     queue = side.missing_queue()
-    events = publish(side, outlet, queue, 1)
-    outlet.wait_for(Outcome.RETURNED, events)
-    assert queue in outlet.reason(events[0])
+    events = publish(side, callbacks, queue, 1)
+    callbacks.wait_for(Outcome.RETURNED, events)
+    assert queue in callbacks.reason(events[0])
 
 
-def test_an_event_that_a_queue_refuses_is_nacked(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_an_event_that_a_queue_refuses_is_nacked(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     queue = side.make_full_queue()
-    events = publish(side, outlet, queue, 1)
-    outlet.wait_for(Outcome.NACKED, events)
-    assert queue in outlet.reason(events[0])
+    events = publish(side, callbacks, queue, 1)
+    callbacks.wait_for(Outcome.NACKED, events)
+    assert queue in callbacks.reason(events[0])
 
 
-def test_refusals_do_not_hold_up_other_queues(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_refusals_do_not_hold_up_other_queues(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     missing, full, queue = (
         side.missing_queue(),
         side.make_full_queue(),
@@ -197,164 +213,180 @@ def test_refusals_do_not_hold_up_other_queues(side: Side, outlet: Outlet) -> Non
     )
     events = []
     for number in range(20):
-        outlet.give(missing, f"missing-{number}")
-        outlet.give(full, f"full-{number}")
-        events += publish(side, outlet, queue, number)
-    outlet.wait_for(Outcome.CONFIRMED, events)
+        callbacks.give(missing, f"missing-{number}")
+        callbacks.give(full, f"full-{number}")
+        events += publish(side, callbacks, queue, number)
+    callbacks.wait_for(Outcome.CONFIRMED, events)
     assert [arrived.id for arrived in side.arrived(queue)] == ids(events)
 
 
 def test_a_refused_event_is_the_same_when_it_is_taken_at_last(
-    side: Side, outlet: Outlet
+    side: Side, callbacks: BrokerCallbacks
 ) -> None:
-    start(side, outlet)
+    start(side, callbacks)
     queue = side.missing_queue()
-    events = publish(side, outlet, queue, 1, 2)
-    outlet.wait_for(Outcome.RETURNED, events)
+    events = publish(side, callbacks, queue, 1, 2)
+    callbacks.wait_for(Outcome.RETURNED, events)
     side.declare(queue)
-    outlet.ledger.reopen()
+    callbacks.ledger.reopen()
     side.broker.wake()
-    outlet.wait_for(Outcome.CONFIRMED, events)
+    callbacks.wait_for(Outcome.CONFIRMED, events)
     assert side.arrived(queue) == [(event.id, event.body, {}) for event in events]
 
 
 # Down and up
 
 
-def test_what_is_on_its_way_when_it_goes_is_unknown(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
-    (event,) = lose(side, outlet, side.make_queue())
-    assert outlet.outcomes(event) == [Outcome.UNKNOWN]
-    assert counts(outlet) == {"retained": 1, "confirmed": 1}
-    assert outlet.states[-1] is BrokerState.DOWN
+def test_what_is_on_its_way_when_it_goes_is_unknown(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
+    (event,) = lose(side, callbacks, side.make_queue())
+    assert callbacks.outcomes(event) == [Outcome.UNKNOWN]
+    assert counts(callbacks) == {"retained": 1, "confirmed": 1}
+    assert callbacks.states[-1] is BrokerState.DOWN
 
 
-def test_what_was_unknown_is_sent_again_and_marked(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_what_was_unknown_is_sent_again_and_marked(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     queue = side.make_queue()
-    (event,) = lose(side, outlet, queue)
+    (event,) = lose(side, callbacks, queue)
     side.come_up()
-    outlet.wait_for(Outcome.CONFIRMED, [event])
+    callbacks.wait_for(Outcome.CONFIRMED, [event])
     last = side.arrived(queue)[-1]
     assert last == (event.id, event.body, {POSSIBLE_DUPLICATE: True})
 
 
 def test_what_was_confirmed_before_it_went_is_not_sent_again(
-    side: Side, outlet: Outlet
+    side: Side, callbacks: BrokerCallbacks
 ) -> None:
-    start(side, outlet)
+    start(side, callbacks)
     queue = side.make_queue()
-    before = publish(side, outlet, queue, "before")
-    outlet.wait_for(Outcome.CONFIRMED, before)
-    lost = lose(side, outlet, queue)
-    after = outlet.give(queue, "after")
+    before = publish(side, callbacks, queue, "before")
+    callbacks.wait_for(Outcome.CONFIRMED, before)
+    lost = lose(side, callbacks, queue)
+    after = callbacks.give(queue, "after")
     side.come_up()
-    outlet.wait_for(Outcome.CONFIRMED, before + lost + after)
-    assert outlet.outcomes(before[0]) == [Outcome.CONFIRMED]
+    callbacks.wait_for(Outcome.CONFIRMED, before + lost + after)
+    assert callbacks.outcomes(before[0]) == [Outcome.CONFIRMED]
     arrived = list(dict.fromkeys(each.id for each in side.arrived(queue)))
     assert arrived == ids(before + lost + after)
 
 
-def test_nothing_is_taken_while_it_is_down(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_nothing_is_taken_while_it_is_down(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     queue = side.make_queue()
     side.go_down()
-    outlet.wait_for_state(BrokerState.DOWN)
-    events = publish(side, outlet, queue, 1, 2)
-    assert counts(outlet) == {"retained": 2}
+    callbacks.wait_for_state(BrokerState.DOWN)
+    events = publish(side, callbacks, queue, 1, 2)
+    assert counts(callbacks) == {"retained": 2}
     side.come_up()
-    outlet.wait_for(Outcome.CONFIRMED, events)
+    callbacks.wait_for(Outcome.CONFIRMED, events)
     assert [arrived.headers for arrived in side.arrived(queue)] == [{}, {}]
 
 
-def test_it_says_why_it_is_down(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_it_says_why_it_is_down(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
     side.go_down()
-    outlet.wait_for_state(BrokerState.DOWN)
-    assert outlet.ledger.stats().broker_error
+    callbacks.wait_for_state(BrokerState.DOWN)
+    assert callbacks.ledger.stats().broker_error
 
 
-def test_it_can_go_and_come_many_times(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_it_can_go_and_come_many_times(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
     queue = side.make_queue()
     for number in range(5):
         side.go_down()
-        outlet.wait_for_state(BrokerState.DOWN)
-        events = publish(side, outlet, queue, number)
+        callbacks.wait_for_state(BrokerState.DOWN)
+        events = publish(side, callbacks, queue, number)
         side.come_up()
-        outlet.wait_for(Outcome.CONFIRMED, events)
+        callbacks.wait_for(Outcome.CONFIRMED, events)
     assert [int(arrived.body) for arrived in side.arrived(queue)] == [0, 1, 2, 3, 4]
 
 
-def lose(side: Side, outlet: Outlet, queue: str) -> list[Event]:
+def lose(side: Side, callbacks: BrokerCallbacks, queue: str) -> list[Event]:
     """Have the broker go while an event is on its way."""
     # RabbitMQ's channel opens for the first event, which would not be sent yet.
-    outlet.wait_for(Outcome.CONFIRMED, publish(side, outlet, side.make_queue(), 0))
+    callbacks.wait_for(
+        Outcome.CONFIRMED, publish(side, callbacks, side.make_queue(), 0)
+    )
     side.fall_silent()
-    events = outlet.give(queue, "lost")
+    events = callbacks.give(queue, "lost")
     side.broker.wake()
     if isinstance(side, RabbitMQSide):
-        outlet.wait_until_taken(events)
+        callbacks.wait_until_taken(events)
     side.go_down()
-    outlet.wait_for_state(BrokerState.DOWN)
-    outlet.wait_for(Outcome.UNKNOWN, events)
+    callbacks.wait_for_state(BrokerState.DOWN)
+    callbacks.wait_for(Outcome.UNKNOWN, events)
     return events
 
 
 # Blocked
 
 
-def test_while_it_is_blocked_nothing_is_sent(blockable: Side, outlet: Outlet) -> None:
+def test_while_it_is_blocked_nothing_is_sent(
+    blockable: Side, callbacks: BrokerCallbacks
+) -> None:
     queue = blockable.make_queue()
-    start(blockable, outlet)
-    first = block(blockable, outlet, queue)
-    second = publish(blockable, outlet, queue, 2, 3)
-    states = {e.event.id: e.state for e in outlet.ledger._books}
+    start(blockable, callbacks)
+    first = block(blockable, callbacks, queue)
+    second = publish(blockable, callbacks, queue, 2, 3)
+    states = {e.event.id: e.state for e in callbacks.ledger._books}
     assert [states[event.id] for event in second] == [State.RETAINED] * 2
-    assert outlet.states[-1] is BrokerState.BLOCKED
+    assert callbacks.states[-1] is BrokerState.BLOCKED
     blockable.unblock()
-    outlet.wait_for(Outcome.CONFIRMED, first + second)
+    callbacks.wait_for(Outcome.CONFIRMED, first + second)
     arrived = blockable.arrived(queue)
     assert [each.id for each in arrived] == ids(first + second)
     assert [each.headers for each in arrived] == [{}] * 3
 
 
-def test_it_says_that_it_is_blocked_and_why(blockable: Side, outlet: Outlet) -> None:
+def test_it_says_that_it_is_blocked_and_why(
+    blockable: Side, callbacks: BrokerCallbacks
+) -> None:
     queue = blockable.make_queue()
-    start(blockable, outlet)
-    block(blockable, outlet, queue)
-    stats = outlet.ledger.stats()
+    start(blockable, callbacks)
+    block(blockable, callbacks, queue)
+    stats = callbacks.ledger.stats()
     assert (stats.broker, bool(stats.broker_error)) == (BrokerState.BLOCKED, True)
 
 
-def test_a_blocked_one_can_be_closed(blockable: Side, outlet: Outlet) -> None:
+def test_a_blocked_one_can_be_closed(
+    blockable: Side, callbacks: BrokerCallbacks
+) -> None:
     queue = blockable.make_queue()
-    start(blockable, outlet)
-    block(blockable, outlet, queue)
+    start(blockable, callbacks)
+    block(blockable, callbacks, queue)
     began = time.monotonic()
     blockable.broker.close(1)
     assert time.monotonic() - began < DEADLINE
-    assert counts(outlet) == {"retained": 1}
+    assert counts(callbacks) == {"retained": 1}
 
 
-def block(side: Side, outlet: Outlet, queue: str) -> list[Event]:
+def block(side: Side, callbacks: BrokerCallbacks, queue: str) -> list[Event]:
     """Block the broker; RabbitMQ says so when it gets the next event."""
     side.block()
-    events = publish(side, outlet, queue, 1)
-    outlet.wait_for_state(BrokerState.BLOCKED)
+    events = publish(side, callbacks, queue, 1)
+    callbacks.wait_for_state(BrokerState.BLOCKED)
     return events
 
 
 # The end
 
 
-def test_closing_ends_it_within_the_timeout(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_closing_ends_it_within_the_timeout(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     assert side.broker.close(DEADLINE)
 
 
-def test_closing_twice_is_closing_once(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_closing_twice_is_closing_once(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
     assert side.broker.close(DEADLINE)
     assert side.broker.close(DEADLINE)
 
@@ -363,45 +395,49 @@ def test_closing_before_the_start_does_no_harm(side: Side) -> None:
     assert side.broker.close(DEADLINE)
 
 
-def test_after_closing_nothing_is_taken(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_after_closing_nothing_is_taken(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
     queue = side.make_queue()
     side.broker.close(DEADLINE)
-    publish(side, outlet, queue, 1)
-    side.broker.hurry()
+    publish(side, callbacks, queue, 1)
+    side.broker.reconnect_now()
     side.broker.wake()
-    assert counts(outlet) == {"retained": 1}
+    assert counts(callbacks) == {"retained": 1}
     assert side.arrived(queue) == []
 
 
-def test_closing_leaves_nothing_in_flight(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_closing_leaves_nothing_in_flight(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     side.fall_silent()
-    publish(side, outlet, side.make_queue(), 1)
+    publish(side, callbacks, side.make_queue(), 1)
     side.broker.close(0.1)
-    assert outlet.taken == []
+    assert callbacks.taken == []
 
 
-def test_a_silent_one_is_closed_all_the_same(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_a_silent_one_is_closed_all_the_same(
+    side: Side, callbacks: BrokerCallbacks
+) -> None:
+    start(side, callbacks)
     side.fall_silent()
     began = time.monotonic()
     side.broker.close(0.1)
     assert time.monotonic() - began < DEADLINE
 
 
-def test_one_that_is_down_can_be_closed(side: Side, outlet: Outlet) -> None:
-    start(side, outlet)
+def test_one_that_is_down_can_be_closed(side: Side, callbacks: BrokerCallbacks) -> None:
+    start(side, callbacks)
     side.go_down()
-    outlet.wait_for_state(BrokerState.DOWN)
+    callbacks.wait_for_state(BrokerState.DOWN)
     assert side.broker.close(DEADLINE)
 
 
 def test_its_threads_are_named_and_daemonic_and_end_with_it(
-    side: Side, outlet: Outlet
+    side: Side, callbacks: BrokerCallbacks
 ) -> None:
     before = set(threading.enumerate())
-    start(side, outlet)
+    start(side, callbacks)
     own = [t for t in set(threading.enumerate()) - before if t.name != "proxy"]
     assert all(thread.daemon for thread in own)
     assert all(thread.name == "eventcollector-io-contract" for thread in own)

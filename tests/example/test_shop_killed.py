@@ -78,8 +78,8 @@ def test_the_page_tells_what_the_earlier_process_has_left(
     wait_for(lambda: shop.state()["books"]["adopted"] > 0, "it has found them")
     books = shop.state()["books"]
     # A part of them is brought into memory at a time.
-    assert books["unread"] > 0
-    assert books["spooled"] + books["unread"] == CARDS + 3
+    assert books["unadopted"] > 0
+    assert books["spooled"] + books["unadopted"] == CARDS + 3
     private_rabbitmq.start_app()
     wait_for(lambda: bool(shop.state()["books"]["confirmed"] == CARDS + 3), "all")
 

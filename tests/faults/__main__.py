@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tests.faults.matrix import ELSEWHERE, ROWS
-from tests.faults.report import Report, complaints
+from tests.faults.report import Report, problems
 from tests.faults.rig import BASELINE, MODES
 from tests.faults.rows import Row
 from tests.faults.runner import Result, Task, plan, run_all, running_node
@@ -149,7 +149,7 @@ def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
             bar.update(whole, description=str(task))
             results.append(next(found))
             bar.advance(whole, task.runs)
-            for line in complaints(results[-1]):
+            for line in problems(results[-1]):
                 console.print(line, markup=False, highlight=False, soft_wrap=True)
     return results
 

@@ -173,7 +173,7 @@ def note_confirmed(app: Flask) -> None:
 
 def note_losses(app: Flask) -> None:
     """Note each event, and each file, when the library says that it gives it up."""
-    from flask_eventcollector import events_dropped, spool_file_set_aside
+    from flask_eventcollector import events_dropped, spool_file_quarantined
 
     side_file = os.environ[PREFIX + "SIDE_FILE"]
 
@@ -181,11 +181,11 @@ def note_losses(app: Flask) -> None:
         for event in events:
             note(dropped_in(side_file), event.payload["key"], "dropped")
 
-    def set_aside(sender: Flask, path: Path, **extra: Any) -> None:
+    def quarantined(sender: Flask, path: Path, **extra: Any) -> None:
         note(set_aside_in(side_file), path.name, "set aside")
 
     events_dropped.connect(dropped, app, weak=False)
-    spool_file_set_aside.connect(set_aside, app, weak=False)
+    spool_file_quarantined.connect(quarantined, app, weak=False)
 
 
 def publish_before_the_fork(app: Flask, events: EventCollector) -> None:

@@ -100,7 +100,7 @@ class Report:
         page.write_text(text)
 
 
-def complaints(result: Result) -> list[str]:
+def problems(result: Result) -> list[str]:
     """Why it was not run, or what did not hold, and where the logs are."""
     if result.skipped:
         return [_skipped(result)]

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flask_eventcollector.stores.spool.folder import maker_of
-from flask_eventcollector.stores.spool.recovery.salvage import whole_rows
+from flask_eventcollector.stores.spool.folder import creator_of
+from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from tests.faults import side_file
 from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
@@ -30,7 +30,7 @@ SETTLE_TIMEOUT = 60.0
 #: `SHUTDOWN_TIMEOUT` and a second.
 LONGEST_EXIT = 2.0 + 1.0
 #: Where an event is that is still to be delivered.
-UNDELIVERED = ("collected", "in_flight", "retained", "unread")
+UNDELIVERED = ("collected", "in_flight", "retained", "unadopted")
 #: How the names of the library's threads begin.
 OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
@@ -370,12 +370,12 @@ class Trial:
 
     def _orphans(self) -> list[Path]:
         """The files in the spool whose process has ended."""
-        return [f for f in self.spool.glob("*.spool") if not is_running(maker_of(f))]
+        return [f for f in self.spool.glob("*.spool") if not is_running(creator_of(f))]
 
     def _on_disk(self) -> set[str]:
         """The events that the app has left in its spool."""
         files = self.spool.glob("*.spool")
-        return {s.event.payload["key"] for file in files for s in whole_rows(file)}
+        return {s.event.payload["key"] for file in files for s in intact_rows(file)}
 
     def tried_by(self, pid: int) -> set[str]:
         """The events that this process has tried to enqueue."""

@@ -6,7 +6,7 @@ import itertools
 from functools import partial
 from pathlib import Path
 
-from flask_eventcollector.stores.spool.folder import maker_of
+from flask_eventcollector.stores.spool.folder import creator_of
 from tests.faults.damage import DAMAGES
 from tests.faults.disk import failing_writes, no_disk, small_disk
 from tests.faults.figures import SLOWEST, Figures
@@ -121,7 +121,7 @@ def _erased(trial: Trial) -> int:
     denied=no_disk,
 )
 def bad_disk(rig: Rig, runs: int) -> Figures:
-    """Many more files are damaged in tests/backlog/test_damage.py."""
+    """Many more files are damaged in tests/spool/test_damage.py."""
     found = Figures()
     ways = itertools.cycle((_failing_disk, _damaged_files))
     for _, strike in zip(range(runs), ways, strict=False):
@@ -198,16 +198,16 @@ def _damaged_files(rig: Rig) -> Figures:
         files = _a_file_each(trial)
         trial.host.close()
         for path, damage in zip(files[1:], DAMAGES, strict=True):
-            trial.may_lose(damage(path, trial.tried_by(maker_of(path))))
+            trial.may_lose(damage(path, trial.tried_by(creator_of(path))))
             trial.hit()
         trial.host.workers = 1
         trial.host.start()
         trial.requests(SOME)
         rig.node.start_app()
         # One whose rows are damaged, but not the file, when the others have arrived.
-        aside = partial(trial.stats, "set_aside")
+        aside = partial(trial.stats, "quarantined")
         trial.wait_until("each is set aside", lambda: aside() == number)
-        kept = len(list(trial.spool.glob("*.spool.aside")))
+        kept = len(list(trial.spool.glob("*.spool.quarantined")))
         trial.expect(f"{number} are kept for people, not {kept}", kept == number)
         trial.wait_until("each is told", lambda: len(trial.told_aside) == number)
     logged = trial.log.count("was set aside")

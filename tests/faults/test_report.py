@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.faults import __main__ as command
 from tests.faults.figures import Figures
 from tests.faults.hosts import KINDS, Kind
-from tests.faults.report import Report, complaints
+from tests.faults.report import Report, problems
 from tests.faults.rig import BASELINE, Rig
 from tests.faults.rows import ROWS, Row
 from tests.faults.runner import Result, Task, plan, run_all
@@ -67,7 +67,7 @@ def test_a_row_that_holds_leaves_nothing_behind() -> None:
     result = run(good())
     assert result.holds
     assert result.folder is None
-    assert complaints(result) == []
+    assert problems(result) == []
 
 
 def test_a_row_that_does_not_hold_says_what_and_where_its_logs_are() -> None:
@@ -75,7 +75,7 @@ def test_a_row_that_does_not_hold_says_what_and_where_its_logs_are() -> None:
     assert not result.holds
     assert result.folder is not None
     assert result.folder.is_dir()
-    assert complaints(result) == [
+    assert problems(result) == [
         "row 90 nothing happens, memory: lost: 3, of which 0 may be lost",
         f"row 90 nothing happens, memory: logs: {result.folder}",
     ]
@@ -88,7 +88,7 @@ def test_a_row_that_can_not_be_finished_does_not_hold() -> None:
     (traceback,) = result.folder.iterdir()
     assert "no way" in traceback.read_text()
     words = "it could not be finished: ValueError: no way"
-    assert complaints(result)[0] == f"row 90 nothing happens, memory: {words}"
+    assert problems(result)[0] == f"row 90 nothing happens, memory: {words}"
     traceback.unlink()
     result.folder.rmdir()
 
@@ -115,7 +115,7 @@ def test_a_row_that_can_not_be_run_is_no_failure_and_no_success(
     monkeypatch.setitem(KINDS, "no-such", kind)
     result = run(ValueError("it was run"), **more)
     line = f"row 90 nothing happens, memory: not run, {why}"
-    assert complaints(result) == [line]
+    assert problems(result) == [line]
     report = Report("3.10.8", [result])
     assert report.holds
     assert report.verdict == "All of it holds, except for 1 that could not be run."
@@ -199,7 +199,7 @@ def test_the_exit_code_says_whether_all_holds(
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("words", "problem"),
     [
         ("nine", "'nine' is no list of rows, such as 1,4,9"),
         ("999", "there is no row 999; there are 1, 2"),
@@ -207,11 +207,11 @@ def test_the_exit_code_says_whether_all_holds(
     ],
 )
 def test_rows_that_are_not_there_are_told(
-    words: str, complaint: str, capsys: pytest.CaptureFixture[str]
+    words: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
         command.main(["--rows", words])
-    assert complaint in capsys.readouterr().err
+    assert problem in capsys.readouterr().err
 
 
 def test_a_real_row_is_run_in_the_mode_that_is_named(

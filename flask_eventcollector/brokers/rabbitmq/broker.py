@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import pika
 
 from ...config.broker_url import BrokerURL
-from ...delivery.broker import Outlet
+from ...delivery.broker import BrokerCallbacks
 from ...events import BrokerState
 from .parameters import attempts
-from .quiet import forget_this_thread, quieten_this_thread
+from .quiet import restore_pika_in_this_thread, silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
 
@@ -41,10 +41,10 @@ class RabbitMQBroker:
         self._heartbeat = heartbeat
         self._delay = delay
         self._name = name
-        self._outlet: Outlet | None = None
+        self._callbacks: BrokerCallbacks | None = None
         self._session: Session | None = None
         self._closing = threading.Event()
-        self._hurry = threading.Event()
+        self._retry_now = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"eventcollector-io-{name}", daemon=True
         )
@@ -52,11 +52,11 @@ class RabbitMQBroker:
     def __repr__(self) -> str:
         return f"<RabbitMQBroker {'; '.join(map(str, self._urls))}>"
 
-    def start(self, outlet: Outlet) -> None:
+    def start(self, callbacks: BrokerCallbacks) -> None:
         """Begin to connect, if it has not begun yet; does not wait."""
         if self._thread.ident is None:
-            self._outlet = outlet
-            outlet.broker_is(BrokerState.CONNECTING)
+            self._callbacks = callbacks
+            callbacks.on_state_change(BrokerState.CONNECTING)
             self._thread.start()
 
     def wake(self) -> None:
@@ -65,15 +65,15 @@ class RabbitMQBroker:
         if session is not None:
             session.wake()
 
-    def hurry(self) -> None:
+    def reconnect_now(self) -> None:
         """Connect now, whatever the delay; does not wait."""
-        self._hurry.set()
+        self._retry_now.set()
 
     def close(self, timeout: float) -> bool:
         """Close the connection and end the thread, within *timeout* seconds."""
         deadline = time.monotonic() + timeout
         self._closing.set()
-        self._hurry.set()
+        self._retry_now.set()
         if not self._thread.is_alive():
             return True
         self._end_session(Session.close, deadline)
@@ -90,24 +90,24 @@ class RabbitMQBroker:
     # Below: the thread.
 
     def _run(self) -> None:
-        quieten_this_thread()
+        silence_pika_in_this_thread()
         try:
             self._keep_connected()
         finally:
-            forget_this_thread()
+            restore_pika_in_this_thread()
 
     def _keep_connected(self) -> None:
         failures = 0
         while not self._closing.is_set():
             # Cleared before the round: a hurry that comes during it starts another.
-            self._hurry.clear()
+            self._retry_now.clear()
             was_ready, error = self._round()
             if self._closing.is_set():
                 return
             failures = 1 if was_ready else failures + 1
-            if self._outlet is not None:
-                self._outlet.broker_is(BrokerState.DOWN, error)
-            self._hurry.wait(self._delay(failures))
+            if self._callbacks is not None:
+                self._callbacks.on_state_change(BrokerState.DOWN, error)
+            self._retry_now.wait(self._delay(failures))
 
     def _round(self) -> tuple[bool, str]:
         """Try each node until one serves; returns whether one did, and the error."""
@@ -136,11 +136,11 @@ class RabbitMQBroker:
         return False, error
 
     def _serve(self, parameters: pika.ConnectionParameters) -> tuple[bool, str]:
-        if self._closing.is_set() or self._outlet is None:
+        if self._closing.is_set() or self._callbacks is None:
             return False, ""
         self._session = session = Session(
             parameters,
-            self._outlet,
+            self._callbacks,
             queues=self._queues,
             heartbeat=self._heartbeat,
             app_id=self._name,

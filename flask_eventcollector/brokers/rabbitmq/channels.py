@@ -50,7 +50,7 @@ class ExchangeChannel:
         self._about = f"exchange {exchange}"
         self._app_id = app_id
         self._settle = settle
-        self._complain = complain
+        self._report_problem = complain
         self.state = ChannelState.OPENING
         #: The broker's limit for a message in bytes, once it has told it.
         self.size_limit: int | None = None
@@ -141,7 +141,7 @@ class ExchangeChannel:
         tag, multiple = int(method.delivery_tag or 0), bool(method.multiple)
         nacked = isinstance(method, Basic.Nack)
         entries = self._covered(tag, multiple)
-        self._complain(self._about, "")
+        self._report_problem(self._about, "")
         self._settle([self._settlement(entry, nacked) for entry in entries])
 
     def _covered(self, tag: int, multiple: bool) -> list[Entry]:
@@ -173,7 +173,7 @@ class ExchangeChannel:
             return
         self.size_limit = size_limit(error)
         if self.size_limit is None and not is_missing_exchange(error):
-            self._complain(self._about, broker_text(error))
+            self._report_problem(self._about, broker_text(error))
         if self.state is ChannelState.OPENING:
             self._end(self._refused(error))
         elif self.size_limit is not None:

@@ -20,7 +20,7 @@ class _NotFromHere(logging.Filter):
 _filter = _NotFromHere()
 
 
-def quieten_this_thread() -> None:
+def silence_pika_in_this_thread() -> None:
     """Drop what pika logs in this thread from now on.
 
     pika logs several errors and a traceback for each connect that fails, once a backoff
@@ -33,6 +33,6 @@ def quieten_this_thread() -> None:
             logging.getLogger(name).addFilter(_filter)
 
 
-def forget_this_thread() -> None:
+def restore_pika_in_this_thread() -> None:
     """Its identifier may be given to another thread."""
     _filter.threads.discard(threading.get_ident())

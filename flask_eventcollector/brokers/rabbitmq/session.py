@@ -13,7 +13,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
-from ...delivery.broker import Outlet
+from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Entry, Settlement
 from ...events import BrokerState
 from .channels import ChannelState, ExchangeChannel, too_large
@@ -76,20 +76,20 @@ class Session:
     def __init__(
         self,
         parameters: pika.ConnectionParameters,
-        outlet: Outlet,
+        callbacks: BrokerCallbacks,
         *,
         queues: Queues,
         heartbeat: float,
         app_id: str,
     ) -> None:
-        self._outlet = outlet
+        self._callbacks = callbacks
         self._app_id = app_id
         self._queues = queues
         self._patience = 2 * heartbeat
         self._channels: dict[str, ExchangeChannel] = {}
         self._size_limit: int | None = None
         #: What is wrong although the broker is there, by queue or exchange.
-        self._complaints: dict[str, str] = {}
+        self._problems: dict[str, str] = {}
         self._woken = False
         self._blocked = False
         self._unblocked_at = float("-inf")
@@ -164,7 +164,7 @@ class Session:
 
         def closed(_: Channel, error: BaseException) -> None:
             if isinstance(error, ChannelClosedByBroker):
-                self._complaints[f"queue {queue}"] = broker_text(error)
+                self._problems[f"queue {queue}"] = broker_text(error)
             if self._connection.is_open:
                 self._declare(queues)
 
@@ -178,32 +178,32 @@ class Session:
 
     def _begin(self) -> None:
         self._ready = self.was_ready = True
-        self._tell_ready()
+        self._announce_ready()
         self._check_overdue()
         self._drain()
 
-    def _tell_ready(self) -> None:
-        complaints = "; ".join(dict.fromkeys(self._complaints.values()))
-        self._outlet.broker_is(BrokerState.READY, complaints)
+    def _announce_ready(self) -> None:
+        problems = "; ".join(dict.fromkeys(self._problems.values()))
+        self._callbacks.on_state_change(BrokerState.READY, problems)
 
-    def _complain(self, about: str, complaint: str) -> None:
-        if self._complaints.get(about, "") == complaint:
+    def _report_problem(self, about: str, problem: str) -> None:
+        if self._problems.get(about, "") == problem:
             return
-        self._complaints[about] = complaint
-        if not complaint:
-            del self._complaints[about]
+        self._problems[about] = problem
+        if not problem:
+            del self._problems[about]
         if self._ready and not self._blocked:
-            self._tell_ready()
+            self._announce_ready()
 
     def _on_blocked(self, _: object, frame: Any) -> None:
         self._blocked = True
         reason = str(frame.method.reason)
-        self._outlet.broker_is(BrokerState.BLOCKED, reason)
+        self._callbacks.on_state_change(BrokerState.BLOCKED, reason)
 
     def _on_unblocked(self, *_: object) -> None:
         self._blocked = False
         self._unblocked_at = time.monotonic()
-        self._tell_ready()
+        self._announce_ready()
         self._drain()
 
     def _close(self) -> None:
@@ -229,7 +229,7 @@ class Session:
         self._woken = False
         if not self._ready or self._blocked:
             return
-        taken = self._outlet.take(_TURN)
+        taken = self._callbacks.take(_TURN)
         self._publish(taken)
         if len(taken) == _TURN:
             self.wake()
@@ -257,7 +257,7 @@ class Session:
                 self._connection,
                 exchange,
                 self._settle,
-                self._complain,
+                self._report_problem,
                 app_id=self._app_id,
             )
         return channel
@@ -267,7 +267,7 @@ class Session:
             return
         limits = [c.size_limit for c in self._channels.values() if c.size_limit]
         self._size_limit = min(limits, default=self._size_limit)
-        if self._outlet.settle(settlements) and self._ready:
+        if self._callbacks.settle(settlements) and self._ready:
             self.wake()
 
     # Looking after the confirms.

@@ -10,18 +10,18 @@ from collections.abc import Callable
 
 from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
-from ...delivery.periodic_worker import TICK, Rounds, take_all
+from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...events import Target
-from .circuit_breaker import Disk
-from .control import Wish, fulfil, take_back, wish_for
-from .folder import Claim, Folder, NotOurs
+from .circuit_breaker import CircuitBreaker
+from .control import ControlRequest, apply, pending_request, withdraw
+from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
-from .orphan import Moved, Orphan, Wreck, open_sound
-from .quarantine import Aside
+from .orphan import DamagedFile, MigratedFile, Orphan, open_sound
+from .quarantine import Quarantine
 from .updating import close, update
 
 #: Seconds between two looks for the files of dead processes.
-LOOK_EVERY = 10.0
+SCAN_INTERVAL = 10.0
 #: Events, and bytes, of dead processes that are in memory at the same time, at most.
 PAGE, PAGE_BYTES = 2_000, 8 * 1024 * 1024
 #: Files of dead processes that are open at the same time, at most.
@@ -39,7 +39,7 @@ class Adopter:
         self,
         ledger: Ledger,
         folder: Folder,
-        aside: Aside,
+        quarantine: Quarantine,
         *,
         page: tuple[int, int],
         full_sync: bool,
@@ -47,52 +47,52 @@ class Adopter:
     ) -> None:
         self._ledger = ledger
         self._folder = folder
-        self._aside = aside
+        self._quarantine = quarantine
         #: Events and bytes that are in memory at the same time.
         self._page, self._page_bytes = page
         self._full_sync = full_sync
-        self._rounds = Rounds(
-            self._round, self._leave, f"eventcollector-adopter-{name}"
+        self._worker = PeriodicWorker(
+            self._run_once, self._on_stop, f"eventcollector-adopter-{name}"
         )
         self._wake_others: Callable[[], object] = lambda: None
-        self._searches: deque[threading.Event] = deque()
+        self._scans: deque[threading.Event] = deque()
         self._orphans: list[Orphan] = []
-        self._wrecks: list[Wreck] = []
-        self._moved: list[Moved] = []
+        self._damaged: list[DamagedFile] = []
+        self._migrated: list[MigratedFile] = []
         #: What was moved into the own file.
         self._guests: set[Entry] = set()
-        self._next_look = 0.0
+        self._next_scan = 0.0
         #: Whether dead processes have left more files than may be open.
         self._are_more = False
-        self._erasing, self._reading = Disk(), Disk()
+        self._erase_breaker, self._read_breaker = CircuitBreaker(), CircuitBreaker()
 
     # What others call, in any thread.
 
     def start(self, wake_others: Callable[[], object]) -> None:
         """Begin; calls *wake_others* when there are new events."""
         self._wake_others = wake_others
-        self._rounds.start()
+        self._worker.start()
 
-    def search(self, timeout: float) -> None:
+    def scan(self, timeout: float) -> None:
         """Look now; waits *timeout* seconds at most."""
-        if not self._rounds.is_running:
+        if not self._worker.is_running:
             return
         done = threading.Event()
-        self._searches.append(done)
-        self._rounds.wake()
+        self._scans.append(done)
+        self._worker.wake()
         done.wait(timeout)
 
     def wake(self) -> None:
         """Look now whether there is something to erase, or room to read on."""
-        self._rounds.wake()
+        self._worker.wake()
 
-    def stop_soon(self) -> None:
+    def request_stop(self) -> None:
         """Adopt no more."""
-        self._rounds.stop_soon()
+        self._worker.request_stop()
 
     def stop(self, timeout: float) -> None:
         """Leave the files to the next process, within *timeout* seconds."""
-        self._rounds.stop(timeout)
+        self._worker.stop(timeout)
 
     @property
     def erase_at(self) -> int:
@@ -103,109 +103,111 @@ class Adopter:
     @property
     def error(self) -> str:
         """Why a file could not be read, or a row not erased."""
-        return self._erasing.error or self._reading.error
+        return self._erase_breaker.error or self._read_breaker.error
 
     # One round. Nothing below is called by another thread.
 
-    def _round(self) -> float:
-        searches = take_all(self._searches)
+    def _run_once(self) -> float:
+        scans = drain(self._scans)
         try:
-            self._follow()
-            fulfilled = self._fulfil_wishes()
+            self._update_rows()
+            applied = self._apply_requests()
             self._finish_orphans()
             self._make_room()
-            self._look(now=bool(searches))
+            self._find_files(now=bool(scans))
             found = self._adopt()
         finally:
-            for search in searches:
-                search.set()
-        if found or fulfilled:
+            for scan in scans:
+                scan.set()
+        if found or applied:
             self._wake_others()
             return 0.0
         return TICK
 
-    def _follow(self) -> None:
+    def _update_rows(self) -> None:
         """Let the rows follow their events."""
-        if self._erasing.is_ill:
+        if self._erase_breaker.is_open:
             return
-        self._erasing.works()
+        self._erase_breaker.record_success()
         for orphan in list(self._orphans):
             try:
                 for entry, state in update(self._ledger, orphan.journal):
                     orphan.follow(entry, state)
             except sqlite3.Error as error:
-                self._erasing.fails(error)
+                self._erase_breaker.record_failure(error)
                 if is_damage(error):
-                    self._wreck(orphan, str(error))
+                    self._mark_damaged(orphan, str(error))
 
     # What the command line asks for.
 
-    def _fulfil_wishes(self) -> bool:
+    def _apply_requests(self) -> bool:
         """Do what is asked; returns whether rows may have to follow."""
-        fulfilled = False
-        files: list[Orphan | Moved] = [*self._orphans, *self._moved]
+        applied = False
+        files: list[Orphan | MigratedFile] = [*self._orphans, *self._migrated]
         for file in files:
-            wish = wish_for(file.claim.path)
-            if wish is None:
+            request = pending_request(file.claim.path)
+            if request is None:
                 continue
-            fulfil(wish, self._ledger)
+            apply(request, self._ledger)
             if isinstance(file, Orphan):
-                self._fulfil_unread(wish, file)
-            fulfilled |= take_back(file.claim.path, wish)
-        return fulfilled
+                self._apply_to_unadopted(request, file)
+            applied |= withdraw(file.claim.path, request)
+        return applied
 
-    def _fulfil_unread(self, wish: Wish, orphan: Orphan) -> None:
+    def _apply_to_unadopted(self, request: ControlRequest, orphan: Orphan) -> None:
         """The same for events that are on disk only, of which the ledger can't know."""
         try:
-            if wish.what == "retry":
-                orphan.revive(wish.ids)
-            elif wish.what == "purge":
-                erased = orphan.erase(wish.ids)
-                news = self._ledger.drop_unread(erased, "purged", self._count_unread())
-                self._ledger.news.extend(news)
+            if request.action == "retry":
+                orphan.revive(request.ids)
+            elif request.action == "purge":
+                erased = orphan.erase(request.ids)
+                notices = self._ledger.drop_unadopted(
+                    erased, "purged", self._count_unadopted()
+                )
+                self._ledger.notices.extend(notices)
         except sqlite3.Error as error:
-            self._erasing.fails(error)
+            self._erase_breaker.record_failure(error)
             if is_damage(error):
-                self._wreck(orphan, str(error))
+                self._mark_damaged(orphan, str(error))
 
     # Finding files.
 
-    def _look(self, *, now: bool) -> None:
+    def _find_files(self, *, now: bool) -> None:
         clock = time.monotonic()
-        now = now or clock >= self._next_look or (self._are_more and self._has_room())
+        now = now or clock >= self._next_scan or (self._are_more and self._has_room())
         if not now:
             return
-        self._next_look = clock + LOOK_EVERY
-        self._reading.works()
+        self._next_scan = clock + SCAN_INTERVAL
+        self._read_breaker.record_success()
         self._are_more = False
         for claim in self._folder.claim_orphans():
             if not self._has_room():
                 claim.release()
                 self._are_more = True
                 return
-            self._begin(claim)
+            self._claim_file(claim)
 
     def _has_room(self) -> bool:
         """Whether another file may be opened."""
-        return len(self._orphans) + len(self._wrecks) < _MOST_FILES
+        return len(self._orphans) + len(self._damaged) < _MOST_FILES
 
     # Making room, where a missing queue would keep the files open that wait for it.
 
     def _make_room(self) -> None:
         """Have what waits long, or is dead, written into the own file."""
-        for moved in list(self._moved):
-            if moved.is_finished:
-                self._moved.remove(moved)
-                moved.claim.remove()
+        for migrated in list(self._migrated):
+            if migrated.is_finished:
+                self._migrated.remove(migrated)
+                migrated.claim.remove()
         if not self._are_more or self._has_room():
             return
-        before = time.monotonic() - LOOK_EVERY
+        before = time.monotonic() - SCAN_INTERVAL
         for orphan in list(self._orphans):
             # One that has damaged rows is to be set aside in the end.
-            if orphan.opened_at <= before and not (orphan.unread or orphan.damaged):
-                self._move(orphan)
+            if orphan.opened_at <= before and not (orphan.unadopted or orphan.damaged):
+                self._migrate(orphan)
 
-    def _move(self, orphan: Orphan) -> None:
+    def _migrate(self, orphan: Orphan) -> None:
         guests = {e for e in self._guests | orphan.entries if e.state.alive}
         size = sum(entry.event.size for entry in guests)
         if len(guests) > self._page or size > self._page_bytes:
@@ -213,28 +215,28 @@ class Adopter:
             return
         self._guests = guests
         self._orphans.remove(orphan)
-        self._moved.append(Moved(orphan))
+        self._migrated.append(MigratedFile(orphan))
         orphan.journal.close()
         # The writer writes them once more.
         self._ledger.lost(orphan.journal)
 
-    def _begin(self, claim: Claim) -> None:
-        if self._aside.is_left_alone(claim.path):
+    def _claim_file(self, claim: Claim) -> None:
+        if self._quarantine.is_skipped(claim.path):
             claim.release()
             return
         try:
             self._open(claim)
         except (OSError, sqlite3.Error) as error:
             if is_damage(error):
-                self._wrecks.append(Wreck(claim, str(error)))
+                self._damaged.append(DamagedFile(claim, str(error)))
                 return
             # It may pass.
-            self._reading.fails(error)
+            self._read_breaker.record_failure(error)
             claim.release()
-        except NotOurs as error:
-            self._aside.put(claim, str(error), 0)
+        except ForeignFile as error:
+            self._quarantine.add(claim, str(error), 0)
         except NewerVersion as error:
-            self._aside.leave_alone(claim, str(error))
+            self._quarantine.skip(claim, str(error))
 
     def _open(self, claim: Claim) -> None:
         journal = open_sound(claim.path, full_sync=self._full_sync)
@@ -255,13 +257,13 @@ class Adopter:
         found = 0
         for orphan in list(self._orphans):
             found += self._read_orphan(orphan)
-        for wreck in list(self._wrecks):
-            found += self._read_wreck(wreck)
+        for damaged in list(self._damaged):
+            found += self._read_damaged(damaged)
         return bool(found)
 
     def _share(self) -> int:
         """How many events of one target may be in memory, or of one damaged file."""
-        sharing = sum(orphan.targets for orphan in self._orphans) + len(self._wrecks)
+        sharing = sum(orphan.targets for orphan in self._orphans) + len(self._damaged)
         return max(1, self._page // max(1, sharing))
 
     def _room(self) -> tuple[int, int]:
@@ -276,36 +278,36 @@ class Adopter:
         try:
             entries += orphan.read(self._share(), count, size)
         except sqlite3.Error as error:
-            self._reading.fails(error)
+            self._read_breaker.record_failure(error)
             damage = error if is_damage(error) else None
         # What was read before an error is here all the same.
-        self._ledger.adopt(entries, self._count_unread())
+        self._ledger.adopt(entries, self._count_unadopted())
         if damage is not None:
-            self._wreck(orphan, str(damage))
+            self._mark_damaged(orphan, str(damage))
         return len(entries)
 
-    def _read_wreck(self, wreck: Wreck) -> int:
+    def _read_damaged(self, damaged: DamagedFile) -> int:
         entries: list[Entry] = []
         count, size = self._room()
         try:
-            entries += wreck.read(min(count, self._share() - wreck.here), size)
+            entries += damaged.read(min(count, self._share() - damaged.here), size)
         except (OSError, sqlite3.Error) as error:
-            self._reading.fails(error)
-        wreck.forget(self._ledger.adopt(entries, self._count_unread()))
-        if wreck.is_finished:
-            self._wrecks.remove(wreck)
-            self._aside.put(wreck.claim, wreck.reason, wreck.rescued)
+            self._read_breaker.record_failure(error)
+        damaged.forget(self._ledger.adopt(entries, self._count_unadopted()))
+        if damaged.is_finished:
+            self._damaged.remove(damaged)
+            self._quarantine.add(damaged.claim, damaged.reason, damaged.rescued)
         return len(entries)
 
-    def _count_unread(self) -> dict[Target | None, int]:
-        unread: dict[Target | None, int] = {}
+    def _count_unadopted(self) -> dict[Target | None, int]:
+        unadopted: dict[Target | None, int] = {}
         for orphan in self._orphans:
-            for target, count in orphan.unread.items():
-                unread[target] = unread.get(target, 0) + count
-        if self._are_more or any(not wreck.is_read for wreck in self._wrecks):
+            for target, count in orphan.unadopted.items():
+                unadopted[target] = unadopted.get(target, 0) + count
+        if self._are_more or any(not damaged.is_read for damaged in self._damaged):
             # Nobody knows how many.
-            unread[None] = 1
-        return unread
+            unadopted[None] = 1
+        return unadopted
 
     # Letting files go.
 
@@ -316,9 +318,9 @@ class Adopter:
             try:
                 self._finish(orphan, empty=orphan.journal.is_empty())
             except sqlite3.Error as error:
-                self._reading.fails(error)
+                self._read_breaker.record_failure(error)
                 if is_damage(error):
-                    self._wreck(orphan, str(error))
+                    self._mark_damaged(orphan, str(error))
 
     def _finish(self, orphan: Orphan, *, empty: bool) -> None:
         self._orphans.remove(orphan)
@@ -327,21 +329,25 @@ class Adopter:
             orphan.claim.remove()
         else:
             reason = f"{orphan.damaged} row(s) are not what was written"
-            self._aside.put(orphan.claim, reason, orphan.rescued)
+            self._quarantine.add(orphan.claim, reason, orphan.rescued)
 
-    def _wreck(self, orphan: Orphan, reason: str) -> None:
+    def _mark_damaged(self, orphan: Orphan, reason: str) -> None:
         """A file turns out to be damaged while it is being read."""
         self._orphans.remove(orphan)
         orphan.journal.close()
         self._ledger.lost(orphan.journal)
-        self._wrecks.append(Wreck(orphan.claim, reason))
+        self._damaged.append(DamagedFile(orphan.claim, reason))
 
-    def _leave(self) -> None:
-        self._erasing.try_again()
-        self._follow()
+    def _on_stop(self) -> None:
+        self._erase_breaker.reset()
+        self._update_rows()
         for orphan in self._orphans:
             close(orphan.claim, orphan.journal)
-        for wreck in self._wrecks:
-            wreck.claim.release()
-        for moved in self._moved:
-            (moved.claim.remove if moved.is_finished else moved.claim.release)()
+        for damaged in self._damaged:
+            damaged.claim.release()
+        for migrated in self._migrated:
+            (
+                migrated.claim.remove
+                if migrated.is_finished
+                else migrated.claim.release
+            )()

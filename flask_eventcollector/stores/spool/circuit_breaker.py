@@ -8,28 +8,28 @@ import time
 PAUSE = 1.0
 
 
-class Disk:
+class CircuitBreaker:
     """Whether the disk does what one thread asks of it. Nothing here does I/O."""
 
     def __init__(self) -> None:
         #: What went wrong; ``""``: nothing.
         self.error = ""
-        self._well_again_at = 0.0
+        self._closes_at = 0.0
 
     @property
-    def is_ill(self) -> bool:
+    def is_open(self) -> bool:
         """Whether it is to be left alone."""
-        return time.monotonic() < self._well_again_at
+        return time.monotonic() < self._closes_at
 
-    def fails(self, error: Exception) -> None:
+    def record_failure(self, error: Exception) -> None:
         """It did not do what it was asked."""
         self.error = str(error)
-        self._well_again_at = time.monotonic() + PAUSE
+        self._closes_at = time.monotonic() + PAUSE
 
-    def works(self) -> None:
+    def record_success(self) -> None:
         """It did."""
         self.error = ""
 
-    def try_again(self) -> None:
+    def reset(self) -> None:
         """Let it be asked at once."""
-        self._well_again_at = 0.0
+        self._closes_at = 0.0

@@ -12,15 +12,15 @@ from ...delivery.ledger import Ledger
 from .folder import REQUEST
 
 
-class Wish(NamedTuple):
+class ControlRequest(NamedTuple):
     """To retry, or to purge, some events of a file."""
 
     #: ``"retry"`` or ``"purge"``.
-    what: str
+    action: str
     ids: list[str]
 
 
-def ask(path: Path, wish: Wish) -> bool:
+def submit(path: Path, request: ControlRequest) -> bool:
     """Leave *wish* beside the file *path*; ``False``: another one is there.
 
     It is written whole before it has its name, so the owner never reads half of it.
@@ -31,7 +31,7 @@ def ask(path: Path, wish: Wish) -> bool:
     descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            json.dump(wish._asdict(), file)
+            json.dump(request._asdict(), file)
         os.link(unnamed, _request_of(path))
     except FileExistsError:
         return False
@@ -40,14 +40,14 @@ def ask(path: Path, wish: Wish) -> bool:
     return True
 
 
-def is_pending(path: Path, wish: Wish) -> bool:
+def is_pending(path: Path, request: ControlRequest) -> bool:
     """Whether *wish* is beside the file *path*: its owner has not fulfilled it."""
-    return wish_for(path) == wish
+    return pending_request(path) == request
 
 
-def take_back(path: Path, wish: Wish) -> bool:
+def withdraw(path: Path, request: ControlRequest) -> bool:
     """Remove *wish*, unless another has taken its place; returns whether it did."""
-    if not is_pending(path, wish):
+    if not is_pending(path, request):
         return False
     try:
         os.unlink(_request_of(path))
@@ -56,27 +56,27 @@ def take_back(path: Path, wish: Wish) -> bool:
     return True
 
 
-def wish_for(path: Path) -> Wish | None:
-    """What is asked of the owner of *path*, which then calls :func:`take_back`."""
+def pending_request(path: Path) -> ControlRequest | None:
+    """What is asked of the owner of *path*, which then calls :func:`withdraw`."""
     try:
         text = _request_of(path).read_text(encoding="utf-8")
     except OSError:
         return None
     try:
-        asked = json.loads(text)
-        return Wish(str(asked["what"]), [str(id) for id in asked["ids"]])
+        content = json.loads(text)
+        return ControlRequest(str(content["action"]), [str(id) for id in content["ids"]])
     except (ValueError, TypeError, KeyError):
         # Nobody of ours wrote that. A wish for nothing is fulfilled at once.
-        return Wish("", [])
+        return ControlRequest("", [])
 
 
-def fulfil(wish: Wish, ledger: Ledger) -> None:
+def apply(request: ControlRequest, ledger: Ledger) -> None:
     """Do what is asked, with the events that are in memory."""
-    if wish.what == "retry":
-        ledger.retry(wish.ids)
-    elif wish.what == "purge":
+    if request.action == "retry":
+        ledger.retry(request.ids)
+    elif request.action == "purge":
         # The flusher tells it.
-        ledger.news.extend(ledger.purge(wish.ids))
+        ledger.notices.extend(ledger.purge(request.ids))
 
 
 def _request_of(path: Path) -> Path:

@@ -22,7 +22,7 @@ EXTENSION = ".spool"
 #: What the command line asks the process of a file for; see `backlog.remote`.
 REQUEST = ".request"
 _LOCK = ".lock"
-_ASIDE = ".aside"
+_QUARANTINED = ".quarantined"
 
 #: The files that this process has locked, by its id: a forked child has none of them.
 #: ``lockf`` excludes other processes, not other threads, and closing *any* descriptor
@@ -31,7 +31,7 @@ _ASIDE = ".aside"
 _held: dict[tuple[int, str], object] = {}
 
 
-class NotOurs(Exception):
+class ForeignFile(Exception):
     """A file that must not be opened; the message says why."""
 
 
@@ -53,17 +53,17 @@ class Claim:
             _unlink(self.path, suffix)
         self._end()
 
-    def set_aside(self) -> Path:
+    def quarantine(self) -> Path:
         """Rename the file, so that nobody takes it for a spool; returns its new path.
 
         :raises OSError: the folder does not let it.
         """
-        aside = self.path.with_name(self.path.name + _ASIDE)
+        quarantined = self.path.with_name(self.path.name + _QUARANTINED)
         for suffix in ("", *SUFFIXES):
             with suppress(FileNotFoundError):
-                os.rename(f"{self.path}{suffix}", f"{aside}{suffix}")
+                os.rename(f"{self.path}{suffix}", f"{quarantined}{suffix}")
         self._end()
-        return aside
+        return quarantined
 
     def _end(self) -> None:
         for suffix in (REQUEST, _LOCK):
@@ -101,9 +101,9 @@ class Folder:
         """The app's files, oldest name first."""
         return self._files(EXTENSION)
 
-    def files_set_aside(self) -> list[Path]:
+    def quarantined_files(self) -> list[Path]:
         """The app's files that could not be read as a whole; nobody uses them."""
-        return self._files(EXTENSION + _ASIDE)
+        return self._files(EXTENSION + _QUARANTINED)
 
     def _files(self, ending: str) -> list[Path]:
         try:
@@ -165,7 +165,7 @@ def holder_of(path: Path) -> int | None:
         del _held[_key(path)]
 
 
-def maker_of(path: Path) -> int:
+def creator_of(path: Path) -> int:
     """The id of the process that made *path*; 0 if the name doesn't tell."""
     number = path.name.split("@")[-2:-1]
     return int(number[0]) if number and number[0].isdecimal() else 0
@@ -180,11 +180,11 @@ def can_hold_events(path: Path) -> bool:
     """
     about = os.lstat(path)
     if not stat.S_ISREG(about.st_mode):
-        raise NotOurs("it is not a regular file")
+        raise ForeignFile("it is not a regular file")
     if about.st_uid != os.geteuid():
-        raise NotOurs(f"it belongs to the user with the id {about.st_uid}")
+        raise ForeignFile(f"it belongs to the user with the id {about.st_uid}")
     if not os.access(path, os.R_OK | os.W_OK):
-        raise NotOurs("its mode keeps this process from reading and writing it")
+        raise ForeignFile("its mode keeps this process from reading and writing it")
     return was_begun(path)
 
 

@@ -13,16 +13,16 @@ from ...delivery.entries import Entry, Row, State
 from ...events import Target
 from .folder import Claim, can_hold_events
 from .journal import Journal
-from .recovery.salvage import whole_rows
+from .recovery.salvage import intact_rows
 from .recovery.wal import check_wal
-from .rows import DamagedRow, StoredEvent, read_row, row_of, whole
+from .rows import DamagedRow, StoredEvent, intact, read_row, row_of
 
 
 @dataclass
 class _Place:
     """How far the events of one target were read."""
 
-    unread: int
+    unadopted: int
     read_to: int = -1
     #: Those in memory that are still to be delivered.
     here: set[Entry] = field(default_factory=set)
@@ -35,7 +35,7 @@ def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
     :func:`can_hold_events` does, also ``sqlite3.DatabaseError`` for any other damage.
     """
     if not can_hold_events(path):
-        if next(whole_rows(path), None) is not None:
+        if next(intact_rows(path), None) is not None:
             raise sqlite3.DatabaseError("its first page is missing")
         return None
     check_wal(path)
@@ -78,17 +78,19 @@ class Orphan:
     @property
     def targets(self) -> int:
         """How many targets still have events here."""
-        return sum(bool(p.unread or p.here) for p in self._places.values())
+        return sum(bool(p.unadopted or p.here) for p in self._places.values())
 
     @property
-    def unread(self) -> dict[Target, int]:
+    def unadopted(self) -> dict[Target, int]:
         """How many of its events are on disk only."""
-        return {t: place.unread for t, place in self._places.items() if place.unread}
+        return {
+            t: place.unadopted for t, place in self._places.items() if place.unadopted
+        }
 
     @property
     def is_finished(self) -> bool:
         """Whether all of its events have ended."""
-        return not (self.unread or self.here or self._dead)
+        return not (self.unadopted or self.here or self._dead)
 
     def read(self, share: int, count: int, size: int) -> Iterator[Entry]:
         """The next events: *count* at most, not many more bytes than *size*.
@@ -96,7 +98,7 @@ class Orphan:
         No target gets more than its *share* of the memory.
         """
         for target, place in self._places.items():
-            if not place.unread or len(place.here) > share // 2:
+            if not place.unadopted or len(place.here) > share // 2:
                 continue
             wanted = min(share - len(place.here), count)
             if wanted <= 0 or size <= 0:
@@ -118,23 +120,23 @@ class Orphan:
 
     def revive(self, ids: Sequence[str]) -> None:
         """Of the events with *ids*, let those wait that are dead, and on disk only."""
-        unread = self._unread_with(ids)
-        self.journal.write([living_row(s) for s in unread if s.dead is not None])
+        unadopted = self._unread_with(ids)
+        self.journal.write([living_row(s) for s in unadopted if s.dead is not None])
 
     def erase(self, ids: Sequence[str]) -> list[Entry]:
         """Of the events with *ids*, erase those that are on disk only; return them."""
-        unread = self._unread_with(ids)
-        self.journal.write((), [stored.number for stored in unread])
-        for stored in unread:
-            self._places[stored.event.target].unread -= 1
-        return [adopted_entry(stored) for stored in unread]
+        unadopted = self._unread_with(ids)
+        self.journal.write((), [stored.number for stored in unadopted])
+        for stored in unadopted:
+            self._places[stored.event.target].unadopted -= 1
+        return [adopted_entry(stored) for stored in unadopted]
 
     def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
         # To find a row by its event's id, SQLite has to look at each of them.
-        rows = self.journal.rows_with(ids) if self.unread else []
+        rows = self.journal.rows_with(ids) if self.unadopted else []
         return [
             stored
-            for stored in whole(rows)
+            for stored in intact(rows)
             if stored.number > self._places[stored.event.target].read_to
         ]
 
@@ -144,7 +146,7 @@ class Orphan:
         rows = self.journal.rows_of(target, place.read_to, count, size)
         for row in rows:
             place.read_to = row[0]
-            place.unread -= 1
+            place.unadopted -= 1
             try:
                 stored = read_row(row)
             except DamagedRow:
@@ -156,10 +158,10 @@ class Orphan:
             (self._dead if stored.dead is not None else place.here).add(entry)
             yield entry
         if not rows:
-            place.unread = 0
+            place.unadopted = 0
 
 
-class Moved:
+class MigratedFile:
     """A file that was closed, as its events are written into this process's own."""
 
     def __init__(self, orphan: Orphan) -> None:
@@ -172,13 +174,13 @@ class Moved:
         return not any(e.state.alive and not e.is_stored for e in self.entries)
 
 
-class Wreck:
+class DamagedFile:
     """A damaged file. What is whole in it is copied, and the file is set aside."""
 
     def __init__(self, claim: Claim, reason: str) -> None:
         self.claim = claim
         self.reason = reason
-        self._rows = whole_rows(claim.path)
+        self._rows = intact_rows(claim.path)
         self._copied: set[Entry] = set()
         self.is_read = False
         self.rescued = 0
@@ -201,7 +203,7 @@ class Wreck:
                 stored = next(self._rows, None)
             except OSError:
                 # It could not be opened: nothing was read of it.
-                self._rows = whole_rows(self.claim.path)
+                self._rows = intact_rows(self.claim.path)
                 raise
             if stored is None:
                 self.is_read = True
@@ -213,9 +215,9 @@ class Wreck:
             size -= entry.event.size
             yield entry
 
-    def forget(self, doubles: Iterable[Entry]) -> None:
+    def forget(self, duplicates: Iterable[Entry]) -> None:
         """*doubles* are known from elsewhere."""
-        self._copied.difference_update(doubles)
+        self._copied.difference_update(duplicates)
 
 
 def adopted_entry(stored: StoredEvent) -> Entry:

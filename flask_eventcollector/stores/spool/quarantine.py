@@ -5,45 +5,45 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 
-from ...delivery.periodic_worker import take_all
-from ...delivery.store import SetAside
+from ...delivery.periodic_worker import drain
+from ...delivery.store import QuarantinedFile
 from .folder import Claim
 
 
-class Aside:
+class Quarantine:
     """Renames them, so that nobody takes them for a spool, and says which they were."""
 
     def __init__(self) -> None:
         #: How many were set aside.
         self.count = 0
-        self._news: deque[SetAside] = deque()
+        self._added: deque[QuarantinedFile] = deque()
         #: Files that stay as they are: of a newer version, or impossible to rename.
-        self._left_alone: dict[Path, str] = {}
+        self._skipped: dict[Path, str] = {}
 
-    def put(self, claim: Claim, reason: str, rescued: int) -> None:
+    def add(self, claim: Claim, reason: str, rescued: int) -> None:
         """Set the file aside, of which *rescued* events are delivered all the same."""
         try:
-            path = claim.set_aside()
+            path = claim.quarantine()
         except OSError as error:
-            self.leave_alone(claim, f"{reason}, and can't be renamed ({error})")
+            self.skip(claim, f"{reason}, and can't be renamed ({error})")
             return
         self.count += 1
-        self._news.append(SetAside(path, reason, rescued))
+        self._added.append(QuarantinedFile(path, reason, rescued))
 
-    def leave_alone(self, claim: Claim, reason: str) -> None:
+    def skip(self, claim: Claim, reason: str) -> None:
         """Let the file be, for as long as this process lives."""
-        self._left_alone[claim.path] = f"{claim.path.name}: {reason}"
+        self._skipped[claim.path] = f"{claim.path.name}: {reason}"
         claim.release()
 
-    def is_left_alone(self, path: Path) -> bool:
+    def is_skipped(self, path: Path) -> bool:
         """Whether nothing can be done about it."""
-        return path in self._left_alone
+        return path in self._skipped
 
     @property
-    def troubles(self) -> str:
+    def problems(self) -> str:
         """Why files were left alone."""
-        return "; ".join(self._left_alone.values())
+        return "; ".join(self._skipped.values())
 
-    def take(self) -> list[SetAside]:
+    def drain(self) -> list[QuarantinedFile]:
         """The files that were set aside since the last call."""
-        return take_all(self._news)
+        return drain(self._added)

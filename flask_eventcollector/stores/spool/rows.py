@@ -72,7 +72,7 @@ def read_row(row: tuple[Any, ...]) -> StoredEvent:
         raise DamagedRow(f"row {row[0]!r} is damaged") from error
 
 
-def whole(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
+def intact(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
     """What *rows* hold, without those that are damaged."""
     found = []
     for row in rows:
@@ -112,8 +112,8 @@ def _read(
 def _checksum(*fields: Any) -> int:
     # The lengths keep the fields apart.
     parts = [f if isinstance(f, bytes) else repr(f).encode() for f in fields]
-    whole = b"".join(b"%d:%b" % (len(part), part) for part in parts)
-    return zlib.crc32(whole)
+    intact = b"".join(b"%d:%b" % (len(part), part) for part in parts)
+    return zlib.crc32(intact)
 
 
 # AMQP's headers hold more types than JSON. What JSON lacks is an object with one

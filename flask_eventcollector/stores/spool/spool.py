@@ -8,10 +8,10 @@ from typing import Any
 
 from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
-from ...delivery.store import SetAside
+from ...delivery.store import QuarantinedFile
 from .adopter import Adopter
 from .folder import Folder
-from .quarantine import Aside
+from .quarantine import Quarantine
 from .writer import Writer
 
 
@@ -33,17 +33,17 @@ class Spool:
         name: str,
     ) -> None:
         self._ledger = ledger
-        self._aside = Aside()
+        self._quarantine = Quarantine()
         self._writer = Writer(
             ledger,
             folder,
-            self._aside,
+            self._quarantine,
             patience=patience,
             full_sync=full_sync,
             name=name,
         )
         self._adopter = Adopter(
-            ledger, folder, self._aside, page=page, full_sync=full_sync, name=name
+            ledger, folder, self._quarantine, page=page, full_sync=full_sync, name=name
         )
 
     def start(self, wake: Callable[[], object]) -> None:
@@ -54,35 +54,37 @@ class Spool:
         self._writer.start(wake)
         self._adopter.start(wake_all)
 
-    def keep(self, entries: Sequence[Entry]) -> None:
+    def persist(self, entries: Sequence[Entry]) -> None:
         unkept = [e for e in entries if e.state.alive and not e.is_stored]
         if unkept:
             self._writer.write(unkept)
 
-    def keep_all(self) -> None:
+    def persist_all(self) -> None:
         self._writer.write(None)
 
-    def catch_up(self) -> None:
+    def wake(self) -> None:
         if self._ledger.unerased >= self._adopter.erase_at:
             self._writer.wake()
             self._adopter.wake()
 
-    def search(self, timeout: float) -> None:
-        self._adopter.search(timeout)
+    def scan(self, timeout: float) -> None:
+        self._adopter.scan(timeout)
 
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout
-        self._adopter.stop_soon()
+        self._adopter.request_stop()
         self._writer.stop(timeout)
         self._adopter.stop(max(0.0, deadline - time.monotonic()))
 
-    def take_set_aside(self) -> list[SetAside]:
-        return self._aside.take()
+    def take_quarantined(self) -> list[QuarantinedFile]:
+        return self._quarantine.drain()
 
     def figures(self) -> Mapping[str, Any]:
         unwritten = self._writer.error
         return {
-            "spool_error": unwritten or self._adopter.error or self._aside.troubles,
+            "spool_error": unwritten
+            or self._adopter.error
+            or self._quarantine.problems,
             "unspooled": self._ledger.unstored() if unwritten else 0,
-            "set_aside": self._aside.count,
+            "quarantined": self._quarantine.count,
         }

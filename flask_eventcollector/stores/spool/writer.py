@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
-from ...delivery.periodic_worker import TICK, Rounds, take_all
-from .circuit_breaker import Disk
-from .control import fulfil, take_back, wish_for
+from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
+from .circuit_breaker import CircuitBreaker
+from .control import apply, pending_request, withdraw
 from .folder import Claim, Folder
 from .journal import Journal, is_damage
-from .quarantine import Aside
+from .quarantine import Quarantine
 from .updating import close, update
 
 #: Seconds that a caller waits for the disk, at most.
@@ -23,7 +23,7 @@ LONGEST_WAIT = 1.0
 _MOST_ROWS = 5_000
 
 
-class _Request:
+class _WriteRequest:
     """A caller that waits until its events are on disk."""
 
     def __init__(self, entries: Sequence[Entry] | None) -> None:
@@ -43,7 +43,7 @@ class Writer:
         self,
         ledger: Ledger,
         folder: Folder,
-        aside: Aside,
+        quarantine: Quarantine,
         *,
         patience: float,
         full_sync: bool,
@@ -51,62 +51,64 @@ class Writer:
     ) -> None:
         self._ledger = ledger
         self._folder = folder
-        self._aside = aside
+        self._quarantine = quarantine
         #: Seconds after which an event is written although nobody asks for it.
         self._patience = patience
         self._full_sync = full_sync
-        self._rounds = Rounds(self._round, self._leave, f"eventcollector-spool-{name}")
+        self._worker = PeriodicWorker(
+            self._run_once, self._on_stop, f"eventcollector-spool-{name}"
+        )
         self._wake_broker: Callable[[], object] = lambda: None
-        self._requests: deque[_Request] = deque()
+        self._requests: deque[_WriteRequest] = deque()
         self._own: tuple[Claim, Journal] | None = None
-        self._disk = Disk()
+        self._breaker = CircuitBreaker()
 
     # What others call, in any thread.
 
     def start(self, wake_broker: Callable[[], object]) -> None:
         self._wake_broker = wake_broker
-        self._rounds.start()
+        self._worker.start()
 
     def write(self, entries: Sequence[Entry] | None) -> None:
         """Write *entries*, or all; waits until it is done, a second at most."""
-        if self._disk.is_ill or not self._rounds.is_running:
+        if self._breaker.is_open or not self._worker.is_running:
             # Nobody waits again and again for a disk that fails. When it is well, what
             # is not there is written without being asked for.
             return
-        request = _Request(entries)
+        request = _WriteRequest(entries)
         self._requests.append(request)
-        self._rounds.wake()
+        self._worker.wake()
         if not request.done.wait(LONGEST_WAIT):
-            self._disk.fails(TimeoutError("the disk does not answer"))
+            self._breaker.record_failure(TimeoutError("the disk does not answer"))
 
     def wake(self) -> None:
         """Look now whether there is something to write or to erase."""
-        self._rounds.wake()
+        self._worker.wake()
 
     def stop(self, timeout: float) -> None:
         """Write the rest, and stop, within *timeout* seconds."""
-        self._rounds.stop(timeout)
+        self._worker.stop(timeout)
 
     @property
     def error(self) -> str:
         """Why something is not on disk that should be."""
-        return self._disk.error
+        return self._breaker.error
 
     # One round. Nothing below is called by another thread.
 
-    def _round(self) -> float:
-        requests = take_all(self._requests)
+    def _run_once(self) -> float:
+        requests = drain(self._requests)
         try:
             wrote_all = self._write(requests)
         finally:
             _let_go(requests)
-        if self._fulfil_wish() or not wrote_all:
+        if self._apply_request() or not wrote_all:
             return 0.0
         return self._patience if self._ledger.unstored() and self._patience else TICK
 
-    def _write(self, requests: Iterable[_Request]) -> bool:
+    def _write(self, requests: Iterable[_WriteRequest]) -> bool:
         """Write what has to be written, and erase; returns whether that was all."""
-        if self._disk.is_ill:
+        if self._breaker.is_open:
             return True
         wanted: list[Entry] = []
         patience = self._patience
@@ -118,9 +120,9 @@ class Writer:
         overdue = self._ledger.overdue(patience, _MOST_ROWS)
         try:
             self._store(dict.fromkeys([*wanted, *overdue]))
-            self._disk.works()
+            self._breaker.record_success()
         except (OSError, sqlite3.Error) as error:
-            self._disk.fails(error)
+            self._breaker.record_failure(error)
             if is_damage(error):
                 self._give_up_file(error)
         return len(overdue) < _MOST_ROWS
@@ -133,14 +135,14 @@ class Writer:
             update(self._ledger, own, chosen)
             self._ledger.stored(chosen)
 
-    def _fulfil_wish(self) -> bool:
+    def _apply_request(self) -> bool:
         """Do what the command line asks; returns whether rows may have to follow."""
-        wish = self._own and wish_for(self._own[0].path)
-        if not wish or not self._own:
+        control = self._own and pending_request(self._own[0].path)
+        if not control or not self._own:
             return False
-        fulfil(wish, self._ledger)
+        apply(control, self._ledger)
         self._wake_broker()
-        return take_back(self._own[0].path, wish)
+        return withdraw(self._own[0].path, control)
 
     def _journal(self) -> Journal:
         if self._own is None:
@@ -162,18 +164,18 @@ class Writer:
         rescued = self._ledger.stats().spooled
         journal.close()
         self._ledger.lost(journal)
-        self._aside.put(claim, str(error), rescued)
+        self._quarantine.add(claim, str(error), rescued)
 
-    def _leave(self) -> None:
-        self._disk.try_again()
-        while not self._write([_Request(None)]) and not self._disk.is_ill:
+    def _on_stop(self) -> None:
+        self._breaker.reset()
+        while not self._write([_WriteRequest(None)]) and not self._breaker.is_open:
             pass
         if self._own is not None:
             (claim, journal), self._own = self._own, None
             close(claim, journal)
-        _let_go(take_all(self._requests))
+        _let_go(drain(self._requests))
 
 
-def _let_go(requests: Iterable[_Request]) -> None:
+def _let_go(requests: Iterable[_WriteRequest]) -> None:
     for request in requests:
         request.done.set()

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ....delivery.entries import Kind, News
-from ..control import Wish, ask, is_pending, take_back
+from ....delivery.entries import Notice, NoticeKind
+from ..control import ControlRequest, is_pending, submit, withdraw
 from ..folder import Claim, claim_orphan, holder_of
 from ..journal import Journal
 from ..orphan import living_row, open_sound
-from ..rows import StoredEvent, whole
+from ..rows import StoredEvent, intact
 from .reading import (
-    CANT_READ,
+    READ_ERRORS,
     Gone,
     Owner,
     Unreadable,
@@ -30,7 +30,7 @@ _POLL = 0.05
 #: Rows that are read and written at a time, and events that are asked for.
 _PAGE = 200
 
-Tell = Callable[[Sequence[News]], None]
+Notify = Callable[[Sequence[Notice]], None]
 
 
 class Changed(NamedTuple):
@@ -42,45 +42,45 @@ class Changed(NamedTuple):
     left: list[str]
 
 
-def change(path: Path, wish: Wish, tell: Tell) -> Changed:
+def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
     """Do *wish* in the file *path*, or let its process do it.
 
     :raises Unreadable: the file is damaged, or can't be written.
     """
-    owner, left = owner_of(path), wish.ids
+    owner, left = owner_of(path), request.ids
     try:
         claim = claim_orphan(path)
         if claim is None:
-            left = _ask(path, wish)
+            left = _submit(path, request)
             # Its process, which may be another command, may have ended meanwhile.
             claim = claim_orphan(path) if left else None
         if claim is not None:
-            _edit(claim, Wish(wish.what, left), tell)
+            _edit(claim, ControlRequest(request.action, left), notify)
             owner, left = owner._replace(alive=False), []
-    except CANT_READ as error:
+    except READ_ERRORS as error:
         raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
     not_done = set(left)
-    return Changed(owner, [id for id in wish.ids if id not in not_done], left)
+    return Changed(owner, [id for id in request.ids if id not in not_done], left)
 
 
 # A file whose process is dead: it is ours as long as we hold its lock.
 
 
-def _edit(claim: Claim, wish: Wish, tell: Tell) -> None:
-    act = {"retry": _retry, "purge": _purge}[wish.what]
+def _edit(claim: Claim, request: ControlRequest, notify: Notify) -> None:
+    act = {"retry": _retry, "purge": _purge}[request.action]
     with _opened(claim) as journal:
-        for page in _pages(wish.ids):
+        for page in _pages(request.ids):
             # What is not there any more was delivered, or purged, meanwhile.
-            act(journal, whole(journal.rows_with(page)), tell)
+            act(journal, intact(journal.rows_with(page)), notify)
 
 
-def _retry(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
+def _retry(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
     journal.write([living_row(stored) for stored in events if stored.dead is not None])
 
 
-def _purge(journal: Journal, events: list[StoredEvent], tell: Tell) -> None:
+def _purge(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
     journal.write((), [stored.number for stored in events])
-    tell([News(Kind.DROPPED, stored.event, "purged") for stored in events])
+    notify([Notice(NoticeKind.DROPPED, stored.event, "purged") for stored in events])
 
 
 @contextmanager
@@ -106,44 +106,44 @@ def _opened(claim: Claim) -> Iterator[Journal]:
 # A file whose process lives: only that process writes it.
 
 
-def _ask(path: Path, wish: Wish) -> list[str]:
+def _submit(path: Path, request: ControlRequest) -> list[str]:
     """Let the process do it; returns the ids of the events that have not followed."""
     asked = 0
-    for page in _pages(wish.ids):
-        if not _is_fulfilled(path, Wish(wish.what, page)):
+    for page in _pages(request.ids):
+        if not _is_applied(path, ControlRequest(request.action, page)):
             break
         asked += len(page)
-    fulfilled = Wish(wish.what, wish.ids[:asked])
+    applied = ControlRequest(request.action, request.ids[:asked])
     deadline = time.monotonic() + PATIENCE
-    left = _left(path, fulfilled)
+    left = _left(path, applied)
     while left and _pause(deadline):
-        left = _left(path, fulfilled)
-    return sorted(left) + wish.ids[asked:]
+        left = _left(path, applied)
+    return sorted(left) + request.ids[asked:]
 
 
-def _is_fulfilled(path: Path, wish: Wish) -> bool:
+def _is_applied(path: Path, request: ControlRequest) -> bool:
     """Leave the wish for the owner of *path*; returns whether it took it up in time."""
     deadline = time.monotonic() + PATIENCE
-    while not ask(path, wish):
+    while not submit(path, request):
         # Another command's wish is there.
         if not _pause(deadline):
             return False
     try:
-        while is_pending(path, wish):
+        while is_pending(path, request):
             if not path.exists():
                 return True
             if holder_of(path) is None or not _pause(deadline):
                 return False
     finally:
         # Nobody is to do later what was told to have failed.
-        take_back(path, wish)
+        withdraw(path, request)
     return True
 
 
-def _left(path: Path, wish: Wish) -> set[str]:
+def _left(path: Path, request: ControlRequest) -> set[str]:
     """The ids of the events that have not followed."""
     left: set[str] = set()
-    for page in _pages(wish.ids):
+    for page in _pages(request.ids):
         try:
             with reading(path) as journal:
                 rows = journal.rows_with(page) if journal else []
@@ -151,8 +151,8 @@ def _left(path: Path, wish: Wish) -> set[str]:
             return set()
         left |= {
             s.event.id
-            for s in whole(rows)
-            if wish.what == "purge" or s.dead is not None
+            for s in intact(rows)
+            if request.action == "purge" or s.dead is not None
         }
     return left
 

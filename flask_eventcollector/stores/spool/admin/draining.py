@@ -26,7 +26,7 @@ class Drained:
     #: Those of dead processes that are dead.
     dead: int
     #: Files that could not be read as a whole.
-    set_aside: int
+    quarantined: int
     #: What living processes have on disk, and how many these are.
     others: int
     processes: int
@@ -78,13 +78,13 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
         delivered=now.confirmed - before.confirmed,
         waiting=now.retained
         + now.in_flight
-        + now.unread
+        + now.unadopted
         + sum(f.waiting for f in alone),
         dead=now.dead + sum(f.dead for f in alone),
-        set_aside=now.set_aside - before.set_aside,
+        quarantined=now.quarantined - before.quarantined,
         others=sum(f.waiting + f.dead for f in others),
         processes=len({f.owner.process for f in others if f.waiting or f.dead}),
-        reason=next((t for f in alone if (t := f.trouble)), "")
+        reason=next((t for f in alone if (t := f.problem)), "")
         or now.spool_error
         or error,
     )

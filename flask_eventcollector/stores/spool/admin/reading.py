@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..folder import Folder, NotOurs, can_hold_events, holder_of, maker_of
+from ..folder import Folder, ForeignFile, can_hold_events, creator_of, holder_of
 from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
 from ..rows import DamagedRow, StoredEvent, read_row
@@ -21,7 +21,7 @@ from ..rows import DamagedRow, StoredEvent, read_row
 _PAGE = 100
 
 #: What may come of a file that is opened; see :func:`why_unreadable`.
-CANT_READ = (OSError, sqlite3.Error, NotOurs, NewerVersion)
+READ_ERRORS = (OSError, sqlite3.Error, ForeignFile, NewerVersion)
 
 
 class Unreadable(Exception):
@@ -52,7 +52,7 @@ class Report:
     oldest_age: float | None = None
     bytes: int = 0
     #: Why it can't be read; ``""``: it was.
-    trouble: str = ""
+    problem: str = ""
 
     @property
     def is_here(self) -> bool:
@@ -84,7 +84,7 @@ class Found(NamedTuple):
 def owner_of(path: Path) -> Owner:
     """Whose *path* is, or was."""
     holder = holder_of(path)
-    return Owner(maker_of(path), False) if holder is None else Owner(holder, True)
+    return Owner(creator_of(path), False) if holder is None else Owner(holder, True)
 
 
 def reports(folder: Folder) -> list[Report]:
@@ -105,24 +105,24 @@ def total(files: Sequence[Report]) -> Total:
 
 
 def events_in(
-    folder: Folder, troubles: list[str], *, queue: str | None = None, dead: bool = False
+    folder: Folder, problems: list[str], *, queue: str | None = None, dead: bool = False
 ) -> Iterator[Found]:
     """The events, those first that were enqueued first.
 
     What can't be read is left out, and told in *troubles*.
     """
-    files = [_events(path, troubles, queue, dead) for path in folder.files()]
+    files = [_events(path, problems, queue, dead) for path in folder.files()]
     return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
 
 
-def events_with(folder: Folder, ids: list[str], troubles: list[str]) -> list[Found]:
+def events_with(folder: Folder, ids: list[str], problems: list[str]) -> list[Found]:
     """The events with *ids*. One may be in several files."""
     found: list[Found] = []
     for path in folder.files():
         try:
-            found += _events_with(path, ids, troubles)
+            found += _events_with(path, ids, problems)
         except Unreadable as error:
-            troubles.append(str(error))
+            problems.append(str(error))
     return found
 
 
@@ -143,7 +143,7 @@ def reading(path: Path, *, again: bool = False) -> Iterator[Journal | None]:
             check_wal(path)
         with closing(Journal.open(path, read_only=True)) as journal:
             yield journal
-    except CANT_READ as error:
+    except READ_ERRORS as error:
         if os.path.lexists(path):
             raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
         # Its owner has removed it a moment ago. Nothing that was read of it counts.
@@ -158,7 +158,7 @@ def why_unreadable(error: Exception) -> str:
     """What is wrong with a file, and what to do."""
     if isinstance(error, NewerVersion):
         return f"{error}: upgrade the library here, too"
-    if isinstance(error, NotOurs):
+    if isinstance(error, ForeignFile):
         return str(error)
     if is_damage(error):
         return (
@@ -179,7 +179,7 @@ def _report(path: Path) -> Report | None:
     except Gone:
         return None
     except Unreadable as error:
-        return Report(path, owner, bytes=size, trouble=str(error))
+        return Report(path, owner, bytes=size, problem=str(error))
     age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
     return Report(path, owner, waiting, dead, age, size)
 
@@ -194,7 +194,7 @@ def _size(path: Path) -> int:
 
 
 def _events(
-    path: Path, troubles: list[str], queue: str | None, dead: bool
+    path: Path, problems: list[str], queue: str | None, dead: bool
 ) -> Iterator[Found]:
     owner, number = owner_of(path), -1
     while True:
@@ -206,15 +206,15 @@ def _events(
         except Gone:
             return
         except Unreadable as error:
-            troubles.append(str(error))
+            problems.append(str(error))
             return
         if not rows:
             return
         number = rows[-1][0]
-        yield from _found(path, owner, rows, troubles)
+        yield from _found(path, owner, rows, problems)
 
 
-def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]:
+def _events_with(path: Path, ids: list[str], problems: list[str]) -> list[Found]:
     owner = owner_of(path)
     found: list[Found] = []
     for start in range(0, len(ids), _PAGE):
@@ -224,15 +224,15 @@ def _events_with(path: Path, ids: list[str], troubles: list[str]) -> list[Found]
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return []
-        found += _found(path, owner, rows, troubles)
+        found += _found(path, owner, rows, problems)
     return found
 
 
 def _found(
-    path: Path, owner: Owner, rows: Sequence[tuple[Any, ...]], troubles: list[str]
+    path: Path, owner: Owner, rows: Sequence[tuple[Any, ...]], problems: list[str]
 ) -> Iterator[Found]:
     for row in rows:
         try:
             yield Found(path, owner, read_row(row))
         except DamagedRow as error:
-            troubles.append(f"{path.name}: {error}")
+            problems.append(f"{path.name}: {error}")

@@ -22,7 +22,7 @@ class _Leaf(NamedTuple):
     page: int
 
 
-def whole_rows(path: Path) -> Iterator[StoredEvent]:
+def intact_rows(path: Path) -> Iterator[StoredEvent]:
     """The rows of *path* that are what was written, each once, in order.
 
     SQLite finds a page with rows by other pages, and a damaged one of those hides all

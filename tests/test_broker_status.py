@@ -2,7 +2,7 @@
 
 import pytest
 
-from flask_eventcollector.delivery.broker_status import Presence
+from flask_eventcollector.delivery.broker_status import BrokerStatus
 from flask_eventcollector.events import BrokerState
 from tests.parts import Clock
 
@@ -16,87 +16,89 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def presence(clock: Clock) -> Presence:
-    return Presence(clock)
+def presence(clock: Clock) -> BrokerStatus:
+    return BrokerStatus(clock)
 
 
-def test_it_begins_idle(presence: Presence) -> None:
+def test_it_begins_idle(presence: BrokerStatus) -> None:
     assert (presence.state, presence.seconds()) == (BrokerState.IDLE, 0)
 
 
 def test_only_the_time_in_which_it_was_ready_counts(
-    presence: Presence, clock: Clock
+    presence: BrokerStatus, clock: Clock
 ) -> None:
     for state in (BrokerState.CONNECTING, BrokerState.READY, BrokerState.DOWN):
-        presence.changes(state, "")
+        presence.change(state, "")
         clock.advance(10)
     assert presence.seconds() == 10
 
 
 def test_the_times_in_which_it_was_ready_add_up(
-    presence: Presence, clock: Clock
+    presence: BrokerStatus, clock: Clock
 ) -> None:
     for state in (BrokerState.READY, BrokerState.BLOCKED, BrokerState.READY):
-        presence.changes(state, "")
+        presence.change(state, "")
         clock.advance(10)
     assert presence.seconds() == 20
 
 
 def test_being_told_twice_that_it_is_ready_counts_no_time_twice(
-    presence: Presence, clock: Clock
+    presence: BrokerStatus, clock: Clock
 ) -> None:
     for _ in range(2):
-        presence.changes(BrokerState.READY, "")
+        presence.change(BrokerState.READY, "")
         clock.advance(10)
     assert presence.seconds() == 20
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_it_is_worth_waiting_for_while_it_answers_or_may(
-    presence: Presence, state: BrokerState
+    presence: BrokerStatus, state: BrokerState
 ) -> None:
-    presence.changes(state, "")
+    presence.change(state, "")
     assert presence.worth_waiting == (state in HOPEFUL)
 
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_stalled_one_is_not_worth_waiting_for(
-    presence: Presence, state: BrokerState
+    presence: BrokerStatus, state: BrokerState
 ) -> None:
-    presence.changes(state, "")
+    presence.change(state, "")
     presence.stalled = True
     assert not presence.worth_waiting
 
 
 @pytest.mark.parametrize("state", [BrokerState.READY, BrokerState.CONNECTING])
 def test_stalled_is_shown_in_place_of_an_answering_state(
-    presence: Presence, state: BrokerState
+    presence: BrokerStatus, state: BrokerState
 ) -> None:
-    presence.changes(state, "")
+    presence.change(state, "")
     presence.stalled = True
     assert presence.shown is BrokerState.STALLED
 
 
 @pytest.mark.parametrize("state", [BrokerState.DOWN, BrokerState.BLOCKED])
 def test_what_is_worse_than_stalled_is_shown_as_it_is(
-    presence: Presence, state: BrokerState
+    presence: BrokerStatus, state: BrokerState
 ) -> None:
-    presence.changes(state, "")
+    presence.change(state, "")
     presence.stalled = True
     assert presence.shown is state
 
 
-def test_a_new_state_ends_the_stall(presence: Presence) -> None:
+def test_a_new_state_ends_the_stall(presence: BrokerStatus) -> None:
     presence.stalled = True
-    presence.changes(BrokerState.READY, "")
+    presence.change(BrokerState.READY, "")
     assert presence.shown is BrokerState.READY
 
 
-def test_its_words_name_the_state_and_the_error(presence: Presence) -> None:
-    presence.changes(BrokerState.DOWN, "it was lost")
+def test_its_words_name_the_state_and_the_error(presence: BrokerStatus) -> None:
+    presence.change(BrokerState.DOWN, "it was lost")
     assert str(presence) == "the broker is down: it was lost"
 
 
-def test_without_an_error_its_words_name_the_state_alone(presence: Presence) -> None:
-    presence.changes(BrokerState.READY, "")
+def test_without_an_error_its_words_name_the_state_alone(
+    presence: BrokerStatus,
+) -> None:
+    presence.change(BrokerState.READY, "")
     assert str(presence) == "the broker is ready"

@@ -7,8 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from flask_eventcollector.delivery.entries import ABANDONED, NEVER_PUBLISHED, Kind, News
-from flask_eventcollector.delivery.log import INTERVAL, Reporter
+from flask_eventcollector.delivery.entries import (
+    ABANDONED,
+    NEVER_PUBLISHED,
+    Notice,
+    NoticeKind,
+)
+from flask_eventcollector.delivery.log import INTERVAL, ThrottledLog
 from flask_eventcollector.events import BrokerState, Outcome, Stats
 from tests.parts import Clock, make_event
 
@@ -21,7 +26,7 @@ class Log:
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self.clock = Clock()
-        self.reporter = Reporter(self.clock)
+        self.reporter = ThrottledLog(self.clock)
         self._caplog = caplog
 
     def lines(self) -> list[str]:
@@ -50,9 +55,9 @@ class Log:
         )
         return self.lines()
 
-    def news(
+    def notices(
         self,
-        kind: Kind = Kind.DROPPED,
+        kind: NoticeKind = NoticeKind.DROPPED,
         reason: str = "overflow",
         outcome: Outcome | None = None,
         *,
@@ -60,9 +65,11 @@ class Log:
         events: int = 1,
     ) -> list[str]:
         """The lines about so many events."""
-        self.reporter.news(
+        self.reporter.notices(
             [
-                News(kind, make_event(SECRET, queue, headers={"a": SECRET}), reason, o)
+                Notice(
+                    kind, make_event(SECRET, queue, headers={"a": SECRET}), reason, o
+                )
                 for o in [outcome] * events
             ]
         )
@@ -177,7 +184,7 @@ def test_what_is_wrong_with_it_is_told_once_a_minute(log: Log) -> None:
 def test_refused_events_are_told_with_queue_and_reason(
     log: Log, outcome: Outcome
 ) -> None:
-    assert log.news(Kind.FAILED, "no queue 'q'", outcome, events=3) == [
+    assert log.notices(NoticeKind.FAILED, "no queue 'q'", outcome, events=3) == [
         f"3 refusal(s) for q ({outcome.value}: no queue 'q');"
         " the events are kept and tried again."
     ]
@@ -186,21 +193,21 @@ def test_refused_events_are_told_with_queue_and_reason(
 def test_one_event_that_is_refused_again_and_again_is_not_told_as_many_events(
     log: Log,
 ) -> None:
-    refused = News(Kind.FAILED, make_event(), "no queue", Outcome.RETURNED)
+    refused = Notice(NoticeKind.FAILED, make_event(), "no queue", Outcome.RETURNED)
     for _ in range(4):
-        log.reporter.news([refused])
-    log.reporter.speak_up(at_last=True)
+        log.reporter.notices([refused])
+    log.reporter.log_suppressed(at_last=True)
     again = " for q (returned: no queue); the events are kept and tried again."
     assert log.lines() == [f"1 refusal(s){again}", f"3 refusal(s){again}"]
 
 
 def test_dead_events_are_told_with_queue_and_reason(log: Log) -> None:
-    (line,) = log.news(Kind.DEAD, "too large")
+    (line,) = log.notices(NoticeKind.DEAD, "too large")
     assert line.startswith("1 event(s) for q are dead (too large)")
 
 
 def test_dropped_events_are_told_with_queue_and_reason(log: Log) -> None:
-    assert log.news(Kind.DROPPED, "overflow") == [
+    assert log.notices(NoticeKind.DROPPED, "overflow") == [
         "1 event(s) for q were dropped: overflow."
     ]
 
@@ -209,17 +216,17 @@ def test_dropped_events_are_told_with_queue_and_reason(log: Log) -> None:
 def test_events_that_nobody_discarded_on_purpose_are_told(
     log: Log, reason: str
 ) -> None:
-    assert log.news(Kind.DISCARDED, reason) == [
+    assert log.notices(NoticeKind.DISCARDED, reason) == [
         f"1 event(s) for q were discarded: {reason}."
     ]
 
 
 def test_what_is_lost_is_an_error_and_what_is_kept_a_warning(log: Log) -> None:
-    log.reporter.news(
+    log.reporter.notices(
         [
-            News(Kind.DROPPED, make_event(), "overflow"),
-            News(Kind.DEAD, make_event(), "too large"),
-            News(Kind.FAILED, make_event(), "no queue", Outcome.RETURNED),
+            Notice(NoticeKind.DROPPED, make_event(), "overflow"),
+            Notice(NoticeKind.DEAD, make_event(), "too large"),
+            Notice(NoticeKind.FAILED, make_event(), "no queue", Outcome.RETURNED),
         ]
     )
     assert log.levels() == ["ERROR", "ERROR", "WARNING"]
@@ -228,65 +235,67 @@ def test_what_is_lost_is_an_error_and_what_is_kept_a_warning(log: Log) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason", "outcome"),
     [
-        (Kind.PUBLISHED, "", None),
-        (Kind.DISCARDED, "the response was 500", None),
+        (NoticeKind.PUBLISHED, "", None),
+        (NoticeKind.DISCARDED, "the response was 500", None),
         # The lines about the broker tell these.
-        (Kind.FAILED, "it was lost", Outcome.UNKNOWN),
-        (Kind.FAILED, "the broker is down", None),
+        (NoticeKind.FAILED, "it was lost", Outcome.UNKNOWN),
+        (NoticeKind.FAILED, "the broker is down", None),
     ],
 )
 def test_what_is_usual_has_no_line_of_its_own(
-    log: Log, kind: Kind, reason: str, outcome: Outcome | None
+    log: Log, kind: NoticeKind, reason: str, outcome: Outcome | None
 ) -> None:
-    assert log.news(kind, reason, outcome) == []
+    assert log.notices(kind, reason, outcome) == []
 
 
 def test_the_same_trouble_is_told_once_a_minute_with_the_count_of_all(
     log: Log,
 ) -> None:
-    assert log.news(events=2) == ["2 event(s) for q were dropped: overflow."]
-    assert log.news(events=3) == []
-    assert log.news(events=4) == []
+    assert log.notices(events=2) == ["2 event(s) for q were dropped: overflow."]
+    assert log.notices(events=3) == []
+    assert log.notices(events=4) == []
     log.clock.advance(INTERVAL)
-    log.reporter.speak_up()
+    log.reporter.log_suppressed()
     assert log.lines() == ["7 event(s) for q were dropped: overflow."]
 
 
 def test_a_trouble_that_is_over_is_told_no_more(log: Log) -> None:
-    log.news()
+    log.notices()
     log.clock.advance(INTERVAL)
-    log.reporter.speak_up()
+    log.reporter.log_suppressed()
     assert log.lines() == []
-    assert log.news() != []
+    assert log.notices() != []
 
 
 def test_nothing_is_told_again_within_the_minute(log: Log) -> None:
-    log.news()
-    log.news()
+    log.notices()
+    log.notices()
     log.clock.advance(INTERVAL - 1)
-    log.reporter.speak_up()
+    log.reporter.log_suppressed()
     assert log.lines() == []
 
 
 def test_at_the_end_all_that_was_passed_over_is_told(log: Log) -> None:
-    log.news()
-    log.news(events=5)
-    log.reporter.speak_up(at_last=True)
+    log.notices()
+    log.notices(events=5)
+    log.reporter.log_suppressed(at_last=True)
     assert log.lines() == ["5 event(s) for q were dropped: overflow."]
 
 
 def test_each_queue_and_each_reason_has_a_line_of_its_own(log: Log) -> None:
     lines = [
-        *log.news(queue="one"),
-        *log.news(queue="other"),
-        *log.news(queue="one", reason="purged"),
+        *log.notices(queue="one"),
+        *log.notices(queue="other"),
+        *log.notices(queue="one", reason="purged"),
     ]
     assert len(lines) == 3
 
 
 def test_events_of_several_queues_are_told_by_queue(log: Log) -> None:
     events = [make_event(None, queue) for queue in ("one", "other", "one")]
-    log.reporter.news([News(Kind.DROPPED, event, "overflow") for event in events])
+    log.reporter.notices(
+        [Notice(NoticeKind.DROPPED, event, "overflow") for event in events]
+    )
     assert log.lines() == [
         "2 event(s) for one were dropped: overflow.",
         "1 event(s) for other were dropped: overflow.",
@@ -295,14 +304,14 @@ def test_events_of_several_queues_are_told_by_queue(log: Log) -> None:
 
 def test_an_exchange_is_named_with_the_queue(log: Log) -> None:
     event = make_event(None, "q", exchange="x")
-    log.reporter.news([News(Kind.DROPPED, event, "overflow")])
+    log.reporter.notices([Notice(NoticeKind.DROPPED, event, "overflow")])
     assert log.lines() == ["1 event(s) for x/q were dropped: overflow."]
 
 
 def test_many_troubles_are_not_remembered_for_ever(log: Log) -> None:
     for number in range(5000):
-        log.news(queue=f"queue-{number}")
-    assert len(log.reporter._troubles) <= 1000
+        log.notices(queue=f"queue-{number}")
+    assert len(log.reporter._suppressed) <= 1000
 
 
 def test_a_handler_that_raises_harms_nothing(log: Log) -> None:
@@ -313,21 +322,21 @@ def test_a_handler_that_raises_harms_nothing(log: Log) -> None:
     logger, broken = logging.getLogger("flask_eventcollector"), Broken()
     logger.addHandler(broken)
     try:
-        log.news()
+        log.notices()
         log.broker(BrokerState.DOWN)
     finally:
         logger.removeHandler(broken)
 
 
 def test_a_percent_sign_in_a_name_is_just_that(log: Log) -> None:
-    (line,) = log.news(queue="100%s{}")
+    (line,) = log.notices(queue="100%s{}")
     assert "for 100%s{} were" in line
 
 
 def test_no_payload_and_no_header_is_in_any_line(log: Log) -> None:
     lines: list[str] = []
-    for kind in Kind:
+    for kind in NoticeKind:
         for outcome in (None, *Outcome):
-            lines += log.news(kind, ABANDONED, outcome)
+            lines += log.notices(kind, ABANDONED, outcome)
     assert lines
     assert not [line for line in lines if SECRET in line]

@@ -21,11 +21,11 @@ from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Entry
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE, SUFFIXES, Journal
-from flask_eventcollector.stores.spool.recovery.salvage import whole_rows
+from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.stores.spool.rows import row_of
-from tests.backlog.support import leave, rows, spooling
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import Told, collect, make_delivery, make_event
+from tests.spool.support import leave, rows, spooling
 
 #: So that a file has some pages.
 PADDING = {"padding": "x" * 150}
@@ -137,8 +137,8 @@ def left(folder: Path, lengths: Sequence[int], *, unmoved: int = 0) -> Content:
     for number, length in enumerate(lengths, 1):
         if number == len(lengths) - unmoved + 1:
             checkpoint = journal._connection.execute("PRAGMA wal_checkpoint")
-            ((_, in_wal, moved),) = checkpoint
-            assert in_wal == moved
+            ((_, in_wal, migrated),) = checkpoint
+            assert in_wal == migrated
         journal.write([event_row(number, length)])
     if not unmoved:
         journal.close()
@@ -212,7 +212,7 @@ def whole_rows_of(before: Content, after: Content) -> set[int]:
 
 
 def whole(path: Path) -> list[int]:
-    return [number_of(stored.event.payload) for stored in whole_rows(path)]
+    return [number_of(stored.event.payload) for stored in intact_rows(path)]
 
 
 def number_of(payload: str) -> int:
@@ -294,9 +294,9 @@ def test_the_whole_rows_of_a_damaged_file_are_delivered(
     assert expected <= set(found) <= everything
     assert stats.balanced
     # Nothing of it is deleted unless each of its events was delivered.
-    aside = {name for name in names if name.startswith(f"{path.name}.aside")}
+    aside = {name for name in names if name.startswith(f"{path.name}.quarantined")}
     assert names == aside
-    assert bool(aside) == (stats.set_aside == 1)
+    assert bool(aside) == (stats.quarantined == 1)
     if set(found) < everything:
         assert aside
 
@@ -387,7 +387,7 @@ def test_the_newest_of_a_rows_images_counts(
     damaged = bytearray(content["-wal"])
     damaged[damaged.rindex(b"<2>")] ^= 1
     path = put(tmp_path, {**content, "-wal": bytes(damaged)})
-    payloads = [stored.event.payload for stored in whole_rows(path)]
+    payloads = [stored.event.payload for stored in intact_rows(path)]
     assert payloads == ["<1> again", "<2>"]
 
 
@@ -416,7 +416,7 @@ def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
     content = path.read_bytes()
     places = range(1000, len(content), PAGE_SIZE)
     assert any(content.startswith(row, place) for place in places)
-    assert [stored.number for stored in whole_rows(path)] == [1]
+    assert [stored.number for stored in intact_rows(path)] == [1]
 
 
 def test_what_was_not_moved_into_a_file_that_is_gone_is_delivered(
@@ -428,7 +428,7 @@ def test_what_was_not_moved_into_a_file_that_is_gone_is_delivered(
     told = Told()
     delivery = deliver(folder, told)
     delivery.start()
-    wait_until(lambda: delivery.stats().set_aside == 1, "it is set aside")
+    wait_until(lambda: delivery.stats().quarantined == 1, "it is set aside")
     delivery.close(DEADLINE)
     assert len(published(told)) >= 30
 
@@ -476,10 +476,10 @@ def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
     delivery.start()
     told.wait_for("events-published", ["first", "third"])
     delivery.close(DEADLINE)
-    assert {p.name for p in folder.iterdir()} == {f"{path.name}.aside"}
-    [about] = [a for name, a in told._heard if name == "spool-file-set-aside"]
+    assert {p.name for p in folder.iterdir()} == {f"{path.name}.quarantined"}
+    [about] = [a for name, a in told._heard if name == "spool-file-quarantined"]
     assert about == {
-        "path": folder / f"{path.name}.aside",
+        "path": folder / f"{path.name}.quarantined",
         "reason": "1 row(s) are not what was written",
         "rescued": 2,
     }
@@ -495,7 +495,7 @@ def test_another_users_file_is_set_aside_unread(
     told = Told()
     delivery = deliver(folder, told)
     assert delivery.publish(collect(delivery, "own")).confirmed == 1
-    wait_until(lambda: delivery.stats().set_aside == 1, "it is set aside")
+    wait_until(lambda: delivery.stats().quarantined == 1, "it is set aside")
     delivery.close(DEADLINE)
     assert told.payloads("events-published") == ["own"]
     assert "belongs to the user with the id 12345" in caplog.text

@@ -18,11 +18,15 @@ from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Stats
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.stores.spool import adopter, circuit_breaker, writer
-from flask_eventcollector.stores.spool.control import Wish, ask, is_pending, take_back
+from flask_eventcollector.stores.spool.control import (
+    ControlRequest,
+    is_pending,
+    submit,
+    withdraw,
+)
 from flask_eventcollector.stores.spool.folder import Claim
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import row_of
-from tests.backlog.support import failing, leave, rows, spooling, stored
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
@@ -34,6 +38,7 @@ from tests.parts import (
     make_event,
     thread,
 )
+from tests.spool.support import failing, leave, rows, spooling, stored
 
 
 @pytest.fixture
@@ -205,7 +210,7 @@ def test_several_callers_share_a_transaction(
 
 
 def requests(delivery: Delivery) -> Any:
-    backlog: Any = delivery._backlog
+    backlog: Any = delivery._store
     return backlog._writer._requests
 
 
@@ -321,7 +326,7 @@ def test_what_is_left_is_not_adopted_by_the_process_that_leaves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The adopter looks all the time, also when the writer has let its file go.
-    monkeypatch.setattr(adopter, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.0)
     monkeypatch.setattr(adopter, "TICK", 0.0)
     for number in range(10):
         folder = tmp_path / str(number)
@@ -338,7 +343,7 @@ def test_it_is_on_disk_before_the_last_flush_begins(
     seen: list[Any] = []
 
     class Watched(ManualBroker):
-        def hurry(self) -> None:
+        def reconnect_now(self) -> None:
             seen.append(stored(folder))
 
     delivery = deliver(Watched(BrokerState.DOWN), confirm_timeout=DEADLINE)
@@ -447,13 +452,13 @@ def test_no_more_than_a_page_is_in_memory(
         wait_until(lambda: bool(broker.taken), "an event is sent")
         stats = delivery.stats()
         assert stats.retained + stats.in_flight <= 10
-        assert stats.unread + stats.adopted <= 50
+        assert stats.unadopted + stats.adopted <= 50
         entry = broker.taken.pop(0)
         sent.append(entry.event.payload)
         delivery.settle([Settlement(entry, Outcome.CONFIRMED)])
         broker.wake()
     assert sent == list(range(50))
-    eventually(delivery, confirmed=50, unread=0)
+    eventually(delivery, confirmed=50, unadopted=0)
 
 
 def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> None:
@@ -473,7 +478,7 @@ def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> No
     def is_all_counted() -> bool:
         # While a page is being brought in, it counts twice.
         stats = delivery.stats()
-        return stats.retained + stats.unread == 200
+        return stats.retained + stats.unadopted == 200
 
     wait_until(is_all_counted, "each event is here, or still to be read")
 
@@ -486,7 +491,7 @@ def test_memory_that_is_full_waits_with_adopting(
     # Only now, since what is found before the memory is full is adopted.
     leave(folder, "abc")
     delivery.flush(0)
-    eventually(delivery, unread=3)
+    eventually(delivery, unadopted=3)
     assert delivery.stats().dropped == 0
     delivery.discard(entries, "test")
     eventually(delivery, adopted=1, retained=1)
@@ -605,7 +610,7 @@ def test_a_confirm_that_comes_while_a_retried_row_is_written_takes_the_file_away
     assert heir.retry(None) == 1
     eventually(heir, confirmed=1, unerased=0)
     wait_until(lambda: not files(folder), f"no {files(folder)}")
-    assert heir.stats().set_aside == 0
+    assert heir.stats().quarantined == 0
 
 
 # A disk that fails
@@ -668,10 +673,10 @@ def test_an_own_file_that_is_damaged_is_set_aside_and_written_anew(
     damage = sqlite3.DatabaseError("database disk image is malformed")
     monkeypatch.setattr(Journal, "write", failing(damage))
     delivery.publish(collect(delivery, 2))
-    eventually(delivery, set_aside=1)
+    eventually(delivery, quarantined=1)
     monkeypatch.undo()
-    eventually(delivery, spooled=2, set_aside=1)
-    assert len(list(folder.glob("*.aside"))) == 1
+    eventually(delivery, spooled=2, quarantined=1)
+    assert len(list(folder.glob("*.quarantined"))) == 1
     assert sorted(stored(folder)) == [1, 2]
 
 
@@ -681,13 +686,13 @@ def test_a_file_that_is_set_aside_at_the_last_moment_is_told(
     path = leave(folder, ["first"])
     path.write_bytes(path.read_bytes().replace(b"first", b"fIrst"))
     flusher_has_ended = threading.Event()
-    set_aside = Claim.set_aside
+    quarantine = Claim.quarantine
 
-    def set_aside_late(claim: Claim) -> Path:
+    def quarantine_late(claim: Claim) -> Path:
         assert flusher_has_ended.wait(DEADLINE)
-        return set_aside(claim)
+        return quarantine(claim)
 
-    monkeypatch.setattr(Claim, "set_aside", set_aside_late)
+    monkeypatch.setattr(Claim, "quarantine", quarantine_late)
     delivery = deliver(MemoryBroker())
     stop = delivery._flusher.stop
 
@@ -699,14 +704,14 @@ def test_a_file_that_is_set_aside_at_the_last_moment_is_told(
     monkeypatch.setattr(delivery._flusher, "stop", stop_and_say_so)
     delivery.start()
     delivery.close(0.1)
-    assert told.reasons("spool-file-set-aside") == ["1 row(s) are not what was written"]
+    assert told.reasons("spool-file-quarantined") == ["1 row(s) are not what was written"]
 
 
 def test_a_file_that_can_not_be_read_for_now_is_tried_again(
     deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     leave(folder, "ab")
-    monkeypatch.setattr(adopter, "LOOK_EVERY", 0.0)
+    monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "check", failing(sqlite3.OperationalError("locked")))
         delivery = deliver(MemoryBroker())
@@ -733,7 +738,7 @@ def test_what_was_read_before_an_error_is_adopted(
     monkeypatch.setattr(Journal, "rows_of", fail_at_second)
     delivery = deliver(MemoryBroker())
     delivery.start()
-    eventually(delivery, confirmed=4, unread=0, retained=0)
+    eventually(delivery, confirmed=4, unadopted=0, retained=0)
     wait_until(lambda: files(folder) == [], "the file is removed")
 
 
@@ -748,7 +753,7 @@ def test_a_forked_child_leaves_its_parents_file_alone(
     delivery.publish(collect(delivery, 1))
     if (child := os.fork()) == 0:
         # It ends as a Python process does: with its copy of the connection closed.
-        backlog: Any = delivery._backlog
+        backlog: Any = delivery._store
         backlog._writer._own[1].close()
         os._exit(0)
     os.waitpid(child, 0)
@@ -761,10 +766,10 @@ def test_a_forked_child_leaves_its_parents_file_alone(
 
 
 def test_the_figures_of_two_apps_can_be_added() -> None:
-    first = Stats(spooled=1, unread=2, spool_error="full")
+    first = Stats(spooled=1, unadopted=2, spool_error="full")
     second = Stats(spooled=3, unerased=4)
     both = first + second
-    assert (both.spooled, both.unread, both.unerased) == (4, 2, 4)
+    assert (both.spooled, both.unadopted, both.unerased) == (4, 2, 4)
     assert both.spool_error == "full"
 
 
@@ -796,9 +801,9 @@ def leave_with_dead(folder: Path) -> Path:
 
 
 def asked(path: Path, what: str, ids: str) -> None:
-    wish = Wish(what, list(ids))
-    assert ask(path, wish)
-    wait_until(lambda: not is_pending(path, wish), "it is fulfilled")
+    request = ControlRequest(what, list(ids))
+    assert submit(path, request)
+    wait_until(lambda: not is_pending(path, request), "it is fulfilled")
 
 
 def test_dead_events_are_retried_that_are_not_in_memory_yet(
@@ -807,11 +812,11 @@ def test_dead_events_are_retried_that_are_not_in_memory_yet(
     path = leave_with_dead(folder)
     delivery = deliver(away, page=4)
     delivery.start()
-    eventually(delivery, adopted=4, unread=9)
+    eventually(delivery, adopted=4, unadopted=9)
 
     asked(path, "retry", "ac")
 
-    assert delivery.stats().unread == 9
+    assert delivery.stats().unadopted == 9
     delivery.close(0)
     heir = deliver(memory := MemoryBroker())
     heir.start()
@@ -825,7 +830,7 @@ def test_events_are_purged_that_are_not_in_memory_yet(
     path = leave_with_dead(folder)
     delivery = deliver(away, page=4)
     delivery.start()
-    eventually(delivery, adopted=4, unread=9)
+    eventually(delivery, adopted=4, unadopted=9)
 
     asked(path, "purge", "089b")
 
@@ -842,11 +847,11 @@ def test_a_file_of_which_all_is_purged_is_removed(
     path = leave(folder, "abcdef")
     delivery = deliver(away, page=2)
     delivery.start()
-    eventually(delivery, adopted=2, unread=4)
+    eventually(delivery, adopted=2, unadopted=4)
 
     asked(path, "purge", "abcdef")
 
-    eventually(delivery, dropped=6, unread=0)
+    eventually(delivery, dropped=6, unadopted=0)
     wait_until(lambda: not list(folder.iterdir()), "the file is removed")
 
 
@@ -872,7 +877,7 @@ def test_who_waits_for_the_disk_does_not_wait_for_a_wish(
     write = Journal.write
 
     def wait_for_the_wish(journal: Journal, rows: Any = (), erased: Any = ()) -> None:
-        assert ask(path, Wish("purge", ["nobody"]))
+        assert submit(path, ControlRequest("purge", ["nobody"]))
         write(journal, rows, erased)
         held.set()
 
@@ -900,20 +905,20 @@ def test_a_wish_that_makes_no_sense_is_taken_away(
 
 def test_only_the_own_wish_is_taken_back(folder: Path) -> None:
     path = leave(folder, "a")
-    mine, other = Wish("retry", ["a"]), Wish("retry", ["b"])
-    assert ask(path, other)
-    assert not ask(path, mine)
+    mine, other = ControlRequest("retry", ["a"]), ControlRequest("retry", ["b"])
+    assert submit(path, other)
+    assert not submit(path, mine)
     assert not is_pending(path, mine)
-    assert not take_back(path, mine)
-    assert take_back(path, other)
-    assert ask(path, mine)
+    assert not withdraw(path, mine)
+    assert withdraw(path, other)
+    assert submit(path, mine)
 
 
 def test_files_that_wait_for_a_missing_queue_hold_up_no_others(
     deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(adopter, "_MOST_FILES", 2)
-    monkeypatch.setattr(adopter, "LOOK_EVERY", 0.2)
+    monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.2)
     memory = MemoryBroker()
     memory.refuse("missing")
     for name in "abc":

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from flask_eventcollector.stores.spool.journal import SUFFIXES, Journal
-from flask_eventcollector.stores.spool.recovery.salvage import whole_rows
+from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.stores.spool.recovery.wal import check_wal, read_wal
-from tests.backlog.support import rows
+from tests.spool.support import rows
 
 FRAME = 24 + 4096
 
@@ -23,7 +23,7 @@ WRITER = """
 import sys
 from pathlib import Path
 from flask_eventcollector.stores.spool.journal import Journal
-from tests.backlog.support import rows
+from tests.spool.support import rows
 journal = Journal.create(Path(sys.argv[1]))
 for first in range(1, 1_000_000, 50):
     numbers = range(first, first + 50)
@@ -186,7 +186,7 @@ def test_a_file_is_sound_when_its_end_was_torn_and_then_overwritten(
     later = copy(path, "later")
     journal.close()
     check_wal(later)
-    assert len(list(whole_rows(later))) == 101
+    assert len(list(intact_rows(later))) == 101
 
 
 def test_a_page_that_is_whole_in_the_file_is_read_there(path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_page_that_is_whole_in_the_file_is_read_there(path: Path) -> None:
     # On a page that it fills, not on the one where it begins.
     place = content.index(b"long" * 1_000)
     flip(wal_of(later), place, random.Random(1))
-    assert [stored.number for stored in whole_rows(later)][-1] == 200
+    assert [stored.number for stored in intact_rows(later)][-1] == 200
 
 
 def test_a_page_that_may_be_whole_is_read_before_older_ones(path: Path) -> None:
@@ -216,7 +216,7 @@ def test_a_page_that_may_be_whole_is_read_before_older_ones(path: Path) -> None:
     # The checksum of the frame, whose page is whole.
     flip(wal_of(later), 32 + frame * FRAME + 20, random.Random(1))
     assert not read_wal(later).frames[frame].is_sure
-    assert [stored.number for stored in whole_rows(later)][-1] == 201
+    assert [stored.number for stored in intact_rows(later)][-1] == 201
 
 
 def test_a_page_is_read_although_its_frame_seems_to_be_of_an_earlier_use(
@@ -228,7 +228,7 @@ def test_a_page_is_read_although_its_frame_seems_to_be_of_an_earlier_use(
     journal.close()
     frame = (wal_of(later).read_bytes().rindex(b'"the last"') - 32) // FRAME
     flip(wal_of(later), 32 + frame * FRAME + 8, random.Random(1))
-    assert [stored.number for stored in whole_rows(later)][-1] == 101
+    assert [stored.number for stored in intact_rows(later)][-1] == 101
 
 
 def test_what_was_erased_does_not_come_back(path: Path) -> None:
@@ -236,7 +236,7 @@ def test_what_was_erased_does_not_come_back(path: Path) -> None:
     journal.write((), range(1, 100))
     later = copy(path, "later")
     journal.close()
-    assert [stored.number for stored in whole_rows(later)] == [100]
+    assert [stored.number for stored in intact_rows(later)] == [100]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -250,4 +250,4 @@ def test_a_real_kill_is_no_damage(tmp_path: Path, seed: int) -> None:
         lines += process.stdout
     written = {int(n) for line in lines if line.endswith("\n") for n in line.split()}
     check_wal(path)
-    assert written <= {stored.number for stored in whole_rows(path)}
+    assert written <= {stored.number for stored in intact_rows(path)}

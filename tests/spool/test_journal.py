@@ -19,7 +19,7 @@ from flask_eventcollector.stores.spool.journal import (
     was_begun,
 )
 from flask_eventcollector.stores.spool.rows import read_row
-from tests.backlog.support import rows
+from tests.spool.support import rows
 
 Q = Target("", "q")
 

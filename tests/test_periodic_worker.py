@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flask_eventcollector.delivery.periodic_worker import TICK, Rounds
+from flask_eventcollector.delivery.periodic_worker import TICK, PeriodicWorker
 from tests.helpers import DEADLINE
 
 
@@ -21,7 +21,7 @@ class Work:
         self.left = 0
         self.threads: set[threading.Thread] = set()
         self._changed = threading.Condition()
-        self.flusher = Rounds(self._tend, self._leave, "the-flusher")
+        self.flusher = PeriodicWorker(self._tend, self._leave, "the-flusher")
 
     def _tend(self) -> float:
         with self._changed:
@@ -171,7 +171,7 @@ def test_it_can_be_told_to_stop_soon_without_waiting() -> None:
     work = Work()
     work.flusher.start()
     work.wait_for_rounds(1)
-    work.flusher.stop_soon()
+    work.flusher.request_stop()
     work.wait_for_the_end()
 
 

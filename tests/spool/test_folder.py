@@ -14,12 +14,12 @@ import pytest
 
 from flask_eventcollector.stores.spool.folder import (
     Folder,
-    NotOurs,
+    ForeignFile,
     can_hold_events,
     claim_orphan,
     holder_of,
 )
-from tests.backlog.support import APP, leave
+from tests.spool.support import APP, leave
 
 OWNER = """
 import sys
@@ -169,8 +169,8 @@ def test_a_file_that_is_set_aside_is_found_no_more(folder: Folder) -> None:
     (folder.path / f"{path.name}-wal").touch()
     claim = claim_orphan(path)
     assert claim is not None
-    aside = claim.set_aside()
-    assert aside.name == f"{path.name}.aside"
+    aside = claim.quarantine()
+    assert aside.name == f"{path.name}.quarantined"
     assert {p.name for p in folder.path.iterdir()} == {aside.name, f"{aside.name}-wal"}
     assert folder.files() == []
 
@@ -189,7 +189,7 @@ def test_only_own_regular_files_are_opened(folder: Folder) -> None:
     assert can_hold_events(path)
     link = folder.path / "link"
     link.symlink_to(path)
-    with pytest.raises(NotOurs, match="it is not a regular file"):
+    with pytest.raises(ForeignFile, match="it is not a regular file"):
         can_hold_events(link)
 
 
@@ -197,7 +197,7 @@ def test_only_own_regular_files_are_opened(folder: Folder) -> None:
 def test_another_users_file_is_not_opened(folder: Folder) -> None:
     path = leave(folder.path, "a")
     os.chown(path, 12345, -1)
-    with pytest.raises(NotOurs, match="it belongs to the user with the id 12345"):
+    with pytest.raises(ForeignFile, match="it belongs to the user with the id 12345"):
         can_hold_events(path)
 
 

@@ -9,11 +9,11 @@ import pytest
 
 from flask_eventcollector.config.spool_dir import check_spool_dir
 from flask_eventcollector.errors import ConfigurationError
-from tests.backlog.support import failing
 from tests.helpers import Shop
+from tests.spool.support import failing
 
 
-def trouble(path: Path) -> str:
+def problem(path: Path) -> str:
     with pytest.raises(ConfigurationError) as raised:
         check_spool_dir(path, "EVENTCOLLECTOR_SPOOL_DIR")
     message = str(raised.value)
@@ -35,16 +35,16 @@ def test_a_folder_that_can_be_made_is_fine_and_not_made_yet(tmp_path: Path) -> N
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    assert "that is no folder" in trouble(path)
-    assert "is no folder: name another path" in trouble(path / "below")
+    assert "that is no folder" in problem(path)
+    assert "is no folder: name another path" in problem(path / "below")
 
 
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "open"
     path.mkdir()
     path.chmod(0o755)
-    assert "its mode is 755" in trouble(path)
-    assert "chmod 700" in trouble(path)
+    assert "its mode is 755" in problem(path)
+    assert "chmod 700" in problem(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give folders away")
@@ -52,7 +52,7 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs"
     path.mkdir(mode=0o700)
     os.chown(path, 12345, -1)
-    assert "belongs to the user with the id 12345" in trouble(path)
+    assert "belongs to the user with the id 12345" in problem(path)
 
 
 def test_what_may_not_be_written_is_refused(
@@ -61,15 +61,15 @@ def test_what_may_not_be_written_is_refused(
     path = tmp_path / "spool"
     path.mkdir(mode=0o700)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert "may not write into it" in trouble(path)
-    assert "may not make it in" in trouble(tmp_path / "other")
+    assert "may not write into it" in problem(path)
+    assert "may not make it in" in problem(tmp_path / "other")
 
 
 def test_a_folder_in_which_it_may_not_look_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "stat", failing(PermissionError()))
-    assert "run this as the user that runs the app" in trouble(tmp_path)
+    assert "run this as the user that runs the app" in problem(tmp_path)
 
 
 def test_a_system_without_posix_locks_is_refused(
