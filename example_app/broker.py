@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 
 from flask_eventcollector import BrokerState
 from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.testing import FaultInjector
 
 from .answers import answer
 from .invoices import request_invoice
@@ -55,30 +56,30 @@ def purge() -> ResponseReturnValue:
 @bp.post("/down")
 def go_down() -> ResponseReturnValue:
     """Take the embedded broker away, as an outage would."""
-    _embedded_or_404().go_down()
+    _faults_or_404().go_down()
     return answer("The broker is down.")
 
 
 @bp.post("/up")
 def come_up() -> ResponseReturnValue:
     """Let the embedded broker answer again."""
-    broker = _embedded_or_404()
-    broker.accept(MAIL_SEND)
-    broker.come_up()
+    faults = _faults_or_404()
+    faults.accept(MAIL_SEND)
+    faults.come_up()
     return answer("The broker is up, with all its queues.")
 
 
 @bp.post("/block")
 def block() -> ResponseReturnValue:
     """Let the embedded broker take nothing, as RabbitMQ does when memory is short."""
-    _embedded_or_404().block()
+    _faults_or_404().block()
     return answer("The broker is blocked.")
 
 
 @bp.post("/lose-queue")
 def lose_queue() -> ResponseReturnValue:
     """Let one queue be missing on the embedded broker; the others are served."""
-    _embedded_or_404().refuse(MAIL_SEND)
+    _faults_or_404().refuse(MAIL_SEND)
     return answer(f"The queue {MAIL_SEND} is gone.")
 
 
@@ -119,3 +120,7 @@ def _address(url: str) -> str:
 
 def _embedded_or_404() -> MemoryBroker:
     return embedded_broker() or abort(404, "Only the embedded broker can do this.")
+
+
+def _faults_or_404() -> FaultInjector:
+    return FaultInjector.of(_embedded_or_404())

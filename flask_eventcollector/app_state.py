@@ -119,7 +119,7 @@ class AppState:
             ledger,
             _make_broker(urls, config, name),
             _make_store(ledger, folder, config, name),
-            Notifier(self._dispatcher.send, log, ledger.notices),
+            Notifier(self._dispatcher.send, log, ledger.defer),
             log,
             confirm_timeout=config.confirm_timeout,
             name=name,
@@ -133,7 +133,9 @@ class AppState:
 
     def notify(self, notices: Sequence[Notice]) -> None:
         """Log and signal, now, what became of events that never came here."""
-        Notifier(self._dispatcher.send, ThrottledLog(), deque()).notify(notices)
+        Notifier(self._dispatcher.send, ThrottledLog(), deque[Notice]().extend).notify(
+            notices
+        )
 
     def _new_collector(self) -> Collector:
         return Collector(self.delivery, self._encode)

@@ -119,6 +119,21 @@ class BrokerState(str, enum.Enum):
     def __str__(self) -> str:
         return self.value
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a connection on which events can be published."""
+        return self in (BrokerState.READY, BrokerState.STALLED, BrokerState.BLOCKED)
+
+    @property
+    def may_confirm_soon(self) -> bool:
+        """Whether it is worthwhile to wait a moment for a confirm."""
+        return self in (BrokerState.READY, BrokerState.IDLE, BrokerState.CONNECTING)
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether events are retained because of it."""
+        return self in (BrokerState.STALLED, BrokerState.BLOCKED, BrokerState.DOWN)
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -177,7 +192,7 @@ class Stats:
         counts = {
             f.name: getattr(self, f.name) + getattr(other, f.name)
             for f in fields(Stats)
-            if f.type == "int"
+            if isinstance(f.default, int)
         }
         return Stats(
             **counts,

@@ -20,6 +20,7 @@ from flask.globals import app_ctx
 import flask_eventcollector as package
 from flask_eventcollector import Event, EventCollector
 from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.testing import FaultInjector
 
 #: Seconds; more than any wait should take on a busy machine.
 DEADLINE = 20.0
@@ -66,6 +67,11 @@ class Shop(flask.Flask):
         assert isinstance(broker, MemoryBroker)
         return broker
 
+    @property
+    def faults(self) -> FaultInjector:
+        """What lets the app's broker fail."""
+        return FaultInjector.of(self.broker)
+
     def enqueue(self, *payloads: Any, queue: str = "q") -> None:
         """Enqueue one event for each of *payloads*."""
         for payload in payloads:
@@ -80,8 +86,7 @@ class Shop(flask.Flask):
         broker = self.broker
 
         def take() -> None:
-            if broker._callbacks is not None:
-                broker._callbacks.take(1000)
+            broker.relay.take(1000)
 
         broker.wake = take  # type: ignore[method-assign]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from blinker import NamedSignal
 
-from flask_eventcollector.delivery.broker import Broker, BrokerCallbacks
+from flask_eventcollector.delivery.broker import Broker, BrokerCallbacks, CallbackRelay
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import (
     Entry,
@@ -112,7 +112,7 @@ class Desk:
                 entries, make_event(letter, queue, size=size)
             )
             assert taken
-            self.ledger.notices.extend(notices)
+            self.ledger.defer(notices)
         self.entries |= {entry.event.payload: entry for entry in entries}
         return entries
 
@@ -171,7 +171,7 @@ def letters(entries: Iterable[Entry]) -> str:
 
 def drain(ledger: Ledger) -> list[Notice]:
     """Take the ledger's news."""
-    return [ledger.notices.popleft() for _ in range(len(ledger.notices))]
+    return ledger.take_deferred()
 
 
 def told(notices: Iterable[Notice]) -> list[tuple[str, str]]:
@@ -264,7 +264,7 @@ def make_delivery(
 ) -> Delivery:
     """A delivery through *broker*."""
     ledger, reporter = Ledger(limits(**changes)), ThrottledLog()
-    notifier = Notifier(told or Told(), reporter, ledger.notices)
+    notifier = Notifier(told or Told(), reporter, ledger.defer)
     return Delivery(
         ledger,
         broker,
@@ -369,19 +369,18 @@ class ManualBroker:
         self.state = state
         self.taken: list[Entry] = []
         self.calls: list[str] = []
-        self._callbacks: BrokerCallbacks | None = None
+        self.relay = CallbackRelay()
         self._changed = threading.Condition()
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        self._callbacks = callbacks
+        self.relay.target = callbacks
         self._note("start")
-        callbacks.on_state_change(self.state)
+        self.relay.on_state_change(self.state)
 
     def wake(self) -> None:
-        callbacks = self._callbacks
-        if callbacks is not None and self.state is BrokerState.READY:
+        if self.state is BrokerState.READY:
             with self._changed:
-                self.taken += callbacks.take(1000)
+                self.taken += self.relay.take(1000)
         self._note("wake")
 
     def reconnect_now(self) -> None:
@@ -395,15 +394,13 @@ class ManualBroker:
     def becomes(self, state: BrokerState, error: str = "") -> None:
         """Have the broker tell a new state."""
         self.state = state
-        assert self._callbacks is not None
-        self._callbacks.on_state_change(state, error)
+        self.relay.on_state_change(state, error)
 
     def settle(self, outcome: Outcome = Outcome.CONFIRMED, **more: Any) -> bool:
         """Have the broker tell the same outcome of all that it has taken."""
         with self._changed:
             taken, self.taken = self.taken, []
-        assert self._callbacks is not None
-        return self._callbacks.settle([Settlement(e, outcome, **more) for e in taken])
+        return self.relay.settle([Settlement(e, outcome, **more) for e in taken])
 
     def wait_for(self, events: int) -> None:
         """Wait until the broker has taken so many events."""

@@ -84,7 +84,7 @@ def test_an_empty_block_is_fine(shop: Shop) -> None:
 
 
 def test_a_block_ends_well_while_the_broker_is_down(shop: Shop) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
 
     with shop.events.auto_publish():
         shop.enqueue("a")

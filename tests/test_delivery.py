@@ -13,6 +13,7 @@ from flask_eventcollector.delivery.broker import BrokerCallbacks
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.errors import BacklogFull
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
+from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
@@ -280,7 +281,7 @@ def test_a_hand_over_does_not_wait(broker: ManualBroker, delivery: Delivery) -> 
 def test_what_is_due_is_sent_without_being_asked_for() -> None:
     told = Told()
     broker = MemoryBroker()
-    broker.fail_next(Outcome.NACKED, n=3)
+    FaultInjector.of(broker).fail_next(Outcome.NACKED, n=3)
     with delivering(broker, told, delay=lambda failures: 0.01) as delivery:
         delivery.hand_over(collect(delivery, 1))
         told.wait_for("events-published", [1])
@@ -303,7 +304,7 @@ def test_what_waits_is_sent_when_the_broker_is_back(
 
 def test_a_flush_tries_what_was_refused_at_once() -> None:
     broker = MemoryBroker()
-    broker.fail_next(Outcome.NACKED)
+    FaultInjector.of(broker).fail_next(Outcome.NACKED)
     with delivering(broker) as delivery:
         delivery.publish(collect(delivery, 1))
         assert books(delivery) == {"retained": 1}
@@ -313,7 +314,7 @@ def test_a_flush_tries_what_was_refused_at_once() -> None:
 
 def test_a_flush_ends_when_all_that_is_left_is_refused() -> None:
     broker = MemoryBroker()
-    broker.refuse("q")
+    FaultInjector.of(broker).refuse("q")
     with delivering(broker) as delivery:
         delivery.publish(collect(delivery, 1))
         began = time.monotonic()
@@ -374,7 +375,7 @@ def test_stats_show_the_broker_and_the_books(
 
 def test_closing_delivers_what_it_can(told: Told) -> None:
     broker = MemoryBroker()
-    broker.fail_next(Outcome.NACKED)
+    FaultInjector.of(broker).fail_next(Outcome.NACKED)
     with delivering(broker, told) as delivery:
         delivery.publish(collect(delivery, 1))
         assert delivery.close(DEADLINE)

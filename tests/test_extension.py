@@ -199,7 +199,7 @@ def test_outside_of_app_contexts_flush_close_and_stats_serve_all_apps(
     shops = [Shop(events, "one"), Shop(events, "two")]
     for shop in shops:
         with shop.app_context():
-            shop.broker.go_down()
+            shop.faults.go_down()
             shop.enqueue("a")
             events.publish()
 
@@ -208,7 +208,7 @@ def test_outside_of_app_contexts_flush_close_and_stats_serve_all_apps(
     for shop in shops:
         with shop.app_context():
             assert books(events) == {"retained": 1}
-            shop.broker.come_up()
+            shop.faults.come_up()
     assert events.flush(DEADLINE)
     assert books(events) == {"confirmed": 2}
     assert events.close(DEADLINE)
@@ -224,7 +224,7 @@ def test_flush_and_close_fail_if_they_fail_for_one_app(
         with shop.app_context():
             shop.enqueue("a")
             if number == away:
-                shop.broker.go_down()
+                shop.faults.go_down()
             events.publish()
 
     assert not events.flush(0)
@@ -498,7 +498,7 @@ def test_at_the_limit_the_newest_event_is_dropped(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with open_shop(MAX_EVENTS=2) as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         with Recorder(shop) as recorder:
             shop.enqueue("a", "b", "c")
             shop.events.publish()
@@ -507,14 +507,14 @@ def test_at_the_limit_the_newest_event_is_dropped(
         dropped = recorder.one("events_dropped")
         assert (dropped.payloads, dropped.about["reason"]) == (["c"], "overflow")
         assert "1 event(s) for q were dropped: overflow" in caplog.text
-        shop.broker.come_up()
+        shop.faults.come_up()
         assert shop.sent() == ["a", "b"]
         assert shop.books() == {"confirmed": 2, "dropped": 1}
 
 
 def test_at_the_limit_the_oldest_event_is_dropped_if_so_configured() -> None:
     with open_shop(MAX_EVENTS=2, OVERFLOW="drop-oldest") as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         with Recorder(shop) as recorder:
             for payload in "abcd":
                 shop.enqueue(payload)
@@ -525,18 +525,18 @@ def test_at_the_limit_the_oldest_event_is_dropped_if_so_configured() -> None:
             ["b"],
         ]
         assert shop.books() == {"retained": 2, "dropped": 2}
-        shop.broker.come_up()
+        shop.faults.come_up()
         assert shop.sent() == ["c", "d"]
         assert shop.books() == {"confirmed": 2, "dropped": 2}
 
 
 def test_the_oldest_event_of_all_targets_is_dropped() -> None:
     with open_shop(MAX_EVENTS=3, OVERFLOW="drop-oldest") as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         for number in range(5):
             shop.enqueue(number, queue=f"q{number % 2}")
             shop.events.publish()
-        shop.broker.come_up()
+        shop.faults.come_up()
 
         assert (shop.sent("q0"), shop.sent("q1")) == ([2, 4], [3])
         assert shop.books() == {"confirmed": 3, "dropped": 2}
@@ -554,7 +554,7 @@ def test_what_is_in_a_collector_is_never_dropped_for_newer_events() -> None:
 
 def test_at_the_limit_an_event_is_refused_if_so_configured() -> None:
     with open_shop(MAX_EVENTS=2, OVERFLOW="reject") as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a", "b")
         shop.events.publish()
 
@@ -566,7 +566,7 @@ def test_at_the_limit_an_event_is_refused_if_so_configured() -> None:
 
         assert recorder.names() == []
         assert shop.books() == {"retained": 2}
-        shop.broker.come_up()
+        shop.faults.come_up()
         shop.enqueue("c")
         assert shop.books() == {"confirmed": 2, "collected": 1}
 
@@ -586,7 +586,7 @@ def test_a_refused_event_fails_the_request_that_does_not_handle_it() -> None:
 @pytest.mark.parametrize("limit", [{"MAX_EVENTS": 1}, {"MAX_BYTES": 3}])
 def test_bytes_count_as_events_do(limit: dict[str, int]) -> None:
     with open_shop(MAX_EVENT_BYTES=3, **limit) as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a", "b")
 
         assert shop.books() == {"collected": 1, "dropped": 1}
@@ -608,10 +608,10 @@ def test_room_comes_back_with_each_event_that_ends() -> None:
 
 def test_dead_events_count_against_the_limit_and_are_dropped_first() -> None:
     with open_shop(MAX_EVENTS=2, OVERFLOW="drop-oldest", DEAD_AFTER=0) as shop:
-        shop.broker.refuse("missing")
+        shop.faults.refuse("missing")
         shop.enqueue("dead", queue="missing")
         shop.events.publish()
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a")
         shop.events.publish()
         assert shop.books() == {"dead": 1, "retained": 1}
@@ -630,7 +630,7 @@ def test_publish_tells_what_became_of_the_events(shop: Shop) -> None:
     shop.enqueue("a")
     assert shop.events.publish() == PublishResult(confirmed=1)
 
-    shop.broker.go_down()
+    shop.faults.go_down()
     shop.enqueue("b", "c")
     result = shop.events.publish()
 
@@ -639,14 +639,14 @@ def test_publish_tells_what_became_of_the_events(shop: Shop) -> None:
 
 
 def test_publish_with_a_timeout_waits_while_the_broker_is_away(shop: Shop) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     shop.enqueue("a")
 
     with Recorder(shop) as recorder:
 
         def come_up_when_it_waits() -> None:
             recorder.one("event_enqueued")
-            shop.broker.come_up()
+            shop.faults.come_up()
 
         thread = threading.Thread(target=come_up_when_it_waits)
         thread.start()
@@ -658,7 +658,7 @@ def test_publish_with_a_timeout_waits_while_the_broker_is_away(shop: Shop) -> No
 
 
 def test_publish_with_a_timeout_ends_when_it_has_run_out(shop: Shop) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     shop.enqueue("a")
 
     assert shop.events.publish(timeout=0.01) == PublishResult(retained=1)
@@ -666,7 +666,7 @@ def test_publish_with_a_timeout_ends_when_it_has_run_out(shop: Shop) -> None:
 
 def test_publish_does_not_wait_for_the_broker_that_is_down() -> None:
     with open_shop(CONFIRM_TIMEOUT=2 * DEADLINE) as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a")
         began = time.monotonic()
 
@@ -737,7 +737,7 @@ def test_flush_has_nothing_to_do_at_first(shop: Shop) -> None:
 
 def test_flush_delivers_at_once_what_would_have_waited_for_its_next_try() -> None:
     with open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop:
-        shop.broker.fail_next(Outcome.NACKED)
+        shop.faults.fail_next(Outcome.NACKED)
         shop.enqueue("a")
         shop.events.publish()
         assert shop.books() == {"retained": 1}
@@ -749,7 +749,7 @@ def test_flush_delivers_at_once_what_would_have_waited_for_its_next_try() -> Non
 
 
 def test_flush_fails_when_its_time_has_run_out(shop: Shop) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     shop.enqueue("a")
     shop.events.publish()
 
@@ -760,7 +760,7 @@ def test_flush_fails_when_its_time_has_run_out(shop: Shop) -> None:
 
 def test_flush_ends_early_when_the_broker_has_refused_what_is_left() -> None:
     with open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop:
-        shop.broker.refuse("missing")
+        shop.faults.refuse("missing")
         shop.enqueue("a", queue="missing")
         shop.events.publish()
         began = time.monotonic()
@@ -778,8 +778,8 @@ def test_close_delivers_what_it_can_and_drops_the_rest_with_a_count(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop:
-        shop.broker.refuse("missing")
-        shop.broker.fail_next(Outcome.NACKED, queue="q")
+        shop.faults.refuse("missing")
+        shop.faults.fail_next(Outcome.NACKED, queue="q")
         shop.enqueue("kept")
         shop.enqueue(1, 2, queue="missing")
         shop.events.publish()
@@ -830,7 +830,7 @@ def test_close_ends_the_threads(shop: Shop) -> None:
 
 
 def test_close_with_a_broker_that_is_down_ends_in_time(shop: Shop) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     shop.enqueue("a")
     shop.events.publish()
     began = time.monotonic()
@@ -862,7 +862,7 @@ def test_after_close_an_event_is_kept_and_counted_until_the_next_close(
 
 def kill(shop: Shop, *payloads: Any) -> list[str]:
     """Enqueue events that the broker refuses at once; return their ids."""
-    shop.broker.refuse("missing")
+    shop.faults.refuse("missing")
     ids = [shop.events.enqueue_event(p, "missing").id for p in payloads]
     shop.events.publish()
     return ids
@@ -886,7 +886,7 @@ def test_what_is_refused_for_too_long_is_dead(strict_shop: Shop) -> None:
 
 
 def test_publish_tells_how_many_are_dead(strict_shop: Shop) -> None:
-    strict_shop.broker.refuse("missing")
+    strict_shop.faults.refuse("missing")
     strict_shop.enqueue("a", queue="missing")
     strict_shop.enqueue("b")
 
@@ -903,7 +903,7 @@ def test_the_dead_hold_up_no_neighbour(strict_shop: Shop) -> None:
 
 def test_retry_sends_all_dead_events_again_in_order(strict_shop: Shop) -> None:
     kill(strict_shop, 1, 2, 3)
-    strict_shop.broker.accept("missing")
+    strict_shop.faults.accept("missing")
 
     assert strict_shop.events.retry() == 3
 
@@ -913,7 +913,7 @@ def test_retry_sends_all_dead_events_again_in_order(strict_shop: Shop) -> None:
 
 def test_retry_sends_the_chosen_ones_again(strict_shop: Shop) -> None:
     ids = kill(strict_shop, 1, 2, 3)
-    strict_shop.broker.accept("missing")
+    strict_shop.faults.accept("missing")
 
     assert strict_shop.events.retry([ids[1], "unknown", ids[1]]) == 1
 
@@ -932,7 +932,7 @@ def test_retry_of_what_is_still_refused_is_dead_again(strict_shop: Shop) -> None
 
 
 def test_retry_does_not_touch_what_is_retained(shop: Shop) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     event = shop.events.enqueue_event("a", "q")
     shop.events.publish()
 
@@ -942,7 +942,7 @@ def test_retry_does_not_touch_what_is_retained(shop: Shop) -> None:
 
 def test_purge_drops_dead_and_retained_events(strict_shop: Shop) -> None:
     ids = kill(strict_shop, "a", "b")
-    strict_shop.broker.go_down()
+    strict_shop.faults.go_down()
     ids += [strict_shop.events.enqueue_event("c", "q").id]
     strict_shop.events.publish()
 
@@ -953,7 +953,7 @@ def test_purge_drops_dead_and_retained_events(strict_shop: Shop) -> None:
     assert {h.about["reason"] for h in heard} == {"purged"}
     assert sorted(p for h in heard for p in h.payloads) == ["b", "c"]
     assert strict_shop.books() == {"dead": 1, "dropped": 2}
-    strict_shop.broker.come_up()
+    strict_shop.faults.come_up()
     assert strict_shop.sent() == []
 
 
@@ -982,20 +982,20 @@ def test_stats_before_the_first_event_are_empty(shop: Shop) -> None:
 def test_stats_tell_the_age_of_the_oldest_undelivered_event(shop: Shop) -> None:
     shop.enqueue("a")
     assert shop.events.stats().oldest_age is None
-    shop.broker.go_down()
+    shop.faults.go_down()
     shop.events.publish()
 
     age = shop.events.stats().oldest_age
 
     assert age is not None
     assert 0 <= age < DEADLINE
-    shop.broker.come_up()
+    shop.faults.come_up()
     assert shop.events.stats().oldest_age is None
 
 
 def test_stats_tell_how_the_broker_is_and_why(shop: Shop) -> None:
     shop.enqueue("a")
-    shop.broker.block()
+    shop.faults.block()
 
     stats = shop.events.stats()
 

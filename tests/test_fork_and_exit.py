@@ -48,7 +48,7 @@ def enqueue_and_publish(shop: Shop, *payloads: Any) -> int:
 
 def test_a_child_starts_empty_and_the_parent_keeps_its_own(shop: Shop) -> None:
     shop.enqueue("collected")
-    shop.broker.go_down()
+    shop.faults.go_down()
     with shop.events.auto_publish():
         shop.enqueue("retained")
 
@@ -64,7 +64,7 @@ def test_a_child_starts_empty_and_the_parent_keeps_its_own(shop: Shop) -> None:
 
     assert in_child(look) == [True, 0, 0, True, [], {}]
     assert shop.books() == {"collected": 1, "retained": 1}
-    shop.broker.come_up()
+    shop.faults.come_up()
     assert shop.events.publish() == PublishResult(confirmed=1)
     assert shop.sent() == ["retained", "collected"]
 
@@ -86,9 +86,9 @@ def test_a_child_has_a_flusher_of_its_own(shop: Shop) -> None:
     def work() -> list[Any]:
         before = len(threading.enumerate())
         shop.enqueue("child")
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.events.publish()
-        shop.broker.come_up()
+        shop.faults.come_up()
         return [before, len(threading.enumerate()), shop.books()]
 
     assert in_child(work) == [1, 2, {"confirmed": 1}]
@@ -339,7 +339,7 @@ def test_with_the_broker_down_the_end_is_prompt_and_the_loss_is_counted(
         tmp_path,
         """
         shop = Shop(SHUTDOWN_TIMEOUT=60)
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a", "b", "c")
         shop.events.publish()
         """,
@@ -355,7 +355,7 @@ def test_the_last_word_on_an_event_is_the_last_line_about_it(tmp_path: Path) -> 
         tmp_path,
         """
         shop = Shop(RETRY_DELAY=0.01, RETRY_MAX_DELAY=0.01)
-        shop.broker.refuse("q")
+        shop.faults.refuse("q")
         shop.enqueue("a")
         shop.events.publish()
         for _ in range(3):
@@ -429,7 +429,7 @@ def test_an_app_that_only_the_main_function_knew_is_counted_at_the_end(
 
         def main():
             shop = Shop()
-            shop.broker.go_down()
+            shop.faults.go_down()
             shop.enqueue("a")
             shop.events.publish()
 
@@ -457,7 +457,7 @@ def test_receivers_hear_of_what_is_lost_at_the_end(tmp_path: Path) -> None:
         shop = Shop()
         events_dropped.connect(receive)
         events_discarded.connect(receive)
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a")
         shop.events.publish()
         shop.enqueue("b", "c")
@@ -578,7 +578,7 @@ def test_what_an_app_held_when_it_was_thrown_away_is_counted_in_the_log(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def use(shop: Shop) -> None:
-        shop.broker.go_down()
+        shop.faults.go_down()
         shop.enqueue("a", "b")
         if where == "retained":
             shop.events.publish()

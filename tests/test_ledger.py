@@ -72,7 +72,7 @@ def test_what_was_handed_over_is_not_discarded(desk: Desk) -> None:
 
 
 def test_what_an_abandoned_collector_held_is_discarded(desk: Desk) -> None:
-    desk.ledger.abandoned.append(desk.collect("ab"))
+    desk.ledger.abandon(desk.collect("ab"))
     notices = desk.ledger.discard_abandoned()
     assert told(notices) == [("events_discarded", "a"), ("events_discarded", "b")]
     assert desk.ledger.discard_abandoned() == []
@@ -675,7 +675,8 @@ def test_a_new_target_does_not_wait_for_a_long_one(desk: Desk) -> None:
 def test_after_the_end_what_is_on_disk_is_the_next_processes() -> None:
     desk = Desk(durable=True, max_events=1, drop_oldest=True)
     desk.hand_over("a")
-    desk.ledger.stored(desk.ledger.to_store([desk["a"]], "journal"))
+    with desk.ledger.writing("journal", [desk["a"]]):
+        pass
     desk.is_(BrokerState.CLOSED)
     assert desk.ledger.purge([desk["a"].event.id]) == []
     desk.collect("b")

@@ -110,12 +110,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(entries=consumes(collectors))
     def abandon(self, entries: list[Entry]) -> None:
-        self.ledger.abandoned.append(entries)
+        self.ledger.abandon(entries)
 
     @rule()
     def discard_abandoned(self) -> None:
         self.hear(self.ledger.discard_abandoned())
-        assert not self.ledger.abandoned
+        assert not self.ledger._abandoned
 
     @rule(entries=collectors)
     def hand_over(self, entries: list[Entry]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import invariant, precondition, rule
 
+from flask_eventcollector.delivery.disk_index import Write
 from flask_eventcollector.delivery.entries import Entry, Row, State
 from flask_eventcollector.events import Event, Target
 from flask_eventcollector.stores.spool.orphan import adopted_entry
@@ -33,31 +37,42 @@ class File:
         self.dead: set[int] = set()
 
     def write(self, entry: Entry, number: int) -> None:
-        """Let the row follow its entry, as it is now."""
-        self.rows.pop(number, None)
-        self.dead.discard(number)
-        if entry.state.alive:
-            self.rows[number] = entry
+        """Write the row of *entry*, dead or alive as it is now."""
+        self.erase(number)
+        self.rows[number] = entry
         if entry.state is State.DEAD:
             self.dead.add(number)
 
+    def erase(self, number: int) -> None:
+        """Erase a row, if it is there."""
+        self.rows.pop(number, None)
+        self.dead.discard(number)
+
 
 class Transaction:
-    """What is about to be written to a file."""
+    """A write to a file, in its steps."""
 
-    def __init__(self, file: File, new: list[Entry], outdated: list[Entry]) -> None:
+    def __init__(self, file: File, writing: AbstractContextManager[Write]) -> None:
         self.file = file
-        self.new = new
-        self.outdated = outdated
+        self.writing = writing
+        self._write = writing.__enter__()
+        self.new = self._write.new
+        self.outdated = self._write.outdated
         self.is_committed = False
 
     def commit(self) -> None:
         """Write and erase rows."""
-        for entry in dict.fromkeys([*self.new, *self.outdated]):
-            assert entry.row is not None
-            assert entry.row.journal is self.file
-            self.file.write(entry, entry.row.number)
+        for entry, number in self._write.written:
+            assert entry.row == Row(self.file, number)
+            self.file.write(entry, number)
+        for number in self._write.erased:
+            self.file.erase(number)
         self.is_committed = True
+
+    def fail(self, error: Exception) -> None:
+        """The file could not be written."""
+        if not self.writing.__exit__(type(error), error, None):
+            raise error
 
 
 class SpoolingLedgerMachine(LedgerMachine):
@@ -102,18 +117,26 @@ class SpoolingLedgerMachine(LedgerMachine):
         # What callers wait for may have ended since, or be on disk already.
         known = list(self.order)
         wanted = data.draw(st.lists(st.sampled_from(known))) if known else []
-        self.write([*wanted, *self.ledger.overdue(seconds, ALL)])
+        self.write(wanted, seconds)
 
-    def write(self, entries: list[Entry]) -> Transaction:
-        wanted = list(dict.fromkeys(entries))
-        new = self.ledger.to_store(wanted, self.own)
-        assert new == [e for e in wanted if e in self.unstored()]
-        for entry in new:
+    def write(self, entries: list[Entry], seconds: float) -> Transaction:
+        wanted = list(dict.fromkeys([*entries, *self.oldest(seconds, ALL)]))
+        unstored = self.unstored()
+        outdated = self.outdated_in(self.own)
+        self.transaction = Transaction(
+            self.own,
+            self.ledger.writing(self.own, entries, overdue_after=seconds, limit=ALL),
+        )
+        assert self.transaction.new == [e for e in wanted if e in unstored]
+        for entry in self.transaction.new:
             assert entry.row == Row(self.own, entry.sequence)
             assert not entry.is_stored
-        outdated = self.ledger.take_outdated(self.own)
-        self.transaction = Transaction(self.own, new, outdated)
+        assert self.transaction.outdated == outdated
         return self.transaction
+
+    def oldest(self, seconds: float, limit: int) -> list[Entry]:
+        """What is not on disk, *seconds* after it was handed over."""
+        return self.ledger._disk_index.oldest(self.clock.now - seconds, limit)
 
     @precondition(lambda self: self.transaction is None and self.orphans)
     @rule(data=st.data())
@@ -121,7 +144,8 @@ class SpoolingLedgerMachine(LedgerMachine):
         self.follow(data.draw(st.sampled_from(self.orphans)))
 
     def follow(self, file: File) -> Transaction:
-        self.transaction = Transaction(file, [], self.ledger.take_outdated(file))
+        self.transaction = Transaction(file, self.ledger.writing(file))
+        assert self.transaction.new == []
         return self.transaction
 
     @precondition(lambda self: self.transaction and not self.transaction.is_committed)
@@ -134,7 +158,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     @rule()
     def tell_what_is_stored(self) -> None:
         assert self.transaction is not None
-        self.ledger.stored(self.transaction.new)
+        self.transaction.writing.__exit__(None, None, None)
         self.safe.update(self.transaction.new)
         self.transaction = None
 
@@ -144,7 +168,8 @@ class SpoolingLedgerMachine(LedgerMachine):
         """The disk is full, or the file turns out to be damaged."""
         assert self.transaction is not None
         file = self.transaction.file
-        self.ledger.put_back(self.transaction.outdated)
+        with pytest.raises(OSError, match="full"):
+            self.transaction.fail(OSError("full"))
         self.transaction = None
         if damaged:
             self.lose(file)
@@ -152,7 +177,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     @precondition(lambda self: self.transaction is None)
     @rule()
     def write_all(self) -> None:
-        self.write(self.ledger.overdue(AT_ONCE, ALL)).commit()
+        self.write([], AT_ONCE).commit()
         self.tell_what_is_stored()
 
     # The files of dead processes
@@ -230,7 +255,8 @@ class SpoolingLedgerMachine(LedgerMachine):
     def overdue(self, seconds: float, limit: int) -> None:
         before = self.clock.now - seconds
         oldest = [e for e in self.unstored() if self.order[e] <= before]
-        assert self.ledger.overdue(seconds, limit) == oldest[:limit]
+        assert self.oldest(seconds, limit) == oldest[:limit]
+        assert self.ledger.has_overdue(seconds) == bool(oldest)
 
     @rule()
     def see_whether_all_is_flushed(self) -> None:
@@ -256,7 +282,7 @@ class SpoolingLedgerMachine(LedgerMachine):
         assert sequences == sorted(sequences)
 
     def what_is_not_on_disk_is_known(self) -> None:
-        assert self.ledger.overdue(AT_ONCE, ALL) == self.unstored()
+        assert self.oldest(AT_ONCE, ALL) == self.unstored()
         assert self.ledger.unstored() == len(self.unstored())
 
     def what_is_on_disk_can_be_read(self) -> None:
@@ -293,9 +319,7 @@ class SpoolingLedgerMachine(LedgerMachine):
 
     def outdated_in(self, file: File) -> list[Entry]:
         """The entries whose rows in *file* are to follow; they stay where they are."""
-        outdated = self.ledger.take_outdated(file)
-        self.ledger.put_back(outdated)
-        return outdated
+        return list(self.ledger._disk_index._outdated.get(file, []))
 
     def unstored(self) -> list[Entry]:
         """What is not on disk and should be, in order."""
@@ -312,9 +336,9 @@ class SpoolingLedgerMachine(LedgerMachine):
         if self.transaction is not None:
             self.transaction.commit()
             self.tell_what_is_stored()
-        self.write([]).commit()
-        for file in self.orphans:
+        for file in self.files():
             self.follow(file).commit()
+            self.tell_what_is_stored()
         for file in self.files():
             assert set(file.rows) == file.dead
             assert not self.outdated_in(file)

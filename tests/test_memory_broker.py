@@ -10,11 +10,13 @@ import pytest
 from flask_eventcollector.brokers import memory
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery import books as books_module
+from flask_eventcollector.delivery import broker as broker_module
 from flask_eventcollector.delivery import delivery as delivery_module
-from flask_eventcollector.delivery import gate, lanes, ledger, periodic_worker
+from flask_eventcollector.delivery import lanes, ledger, periodic_worker
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
+from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE
 from tests.parts import Told, books, collect, delivering, interruptions, thread
 
@@ -123,7 +125,7 @@ def test_it_confirms_before_a_publish_returns(delivery: Delivery) -> None:
 def test_so_many_events_fail_as_was_said(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
-    broker.fail_next(Outcome.NACKED, n=2)
+    FaultInjector.of(broker).fail_next(Outcome.NACKED, n=2)
     publish(delivery, 1, 2)
     assert broker.events("q") == ()
     assert delivery.flush(DEADLINE)
@@ -133,7 +135,7 @@ def test_so_many_events_fail_as_was_said(
 def test_only_events_of_the_named_queue_fail(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
-    broker.fail_next(Outcome.NACKED, queue="one")
+    FaultInjector.of(broker).fail_next(Outcome.NACKED, queue="one")
     publish(delivery, 1, queue="other")
     publish(delivery, 2, queue="one")
     assert (broker.events("one"), payloads(broker.events("other"))) == ((), [1])
@@ -142,33 +144,33 @@ def test_only_events_of_the_named_queue_fail(
 def test_a_queue_is_refused_until_it_is_accepted(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
-    broker.refuse("q")
+    FaultInjector.of(broker).refuse("q")
     publish(delivery, 1)
     assert not delivery.flush(DEADLINE)
-    broker.accept("q")
+    FaultInjector.of(broker).accept("q")
     assert delivery.flush(DEADLINE)
 
 
 def test_outcomes_that_stay_unknown_hold_up_nobody(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
-    broker.refuse("q", Outcome.UNKNOWN)
+    FaultInjector.of(broker).refuse("q", Outcome.UNKNOWN)
     publish(delivery, 1)
     assert broker.events("q") == ()
-    broker.accept("q")
+    FaultInjector.of(broker).accept("q")
     assert delivery.flush(DEADLINE)
     assert payloads(broker.events("q")) == [1]
 
 
 def test_a_confirm_is_no_failure_to_plan(broker: MemoryBroker) -> None:
     with pytest.raises(ValueError, match="other than CONFIRMED"):
-        broker.fail_next(Outcome.CONFIRMED)
+        FaultInjector.of(broker).fail_next(Outcome.CONFIRMED)
 
 
 def test_a_possible_duplicate_is_marked_and_keeps_its_headers(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
-    broker.fail_next(Outcome.UNKNOWN)
+    FaultInjector.of(broker).fail_next(Outcome.UNKNOWN)
     entries = collect(delivery, 1)
     event = entries[0].event
     delivery.publish(entries, DEADLINE)
@@ -185,15 +187,15 @@ def test_a_closed_one_takes_nothing(broker: MemoryBroker, delivery: Delivery) ->
 
 
 def test_it_can_be_down_before_its_first_event(broker: MemoryBroker) -> None:
-    broker.go_down()
+    FaultInjector.of(broker).go_down()
     with delivering(broker) as delivery:
         publish(delivery, 1)
         assert delivery.stats().broker is BrokerState.DOWN
-        broker.come_up()
+        FaultInjector.of(broker).come_up()
         assert books(delivery) == {"confirmed": 1}
 
 
-MODULES = [ledger, lanes, books_module, gate, delivery_module, memory]
+MODULES = [ledger, lanes, books_module, broker_module, delivery_module, memory]
 #: What mends is not itself cut short.
 SPARED = ["locked", "_mend", "mend", "_balance"]
 

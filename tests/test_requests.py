@@ -1119,12 +1119,12 @@ def test_a_callable_that_raises_discards_and_disturbs_no_request(
 
 def test_a_request_succeeds_while_the_broker_is_down(shop: Shop) -> None:
     add_view(shop)
-    shop.broker.go_down()
+    shop.faults.go_down()
 
     assert status_of(shop) == 200
 
     assert shop.books() == {"retained": 1}
-    shop.broker.come_up()
+    shop.faults.come_up()
     assert shop.books() == {"confirmed": 1}
 
 

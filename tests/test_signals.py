@@ -56,7 +56,7 @@ def heard(shop: Shop) -> Iterator[Recorder]:
 def full_shop() -> Iterator[Shop]:
     """Holds one event, and no more."""
     with open_shop(MAX_EVENTS=1) as shop:
-        shop.broker.go_down()
+        shop.faults.go_down()
         publish(shop, "fills it up")
         yield shop
 
@@ -101,7 +101,7 @@ def test_events_published_carries_the_events_the_attempt_and_the_time(
 def test_publish_failed_carries_the_outcome_and_the_brokers_word(
     shop: Shop, heard: Recorder
 ) -> None:
-    shop.broker.fail_next(Outcome.RETURNED)
+    shop.faults.fail_next(Outcome.RETURNED)
     event = shop.events.enqueue_event("a", "q")
 
     shop.events.publish()
@@ -119,7 +119,7 @@ def test_publish_failed_carries_the_outcome_and_the_brokers_word(
 def test_publish_failed_is_also_sent_when_nothing_was_tried(
     shop: Shop, heard: Recorder
 ) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     event = shop.events.enqueue_event("a", "q")
 
     shop.events.publish()
@@ -178,7 +178,7 @@ def test_events_dropped_carries_the_reason() -> None:
 
 def test_events_dead_carries_the_reason() -> None:
     with open_shop(DEAD_AFTER=0) as shop, Recorder(shop) as heard:
-        shop.broker.refuse("q")
+        shop.faults.refuse("q")
         event = shop.events.enqueue_event("a", "q")
         shop.events.publish()
 
@@ -190,7 +190,7 @@ def test_events_dead_carries_the_reason() -> None:
 def test_each_signal_carries_just_the_events_that_it_is_about(
     shop: Shop, heard: Recorder
 ) -> None:
-    shop.broker.fail_next(Outcome.NACKED, queue="full")
+    shop.faults.fail_next(Outcome.NACKED, queue="full")
     shop.enqueue("a")
     shop.enqueue("b", queue="full")
     shop.enqueue("c")
@@ -204,7 +204,7 @@ def test_each_signal_carries_just_the_events_that_it_is_about(
 def test_an_event_that_fails_at_first_has_one_last_word(
     shop: Shop, heard: Recorder
 ) -> None:
-    shop.broker.fail_next(Outcome.NACKED, n=2)
+    shop.faults.fail_next(Outcome.NACKED, n=2)
 
     publish(shop, "a")
 
@@ -218,7 +218,7 @@ def test_an_event_that_fails_at_first_has_one_last_word(
 def test_an_unknown_outcome_is_a_failure_of_its_own(
     shop: Shop, heard: Recorder
 ) -> None:
-    shop.broker.fail_next(Outcome.UNKNOWN)
+    shop.faults.fail_next(Outcome.UNKNOWN)
 
     publish(shop, "a")
 
@@ -300,19 +300,19 @@ def test_a_requests_signals_come_in_its_thread_with_the_request_at_hand(
 def test_what_nobody_waits_for_is_told_by_the_flusher(
     shop: Shop, heard: Recorder
 ) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
     publish(shop, "a")
 
-    shop.broker.come_up()
+    shop.faults.come_up()
 
     assert heard.one("events_published").thread == FLUSHER
 
 
 def test_the_app_context_is_pushed_for_receivers(shop: Shop, heard: Recorder) -> None:
     publish(shop, "told by the caller")
-    shop.broker.go_down()
+    shop.faults.go_down()
     publish(shop, "told by the flusher")
-    shop.broker.come_up()
+    shop.faults.come_up()
 
     heard.wait_for_count("events_published", 2)
 
@@ -397,9 +397,9 @@ def test_a_receiver_that_raises_in_the_flusher_does_not_end_it(
 
     with events_published.connected_to(broken, shop):
         for number in (1, 2):
-            shop.broker.go_down()
+            shop.faults.go_down()
             publish(shop, number)
-            shop.broker.come_up()
+            shop.faults.come_up()
             heard.wait_for_count("events_published", number)
 
     assert shop.books() == {"confirmed": 2}
@@ -430,9 +430,9 @@ def test_a_slow_receiver_in_the_flusher_slows_no_publish(
             go_on.wait(DEADLINE)
 
     with events_published.connected_to(slow, shop):
-        shop.broker.go_down()
+        shop.faults.go_down()
         publish(shop, "a")
-        shop.broker.come_up()
+        shop.faults.come_up()
         assert entered.wait(DEADLINE)
         began = time.monotonic()
 
@@ -521,9 +521,9 @@ def test_what_a_receiver_enqueues_in_the_flusher_is_handed_over(shop: Shop) -> N
             shop.enqueue("it was sent", queue="log")
 
     with events_published.connected_to(tell, shop):
-        shop.broker.go_down()
+        shop.faults.go_down()
         publish(shop, "a")
-        shop.broker.come_up()
+        shop.faults.come_up()
 
         assert shop.broker.get("log", DEADLINE) is not None
         assert shop.books() == {"confirmed": 2}
@@ -588,7 +588,7 @@ def test_a_receiver_may_ask_for_the_books_and_the_dead() -> None:
         open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop,
         publish_failed.connected_to(ask, shop),
     ):
-        shop.broker.fail_next(Outcome.NACKED)
+        shop.faults.fail_next(Outcome.NACKED)
         publish(shop, "a")
 
     assert seen == [({"retained": 1}, 0)]
@@ -627,7 +627,7 @@ def test_a_receiver_that_enqueues_whenever_publishing_fails_does_not_recurse(
         shop.enqueue("a complaint", queue="problems")
         depth[0] -= 1
 
-    shop.broker.go_down()
+    shop.faults.go_down()
     with publish_failed.connected_to(insist, shop):
         publish(shop, "a")
 
@@ -678,7 +678,7 @@ def test_a_logging_handler_may_enqueue_while_the_flusher_reports(
     log.addHandler(handler)
     shop.enqueue("a")
 
-    shop.broker.go_down()
+    shop.faults.go_down()
 
     wait_until(lambda: handler.lines, "the flusher reports that the broker is down")
     # It is handed over, and waits for the broker as any other event does.
@@ -721,10 +721,10 @@ def test_a_logging_handler_that_raises_does_not_end_the_flusher(
 ) -> None:
     handler = Broken()
     log.addHandler(handler)
-    shop.broker.go_down()
+    shop.faults.go_down()
     publish(shop, "a")
     assert handler.called.wait(DEADLINE)
 
-    shop.broker.come_up()
+    shop.faults.come_up()
 
     assert heard.one("events_published").payloads == ["a"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from ..delivery.broker import BrokerCallbacks
+from ..delivery.broker import BrokerCallbacks, CallbackRelay
 from ..delivery.entries import Entry, Settlement
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
@@ -16,35 +16,19 @@ KEEP = 10_000
 #: Events that are taken and settled in one go.
 _TURN = 1000
 
-_REASONS = {
-    Outcome.NACKED: "the queue {queue!r} refused it",
-    Outcome.RETURNED: "no queue {queue!r}",
-    Outcome.UNKNOWN: "the connection ended before the confirm came",
-}
-
-
-@dataclass
-class _Fault:
-    """What happens to the next events instead of being taken."""
-
-    outcome: Outcome
-    queue: str | None
-    left: float
-
 
 class MemoryBroker:
     """Takes every event at once, in the thread that brings it.
 
-    It accepts any queue. :meth:`get` reads what was published, and the methods below it
-    make the broker behave as a real one does on a bad day.
+    It accepts any queue, and :meth:`get` reads what was published. What lets it behave
+    as a real broker does on a bad day is
+    :class:`flask_eventcollector.testing.FaultInjector`.
     """
 
     def __init__(self, keep: int = KEEP) -> None:
+        self.relay = CallbackRelay()
         self._keep = keep
-        self._callbacks: BrokerCallbacks | None = None
-        self._state = BrokerState.READY
-        self._error = ""
-        self._faults: list[_Fault] = []
+        self._closed = False
         #: One thread at a time takes and settles, so that order is kept.
         self._turn = threading.Lock()
         self._arrived = threading.Condition()
@@ -53,7 +37,7 @@ class MemoryBroker:
         self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryBroker {self._state}, {self._count} event(s)>"
+        return f"<MemoryBroker {self.relay.reported[0]}, {self._count} event(s)>"
 
     # What a consumer in the same process calls.
 
@@ -75,109 +59,41 @@ class MemoryBroker:
         with self._arrived:
             return tuple(event for _, event in self._queues.get(queue, ()))
 
-    # What makes trouble on demand.
-
-    def go_down(self) -> None:
-        """Be away, as a broker is that can't be reached."""
-        self._become(BrokerState.DOWN, "it was taken down")
-
-    def come_up(self) -> None:
-        """Be there again."""
-        self._become(BrokerState.READY)
-
-    def block(self) -> None:
-        """Take nothing, as a broker does under a memory alarm."""
-        self._become(BrokerState.BLOCKED, "it was blocked")
-
-    def unblock(self) -> None:
-        """Take events again."""
-        self._become(BrokerState.READY)
-
-    def fail_next(
-        self, outcome: Outcome, *, n: float = 1, queue: str | None = None
-    ) -> None:
-        """Give the next *n* events (of *queue*) this *outcome* instead of a confirm."""
-        if outcome is Outcome.CONFIRMED:
-            raise ValueError("fail_next() takes an outcome other than CONFIRMED")
-        with self._turn:
-            self._faults.append(_Fault(outcome, queue, n))
-
-    def refuse(self, queue: str, outcome: Outcome = Outcome.RETURNED) -> None:
-        """Refuse all events of *queue* until :meth:`accept`."""
-        self.fail_next(outcome, n=float("inf"), queue=queue)
-
-    def accept(self, queue: str) -> None:
-        """Take events of *queue* again."""
-        with self._turn:
-            self._faults = [f for f in self._faults if f.queue != queue]
-
     # What the library calls.
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        self._callbacks = callbacks
-        self._become(self._state, self._error)
+        self.relay.target = callbacks
+        self.relay.on_state_change(BrokerState.READY)
+        self.wake()
 
     def wake(self) -> None:
-        if self._callbacks is None:
-            return
         with self._turn:
-            self._take_all(self._callbacks)
+            self._take_all()
 
     def reconnect_now(self) -> None:
         """There is nothing to connect to."""
 
     def close(self, timeout: float) -> bool:
-        self._state = BrokerState.CLOSED
+        self._closed = True
         return True
 
-    @property
-    def _takes(self) -> bool:
-        return self._state is BrokerState.READY
-
-    def _become(self, state: BrokerState, error: str = "") -> None:
-        self._state, self._error = state, error
-        if self._callbacks is not None:
-            self._callbacks.on_state_change(state, error)
-            self.wake()
-
-    def _take_all(self, callbacks: BrokerCallbacks) -> None:
+    def _take_all(self) -> None:
         taken: list[Entry] = []
         settlements: list[Settlement] = []
         try:
-            while self._takes and (taken := callbacks.take(_TURN)):
-                settlements.extend(map(self._settlement, taken))
-                callbacks.settle(settlements)
-                if any(s.outcome is Outcome.UNKNOWN for s in settlements):
-                    # They may be tried again at once, and be as unknown as before:
-                    # that is for another turn.
-                    return
+            while not self._closed and (taken := self.relay.take(_TURN)):
+                settlements.extend(map(self._confirm, taken))
+                self.relay.settle(settlements)
                 settlements.clear()
         except BaseException:
             # The caller's thread is told to stop, and nobody else would settle the
             # rest. What is settled already takes no second word.
-            rest = [self._failure(entry, Outcome.UNKNOWN) for entry in taken]
-            callbacks.settle(settlements + rest)
+            reason = "the thread that brought it was told to stop"
+            rest = [Settlement(entry, Outcome.UNKNOWN, reason) for entry in taken]
+            self.relay.settle(settlements + rest)
             raise
 
-    def _settlement(self, entry: Entry) -> Settlement:
-        outcome = self._planned(entry.event.target_queue)
-        if outcome is not Outcome.CONFIRMED:
-            return self._failure(entry, outcome)
-        self._store(entry)
-        return Settlement(entry, outcome)
-
-    def _failure(self, entry: Entry, outcome: Outcome) -> Settlement:
-        reason = _REASONS[outcome].format(queue=entry.event.target_queue)
-        return Settlement(entry, outcome, reason)
-
-    def _planned(self, queue: str) -> Outcome:
-        for fault in self._faults:
-            if fault.left > 0 and fault.queue in (None, queue):
-                fault.left -= 1
-                return fault.outcome
-        return Outcome.CONFIRMED
-
-    def _store(self, entry: Entry) -> None:
+    def _confirm(self, entry: Entry) -> Settlement:
         event = entry.event
         if entry.possible_duplicate:
             marked = {**event.headers, POSSIBLE_DUPLICATE: True}
@@ -190,6 +106,7 @@ class MemoryBroker:
             if self._count > self._keep:
                 self._forget_oldest()
             self._arrived.notify_all()
+        return Settlement(entry, Outcome.CONFIRMED)
 
     def _forget_oldest(self) -> None:
         queue = min(self._queues, key=lambda name: self._queues[name][0][0])

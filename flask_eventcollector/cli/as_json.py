@@ -12,7 +12,7 @@ import click
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, total
 from ..stores.spool.folder import Folder
-from . import words
+from . import formatting
 
 
 def status(
@@ -51,7 +51,7 @@ def event(found: Found) -> dict[str, Any]:
         "queue": event.target_queue,
         "exchange": event.exchange,
         "enqueued_at": event.enqueued_at.isoformat(),
-        "age": round(words.age_of(event.enqueued_at), 3),
+        "age": round(formatting.age_of(event.enqueued_at), 3),
         "reason": found.stored.dead,
         "body_bytes": len(event.body),
         "process": found.owner.process or None,

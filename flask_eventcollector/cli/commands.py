@@ -9,14 +9,14 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
-from ..stores.spool.admin.changing import change
+from ..stores.spool.admin.changes import change
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import Found, Unreadable, events_in, reports
 from ..stores.spool.control import ControlRequest
-from . import as_json, tables, words
-from .choosing import chosen, with_ids
-from .exits import Exit, Failure, end
-from .place import app_state, delivery, spool_folder
+from . import as_json, as_text, formatting
+from .context import app_state, delivery, spool_folder
+from .exit_codes import Exit, Failure, end
+from .selection import chosen, with_ids
 
 #: Events that ``list`` and ``dead`` show, unless they are told otherwise.
 _LIMIT = 20
@@ -58,8 +58,8 @@ def _status(for_machines: bool) -> None:
     if for_machines:
         as_json.write(as_json.status(current_app.name, folder, files, aside))
     else:
-        tables.show_status(current_app.name, folder, files, aside)
-    tables.complain(file.problem for file in files if file.problem)
+        as_text.show_status(current_app.name, folder, files, aside)
+    as_text.complain(file.problem for file in files if file.problem)
     if any(file.waiting or file.dead or file.problem for file in files):
         end(Exit.WAITS)
 
@@ -74,7 +74,7 @@ def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None
 
     With --json, one object a line.
     """
-    _show_events(queue, limit, dead, None if for_machines else tables.show_list)
+    _show_events(queue, limit, dead, None if for_machines else as_text.show_list)
 
 
 @_command("dead")
@@ -87,7 +87,7 @@ def _dead(queue: str | None, limit: int, for_machines: bool) -> None:
     The broker went on refusing them, so nobody sends them any more. See 'retry' and
     'purge'. With --json, one object a line.
     """
-    _show_events(queue, limit, True, None if for_machines else tables.show_dead)
+    _show_events(queue, limit, True, None if for_machines else as_text.show_dead)
 
 
 def _show_events(
@@ -107,9 +107,9 @@ def _show_events(
         if limit and next(found, None):
             click.echo(f"The first {limit}; --limit 0 shows all.", err=True)
     else:
-        subject = f"Nothing for {words.plain(queue)}" if queue else "Nothing"
+        subject = f"Nothing for {formatting.plain(queue)}" if queue else "Nothing"
         click.echo(f"{subject} {'is dead' if dead else 'waits'}.")
-    tables.complain(problems)
+    as_text.complain(problems)
 
 
 @_command("show")
@@ -122,7 +122,7 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
     if for_machines:
         as_json.write(as_json.details(found[0], payload=payload))
     else:
-        tables.show_details(found[0], payload=payload)
+        as_text.show_details(found[0], payload=payload)
 
 
 @_command("flush")
@@ -142,14 +142,14 @@ def _flush(timeout: float, for_machines: bool) -> None:
     """
     folder, way = spool_folder(), delivery()
     waiting = sum(file.waiting for file in reports(folder) if not file.owner.alive)
-    with tables.progress(waiting) as bar:
+    with as_text.progress(waiting) as bar:
         drained = drain(way, folder, timeout, bar.update if bar else lambda _: None)
     if for_machines:
         as_json.write(as_json.drained(drained))
     else:
-        tables.show_drained(drained)
+        as_text.show_drained(drained)
     if drained.waiting:
-        click.echo(f"Not delivered: {words.plain(drained.reason)}", err=True)
+        click.echo(f"Not delivered: {formatting.plain(drained.reason)}", err=True)
         end(Exit.WAITS)
 
 
@@ -171,7 +171,7 @@ def _retry(
     waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
     if waiting:
         raise Failure(
-            f"Not dead, so it is sent anyway: {tables.first_of(sorted(waiting))}"
+            f"Not dead, so it is sent anyway: {as_text.first_of(sorted(waiting))}"
         )
     _change("retry", dead, for_machines)
 
@@ -193,7 +193,9 @@ def _purge(
     found = chosen(spool_folder(), ids, every, queue, "--dead")
     count = len({f.stored.event.id for f in found})
     if count and not yes:
-        click.confirm(f"Drop {words.events(count)} for good?", abort=True, err=True)
+        click.confirm(
+            f"Drop {formatting.events(count)} for good?", abort=True, err=True
+        )
     _change("purge", found, for_machines)
 
 
@@ -212,7 +214,7 @@ def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:
         done.update(changed.done)
         left.update(changed.left)
         if not for_machines:
-            tables.show_changed(action, changed)
+            as_text.show_changed(action, changed)
     if for_machines:
         as_json.write({"done": sorted(done - left), "left": sorted(left)})
     elif not found:

@@ -17,19 +17,19 @@ class BrokerStatus:
         self._clock = clock
         self.state = BrokerState.IDLE
         self.error = ""
-        #: It stays away until somebody says otherwise, so nobody waits for it.
-        self.held = False
+        #: No other state follows by itself, so nobody waits for one.
+        self.is_final = False
         #: A wait ran out, and no confirm has come since.
         self.stalled = False
         self._since: float | None = None
         self._before = 0.0
 
-    def change(self, state: BrokerState, error: str, *, held: bool = False) -> None:
+    def change(self, state: BrokerState, error: str, *, final: bool = False) -> None:
         """Note a new state."""
         self._before = self.seconds()
         self._since = self._clock() if state is BrokerState.READY else None
         self.state, self.error, self.stalled = state, error, False
-        self.held = held or state is BrokerState.CLOSED
+        self.is_final = final or state is BrokerState.CLOSED
 
     def seconds(self) -> float:
         """For how long the broker was ready, in all."""
@@ -40,16 +40,13 @@ class BrokerStatus:
     @property
     def worth_waiting(self) -> bool:
         """Whether a confirm may be expected soon."""
-        hopeful = (BrokerState.READY, BrokerState.IDLE, BrokerState.CONNECTING)
-        return self.state in hopeful and not self.stalled
+        return self.state.may_confirm_soon and not self.stalled
 
     @property
     def shown(self) -> BrokerState:
         """The state to show to people."""
-        answering = (BrokerState.READY, BrokerState.CONNECTING)
-        if self.stalled and self.state in answering:
-            return BrokerState.STALLED
-        return self.state
+        may_stall = self.state in (BrokerState.READY, BrokerState.CONNECTING)
+        return BrokerState.STALLED if self.stalled and may_stall else self.state
 
     def __str__(self) -> str:
         words = f"the broker is {self.shown}"

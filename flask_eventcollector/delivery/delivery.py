@@ -12,20 +12,11 @@ from ..errors import BacklogFull
 from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
 from .broker import Broker
 from .entries import NEVER_PUBLISHED, Entry, Settlement, Waiter
-from .gate import Gate
 from .ledger import Ledger
 from .log import ThrottledLog
 from .notifier import Notifier
-from .periodic_worker import TICK, PeriodicWorker, drain
+from .periodic_worker import TICK, PeriodicWorker
 from .store import Store
-
-#: States in which an event that is under way may still be confirmed.
-_UNDER_WAY = (
-    BrokerState.READY,
-    BrokerState.CONNECTING,
-    BrokerState.STALLED,
-    BrokerState.BLOCKED,
-)
 
 #: Seconds that the last write to the disk may take, however late it is.
 _LAST_WRITE = 0.5
@@ -62,8 +53,6 @@ class Delivery:
         self._flusher = PeriodicWorker(
             self._run_once, self._on_stop, f"eventcollector-flusher-{name}"
         )
-        #: What the broker gets passes here; tests let it fail.
-        self.gate = Gate(ledger, self.settle)
         #: One thread at a time tells news, so that they are told in order.
         self._notifying = threading.Lock()
         self._notified = 0
@@ -114,7 +103,7 @@ class Delivery:
         except BaseException:
             # A worker that is told to stop: no user code now.
             self._ledger.stop_waiting(waiter, ran_out=False)
-            self._ledger.notices.extend(waiter.notices)
+            self._ledger.defer(waiter.notices)
             raise
         self._notifier.notify(waiter.notices)
         return result
@@ -132,7 +121,7 @@ class Delivery:
 
     def abandon(self, entries: list[Entry]) -> None:
         """Throw away *entries* soon. Takes no lock, so a destructor may call it."""
-        self._ledger.abandoned.append(entries)
+        self._ledger.abandon(entries)
 
     # What people call.
 
@@ -160,19 +149,9 @@ class Delivery:
         Without *reconnect* only what is under way may finish.
         """
         deadline = time.monotonic() + timeout
-        self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
-        if not self._close_once():
-            # First of all: the process may be killed before it has finished.
-            self._store.persist_all()
-            self._last_flush(deadline, reconnect=reconnect)
-            self._stop(deadline)
-        # Of what is kept so far, before it is kept no more.
-        self._log.log_suppressed(at_last=True)
-        left = self._ledger.drop_all(_TOO_LATE)
-        self._notifier.notify(left)
-        self._log.left(self.stats())
-        self._log.log_suppressed(at_last=True)
-        return not (left or self._ledger.undelivered())
+        if self._close_once():
+            self._shut_down(deadline, reconnect=reconnect)
+        return self._take_leave()
 
     def stats(self) -> Stats:
         """The books; never blocks."""
@@ -207,10 +186,8 @@ class Delivery:
         """
         if self._notifying.acquire(timeout=timeout):
             try:
-                notices = [
-                    *self._ledger.discard_abandoned(),
-                    *drain(self._ledger.notices),
-                ]
+                notices = self._ledger.discard_abandoned()
+                notices += self._ledger.take_deferred()
                 self._notifier.notify(notices)
                 self._notifier.quarantined(self._store.take_quarantined())
                 self._notified += len(notices)
@@ -226,23 +203,25 @@ class Delivery:
 
     def take(self, limit: int) -> list[Entry]:
         """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
-        return self.gate.take(limit)
+        return self._ledger.take(limit)
 
     def settle(self, settlements: Iterable[Settlement]) -> bool:
         """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
         settlements = list(settlements)
         more = self._ledger.settle(settlements)
         failed = any(s.outcome is not Outcome.CONFIRMED for s in settlements)
-        if failed or self._ledger.notices:
+        if failed or self._ledger.has_deferred:
             # There is something to tell, or a next try to wait for.
             self._flusher.wake()
         if self._ledger.unerased:
             self._store.wake()
         return more
 
-    def on_state_change(self, state: BrokerState, error: str = "") -> None:
+    def on_state_change(
+        self, state: BrokerState, error: str = "", *, final: bool = False
+    ) -> None:
         """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
-        self.gate.on_state_change(state, error)
+        self._ledger.on_state_change(state, error, final=final)
         self._flusher.wake()
 
     # The two ends of its life, and the flusher's work in between.
@@ -262,15 +241,28 @@ class Delivery:
             self._store.start(self.broker.wake)
             self._started = True
 
+    # The end: by close(), or when the app is gone.
+
     def _close_once(self) -> bool:
+        """Whether nobody else has begun to close."""
         with self._starting:
             was_closed, self._closed = self._closed, True
-        return was_closed
+        return not was_closed
+
+    def _shut_down(self, deadline: float, *, reconnect: bool) -> None:
+        self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
+        # Before the flush: the process may be killed in the middle of it.
+        self._store.persist_all()
+        self._last_flush(deadline, reconnect=reconnect)
+        self._stop(deadline)
 
     def _last_flush(self, deadline: float, *, reconnect: bool) -> None:
         if reconnect:
             self.flush(deadline - time.monotonic())
-        elif self._ledger.stats().broker in _UNDER_WAY:
+            return
+        state = self._ledger.stats().broker
+        if state.is_connected or state is BrokerState.CONNECTING:
+            # What is under way may still be confirmed.
             self._ledger.wait_until_flushed(deadline)
 
     def _stop(self, deadline: float) -> None:
@@ -280,6 +272,19 @@ class Delivery:
         self._store.close(max(_LAST_WRITE, deadline - time.monotonic()))
         # The flusher is gone, and the backlog was at work until now.
         self._notifier.quarantined(self._store.take_quarantined())
+
+    def _take_leave(self) -> bool:
+        """Drop and count what is neither delivered nor on disk; whether none was."""
+        self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
+        # The events that are retained so far, before they are dropped.
+        self._log.log_suppressed(at_last=True)
+        left = self._ledger.drop_all(_TOO_LATE)
+        self._notifier.notify(left)
+        self._log.left(self.stats())
+        self._log.log_suppressed(at_last=True)
+        return not (left or self._ledger.undelivered())
+
+    # The flusher's work.
 
     def _run_once(self) -> float:
         """One round of the flusher; returns the seconds until the next."""
@@ -297,11 +302,8 @@ class Delivery:
         return due
 
     def _on_stop(self) -> None:
-        """The flusher's last words, also when the app itself is gone."""
+        """The flusher ends: somebody closes, or the app is gone."""
         self.notify_pending()
-        if not self._close_once():
-            self._stop(time.monotonic())
-            self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
-            self._notifier.notify(self._ledger.drop_all(_TOO_LATE))
-            self._log.left(self._ledger.stats())
-            self._log.log_suppressed(at_last=True)
+        if self._close_once():
+            self._shut_down(time.monotonic(), reconnect=False)
+            self._take_leave()

@@ -10,6 +10,41 @@ from ..events import Target
 from .entries import Entry, Row, State
 
 
+class Write:
+    """What one transaction writes into a file, and what it erases.
+
+    An event that ends meanwhile keeps its row, and comes again.
+    """
+
+    def __init__(
+        self, new: list[Entry], outdated: list[Entry], *, more: bool = False
+    ) -> None:
+        #: Entries that get a row.
+        self.new = new
+        #: Entries whose rows are there, and have to follow them.
+        self.outdated = outdated
+        #: Whether more than these are overdue.
+        self.more = more
+        self._states = {entry: entry.state for entry in (*new, *outdated)}
+
+    @property
+    def written(self) -> list[tuple[Entry, int]]:
+        """The entries whose rows are to be written, with the rows' numbers."""
+        alive = (entry for entry, state in self._states.items() if state.alive)
+        return [(entry, entry.row.number) for entry in alive if entry.row]
+
+    @property
+    def erased(self) -> list[int]:
+        """The numbers of the rows that are to be erased."""
+        ended = (e for e in self.outdated if not self._states[e].alive)
+        return [entry.row.number for entry in ended if entry.row]
+
+    @property
+    def followed(self) -> list[tuple[Entry, State]]:
+        """The entries whose rows were there, and the state that these follow."""
+        return [(entry, self._states[entry]) for entry in self.outdated]
+
+
 class DiskIndex:
     """What the ledger knows of the backlog on disk; empty where there is none.
 

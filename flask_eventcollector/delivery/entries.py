@@ -105,8 +105,13 @@ class Settlement(NamedTuple):
     final: bool = False
     #: The target is to be left alone for a while. A refusal always means that.
     back_off: bool = False
-    #: Nothing here is tried again before all is reopened: a test says when.
-    on_hold: bool = False
+    #: Seconds until the next try, whatever becomes of others for the same target;
+    #: ``None``: the backoff decides.
+    retry_after: float | None = None
+
+    def retry_at(self, now: float) -> float | None:
+        """When the next try is; ``None``: the backoff decides."""
+        return None if self.retry_after is None else now + self.retry_after
 
 
 class NoticeKind(str, enum.Enum):

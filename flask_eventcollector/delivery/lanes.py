@@ -114,17 +114,21 @@ class Lane:
         self._retry_at = None
         self._window = min(self._window + 1, WIDE_OPEN)
 
-    def back_off(self, now: float, sent_at: float, *, on_hold: bool = False) -> None:
+    def back_off(
+        self, now: float, sent_at: float, retry_after: float | None = None
+    ) -> None:
         """The target has refused an event that was sent at *sent_at*.
 
         What was sent before the lane closed belongs to the failure that closed it.
-        *on_hold*: only :meth:`reopen` opens it again, or a confirm.
+        The lane stays closed for *retry_after* seconds; ``None``: for as long as the
+        backoff says. A confirm or :meth:`reopen` opens it at once.
         """
         if sent_at <= self._closed_at:
             return
         self._failures += 1
         self._closed_at = now
-        self._retry_at = NEVER if on_hold else now + self._delay(self._failures)
+        delay = self._delay(self._failures) if retry_after is None else retry_after
+        self._retry_at = now + delay
         self._window = 1 << min(self._failures - 1, 30)
 
     def confirmed_since(self, moment: float) -> bool:

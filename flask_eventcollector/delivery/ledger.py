@@ -7,7 +7,8 @@ import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -22,9 +23,10 @@ from ..events import (
 )
 from .books import Books
 from .broker_status import BrokerStatus
-from .disk_index import DiskIndex
+from .disk_index import DiskIndex, Write
 from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
-from .lanes import NEVER, Lane
+from .lanes import Lane
+from .periodic_worker import drain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -80,8 +82,8 @@ class Ledger:
     """The state of every event that this process holds, and the books.
 
     Every public method is one step under the lock: it takes microseconds, does no I/O
-    and calls nobody. What has to be told is returned, or left as news: with the caller
-    that waits for the event, otherwise in :attr:`notices`.
+    and calls nobody. What has to be told is returned, or noted: for the caller that
+    waits for the event, otherwise for whoever calls :meth:`take_deferred`.
     """
 
     def __init__(
@@ -97,11 +99,10 @@ class Ledger:
         self._sequences = itertools.count(1)
         self._waiters: set[Waiter] = set()
         self._disk_index = DiskIndex(durable=limits.durable)
-        #: For the flusher to tell.
-        self.notices: deque[Notice] = deque()
-        #: The entries of collectors that are gone. A collector's ``__del__`` may run
-        #: at any moment, also while its thread holds the lock, so it only appends.
-        self.abandoned: deque[list[Entry]] = deque()
+        #: What nobody waits to hear: the flusher tells it.
+        self._deferred: deque[Notice] = deque()
+        #: The entries of collectors that are gone.
+        self._abandoned: deque[list[Entry]] = deque()
 
     # The collector's side.
 
@@ -129,13 +130,21 @@ class Ledger:
         """Throw away what a collector holds."""
         return self._discard(entries, reason)
 
+    def abandon(self, entries: list[Entry]) -> None:
+        """Throw away, soon, what a collector holds that is gone.
+
+        Its ``__del__`` may run at any moment, also while its thread holds the lock: so
+        this takes none, and leaves the rest to :meth:`discard_abandoned`.
+        """
+        self._abandoned.append(entries)
+
     @step
     def discard_abandoned(self) -> list[Notice]:
         """Throw away what collectors held that are gone."""
         notices: list[Notice] = []
-        while self.abandoned:
-            notices += self._discard(self.abandoned[0], ABANDONED)
-            self.abandoned.popleft()
+        while self._abandoned:
+            notices += self._discard(self._abandoned[0], ABANDONED)
+            self._abandoned.popleft()
         return notices
 
     @step
@@ -159,6 +168,21 @@ class Ledger:
         entries.clear()
         if waiter is not None:
             self._begin_waiting(waiter)
+
+    # Notices that nobody waits for.
+
+    def defer(self, notices: Iterable[Notice]) -> None:
+        """Leave *notices* for :meth:`take_deferred`; takes no lock."""
+        self._deferred.extend(notices)
+
+    def take_deferred(self) -> list[Notice]:
+        """What is to be told now; takes no lock."""
+        return drain(self._deferred)
+
+    @property
+    def has_deferred(self) -> bool:
+        """Whether there is something to tell; takes no lock."""
+        return bool(self._deferred)
 
     # The side of publish() and flush(), which wait.
 
@@ -215,18 +239,17 @@ class Ledger:
 
     @step
     def on_state_change(
-        self, state: BrokerState, error: str = "", *, held: bool = False
+        self, state: BrokerState, error: str = "", *, final: bool = False
     ) -> None:
-        """Note how the broker stands; callers that would wait in vain are let go.
+        """Note how the broker is doing; callers that would wait in vain are let go.
 
-        *held*: it stays so until somebody says otherwise.
+        *final*: no other state follows by itself. ``CLOSED`` is the last one of all.
         """
         if self._broker.state is BrokerState.CLOSED:
             return
-        connected = (BrokerState.READY, BrokerState.BLOCKED)
-        if state is BrokerState.READY and self._broker.state not in connected:
+        if state is BrokerState.READY and not self._broker.state.is_connected:
             self._reopen()
-        self._broker.change(state, error, held=held)
+        self._broker.change(state, error, final=final)
         for waiter in self._waiters:
             if not self._worth_waiting(waiter):
                 waiter.give_up()
@@ -287,39 +310,39 @@ class Ledger:
         """How many rows have yet to follow their events; takes no lock."""
         return self._disk_index.unerased
 
-    @step
-    def to_store(self, entries: Iterable[Entry], journal: object) -> list[Entry]:
-        """Of *entries*, those that are still to be written; their rows get numbers.
+    @contextmanager
+    def writing(
+        self,
+        journal: object,
+        wanted: Iterable[Entry] = (),
+        *,
+        overdue_after: float | None = None,
+        limit: int = 0,
+    ) -> Iterator[Write]:
+        """One transaction on the file *journal*: the block writes what it is given.
 
-        From here each row follows its entry's state, whether it is written or not.
+        It is given the rows of *wanted* as far as they are not on disk, those of the
+        *limit* oldest other events that were handed over *overdue_after* seconds ago,
+        and the rows in the file that have to follow their events. When the block
+        raises, nothing has been written, and all of it comes again.
         """
-        return self._disk_index.assign(entries, journal)
+        write = self._begin_write(journal, wanted, overdue_after, limit)
+        try:
+            yield write
+        except BaseException:
+            self._end_write(write, written=False)
+            raise
+        self._end_write(write, written=True)
 
     @step
-    def stored(self, entries: Iterable[Entry]) -> None:
-        """*entries* are on disk, unless they have ended meanwhile."""
-        self._disk_index.stored(entries)
-
-    @step
-    def overdue(self, seconds: float, limit: int) -> list[Entry]:
-        """What is not on disk, *seconds* after it was handed over; the oldest first."""
-        return self._disk_index.oldest(self._clock() - seconds, limit)
+    def has_overdue(self, seconds: float) -> bool:
+        """Whether something is not on disk, *seconds* after it was handed over."""
+        return bool(self._disk_index.oldest(self._clock() - seconds, 1))
 
     @step
     def unstored(self) -> int:
         """How many events that were handed over are not on disk."""
         return self._disk_index.unstored
-
-    @step
-    def take_outdated(self, journal: object) -> list[Entry]:
-        """Take out the entries whose rows in *journal* have to follow their state."""
-        return self._disk_index.take_outdated(journal)
-
-    @step
-    def put_back(self, outdated: list[Entry]) -> None:
-        """Their rows could not follow yet."""
-        for entry in outdated:
-            self._disk_index.outdate(entry)
 
     @step
     def lost(self, journal: object) -> None:
@@ -387,6 +410,28 @@ class Ledger:
             broker_error=self._broker.error,
         )
 
+    @step
+    def _begin_write(
+        self,
+        journal: object,
+        wanted: Iterable[Entry],
+        overdue_after: float | None,
+        limit: int,
+    ) -> Write:
+        index, overdue = self._disk_index, list[Entry]()
+        if overdue_after is not None:
+            overdue = index.oldest(self._clock() - overdue_after, limit)
+        new = index.assign(dict.fromkeys([*wanted, *overdue]), journal)
+        return Write(new, index.take_outdated(journal), more=len(overdue) == limit > 0)
+
+    @step
+    def _end_write(self, write: Write, *, written: bool) -> None:
+        if written:
+            self._disk_index.stored(write.new)
+        else:
+            for entry in write.outdated:
+                self._disk_index.outdate(entry)
+
     # Below here the lock is held: limits and last words.
 
     def _make_room(self, event: Event) -> tuple[bool, list[Notice]]:
@@ -444,12 +489,12 @@ class Ledger:
         self._disk_index.change(entry, state)
         self._books.move(entry, state)
 
-    def _retain(self, entry: Entry, *, on_hold: bool = False) -> None:
+    def _retain(self, entry: Entry, retry_at: float | None = None) -> None:
         self._move(entry, State.RETAINED)
-        if on_hold:
-            self._lane(entry).add_delayed(entry, NEVER)
-        else:
+        if retry_at is None:
             self._lane(entry).add(entry)
+        else:
+            self._lane(entry).add_delayed(entry, retry_at)
 
     def _lane(self, entry: Entry) -> Lane:
         lane = self._lanes.get(entry.target)
@@ -525,9 +570,9 @@ class Ledger:
         entry = settlement.entry
         entry.possible_duplicate = True
         self._notice(entry, NoticeKind.FAILED, Outcome.UNKNOWN)
-        self._retain(entry, on_hold=settlement.on_hold)
+        self._retain(entry, settlement.retry_at(now))
         if settlement.back_off:
-            lane.back_off(now, entry.sent_at, on_hold=settlement.on_hold)
+            lane.back_off(now, entry.sent_at, settlement.retry_after)
 
     def _refused(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -538,14 +583,14 @@ class Ledger:
             self._move(entry, State.DEAD)
             return
         self._notice(entry, NoticeKind.FAILED, settlement.outcome)
+        retry_at = settlement.retry_at(now)
         refused_alone = entry.refusals > 1 and lane.confirmed_since(entry.refused_at)
-        if refused_alone and not settlement.on_hold:
+        if refused_alone and retry_at is None:
             # Not the target's fault, so its neighbours need not wait for this one.
-            self._books.move(entry, State.RETAINED)
-            lane.add_delayed(entry, now + self._limits.delay(entry.refusals))
+            self._retain(entry, now + self._limits.delay(entry.refusals))
             return
-        self._retain(entry, on_hold=settlement.on_hold)
-        lane.back_off(now, entry.sent_at, on_hold=settlement.on_hold)
+        self._retain(entry, retry_at)
+        lane.back_off(now, entry.sent_at, settlement.retry_after)
 
     def _refused_too_long(self, entry: Entry) -> bool:
         refused_for = self._broker.seconds() - entry.refused_since
@@ -558,10 +603,10 @@ class Ledger:
         outcome: Outcome | None = None,
         elapsed: float = 0.0,
     ) -> None:
-        notice = Notice(
-            kind, entry.event, entry.reason, outcome, entry.attempts, elapsed
+        notices = self._deferred if entry.waiter is None else entry.waiter.notices
+        notices.append(
+            Notice(kind, entry.event, entry.reason, outcome, entry.attempts, elapsed)
         )
-        (self.notices if entry.waiter is None else entry.waiter.notices).append(notice)
 
     # Waiting for time, for the broker, or for others.
 
@@ -591,7 +636,7 @@ class Ledger:
             waiter.done.set()
 
     def _worth_waiting(self, waiter: Waiter) -> bool:
-        if self._broker.held:
+        if self._broker.is_final:
             return False
         return waiter.patient or self._broker.worth_waiting
 
@@ -600,7 +645,7 @@ class Ledger:
             return True
         if self._books.count(State.IN_FLIGHT):
             return False
-        if self._broker.held:
+        if self._broker.is_final:
             return True
         if any(target not in self._lanes for target in self._disk_index.unadopted):
             # The rest of what a dead process has left is about to be read.

@@ -21,8 +21,6 @@ INTERVAL = 60.0
 #: Distinct troubles that are remembered for that.
 _MOST_PROBLEMS = 1000
 
-_AWAY = (BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.STALLED)
-
 
 class Problem(NamedTuple):
     """What a log line is about."""
@@ -53,7 +51,7 @@ class ThrottledLog:
     def broker(self, stats: Stats) -> None:
         """Report how the broker stands. Only the flusher calls this."""
         now = self._clock()
-        if stats.broker in _AWAY:
+        if stats.broker.is_trouble:
             self._away(stats, now)
         elif stats.broker is BrokerState.READY:
             self._back(stats, now)

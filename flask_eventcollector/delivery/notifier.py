@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from blinker import NamedSignal
@@ -26,7 +25,9 @@ class Notifier:
     a receiver that enqueues when an event is dropped would call itself for ever.
     """
 
-    def __init__(self, send: Send, log: ThrottledLog, later: deque[Notice]) -> None:
+    def __init__(
+        self, send: Send, log: ThrottledLog, later: Callable[[Iterable[Notice]], object]
+    ) -> None:
         self._send = send
         self._log = log
         self._later = later
@@ -41,7 +42,7 @@ class Notifier:
         if not notices:
             return
         if getattr(self._notifying, "now", False):
-            self._later.extend(notices)
+            self._later(notices)
             return
         self._notifying.now = True
         try:

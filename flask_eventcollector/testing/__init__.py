@@ -3,6 +3,7 @@
 from .capture import Captured
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .expected import ExpectedEvent, event
+from .fault_injector import Fault, FaultInjector
 from .lookup import capture_app
 from .mixin import CapturedEventsMixin
 from .origin import Origin
@@ -14,6 +15,8 @@ __all__ = [
     "CapturedEventsMixin",
     "ExpectedEvent",
     "Fate",
+    "Fault",
+    "FaultInjector",
     "Origin",
     "capture_app",
     "event",

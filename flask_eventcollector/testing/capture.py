@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from types import TracebackType
 
 from flask import Flask
 
 from ..app_state import AppState
-from ..delivery.gate import Fault, Gate
 from ..events import Outcome
 from ..messages.wording import type_name
 from .assertions import Assertions
 from .captured import CapturedEvent, CapturedEvents, Fate
-from .matching import matches_name
+from .fault_injector import Fault, FaultInjector, Plan
 from .recording import Record
 
 #: Seconds for other threads to tell what came before the block, and for the broker to
@@ -40,8 +37,8 @@ class Captured(Assertions):
         self._heard = Record(app, state)
         self._begun = False
         self._open = ExitStack()
-        #: How the gate stood before this capture touched it.
-        self._before: tuple[Sequence[Fault], str] | None = None
+        #: What was planned before this capture planned anything.
+        self._before: Plan | None = None
 
     def __enter__(self) -> Captured:
         if self._begun:
@@ -145,18 +142,17 @@ class Captured(Assertions):
         of the block; only a ``publish(timeout=…)`` that waits for an *unknown* event
         sends it again at once.
         """
-        fault = Fault(_failure(outcome), partial(matches_name, queue), _count(n))
-        gate = self._gate()
-        gate.faults = (*gate.faults, fault)
+        failure = _failure(outcome)
+        reason = f"the test let it be {failure.value}"
+        self._faults().plan(Fault(failure, queue, _count(n), reason, hold=True))
 
     def broker_down(self) -> None:
         """Let the broker be away: everything is retained, and nobody waits."""
-        self._gate().close("the test called broker_down()")
+        self._faults().go_down("the test called broker_down()", final=True)
 
     def broker_up(self) -> None:
         """Let the broker be there again; :meth:`flush` waits for what was retained."""
-        self._gate().open()
-        self._state.delivery().broker.wake()
+        self._faults().come_up()
 
     # Inside.
 
@@ -172,24 +168,20 @@ class Captured(Assertions):
         delivery = self._state.delivery_if_used()
         return delivery is not None and delivery.is_collected(captured.event)
 
-    def _gate(self) -> Gate:
+    def _faults(self) -> FaultInjector:
         if not self._heard.is_listening:
             raise RuntimeError("faults can be planned only inside the capture's block")
-        gate = self._state.delivery().gate
+        faults = FaultInjector.of(self._state.delivery().broker)
         if self._before is None:
-            self._before = (gate.faults, gate.closed)
-        return gate
+            self._before = faults.plan_now
+        return faults
 
     def _end_faults(self) -> None:
         """Leave the broker as it was found, and nothing behind."""
         if self._before is None:
             return
         delivery = self._state.delivery()
-        delivery.gate.faults, closed = self._before
-        if closed:
-            delivery.gate.close(closed)
-        else:
-            delivery.gate.open()
+        FaultInjector.of(delivery.broker).restore(self._before)
         delivery.flush(_PATIENCE)
         delivery.notify_pending(_PATIENCE)
 

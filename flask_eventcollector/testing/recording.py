@@ -17,10 +17,10 @@ from .. import signals
 from ..app_state import AppState
 from ..collecting.requests import RequestScope
 from ..delivery.entries import Entry
-from ..delivery.gate import Gate
 from ..events import Event, Outcome
 from ..messages.encoding import provider_default
 from .captured import CapturedEvent, CapturedEvents, Fate
+from .fault_injector import FaultInjector
 from .matching import json_medium
 from .origin import origin_of_call
 
@@ -32,7 +32,7 @@ class Record:
         self.app = app
         self.medium = json_medium(provider_default(app.json))
         self._state = state
-        self._gate: Gate | None = None
+        self._faults: FaultInjector | None = None
         self._lock = threading.Lock()
         #: By id, in the order in which they were first heard of.
         self._events: dict[str, CapturedEvent] = {}
@@ -145,17 +145,17 @@ class Record:
     # What goes to the broker.
 
     def _watch(self) -> None:
-        """Watch the gate, as soon as there is one."""
+        """Watch what goes to the broker, as soon as there is one."""
         delivery = self._state.delivery_if_used()
         with self._lock:
-            if delivery is None or self._gate is not None:
+            if delivery is None or self._faults is not None:
                 return
-            self._gate = delivery.gate
-        self._gate.watch(self._sent)
+            self._faults = FaultInjector.of(delivery.broker)
+        self._faults.watch(self._sent)
 
     def _unwatch(self) -> None:
-        if self._gate is not None:
-            self._gate.unwatch(self._sent)
+        if self._faults is not None:
+            self._faults.unwatch(self._sent)
 
     def _sent(self, entries: Sequence[Entry]) -> None:
         with self._lock:

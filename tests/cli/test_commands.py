@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from flask_eventcollector.stores.spool.admin.changing import change
+from flask_eventcollector.stores.spool.admin.changes import change
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
 from tests.helpers import Recorder, Shop, open_shop
@@ -26,6 +26,7 @@ WORKER = """
 import sys
 from flask import Flask
 from flask_eventcollector import EventCollector
+from flask_eventcollector.testing import FaultInjector
 
 app = Flask("shop")
 app.config["EVENTCOLLECTOR_BROKER_URL"] = "memory://"
@@ -33,18 +34,18 @@ app.config["EVENTCOLLECTOR_BACKLOG"] = "spool"
 app.config["EVENTCOLLECTOR_SPOOL_DIR"] = sys.argv[1]
 app.config["EVENTCOLLECTOR_DEAD_AFTER"] = 0
 events = EventCollector(app)
-events.broker.refuse("refused")
+FaultInjector.of(events.broker).refuse("refused")
 with events.auto_publish():
     dead = events.enqueue_event({"secret": 1}, "refused", headers={"tenant": "a"})
 events.flush(10)
-events.broker.go_down()
+FaultInjector.of(events.broker).go_down()
 with events.auto_publish():
     waiting = events.enqueue_event({"secret": 2}, "orders")
 while events.stats().unerased or events.stats().spooled != 2:
     pass
 print(dead.id, waiting.id, flush=True)
 for line in sys.stdin:
-    events.broker.accept("refused")
+    FaultInjector.of(events.broker).accept("refused")
     print(events.stats().dead, events.stats().dropped, flush=True)
 """
 
@@ -191,7 +192,7 @@ def test_flush_leaves_to_a_living_process_what_it_has(
 def test_flush_says_why_something_is_left(
     run: Callable[..., Result], shop: Shop, killed: Worker
 ) -> None:
-    shop.broker.go_down()
+    shop.faults.go_down()
 
     result = run("flush", "--timeout", "0.5")
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_eventcollector.stores.spool.admin.changing import PATIENCE
+from flask_eventcollector.stores.spool.admin.changes import PATIENCE
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE
 from tests.cli.support import DEADLINE, FlaskEvents
 from tests.rabbitmq import RabbitMQNode, free_ports

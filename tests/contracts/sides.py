@@ -17,6 +17,7 @@ from flask_eventcollector.delivery.broker import Broker
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Event, Outcome
+from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE
 from tests.parts import limits, make_event
 from tests.rabbitmq import RabbitMQNode
@@ -69,7 +70,9 @@ class BrokerCallbacks:
             self._changed.notify_all()
             return more
 
-    def on_state_change(self, state: BrokerState, error: str = "") -> None:
+    def on_state_change(
+        self, state: BrokerState, error: str = "", *, final: bool = False
+    ) -> None:
         with self._changed:
             if state is BrokerState.DOWN and self.taken:
                 self.wrongs.append("went down before it had settled everything")
@@ -191,22 +194,23 @@ class MemorySide(Side):
 
     def __init__(self) -> None:
         self.broker: MemoryBroker = MemoryBroker()
+        self.faults = FaultInjector(self.broker)
 
     def make_queue(self) -> str:
         return _name("queue")
 
     def make_full_queue(self) -> str:
         queue = _name("full")
-        self.broker.refuse(queue, Outcome.NACKED)
+        self.faults.refuse(queue, Outcome.NACKED)
         return queue
 
     def missing_queue(self) -> str:
         queue = _name("missing")
-        self.broker.refuse(queue)
+        self.faults.refuse(queue)
         return queue
 
     def declare(self, queue: str) -> None:
-        self.broker.accept(queue)
+        self.faults.accept(queue)
 
     def arrived(self, queue: str) -> list[Arrived]:
         events = self.broker.events(queue)
@@ -214,19 +218,19 @@ class MemorySide(Side):
 
     def fall_silent(self) -> None:
         # It answers within the same call, so this is its word on what comes next.
-        self.broker.fail_next(Outcome.UNKNOWN)
+        self.faults.fail_next(Outcome.UNKNOWN)
 
     def go_down(self) -> None:
-        self.broker.go_down()
+        self.faults.go_down()
 
     def come_up(self) -> None:
-        self.broker.come_up()
+        self.faults.come_up()
 
     def block(self) -> None:
-        self.broker.block()
+        self.faults.block()
 
     def unblock(self) -> None:
-        self.broker.unblock()
+        self.faults.come_up()
 
 
 class RabbitMQSide(Side):

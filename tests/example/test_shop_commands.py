@@ -13,6 +13,7 @@ from example_app.models import Product, db
 from example_app.nightly import count_stock
 from example_app.publishing import events
 from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.testing import FaultInjector
 
 from .support import order, run_python
 
@@ -57,7 +58,7 @@ def test_a_recall_writes_to_each_buyer(shop: Flask, visitor: FlaskClient) -> Non
 def test_a_command_says_so_when_its_events_do_not_arrive(
     shop: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _broker(shop).go_down()
+    FaultInjector.of(_broker(shop)).go_down()
     monkeypatch.setattr("example_app.cli.ARRIVAL_TIMEOUT", 0.05)
 
     result = shop.test_cli_runner().invoke(args=["shop", "restock"])
@@ -76,7 +77,7 @@ def test_the_nightly_script_reports_the_stock(shop: Flask) -> None:
 def test_the_nightly_script_tells_when_the_report_was_not_confirmed(
     shop: Flask, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    _broker(shop).go_down()
+    FaultInjector.of(_broker(shop)).go_down()
 
     assert not count_stock(shop, timeout=0.05)
     assert "Not confirmed" in capsys.readouterr().err

@@ -14,6 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from example_app.broker import embedded_broker
 from example_app.publishing import events
 from example_app.worker import URL_VARIABLE, Worker
+from flask_eventcollector.testing import FaultInjector
 
 from .support import run_python
 
@@ -53,7 +54,7 @@ def test_an_order_goes_back_when_its_invoice_is_not_confirmed(
 ) -> None:
     broker = embedded_broker()
     assert broker
-    broker.go_down()
+    FaultInjector.of(broker).go_down()
 
     worker.handle(channel, 1, "message-1", ORDER)
 

@@ -27,6 +27,7 @@ from flask_eventcollector.stores.spool.control import (
 from flask_eventcollector.stores.spool.folder import Claim
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import row_of
+from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
@@ -463,7 +464,7 @@ def test_no_more_than_a_page_is_in_memory(
 
 def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> None:
     memory = MemoryBroker()
-    memory.refuse("missing")
+    FaultInjector.of(memory).refuse("missing")
     leave(folder, range(100), queue="missing")
     leave(folder, range(100, 200))
     path = leave(folder, range(200, 300), queue="missing")
@@ -536,7 +537,7 @@ def test_files_that_are_not_open_yet_are_not_taken_for_delivered(
 
 def test_a_flush_ends_when_the_rest_is_refused(deliver: Deliver, folder: Path) -> None:
     memory = MemoryBroker()
-    memory.refuse("missing")
+    FaultInjector.of(memory).refuse("missing")
     leave(folder, range(100), queue="missing")
     leave(folder, range(100, 200))
     delivery = deliver(memory, page=10)
@@ -704,7 +705,9 @@ def test_a_file_that_is_set_aside_at_the_last_moment_is_told(
     monkeypatch.setattr(delivery._flusher, "stop", stop_and_say_so)
     delivery.start()
     delivery.close(0.1)
-    assert told.reasons("spool-file-quarantined") == ["1 row(s) are not what was written"]
+    assert told.reasons("spool-file-quarantined") == [
+        "1 row(s) are not what was written"
+    ]
 
 
 def test_a_file_that_can_not_be_read_for_now_is_tried_again(
@@ -920,7 +923,7 @@ def test_files_that_wait_for_a_missing_queue_hold_up_no_others(
     monkeypatch.setattr(adopter, "_MOST_FILES", 2)
     monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.2)
     memory = MemoryBroker()
-    memory.refuse("missing")
+    FaultInjector.of(memory).refuse("missing")
     for name in "abc":
         leave(folder, [name], queue="missing")
     journal = Journal.open(leave(folder, ["dead-1"]))

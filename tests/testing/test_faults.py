@@ -57,7 +57,7 @@ def test_the_flusher_leaves_it_alone(open_shop: OpenShop) -> None:
         captured.fail_next(queue="held")
         publish(shop, 1, queue="held")
         # Another target shows that the flusher has had its rounds meanwhile.
-        shop.broker.fail_next(Outcome.NACKED, n=3)
+        shop.faults.fail_next(Outcome.NACKED, n=3)
         publish(shop, 2, queue="free")
         wait_until(lambda: shop.sent("free"), "the flusher's tries")
 
@@ -247,7 +247,7 @@ def test_nobody_waits_for_a_broker_that_is_down(shop: Shop, captured: Captured) 
 
 def test_who_waits_already_is_let_go(shop: Shop, captured: Captured) -> None:
     publish(shop, 0)
-    shop.broker.block()
+    shop.faults.block()
     waiting = threading.Event()
 
     def wait() -> None:
@@ -261,7 +261,7 @@ def test_who_waits_already_is_let_go(shop: Shop, captured: Captured) -> None:
     captured.broker_down()
     publisher.join(DEADLINE / 2)
     assert not publisher.is_alive()
-    shop.broker.unblock()
+    shop.faults.come_up()
 
 
 def test_a_broker_that_was_never_used_is_as_before(
@@ -281,7 +281,7 @@ def test_what_the_broker_says_of_itself_meanwhile_holds_afterwards(
 ) -> None:
     publish(shop, 1)
     captured.broker_down()
-    shop.broker.block()
+    shop.broker.relay.on_state_change(BrokerState.BLOCKED, "an alarm")
     assert shop.events.stats().broker is BrokerState.DOWN
 
     captured.broker_up()

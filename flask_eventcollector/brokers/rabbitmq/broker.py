@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import pika
 
 from ...config.broker_url import BrokerURL
-from ...delivery.broker import BrokerCallbacks
+from ...delivery.broker import BrokerCallbacks, CallbackRelay
 from ...events import BrokerState
 from .parameters import attempts
-from .quiet import restore_pika_in_this_thread, silence_pika_in_this_thread
+from .pika_logging import restore_pika_in_this_thread, silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
 
@@ -41,7 +41,7 @@ class RabbitMQBroker:
         self._heartbeat = heartbeat
         self._delay = delay
         self._name = name
-        self._callbacks: BrokerCallbacks | None = None
+        self.relay = CallbackRelay()
         self._session: Session | None = None
         self._closing = threading.Event()
         self._retry_now = threading.Event()
@@ -55,8 +55,8 @@ class RabbitMQBroker:
     def start(self, callbacks: BrokerCallbacks) -> None:
         """Begin to connect, if it has not begun yet; does not wait."""
         if self._thread.ident is None:
-            self._callbacks = callbacks
-            callbacks.on_state_change(BrokerState.CONNECTING)
+            self.relay.target = callbacks
+            self.relay.on_state_change(BrokerState.CONNECTING)
             self._thread.start()
 
     def wake(self) -> None:
@@ -105,8 +105,7 @@ class RabbitMQBroker:
             if self._closing.is_set():
                 return
             failures = 1 if was_ready else failures + 1
-            if self._callbacks is not None:
-                self._callbacks.on_state_change(BrokerState.DOWN, error)
+            self.relay.on_state_change(BrokerState.DOWN, error)
             self._retry_now.wait(self._delay(failures))
 
     def _round(self) -> tuple[bool, str]:
@@ -136,11 +135,11 @@ class RabbitMQBroker:
         return False, error
 
     def _serve(self, parameters: pika.ConnectionParameters) -> tuple[bool, str]:
-        if self._closing.is_set() or self._callbacks is None:
+        if self._closing.is_set():
             return False, ""
         self._session = session = Session(
             parameters,
-            self._callbacks,
+            self.relay,
             queues=self._queues,
             heartbeat=self._heartbeat,
             app_id=self._name,

@@ -14,11 +14,11 @@ from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...events import Target
 from .circuit_breaker import CircuitBreaker
 from .control import ControlRequest, apply, pending_request, withdraw
+from .files import close, write_rows
 from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
 from .orphan import DamagedFile, MigratedFile, Orphan, open_sound
 from .quarantine import Quarantine
-from .updating import close, update
 
 #: Seconds between two looks for the files of dead processes.
 SCAN_INTERVAL = 10.0
@@ -131,7 +131,9 @@ class Adopter:
         self._erase_breaker.record_success()
         for orphan in list(self._orphans):
             try:
-                for entry, state in update(self._ledger, orphan.journal):
+                with self._ledger.writing(orphan.journal) as write:
+                    write_rows(orphan.journal, write)
+                for entry, state in write.followed:
                     orphan.follow(entry, state)
             except sqlite3.Error as error:
                 self._erase_breaker.record_failure(error)
@@ -164,7 +166,7 @@ class Adopter:
                 notices = self._ledger.drop_unadopted(
                     erased, "purged", self._count_unadopted()
                 )
-                self._ledger.notices.extend(notices)
+                self._ledger.defer(notices)
         except sqlite3.Error as error:
             self._erase_breaker.record_failure(error)
             if is_damage(error):

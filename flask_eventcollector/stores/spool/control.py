@@ -64,7 +64,9 @@ def pending_request(path: Path) -> ControlRequest | None:
         return None
     try:
         content = json.loads(text)
-        return ControlRequest(str(content["action"]), [str(id) for id in content["ids"]])
+        return ControlRequest(
+            str(content["action"]), [str(id) for id in content["ids"]]
+        )
     except (ValueError, TypeError, KeyError):
         # Nobody of ours wrote that. A wish for nothing is fulfilled at once.
         return ControlRequest("", [])
@@ -75,8 +77,7 @@ def apply(request: ControlRequest, ledger: Ledger) -> None:
     if request.action == "retry":
         ledger.retry(request.ids)
     elif request.action == "purge":
-        # The flusher tells it.
-        ledger.notices.extend(ledger.purge(request.ids))
+        ledger.defer(ledger.purge(request.ids))
 
 
 def _request_of(path: Path) -> Path:

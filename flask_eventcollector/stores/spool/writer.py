@@ -12,10 +12,10 @@ from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from .circuit_breaker import CircuitBreaker
 from .control import apply, pending_request, withdraw
+from .files import close, write_rows
 from .folder import Claim, Folder
 from .journal import Journal, is_damage
 from .quarantine import Quarantine
-from .updating import close, update
 
 #: Seconds that a caller waits for the disk, at most.
 LONGEST_WAIT = 1.0
@@ -117,23 +117,24 @@ class Writer:
                 patience = -1.0
             else:
                 wanted += request.entries
-        overdue = self._ledger.overdue(patience, _MOST_ROWS)
+        wrote_all = True
         try:
-            self._store(dict.fromkeys([*wanted, *overdue]))
+            if self._own or wanted or self._ledger.has_overdue(patience):
+                wrote_all = self._write_rows(wanted, patience)
             self._breaker.record_success()
         except (OSError, sqlite3.Error) as error:
             self._breaker.record_failure(error)
             if is_damage(error):
                 self._give_up_file(error)
-        return len(overdue) < _MOST_ROWS
+        return wrote_all
 
-    def _store(self, entries: Iterable[Entry]) -> None:
-        """Write *entries*, and let the rows that are there follow their events."""
-        own = self._journal() if entries or self._own else None
-        if own is not None:
-            chosen = self._ledger.to_store(entries, own)
-            update(self._ledger, own, chosen)
-            self._ledger.stored(chosen)
+    def _write_rows(self, wanted: Sequence[Entry], patience: float) -> bool:
+        journal = self._journal()
+        with self._ledger.writing(
+            journal, wanted, overdue_after=patience, limit=_MOST_ROWS
+        ) as write:
+            write_rows(journal, write)
+        return not write.more
 
     def _apply_request(self) -> bool:
         """Do what the command line asks; returns whether rows may have to follow."""

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 import click
 
-from . import words
+from . import formatting
 
 
 class Exit(enum.IntEnum):
@@ -24,7 +24,7 @@ class Failure(click.ClickException):
     """What went wrong, and the cure."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
-        super().__init__(words.plain(message))
+        super().__init__(formatting.plain(message))
         self.code = code
 
     def show(self, file: Any = None) -> None:

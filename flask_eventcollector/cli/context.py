@@ -11,7 +11,7 @@ from ..config.settings import choose_broker
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
 from ..stores.spool.folder import Folder
-from .exits import Exit, Failure
+from .exit_codes import Exit, Failure
 
 
 def app_state() -> AppState:

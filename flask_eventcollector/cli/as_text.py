@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from ..stores.spool.admin.changing import PATIENCE, Changed
+from ..stores.spool.admin.changes import PATIENCE, Changed
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, total
 from ..stores.spool.folder import Folder
-from . import words
+from . import formatting
 
 # The state of the spool.
 
@@ -25,13 +25,13 @@ def show_status(
     app: str, folder: Folder, files: Sequence[Report], aside: Iterable[Path]
 ) -> None:
     """Each file, and what they hold together."""
-    click.echo(f"Spool of {app!r}: {words.plain(str(folder.path))}")
+    click.echo(f"Spool of {app!r}: {formatting.plain(str(folder.path))}")
     if files:
         _show_files(files)
     else:
         click.echo("Nothing waits.")
     for path in aside:
-        click.echo(f"Set aside, since it was damaged: {words.plain(path.name)}")
+        click.echo(f"Set aside, since it was damaged: {formatting.plain(path.name)}")
 
 
 def _show_files(files: Sequence[Report]) -> None:
@@ -43,23 +43,23 @@ def _show_files(files: Sequence[Report]) -> None:
             "",
             str(waiting),
             str(dead),
-            words.age(oldest_age),
-            words.size(size),
+            formatting.age(oldest_age),
+            formatting.size(size),
             f"{len(files)} file{'' if len(files) == 1 else 's'}",
         ]
     )
     heads = ("PROCESS", "IS", "WAITING", "DEAD", "OLDEST", "SIZE", "FILE")
-    _write_lines(words.table(heads, rows, right=(2, 3, 4, 5)))
+    _write_lines(formatting.table(heads, rows, right=(2, 3, 4, 5)))
 
 
 def _file_as_row(file: Report) -> list[str]:
     counts = ["?", "?"] if file.problem else [str(file.waiting), str(file.dead)]
     return [
         str(file.owner.process or "?"),
-        words.life(file.owner.alive),
+        formatting.life(file.owner.alive),
         *counts,
-        words.age(file.oldest_age),
-        words.size(file.bytes),
+        formatting.age(file.oldest_age),
+        formatting.size(file.bytes),
         file.path.name,
     ]
 
@@ -73,28 +73,28 @@ def show_list(found: Sequence[Found]) -> None:
         [
             event.id,
             f.state,
-            words.age(words.age_of(event.enqueued_at)),
+            formatting.age(formatting.age_of(event.enqueued_at)),
             str(event.target),
         ]
         for f in found
         for event in [f.stored.event]
     ]
-    _write_lines(words.table(("ID", "STATE", "AGE", "TARGET"), rows, right=[2]))
+    _write_lines(formatting.table(("ID", "STATE", "AGE", "TARGET"), rows, right=[2]))
 
 
 def show_dead(found: Sequence[Found]) -> None:
     """Each event, and why it is dead."""
     for f in found:
         event = f.stored.event
-        age = words.age(words.age_of(event.enqueued_at))
-        click.echo(words.plain(f"{event.id}  {event.target}, {age} old"))
-        click.echo(f"    {words.plain(f.stored.dead or 'no reason is known')}")
+        age = formatting.age(formatting.age_of(event.enqueued_at))
+        click.echo(formatting.plain(f"{event.id}  {event.target}, {age} old"))
+        click.echo(f"    {formatting.plain(f.stored.dead or 'no reason is known')}")
 
 
 def show_details(found: Found, *, payload: bool) -> None:
     """All that is known of one event."""
     event, owner = found.stored.event, found.owner
-    age = words.age(words.age_of(event.enqueued_at))
+    age = formatting.age(formatting.age_of(event.enqueued_at))
     about = [
         ("id", event.id),
         ("state", found.state),
@@ -102,17 +102,17 @@ def show_details(found: Found, *, payload: bool) -> None:
         ("queue", event.target_queue),
         ("exchange", event.exchange or "the default one"),
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
-        ("size", words.size(len(event.body))),
-        ("process", f"{owner.process or '?'}, {words.life(owner.alive)}"),
+        ("size", formatting.size(len(event.body))),
+        ("process", f"{owner.process or '?'}, {formatting.life(owner.alive)}"),
         ("file", str(found.path)),
         *[("header", f"{key}: {value}") for key, value in event.headers.items()],
     ]
     for name, value in about:
-        click.echo(words.plain(f"{name:10}{value}"))
+        click.echo(formatting.plain(f"{name:10}{value}"))
     if payload:
         text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
-        _write_lines(words.plain(line) for line in text.splitlines())
+        _write_lines(formatting.plain(line) for line in text.splitlines())
 
 
 # What a command has done.
@@ -120,7 +120,7 @@ def show_details(found: Found, *, payload: bool) -> None:
 
 def show_drained(drained: Drained) -> None:
     """What a flush has delivered, and what is left."""
-    parts = [f"{words.events(drained.delivered)} delivered"]
+    parts = [f"{formatting.events(drained.delivered)} delivered"]
     parts += [f"{drained.waiting} left"] * bool(drained.waiting)
     parts += [f"{drained.dead} dead"] * bool(drained.dead)
     click.echo(f"{', '.join(parts)}.")
@@ -129,17 +129,16 @@ def show_drained(drained: Drained) -> None:
     if drained.quarantined:
         click.echo(f"{drained.quarantined} damaged file(s) set aside; see the log.")
     if drained.others:
-        click.echo(
-            f"{words.events(drained.others)} more in the files of {drained.processes}"
-            " living process(es), which are theirs to deliver."
-        )
+        others = formatting.events(drained.others)
+        owners = formatting.count(drained.processes, "living process")
+        click.echo(f"{others} more in the files of {owners}, which delivers them.")
 
 
 def show_changed(what: str, changed: Changed) -> None:
     """What became of a ``"retry"`` or ``"purge"`` in one file."""
     owner = changed.owner
     if changed.done:
-        count = words.events(len(changed.done))
+        count = formatting.events(len(changed.done))
         if what == "purge":
             click.echo(f"{count} of {owner} dropped.")
         elif owner.alive:
@@ -174,7 +173,7 @@ def progress(length: int) -> Any:
 def complain(problems: Iterable[str]) -> None:
     """Tell, on stderr, what could not be read."""
     for problem in problems:
-        click.echo(f"Can't be read: {words.plain(problem)}", err=True)
+        click.echo(f"Can't be read: {formatting.plain(problem)}", err=True)
 
 
 def first_of(ids: Iterable[str]) -> str:

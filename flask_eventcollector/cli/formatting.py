@@ -1,4 +1,4 @@
-"""How things are written for people: ages, sizes, tables."""
+"""How things are written for people: ages, sizes, as_text."""
 
 from __future__ import annotations
 
@@ -29,9 +29,15 @@ def size(count: int) -> str:
     return f"{count} B" if unit == 1 else f"{count / unit:.1f} {name}"
 
 
-def events(count: int) -> str:
+def events(number: int) -> str:
     """So many events."""
-    return "1 event" if count == 1 else f"{count:,} events".replace(",", " ")
+    return count(number, "event")
+
+
+def count(number: int, noun: str) -> str:
+    """So many things; *noun* is the singular."""
+    ending = "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}{'' if number == 1 else ending}".replace(",", " ")
 
 
 def life(alive: bool) -> str:

@@ -8,8 +8,8 @@ import click
 
 from ..stores.spool.admin.reading import Found, events_in, events_with
 from ..stores.spool.folder import Folder
-from .exits import Failure
-from .tables import complain, first_of
+from .as_text import complain, first_of
+from .exit_codes import Failure
 
 
 def chosen(
