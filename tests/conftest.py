@@ -4,6 +4,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from typing import Any
 from uuid import uuid4
 
 import hypothesis
@@ -74,6 +75,21 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for marker in NEEDS:
         if _needs(item, marker):
             _require(marker)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    # In a worker of pytest-xdist; the process that reports has no node of its own.
+    output = getattr(session.config, "workeroutput", None)
+    version = session.config.stash.get(RABBITMQ_VERSION, None)
+    if output is not None and version:
+        output["rabbitmq"] = version
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    # A worker that has crashed has no output.
+    if version := getattr(node, "workeroutput", {}).get("rabbitmq"):
+        node.config.stash[RABBITMQ_VERSION] = version
 
 
 def pytest_terminal_summary(

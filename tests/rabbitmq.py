@@ -369,8 +369,16 @@ def _take(channel: BlockingChannel, queue: str) -> Iterator[Message]:
 
 def free_ports(number: int) -> list[int]:
     """Return ports that nobody listens on, different ones to two test runs."""
-    candidates = random.sample(PORTS, k=200)
+    candidates = random.sample(_own_ports(), k=200)
     return list(itertools.islice(filter(_is_free, candidates), number))
+
+
+def _own_ports() -> range:
+    """The ports of this worker of pytest-xdist: two must not choose the same one."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
+    workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
+    # A worker that replaces one that has crashed has a number beyond the count.
+    return PORTS[int(worker) % int(workers) :: int(workers)]
 
 
 def _is_free(port: int) -> bool:

@@ -1,5 +1,7 @@
 """All rows, by number: importing a file of rows declares them."""
 
+from __future__ import annotations
+
 from tests.faults import (
     rows_broker,
     rows_exits,
@@ -10,16 +12,47 @@ from tests.faults import (
     rows_spool,
     rows_workers,
 )
-from tests.faults.rows import ROWS
+from tests.faults.rig import MODES
+from tests.faults.rows import ROWS, Row
 
 #: Rows that need no rig of processes, and the tests that hold them.
 ELSEWHERE = {
     20: "tests/test_encoding.py, tests/test_requests.py",
 }
 
+#: Rows that are slow by nature: they wait for a slow network, or try many kinds of
+#: workers. Where events are kept in memory, only `python -m tests.faults` runs them.
+SLOW = (8, 12, 13, 28, 29, 33, 35, 40)
+#: Those in which the spool has most to do.
+BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36)
+
+
+def in_tests(mode: str) -> list[Row]:
+    """The rows that pytest runs in this mode, by number."""
+    if mode == "spool":
+        return [ROWS[number] for number in BUSY_SPOOL]
+    return [row for row in _all_of(mode) if row.number not in SLOW]
+
+
+def rest() -> list[tuple[Row, str]]:
+    """Each row in each mode that pytest leaves out; `.ci/run` runs them afterwards."""
+    return [
+        (row, mode)
+        for mode in MODES
+        for row in _all_of(mode)
+        if row not in in_tests(mode)
+    ]
+
+
+def _all_of(mode: str) -> list[Row]:
+    return [ROWS[number] for number in sorted(ROWS) if mode in ROWS[number].modes]
+
+
 __all__ = [
     "ELSEWHERE",
     "ROWS",
+    "in_tests",
+    "rest",
     "rows_broker",
     "rows_exits",
     "rows_forks",

@@ -36,6 +36,11 @@ class Report:
         return all(result.holds for result in self.results)
 
     @property
+    def lacks_workers(self) -> bool:
+        """Whether a row was not run because its workers are not installed."""
+        return any(r.skipped and r.task.row.missing for r in self.results)
+
+    @property
     def verdict(self) -> str:
         """All of it in one sentence."""
         number = sum(bool(result.skipped) for result in self.results)

@@ -1,4 +1,4 @@
-"""Each row of the fault matrix in its short form."""
+"""Rows of the fault matrix in their short form; the rest: `python -m tests.faults`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MISSING, require
-from tests.faults.matrix import ROWS
+from tests.faults.matrix import ROWS, in_tests, rest
 from tests.faults.proxy import Proxy
-from tests.faults.rig import Rig
+from tests.faults.rig import MODES, Rig
 from tests.faults.rows import Row
 from tests.rabbitmq import RabbitMQNode
-
-in_order = [ROWS[number] for number in sorted(ROWS)]
-with_memory = [row for row in in_order if "memory" in row.modes]
-#: Those in which the spool has most to do; `python -m tests.faults` runs all.
-with_spool = [ROWS[number] for number in (3, 6, 10, 17, 26, 30, 31, 32, 34, 35, 36)]
-
 
 @pytest.fixture
 def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
@@ -26,15 +20,23 @@ def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
         yield Rig(private_rabbitmq, proxy, folder=tmp_path)
 
 
-@pytest.mark.parametrize("row", with_spool, ids=str)
+@pytest.mark.parametrize("row", in_tests("spool"), ids=str)
 def test_what_must_hold_with_the_spool_holds_under(row: Row, rig: Rig) -> None:
     rig.mode = "spool"
     assert broken(row, rig) == []
 
 
-@pytest.mark.parametrize("row", with_memory, ids=str)
+@pytest.mark.parametrize("row", in_tests("memory"), ids=str)
 def test_what_must_hold_holds_under(row: Row, rig: Rig) -> None:
     assert broken(row, rig) == []
+
+
+def test_each_row_is_run_here_or_by_the_command() -> None:
+    here = [(row, mode) for mode in MODES for row in in_tests(mode)]
+    whole = [(row, mode) for row in ROWS.values() for mode in MODES]
+    both = [*here, *rest()]
+    assert len(both) == len(set(both))
+    assert set(both) == {(row, mode) for row, mode in whole if mode in row.modes}
 
 
 def broken(row: Row, rig: Rig) -> list[str]:
