@@ -14,6 +14,7 @@ from tests.faults.rig import MODES, Rig
 from tests.faults.rows import Row
 from tests.rabbitmq import RabbitMQNode
 
+
 @pytest.fixture
 def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
     with Proxy(private_rabbitmq.port) as proxy:
