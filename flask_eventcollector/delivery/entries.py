@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..events import Event, Outcome, PublishResult
+from .signal import Signal
 
 
 class State(enum.IntEnum):
@@ -149,7 +149,7 @@ class Waiter:
         self.entries: list[Entry] = []
         self.pending: set[Entry] = set()
         self.notices: list[Notice] = []
-        self.done = threading.Event()
+        self.done = Signal()
 
     def settled(self, settlement: Settlement) -> None:
         """An event has an outcome; a patient caller waits for the next try.

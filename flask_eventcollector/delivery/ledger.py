@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..events import (
     BrokerState,
@@ -27,6 +27,7 @@ from .disk_index import DiskIndex, Write
 from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
 from .lanes import Lane
 from .periodic_worker import drain
+from .threads import holds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +35,10 @@ R = TypeVar("R")
 #: Bytes that are sent and not yet confirmed, at most: pika's write buffer has no limit
 #: of its own. One event may always go, however large it is.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
+
+#: Events that may be put down without the lock at a time, and the size of each, in
+#: bytes: by so much the limits may be exceeded for a moment, with many threads.
+_MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
@@ -64,12 +69,20 @@ def step(
 
     A worker that is told to stop may raise ``SystemExit`` between any two bytecodes of
     its main thread. A step that is cut short is mended from what the entries say.
+
+    A destructor may run at any allocation of a step, and a signal handler between any
+    two of its bytecodes, in the same thread. What they call must not change what is
+    half changed: a method of :data:`_POSTPONED` is done by the next step, any other
+    only reads.
     """
 
     @functools.wraps(method)
     def locked(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if holds(self._lock):
+            return self._in_the_middle(method, args, kwargs)
         with self._lock:
             try:
+                self._catch_up()
                 return method(self, *args, **kwargs)
             except BaseException:
                 self._rebuild()
@@ -91,7 +104,7 @@ class Ledger:
     ) -> None:
         self._limits = limits
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._books = Books()
         self._lanes: dict[Target, Lane] = {}
@@ -101,29 +114,63 @@ class Ledger:
         self._disk_index = DiskIndex(durable=limits.durable)
         #: What nobody waits to hear: the flusher tells it.
         self._deferred: deque[Notice] = deque()
+        #: What was collected, and is yet to be entered into the books.
+        self._arrivals: deque[Entry] = deque()
+        #: What was asked for in the middle of a step.
+        self._postponed: deque[Callable[[], object]] = deque()
         #: The entries of collectors that are gone.
         self._abandoned: deque[list[Entry]] = deque()
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether this thread is in the middle of a step, so that it must not wait."""
+        return holds(self._lock)
+
     # The collector's side.
 
-    @step
     def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
         """Put *event* into a collector's *entries*.
 
         Returns whether it was taken (``OVERFLOW="reject"`` may refuse it), and the news
         of what was dropped to stay within the limits.
+
+        Away from the limits this takes no lock: the event is put down, and the next
+        step enters it into the books.
         """
+        if self._is_far_from_limits(event) or self.is_in_step:
+            entry = Entry(event)
+            # It has its owner first: cut short here, it is nobody's.
+            entries.append(entry)
+            self._arrivals.append(entry)
+            return True, []
+        return self._collect(entries, event)
+
+    def _is_far_from_limits(self, event: Event) -> bool:
+        arrivals = len(self._arrivals) + 1
+        return (
+            arrivals < _MOST_ARRIVALS
+            and event.size <= _SMALL
+            and len(self._books) + arrivals <= self._limits.max_events
+            and self._books.bytes + arrivals * _SMALL <= self._limits.max_bytes
+        )
+
+    @step
+    def _collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
         fits, notices = self._make_room(event)
         if not fits and self._limits.reject:
             return False, notices
         entry = Entry(event)
         if fits:
-            # It has its owner first: cut short here, it is nobody's.
             entries.append(entry)
         self._books.open(entry)
         if not fits:
             notices.append(self._drop(entry, "overflow"))
         return True, notices
+
+    @step
+    def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
+        """The events in a collector's *entries*."""
+        return tuple(e.event for e in entries if e.state is State.COLLECTED)
 
     @step
     def discard(self, entries: list[Entry], reason: str) -> list[Notice]:
@@ -432,7 +479,46 @@ class Ledger:
             for entry in write.outdated:
                 self._disk_index.outdate(entry)
 
-    # Below here the lock is held: limits and last words.
+    # Below here the lock is held: what came without it.
+
+    def _catch_up(self) -> None:
+        """Do what was put down without the lock, or in the middle of a step."""
+        while self._arrivals:
+            self._arrive(self._arrivals[0])
+            # Afterwards: cut short here, it comes again, and is known.
+            self._arrivals.popleft()
+        while self._postponed:
+            # Each may be done twice: it looks at the entries' states.
+            self._postponed[0]()
+            self._postponed.popleft()
+
+    def _arrive(self, entry: Entry) -> None:
+        if entry.event.id in self._books or entry.state is State.DROPPED:
+            return
+        fits, notices = self._make_room(entry.event)
+        self._books.open(entry)
+        if not fits:
+            notices.append(self._drop(entry, "overflow"))
+        self._deferred.extend(notices)
+
+    def _in_the_middle(
+        self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> R:
+        if method.__name__ not in _POSTPONED:
+            return method(self, *args, **kwargs)
+        if method.__name__ != "take":
+            self._postponed.append(lambda: self._do_later(method, args, kwargs))
+        result: R = _POSTPONED[method.__name__]()
+        return result
+
+    def _do_later(
+        self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        notices = method(self, *args, **kwargs)
+        if isinstance(notices, list):
+            self._deferred.extend(notices)
+
+    # Limits and last words.
 
     def _make_room(self, event: Event) -> tuple[bool, list[Notice]]:
         notices: list[Notice] = []
@@ -682,6 +768,23 @@ class Ledger:
         for entry in self._books.in_state(State.IN_FLIGHT):
             self._lane(entry).in_flight += 1
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
+
+
+#: Steps that change something, with what is returned when they are postponed. A broker
+#: that wants to take something asks again.
+_POSTPONED: dict[str, Callable[[], Any]] = {
+    "discard": list,
+    "discard_abandoned": list,
+    "discard_collected": list,
+    "drop_all": list,
+    "hand_over": lambda: None,
+    "on_state_change": lambda: None,
+    "purge": list,
+    "reopen": lambda: None,
+    "retry": int,
+    "settle": bool,
+    "take": list,
+}
 
 
 def _is_due(due: float | None, now: float) -> bool:
