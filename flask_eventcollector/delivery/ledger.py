@@ -27,6 +27,7 @@ from .disk_index import DiskIndex, Write
 from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
 from .lanes import Lane
 from .periodic_worker import drain
+from .suspects import Suspects
 from .threads import holds
 
 P = ParamSpec("P")
@@ -35,6 +36,10 @@ R = TypeVar("R")
 #: Bytes that are sent and not yet confirmed, at most: pika's write buffer has no limit
 #: of its own. One event may always go, however large it is.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
+
+#: Seconds, and twice the time that the last confirm took, after which a target is
+#: silent that has said nothing while others were confirmed.
+SILENCE = 0.5
 
 #: Events that may be put down without the lock at a time, and the size of each, in
 #: bytes: by so much the limits may be exceeded for a moment, with many threads.
@@ -110,6 +115,7 @@ class Ledger:
         self._lanes: dict[Target, Lane] = {}
         self._broker = BrokerStatus(clock)
         self._sequences = itertools.count(1)
+        self._suspects = Suspects()
         self._waiters: set[Waiter] = set()
         self._disk_index = DiskIndex(durable=limits.durable)
         #: What nobody waits to hear: the flusher tells it.
@@ -238,7 +244,7 @@ class Ledger:
         """Let *waiter* go: what else becomes of its events is the flusher's to tell."""
         self._waiters.discard(waiter)
         if ran_out:
-            self._broker.stalled |= self._is_silent(waiter)
+            self._broker.stalled |= self._waited_in_vain(waiter)
         for entry in waiter.entries:
             entry.waiter = None
             hindrance = self._hindrance(entry)
@@ -540,6 +546,7 @@ class Ledger:
         """The oldest event that is neither in a collector nor on its way."""
         heads = [lane.oldest() for lane in self._lanes.values()]
         kept = [entry for entry in heads if entry is not None]
+        kept += self._suspects.oldest()
         kept += self._books.in_state(State.DEAD)
         ours = [entry for entry in kept if self._is_ours(entry)]
         return min(ours, key=lambda entry: entry.sequence, default=None)
@@ -562,7 +569,8 @@ class Ledger:
 
     def _drop(self, entry: Entry, reason: str) -> Notice:
         if entry.state is State.IN_FLIGHT:
-            self._lane(entry).in_flight -= 1
+            self._lane(entry).landed(entry, self._clock())
+            self._suspects.settled(entry)
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
@@ -577,7 +585,9 @@ class Ledger:
 
     def _retain(self, entry: Entry, retry_at: float | None = None) -> None:
         self._move(entry, State.RETAINED)
-        if retry_at is None:
+        if entry.is_suspect:
+            self._suspects.add(entry, retry_at or 0.0)
+        elif retry_at is None:
             self._lane(entry).add(entry)
         else:
             self._lane(entry).add_delayed(entry, retry_at)
@@ -590,7 +600,13 @@ class Ledger:
 
     def _take(self, taken: list[Entry], limit: int) -> None:
         now = self._clock()
+        if self._suspects.alone is not None:
+            return
+        if self._suspects and self._take_suspect(taken, now):
+            return
         for target, lane in list(self._lanes.items()):
+            if self._is_silent(lane):
+                continue
             room, room_bytes = self._room()
             room = min(room, limit - len(taken))
             if room <= 0:
@@ -609,21 +625,52 @@ class Ledger:
                 break
             self._forget_if_idle(target)
 
+    def _take_suspect(self, taken: list[Entry], now: float) -> bool:
+        """Send one alone, if it is its turn; returns whether nothing else may go."""
+        others = [lane.due(now) for lane in self._lanes.values()]
+        if not self._suspects.wants_to_go(
+            now, others=any(_is_due(due, now) for due in others)
+        ):
+            return False
+        if not self._busy():
+            entry = self._suspects.take()
+            taken.append(entry)
+            self._send(entry, self._lane(entry), now)
+        return True
+
+    def _busy(self) -> int:
+        """How many events are in flight, without those of silent targets."""
+        silent = sum(n.in_flight for n in self._lanes.values() if self._is_silent(n))
+        return self._books.count(State.IN_FLIGHT) - silent
+
+    def _is_silent(self, lane: Lane) -> bool:
+        status = self._broker
+        return lane.is_silent(status.heard_at, SILENCE + 2 * status.latency)
+
     def _room(self) -> tuple[int, int]:
         """How many events, and how many bytes, may still be sent."""
-        room = self._limits.max_in_flight - self._books.count(State.IN_FLIGHT)
-        return room, MAX_IN_FLIGHT_BYTES - self._books.bytes_in_flight
+        silent = [lane for lane in self._lanes.values() if self._is_silent(lane)]
+        in_flight = self._books.count(State.IN_FLIGHT)
+        in_flight -= sum(lane.in_flight for lane in silent)
+        size = self._books.bytes_in_flight
+        size -= sum(lane.bytes_in_flight for lane in silent)
+        return self._limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
 
     def _send(self, entry: Entry, lane: Lane, now: float) -> None:
         entry.attempts += 1
         entry.sent_at = now
-        lane.in_flight += 1
+        lane.sent(entry, now)
         self._books.move(entry, State.IN_FLIGHT)
 
     def _settle(self, settlement: Settlement, now: float) -> None:
-        entry, outcome = settlement.entry, settlement.outcome
+        entry = settlement.entry
         lane = self._lane(entry)
-        lane.in_flight -= 1
+        lane.landed(entry, now)
+        if self._suspects.settled(entry):
+            settlement = settlement.alone()
+        elif settlement.suspect and self._suspects.alone is None:
+            entry.is_suspect = True
+        outcome = settlement.outcome
         entry.reason = settlement.reason
         if outcome is Outcome.CONFIRMED:
             self._confirmed(entry, lane, now)
@@ -638,7 +685,7 @@ class Ledger:
         self._forget_if_idle(entry.target)
 
     def _confirmed(self, entry: Entry, lane: Lane, now: float) -> None:
-        self._broker.stalled = False
+        self._broker.confirmed(now, entry.sent_at)
         lane.confirmed(now)
         self._notice(entry, NoticeKind.PUBLISHED, elapsed=now - entry.handed_over_at)
         self._move(entry, State.CONFIRMED)
@@ -696,7 +743,7 @@ class Ledger:
 
     # Waiting for time, for the broker, or for others.
 
-    def _is_silent(self, waiter: Waiter) -> bool:
+    def _waited_in_vain(self, waiter: Waiter) -> bool:
         """Whether it is the broker that *waiter* has waited for in vain."""
         if self._broker.state is not BrokerState.READY:
             return bool(waiter.pending)
@@ -737,7 +784,9 @@ class Ledger:
             # The rest of what a dead process has left is about to be read.
             return False
         ready = self._broker.state is BrokerState.READY
-        return ready and all(lane.resting for lane in self._lanes.values())
+        if not ready or self._suspects.due() == 0.0:
+            return False
+        return all(lane.resting for lane in self._lanes.values())
 
     def _undelivered(self) -> int:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
@@ -747,10 +796,14 @@ class Ledger:
         room, room_bytes = self._room()
         if self._broker.state is not BrokerState.READY or min(room, room_bytes) <= 0:
             return None
-        times = [lane.due(now) for lane in self._lanes.values()]
+        if self._suspects.alone is not None:
+            return None
+        lanes = [lane for lane in self._lanes.values() if not self._is_silent(lane)]
+        times = [self._suspects.due(), *(lane.due(now) for lane in lanes)]
         return min((time for time in times if time is not None), default=None)
 
     def _reopen(self) -> None:
+        self._suspects.reopen()
         for lane in self._lanes.values():
             lane.reopen()
 
@@ -763,10 +816,16 @@ class Ledger:
         """Rebuild what follows from the entries' states, after a step was cut short."""
         self._books.rebuild()
         self._lanes = {}
+        alone, self._suspects = self._suspects.alone, Suspects()
         for entry in self._books.in_state(State.RETAINED):
-            self._lane(entry).add(entry)
+            if entry.is_suspect:
+                self._suspects.add(entry)
+            else:
+                self._lane(entry).add(entry)
         for entry in self._books.in_state(State.IN_FLIGHT):
-            self._lane(entry).in_flight += 1
+            self._lane(entry).sent(entry, self._clock())
+            if entry is alone:
+                self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
 
 

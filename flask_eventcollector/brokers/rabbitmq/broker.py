@@ -17,6 +17,7 @@ from .parameters import attempts
 from .pika_logging import restore_pika_in_this_thread, silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
+from .waker import Waker
 
 #: Seconds for the thread to end after its connection was aborted.
 _ABORT_TIMEOUT = 0.2
@@ -45,6 +46,7 @@ class RabbitMQBroker:
         self._name = name
         self.relay = CallbackRelay()
         self._session: Session | None = None
+        self._waker = Waker()
         self._is_closing = False
         self._retry_now = Signal()
         self._thread = threading.Thread(
@@ -63,9 +65,7 @@ class RabbitMQBroker:
 
     def wake(self) -> None:
         """There may be events to take; does not wait."""
-        session = self._session
-        if session is not None:
-            session.wake()
+        self._waker.wake()
 
     def reconnect_now(self) -> None:
         """Connect now, whatever the delay; does not wait."""
@@ -150,6 +150,7 @@ class RabbitMQBroker:
             queues=self._queues,
             heartbeat=self._heartbeat,
             app_id=self._name,
+            waker=self._waker,
         )
         if self._closing():
             # A close that came a moment ago found no session to tell.
