@@ -41,6 +41,9 @@ MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 #: silent that has said nothing while others were confirmed.
 SILENCE = 0.5
 
+#: Events that may be sent beyond the window, to see whether it is stuck.
+_MOST_SCOUTS = 8
+
 #: Events that may be put down without the lock at a time, and the size of each, in
 #: bytes: by so much the limits may be exceeded for a moment, with many threads.
 _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
@@ -604,26 +607,41 @@ class Ledger:
             return
         if self._suspects and self._take_suspect(taken, now):
             return
+        room, room_bytes = self._room()
+        if room <= 0 and self._is_stuck(now):
+            self._send_scout(taken, now)
+            return
         for target, lane in list(self._lanes.items()):
-            if self._is_silent(lane):
-                continue
-            room, room_bytes = self._room()
             room = min(room, limit - len(taken))
             if room <= 0:
                 break
+            if self._is_silent(lane):
+                continue
             alone = not self._books.count(State.IN_FLIGHT)
             given = list(lane.take(now, room, room_bytes, alone=alone))
             for entry in given:
                 taken.append(entry)
                 self._send(entry, lane, now)
+                room -= 1
+                room_bytes -= entry.event.size
             if given:
                 # Its next turn comes after the others'.
                 self._lanes[target] = self._lanes.pop(target)
-            if len(given) < room and _is_due(lane.due(now), now):
+            if room > 0 and _is_due(lane.due(now), now):
                 # Its next event needs more bytes than are free. Would the others go
                 # on, so many might never be free.
                 break
             self._forget_if_idle(target)
+
+    def _send_scout(self, taken: list[Entry], now: float) -> None:
+        """Send one event for a target that has nothing in flight."""
+        for lane in list(self._lanes.values()):
+            if lane.in_flight:
+                continue
+            for entry in lane.take(now, 1, MAX_IN_FLIGHT_BYTES):
+                taken.append(entry)
+                self._send(entry, lane, now)
+                return
 
     def _take_suspect(self, taken: list[Entry], now: float) -> bool:
         """Send one alone, if it is its turn; returns whether nothing else may go."""
@@ -646,6 +664,17 @@ class Ledger:
     def _is_silent(self, lane: Lane) -> bool:
         status = self._broker
         return lane.is_silent(status.heard_at, SILENCE + 2 * status.latency)
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the window is full of events that nothing is heard of.
+
+        Then an event of another target shows whether it is the broker or its target.
+        """
+        in_flight = self._books.count(State.IN_FLIGHT)
+        busy = (lane for lane in self._lanes.values() if lane.in_flight)
+        return in_flight < self._limits.max_in_flight + _MOST_SCOUTS and all(
+            lane.is_silent(now, SILENCE) for lane in busy
+        )
 
     def _room(self) -> tuple[int, int]:
         """How many events, and how many bytes, may still be sent."""

@@ -21,7 +21,13 @@ from pika.spec import Basic, BasicProperties
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
 from ...messages.amqp_fields import POSSIBLE_DUPLICATE
-from .reasons import accuses_an_event, broker_text, is_missing_exchange, size_limit
+from .reasons import (
+    accuses_an_event,
+    broker_text,
+    explain,
+    is_missing_exchange,
+    size_limit,
+)
 
 #: Seconds for each step before events can be published.
 STEP_TIMEOUT = 5.0
@@ -259,7 +265,7 @@ class ExchangeChannel:
         if self.state is ChannelState.CLOSED:
             return
         if not isinstance(error, ChannelClosedByBroker):
-            self.lose("the connection was lost")
+            self.lose(explain(error), suspect=accuses_an_event(error), final=True)
             return
         self.size_limit = size_limit(error)
         if self.size_limit is None and not is_missing_exchange(error):
