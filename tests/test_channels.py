@@ -62,6 +62,8 @@ class Stage:
             app_id="test",
         )
 
+    params = pika.ConnectionParameters(frame_max=131_072)
+
     def channel(self, on_open_callback: Any) -> Channel:
         self._opened = on_open_callback
         return self.pikas
@@ -106,13 +108,15 @@ def ready_with(stage: Stage, number: int) -> list[Entry]:
     """A channel that has sent so many events."""
     stage.become_ready()
     sent = entries(number)
-    stage.ours.publish(sent)
+    for entry in sent:
+        stage.ours.publish(entry)
     return sent
 
 
 def test_events_wait_until_the_channel_is_open(stage: Stage) -> None:
     waiting = entries(2)
-    stage.ours.publish(waiting)
+    for entry in waiting:
+        stage.ours.publish(entry)
     assert stage.pikas.sent == []
     stage.become_ready()
     assert stage.pikas.sent == [entry.event.id for entry in waiting]
@@ -165,9 +169,9 @@ def test_what_pika_can_not_encode_is_dead_and_takes_no_tag(stage: Stage) -> None
     stage.become_ready()
     bad, good = entries(2)
     stage.pikas.error = ValueError("a header")
-    stage.ours.publish([bad])
+    stage.ours.publish(bad)
     stage.pikas.error = None
-    stage.ours.publish([good])
+    stage.ours.publish(good)
     stage.confirm(1)
     assert [(s.entry, s.outcome, s.final) for s in stage.settled] == [
         (bad, Outcome.NACKED, True),
@@ -178,18 +182,20 @@ def test_what_pika_can_not_encode_is_dead_and_takes_no_tag(stage: Stage) -> None
 def test_a_lost_connection_leaves_what_was_sent_unknown(stage: Stage) -> None:
     ready_with(stage, 2)
     stage.confirm(1)
-    stage.ours.lose()
+    stage.ours.lose("the connection was lost")
     assert stage.outcomes() == [Outcome.CONFIRMED, Outcome.UNKNOWN]
 
 
 def test_a_lost_connection_leaves_what_was_not_sent_as_it_was(stage: Stage) -> None:
-    stage.ours.publish(entries(1))
-    stage.ours.lose()
+    for entry in entries(1):
+        stage.ours.publish(entry)
+    stage.ours.lose("the connection was lost")
     assert stage.outcomes() == [None]
 
 
 def test_what_comes_while_it_is_being_closed_was_not_sent(stage: Stage) -> None:
-    stage.ours.publish(entries(2))
+    for entry in entries(2):
+        stage.ours.publish(entry)
     stage.open()
     stage.pikas.is_open = False
     stage.pikas.calls["ready"](None)
@@ -204,14 +210,15 @@ def test_a_channel_that_the_broker_closes_leaves_what_was_sent_unknown(
     ready_with(stage, 2)
     stage.close(ChannelClosedByBroker(403, "ACCESS_REFUSED"))
     assert stage.outcomes() == [Outcome.UNKNOWN] * 2
-    assert all(settlement.back_off for settlement in stage.settled)
+    assert all(settlement.suspect for settlement in stage.settled)
     assert stage.problems[-1] == "ACCESS_REFUSED"
     assert stage.ours.state is ChannelState.CLOSED
 
 
 def test_a_missing_exchange_returns_what_waits_for_it() -> None:
     stage = Stage("missing")
-    stage.ours.publish(entries(2))
+    for entry in entries(2):
+        stage.ours.publish(entry)
     stage._opened(stage.pikas)
     stage.close(ChannelClosedByBroker(404, "NOT_FOUND - no exchange 'missing'"))
     assert stage.outcomes() == [Outcome.RETURNED] * 2
@@ -221,7 +228,8 @@ def test_a_missing_exchange_returns_what_waits_for_it() -> None:
 def test_only_the_event_that_is_too_large_is_dead(stage: Stage) -> None:
     stage.become_ready()
     small, large = [*entries(1, "x"), *entries(1, "too large")]
-    stage.ours.publish([small, large])
+    stage.ours.publish(small)
+    stage.ours.publish(large)
     stage.close(ChannelClosedByBroker(406, TOO_LARGE))
     assert [(s.entry, s.outcome, s.final) for s in stage.settled] == [
         (small, Outcome.UNKNOWN, False),
@@ -235,23 +243,25 @@ def test_a_confirm_is_due_since_the_oldest_event_on_its_way_was_sent(
 ) -> None:
     first, second = entries(2)
     first.sent_at, second.sent_at = 1.0, 2.0
-    assert stage.ours.silent_since is None
+    assert stage.ours.owes_since is None
     stage.become_ready()
 
-    stage.ours.publish([first, second])
+    stage.ours.publish(first)
+    stage.ours.publish(second)
 
-    assert stage.ours.silent_since == 1.0
+    assert stage.ours.owes_since == 1.0
 
 
 def test_the_next_confirm_is_due_since_the_last_one_came(stage: Stage) -> None:
     stage.become_ready()
-    stage.ours.publish(entries(2))
+    for entry in entries(2):
+        stage.ours.publish(entry)
     before = time.monotonic()
 
     stage.confirm(1)
 
-    since = stage.ours.silent_since
+    since = stage.ours.owes_since
     assert since is not None
     assert since >= before
     stage.confirm(2)
-    assert stage.ours.silent_since is None
+    assert stage.ours.owes_since is None

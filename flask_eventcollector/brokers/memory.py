@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from ..delivery.broker import BrokerCallbacks, CallbackRelay
 from ..delivery.entries import Entry, Settlement
+from ..delivery.threads import holds
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
 
@@ -30,7 +31,8 @@ class MemoryBroker:
         self._keep = keep
         self._closed = False
         #: One thread at a time takes and settles, so that order is kept.
-        self._turn = threading.Lock()
+        self._turn = threading.RLock()
+        self._more = False
         self._arrived = threading.Condition()
         self._queues: dict[str, deque[tuple[int, Event]]] = {}
         self._count = 0
@@ -67,8 +69,14 @@ class MemoryBroker:
         self.wake()
 
     def wake(self) -> None:
+        self._more = True
+        if holds(self._turn):
+            # A destructor, in the middle of this thread's own turn.
+            return
         with self._turn:
-            self._take_all()
+            while self._more:
+                self._more = False
+                self._take_all()
 
     def reconnect_now(self) -> None:
         """There is nothing to connect to."""

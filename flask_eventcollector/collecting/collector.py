@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ..delivery.delivery import Delivery
-from ..delivery.entries import Entry, State
+from ..delivery.entries import Entry
 from ..events import Event, PublishResult
 
 
@@ -99,8 +99,8 @@ class Collector:
     @property
     def events_to_publish(self) -> tuple[Event, ...]:
         """See :attr:`flask_eventcollector.EventCollector.events_to_publish`."""
-        self._here()
-        return tuple(e.event for e in list(self._entries) if e.state is State.COLLECTED)
+        delivery = self._here()
+        return delivery.collected(self._entries) if self._entries else ()
 
     def _here(self) -> Delivery:
         """This process's delivery."""

@@ -21,6 +21,9 @@ class BrokerStatus:
         self.is_final = False
         #: A wait ran out, and no confirm has come since.
         self.stalled = False
+        #: When the broker last confirmed anything, and how long that one had taken.
+        self.heard_at = float("-inf")
+        self.latency = 0.0
         self._since: float | None = None
         self._before = 0.0
 
@@ -30,6 +33,11 @@ class BrokerStatus:
         self._since = self._clock() if state is BrokerState.READY else None
         self.state, self.error, self.stalled = state, error, False
         self.is_final = final or state is BrokerState.CLOSED
+
+    def confirmed(self, now: float, sent_at: float) -> None:
+        """The broker has confirmed an event."""
+        self.heard_at, self.latency = now, now - sent_at
+        self.stalled = False
 
     def seconds(self) -> float:
         """For how long the broker was ready, in all."""

@@ -17,6 +17,7 @@ from .log import ThrottledLog
 from .notifier import Notifier
 from .periodic_worker import TICK, PeriodicWorker
 from .store import Store
+from .threads import holds, is_own_thread
 
 #: Seconds that the last write to the disk may take, however late it is.
 _LAST_WRITE = 0.5
@@ -54,9 +55,9 @@ class Delivery:
             self._run_once, self._on_stop, f"eventcollector-flusher-{name}"
         )
         #: One thread at a time tells news, so that they are told in order.
-        self._notifying = threading.Lock()
+        self._notifying = threading.RLock()
         self._notified = 0
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()
         self._started = False
         self._closed = False
 
@@ -88,6 +89,8 @@ class Delivery:
         the broker is away. A caller that names a *timeout* waits until each event is
         confirmed or refused, also while the broker is away.
         """
+        if self._ledger.is_in_step or is_own_thread():
+            return self._publish_later(entries)
         waiter = Waiter(patient=timeout is not None)
         if timeout is None:
             timeout = self._confirm_timeout
@@ -107,6 +110,16 @@ class Delivery:
             raise
         self._notifier.notify(waiter.notices)
         return result
+
+    def _publish_later(self, entries: list[Entry]) -> PublishResult:
+        """Hand over *entries* where a wait would be a wait for oneself.
+
+        That is in one of our own threads, or where a destructor or a signal handler has
+        interrupted a step of the ledger.
+        """
+        retained = len(entries)
+        self.hand_over(entries)
+        return PublishResult(retained=retained)
 
     def hand_over(self, entries: list[Entry]) -> None:
         """Hand over *entries* without waiting; the flusher tells what becomes of it."""
@@ -130,6 +143,8 @@ class Delivery:
 
         Returns whether it worked; it ends early when the broker has refused the rest.
         """
+        if self._ledger.is_in_step or is_own_thread():
+            return False
         deadline = time.monotonic() + timeout
         self._store.scan(timeout)
         self._ledger.reopen()
@@ -148,6 +163,8 @@ class Delivery:
         backlog is a spool, and is dropped, counted and logged where it is memory.
         Without *reconnect* only what is under way may finish.
         """
+        if self._ledger.is_in_step:
+            return False
         deadline = time.monotonic() + timeout
         if self._close_once():
             self._shut_down(deadline, reconnect=reconnect)
@@ -157,6 +174,10 @@ class Delivery:
         """The books; never blocks."""
         self._notifier.notify(self._ledger.discard_abandoned())
         return replace(self._ledger.stats(), **self._store.figures())
+
+    def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
+        """The events in a collector's *entries*."""
+        return self._ledger.collected(entries)
 
     def is_collected(self, event: Event) -> bool:
         """Whether a collector still holds *event*."""
@@ -232,6 +253,9 @@ class Delivery:
             self._start()
 
     def _start(self) -> None:
+        if holds(self._starting):
+            # A destructor, in the middle of the start.
+            return
         with self._starting:
             if self._started or self._closed:
                 return

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-import threading
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ..events import Event, Outcome, PublishResult
+from .signal import Signal
 
 
 class State(enum.IntEnum):
@@ -43,6 +43,7 @@ class Entry:
         "event",
         "handed_over_at",
         "is_stored",
+        "is_suspect",
         "possible_duplicate",
         "reason",
         "refusals",
@@ -68,6 +69,8 @@ class Entry:
         self.sent_at = 0.0
         #: Set once an attempt has ended as *unknown*.
         self.possible_duplicate = False
+        #: The broker may have ended a channel or a connection over it.
+        self.is_suspect = False
         self.refusals = 0
         #: When it was first refused: by the clock, and in seconds of a ready broker.
         self.refused_at = 0.0
@@ -103,11 +106,21 @@ class Settlement(NamedTuple):
     reason: str = ""
     #: The broker can never take this event: it is dead at once.
     final: bool = False
+    #: The broker ended the channel or the connection while the event was in flight, and
+    #: said that something was wrong with what it got. *final*: were it known to be this
+    #: event, it would be dead at once.
+    suspect: bool = False
     #: The target is to be left alone for a while. A refusal always means that.
     back_off: bool = False
     #: Seconds until the next try, whatever becomes of others for the same target;
     #: ``None``: the backoff decides.
     retry_after: float | None = None
+
+    def alone(self) -> Settlement:
+        """The same for an event that was in flight alone: now it is known which one."""
+        if not self.suspect:
+            return self
+        return self._replace(outcome=Outcome.NACKED, suspect=False)
 
     def retry_at(self, now: float) -> float | None:
         """When the next try is; ``None``: the backoff decides."""
@@ -149,7 +162,7 @@ class Waiter:
         self.entries: list[Entry] = []
         self.pending: set[Entry] = set()
         self.notices: list[Notice] = []
-        self.done = threading.Event()
+        self.done = Signal()
 
     def settled(self, settlement: Settlement) -> None:
         """An event has an outcome; a patient caller waits for the next try.

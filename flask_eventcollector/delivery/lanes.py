@@ -13,16 +13,21 @@ if TYPE_CHECKING:
 WIDE_OPEN = 1 << 30
 #: A time that does not come.
 NEVER = float("inf")
+#: A target that refuses is probed with at most 2 to this power events at a time.
+_MOST_DOUBLINGS = 2
 
 
 class Lane:
     """One target's waiting events, in order, and when the next may go.
 
     A target that refuses (a missing queue, a full one) closes its lane for a while.
-    Then a window opens: one event, and twice as many after each further failure, so
-    that an event that is refused alone can't hold up the ones behind it. Each confirm
-    widens the window by one, as TCP's slow start does, so that a full queue is not
-    flooded the moment it takes one event.
+    Then a window opens for a few probes: one event, then two, then four, so that an
+    event that is refused alone can't hold up the ones behind it. Each confirm widens
+    the window by one, as TCP's slow start does, so that a full queue is not flooded the
+    moment it takes one event.
+
+    A target that takes events and says nothing, while others are confirmed, is silent:
+    it gets no more, and what it has does not count against the others.
 
     Not thread-safe: the ledger's lock guards it.
     """
@@ -34,8 +39,10 @@ class Lane:
         "_delayed",
         "_failures",
         "_retry_at",
+        "_unheard_since",
         "_waiting",
         "_window",
+        "bytes_in_flight",
         "in_flight",
     )
 
@@ -46,6 +53,9 @@ class Lane:
         #: Refused alone: ordered by the time of the next try.
         self._delayed: list[tuple[float, int, Entry]] = []
         self.in_flight = 0
+        self.bytes_in_flight = 0
+        #: Since when the broker owes a word on what is in flight.
+        self._unheard_since = float("inf")
         self._closed_at = float("-inf")
         self._confirmed_at = float("-inf")
         self._failures = 0
@@ -65,6 +75,23 @@ class Lane:
     def resting(self) -> bool:
         """Whether nothing here can be sent before some time has passed."""
         return self.backing_off or not self._skip_departed()
+
+    def is_silent(self, heard_at: float, patience: float) -> bool:
+        """Whether others were confirmed *patience* seconds after this one's turn."""
+        return heard_at - self._unheard_since > patience
+
+    def sent(self, entry: Entry, now: float) -> None:
+        """*entry* is in flight."""
+        if not self.in_flight:
+            self._unheard_since = now
+        self.in_flight += 1
+        self.bytes_in_flight += entry.event.size
+
+    def landed(self, entry: Entry, now: float) -> None:
+        """*entry* is not in flight any more."""
+        self.in_flight -= 1
+        self.bytes_in_flight -= entry.event.size
+        self._unheard_since = now if self.in_flight else float("inf")
 
     def add(self, entry: Entry) -> None:
         """Let *entry* wait in its place."""
@@ -129,7 +156,7 @@ class Lane:
         self._closed_at = now
         delay = self._delay(self._failures) if retry_after is None else retry_after
         self._retry_at = now + delay
-        self._window = 1 << min(self._failures - 1, 30)
+        self._window = 1 << min(self._failures - 1, _MOST_DOUBLINGS)
 
     def confirmed_since(self, moment: float) -> bool:
         """Whether the target has taken an event after *moment*."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..events import (
     BrokerState,
@@ -27,6 +27,8 @@ from .disk_index import DiskIndex, Write
 from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
 from .lanes import Lane
 from .periodic_worker import drain
+from .suspects import Suspects
+from .threads import holds
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,6 +36,17 @@ R = TypeVar("R")
 #: Bytes that are sent and not yet confirmed, at most: pika's write buffer has no limit
 #: of its own. One event may always go, however large it is.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
+
+#: Seconds, and twice the time that the last confirm took, after which a target is
+#: silent that has said nothing while others were confirmed.
+SILENCE = 0.5
+
+#: Events that may be sent beyond the window, to see whether it is stuck.
+_MOST_SCOUTS = 8
+
+#: Events that may be put down without the lock at a time, and the size of each, in
+#: bytes: by so much the limits may be exceeded for a moment, with many threads.
+_MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
@@ -64,12 +77,20 @@ def step(
 
     A worker that is told to stop may raise ``SystemExit`` between any two bytecodes of
     its main thread. A step that is cut short is mended from what the entries say.
+
+    A destructor may run at any allocation of a step, and a signal handler between any
+    two of its bytecodes, in the same thread. What they call must not change what is
+    half changed: a method of :data:`_POSTPONED` is done by the next step, any other
+    only reads.
     """
 
     @functools.wraps(method)
     def locked(self: Ledger, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if holds(self._lock):
+            return self._in_the_middle(method, args, kwargs)
         with self._lock:
             try:
+                self._catch_up()
                 return method(self, *args, **kwargs)
             except BaseException:
                 self._rebuild()
@@ -91,39 +112,74 @@ class Ledger:
     ) -> None:
         self._limits = limits
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._books = Books()
         self._lanes: dict[Target, Lane] = {}
         self._broker = BrokerStatus(clock)
         self._sequences = itertools.count(1)
+        self._suspects = Suspects()
         self._waiters: set[Waiter] = set()
         self._disk_index = DiskIndex(durable=limits.durable)
         #: What nobody waits to hear: the flusher tells it.
         self._deferred: deque[Notice] = deque()
+        #: What was collected, and is yet to be entered into the books.
+        self._arrivals: deque[Entry] = deque()
+        #: What was asked for in the middle of a step.
+        self._postponed: deque[Callable[[], object]] = deque()
         #: The entries of collectors that are gone.
         self._abandoned: deque[list[Entry]] = deque()
 
+    @property
+    def is_in_step(self) -> bool:
+        """Whether this thread is in the middle of a step, so that it must not wait."""
+        return holds(self._lock)
+
     # The collector's side.
 
-    @step
     def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
         """Put *event* into a collector's *entries*.
 
         Returns whether it was taken (``OVERFLOW="reject"`` may refuse it), and the news
         of what was dropped to stay within the limits.
+
+        Away from the limits this takes no lock: the event is put down, and the next
+        step enters it into the books.
         """
+        if self._is_far_from_limits(event) or self.is_in_step:
+            entry = Entry(event)
+            # It has its owner first: cut short here, it is nobody's.
+            entries.append(entry)
+            self._arrivals.append(entry)
+            return True, []
+        return self._collect(entries, event)
+
+    def _is_far_from_limits(self, event: Event) -> bool:
+        arrivals = len(self._arrivals) + 1
+        return (
+            arrivals < _MOST_ARRIVALS
+            and event.size <= _SMALL
+            and len(self._books) + arrivals <= self._limits.max_events
+            and self._books.bytes + arrivals * _SMALL <= self._limits.max_bytes
+        )
+
+    @step
+    def _collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
         fits, notices = self._make_room(event)
         if not fits and self._limits.reject:
             return False, notices
         entry = Entry(event)
         if fits:
-            # It has its owner first: cut short here, it is nobody's.
             entries.append(entry)
         self._books.open(entry)
         if not fits:
             notices.append(self._drop(entry, "overflow"))
         return True, notices
+
+    @step
+    def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
+        """The events in a collector's *entries*."""
+        return tuple(e.event for e in entries if e.state is State.COLLECTED)
 
     @step
     def discard(self, entries: list[Entry], reason: str) -> list[Notice]:
@@ -191,7 +247,7 @@ class Ledger:
         """Let *waiter* go: what else becomes of its events is the flusher's to tell."""
         self._waiters.discard(waiter)
         if ran_out:
-            self._broker.stalled |= self._is_silent(waiter)
+            self._broker.stalled |= self._waited_in_vain(waiter)
         for entry in waiter.entries:
             entry.waiter = None
             hindrance = self._hindrance(entry)
@@ -432,7 +488,46 @@ class Ledger:
             for entry in write.outdated:
                 self._disk_index.outdate(entry)
 
-    # Below here the lock is held: limits and last words.
+    # Below here the lock is held: what came without it.
+
+    def _catch_up(self) -> None:
+        """Do what was put down without the lock, or in the middle of a step."""
+        while self._arrivals:
+            self._arrive(self._arrivals[0])
+            # Afterwards: cut short here, it comes again, and is known.
+            self._arrivals.popleft()
+        while self._postponed:
+            # Each may be done twice: it looks at the entries' states.
+            self._postponed[0]()
+            self._postponed.popleft()
+
+    def _arrive(self, entry: Entry) -> None:
+        if entry.event.id in self._books or entry.state is State.DROPPED:
+            return
+        fits, notices = self._make_room(entry.event)
+        self._books.open(entry)
+        if not fits:
+            notices.append(self._drop(entry, "overflow"))
+        self._deferred.extend(notices)
+
+    def _in_the_middle(
+        self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> R:
+        if method.__name__ not in _POSTPONED:
+            return method(self, *args, **kwargs)
+        if method.__name__ != "take":
+            self._postponed.append(lambda: self._do_later(method, args, kwargs))
+        result: R = _POSTPONED[method.__name__]()
+        return result
+
+    def _do_later(
+        self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        notices = method(self, *args, **kwargs)
+        if isinstance(notices, list):
+            self._deferred.extend(notices)
+
+    # Limits and last words.
 
     def _make_room(self, event: Event) -> tuple[bool, list[Notice]]:
         notices: list[Notice] = []
@@ -454,6 +549,7 @@ class Ledger:
         """The oldest event that is neither in a collector nor on its way."""
         heads = [lane.oldest() for lane in self._lanes.values()]
         kept = [entry for entry in heads if entry is not None]
+        kept += self._suspects.oldest()
         kept += self._books.in_state(State.DEAD)
         ours = [entry for entry in kept if self._is_ours(entry)]
         return min(ours, key=lambda entry: entry.sequence, default=None)
@@ -476,7 +572,8 @@ class Ledger:
 
     def _drop(self, entry: Entry, reason: str) -> Notice:
         if entry.state is State.IN_FLIGHT:
-            self._lane(entry).in_flight -= 1
+            self._lane(entry).landed(entry, self._clock())
+            self._suspects.settled(entry)
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
@@ -491,7 +588,9 @@ class Ledger:
 
     def _retain(self, entry: Entry, retry_at: float | None = None) -> None:
         self._move(entry, State.RETAINED)
-        if retry_at is None:
+        if entry.is_suspect:
+            self._suspects.add(entry, retry_at or 0.0)
+        elif retry_at is None:
             self._lane(entry).add(entry)
         else:
             self._lane(entry).add_delayed(entry, retry_at)
@@ -504,40 +603,103 @@ class Ledger:
 
     def _take(self, taken: list[Entry], limit: int) -> None:
         now = self._clock()
+        if self._suspects.alone is not None:
+            return
+        if self._suspects and self._take_suspect(taken, now):
+            return
+        room, room_bytes = self._room()
+        if room <= 0 and self._is_stuck(now):
+            self._send_scout(taken, now)
+            return
         for target, lane in list(self._lanes.items()):
-            room, room_bytes = self._room()
             room = min(room, limit - len(taken))
             if room <= 0:
                 break
+            if self._is_silent(lane):
+                continue
             alone = not self._books.count(State.IN_FLIGHT)
             given = list(lane.take(now, room, room_bytes, alone=alone))
             for entry in given:
                 taken.append(entry)
                 self._send(entry, lane, now)
+                room -= 1
+                room_bytes -= entry.event.size
             if given:
                 # Its next turn comes after the others'.
                 self._lanes[target] = self._lanes.pop(target)
-            if len(given) < room and _is_due(lane.due(now), now):
+            if room > 0 and _is_due(lane.due(now), now):
                 # Its next event needs more bytes than are free. Would the others go
                 # on, so many might never be free.
                 break
             self._forget_if_idle(target)
 
+    def _send_scout(self, taken: list[Entry], now: float) -> None:
+        """Send one event for a target that has nothing in flight."""
+        for lane in list(self._lanes.values()):
+            if lane.in_flight:
+                continue
+            for entry in lane.take(now, 1, MAX_IN_FLIGHT_BYTES):
+                taken.append(entry)
+                self._send(entry, lane, now)
+                return
+
+    def _take_suspect(self, taken: list[Entry], now: float) -> bool:
+        """Send one alone, if it is its turn; returns whether nothing else may go."""
+        others = [lane.due(now) for lane in self._lanes.values()]
+        if not self._suspects.wants_to_go(
+            now, others=any(_is_due(due, now) for due in others)
+        ):
+            return False
+        if not self._busy():
+            entry = self._suspects.take()
+            taken.append(entry)
+            self._send(entry, self._lane(entry), now)
+        return True
+
+    def _busy(self) -> int:
+        """How many events are in flight, without those of silent targets."""
+        silent = sum(n.in_flight for n in self._lanes.values() if self._is_silent(n))
+        return self._books.count(State.IN_FLIGHT) - silent
+
+    def _is_silent(self, lane: Lane) -> bool:
+        status = self._broker
+        return lane.is_silent(status.heard_at, SILENCE + 2 * status.latency)
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the window is full of events that nothing is heard of.
+
+        Then an event of another target shows whether it is the broker or its target.
+        """
+        in_flight = self._books.count(State.IN_FLIGHT)
+        busy = (lane for lane in self._lanes.values() if lane.in_flight)
+        return in_flight < self._limits.max_in_flight + _MOST_SCOUTS and all(
+            lane.is_silent(now, SILENCE) for lane in busy
+        )
+
     def _room(self) -> tuple[int, int]:
         """How many events, and how many bytes, may still be sent."""
-        room = self._limits.max_in_flight - self._books.count(State.IN_FLIGHT)
-        return room, MAX_IN_FLIGHT_BYTES - self._books.bytes_in_flight
+        silent = [lane for lane in self._lanes.values() if self._is_silent(lane)]
+        in_flight = self._books.count(State.IN_FLIGHT)
+        in_flight -= sum(lane.in_flight for lane in silent)
+        size = self._books.bytes_in_flight
+        size -= sum(lane.bytes_in_flight for lane in silent)
+        return self._limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
 
     def _send(self, entry: Entry, lane: Lane, now: float) -> None:
         entry.attempts += 1
         entry.sent_at = now
-        lane.in_flight += 1
+        lane.sent(entry, now)
         self._books.move(entry, State.IN_FLIGHT)
 
     def _settle(self, settlement: Settlement, now: float) -> None:
-        entry, outcome = settlement.entry, settlement.outcome
+        entry = settlement.entry
         lane = self._lane(entry)
-        lane.in_flight -= 1
+        lane.landed(entry, now)
+        if self._suspects.settled(entry):
+            settlement = settlement.alone()
+        elif settlement.suspect and self._suspects.alone is None:
+            entry.is_suspect = True
+        outcome = settlement.outcome
         entry.reason = settlement.reason
         if outcome is Outcome.CONFIRMED:
             self._confirmed(entry, lane, now)
@@ -552,7 +714,7 @@ class Ledger:
         self._forget_if_idle(entry.target)
 
     def _confirmed(self, entry: Entry, lane: Lane, now: float) -> None:
-        self._broker.stalled = False
+        self._broker.confirmed(now, entry.sent_at)
         lane.confirmed(now)
         self._notice(entry, NoticeKind.PUBLISHED, elapsed=now - entry.handed_over_at)
         self._move(entry, State.CONFIRMED)
@@ -610,7 +772,7 @@ class Ledger:
 
     # Waiting for time, for the broker, or for others.
 
-    def _is_silent(self, waiter: Waiter) -> bool:
+    def _waited_in_vain(self, waiter: Waiter) -> bool:
         """Whether it is the broker that *waiter* has waited for in vain."""
         if self._broker.state is not BrokerState.READY:
             return bool(waiter.pending)
@@ -651,7 +813,9 @@ class Ledger:
             # The rest of what a dead process has left is about to be read.
             return False
         ready = self._broker.state is BrokerState.READY
-        return ready and all(lane.resting for lane in self._lanes.values())
+        if not ready or self._suspects.due() == 0.0:
+            return False
+        return all(lane.resting for lane in self._lanes.values())
 
     def _undelivered(self) -> int:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
@@ -661,10 +825,14 @@ class Ledger:
         room, room_bytes = self._room()
         if self._broker.state is not BrokerState.READY or min(room, room_bytes) <= 0:
             return None
-        times = [lane.due(now) for lane in self._lanes.values()]
+        if self._suspects.alone is not None:
+            return None
+        lanes = [lane for lane in self._lanes.values() if not self._is_silent(lane)]
+        times = [self._suspects.due(), *(lane.due(now) for lane in lanes)]
         return min((time for time in times if time is not None), default=None)
 
     def _reopen(self) -> None:
+        self._suspects.reopen()
         for lane in self._lanes.values():
             lane.reopen()
 
@@ -677,11 +845,34 @@ class Ledger:
         """Rebuild what follows from the entries' states, after a step was cut short."""
         self._books.rebuild()
         self._lanes = {}
+        alone, self._suspects = self._suspects.alone, Suspects()
         for entry in self._books.in_state(State.RETAINED):
-            self._lane(entry).add(entry)
+            if entry.is_suspect:
+                self._suspects.add(entry)
+            else:
+                self._lane(entry).add(entry)
         for entry in self._books.in_state(State.IN_FLIGHT):
-            self._lane(entry).in_flight += 1
+            self._lane(entry).sent(entry, self._clock())
+            if entry is alone:
+                self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
+
+
+#: Steps that change something, with what is returned when they are postponed. A broker
+#: that wants to take something asks again.
+_POSTPONED: dict[str, Callable[[], Any]] = {
+    "discard": list,
+    "discard_abandoned": list,
+    "discard_collected": list,
+    "drop_all": list,
+    "hand_over": lambda: None,
+    "on_state_change": lambda: None,
+    "purge": list,
+    "reopen": lambda: None,
+    "retry": int,
+    "settle": bool,
+    "take": list,
+}
 
 
 def _is_due(due: float | None, now: float) -> bool:

@@ -41,7 +41,8 @@ class ThrottledLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        #: Reentrant: a destructor may log, or drop an event, at any moment.
+        self._lock = threading.RLock()
         #: When each was last logged, and how often it was passed over since.
         self._suppressed: dict[Problem, tuple[float, int]] = {}
         self._away_since: float | None = None

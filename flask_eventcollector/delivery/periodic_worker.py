@@ -9,6 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from .signal import Signal
+from .threads import forget_own_thread, note_own_thread
+
 T = TypeVar("T")
 
 logger = logging.getLogger("flask_eventcollector")
@@ -37,7 +40,7 @@ class PeriodicWorker:
     ) -> None:
         self._run_once = run_once
         self._on_stop = on_stop
-        self._wake = threading.Event()
+        self._wake = Signal()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -68,11 +71,17 @@ class PeriodicWorker:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        note_own_thread()
+        try:
+            self._work()
+        finally:
+            forget_own_thread()
+
+    def _work(self) -> None:
         pause = 0.0
         while not self._stopping:
-            self._wake.wait(pause)
             # Cleared before the round: what comes during it asks for another one.
-            self._wake.clear()
+            self._wake.wait(pause)
             pause = min(max(self._run_guarded(), _LEAST_PAUSE), TICK)
         self._on_stop()
 

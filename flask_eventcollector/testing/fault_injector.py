@@ -76,7 +76,7 @@ class FaultInjector:
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: Never changed in place: the broker's thread reads it.
         self._plan = Plan()
         #: Never changed in place, either.

@@ -33,7 +33,7 @@ class Record:
         self.medium = json_medium(provider_default(app.json))
         self._state = state
         self._faults: FaultInjector | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         #: By id, in the order in which they were first heard of.
         self._events: dict[str, CapturedEvent] = {}
         #: Ids, in the order in which the events came there.

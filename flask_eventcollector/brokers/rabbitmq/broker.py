@@ -10,11 +10,14 @@ import pika
 
 from ...config.broker_url import BrokerURL
 from ...delivery.broker import BrokerCallbacks, CallbackRelay
+from ...delivery.signal import Signal
+from ...delivery.threads import forget_own_thread, note_own_thread
 from ...events import BrokerState
 from .parameters import attempts
 from .pika_logging import restore_pika_in_this_thread, silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
+from .waker import Waker
 
 #: Seconds for the thread to end after its connection was aborted.
 _ABORT_TIMEOUT = 0.2
@@ -43,8 +46,9 @@ class RabbitMQBroker:
         self._name = name
         self.relay = CallbackRelay()
         self._session: Session | None = None
-        self._closing = threading.Event()
-        self._retry_now = threading.Event()
+        self._waker = Waker()
+        self._is_closing = False
+        self._retry_now = Signal()
         self._thread = threading.Thread(
             target=self._run, name=f"eventcollector-io-{name}", daemon=True
         )
@@ -61,9 +65,7 @@ class RabbitMQBroker:
 
     def wake(self) -> None:
         """There may be events to take; does not wait."""
-        session = self._session
-        if session is not None:
-            session.wake()
+        self._waker.wake()
 
     def reconnect_now(self) -> None:
         """Connect now, whatever the delay; does not wait."""
@@ -72,13 +74,16 @@ class RabbitMQBroker:
     def close(self, timeout: float) -> bool:
         """Close the connection and end the thread, within *timeout* seconds."""
         deadline = time.monotonic() + timeout
-        self._closing.set()
+        self._is_closing = True
         self._retry_now.set()
         if not self._thread.is_alive():
             return True
         self._end_session(Session.close, deadline)
         self._end_session(Session.abort, time.monotonic() + _ABORT_TIMEOUT)
         return not self._thread.is_alive()
+
+    def _closing(self) -> bool:
+        return self._is_closing
 
     def _end_session(self, end: Callable[[Session], None], deadline: float) -> None:
         session = self._session
@@ -91,18 +96,20 @@ class RabbitMQBroker:
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
+        note_own_thread()
         try:
             self._keep_connected()
         finally:
+            forget_own_thread()
             restore_pika_in_this_thread()
 
     def _keep_connected(self) -> None:
         failures = 0
-        while not self._closing.is_set():
-            # Cleared before the round: a hurry that comes during it starts another.
-            self._retry_now.clear()
+        while not self._closing():
+            # What comes during the round starts another one.
+            self._retry_now.wait(0)
             was_ready, error = self._round()
-            if self._closing.is_set():
+            if self._closing():
                 return
             failures = 1 if was_ready else failures + 1
             self.relay.on_state_change(BrokerState.DOWN, error)
@@ -135,7 +142,7 @@ class RabbitMQBroker:
         return False, error
 
     def _serve(self, parameters: pika.ConnectionParameters) -> tuple[bool, str]:
-        if self._closing.is_set():
+        if self._closing():
             return False, ""
         self._session = session = Session(
             parameters,
@@ -143,8 +150,9 @@ class RabbitMQBroker:
             queues=self._queues,
             heartbeat=self._heartbeat,
             app_id=self._name,
+            waker=self._waker,
         )
-        if self._closing.is_set():
+        if self._closing():
             # A close that came a moment ago found no session to tell.
             session.close()
         try:

@@ -5,19 +5,44 @@ from __future__ import annotations
 import enum
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
 import pika
 from pika.channel import Channel
-from pika.exceptions import AMQPError, ChannelClosedByBroker
+from pika.exceptions import (
+    ChannelClosedByBroker,
+    ShortStringTooLong,
+    UnsupportedAMQPFieldException,
+)
 from pika.spec import Basic, BasicProperties
 
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
 from ...messages.amqp_fields import POSSIBLE_DUPLICATE
-from .reasons import broker_text, is_missing_exchange, size_limit
+from .reasons import (
+    accuses_an_event,
+    broker_text,
+    explain,
+    is_missing_exchange,
+    size_limit,
+)
+
+#: Seconds for each step before events can be published.
+STEP_TIMEOUT = 5.0
+#: Seconds of nacks for one queue, after which a fresh channel is tried.
+WORN_AFTER = 2.0
+#: Bytes of a content header besides the headers: ids, times, names, and its frame.
+_PROPERTIES_SIZE = 1024
+
+#: What pika's encoder raises, before anything is written.
+_CANT_BE_ENCODED = (
+    UnsupportedAMQPFieldException,
+    ShortStringTooLong,
+    ValueError,
+    TypeError,
+)
 
 Settle = Callable[[list[Settlement]], None]
 
@@ -52,6 +77,8 @@ class ExchangeChannel:
         self._settle = settle
         self._report_problem = complain
         self.state = ChannelState.OPENING
+        #: What the broker was asked last.
+        self._step = "channel.open"
         #: The broker's limit for a message in bytes, once it has told it.
         self.size_limit: int | None = None
         self._pending: deque[Entry] = deque()
@@ -59,33 +86,75 @@ class ExchangeChannel:
         #: publishing. https://www.rabbitmq.com/docs/confirms#publisher-confirms
         self._unconfirmed: dict[int, Entry] = {}
         self._last_tag = 0
-        self._last_confirm_at = float("-inf")
+        self.last_confirm_at = float("-inf")
+        #: Since when each queue has been nacked, without a confirm in between.
+        self._nacked_since: dict[str, float] = {}
+        self._opening_since = time.monotonic()
         #: ``basic.return`` comes before the ack of the same message.
         self._returned: dict[str, str] = {}
+        self._frame_max = int(connection.params.frame_max or 0)
         self._channel = connection.channel(on_open_callback=self._opened)
 
     @property
-    def silent_since(self) -> float | None:
-        """Since when the next confirm is due; ``None``: none is.
+    def owes_since(self) -> float | None:
+        """Since when a confirm is due; ``None``: none is.
 
         Each one shows that the broker goes on: over a narrow network the last of many
         events may have been sent long before its confirm can come.
         """
         waiting = chain(self._unconfirmed.values(), self._pending)
         sent_at = next((entry.sent_at for entry in waiting), None)
-        return None if sent_at is None else max(sent_at, self._last_confirm_at)
+        return None if sent_at is None else max(sent_at, self.last_confirm_at)
 
-    def publish(self, entries: Iterable[Entry]) -> None:
-        """Send *entries*, as soon as the channel is open."""
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is to come on it."""
+        return not (self._unconfirmed or self._pending)
+
+    def serves(self, entry: Entry) -> bool:
+        """Whether *entry* can be published here."""
+        is_ours = entry.event.exchange == self._exchange
+        return is_ours and self.state is not ChannelState.CLOSED
+
+    def publish(self, entry: Entry) -> None:
+        """Send *entry*, as soon as the channel is open."""
         if self.state is ChannelState.OPEN:
-            for entry in entries:
-                self._publish(entry)
+            self._publish(entry)
         else:
-            self._pending.extend(entries)
+            self._pending.append(entry)
 
-    def lose(self) -> None:
-        """The connection is gone: nothing more will come."""
-        self._end(self._lost("the connection was lost"))
+    def is_worn(self, now: float) -> bool:
+        """Whether a queue was nacked for so long that a fresh channel is worth a try.
+
+        RabbitMQ 3.10 goes on nacking on a channel that has seen the leader of a quorum
+        queue die, although the queue has a new one.
+        """
+        since = min(self._nacked_since.values(), default=now)
+        return self.state is ChannelState.OPEN and now - since >= WORN_AFTER
+
+    def give_up_opening(self, now: float) -> None:
+        """Give back what waits for a channel that does not open in time."""
+        waited = now - self._opening_since
+        if self.state is not ChannelState.OPENING or waited < STEP_TIMEOUT:
+            return
+        reason = f"{self._step} was not answered within {STEP_TIMEOUT:.0f} s"
+        self._report_problem(self._about, reason)
+        self.close()
+        pending = [Settlement(e, None, reason, back_off=True) for e in self._pending]
+        self._end(pending)
+
+    def close(self) -> None:
+        """Close it, with nothing to come."""
+        if self._channel.is_open:
+            self._channel.close()
+
+    def lose(self, reason: str, *, suspect: bool = False, final: bool = False) -> None:
+        """Nothing more will come.
+
+        *suspect*: the broker did not like what it was sent; *final*: so little that the
+        event is dead, once it is known which one it was.
+        """
+        self._end(self._lost(reason, suspect=suspect, final=final))
 
     # Opening.
 
@@ -93,17 +162,20 @@ class ExchangeChannel:
         channel.add_on_close_callback(self._closed)
         channel.add_on_return_callback(self._on_return)
         if self._exchange:
+            self._step = f"exchange.declare (passive) for {self._exchange!r}"
             channel.exchange_declare(self._exchange, passive=True, callback=self._found)
         else:
             self._found(None)
 
     def _found(self, _: object) -> None:
+        self._step = "confirm.select"
         self._channel.confirm_delivery(self._on_confirm, callback=self._ready)
 
     def _ready(self, _: object) -> None:
         self.state = ChannelState.OPEN
         pending, self._pending = self._pending, deque()
-        self.publish(pending)
+        for entry in pending:
+            self.publish(entry)
 
     # Publishing.
 
@@ -113,6 +185,10 @@ class ExchangeChannel:
             self._pending.append(entry)
             return
         event = entry.event
+        too_wide = self._too_wide(entry)
+        if too_wide:
+            self._settle([Settlement(entry, Outcome.NACKED, too_wide, final=True)])
+            return
         try:
             self._channel.basic_publish(
                 event.exchange,
@@ -121,13 +197,29 @@ class ExchangeChannel:
                 _properties(entry, self._app_id),
                 mandatory=True,
             )
-        except (AMQPError, ValueError, TypeError) as error:
+        except _CANT_BE_ENCODED as error:
             # pika encodes before it writes, so nothing was sent.
             reason = f"it can't be encoded: {type(error).__name__}"
             self._settle([Settlement(entry, Outcome.NACKED, reason, final=True)])
             return
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = entry
+
+    def _too_wide(self, entry: Entry) -> str:
+        """Why the headers can't be sent; ``""``: they can.
+
+        They go into one frame with all other properties; a larger one would make the
+        broker close the connection. https://www.rabbitmq.com/amqp-0-9-1-reference#connection.tune
+        """
+        headers = entry.event.size - len(entry.event.body)
+        most = self._frame_max - _PROPERTIES_SIZE
+        if headers <= most or not self._frame_max:
+            return ""
+        return (
+            f"its headers take {headers} bytes, but the broker's frame_max leaves"
+            f" {max(0, most)} for them: move the data into the payload, or raise"
+            " frame_max"
+        )
 
     def _on_return(
         self, _: Channel, method: Basic.Return, properties: BasicProperties, body: bytes
@@ -136,7 +228,7 @@ class ExchangeChannel:
         self._returned[str(properties.message_id)] = reason
 
     def _on_confirm(self, frame: Any) -> None:
-        self._last_confirm_at = time.monotonic()
+        self.last_confirm_at = time.monotonic()
         method: Basic.Ack | Basic.Nack = frame.method
         tag, multiple = int(method.delivery_tag or 0), bool(method.multiple)
         nacked = isinstance(method, Basic.Nack)
@@ -160,16 +252,20 @@ class ExchangeChannel:
         if returned is not None:
             reason = f"no queue for {entry.event.target_queue!r}: {returned}"
             return Settlement(entry, Outcome.RETURNED, reason)
+        queue = entry.event.target_queue
         if nacked:
-            queue = entry.event.target_queue
+            self._nacked_since.setdefault(queue, self.last_confirm_at)
             return Settlement(entry, Outcome.NACKED, f"the queue {queue!r} refused it")
+        self._nacked_since.pop(queue, None)
         return Settlement(entry, Outcome.CONFIRMED)
 
     # The end.
 
     def _closed(self, _: Channel, error: BaseException) -> None:
+        if self.state is ChannelState.CLOSED:
+            return
         if not isinstance(error, ChannelClosedByBroker):
-            self.lose()
+            self.lose(explain(error), suspect=accuses_an_event(error), final=True)
             return
         self.size_limit = size_limit(error)
         if self.size_limit is None and not is_missing_exchange(error):
@@ -180,8 +276,10 @@ class ExchangeChannel:
             self._end(self._too_large(broker_text(error), self.size_limit))
         else:
             # A missing exchange needs no delay here: the next channel looks for it.
-            back_off = not (self._exchange and is_missing_exchange(error))
-            self._end(self._lost(broker_text(error), back_off=back_off))
+            suspect = accuses_an_event(error)
+            back_off = not (suspect or (self._exchange and is_missing_exchange(error)))
+            reason = broker_text(error)
+            self._end(self._lost(reason, suspect=suspect, back_off=back_off))
 
     def _end(self, settlements: list[Settlement]) -> None:
         self.state = ChannelState.CLOSED
@@ -189,9 +287,9 @@ class ExchangeChannel:
         self._pending.clear()
         self._settle(settlements)
 
-    def _lost(self, reason: str, *, back_off: bool = False) -> list[Settlement]:
+    def _lost(self, reason: str, **more: bool) -> list[Settlement]:
         unknown = [
-            Settlement(entry, Outcome.UNKNOWN, reason, back_off=back_off)
+            Settlement(entry, Outcome.UNKNOWN, reason, **more)
             for entry in self._unconfirmed.values()
         ]
         return unknown + [Settlement(entry, None) for entry in self._pending]

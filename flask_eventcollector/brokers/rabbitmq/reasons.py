@@ -11,6 +11,8 @@ from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
 #: While a connection opens, pika keeps the broker's words inside a repr.
 _REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
+#: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR.
+_NOBODYS_FAULT = (320, 404, 506)
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
@@ -32,6 +34,18 @@ def size_limit(error: BaseException) -> int | None:
     """The broker's limit for a message in bytes, if it has just told it (406)."""
     found = _TOO_LARGE.search(broker_text(error))
     return int(found[1]) if found else None
+
+
+def accuses_an_event(error: BaseException) -> bool:
+    """Whether the broker closed a channel or the connection over what it was sent.
+
+    Not so when somebody closes it on purpose, or the broker stops.
+    See https://www.rabbitmq.com/amqp-0-9-1-reference#constants.
+    """
+    closed = isinstance(
+        error, (exceptions.ConnectionClosedByBroker, exceptions.ChannelClosedByBroker)
+    )
+    return closed and getattr(error, "reply_code", None) not in _NOBODYS_FAULT
 
 
 def is_missing_exchange(error: BaseException) -> bool:

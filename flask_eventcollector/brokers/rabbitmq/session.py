@@ -14,15 +14,23 @@ from pika.channel import Channel
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from ...delivery.broker import BrokerCallbacks
-from ...delivery.entries import Entry, Settlement
+from ...delivery.entries import Settlement
 from ...events import BrokerState
-from .channels import ChannelState, ExchangeChannel, too_large
-from .reasons import broker_text, explain
+from .channel_pool import ChannelPool
+from .channels import STEP_TIMEOUT
+from .probe import Probe
+from .reasons import accuses_an_event, broker_text, explain
+from .waker import Waker
 
 logger = logging.getLogger("flask_eventcollector")
 
 #: Events that are published before the socket is served again.
 _TURN = 200
+#: Seconds between two looks at what is due, whatever else happens.
+_TICK = 0.5
+
+#: Queues that are declared at the same time; each takes a channel.
+_MOST_DECLARES = 2
 
 Queues = Mapping[str, Mapping[str, Any]]
 
@@ -70,7 +78,8 @@ class _Connection(pika.SelectConnection):
 class Session:
     """Runs one connection in the calling thread, until it ends.
 
-    Only :meth:`wake`, :meth:`close` and :meth:`abort` may be called from other threads.
+    Only :meth:`close` and :meth:`abort` may be called from other threads; *waker* tells
+    it that there may be events to take.
     """
 
     def __init__(
@@ -81,16 +90,17 @@ class Session:
         queues: Queues,
         heartbeat: float,
         app_id: str,
+        waker: Waker,
     ) -> None:
         self._callbacks = callbacks
-        self._app_id = app_id
-        self._queues = queues
         self._patience = 2 * heartbeat
-        self._channels: dict[str, ExchangeChannel] = {}
-        self._size_limit: int | None = None
         #: What is wrong although the broker is there, by queue or exchange.
         self._problems: dict[str, str] = {}
-        self._woken = False
+        #: Queues that are to be declared, and those whose declares are unanswered.
+        self._undeclared = list(queues.items())
+        self._declaring: set[str] = set()
+        #: From when on nobody waits for the declares.
+        self._begin_at = float("inf")
         self._blocked = False
         self._unblocked_at = float("-inf")
         #: Whether it ever got so far that events could be published.
@@ -99,6 +109,7 @@ class Session:
         #: Somebody wants it to end, so how it ends is no news.
         self._unwanted = False
         self._error = ""
+        self._waker = waker
         self._ioloop = IOLoop()
         self._connection = _Connection(
             parameters,
@@ -107,10 +118,17 @@ class Session:
             on_close_callback=self._ended,
             custom_ioloop=self._ioloop,
         )
+        self._channels = ChannelPool(
+            self._connection, self._settle, self._report_problem, app_id=app_id
+        )
+        self._probe = Probe(self._connection)
 
     def run(self) -> str:
         """Connect and serve until the connection ends; returns why it ended."""
         try:
+            self._ioloop.add_handler(
+                self._waker.open(), lambda *_: self._drain(), IOLoop.READ
+            )
             self._ioloop.start()
         except Exception as error:
             # pika does not expect an end at each moment of its handshake.
@@ -124,12 +142,6 @@ class Session:
         return self._error
 
     # What other threads call.
-
-    def wake(self) -> None:
-        """There may be events to take."""
-        if not self._woken:
-            self._woken = True
-            self._ioloop.add_callback_threadsafe(self._drain)
 
     def close(self) -> None:
         """Say goodbye to the broker."""
@@ -146,27 +158,35 @@ class Session:
     def _opened(self, _: object) -> None:
         self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        self._declare(iter(self._queues.items()))
+        self._begin_at = time.monotonic() + STEP_TIMEOUT
+        self._declare_next()
+        self._tick()
 
-    def _declare(self, queues: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
-        """Declare *queues* one after the other, then begin to publish.
-
-        Each gets a channel of its own, since a queue that exists with other arguments
-        closes it.
-        """
-        queue, arguments = next(queues, ("", {}))
-        if not queue:
+    def _declare_next(self) -> None:
+        """Declare the queues, a few at a time, then begin to publish."""
+        while self._undeclared and len(self._declaring) < _MOST_DECLARES:
+            self._declare(*self._undeclared.pop(0))
+        if not (self._ready or self._undeclared or self._declaring):
             self._begin()
-            return
+
+    def _declare(self, queue: str, arguments: Mapping[str, Any]) -> None:
+        """Declare *queue*, on a channel of its own.
+
+        A queue that exists with other arguments closes the channel, and one that does
+        not answer keeps it.
+        """
+        self._declaring.add(queue)
 
         def declared(_: object) -> None:
+            self._report_problem(f"queue {queue}", "")
             channel.close()
 
         def closed(_: Channel, error: BaseException) -> None:
             if isinstance(error, ChannelClosedByBroker):
-                self._problems[f"queue {queue}"] = broker_text(error)
+                self._report_problem(f"queue {queue}", broker_text(error))
+            self._declaring.discard(queue)
             if self._connection.is_open:
-                self._declare(queues)
+                self._declare_next()
 
         def opened(channel: Channel) -> None:
             channel.add_on_close_callback(closed)
@@ -179,8 +199,18 @@ class Session:
     def _begin(self) -> None:
         self._ready = self.was_ready = True
         self._announce_ready()
-        self._check_overdue()
         self._drain()
+
+    def _begin_without_answers(self) -> None:
+        """A declare that is not answered holds up nobody, but is reported."""
+        if self._ready or time.monotonic() < self._begin_at:
+            return
+        for queue in self._declaring:
+            self._problems[f"queue {queue}"] = (
+                f"queue.declare for {queue!r} was not answered within"
+                f" {STEP_TIMEOUT:.0f} s"
+            )
+        self._begin()
 
     def _announce_ready(self) -> None:
         problems = "; ".join(dict.fromkeys(self._problems.values()))
@@ -218,73 +248,55 @@ class Session:
     def _ended(self, _: object, error: BaseException) -> None:
         self._ready = False
         self._error = explain(error)
-        for channel in list(self._channels.values()):
-            channel.lose()
+        self._channels.lose(self._error, suspect=accuses_an_event(error))
         self._ioloop.stop()
 
     # Publishing.
 
     def _drain(self) -> None:
         """Publish what may be published, and serve the socket in between."""
-        self._woken = False
+        self._waker.clear()
         if not self._ready or self._blocked:
             return
         taken = self._callbacks.take(_TURN)
-        self._publish(taken)
+        if taken:
+            with self._connection.corked():
+                self._channels.publish(taken)
         if len(taken) == _TURN:
-            self.wake()
-
-    def _publish(self, entries: list[Entry]) -> None:
-        by_exchange: dict[str, list[Entry]] = {}
-        for entry in entries:
-            if self._fits(entry):
-                by_exchange.setdefault(entry.event.exchange, []).append(entry)
-        with self._connection.corked():
-            for exchange, group in by_exchange.items():
-                self._channel(exchange).publish(group)
-
-    def _fits(self, entry: Entry) -> bool:
-        limit = self._size_limit
-        if limit is None or len(entry.event.body) <= limit:
-            return True
-        self._settle([too_large(entry, limit)])
-        return False
-
-    def _channel(self, exchange: str) -> ExchangeChannel:
-        channel = self._channels.get(exchange)
-        if channel is None or channel.state is ChannelState.CLOSED:
-            channel = self._channels[exchange] = ExchangeChannel(
-                self._connection,
-                exchange,
-                self._settle,
-                self._report_problem,
-                app_id=self._app_id,
-            )
-        return channel
+            self._waker.wake()
 
     def _settle(self, settlements: list[Settlement]) -> None:
-        if not settlements:
-            return
-        limits = [c.size_limit for c in self._channels.values() if c.size_limit]
-        self._size_limit = min(limits, default=self._size_limit)
-        if self._callbacks.settle(settlements) and self._ready:
-            self.wake()
+        if settlements and self._callbacks.settle(settlements) and self._ready:
+            self._waker.wake()
 
-    # Looking after the confirms.
+    # Looking after what is late.
+
+    def _tick(self) -> None:
+        """Do what is due, also if a wake-up or an answer was missed."""
+        if self._connection.is_closing or self._connection.is_closed:
+            return
+        self._begin_without_answers()
+        if self._ready:
+            self._channels.look_after()
+            self._check_overdue()
+            self._drain()
+        self._ioloop.call_later(_TICK, self._tick)
 
     def _check_overdue(self) -> None:
-        """Give the connection up if confirms stay away for two heartbeats.
+        """Give the connection up if the broker has stopped confirming altogether.
 
         A broker that hangs may still answer heartbeats, or its kernel may still take
-        what we write. One that has said that it is blocked is only slow.
+        what we write. One that has said that it is blocked is only slow, and a single
+        queue that hangs is no reason to end everybody's connection: so the broker is
+        asked something that has nothing to do with a queue.
         """
-        if not self._ready:
+        since = self._channels.silent_since
+        if since is None or self._blocked:
             return
-        silent = [c.silent_since for c in self._channels.values()]
-        since = min((s for s in silent if s is not None), default=None)
-        if since is not None and not self._blocked:
-            waited = time.monotonic() - max(since, self._unblocked_at)
-            if waited > self._patience:
-                self._abort(f"no confirm came for {waited:.0f} s")
-                return
-        self._ioloop.call_later(self._patience / 4, self._check_overdue)
+        waited = time.monotonic() - max(since, self._unblocked_at)
+        if waited > self._patience / 2:
+            self._probe.ask()
+        if waited > self._patience and not self._probe.was_answered_after(
+            max(since, self._unblocked_at)
+        ):
+            self._abort(f"no confirm came for {waited:.0f} s")

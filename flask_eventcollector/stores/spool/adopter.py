@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from collections.abc import Callable
 from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
+from ...delivery.signal import Signal
+from ...delivery.threads import is_own_thread
 from ...events import Target
 from .circuit_breaker import CircuitBreaker
 from .control import ControlRequest, apply, pending_request, withdraw
@@ -55,7 +56,7 @@ class Adopter:
             self._run_once, self._on_stop, f"eventcollector-adopter-{name}"
         )
         self._wake_others: Callable[[], object] = lambda: None
-        self._scans: deque[threading.Event] = deque()
+        self._scans: deque[Signal] = deque()
         self._orphans: list[Orphan] = []
         self._damaged: list[DamagedFile] = []
         self._migrated: list[MigratedFile] = []
@@ -77,10 +78,11 @@ class Adopter:
         """Look now; waits *timeout* seconds at most."""
         if not self._worker.is_running:
             return
-        done = threading.Event()
+        done = Signal()
         self._scans.append(done)
         self._worker.wake()
-        done.wait(timeout)
+        if not is_own_thread():
+            done.wait(timeout)
 
     def wake(self) -> None:
         """Look now whether there is something to erase, or room to read on."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
+from ...delivery.signal import Signal
+from ...delivery.threads import is_own_thread
 from .circuit_breaker import CircuitBreaker
 from .control import apply, pending_request, withdraw
 from .files import close, write_rows
@@ -29,7 +30,7 @@ class _WriteRequest:
     def __init__(self, entries: Sequence[Entry] | None) -> None:
         #: ``None``: all that was handed over.
         self.entries = entries
-        self.done = threading.Event()
+        self.done = Signal()
 
 
 class Writer:
@@ -78,6 +79,9 @@ class Writer:
         request = _WriteRequest(entries)
         self._requests.append(request)
         self._worker.wake()
+        if is_own_thread():
+            # It may be the very one that writes.
+            return
         if not request.done.wait(LONGEST_WAIT):
             self._breaker.record_failure(TimeoutError("the disk does not answer"))
 

@@ -1,0 +1,127 @@
+"""The channels of one connection, one for each exchange that is in use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pika
+
+from ...delivery.entries import Entry, Settlement
+from .channels import ChannelState, ExchangeChannel, Settle, too_large
+from .reasons import explain
+
+#: Channels at most: a broker has a limit, and each one costs it memory.
+_MOST_CHANNELS = 32
+#: Left to declares and probes.
+_SPARE_CHANNELS = 2
+
+
+class ChannelPool:
+    """Publishes each event on its exchange's channel, or gives it back and says why."""
+
+    def __init__(
+        self,
+        connection: pika.SelectConnection,
+        settle: Settle,
+        report_problem: Callable[[str, str], None],
+        *,
+        app_id: str,
+    ) -> None:
+        self._connection = connection
+        self._settle_outside = settle
+        self._report_problem = report_problem
+        self._app_id = app_id
+        #: By exchange; the one that was used last is the last one.
+        self._channels: dict[str, ExchangeChannel] = {}
+        #: Replaced by fresh ones, and waiting for their last confirms.
+        self._retired: list[ExchangeChannel] = []
+        #: The broker's limit for a message in bytes, once it has told it.
+        self._size_limit: int | None = None
+
+    @property
+    def silent_since(self) -> float | None:
+        """Since when the broker owes a confirm; ``None``: it owes none.
+
+        Any confirm shows that it goes on.
+        """
+        channels = [*self._channels.values(), *self._retired]
+        owed = [since for c in channels if (since := c.owes_since) is not None]
+        if not owed:
+            return None
+        return max(min(owed), *(c.last_confirm_at for c in channels))
+
+    def publish(self, entries: list[Entry]) -> None:
+        """Send *entries*. What can't be sent is given back, whatever happens."""
+        channel: ExchangeChannel | None = None
+        for entry in entries:
+            try:
+                if not self._fits(entry):
+                    continue
+                if channel is None or not channel.serves(entry):
+                    channel = self._channel(entry.event.exchange)
+                channel.publish(entry)
+            except Exception as error:
+                reason = f"it could not be sent: {explain(error)}"
+                self._settle([Settlement(entry, None, reason, back_off=True)])
+
+    def look_after(self) -> None:
+        """Close what is idle or worn out, and give up what does not open."""
+        now = time.monotonic()
+        for exchange, channel in list(self._channels.items()):
+            channel.give_up_opening(now)
+            if channel.is_worn(now):
+                self._retired.append(self._channels.pop(exchange))
+        for channel in list(self._retired):
+            if channel.is_idle or channel.state is ChannelState.CLOSED:
+                self._retired.remove(channel)
+                channel.close()
+
+    def lose(self, reason: str, *, suspect: bool) -> None:
+        """The connection is gone."""
+        for channel in [*self._channels.values(), *self._retired]:
+            channel.lose(reason, suspect=suspect, final=True)
+
+    def _fits(self, entry: Entry) -> bool:
+        limit = self._size_limit
+        if limit is None or len(entry.event.body) <= limit:
+            return True
+        self._settle([too_large(entry, limit)])
+        return False
+
+    def _channel(self, exchange: str) -> ExchangeChannel:
+        channel = self._channels.pop(exchange, None)
+        if channel is None or channel.state is ChannelState.CLOSED:
+            self._make_room()
+            channel = ExchangeChannel(
+                self._connection,
+                exchange,
+                self._settle,
+                self._report_problem,
+                app_id=self._app_id,
+            )
+        self._channels[exchange] = channel
+        return channel
+
+    def _make_room(self) -> None:
+        most = min(_MOST_CHANNELS, self._limit() - _SPARE_CHANNELS)
+        for exchange, channel in list(self._channels.items()):
+            if len(self._channels) < max(1, most):
+                return
+            if channel.is_idle or channel.state is ChannelState.CLOSED:
+                self._channels.pop(exchange).close()
+        if len(self._channels) >= max(1, most):
+            raise NoFreeChannel(f"all {most} channels of the connection are in use")
+
+    def _limit(self) -> int:
+        # 0: no limit. https://www.rabbitmq.com/docs/channels#channel-max
+        return self._connection.params.channel_max or 65535
+
+    def _settle(self, settlements: list[Settlement]) -> None:
+        limits = [c.size_limit for c in self._channels.values() if c.size_limit]
+        self._size_limit = min(limits, default=self._size_limit)
+        self._settle_outside(settlements)
+
+
+class NoFreeChannel(Exception):
+    """The connection has as many channels as it may."""

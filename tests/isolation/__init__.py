@@ -1,0 +1,1 @@
+"""Nothing holds up anything else: no event, queue, wait or destructor."""

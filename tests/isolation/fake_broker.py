@@ -1,0 +1,216 @@
+"""A broker that speaks just enough AMQP to misbehave as a test wants it to."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from pika import frame as frames
+from pika import spec
+from pika.exceptions import ProtocolVersionMismatch
+
+from tests.helpers import DEADLINE
+
+#: What pika wants to know before it asks for confirms.
+_PROPERTIES = {"capabilities": {"publisher_confirms": True, "basic.nack": True}}
+
+
+class Message(NamedTuple):
+    """What a client has published."""
+
+    connection: int
+    channel: int
+    #: Which of the channels of this connection it came on, counted from 1.
+    opened: int
+    exchange: str
+    queue: str
+    body: bytes
+
+
+#: Says what to do with a message.
+Answer = Callable[[Message], str]
+
+
+def confirm(_: Message) -> str:
+    return "ack"
+
+
+@dataclass
+class _Channel:
+    opened: int
+    tag: int = 0
+    method: spec.Basic.Publish | None = None
+    size: int = 0
+    body: bytes = b""
+
+
+@dataclass
+class _Connection:
+    number: int
+    socket: socket.socket
+    channels: dict[int, _Channel] = field(default_factory=dict)
+    opened: int = 0
+
+    def send(self, channel: int, method: Any) -> None:
+        self.socket.sendall(frames.Method(channel, method).marshal())
+
+
+class FakeBroker:
+    """Takes connections on loopback until the block ends.
+
+    *answer* says for each message: ``"ack"``, ``"nack"``, ``"nothing"``,
+    ``"close channel"``, ``"close connection"`` or ``"drop connection"``.
+    """
+
+    def __init__(self, answer: Answer = confirm, *, channel_max: int = 0) -> None:
+        self.answer = answer
+        self.channel_max = channel_max
+        #: Methods that get no answer, by name: ``"Queue.Declare"``.
+        self.unanswered: set[str] = set()
+        self.messages: list[Message] = []
+        self.connections = 0
+        self._open: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+
+    @property
+    def url(self) -> str:
+        port = self._listener.getsockname()[1]
+        return f"amqp://guest:guest@127.0.0.1:{port}/"
+
+    def __enter__(self) -> FakeBroker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connected in list(self._open):
+            connected.close()
+        self._thread.join(DEADLINE)
+
+    def copies(self, body: bytes) -> int:
+        """How often a message with *body* was published."""
+        return sum(message.body == body for message in self.messages)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connected, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            self._open.append(connected)
+            connection = _Connection(self.connections, connected)
+            threading.Thread(
+                target=self._serve, args=(connection,), daemon=True
+            ).start()
+
+    def _serve(self, connection: _Connection) -> None:
+        try:
+            self._talk(connection)
+        except (OSError, ProtocolVersionMismatch):
+            pass
+        finally:
+            connection.socket.close()
+
+    def _talk(self, connection: _Connection) -> None:
+        received = connection.socket.recv(8)
+        connection.send(0, spec.Connection.Start(server_properties=_PROPERTIES))
+        received = b""
+        while data := connection.socket.recv(1 << 16):
+            received += data
+            while True:
+                used, frame = frames.decode_frame(received)
+                if frame is None:
+                    break
+                received = received[used:]
+                if not self._handle(connection, frame):
+                    return
+
+    def _handle(self, connection: _Connection, frame: Any) -> bool:
+        if isinstance(frame, frames.Method):
+            return self._on_method(connection, frame)
+        channel = connection.channels.get(frame.channel_number)
+        if channel is None or channel.method is None:
+            return True
+        if isinstance(frame, frames.Header):
+            channel.size, channel.body = frame.body_size, b""
+        elif isinstance(frame, frames.Body):
+            channel.body += frame.fragment
+        if len(channel.body) < channel.size:
+            return True
+        return self._on_message(connection, frame.channel_number, channel)
+
+    def _on_method(self, connection: _Connection, frame: frames.Method[Any]) -> bool:
+        number, method = frame.channel_number, frame.method
+        name = method.NAME
+        if name in self.unanswered:
+            return True
+        if name == "Connection.StartOk":
+            tune = spec.Connection.Tune(self.channel_max, 131_072, 0)
+            connection.send(0, tune)
+        elif name == "Connection.Open":
+            connection.send(0, spec.Connection.OpenOk())
+        elif name == "Connection.Close":
+            connection.send(0, spec.Connection.CloseOk())
+            return False
+        elif name == "Connection.CloseOk":
+            return False
+        elif name == "Channel.Open":
+            connection.opened += 1
+            connection.channels[number] = _Channel(connection.opened)
+            connection.send(number, spec.Channel.OpenOk())
+        elif name == "Channel.Close":
+            connection.channels.pop(number, None)
+            connection.send(number, spec.Channel.CloseOk())
+        elif name == "Channel.CloseOk":
+            connection.channels.pop(number, None)
+        elif name == "Confirm.Select":
+            connection.send(number, spec.Confirm.SelectOk())
+        elif name == "Exchange.Declare":
+            connection.send(number, spec.Exchange.DeclareOk())
+        elif name == "Queue.Declare":
+            connection.send(number, spec.Queue.DeclareOk(method.queue, 0, 0))
+        elif name == "Basic.Publish" and number in connection.channels:
+            connection.channels[number].method = method
+        return True
+
+    def _on_message(
+        self, connection: _Connection, number: int, channel: _Channel
+    ) -> bool:
+        method = channel.method
+        assert method is not None
+        channel.method = None
+        channel.tag += 1
+        message = Message(
+            connection.number,
+            number,
+            channel.opened,
+            str(method.exchange),
+            str(method.routing_key),
+            channel.body,
+        )
+        self.messages.append(message)
+        answer = self.answer(message)
+        if answer == "ack":
+            connection.send(number, spec.Basic.Ack(channel.tag))
+        elif answer == "nack":
+            connection.send(number, spec.Basic.Nack(channel.tag))
+        elif answer == "close channel":
+            connection.channels.pop(number)
+            connection.send(number, spec.Channel.Close(403, "ACCESS_REFUSED", 60, 40))
+        elif answer == "close connection":
+            close = spec.Connection.Close(501, "FRAME_ERROR - a marker", 60, 40)
+            connection.send(0, close)
+            # What was published behind it is read, and has no effect.
+            connection.channels.clear()
+        elif answer == "drop connection":
+            linger = struct.pack("ii", 1, 0)
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            return False
+        return True

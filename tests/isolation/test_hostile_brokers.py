@@ -1,0 +1,231 @@
+"""What a broker does to one event, queue or channel is no other's business."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from flask_eventcollector.brokers.rabbitmq import channels
+from flask_eventcollector.events import BrokerState
+from tests.helpers import DEADLINE, Shop, open_shop, wait_until
+
+from .fake_broker import FakeBroker, Message
+
+MARKER = b'"culprit"'
+
+
+@contextmanager
+def shop_at(broker: FakeBroker, **settings: Any) -> Iterator[Shop]:
+    """A shop that publishes to *broker*, and is impatient."""
+    defaults = {"RETRY_DELAY": 0.02, "RETRY_MAX_DELAY": 0.1, "CONFIRM_TIMEOUT": 0}
+    settings = {"BROKER_URL": broker.url, "TESTING_BROKER": True} | defaults | settings
+    with open_shop(**settings) as shop:
+        yield shop
+
+
+def publish(shop: Shop, *payloads: Any, queue: str = "q") -> None:
+    shop.enqueue(*payloads, queue=queue)
+    shop.events.publish()
+
+
+def on_marker(answer: str) -> Any:
+    def choose(message: Message) -> str:
+        return answer if message.body == MARKER else "ack"
+
+    return choose
+
+
+def confirmed(shop: Shop, number: int) -> None:
+    wait_until(lambda: shop.events.stats().confirmed == number, f"{number} confirmed")
+
+
+# An event over which the broker ends the connection.
+
+
+@pytest.mark.parametrize("neighbours", [0, 100])
+def test_an_event_that_ends_the_connection_is_dead_and_alone(neighbours: int) -> None:
+    before, after = range(neighbours // 2), range(neighbours // 2, neighbours)
+    with FakeBroker(on_marker("close connection")) as broker, shop_at(broker) as shop:
+        publish(shop, *before, "culprit", *after)
+        confirmed(shop, neighbours)
+        wait_until(lambda: shop.events.stats().dead == 1, "it is dead")
+        (dead,) = shop.events.dead()
+        assert dead.event.payload == "culprit"
+        assert "FRAME_ERROR - a marker" in dead.reason
+        assert broker.copies(MARKER) <= 2
+        for number in range(neighbours):
+            assert broker.copies(json.dumps(number).encode()) <= 2
+        assert shop.events.stats().balanced
+
+
+def test_two_such_events_in_one_batch_are_both_dead() -> None:
+    with FakeBroker(on_marker("close connection")) as broker, shop_at(broker) as shop:
+        publish(shop, *range(20), "culprit", *range(20, 40), "culprit")
+        confirmed(shop, 40)
+        wait_until(lambda: shop.events.stats().dead == 2, "both are dead")
+        assert max(map(broker.copies, map(str.encode, map(str, range(40))))) <= 3
+
+
+def test_such_an_event_is_found_again_after_a_restart(tmp_path: Any) -> None:
+    spool: dict[str, Any] = {"BACKLOG": "spool", "SPOOL_DIR": str(tmp_path / "spool")}
+    with FakeBroker(lambda _: "nothing") as broker, shop_at(broker, **spool) as shop:
+        publish(shop, *range(10), "culprit", *range(10, 20))
+        wait_until(lambda: shop.events.stats().spooled == 21, "all is on disk")
+    with (
+        FakeBroker(on_marker("close connection")) as broker,
+        shop_at(broker, **spool) as heir,
+    ):
+        heir.events.enqueue_event("new", "other")
+        heir.events.publish()
+        confirmed(heir, 21)
+        wait_until(lambda: heir.events.stats().dead == 1, "it is dead")
+        assert broker.copies(MARKER) <= 2
+
+
+def test_an_event_that_closes_its_channel_is_refused_and_then_dead() -> None:
+    with (
+        FakeBroker(on_marker("close channel")) as broker,
+        shop_at(broker, DEAD_AFTER=0.3) as shop,
+    ):
+        publish(shop, *range(10), "culprit", *range(10, 20))
+        confirmed(shop, 20)
+        wait_until(lambda: shop.events.stats().dead == 1, "it is dead")
+        (dead,) = shop.events.dead()
+        assert dead.reason == "ACCESS_REFUSED"
+        assert broker.connections == 1
+
+
+def test_headers_that_do_not_fit_into_a_frame_are_dead_at_once() -> None:
+    with FakeBroker() as broker, shop_at(broker) as shop:
+        headers = {"long": "x" * 60_000}
+        shop.events.enqueue_event(1, "q", headers=headers)
+        shop.events.enqueue_event(2, "q")
+        shop.events.publish()
+        confirmed(shop, 2)
+
+
+# Queues.
+
+
+def test_a_queue_that_never_confirms_holds_up_no_other() -> None:
+    def silent(message: Message) -> str:
+        return "nothing" if message.queue == "silent" else "ack"
+
+    with FakeBroker(silent) as broker, shop_at(broker, MAX_IN_FLIGHT=50) as shop:
+        publish(shop, *range(200), queue="silent")
+        time.sleep(0.1)
+        slowest = 0.0
+        for number in range(20):
+            began = time.monotonic()
+            publish(shop, number, queue="healthy")
+            confirmed(shop, number + 1)
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 1
+        sent = [m for m in broker.messages if m.queue == "silent"]
+        assert len(sent) <= 50
+        assert broker.connections == 1
+
+
+def test_a_silent_queue_ends_nobodys_connection() -> None:
+    def silent(message: Message) -> str:
+        return "nothing" if message.queue == "silent" else "ack"
+
+    with FakeBroker(silent) as broker, shop_at(broker, HEARTBEAT=1) as shop:
+        publish(shop, 1, queue="silent")
+        time.sleep(3.5)
+        assert broker.connections == 1
+        assert broker.copies(b"1") == 1
+        assert shop.events.stats().in_flight == 1
+
+
+def test_a_refusing_queue_gets_a_few_probes_at_a_time() -> None:
+    refused: list[float] = []
+
+    def full(message: Message) -> str:
+        if message.queue == "full":
+            refused.append(time.monotonic())
+            return "nack"
+        return "ack"
+
+    with FakeBroker(full) as broker, shop_at(broker, MAX_IN_FLIGHT=100) as shop:
+        publish(shop, *range(1000), queue="full")
+        time.sleep(1)
+        first = len([m for m in broker.messages[:100] if m.queue == "full"])
+        # The first window, and then at most four at each of some twenty tries.
+        assert len(refused) <= first + 4 * 120
+        publish(shop, "x", queue="healthy")
+        confirmed(shop, 1)
+
+
+def test_nacks_that_stick_to_a_channel_are_left_behind_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "WORN_AFTER", 0.3)
+
+    def sticky(message: Message) -> str:
+        return "nack" if message.opened == 1 else "ack"
+
+    with FakeBroker(sticky) as broker, shop_at(broker) as shop:
+        publish(shop, *range(5))
+        confirmed(shop, 5)
+        assert broker.connections == 1
+
+
+# Channels, and steps that get no answer.
+
+
+def test_more_exchanges_than_channels_are_served_in_turn() -> None:
+    with FakeBroker(channel_max=4) as broker, shop_at(broker) as shop:
+        for number in range(13):
+            shop.events.enqueue_event(number, "q", exchange=f"exchange-{number}")
+        shop.events.publish()
+        confirmed(shop, 13)
+        assert broker.connections == 1
+
+
+@pytest.mark.parametrize("step", ["Channel.Open", "Confirm.Select", "Exchange.Declare"])
+def test_a_channel_that_does_not_open_gives_its_events_back(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channels, "STEP_TIMEOUT", 0.2)
+    with FakeBroker() as broker, shop_at(broker) as shop:
+        broker.unanswered = {step}
+        shop.events.enqueue_event(1, "q", exchange="deaf")
+        shop.events.publish()
+        wait_until(lambda: shop.events.stats().broker_error != "", "it is reported")
+        assert "was not answered within" in shop.events.stats().broker_error
+        broker.unanswered = set()
+        confirmed(shop, 1)
+
+
+def test_a_declare_that_is_not_answered_holds_up_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        "flask_eventcollector.brokers.rabbitmq.session.STEP_TIMEOUT", 0.3
+    )
+    with FakeBroker() as broker:
+        broker.unanswered = {"Queue.Declare"}
+        with shop_at(broker, QUEUES={"deaf": {}}) as shop:
+            publish(shop, 1)
+            confirmed(shop, 1)
+            stats = shop.events.stats()
+            assert stats.broker is BrokerState.READY
+            assert "queue.declare for 'deaf' was not answered" in stats.broker_error
+
+
+def test_a_broker_that_stops_confirming_is_given_up() -> None:
+    with (
+        FakeBroker(lambda _: "nothing") as broker,
+        shop_at(broker, HEARTBEAT=1) as shop,
+    ):
+        publish(shop, 1)
+        wait_until(lambda: bool(broker.messages), "it is sent")
+        broker.unanswered = {"Channel.Open"}
+        wait_until(lambda: broker.connections > 1, "another connection")
+    assert DEADLINE
