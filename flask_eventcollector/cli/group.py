@@ -44,10 +44,14 @@ class _Commands(AppGroup):
         return COMMANDS.get(cmd_name)
 
 
+#: ``flask events``.
+commands = _Commands(NAME, help=_HELP, epilog=_EXIT_CODES)
+
+
 def add_commands(app: Flask) -> None:
     """Add ``flask events``, unless the app has commands of that name."""
     if NAME not in app.cli.commands:
-        app.cli.add_command(_Commands(NAME, help=_HELP, epilog=_EXIT_CODES))
+        app.cli.add_command(commands)
 
 
 class _ShownByClick(ConfigurationError, click.ClickException):
