@@ -922,7 +922,7 @@ def test_the_caller_is_told_that_it_stands_behind_refused_events(
     leave(desk, waiter)
     (notices,) = waiter.notices
     assert told([notices]) == [("publish_failed", "b")]
-    assert "refused events for the same target" in notices.reason
+    assert "refused other events for the same target" in notices.reason
 
 
 def test_the_caller_is_told_nothing_about_what_is_still_to_come(

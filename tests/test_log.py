@@ -1,4 +1,4 @@
-"""What people read in the log, and how often."""
+"""The log records that operators read, rate-limited."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ AWAY = [BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.STALLED]
 
 
 class Log:
-    """A reporter with a clock, and the lines that it writes."""
+    """A throttled log with a clock, and the lines that it writes."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self.clock = Clock()
-        self.reporter = ThrottledLog(self.clock)
+        self.throttled = ThrottledLog(self.clock)
         self._caplog = caplog
 
     def lines(self) -> list[str]:
@@ -43,7 +43,7 @@ class Log:
 
     def broker(self, state: BrokerState, error: str = "", **counts: int) -> list[str]:
         """The lines about a broker in this state."""
-        self.reporter.broker(
+        self.throttled.broker(
             Stats(
                 broker=state,
                 broker_error=error,
@@ -65,7 +65,7 @@ class Log:
         events: int = 1,
     ) -> list[str]:
         """The lines about so many events."""
-        self.reporter.notices(
+        self.throttled.notices(
             [
                 Notice(
                     kind, make_event(SECRET, queue, headers={"a": SECRET}), reason, o
@@ -88,7 +88,8 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
 @pytest.mark.parametrize("state", AWAY)
 def test_one_line_tells_that_the_broker_went(log: Log, state: BrokerState) -> None:
     assert log.broker(state, "it was lost", retained=3, in_flight=2, dead=1) == [
-        f"The broker is {state}: it was lost. 3 event(s) retained, 2 in flight, 1 dead."
+        f"Broker unavailable ({state}): it was lost."
+        " 3 events retained, 2 in flight, 1 dead."
     ]
     assert log.broker(state, "it was lost") == []
 
@@ -100,8 +101,8 @@ def test_while_it_is_gone_there_is_one_line_a_minute(log: Log) -> None:
         log.clock.advance(1)
         lines += log.broker(BrokerState.DOWN, "it was lost", retained=second)
     assert lines == [
-        f"The broker is still down: it was lost (for {s} s)."
-        f" {s} event(s) retained, 0 in flight, 0 dead."
+        f"Broker still unavailable (down) after {s} s: it was lost."
+        f" {s} events retained, 0 in flight, 0 dead."
         for s in (60, 120, 180)
     ]
 
@@ -110,7 +111,7 @@ def test_one_line_tells_that_it_is_back(log: Log) -> None:
     log.broker(BrokerState.DOWN)
     log.clock.advance(90)
     assert log.broker(BrokerState.READY, retained=7) == [
-        "The broker is back after 90 s. 7 event(s) retained, 0 in flight, 0 dead."
+        "Broker available again after 90 s. 7 events retained, 0 in flight, 0 dead."
     ]
     assert log.broker(BrokerState.READY) == []
 
@@ -132,8 +133,8 @@ def test_another_way_of_being_gone_is_the_same_absence(log: Log) -> None:
     assert log.broker(BrokerState.DOWN) == []
     log.clock.advance(59)
     (line,) = log.broker(BrokerState.DOWN)
-    assert "still down" in line
-    assert "for 60 s" in line
+    assert "still unavailable (down)" in line
+    assert "after 60 s" in line
 
 
 def test_connecting_again_is_not_being_back(log: Log) -> None:
@@ -165,7 +166,7 @@ def test_what_was_dropped_so_far_is_told_with_the_broker(log: Log) -> None:
 
 def test_what_is_wrong_with_a_broker_that_is_there_is_told(log: Log) -> None:
     assert log.broker(BrokerState.READY, "no such exchange") == [
-        "The broker is there, but: no such exchange"
+        "Broker problem: no such exchange"
     ]
 
 
@@ -185,8 +186,8 @@ def test_refused_events_are_told_with_queue_and_reason(
     log: Log, outcome: Outcome
 ) -> None:
     assert log.notices(NoticeKind.FAILED, "no queue 'q'", outcome, events=3) == [
-        f"3 refusal(s) for q ({outcome.value}: no queue 'q');"
-        " the events are kept and tried again."
+        f"Broker refused 3 publish attempts for q: no queue 'q' ({outcome.value});"
+        " retained for retry."
     ]
 
 
@@ -195,20 +196,23 @@ def test_one_event_that_is_refused_again_and_again_is_not_told_as_many_events(
 ) -> None:
     refused = Notice(NoticeKind.FAILED, make_event(), "no queue", Outcome.RETURNED)
     for _ in range(4):
-        log.reporter.notices([refused])
-    log.reporter.log_suppressed(at_last=True)
-    again = " for q (returned: no queue); the events are kept and tried again."
-    assert log.lines() == [f"1 refusal(s){again}", f"3 refusal(s){again}"]
+        log.throttled.notices([refused])
+    log.throttled.log_suppressed(at_last=True)
+    rest = " for q: no queue (returned); retained for retry."
+    assert log.lines() == [
+        f"Broker refused 1 publish attempt{rest}",
+        f"Broker refused 3 publish attempts{rest}",
+    ]
 
 
 def test_dead_events_are_told_with_queue_and_reason(log: Log) -> None:
     (line,) = log.notices(NoticeKind.DEAD, "too large")
-    assert line.startswith("1 event(s) for q are dead (too large)")
+    assert line.startswith("Dead-lettered 1 event for q: too large")
 
 
 def test_dropped_events_are_told_with_queue_and_reason(log: Log) -> None:
     assert log.notices(NoticeKind.DROPPED, "overflow") == [
-        "1 event(s) for q were dropped: overflow."
+        "Dropped 1 event for q: overflow."
     ]
 
 
@@ -217,12 +221,12 @@ def test_events_that_nobody_discarded_on_purpose_are_told(
     log: Log, reason: str
 ) -> None:
     assert log.notices(NoticeKind.DISCARDED, reason) == [
-        f"1 event(s) for q were discarded: {reason}."
+        f"Discarded 1 event for q: {reason}."
     ]
 
 
 def test_what_is_lost_is_an_error_and_what_is_kept_a_warning(log: Log) -> None:
-    log.reporter.notices(
+    log.throttled.notices(
         [
             Notice(NoticeKind.DROPPED, make_event(), "overflow"),
             Notice(NoticeKind.DEAD, make_event(), "too large"),
@@ -251,18 +255,18 @@ def test_what_is_usual_has_no_line_of_its_own(
 def test_the_same_trouble_is_told_once_a_minute_with_the_count_of_all(
     log: Log,
 ) -> None:
-    assert log.notices(events=2) == ["2 event(s) for q were dropped: overflow."]
+    assert log.notices(events=2) == ["Dropped 2 events for q: overflow."]
     assert log.notices(events=3) == []
     assert log.notices(events=4) == []
     log.clock.advance(INTERVAL)
-    log.reporter.log_suppressed()
-    assert log.lines() == ["7 event(s) for q were dropped: overflow."]
+    log.throttled.log_suppressed()
+    assert log.lines() == ["Dropped 7 events for q: overflow."]
 
 
 def test_a_trouble_that_is_over_is_told_no_more(log: Log) -> None:
     log.notices()
     log.clock.advance(INTERVAL)
-    log.reporter.log_suppressed()
+    log.throttled.log_suppressed()
     assert log.lines() == []
     assert log.notices() != []
 
@@ -271,15 +275,15 @@ def test_nothing_is_told_again_within_the_minute(log: Log) -> None:
     log.notices()
     log.notices()
     log.clock.advance(INTERVAL - 1)
-    log.reporter.log_suppressed()
+    log.throttled.log_suppressed()
     assert log.lines() == []
 
 
 def test_at_the_end_all_that_was_passed_over_is_told(log: Log) -> None:
     log.notices()
     log.notices(events=5)
-    log.reporter.log_suppressed(at_last=True)
-    assert log.lines() == ["5 event(s) for q were dropped: overflow."]
+    log.throttled.log_suppressed(at_last=True)
+    assert log.lines() == ["Dropped 5 events for q: overflow."]
 
 
 def test_each_queue_and_each_reason_has_a_line_of_its_own(log: Log) -> None:
@@ -293,25 +297,25 @@ def test_each_queue_and_each_reason_has_a_line_of_its_own(log: Log) -> None:
 
 def test_events_of_several_queues_are_told_by_queue(log: Log) -> None:
     events = [make_event(None, queue) for queue in ("one", "other", "one")]
-    log.reporter.notices(
+    log.throttled.notices(
         [Notice(NoticeKind.DROPPED, event, "overflow") for event in events]
     )
     assert log.lines() == [
-        "2 event(s) for one were dropped: overflow.",
-        "1 event(s) for other were dropped: overflow.",
+        "Dropped 2 events for one: overflow.",
+        "Dropped 1 event for other: overflow.",
     ]
 
 
 def test_an_exchange_is_named_with_the_queue(log: Log) -> None:
     event = make_event(None, "q", exchange="x")
-    log.reporter.notices([Notice(NoticeKind.DROPPED, event, "overflow")])
-    assert log.lines() == ["1 event(s) for x/q were dropped: overflow."]
+    log.throttled.notices([Notice(NoticeKind.DROPPED, event, "overflow")])
+    assert log.lines() == ["Dropped 1 event for x/q: overflow."]
 
 
 def test_many_troubles_are_not_remembered_for_ever(log: Log) -> None:
     for number in range(5000):
         log.notices(queue=f"queue-{number}")
-    assert len(log.reporter._suppressed) <= 1000
+    assert len(log.throttled._suppressed) <= 1000
 
 
 def test_a_handler_that_raises_harms_nothing(log: Log) -> None:
@@ -330,7 +334,7 @@ def test_a_handler_that_raises_harms_nothing(log: Log) -> None:
 
 def test_a_percent_sign_in_a_name_is_just_that(log: Log) -> None:
     (line,) = log.notices(queue="100%s{}")
-    assert "for 100%s{} were" in line
+    assert "for 100%s{}: overflow" in line
 
 
 def test_no_payload_and_no_header_is_in_any_line(log: Log) -> None:

@@ -134,7 +134,7 @@ def test_a_failing_round_is_logged_and_does_not_end_it(
         work.flusher.start()
         work.wait_for_rounds(2)
         assert work.flusher.stop(DEADLINE)
-    assert "The thread the-flusher failed; it goes on" in caplog.text
+    assert "Background thread failed: the-flusher" in caplog.text
 
 
 def test_it_leaves_once_after_its_last_round() -> None:

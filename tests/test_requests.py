@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import gc
 import logging
+import re
 import sys
 import threading
 import time
@@ -527,7 +528,7 @@ def test_a_stream_that_is_abandoned_in_the_middle_is_discarded_with_a_warning(
 
     # Flask 3.1.2 and 3.1.3 end the request before the body as well.
     assert shop.books() in ({"confirmed": 1, "discarded": 1}, {"discarded": 2})
-    assert "event(s) for q were discarded: its collector was abandoned" in caplog.text
+    assert re.search("Discarded .* for q: collector abandoned", caplog.text)
 
 
 def test_a_request_context_that_is_thrown_away_is_discarded_with_a_warning(
@@ -541,7 +542,7 @@ def test_a_request_context_that_is_thrown_away_is_discarded_with_a_warning(
     gc.collect()
 
     assert shop.books() == {"discarded": 1}
-    assert "its collector was abandoned" in caplog.text
+    assert "collector abandoned" in caplog.text
 
 
 def test_a_stream_without_the_request_context_is_no_part_of_the_request(

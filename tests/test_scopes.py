@@ -111,9 +111,9 @@ def test_the_events_of_a_thread_that_has_ended_are_discarded_with_a_warning(
 
         assert shop.books() == {"discarded": 2}
         discarded = recorder.one("events_discarded")
-    assert discarded.about["reason"] == "its collector was abandoned"
+    assert discarded.about["reason"] == "collector abandoned"
     assert discarded.payloads == ["a", "b"]
-    assert "2 event(s) for q were discarded" in caplog.text
+    assert "Discarded 2 events for q" in caplog.text
 
 
 def test_the_flusher_discards_what_a_thread_has_abandoned_when_nobody_asks(

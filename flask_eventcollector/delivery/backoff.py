@@ -1,11 +1,11 @@
-"""How long to wait before the next try."""
+"""How long to wait before the next retry."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
 
-#: 2 to this power times any base is far over any cap, and still a float.
+#: 2 to this power times any base exceeds any cap, and still is a finite float.
 _MOST_DOUBLINGS = 60
 
 
@@ -15,10 +15,10 @@ def full_jitter(
     cap: float,
     uniform: Callable[[], float] = random.random,
 ) -> float:
-    """Seconds to wait after *failures* failures in a row.
+    """Seconds to wait after *failures* consecutive failures.
 
-    Exponential with full jitter: uniform between 0 and the doubled delay, so that many
-    processes that fail together don't come back together. See
+    Exponential with full jitter: uniform between 0 and the doubled delay, so that
+    processes that fail together don't retry together. See
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
     """
     doublings = min(max(failures - 1, 0), _MOST_DOUBLINGS)

@@ -1,4 +1,4 @@
-"""All events that this process holds, and the count of those it held."""
+"""The accounting of every event that passes through this process."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .entries import Entry, State
 
 
 class Books:
-    """Every living entry, oldest first, with the counts that must balance.
+    """Every live entry, oldest first, with the counts that must balance.
 
-    Each entry's own state is the truth; the counts follow from it. Not thread-safe:
+    The entries' states are authoritative; the counts are derived. Not thread-safe:
     the ledger's lock guards it.
     """
 
     def __init__(self) -> None:
-        self._living: dict[str, Entry] = {}
-        #: Those of other processes: they are older than when they came here.
+        self._live: dict[str, Entry] = {}
+        #: Adopted from other processes: enqueued earlier than their position suggests.
         self._foreign: dict[str, Entry] = {}
         self._counts = [0] * len(State)
         self._enqueued = 0
@@ -27,47 +27,47 @@ class Books:
         self.bytes_in_flight = 0
 
     def __len__(self) -> int:
-        return len(self._living)
+        return len(self._live)
 
     def __contains__(self, id: str) -> bool:
-        return id in self._living
+        return id in self._live
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(list(self._living.values()))
+        return iter(list(self._live.values()))
 
     def count(self, *states: State) -> int:
         """How many entries are in any of *states*."""
         return sum(self._counts[state] for state in states)
 
     def in_state(self, *states: State) -> list[Entry]:
-        """The living entries in any of *states*, oldest first."""
+        """The live entries in any of *states*, oldest first."""
         if not self.count(*states):
             return []
-        return [entry for entry in self._living.values() if entry.state in states]
+        return [entry for entry in self._live.values() if entry.state in states]
 
     def select(self, ids: Iterable[str] | None) -> list[Entry]:
-        """The living entries with one of *ids*; ``None``: all."""
+        """The live entries with one of *ids*; ``None``: all."""
         if ids is None:
             return list(self)
-        return [self._living[id] for id in dict.fromkeys(ids) if id in self._living]
+        return [self._live[id] for id in dict.fromkeys(ids) if id in self._live]
 
     def open(self, entry: Entry) -> None:
-        """Begin a life: the event is collected."""
-        self._living[entry.event.id] = entry
+        """Count a new entry as collected."""
+        self._live[entry.event.id] = entry
         entry.state = State.COLLECTED
         self._counts[State.COLLECTED] += 1
         self._enqueued += 1
         self.bytes += entry.event.size
 
     def adopt(self, entry: Entry) -> None:
-        """Go on with a life that began in another process, in the entry's state."""
-        self._living[entry.event.id] = self._foreign[entry.event.id] = entry
+        """Count an entry from another process, in its current state."""
+        self._live[entry.event.id] = self._foreign[entry.event.id] = entry
         self._counts[entry.state] += 1
         self._adopted += 1
         self.bytes += entry.event.size
 
     def move(self, entry: Entry, state: State) -> None:
-        """Change the entry's state; a last word ends its life."""
+        """Change the entry's state. A final state removes it from the books."""
         before, entry.state = entry.state, state
         self._counts[before] -= 1
         self._counts[state] += 1
@@ -76,14 +76,14 @@ class Books:
             self.bytes_in_flight += sign * entry.event.size
         if not state.alive:
             self.bytes -= entry.event.size
-            del self._living[entry.event.id]
+            del self._live[entry.event.id]
             self._foreign.pop(entry.event.id, None)
 
     def rebuild(self) -> None:
-        """Count anew, after a step was cut short in the middle."""
+        """Recompute the counts after a step was interrupted."""
         ended = [entry for entry in self if not entry.state.alive]
         for entry in ended:
-            del self._living[entry.event.id]
+            del self._live[entry.event.id]
             self._foreign.pop(entry.event.id, None)
         for state in State:
             if state.alive:
@@ -95,10 +95,10 @@ class Books:
     def _balance(self, ended: list[Entry]) -> None:
         missing = self._enqueued + self._adopted - sum(self._counts)
         for entry in ended[: max(missing, 0)]:
-            # Its last word was spoken, but not yet counted.
+            # It reached its final state but was not counted there yet.
             self._counts[entry.state] += 1
             missing -= 1
-        # What is left was stored, but not yet counted as enqueued.
+        # The rest was added but not counted as enqueued yet.
         self._enqueued -= missing
 
     def as_dict(self) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class Books:
         undelivered = (State.RETAINED, State.IN_FLIGHT)
         if not self.count(*undelivered):
             return None
-        own = (e for e in self._living.values() if e.state in undelivered)
+        own = (e for e in self._live.values() if e.state in undelivered)
         foreign = [e for e in self._foreign.values() if e.state in undelivered]
         oldest = min(e.event.enqueued_at.timestamp() for e in [next(own), *foreign])
         return max(0.0, time.time() - oldest)

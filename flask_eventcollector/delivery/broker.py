@@ -1,4 +1,4 @@
-"""What a broker is to the library, and what the library is to a broker."""
+"""The protocol between the library and a broker."""
 
 from __future__ import annotations
 
@@ -10,49 +10,49 @@ from .entries import Entry, Settlement
 
 
 class BrokerCallbacks(Protocol):
-    """Where a broker gets events, and where it reports. Never blocks."""
+    """What a broker calls to get events and to report. No method blocks."""
 
     def take(self, limit: int) -> list[Entry]:
-        """What may be sent now, in order; it is in flight from here on."""
+        """Take at most *limit* events to send, in order; they are then in flight."""
 
     def settle(self, settlements: Iterable[Settlement]) -> bool:
-        """Report outcomes; returns whether there is more to take now."""
+        """Report outcomes; returns whether more can be taken now."""
 
     def on_state_change(
         self, state: BrokerState, error: str = "", *, final: bool = False
     ) -> None:
-        """Report a new state. After ``DOWN``, all that was in flight is settled first.
+        """Report a new state. Before ``DOWN``, everything in flight must be settled.
 
-        *final*: no other will follow by itself, so there is nothing to wait for.
+        *final*: no other state will follow, so callers must not wait for one.
         """
 
 
 class Broker(Protocol):
-    """Takes events, sends them, and settles each of them once."""
+    """Takes events, sends them, and settles each one exactly once."""
 
-    #: Through which it calls back.
+    #: The broker makes all callbacks through this.
     relay: CallbackRelay
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        """Begin to connect; does not wait. Another call does nothing."""
+        """Start to connect; does not wait. Later calls do nothing."""
 
     def wake(self) -> None:
-        """There may be something to take. Any thread; does not wait."""
+        """There may be events to take. Thread-safe; does not wait."""
 
     def reconnect_now(self) -> None:
-        """Try to connect now, whatever the delay. Any thread; does not wait."""
+        """Connect now, without waiting for the backoff. Thread-safe; does not wait."""
 
     def close(self, timeout: float) -> bool:
-        """Stop within *timeout* seconds; returns whether it has stopped cleanly."""
+        """Stop within *timeout* seconds; returns whether it stopped cleanly."""
 
 
 class CallbackRelay:
-    """Passes a broker's calls on, and remembers the state that it reported last."""
+    """Forwards a broker's callbacks; remembers the last state it reported."""
 
     def __init__(self) -> None:
         #: Set when the broker is started.
         self.target: BrokerCallbacks | None = None
-        #: Called in the place of the target, and passes on what it likes.
+        #: Called instead of the target, which it may call in turn.
         self.interceptor: BrokerCallbacks | None = None
         self.reported = (BrokerState.IDLE, "")
 

@@ -1,4 +1,4 @@
-"""How the broker stands, as this process knows it."""
+"""The broker's state as this process knows it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ..events import BrokerState
 
 
 class BrokerStatus:
-    """The broker's state, and for how long it was there.
+    """The broker's state, and its total uptime.
 
     Not thread-safe: the ledger's lock guards it.
     """
@@ -17,9 +17,9 @@ class BrokerStatus:
         self._clock = clock
         self.state = BrokerState.IDLE
         self.error = ""
-        #: No other state follows by itself, so nobody waits for one.
+        #: No other state will follow, so waiting for one is pointless.
         self.is_final = False
-        #: A wait ran out, and no confirm has come since.
+        #: A wait timed out, and no confirm has arrived since.
         self.stalled = False
         #: When the broker last confirmed anything, and how long that one had taken.
         self.heard_at = float("-inf")
@@ -28,7 +28,7 @@ class BrokerStatus:
         self._before = 0.0
 
     def change(self, state: BrokerState, error: str, *, final: bool = False) -> None:
-        """Note a new state."""
+        """Record a new state."""
         self._before = self.seconds()
         self._since = self._clock() if state is BrokerState.READY else None
         self.state, self.error, self.stalled = state, error, False
@@ -40,7 +40,7 @@ class BrokerStatus:
         self.stalled = False
 
     def seconds(self) -> float:
-        """For how long the broker was ready, in all."""
+        """How many seconds the broker has been ready in total."""
         if self._since is None:
             return self._before
         return self._before + self._clock() - self._since
@@ -52,7 +52,7 @@ class BrokerStatus:
 
     @property
     def shown(self) -> BrokerState:
-        """The state to show to people."""
+        """The state to report."""
         may_stall = self.state in (BrokerState.READY, BrokerState.CONNECTING)
         return BrokerState.STALLED if self.stalled and may_stall else self.state
 

@@ -1,4 +1,4 @@
-"""The way of a batch: to the broker, else into the backlog."""
+"""Takes a batch to the broker, or retains it in the backlog."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .threads import holds, is_own_thread
 #: Seconds that the last write to the disk may take, however late it is.
 _LAST_WRITE = 0.5
 
-_TOO_LATE = "the process ended before the broker had confirmed it"
+_TOO_LATE = "process ended before confirmation"
 
 
 class Delivery:
-    """Publishes events, retains what is not confirmed, and sends it later.
+    """Publishes events, retains those that are not confirmed, and retries them.
 
-    One for each app and process. Its threads start on the first use.
+    There is one for each app and process. Its threads start on first use.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Delivery:
         self._notifier = notifier
         self._log = log
         self._confirm_timeout = confirm_timeout
-        #: Takes care of what is enqueued in the flusher's thread.
+        #: The scope of events that are enqueued in the flusher's thread.
         self._background = background
         self._flusher = PeriodicWorker(
             self._run_once, self._on_stop, f"eventcollector-flusher-{name}"
@@ -66,16 +66,16 @@ class Delivery:
     def collect(self, entries: list[Entry], event: Event) -> None:
         """Put *event* into a collector's *entries*; never blocks.
 
-        Raises :class:`BacklogFull` at a limit, if ``OVERFLOW`` is ``"reject"``.
+        :raises BacklogFull: a limit is reached and ``OVERFLOW`` is ``"reject"``.
         """
         self.start()
-        taken, notices = self._ledger.collect(entries, event)
-        if not taken:
+        accepted, notices = self._ledger.collect(entries, event)
+        if not accepted:
             raise BacklogFull(
-                f"the event for {event.target_queue!r} was refused: this process holds"
+                f"the event for {event.target_queue!r} was rejected: this process holds"
                 " as many events or bytes as EVENTCOLLECTOR_MAX_EVENTS and"
-                " EVENTCOLLECTOR_MAX_BYTES allow; raise them, or see events.stats()"
-                " for what is waiting"
+                " EVENTCOLLECTOR_MAX_BYTES allow; raise the limits, or see"
+                " events.stats() for what is waiting"
             )
         self._notifier.notify_enqueued(event)
         self._notifier.notify(notices)
@@ -85,9 +85,9 @@ class Delivery:
     ) -> PublishResult:
         """Hand over *entries* and wait for the confirms.
 
-        With ``None`` that takes at most ``CONFIRM_TIMEOUT`` seconds, and no time while
-        the broker is away. A caller that names a *timeout* waits until each event is
-        confirmed or refused, also while the broker is away.
+        With ``None``, waits at most ``CONFIRM_TIMEOUT`` seconds, and not at all while
+        the broker is unreachable. A caller that passes a *timeout* in seconds waits
+        until each event is confirmed or refused, even while it is unreachable.
         """
         if self._ledger.is_in_step or is_own_thread():
             return self._publish_later(entries)
@@ -97,14 +97,14 @@ class Delivery:
         try:
             self._ledger.hand_over(entries, waiter)
             if not self._confirm_timeout:
-                # Nobody waits for the broker, so nothing but the disk makes it safe.
+                # Nobody waits for the broker, so only the disk makes the events safe.
                 self._store.persist(waiter.entries)
             self.broker.wake()
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)
         except BaseException:
-            # A worker that is told to stop: no user code now.
+            # The worker was told to stop, so no user code may run now.
             self._ledger.stop_waiting(waiter, ran_out=False)
             self._ledger.defer(waiter.notices)
             raise
@@ -122,26 +122,27 @@ class Delivery:
         return PublishResult(retained=retained)
 
     def hand_over(self, entries: list[Entry]) -> None:
-        """Hand over *entries* without waiting; the flusher tells what becomes of it."""
+        """Hand over *entries* without waiting; the flusher reports the outcomes."""
         self._ledger.hand_over(entries)
         self.broker.wake()
 
     def discard(self, entries: list[Entry], reason: str) -> int:
-        """Throw away *entries*; returns how many."""
+        """Discard *entries*; returns how many."""
         notices = self._ledger.discard(entries, reason)
         self._notifier.notify(notices)
         return len(notices)
 
     def abandon(self, entries: list[Entry]) -> None:
-        """Throw away *entries* soon. Takes no lock, so a destructor may call it."""
+        """Discard *entries* later. Takes no lock, so a destructor may call it."""
         self._ledger.abandon(entries)
 
-    # What people call.
+    # What the application calls.
 
     def flush(self, timeout: float) -> bool:
-        """Try to deliver all that was handed over, within *timeout* seconds.
+        """Try to deliver everything that was handed over, within *timeout* seconds.
 
-        Returns whether it worked; it ends early when the broker has refused the rest.
+        Returns whether everything was delivered. Returns early once the broker has
+        refused everything that is left.
         """
         if self._ledger.is_in_step or is_own_thread():
             return False
@@ -153,25 +154,25 @@ class Delivery:
         return self._ledger.wait_until_flushed(deadline)
 
     def wait_until_flushed(self, timeout: float) -> bool:
-        """Wait as a flush does, without another try of what was refused."""
+        """Wait as :meth:`flush` does, without retrying what was refused."""
         return self._ledger.wait_until_flushed(time.monotonic() + timeout)
 
     def close(self, timeout: float, *, reconnect: bool = True) -> bool:
         """Deliver what can be delivered within *timeout* seconds, then stop.
 
-        Returns whether everything was delivered. What is left stays on disk, where the
-        backlog is a spool, and is dropped, counted and logged where it is memory.
-        Without *reconnect* only what is under way may finish.
+        Returns whether everything was delivered. The rest stays on disk if the backlog
+        is a spool. If it is memory, the rest is dropped, counted and logged. Without
+        *reconnect*, no new connection is made.
         """
         if self._ledger.is_in_step:
             return False
         deadline = time.monotonic() + timeout
         if self._close_once():
             self._shut_down(deadline, reconnect=reconnect)
-        return self._take_leave()
+        return self._account_for_rest()
 
     def stats(self) -> Stats:
-        """The books; never blocks."""
+        """The counts of this process; never blocks."""
         self._notifier.notify(self._ledger.discard_abandoned())
         return replace(self._ledger.stats(), **self._store.figures())
 
@@ -184,7 +185,7 @@ class Delivery:
         return self._ledger.is_collected(event)
 
     def dead(self) -> tuple[DeadEvent, ...]:
-        """What was set aside."""
+        """The dead-lettered events."""
         return self._ledger.dead()
 
     def retry(self, ids: Iterable[str] | None) -> int:
@@ -200,10 +201,10 @@ class Delivery:
         return len(notices)
 
     def notify_pending(self, timeout: float = threading.TIMEOUT_MAX) -> int:
-        """Tell, in this thread, what became of events while nobody waited for them.
+        """Dispatch, in this thread, the notices that no caller is waiting for.
 
-        Waits at most *timeout* seconds for another thread that is telling. Returns how
-        many news were ever told here: as long as it grows, there is more to come.
+        Waits at most *timeout* seconds for another thread that is dispatching. Returns
+        how many notices were ever dispatched here: while it grows, more may follow.
         """
         if self._notifying.acquire(timeout=timeout):
             try:
@@ -220,19 +221,19 @@ class Delivery:
         """Stop within a second. Takes no lock, so a destructor may call it."""
         self._flusher.request_stop()
 
-    # What the broker calls: no user code, nothing that blocks.
+    # What the broker calls. No user code runs here, and nothing blocks.
 
     def take(self, limit: int) -> list[Entry]:
-        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
+        """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""
         return self._ledger.take(limit)
 
     def settle(self, settlements: Iterable[Settlement]) -> bool:
-        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
+        """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""
         settlements = list(settlements)
         more = self._ledger.settle(settlements)
         failed = any(s.outcome is not Outcome.CONFIRMED for s in settlements)
         if failed or self._ledger.has_deferred:
-            # There is something to tell, or a next try to wait for.
+            # There are notices to dispatch, or a retry to schedule.
             self._flusher.wake()
         if self._ledger.unerased:
             self._store.wake()
@@ -241,14 +242,14 @@ class Delivery:
     def on_state_change(
         self, state: BrokerState, error: str = "", *, final: bool = False
     ) -> None:
-        """See :class:`~flask_eventcollector.brokers.BrokerCallbacks`."""
+        """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""
         self._ledger.on_state_change(state, error, final=final)
         self._flusher.wake()
 
-    # The two ends of its life, and the flusher's work in between.
+    # Startup.
 
     def start(self) -> None:
-        """Start the threads and the first connection, once; waits for nothing."""
+        """Start the threads and the first connection, once; does not wait."""
         if not self._started:
             self._start()
 
@@ -259,16 +260,16 @@ class Delivery:
         with self._starting:
             if self._started or self._closed:
                 return
-            # Each may be started again, in case that this was cut short in between.
+            # Each call is idempotent, since an earlier one may have been interrupted.
             self.broker.start(self)
             self._flusher.start()
             self._store.start(self.broker.wake)
             self._started = True
 
-    # The end: by close(), or when the app is gone.
+    # Shutdown: by close(), or once the app no longer exists.
 
     def _close_once(self) -> bool:
-        """Whether nobody else has begun to close."""
+        """Mark it as closed; returns whether this is the first call."""
         with self._starting:
             was_closed, self._closed = self._closed, True
         return not was_closed
@@ -286,7 +287,7 @@ class Delivery:
             return
         state = self._ledger.stats().broker
         if state.is_connected or state is BrokerState.CONNECTING:
-            # What is under way may still be confirmed.
+            # What is in flight may still be confirmed.
             self._ledger.wait_until_flushed(deadline)
 
     def _stop(self, deadline: float) -> None:
@@ -294,13 +295,13 @@ class Delivery:
         self._ledger.on_state_change(BrokerState.CLOSED)
         self._flusher.stop(max(0.1, deadline - time.monotonic()))
         self._store.close(max(_LAST_WRITE, deadline - time.monotonic()))
-        # The flusher is gone, and the backlog was at work until now.
+        # The flusher has stopped, but the store was working until now.
         self._notifier.quarantined(self._store.take_quarantined())
 
-    def _take_leave(self) -> bool:
-        """Drop and count what is neither delivered nor on disk; whether none was."""
+    def _account_for_rest(self) -> bool:
+        """Drop what is neither delivered nor on disk; returns whether nothing was."""
         self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
-        # The events that are retained so far, before they are dropped.
+        # Refusals come before the drops that follow from them.
         self._log.log_suppressed(at_last=True)
         left = self._ledger.drop_all(_TOO_LATE)
         self._notifier.notify(left)
@@ -311,7 +312,7 @@ class Delivery:
     # The flusher's work.
 
     def _run_once(self) -> float:
-        """One round of the flusher; returns the seconds until the next."""
+        """Run the flusher once; returns the seconds until the next run."""
         with self._background():
             self.notify_pending()
             stats = self.stats()
@@ -326,8 +327,8 @@ class Delivery:
         return due
 
     def _on_stop(self) -> None:
-        """The flusher ends: somebody closes, or the app is gone."""
+        """The flusher stops: delivery was closed, or the app no longer exists."""
         self.notify_pending()
         if self._close_once():
             self._shut_down(time.monotonic(), reconnect=False)
-            self._take_leave()
+            self._account_for_rest()

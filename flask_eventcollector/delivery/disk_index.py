@@ -1,4 +1,4 @@
-"""Which events are on disk, and whose rows have yet to follow them."""
+"""Tracks which events are on disk."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .entries import Entry, Row, State
 class Write:
     """What one transaction writes into a file, and what it erases.
 
-    An event that ends meanwhile keeps its row, and comes again.
+    An event that ends during the transaction is handled by the next one.
     """
 
     def __init__(
@@ -21,7 +21,7 @@ class Write:
     ) -> None:
         #: Entries that get a row.
         self.new = new
-        #: Entries whose rows are there, and have to follow them.
+        #: Entries whose existing rows must be updated or erased.
         self.outdated = outdated
         #: Whether more than these are overdue.
         self.more = more
@@ -29,24 +29,24 @@ class Write:
 
     @property
     def written(self) -> list[tuple[Entry, int]]:
-        """The entries whose rows are to be written, with the rows' numbers."""
+        """The entries whose rows are written, with the row numbers."""
         alive = (entry for entry, state in self._states.items() if state.alive)
         return [(entry, entry.row.number) for entry in alive if entry.row]
 
     @property
     def erased(self) -> list[int]:
-        """The numbers of the rows that are to be erased."""
+        """The numbers of the rows that are erased."""
         ended = (e for e in self.outdated if not self._states[e].alive)
         return [entry.row.number for entry in ended if entry.row]
 
     @property
     def followed(self) -> list[tuple[Entry, State]]:
-        """The entries whose rows were there, and the state that these follow."""
+        """The entries whose rows existed, with the state that the rows now reflect."""
         return [(entry, self._states[entry]) for entry in self.outdated]
 
 
 class DiskIndex:
-    """What the ledger knows of the backlog on disk; empty where there is none.
+    """What the ledger knows of the store on disk; empty if there is none.
 
     Not thread-safe: the ledger's lock guards it.
     """
@@ -55,12 +55,12 @@ class DiskIndex:
         self._durable = durable
         #: By sequence: handed over, alive, and not on disk.
         self._unstored: dict[int, Entry] = {}
-        #: For each file: entries whose rows have to follow their state.
+        #: For each file: entries whose rows no longer reflect their state.
         self._outdated: dict[object, list[Entry]] = {}
-        #: How many these are.
+        #: How many of these there are.
         self.unerased = 0
-        #: Events that dead processes have left and nobody has read yet, per target.
-        #: ``None``: nobody knows the target.
+        #: Events left by dead processes that nobody has read yet, per target.
+        #: ``None``: the target is unknown.
         self.unadopted: Mapping[Target | None, int] = {}
 
     @property
@@ -76,68 +76,68 @@ class DiskIndex:
             "unadopted": sum(self.unadopted.values()),
         }
 
-    # What is to be written.
+    # What must be written.
 
     def open(self, entry: Entry) -> None:
-        """From here *entry* belongs on disk."""
+        """Note that *entry* must be stored from now on."""
         if self._durable and not entry.is_stored:
             self._unstored[entry.sequence] = entry
 
     def oldest(self, before: float, limit: int) -> list[Entry]:
-        """Of the oldest that are not on disk, those handed over *before*."""
+        """Of the *limit* oldest unstored entries, those handed over by *before*."""
         oldest = islice(self._unstored.values(), limit)
         return [entry for entry in oldest if entry.handed_over_at <= before]
 
     def assign(self, entries: Iterable[Entry], journal: object) -> list[Entry]:
-        """Of *entries*, those that are to be written, with their rows in *journal*."""
-        chosen = [e for e in entries if self._unstored.get(e.sequence) is e]
-        for entry in chosen:
+        """Assign rows in *journal* to the unstored *entries*; returns those."""
+        unstored = [e for e in entries if self._unstored.get(e.sequence) is e]
+        for entry in unstored:
             entry.row = Row(journal, entry.sequence)
-        return chosen
+        return unstored
 
     def stored(self, entries: Iterable[Entry]) -> None:
-        """*entries* are on disk."""
+        """Note that *entries* are on disk."""
         for entry in entries:
             entry.is_stored = True
             self._unstored.pop(entry.sequence, None)
 
-    # Rows that have to follow.
+    # Rows that must be updated.
 
     def change(self, entry: Entry, state: State) -> None:
-        """*entry* is about to change: to die, to come back, or to end."""
+        """*entry* is about to change to *state*."""
         dies_or_returns = State.DEAD in (entry.state, state)
         if dies_or_returns or not state.alive:
-            # Before the change: if this is cut short, a row is written once too often.
+            # Before the change: an interruption then costs only a redundant write.
             self.outdate(entry)
         if not state.alive:
             self._unstored.pop(entry.sequence, None)
 
     def outdate(self, entry: Entry) -> None:
-        """The row of *entry*, if it has one, is not what it should be."""
+        """The row of *entry*, if it has one, must be updated or erased."""
         if entry.row is not None:
             self._outdated.setdefault(entry.row.journal, []).append(entry)
             self.unerased += 1
 
     def take_outdated(self, journal: object) -> list[Entry]:
-        """Take out the entries whose rows in *journal* have to follow."""
+        """Take the entries whose rows in *journal* must be updated or erased."""
         outdated = self._outdated.pop(journal, [])
         self.unerased -= len(outdated)
         return outdated
 
-    # When something went wrong.
+    # Recovery.
 
-    def lose(self, journal: object, living: Iterable[Entry]) -> None:
-        """The file is lost: those of the *living* that it had are in memory only."""
+    def lose(self, journal: object, live: Iterable[Entry]) -> None:
+        """The file is lost: the *live* entries that it held are in memory only."""
         self.take_outdated(journal)
-        for entry in living:
+        for entry in live:
             if entry.row is not None and entry.row.journal is journal:
                 entry.row, entry.is_stored = None, False
-        self.rebuild(living)
+        self.rebuild(live)
 
-    def rebuild(self, living: Iterable[Entry]) -> None:
-        """Find anew which of the *living* that were handed over are not on disk."""
+    def rebuild(self, live: Iterable[Entry]) -> None:
+        """Recompute which of the *live* entries that were handed over are unstored."""
         self.unerased = sum(map(len, self._outdated.values()))
         if self._durable:
-            unstored = [entry for entry in living if not entry.is_stored]
+            unstored = [entry for entry in live if not entry.is_stored]
             unstored.sort(key=lambda entry: entry.sequence)
             self._unstored = {entry.sequence: entry for entry in unstored}

@@ -1,4 +1,4 @@
-"""One event's life in this process, with the words for what happens to it."""
+"""One event's life cycle in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .signal import Signal
 
 
 class State(enum.IntEnum):
-    """What an event is doing. The first four are alive, the others are last words."""
+    """Where an event is in its life cycle. The first four are live, the rest final."""
 
     COLLECTED = 0
     RETAINED = 1
@@ -30,13 +30,13 @@ class State(enum.IntEnum):
 class Row(NamedTuple):
     """Where an event is on disk."""
 
-    #: The file; only the backlog knows what that is.
+    #: The file; opaque outside the store.
     journal: object
     number: int
 
 
 class Entry:
-    """One event's life in this process. Only the ledger changes it."""
+    """One event's life cycle in this process. Only the ledger changes it."""
 
     __slots__ = (
         "attempts",
@@ -60,9 +60,9 @@ class Entry:
     def __init__(self, event: Event) -> None:
         self.event = event
         self.target = event.target
-        #: Until the books know it, nobody has to care about it.
+        #: Not counted until the books open it.
         self.state = State.DISCARDED
-        #: The place in its target's order, for good; given at the hand-over.
+        #: Its permanent position in the target's order, assigned at the hand-over.
         self.sequence = 0
         self.attempts = 0
         self.handed_over_at = 0.0
@@ -72,11 +72,11 @@ class Entry:
         #: The broker may have ended a channel or a connection over it.
         self.is_suspect = False
         self.refusals = 0
-        #: When it was first refused: by the clock, and in seconds of a ready broker.
+        #: When it was first refused: by the clock, and in seconds of broker uptime.
         self.refused_at = 0.0
         self.refused_since = 0.0
         self.reason = ""
-        #: Set before the row is written, so the row is there only if `is_stored`.
+        #: Assigned before the row is written: the row exists only if `is_stored`.
         self.row: Row | None = None
         self.is_stored = False
         self.waiter: Waiter | None = None
@@ -86,25 +86,25 @@ class Entry:
         """Whether it is retained."""
         return self.state is State.RETAINED
 
-    def refused(self, now: float, presence: float) -> None:
-        """The broker has said no to it."""
+    def refused(self, now: float, uptime: float) -> None:
+        """Record that the broker refused it after *uptime* seconds of being ready."""
         if not self.refusals:
-            self.refused_at, self.refused_since = now, presence
+            self.refused_at, self.refused_since = now, uptime
         self.refusals += 1
 
     def reset_refusals(self) -> None:
-        """Forget that it was ever refused."""
+        """Forget all refusals."""
         self.refusals = 0
 
 
 class Settlement(NamedTuple):
-    """The broker's word on one event that it was given."""
+    """The outcome of one event that the broker took."""
 
     entry: Entry
-    #: ``None``: it was not sent after all.
+    #: ``None``: it was not sent.
     outcome: Outcome | None
     reason: str = ""
-    #: The broker can never take this event: it is dead at once.
+    #: The broker can never accept this event, so it is dead-lettered at once.
     final: bool = False
     #: The broker ended the channel or the connection while the event was in flight, and
     #: said that something was wrong with what it got. *final*: were it known to be this
@@ -112,7 +112,7 @@ class Settlement(NamedTuple):
     suspect: bool = False
     #: The target is to be left alone for a while. A refusal always means that.
     back_off: bool = False
-    #: Seconds until the next try, whatever becomes of others for the same target;
+    #: Seconds until this event is retried, whatever happens to others for the target;
     #: ``None``: the backoff decides.
     retry_after: float | None = None
 
@@ -123,12 +123,12 @@ class Settlement(NamedTuple):
         return self._replace(outcome=Outcome.NACKED, suspect=False)
 
     def retry_at(self, now: float) -> float | None:
-        """When the next try is; ``None``: the backoff decides."""
+        """When to retry; ``None``: the backoff decides."""
         return None if self.retry_after is None else now + self.retry_after
 
 
 class NoticeKind(str, enum.Enum):
-    """What a piece of news is about, one for each signal that reports an outcome."""
+    """What a notice reports; one for each signal about an outcome."""
 
     PUBLISHED = "events_published"
     FAILED = "publish_failed"
@@ -137,13 +137,13 @@ class NoticeKind(str, enum.Enum):
     DEAD = "events_dead"
 
 
-#: Reasons for a discard that nobody asked for, so they are logged.
-ABANDONED = "its collector was abandoned"
-NEVER_PUBLISHED = "it was never published"
+#: Reasons for a discard that nobody requested, which is therefore logged.
+ABANDONED = "collector abandoned"
+NEVER_PUBLISHED = "never published"
 
 
 class Notice(NamedTuple):
-    """Something that happened to one event and is to be told."""
+    """Something that happened to one event, to be logged and signalled."""
 
     kind: NoticeKind
     event: Event
@@ -154,10 +154,10 @@ class Notice(NamedTuple):
 
 
 class Waiter:
-    """A caller of ``publish()`` that waits for its events, guarded by the ledger."""
+    """A caller blocked in ``publish()``. The ledger's lock guards it."""
 
     def __init__(self, *, patient: bool) -> None:
-        #: A patient caller also waits while the broker is away.
+        #: A patient caller keeps waiting while the broker is unreachable.
         self.patient = patient
         self.entries: list[Entry] = []
         self.pending: set[Entry] = set()
@@ -165,9 +165,9 @@ class Waiter:
         self.done = Signal()
 
     def settled(self, settlement: Settlement) -> None:
-        """An event has an outcome; a patient caller waits for the next try.
+        """Take note of an outcome. A patient caller waits for a retry.
 
-        That is, unless the broker said no, and the next try is a while away.
+        The exception is an event whose target backs off: its retry is not imminent.
         """
         undecided = settlement.outcome in (None, Outcome.UNKNOWN)
         if not (self.patient and undecided and not settlement.back_off):
@@ -197,7 +197,7 @@ class Waiter:
 
 
 def grouped(notices: Iterable[Notice]) -> list[list[Notice]]:
-    """Group *news* that one signal can tell, in the order in which they came."""
+    """Group the *notices* that one signal can report, in order of arrival."""
     groups: dict[Any, list[Notice]] = {}
     for item in notices:
         key = (item.kind, item.outcome, item.attempt, item.reason)

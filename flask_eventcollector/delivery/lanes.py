@@ -1,4 +1,4 @@
-"""The events of one target that wait, with the patience shown to that target."""
+"""The waiting events of one target, with its backoff."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .entries import Entry
 
-#: The window of a target that has refused nothing: as much as there is room for.
+#: The window of a target that has refused nothing: effectively unlimited.
 WIDE_OPEN = 1 << 30
-#: A time that does not come.
+#: A time that never comes.
 NEVER = float("inf")
 #: A target that refuses is probed with at most 2 to this power events at a time.
 _MOST_DOUBLINGS = 2
 
 
 class Lane:
-    """One target's waiting events, in order, and when the next may go.
+    """One target's waiting events, in order, and when the next may be sent.
 
     A target that refuses (a missing queue, a full one) closes its lane for a while.
     Then a window opens for a few probes: one event, then two, then four, so that an
@@ -48,9 +48,9 @@ class Lane:
 
     def __init__(self, delay: Callable[[int], float]) -> None:
         self._delay = delay
-        #: Ordered by sequence. What has left for another state is skipped when met.
+        #: Ordered by sequence. Entries that are no longer retained are skipped lazily.
         self._waiting: list[tuple[int, Entry]] = []
-        #: Refused alone: ordered by the time of the next try.
+        #: Refused individually; ordered by the time of the next retry.
         self._delayed: list[tuple[float, int, Entry]] = []
         self.in_flight = 0
         self.bytes_in_flight = 0
@@ -68,7 +68,7 @@ class Lane:
 
     @property
     def backing_off(self) -> bool:
-        """Whether the target's last word was a refusal."""
+        """Whether the target refused an event and has confirmed none since."""
         return self._retry_at is not None
 
     @property
@@ -94,26 +94,26 @@ class Lane:
         self._unheard_since = now if self.in_flight else float("inf")
 
     def add(self, entry: Entry) -> None:
-        """Let *entry* wait in its place."""
+        """Queue *entry* by its sequence."""
         heapq.heappush(self._waiting, (entry.sequence, entry))
 
     def add_delayed(self, entry: Entry, retry_at: float) -> None:
-        """Let *entry*, which is refused alone, wait aside until *retry_at*."""
+        """Delay *entry*, which was refused individually, until *retry_at*."""
         heapq.heappush(self._delayed, (retry_at, entry.sequence, entry))
 
     def oldest(self) -> Entry | None:
         """The waiting event with the lowest sequence."""
         self._skip_departed()
         waiting = [entry for _, entry in self._waiting[:1]]
-        aside = [entry for _, _, entry in self._delayed if entry.is_retained]
-        return min(waiting + aside, key=lambda entry: entry.sequence, default=None)
+        delayed = [entry for _, _, entry in self._delayed if entry.is_retained]
+        return min(waiting + delayed, key=lambda entry: entry.sequence, default=None)
 
     def take(
         self, now: float, room: int, room_bytes: int, *, alone: bool = False
     ) -> Iterator[Entry]:
-        """Give up what may be sent at *now*, in order, as far as there is room.
+        """Remove and yield what may be sent at *now*, in order, as far as room allows.
 
-        *alone*: nothing is on its way, so the first may have any size.
+        *alone*: nothing is in flight, so the first event may have any size.
         """
         self._requeue_delayed(now)
         room = min(room, self._allowance(now))
@@ -128,14 +128,14 @@ class Lane:
             yield entry
 
     def due(self, now: float) -> float | None:
-        """When something here could be sent (``<= now``: at once); ``None``: never."""
+        """When an event here could be sent (``<= now``: at once); ``None``: never."""
         times = [self._delayed[0][0]] if self._delayed else []
         if self._waiting and self._window > self.in_flight:
             times.append(max(self._retry_at or now, now))
         return min(times, default=None)
 
     def confirmed(self, now: float) -> None:
-        """The target has taken an event."""
+        """The target confirmed an event."""
         self._confirmed_at = now
         self._failures = 0
         self._retry_at = None
@@ -144,11 +144,11 @@ class Lane:
     def back_off(
         self, now: float, sent_at: float, retry_after: float | None = None
     ) -> None:
-        """The target has refused an event that was sent at *sent_at*.
+        """The target refused an event that was sent at *sent_at*.
 
-        What was sent before the lane closed belongs to the failure that closed it.
-        The lane stays closed for *retry_after* seconds; ``None``: for as long as the
-        backoff says. A confirm or :meth:`reopen` opens it at once.
+        Events sent before the lane closed count as part of the failure that closed it.
+        The lane stays closed for *retry_after* seconds; ``None``: for the backoff's
+        delay. A confirm or :meth:`reopen` opens it at once.
         """
         if sent_at <= self._closed_at:
             return
@@ -159,11 +159,11 @@ class Lane:
         self._window = 1 << min(self._failures - 1, _MOST_DOUBLINGS)
 
     def confirmed_since(self, moment: float) -> bool:
-        """Whether the target has taken an event after *moment*."""
+        """Whether the target confirmed an event after *moment*."""
         return self._confirmed_at > moment
 
     def reopen(self) -> None:
-        """Let everything here be tried at once."""
+        """Allow everything here to be retried at once."""
         self._retry_at = None
         self._window = WIDE_OPEN
         self._requeue_delayed(NEVER)

@@ -1,4 +1,4 @@
-"""Where each event of this process stands: one state each, changed under one lock."""
+"""The state of each event of this process, guarded by one lock."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from .threads import holds
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Bytes that are sent and not yet confirmed, at most: pika's write buffer has no limit
-#: of its own. One event may always go, however large it is.
+#: The most bytes in flight, since pika's write buffer has no limit of its own. One
+#: event may always be sent, whatever its size.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 
 #: Seconds, and twice the time that the last confirm took, after which a target is
@@ -53,7 +53,7 @@ _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What the ledger may hold, and how patient it is."""
+    """The limits and retry policy of a ledger."""
 
     max_events: int
     max_bytes: int
@@ -62,11 +62,11 @@ class Limits:
     drop_oldest: bool
     #: At the limit: refuse the newest event instead of dropping any.
     reject: bool
-    #: Seconds of being refused, after which an event is dead.
+    #: Seconds of being refused after which an event is dead-lettered.
     dead_after: float
-    #: Seconds to wait after so many failures in a row.
+    #: Seconds to wait after that many consecutive failures.
     delay: Callable[[int], float]
-    #: Whether a backlog on disk keeps what is not confirmed.
+    #: Whether a store on disk keeps unconfirmed events.
     durable: bool = False
 
 
@@ -103,8 +103,8 @@ class Ledger:
     """The state of every event that this process holds, and the books.
 
     Every public method is one step under the lock: it takes microseconds, does no I/O
-    and calls nobody. What has to be told is returned, or noted: for the caller that
-    waits for the event, otherwise for whoever calls :meth:`take_deferred`.
+    and calls no outside code. Notices are returned or recorded: for the caller that
+    waits for the event, otherwise for the caller of :meth:`take_deferred`.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Ledger:
         self._suspects = Suspects()
         self._waiters: set[Waiter] = set()
         self._disk_index = DiskIndex(durable=limits.durable)
-        #: What nobody waits to hear: the flusher tells it.
+        #: Notices that no caller is waiting for; the flusher dispatches them.
         self._deferred: deque[Notice] = deque()
         #: What was collected, and is yet to be entered into the books.
         self._arrivals: deque[Entry] = deque()
@@ -183,20 +183,20 @@ class Ledger:
 
     @step
     def discard(self, entries: list[Entry], reason: str) -> list[Notice]:
-        """Throw away what a collector holds."""
+        """Discard what a collector holds."""
         return self._discard(entries, reason)
 
     def abandon(self, entries: list[Entry]) -> None:
-        """Throw away, soon, what a collector holds that is gone.
+        """Schedule the discard of what a deleted collector held.
 
-        Its ``__del__`` may run at any moment, also while its thread holds the lock: so
-        this takes none, and leaves the rest to :meth:`discard_abandoned`.
+        A collector's ``__del__`` may run at any moment, even while its thread holds the
+        lock. So this takes no lock and leaves the rest to :meth:`discard_abandoned`.
         """
         self._abandoned.append(entries)
 
     @step
     def discard_abandoned(self) -> list[Notice]:
-        """Throw away what collectors held that are gone."""
+        """Discard what deleted collectors held."""
         notices: list[Notice] = []
         while self._abandoned:
             notices += self._discard(self._abandoned[0], ABANDONED)
@@ -205,12 +205,12 @@ class Ledger:
 
     @step
     def discard_collected(self, reason: str) -> list[Notice]:
-        """Throw away whatever no collector has handed over."""
+        """Discard everything that was collected but not handed over."""
         return self._discard(self._books.in_state(State.COLLECTED), reason)
 
     @step
     def hand_over(self, entries: list[Entry], waiter: Waiter | None = None) -> None:
-        """Empty a collector: from here its events wait for the broker."""
+        """Empty a collector: its events now wait for the broker."""
         now = self._clock()
         for entry in entries:
             if entry.state is State.COLLECTED:
@@ -225,42 +225,42 @@ class Ledger:
         if waiter is not None:
             self._begin_waiting(waiter)
 
-    # Notices that nobody waits for.
+    # Notices that no caller is waiting for.
 
     def defer(self, notices: Iterable[Notice]) -> None:
         """Leave *notices* for :meth:`take_deferred`; takes no lock."""
         self._deferred.extend(notices)
 
     def take_deferred(self) -> list[Notice]:
-        """What is to be told now; takes no lock."""
+        """Take the deferred notices; takes no lock."""
         return drain(self._deferred)
 
     @property
     def has_deferred(self) -> bool:
-        """Whether there is something to tell; takes no lock."""
+        """Whether there are deferred notices; takes no lock."""
         return bool(self._deferred)
 
-    # The side of publish() and flush(), which wait.
+    # Called by publish() and flush(), which wait.
 
     @step
     def stop_waiting(self, waiter: Waiter, *, ran_out: bool) -> PublishResult:
-        """Let *waiter* go: what else becomes of its events is the flusher's to tell."""
+        """Release *waiter*: the flusher reports what happens to its events later."""
         self._waiters.discard(waiter)
         if ran_out:
             self._broker.stalled |= self._waited_in_vain(waiter)
         for entry in waiter.entries:
             entry.waiter = None
-            hindrance = self._hindrance(entry)
-            if hindrance:
-                waiter.notices.append(Notice(NoticeKind.FAILED, entry.event, hindrance))
+            obstacle = self._obstacle(entry)
+            if obstacle:
+                waiter.notices.append(Notice(NoticeKind.FAILED, entry.event, obstacle))
         return waiter.result()
 
     @step
     def wait_until_flushed(self, deadline: float) -> bool:
-        """Wait until nothing is in flight or retained, the clock's *deadline* at most.
+        """Wait until nothing is in flight or retained, at most until *deadline*.
 
-        Ends as soon as the broker has refused all that is left. This is the one step
-        that blocks; it gives the lock away meanwhile.
+        Returns early once the broker has refused everything that is left. This is the
+        only step that blocks; it releases the lock while it waits.
         """
         while not self._flushed():
             left = deadline - self._clock()
@@ -268,24 +268,24 @@ class Ledger:
                 break
         return not self._undelivered()
 
-    # The broker's side.
+    # Called by the broker.
 
     @step
     def take(self, limit: int) -> list[Entry]:
-        """Give the broker what may be sent now, in each target's order."""
+        """Take the events that may be sent now, in each target's order."""
         taken: list[Entry] = []
         try:
             self._take(taken, limit)
             return taken
         except BaseException:
-            # The broker does not get them, so it would never settle them.
+            # The broker never receives them, so it would never settle them.
             for entry in taken:
                 entry.state = State.RETAINED
             raise
 
     @step
     def settle(self, settlements: Iterable[Settlement]) -> bool:
-        """Enter the broker's word; returns whether more could be sent now."""
+        """Record outcomes; returns whether more could be sent now."""
         now = self._clock()
         for settlement in settlements:
             if settlement.entry.state is State.IN_FLIGHT:
@@ -297,9 +297,9 @@ class Ledger:
     def on_state_change(
         self, state: BrokerState, error: str = "", *, final: bool = False
     ) -> None:
-        """Note how the broker is doing; callers that would wait in vain are let go.
+        """Record the broker's state; release callers that would wait in vain.
 
-        *final*: no other state follows by itself. ``CLOSED`` is the last one of all.
+        *final*: no other state will follow. Nothing replaces ``CLOSED``.
         """
         if self._broker.state is BrokerState.CLOSED:
             return
@@ -311,16 +311,16 @@ class Ledger:
                 waiter.give_up()
         self._changed.notify_all()
 
-    # The side of the flusher, and of people.
+    # Called by the flusher and by the application.
 
     @step
     def reopen(self) -> None:
-        """Let all that waits be tried at once."""
+        """Allow all waiting events to be retried at once."""
         self._reopen()
 
     @step
     def due(self) -> float | None:
-        """Seconds until something could be sent; ``None``: not by waiting."""
+        """Seconds until an event could be sent; ``None``: waiting alone won't help."""
         now = self._clock()
         due = self._due(now)
         return None if due is None else max(0.0, due - now)
@@ -332,13 +332,13 @@ class Ledger:
 
     @step
     def dead(self) -> tuple[DeadEvent, ...]:
-        """What was set aside."""
+        """The dead-lettered events."""
         dead = self._books.in_state(State.DEAD)
         return tuple(DeadEvent(e.event, e.reason, e.attempts) for e in dead)
 
     @step
     def retry(self, ids: Iterable[str] | None) -> int:
-        """Let dead events wait again, in their old places; returns how many."""
+        """Retain dead events in their original positions; returns how many."""
         dead = [e for e in self._books.select(ids) if e.state is State.DEAD]
         for entry in dead:
             entry.reset_refusals()
@@ -349,21 +349,21 @@ class Ledger:
     @step
     def purge(self, ids: Iterable[str]) -> list[Notice]:
         """Drop events that are dead or retained."""
-        chosen = self._books.select(ids)
-        kept = [e for e in chosen if e.state in (State.DEAD, State.RETAINED)]
-        return self._drop_each([e for e in kept if self._is_ours(e)], "purged")
+        selected = self._books.select(ids)
+        idle = [e for e in selected if e.state in (State.DEAD, State.RETAINED)]
+        return self._drop_each([e for e in idle if self._is_ours(e)], "purged")
 
     @step
     def drop_all(self, reason: str) -> list[Notice]:
-        """Drop all that was handed over and is neither confirmed nor on disk."""
+        """Drop everything handed over that is neither confirmed nor on disk."""
         left = [e for e in self._books.in_state(*_HANDED_OVER) if not e.is_stored]
         return self._drop_each(left, reason)
 
-    # The side of a backlog on disk.
+    # Called by a store on disk.
 
     @property
     def unerased(self) -> int:
-        """How many rows have yet to follow their events; takes no lock."""
+        """How many rows no longer reflect their events; takes no lock."""
         return self._disk_index.unerased
 
     @contextmanager
@@ -375,12 +375,12 @@ class Ledger:
         overdue_after: float | None = None,
         limit: int = 0,
     ) -> Iterator[Write]:
-        """One transaction on the file *journal*: the block writes what it is given.
+        """One transaction on the file *journal*; the block writes what it is given.
 
-        It is given the rows of *wanted* as far as they are not on disk, those of the
-        *limit* oldest other events that were handed over *overdue_after* seconds ago,
-        and the rows in the file that have to follow their events. When the block
-        raises, nothing has been written, and all of it comes again.
+        That is: the *wanted* entries that are not on disk; of the others, the *limit*
+        oldest that were handed over at least *overdue_after* seconds ago; and the rows
+        in the file that must be updated or erased. If the block raises, nothing counts
+        as written, and the next transaction gets all of it again.
         """
         write = self._begin_write(journal, wanted, overdue_after, limit)
         try:
@@ -392,27 +392,28 @@ class Ledger:
 
     @step
     def has_overdue(self, seconds: float) -> bool:
-        """Whether something is not on disk, *seconds* after it was handed over."""
+        """Whether an event is not on disk *seconds* after it was handed over."""
         return bool(self._disk_index.oldest(self._clock() - seconds, 1))
 
     @step
     def unstored(self) -> int:
-        """How many events that were handed over are not on disk."""
+        """How many handed-over events are not on disk."""
         return self._disk_index.unstored
 
     @step
     def lost(self, journal: object) -> None:
-        """The file of some rows is lost: their entries are in memory only."""
+        """The file *journal* is lost: its entries are in memory only."""
         self._disk_index.lose(journal, self._books.in_state(*_HANDED_OVER))
 
     @step
     def adopt(
         self, entries: Iterable[Entry], unadopted: Mapping[Target | None, int]
     ) -> list[Entry]:
-        """Take over what another process had handed over, in its order.
+        """Take over events that another process had handed over, in their order.
 
-        Returns those that are here already, which are not taken. Their rows have to go.
-        *unread* is what is still to be adopted. ``None``: nobody knows the target.
+        Returns the *entries* that this process holds already. They are not adopted,
+        and their rows must be erased. *unadopted* counts what is still to be adopted,
+        by target; ``None``: the target is unknown.
         """
         self._disk_index.unadopted = unadopted
         now, duplicates = self._clock(), []
@@ -438,7 +439,7 @@ class Ledger:
         reason: str,
         unadopted: Mapping[Target | None, int],
     ) -> list[Notice]:
-        """Take over what another process had handed over, only to drop it."""
+        """Take over events that another process had handed over, only to drop them."""
         self._disk_index.unadopted = unadopted
         new = [entry for entry in entries if entry.event.id not in self._books]
         for entry in new:
@@ -447,7 +448,7 @@ class Ledger:
 
     @step
     def free(self) -> tuple[int, int]:
-        """How many events, and how many bytes, may come before a limit is reached."""
+        """How many more events, and how many more bytes, the limits allow."""
         events = self._limits.max_events - len(self._books)
         return events, self._limits.max_bytes - self._books.bytes
 
@@ -546,7 +547,7 @@ class Ledger:
         )
 
     def _oldest(self) -> Entry | None:
-        """The oldest event that is neither in a collector nor on its way."""
+        """The oldest event that is neither in a collector nor in flight."""
         heads = [lane.oldest() for lane in self._lanes.values()]
         kept = [entry for entry in heads if entry is not None]
         kept += self._suspects.oldest()
@@ -555,7 +556,7 @@ class Ledger:
         return min(ours, key=lambda entry: entry.sequence, default=None)
 
     def _is_ours(self, entry: Entry) -> bool:
-        """Whether it may be dropped here: after the end, the next process has it."""
+        """Whether it may be dropped here. After a close, stored events stay on disk."""
         return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
     def _discard(self, entries: list[Entry], reason: str) -> list[Notice]:
@@ -579,10 +580,10 @@ class Ledger:
             entry.waiter.resolve(entry)
         return Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
 
-    # Sending, and what became of it.
+    # Sending and settling.
 
     def _move(self, entry: Entry, state: State) -> None:
-        """Change the entry's state, and have its row follow."""
+        """Change the entry's state and mark its row as outdated."""
         self._disk_index.change(entry, state)
         self._books.move(entry, state)
 
@@ -618,13 +619,13 @@ class Ledger:
             if self._is_silent(lane):
                 continue
             alone = not self._books.count(State.IN_FLIGHT)
-            given = list(lane.take(now, room, room_bytes, alone=alone))
-            for entry in given:
+            batch = list(lane.take(now, room, room_bytes, alone=alone))
+            for entry in batch:
                 taken.append(entry)
                 self._send(entry, lane, now)
                 room -= 1
                 room_bytes -= entry.event.size
-            if given:
+            if batch:
                 # Its next turn comes after the others'.
                 self._lanes[target] = self._lanes.pop(target)
             if room > 0 and _is_due(lane.due(now), now):
@@ -748,7 +749,7 @@ class Ledger:
         retry_at = settlement.retry_at(now)
         refused_alone = entry.refusals > 1 and lane.confirmed_since(entry.refused_at)
         if refused_alone and retry_at is None:
-            # Not the target's fault, so its neighbours need not wait for this one.
+            # The target accepts others, so they need not wait for this one.
             self._retain(entry, now + self._limits.delay(entry.refusals))
             return
         self._retain(entry, retry_at)
@@ -770,7 +771,7 @@ class Ledger:
             Notice(kind, entry.event, entry.reason, outcome, entry.attempts, elapsed)
         )
 
-    # Waiting for time, for the broker, or for others.
+    # Waiting.
 
     def _waited_in_vain(self, waiter: Waiter) -> bool:
         """Whether it is the broker that *waiter* has waited for in vain."""
@@ -778,22 +779,22 @@ class Ledger:
             return bool(waiter.pending)
         return any(entry.state is State.IN_FLIGHT for entry in waiter.pending)
 
-    def _hindrance(self, entry: Entry) -> str:
-        """Why nothing was tried for *entry*; ``""``: it was, or soon will be."""
+    def _obstacle(self, entry: Entry) -> str:
+        """Why *entry* was not sent; ``""``: it was, or soon will be."""
         if not entry.is_retained or entry.attempts:
             return ""
         if not self._broker.worth_waiting:
             return str(self._broker)
         if self._lane(entry).backing_off:
-            return "the broker refused events for the same target"
+            return "the broker refused other events for the same target"
         return ""
 
     def _begin_waiting(self, waiter: Waiter) -> None:
         if self._worth_waiting(waiter):
             self._waiters.add(waiter)
-            # Behind events that were refused, no confirm is in sight.
-            in_sight = (e for e in waiter.entries if not self._lane(e).backing_off)
-            waiter.pending.update(in_sight)
+            # Behind refused events, no confirm can be expected soon.
+            expected = (e for e in waiter.entries if not self._lane(e).backing_off)
+            waiter.pending.update(expected)
         if not waiter.pending:
             waiter.done.set()
 
@@ -810,7 +811,7 @@ class Ledger:
         if self._broker.is_final:
             return True
         if any(target not in self._lanes for target in self._disk_index.unadopted):
-            # The rest of what a dead process has left is about to be read.
+            # The adopter is about to read more events of a dead process.
             return False
         ready = self._broker.state is BrokerState.READY
         if not ready or self._suspects.due() == 0.0:
@@ -837,12 +838,12 @@ class Ledger:
             lane.reopen()
 
     def _forget_if_idle(self, target: Target) -> None:
-        # Targets may be named after users or hosts: their number has no bound.
+        # Targets may be named after users or hosts, so their number is unbounded.
         if not self._lanes.get(target, True):
             del self._lanes[target]
 
     def _rebuild(self) -> None:
-        """Rebuild what follows from the entries' states, after a step was cut short."""
+        """Recompute everything derived from the entries, after an interrupted step."""
         self._books.rebuild()
         self._lanes = {}
         alone, self._suspects = self._suspects.alone, Suspects()

@@ -1,4 +1,4 @@
-"""Tells the app what became of its events, in the log as by signals."""
+"""Reports the fate of events to the log and to signal receivers."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from .entries import Notice, NoticeKind, grouped
 from .log import ThrottledLog
 from .store import QuarantinedFile
 
-#: Sends a signal to the app's receivers, whatever they do.
+#: Sends a signal to the app's receivers; never raises.
 Send = Callable[[NamedSignal, dict[str, Any]], None]
 
 
 class Notifier:
-    """Turns news into log lines and signals, in the calling thread.
+    """Turns notices into log records and signals, in the calling thread.
 
-    A receiver may enqueue, and so cause news. These are left in *later*: told at once,
-    a receiver that enqueues when an event is dropped would call itself for ever.
+    A receiver may enqueue events, which causes more notices. Those are passed to
+    *later*. Otherwise a receiver that enqueues when an event is dropped would recurse
+    without end.
     """
 
     def __init__(
@@ -34,11 +35,11 @@ class Notifier:
         self._notifying = threading.local()
 
     def notify_enqueued(self, event: Event) -> None:
-        """Tell of an event that is in a collector now."""
+        """Report an event that was just collected."""
         self._send(signals.event_enqueued, {"event": event})
 
     def notify(self, notices: Sequence[Notice]) -> None:
-        """Tell of what became of events; may block as long as the receivers do."""
+        """Report *notices*; blocks as long as the receivers do."""
         if not notices:
             return
         if getattr(self._notifying, "now", False):
@@ -53,15 +54,15 @@ class Notifier:
             self._notifying.now = False
 
     def quarantined(self, files: Sequence[QuarantinedFile]) -> None:
-        """Tell of files that could not be read as a whole."""
+        """Report quarantined spool files."""
         for file in files:
             self._log.quarantined(file)
             self._send(signals.spool_file_quarantined, file._asdict())
 
     def _signal(self, group: Sequence[Notice]) -> None:
-        signal, about = _SIGNALS[group[0].kind]
+        signal, arguments = _SIGNALS[group[0].kind]
         events = tuple(item.event for item in group)
-        self._send(signal, {"events": events, **about(group)})
+        self._send(signal, {"events": events, **arguments(group)})
 
 
 def _published(group: Sequence[Notice]) -> dict[str, Any]:

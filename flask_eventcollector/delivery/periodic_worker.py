@@ -1,4 +1,4 @@
-"""A daemon thread that does, in rounds, what no caller waits for."""
+"""A daemon thread that runs background work periodically."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ T = TypeVar("T")
 
 logger = logging.getLogger("flask_eventcollector")
 
-#: Seconds between two rounds at most. Whatever can only set a flag (a destructor, an
-#: interrupted caller) is noticed within that.
+#: The longest pause between two runs, in seconds. Callers that can only set a flag (a
+#: destructor, an interrupted caller) are noticed within that time.
 TICK = 1.0
-#: Seconds between two rounds at least, unless it is woken.
+#: The shortest pause between two runs, in seconds, unless the worker is woken.
 _LEAST_PAUSE = 0.02
 
 
 def drain(waiting: deque[T]) -> list[T]:
-    """Take out what is there now; what comes meanwhile is for the next round."""
+    """Take all current items. Items that arrive meanwhile stay for the next run."""
     return [waiting.popleft() for _ in range(len(waiting))]
 
 
 class PeriodicWorker:
-    """Runs *tend* in rounds: when woken, when due, and once a tick.
+    """Calls *run_once* when woken, when due, and at least once a :data:`TICK`.
 
-    *tend* returns the seconds after which it wants to run again. *leave* runs once, in
-    the same thread, after the last round.
+    *run_once* returns the seconds after which it wants to run again. *on_stop* is
+    called once, in the same thread, after the last run.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class PeriodicWorker:
 
     @property
     def is_running(self) -> bool:
-        """Whether a next round will come."""
+        """Whether another run will follow."""
         return self._thread.is_alive() and not self._stopping
 
     def start(self) -> None:
-        """Start the thread, if it has not started yet; never blocks for long."""
+        """Start the thread unless it was started already; does not wait for a run."""
         if self._thread.ident is None:
             self._thread.start()
 
     def wake(self) -> None:
-        """Begin the next round now."""
+        """Start the next run now."""
         self._wake.set()
 
     def request_stop(self) -> None:
@@ -90,5 +90,5 @@ class PeriodicWorker:
             return self._run_once()
         except Exception:
             with suppress(Exception):  # A logging handler may raise, too.
-                logger.exception("The thread %s failed; it goes on", self._thread.name)
+                logger.exception("Background thread failed: %s", self._thread.name)
             return TICK

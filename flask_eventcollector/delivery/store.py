@@ -1,4 +1,4 @@
-"""Where retained events wait: one file a kind, all with the face described here."""
+"""The protocol of a store, which keeps unconfirmed events."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ from .entries import Entry
 
 
 class QuarantinedFile(NamedTuple):
-    """A file of the spool that could not be read as a whole."""
+    """A damaged spool file that was renamed."""
 
-    #: Where it is now. Nothing of the library reads or deletes it any more.
+    #: Where it is now. The library never reads or deletes it again.
     path: Path
     reason: str
-    #: How many of its events are delivered all the same.
+    #: How many of its events were recovered and are delivered.
     rescued: int
 
 
 class Store(Protocol):
-    """Keeps what was handed over until it is confirmed.
+    """Keeps handed-over events until they are confirmed.
 
-    Nothing here raises because of a disk.
+    No method raises because of a disk error.
     """
 
     def start(self, wake: Callable[[], object]) -> None:
-        """Begin to work; calls *wake* when there are new events to send."""
+        """Start to work; calls *wake* when there are new events to send."""
 
     def persist(self, entries: Sequence[Entry]) -> None:
-        """Keep *entries*, as far as they are not confirmed; waits a second at most."""
+        """Store the unconfirmed ones among *entries*; waits at most one second."""
 
     def persist_all(self) -> None:
-        """Keep whatever was handed over; waits a second at most."""
+        """Store everything that was handed over; waits at most one second."""
 
     def wake(self) -> None:
-        """There is much to erase, or something new may be found. Does not wait."""
+        """There may be rows to erase or files to adopt. Does not wait."""
 
     def scan(self, timeout: float) -> None:
-        """Look for what dead processes have left; waits *timeout* seconds at most."""
+        """Look for events of dead processes; waits at most *timeout* seconds."""
 
     def close(self, timeout: float) -> None:
-        """Keep the rest and stop, within *timeout* seconds."""
+        """Store the rest, then stop, within *timeout* seconds."""
 
     def take_quarantined(self) -> list[QuarantinedFile]:
-        """The files that were set aside since the last call."""
+        """The files that were quarantined since the last call."""
 
     def figures(self) -> Mapping[str, Any]:
         """The fields of :class:`~flask_eventcollector.Stats` that are known here."""

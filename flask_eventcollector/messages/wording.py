@@ -1,18 +1,18 @@
-"""Words for errors: types, keys and cures, never values, which may be secret."""
+"""Wording for messages. It never shows a value, which may be secret."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 
-#: What to do instead, by type; the first that fits.
+#: What to do instead, by type; the first match wins.
 Cures = Sequence[tuple[tuple[type, ...], str]]
 
 SURROGATE_CURE = 'clean it, e.g. with text.encode("utf-8", "replace").decode()'
 
 
 def type_name(value: object) -> str:
-    """The value's type as one would import it."""
+    """The qualified name of the value's type, as in an import."""
     cls = type(value)
     if cls.__module__ == "builtins":
         return cls.__qualname__
@@ -20,7 +20,7 @@ def type_name(value: object) -> str:
 
 
 def quote_key(key: object) -> str:
-    """A key as it stands in JSON; a long one cut, an odd one escaped."""
+    """A key as JSON shows it: truncated if long, escaped if not printable."""
     if not isinstance(key, str):
         return json.dumps(key)
     text = key if len(key) <= 40 else f"{key[:40]}…"
@@ -30,3 +30,15 @@ def quote_key(key: object) -> str:
 def cure_for(value: object, cures: Cures, otherwise: str) -> str:
     """What to do with *value* instead."""
     return next((cure for types, cure in cures if isinstance(value, types)), otherwise)
+
+
+def plural(number: int, noun: str) -> str:
+    """*noun*, a regular singular, in the form that *number* requires."""
+    if number == 1:
+        return noun
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
+
+
+def counted(number: int, noun: str) -> str:
+    """For example ``1 event`` or ``2 events``; *noun* is a regular singular."""
+    return f"{number} {plural(number, noun)}"

@@ -48,8 +48,9 @@ def many_workers(rig: Rig, runs: int) -> Figures:
                 trial.hit()
             rig.node.start_app()
             trial.requests(SOME)
-        trial.expect("the disk makes no trouble", "The spool fails" not in trial.log)
-        trial.expect("no file is set aside", "was set aside" not in trial.log)
+        trial.expect("the disk makes no trouble", "Spool problem" not in trial.log)
+        quarantined = "Quarantined spool file" in trial.log
+        trial.expect("no file is quarantined", not quarantined)
         dropped = trial.figures.dropped if rig.mode == "spool" else 0
         trial.expect(f"none of the spool's is dropped, not {dropped}", not dropped)
         found.add(trial.figures)
@@ -93,7 +94,7 @@ def confirmed_not_erased(rig: Rig, runs: int) -> Figures:
 
 
 def _wait_until_half_is_sent(trial: Trial) -> None:
-    """All is on its way, and the network is so slow that the rest is not there yet."""
+    """All is in flight, and the network is so slow that the rest is not there yet."""
     trial.proxy.bandwidth, trial.proxy.slice = 30_000, 1_000
     trial.node.start_app()
     trial.wait_until("some are confirmed and erased", lambda: _erased(trial) > 0)
@@ -113,7 +114,7 @@ def _erased(trial: Trial) -> int:
     34,
     "spool's disk full, write error, damaged file, wrong owner",
     holds="requests are quick; what is not on disk is counted, and written as soon as"
-    " that works; a bad file is set aside, counted; 0 lost but what was damaged",
+    " that works; a bad file is quarantined, counted; 0 lost but what was damaged",
     short=2,
     long=40,
     confirms=SOME * EVENTS,
@@ -164,7 +165,7 @@ def _expect_trouble(trial: Trial, words: str) -> None:
     trial.expect(f"nobody waits, not {slowest:.3f} s", slowest < SLOWEST)
     trial.wait_until("it is counted", lambda: trial.stats("unspooled") > 0)
     trial.wait_until("it is told", lambda: words in trial.stats("spool_error"))
-    trial.wait_until("it is logged", lambda: "The spool fails" in trial.host.log)
+    trial.wait_until("it is logged", lambda: "Spool problem" in trial.host.log)
 
 
 def _expect_written(trial: Trial, number: int) -> None:
@@ -206,11 +207,11 @@ def _damaged_files(rig: Rig) -> Figures:
         rig.node.start_app()
         # One whose rows are damaged, but not the file, when the others have arrived.
         aside = partial(trial.stats, "quarantined")
-        trial.wait_until("each is set aside", lambda: aside() == number)
+        trial.wait_until("each is quarantined", lambda: aside() == number)
         kept = len(list(trial.spool.glob("*.spool.quarantined")))
         trial.expect(f"{number} are kept for people, not {kept}", kept == number)
         trial.wait_until("each is told", lambda: len(trial.told_aside) == number)
-    logged = trial.log.count("was set aside")
+    logged = trial.log.count("Quarantined spool file")
     trial.expect(f"{number} are logged, not {logged}", logged == number)
     _expect_no_file_left(trial)
     return trial.figures

@@ -82,6 +82,6 @@ def test_neither_payload_nor_password_is_logged_under(
 
     assert PAYLOAD in trial.arrived[0].json()["planted"]
     assert trial.figures.broken == []
-    assert "event(s) for" in trial.log or "The broker is" in trial.log
+    assert re.search("events? for |Broker unavailable", trial.log)
     assert PAYLOAD not in trial.log
     assert PASSWORD not in trial.log

@@ -432,7 +432,7 @@ def test_a_flush_hears_of_events_that_were_abandoned(
 
     captured.flush()
 
-    captured.assert_discarded("q", 1, reason="its collector was abandoned")
+    captured.assert_discarded("q", 1, reason="collector abandoned")
 
 
 def test_the_signals_are_those_of_production(shop: Shop, captured: Captured) -> None:
