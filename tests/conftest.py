@@ -10,6 +10,8 @@ from uuid import uuid4
 import hypothesis
 import pytest
 
+from tests import external_rabbitmq
+from tests.external_rabbitmq import ExternalRabbitMQ
 from tests.rabbitmq import RabbitMQNode, find_programs
 
 # No deadline: a loaded machine is no bug. In CI the same examples every time.
@@ -25,7 +27,9 @@ RABBITMQ_VERSION = pytest.StashKey[str]()
 
 
 def _missing_rabbitmq() -> str | None:
-    return None if find_programs() else "RabbitMQ (Debian: rabbitmq-server)"
+    if find_programs() or external_rabbitmq.find_port():
+        return None
+    return "RabbitMQ (Debian: rabbitmq-server)"
 
 
 def _missing_browser() -> str | None:
@@ -68,6 +72,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> str:
+    if port := external_rabbitmq.find_port():
+        return f"RabbitMQ: an external one, on port {port}"
     return f"RabbitMQ: {find_programs() or 'not found'}"
 
 
@@ -118,17 +124,20 @@ def rabbitmq(pytestconfig: pytest.Config) -> Iterator[RabbitMQNode]:
     it running.
     """
     _require("rabbitmq")
-    yield from _running_node(pytestconfig)
+    port = external_rabbitmq.find_port()
+    node = ExternalRabbitMQ(port) if port else RabbitMQNode()
+    yield from _running_node(node, pytestconfig)
 
 
 @pytest.fixture(scope="session")
 def _second_node(pytestconfig: pytest.Config) -> Iterator[RabbitMQNode]:
+    if external_rabbitmq.find_port():
+        external_rabbitmq.skip()
     _require("rabbitmq")
-    yield from _running_node(pytestconfig)
+    yield from _running_node(RabbitMQNode(), pytestconfig)
 
 
-def _running_node(config: pytest.Config) -> Iterator[RabbitMQNode]:
-    node = RabbitMQNode()
+def _running_node(node: RabbitMQNode, config: pytest.Config) -> Iterator[RabbitMQNode]:
     try:
         node.start()
         config.stash[RABBITMQ_VERSION] = node.version

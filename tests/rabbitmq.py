@@ -272,12 +272,16 @@ class RabbitMQNode:
 
     def declare(self, queue: str, **arguments: str | int | bool) -> str:
         """Declare a durable queue; `x_max_length=1` stands for `x-max-length`."""
-        table = {name.replace("_", "-"): value for name, value in arguments.items()}
-        with self.channel() as channel:
-            channel.queue_declare(queue, durable=True, arguments=table)
+        self._declare(queue, **arguments)
         # The node keeps what it knows of queues in a buffer for a second or two: killed
         # within that time it would have lost the queue, confirmed messages and all.
         self.eval("catch mnesia:sync_log().")
+        return queue
+
+    def _declare(self, queue: str, **arguments: str | int | bool) -> str:
+        table = {name.replace("_", "-"): value for name, value in arguments.items()}
+        with self.channel() as channel:
+            channel.queue_declare(queue, durable=True, arguments=table)
         return queue
 
     def delete(self, queue: str) -> None:

@@ -1,0 +1,400 @@
+"""The tables and the consumers of docs/messages.md, against a real RabbitMQ."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, datetime, timezone
+from datetime import time as time_of_day
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pika
+import pytest
+from flask import Flask
+
+from flask_eventcollector import Event, EventCollector
+from flask_eventcollector.messages.encoding import encode_event
+from tests.conftest import require
+from tests.docs import wire
+from tests.docs.wire import Relay
+from tests.helpers import DEADLINE, unmeasured
+from tests.rabbitmq import RabbitMQNode
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "messages.md").read_text()
+#: Where scripts/consumers puts amqplib.
+NODE_PATH = ROOT / ".consumers" / "node_modules"
+QUEUE = "orders.created"
+UUID_PATTERN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+#: For the values in the page's tables.
+NAMES: dict[str, Any] = {
+    "Decimal": Decimal,
+    "UUID": UUID,
+    "date": date,
+    "datetime": datetime,
+    "time": time_of_day,
+    "timezone": timezone,
+}
+
+
+# The page.
+
+
+def section(heading: str) -> str:
+    """What stands below *heading*, up to the next heading."""
+    below = PAGE.partition(f"\n{heading}\n")[2]
+    assert below, heading
+    return re.split(r"^##", below, flags=re.M)[0]
+
+
+def table(heading: str) -> list[list[str]]:
+    """The rows of the table below *heading*."""
+    rows = [line for line in section(heading).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:]]
+
+
+def code(cell: str) -> str:
+    """What a cell has in back quotes, first."""
+    found = re.match(r"`([^`]*)`", cell)
+    assert found, cell
+    return found[1]
+
+
+def value(cell: str) -> Any:
+    return eval(code(cell), NAMES)
+
+
+def blocks(heading: str) -> list[str]:
+    """The fenced blocks below *heading*."""
+    return re.findall(r"^```\w+\n(.*?)^```$", section(heading), re.M | re.S)
+
+
+# What is published.
+
+
+@pytest.fixture
+def relay(rabbitmq: RabbitMQNode) -> Iterator[Relay]:
+    rabbitmq.delete(QUEUE)
+    with Relay(rabbitmq.port) as relay:
+        yield relay
+    rabbitmq.delete(QUEUE)
+
+
+@contextmanager
+def shop(relay: Relay) -> Iterator[tuple[Flask, EventCollector]]:
+    """The shop of the page, which publishes through *relay*."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLASK_EVENTCOLLECTOR_BROKER_URL", relay.url)
+        names: dict[str, Any] = {"__name__": "shop"}
+        exec(blocks("## Consumers")[0], names)
+    try:
+        yield names["app"], names["events"]
+    finally:
+        names["events"].close(5)
+
+
+def publish(relay: Relay, headers: dict[str, Any]) -> Event:
+    with shop(relay) as (app, events), app.app_context():
+        event = events.enqueue_event({"n": 1}, QUEUE, headers=headers)
+        assert events.publish(timeout=DEADLINE).complete
+    return event
+
+
+def get(relay: Relay) -> wire.Published:
+    """Get the next message, as the bytes in which it comes."""
+    with pika.BlockingConnection(pika.URLParameters(relay.url)) as connection:
+        connection.channel().basic_get(QUEUE, auto_ack=True)
+        (message,) = wire.messages(bytes(relay.received[-1]))
+    return message
+
+
+@pytest.mark.rabbitmq
+def test_it_is_published_and_arrives_as_the_page_says(relay: Relay) -> None:
+    event = publish(relay, {"tenant": "acme"})
+
+    (sent,) = wire.messages(bytes(relay.sent[0]))
+
+    exchange, routing_key, mandatory, immediate = table("## Publishing")
+    assert (exchange[0], sent.exchange) == ("exchange", "")
+    assert (routing_key[0], sent.routing_key) == ("routing key", QUEUE)
+    assert mandatory[1].startswith("true")
+    assert immediate[1] == "false"
+    assert sent.bits == 0b01
+    assert sent.body == event.body
+    # The broker adds nothing to it.
+    assert get(relay) == sent._replace(bits=0)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.parametrize("headers", [{}, {"tenant": "acme"}], ids=["without", "with"])
+def test_it_has_the_properties_of_the_table(
+    relay: Relay, headers: dict[str, str]
+) -> None:
+    event = publish(relay, headers)
+
+    there = get(relay).properties
+
+    rows = table("## Properties")
+    assert {code(row[0]): row[1] for row in rows} == wire.PROPERTIES
+    present = {"always", "if there is a header"} if headers else {"always"}
+    assert [code(row[0]) for row in rows if row[3] in present] == list(there)
+    seconds = int(event.enqueued_at.timestamp())
+    expected = {
+        "content_type": short(code(rows[0][2])),
+        "delivery_mode": bytes([int(code(rows[3][2]))]),
+        "message_id": short(str(UUID(event.id))),
+        "timestamp": seconds.to_bytes(8, "big"),
+        "app_id": short("shop"),
+    }
+    assert {n: v for n, v in there.items() if n != "headers"} == expected
+
+
+def short(text: str) -> bytes:
+    return bytes([len(text)]) + text.encode()
+
+
+HEADERS = {f"h{at:02}": value(row[0]) for at, row in enumerate(table("## Headers"))}
+
+
+@pytest.mark.rabbitmq
+def test_its_headers_have_the_types_of_the_table(relay: Relay) -> None:
+    publish(relay, HEADERS)
+
+    types = [raw[:1].decode() for raw in get(relay).headers.values()]
+
+    assert types == [code(row[1]) for row in table("## Headers")]
+
+
+@pytest.mark.rabbitmq
+def test_the_second_copy_is_the_same_but_for_its_mark(relay: Relay) -> None:
+    publish_twice(relay)
+
+    first, second = get(relay), get(relay)
+
+    marked = {**first.headers, "x-possible-duplicate": b"t\x01"}
+    assert (second.headers, second.body) == (marked, first.body)
+    assert {**second.properties, "headers": b""} == {**first.properties, "headers": b""}
+
+
+@pytest.mark.parametrize("row", table("## Body"), ids=lambda row: code(row[0]))
+def test_the_body_is_as_the_table_says(row: list[str]) -> None:
+    event = encode_event(value(row[0]), QUEUE, max_event_bytes=1000)
+
+    assert event.body.decode() == code(row[1])
+
+
+# Consumers.
+
+
+class Language(NamedTuple):
+    """How to run a consumer, and what its client makes of headers."""
+
+    heading: str
+    client: str
+    file: str
+    #: What is missing to run it, if something is.
+    missing: Callable[[], str | None]
+    #: Prints the client's version, then each header in the client's notation, by name.
+    probe: str
+    column: int
+
+    @property
+    def command(self) -> list[str]:
+        program = {".py": sys.executable, ".js": "node", ".rb": "ruby"}
+        return [program[Path(self.file).suffix], self.file]
+
+
+def _nothing() -> None:
+    return None
+
+
+def _missing_amqplib() -> str | None:
+    return _unless("node", "-e", "require('amqplib')", missing="amqplib for Node")
+
+
+def _missing_bunny() -> str | None:
+    return _unless("ruby", "-e", "require 'bunny'", missing="bunny for Ruby")
+
+
+def _unless(*command: str, missing: str) -> str | None:
+    missing += " (scripts/consumers installs it)"
+    if shutil.which(command[0]) is None:
+        return missing
+    works = subprocess.run(command, env=environment(), capture_output=True, check=False)
+    return missing if works.returncode else None
+
+
+def environment(url: str = "") -> dict[str, str]:
+    """For a consumer of the broker at *url*."""
+    paths = [str(NODE_PATH), *os.environ.get("NODE_PATH", "").split(os.pathsep)]
+    return unmeasured() | {
+        "AMQP_URL": f"{url}%2F",
+        "LC_ALL": "C.UTF-8",
+        "NODE_PATH": os.pathsep.join(filter(None, paths)),
+        "TZ": "UTC",
+    }
+
+
+PYTHON = Language(
+    "### Python, with pika",
+    "pika",
+    "consumer.py",
+    _nothing,
+    """\
+import os, pika
+connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
+_, properties, _ = connection.channel().basic_get("orders.created", auto_ack=True)
+print(pika.__version__)
+for name in sorted(properties.headers):
+    # Its large ints have an L behind them.
+    found = properties.headers[name]
+    print(int(found) if type(found).__name__ == "long" else repr(found))
+""",
+    2,
+)
+NODE = Language(
+    "### Node, with amqplib",
+    "amqplib",
+    "consumer.js",
+    _missing_amqplib,
+    """\
+const amqp = require("amqplib"), { inspect } = require("util");
+const main = require.resolve("amqplib"), { readFileSync } = require("fs");
+const { dirname, join } = require("path");
+(async () => {
+  const connection = await amqp.connect(process.env.AMQP_URL);
+  const channel = await connection.createChannel();
+  const { properties } = await channel.get("orders.created", { noAck: true });
+  console.log(JSON.parse(readFileSync(join(dirname(main), "package.json"))).version);
+  for (const name of Object.keys(properties.headers).sort()) {
+    const found = properties.headers[name];
+    const bytes = Buffer.isBuffer(found) && found.toString("hex").match(/../g);
+    console.log(bytes ? `<Buffer ${bytes.join(" ")}>` : inspect(found));
+  }
+  await connection.close();
+})();
+""",
+    3,
+)
+RUBY = Language(
+    "### Ruby, with bunny",
+    "bunny",
+    "consumer.rb",
+    _missing_bunny,
+    """\
+require "bigdecimal"
+require "bunny"
+channel = Bunny.new(ENV["AMQP_URL"]).start.create_channel
+_, properties, _ = channel.basic_get("orders.created", manual_ack: false)
+puts Bunny::VERSION
+properties[:headers].sort.each { |_, found| puts found.inspect }
+""",
+    4,
+)
+LANGUAGES = [PYTHON, NODE, RUBY]
+
+
+@pytest.fixture(params=LANGUAGES, ids=["python", "node", "ruby"])
+def language(request: pytest.FixtureRequest) -> Language:
+    language: Language = request.param
+    require(language.missing())
+    return language
+
+
+def publish_twice(relay: Relay) -> None:
+    """Publish one order, and lose its first confirm together with the connection."""
+    relay.lose_confirm = True
+    with shop(relay) as (app, events):
+        assert app.test_client().post("/orders/7").text == "placed"
+        with app.app_context():
+            assert events.flush(DEADLINE)
+    assert not relay.lose_confirm
+
+
+@pytest.mark.rabbitmq
+def test_a_consumer_says_what_the_page_shows(
+    relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
+) -> None:
+    source, output = blocks(language.heading)
+    assert re.match(r"\S+ (\S+)\n", source)[1] == language.file  # type: ignore[index]
+    (tmp_path / language.file).write_text(source)
+    publish_twice(relay)
+
+    said = lines_of(language, tmp_path, rabbitmq.url, len(output.splitlines()))
+
+    assert UUID_PATTERN.sub("ID", said) == UUID_PATTERN.sub("ID", output)
+    assert rabbitmq.count(QUEUE) == 0
+
+
+def lines_of(language: Language, folder: Path, url: str, count: int) -> str:
+    """The first lines of a consumer, which is ended then."""
+    with subprocess.Popen(
+        language.command,
+        cwd=folder,
+        env=environment(url),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        too_late = threading.Timer(DEADLINE, process.kill)
+        too_late.start()
+        try:
+            lines = [process.stdout.readline() for _ in range(count)]
+            time.sleep(0.2)  # so that the last one's acknowledgement leaves
+        finally:
+            too_late.cancel()
+            process.kill()
+    return "".join(lines)
+
+
+@pytest.mark.rabbitmq
+def test_a_client_reads_headers_as_the_table_says(
+    relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
+) -> None:
+    (tmp_path / language.file).write_text(language.probe)
+    publish(relay, HEADERS)
+
+    output = subprocess.run(
+        language.command,
+        cwd=tmp_path,
+        env=environment(rabbitmq.url),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=DEADLINE,
+        check=True,
+    ).stdout
+
+    version, *found = output.splitlines()
+    if f"{language.client} {version}" not in section("## Headers"):
+        pytest.skip(f"the table is of another version than {language.client} {version}")
+    rows = table("## Headers")
+    assert found == [notation(row, language) for row in rows]
+
+
+def notation(row: list[str], language: Language) -> str:
+    cell = row[language.column]
+    return repr(value(cell)) if language is PYTHON else code(cell)
+
+
+def test_the_table_marks_what_a_client_reads_wrongly() -> None:
+    """Checked where it can be: numbers, and arrays by their length."""
+    for row in table("## Headers"):
+        sent = value(row[0])
+        if type(sent) not in (int, list):
+            continue
+        for cell in row[3:]:
+            read = json.loads(re.sub(r"'", '"', code(cell)))
+            right = len(read) == len(sent) if isinstance(sent, list) else read == sent
+            assert right != cell.endswith("(wrong)"), row
