@@ -11,16 +11,24 @@ from pathlib import Path
 PACKAGE = "flask_eventcollector"
 IN_SDIST = (
     "CHANGES.md",
+    "CONTRIBUTING.md",
     "LICENSE",
     "README.md",
+    "SECURITY.md",
     "tox.ini",
+    # What tests/test_project.py reads.
+    ".github/workflows/tests.yml",
+    ".pre-commit-config.yaml",
     "benchmarks/__init__.py",
+    "docs/architecture.md",
+    "docs/messages.md",
     "example_app/__init__.py",
     "example_app/templates/index.html",
     f"{PACKAGE}/py.typed",
+    "scripts/consumers",
     "tests/conftest.py",
 )
-NOT_PACKED = ("__pycache__", ".pyc", ".sqlite3")
+NOT_PACKED = ("__pycache__", ".pyc", ".sqlite3", "node_modules")
 
 # As a user would: with a queue that takes the event, and no broker.
 USE = f"""
