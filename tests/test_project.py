@@ -153,7 +153,7 @@ def test_a_tag_is_published_only_after_the_tests_and_from_its_environment() -> N
 
     assert load(path)["on"] == {"push": {"tags": ["v*"]}}
     assert set(publish["needs"]) == {"tests", "build"}
-    assert publish["environment"]["name"] == "pypi"
+    assert publish["environment"] == "pypi"
     assert jobs(path)["tests"]["uses"] == "./.github/workflows/tests.yml"
 
 
