@@ -1,0 +1,25 @@
+"""The README's links hold on a package index, where relative ones don't."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BASE = "https://github.com/flask-eventcollector/flask-eventcollector/blob/main/"
+LINKS = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text())
+
+
+@pytest.mark.parametrize("link", LINKS)
+def test_each_link_is_absolute_and_leads_somewhere(link: str) -> None:
+    assert link.startswith("https://")
+    if link.startswith(BASE):
+        assert (ROOT / link.removeprefix(BASE)).is_file()
+
+
+@pytest.mark.parametrize("page", [*(ROOT / "docs").rglob("*.md")], ids=str)
+def test_links_between_pages_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        assert (page.parent / link).exists(), link
