@@ -257,7 +257,7 @@ class Trial:
     @property
     def logged_drops(self) -> int:
         """How many events the log, once it is complete, says were dropped."""
-        line = rf"(\d+) event\(s\) for {re.escape(self.queue)} were dropped"
+        line = rf"Dropped (\d+) events? for {re.escape(self.queue)}:"
         return sum(map(int, re.findall(line, self.log)))
 
     def may_lose_unconfirmed(self, pid: int | None = None) -> None:

@@ -42,11 +42,12 @@ class Waker:
             raise
 
     def clear(self) -> None:
-        """Hear what comes from now on. The I/O thread calls it before it looks."""
-        self._woken = False
+        """Hear what comes from now on. The I/O thread calls this before it looks."""
         if self._reader is not None:
             with suppress(BlockingIOError):
                 os.read(self._reader, 4096)
+        # Afterwards: a wake-up in between would be read, and stay noted for ever.
+        self._woken = False
 
 
 def _close(*descriptors: int) -> None:

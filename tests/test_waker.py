@@ -1,0 +1,67 @@
+"""The pipe that wakes the I/O thread, in the turns that are too short for a real one."""
+
+from __future__ import annotations
+
+import os
+import select
+
+import pytest
+
+from flask_eventcollector.brokers.rabbitmq.waker import Waker
+
+
+@pytest.fixture
+def waker() -> Waker:
+    waker = Waker()
+    waker.open()
+    return waker
+
+
+def is_woken(waker: Waker) -> bool:
+    readable, _, _ = select.select([waker.open()], [], [], 0)
+    return bool(readable)
+
+
+def test_it_wakes_once_for_many_calls(waker: Waker) -> None:
+    for _ in range(100_000):
+        waker.wake()
+    assert is_woken(waker)
+    waker.clear()
+    assert not is_woken(waker)
+
+
+def test_before_it_is_open_there_is_nobody_to_wake() -> None:
+    Waker().wake()
+
+
+def test_a_call_between_reading_and_clearing_is_not_the_last_one(
+    waker: Waker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.read
+
+    def read_and_be_called(descriptor: int, size: int) -> bytes:
+        content = read(descriptor, size)
+        # Whoever calls now is heard, since the I/O thread has yet to look.
+        waker.wake()
+        return content
+
+    waker.wake()
+    monkeypatch.setattr(os, "read", read_and_be_called)
+    waker.clear()
+    monkeypatch.undo()
+    waker.wake()
+    assert is_woken(waker)
+
+
+def test_a_wake_up_that_is_cut_short_is_not_taken_for_done(
+    waker: Waker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise SystemExit
+
+    monkeypatch.setattr(os, "write", interrupted)
+    with pytest.raises(SystemExit):
+        waker.wake()
+    monkeypatch.undo()
+    waker.wake()
+    assert is_woken(waker)
