@@ -1,4 +1,4 @@
-"""A broker inside the process, for tests, for development and for a first look."""
+"""A broker inside the process, for tests, development or demos."""
 
 from __future__ import annotations
 
@@ -10,39 +10,47 @@ from ..delivery.broker import BrokerCallbacks, CallbackRelay
 from ..delivery.entries import Entry, Settlement
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
+from ..messages.wording import counted
 
-#: Events that are kept for consumers in this process; beyond it the oldest go.
+#: The most events kept for consumers in this process; the oldest are removed.
 KEEP = 10_000
-#: Events that are taken and settled in one go.
-_TURN = 1000
+#: The most events taken and settled at a time.
+_BATCH = 1000
 
 
 class MemoryBroker:
-    """Takes every event at once, in the thread that brings it.
+    """Confirms every event at once, in the publishing thread.
 
-    It accepts any queue, and :meth:`get` reads what was published. What lets it behave
-    as a real broker does on a bad day is
-    :class:`flask_eventcollector.testing.FaultInjector`.
+    It accepts any queue, and :meth:`get` reads what was published. To simulate
+    failures, use :class:`flask_eventcollector.testing.FaultInjector`.
+
+    :param keep: the most events kept; beyond that, the oldest are removed.
     """
 
     def __init__(self, keep: int = KEEP) -> None:
         self.relay = CallbackRelay()
         self._keep = keep
         self._closed = False
-        #: One thread at a time takes and settles, so that order is kept.
-        self._turn = threading.Lock()
+        #: Held while taking and settling, so that order is preserved.
+        self._dispatching = threading.Lock()
         self._arrived = threading.Condition()
         self._queues: dict[str, deque[tuple[int, Event]]] = {}
         self._count = 0
         self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryBroker {self.relay.reported[0]}, {self._count} event(s)>"
+        return (
+            f"<MemoryBroker {self.relay.reported[0]}, {counted(self._count, 'event')}>"
+        )
 
     # What a consumer in the same process calls.
 
     def get(self, queue: str, timeout: float = 0.0) -> Event | None:
-        """Take the oldest event out of *queue*; waits at most *timeout* seconds."""
+        """Remove and return the oldest event in *queue*.
+
+        :param timeout: how long to block if the queue is empty, in seconds.
+        :returns: the event; ``None``: the queue stayed empty.
+        """
         with self._arrived:
             self._arrived.wait_for(lambda: self._queues.get(queue), timeout)
             waiting = self._queues.get(queue)
@@ -55,7 +63,7 @@ class MemoryBroker:
             return event
 
     def events(self, queue: str) -> tuple[Event, ...]:
-        """What waits in *queue*, oldest first; it stays there."""
+        """The events in *queue*, oldest first, without removing them."""
         with self._arrived:
             return tuple(event for _, event in self._queues.get(queue, ()))
 
@@ -67,8 +75,8 @@ class MemoryBroker:
         self.wake()
 
     def wake(self) -> None:
-        with self._turn:
-            self._take_all()
+        with self._dispatching:
+            self._confirm_all()
 
     def reconnect_now(self) -> None:
         """There is nothing to connect to."""
@@ -77,18 +85,18 @@ class MemoryBroker:
         self._closed = True
         return True
 
-    def _take_all(self) -> None:
+    def _confirm_all(self) -> None:
         taken: list[Entry] = []
         settlements: list[Settlement] = []
         try:
-            while not self._closed and (taken := self.relay.take(_TURN)):
+            while not self._closed and (taken := self.relay.take(_BATCH)):
                 settlements.extend(map(self._confirm, taken))
                 self.relay.settle(settlements)
                 settlements.clear()
         except BaseException:
-            # The caller's thread is told to stop, and nobody else would settle the
-            # rest. What is settled already takes no second word.
-            reason = "the thread that brought it was told to stop"
+            # The caller's thread was told to stop, and nothing else would settle the
+            # rest. A second settlement of the same entry has no effect.
+            reason = "the publishing thread was told to stop"
             rest = [Settlement(entry, Outcome.UNKNOWN, reason) for entry in taken]
             self.relay.settle(settlements + rest)
             raise

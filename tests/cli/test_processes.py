@@ -262,7 +262,7 @@ def test_another_user_reads_what_is_wrong_in_one_line(
     assert result.stdout == ""
     [line] = result.stderr.splitlines()
     assert line.startswith("Error: EVENTCOLLECTOR_SPOOL_DIR is ")
-    assert "belongs to the user with the id 12345" in line
+    assert "belongs to the user with id 12345" in line
     assert "run this as that user" in line
 
 

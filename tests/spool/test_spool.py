@@ -632,9 +632,7 @@ def test_what_a_full_disk_does_not_take_stays_in_memory_counted(
     assert stats.unspooled == 2
     assert stats.spooled == 0
     assert stats.spool_error == "database or disk is full"
-    wait_until(
-        lambda: "Spool problem: database or disk is full" in caplog.text, "log"
-    )
+    wait_until(lambda: "Spool problem: database or disk is full" in caplog.text, "log")
     monkeypatch.undo()
     eventually(delivery, unspooled=0, spooled=2, spool_error="")
     assert stored(folder) == [1, 2]

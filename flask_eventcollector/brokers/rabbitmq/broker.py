@@ -1,4 +1,4 @@
-"""The thread that owns the connection to RabbitMQ, and makes a new one when it ends."""
+"""The thread that keeps the process connected to RabbitMQ."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from .pika_logging import restore_pika_in_this_thread, silence_pika_in_this_thre
 from .reasons import explain
 from .session import Queues, Session
 
-#: Seconds for the thread to end after its connection was aborted.
+#: Seconds that the thread may take to end after its connection was aborted.
 _ABORT_TIMEOUT = 0.2
 
 
 class RabbitMQBroker:
     """Keeps one connection to one of several RabbitMQ nodes.
 
-    Its thread is the only one that touches pika; it starts with the first event. No
-    disk, database, signal or user code runs on it.
+    Only its thread uses pika. The thread starts with the first event. It does no disk
+    or database I/O, sends no signals and runs no user code.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class RabbitMQBroker:
         return f"<RabbitMQBroker {'; '.join(map(str, self._urls))}>"
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        """Begin to connect, if it has not begun yet; does not wait."""
+        """Start to connect, unless already started; does not wait."""
         if self._thread.ident is None:
             self.relay.target = callbacks
             self.relay.on_state_change(BrokerState.CONNECTING)
@@ -66,7 +66,7 @@ class RabbitMQBroker:
             session.wake()
 
     def reconnect_now(self) -> None:
-        """Connect now, whatever the delay; does not wait."""
+        """Connect now, without waiting for the backoff; does not wait."""
         self._retry_now.set()
 
     def close(self, timeout: float) -> bool:
@@ -87,7 +87,7 @@ class RabbitMQBroker:
         if self._thread is not threading.current_thread():
             self._thread.join(max(0.0, deadline - time.monotonic()))
 
-    # Below: the thread.
+    # The methods below run in the thread.
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
@@ -99,30 +99,33 @@ class RabbitMQBroker:
     def _keep_connected(self) -> None:
         failures = 0
         while not self._closing.is_set():
-            # Cleared before the round: a hurry that comes during it starts another.
+            # Cleared before connecting: a request that arrives meanwhile is kept.
             self._retry_now.clear()
-            was_ready, error = self._round()
+            was_ready, error = self._try_each_node()
             if self._closing.is_set():
                 return
             failures = 1 if was_ready else failures + 1
             self.relay.on_state_change(BrokerState.DOWN, error)
             self._retry_now.wait(self._delay(failures))
 
-    def _round(self) -> tuple[bool, str]:
-        """Try each node until one serves; returns whether one did, and the error."""
+    def _try_each_node(self) -> tuple[bool, str]:
+        """Try each node until one accepts the connection, and serve that connection.
+
+        Returns whether it was ever ready, and the error that ended it.
+        """
         error = ""
         for url in list(self._urls):
-            was_ready, error = self._try(url)
+            was_ready, error = self._connect(url)
             error = f"{url.host}:{url.port}: {error}"
             if was_ready:
-                # The next round begins with the node after this one.
-                place = self._urls.index(url) + 1
-                self._urls = self._urls[place:] + self._urls[:place]
+                # The next attempt starts with the node after this one.
+                following = self._urls.index(url) + 1
+                self._urls = self._urls[following:] + self._urls[:following]
                 return True, error
         return False, error
 
-    def _try(self, url: BrokerURL) -> tuple[bool, str]:
-        """Serve one of the node's addresses, else say why that can't be done."""
+    def _connect(self, url: BrokerURL) -> tuple[bool, str]:
+        """Try each address of a node; returns the same as :meth:`_try_each_node`."""
         error = ""
         try:
             for parameters in attempts(url, self._heartbeat, self._name):
@@ -130,7 +133,7 @@ class RabbitMQBroker:
                 if was_ready:
                     return True, error
         except Exception as problem:
-            # The resolver, a TLS file, at exit also a thread that pika can't start.
+            # From the resolver, a TLS file or, at exit, a thread that can't start.
             error = explain(problem)
         return False, error
 
@@ -145,7 +148,7 @@ class RabbitMQBroker:
             app_id=self._name,
         )
         if self._closing.is_set():
-            # A close that came a moment ago found no session to tell.
+            # A close just before found no session to close.
             session.close()
         try:
             error = session.run()

@@ -1,4 +1,4 @@
-"""A channel for each exchange, with the confirms that are still to come on it."""
+"""One channel for each exchange, with its outstanding confirms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Settle = Callable[[list[Settlement]], None]
 
 
 class ChannelState(enum.Enum):
-    """Where a channel is in its life."""
+    """The life cycle of a channel."""
 
     OPENING = enum.auto()
     OPEN = enum.auto()
@@ -31,10 +31,11 @@ class ChannelState(enum.Enum):
 
 
 class ExchangeChannel:
-    """Publishes to one exchange, so that the loss of another closes only the other's.
+    """Publishes to one exchange on a channel of its own.
 
-    Before the first event it asks whether the exchange is there: to publish to one that
-    is not would close the channel under events that the broker may have taken.
+    So an error on another exchange's channel does not affect this one. The exchange is
+    checked with a passive declare before the first event: publishing to a missing
+    exchange would close the channel with the outcome of earlier events unknown.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ExchangeChannel:
         connection: pika.SelectConnection,
         exchange: str,
         settle: Settle,
-        complain: Callable[[str, str], None],
+        report_problem: Callable[[str, str], None],
         *,
         app_id: str,
     ) -> None:
@@ -50,33 +51,33 @@ class ExchangeChannel:
         self._about = f"exchange {exchange}"
         self._app_id = app_id
         self._settle = settle
-        self._report_problem = complain
+        self._report_problem = report_problem
         self.state = ChannelState.OPENING
-        #: The broker's limit for a message in bytes, once it has told it.
+        #: The broker's message size limit in bytes, once an error has revealed it.
         self.size_limit: int | None = None
         self._pending: deque[Entry] = deque()
-        #: By delivery tag: these count from 1 on each channel, in the order of
-        #: publishing. https://www.rabbitmq.com/docs/confirms#publisher-confirms
+        #: By delivery tag. Tags count from 1 on each channel, in publishing order. See
+        #: https://www.rabbitmq.com/docs/confirms#publisher-confirms
         self._unconfirmed: dict[int, Entry] = {}
         self._last_tag = 0
         self._last_confirm_at = float("-inf")
-        #: ``basic.return`` comes before the ack of the same message.
+        #: ``basic.return`` arrives before the ack of the same message.
         self._returned: dict[str, str] = {}
-        self._channel = connection.channel(on_open_callback=self._opened)
+        self._channel = connection.channel(on_open_callback=self._on_opened)
 
     @property
     def silent_since(self) -> float | None:
-        """Since when the next confirm is due; ``None``: none is.
+        """Since when the channel has been waiting for a confirm; ``None``: it is not.
 
-        Each one shows that the broker goes on: over a narrow network the last of many
-        events may have been sent long before its confirm can come.
+        Each confirm resets the time, since it shows that the broker makes progress. On
+        a slow network, an event may be confirmed long after it was sent.
         """
         waiting = chain(self._unconfirmed.values(), self._pending)
         sent_at = next((entry.sent_at for entry in waiting), None)
         return None if sent_at is None else max(sent_at, self._last_confirm_at)
 
     def publish(self, entries: Iterable[Entry]) -> None:
-        """Send *entries*, as soon as the channel is open."""
+        """Send *entries* as soon as the channel is open."""
         if self.state is ChannelState.OPEN:
             for entry in entries:
                 self._publish(entry)
@@ -84,23 +85,25 @@ class ExchangeChannel:
             self._pending.extend(entries)
 
     def lose(self) -> None:
-        """The connection is gone: nothing more will come."""
+        """Settle everything, since the connection was lost."""
         self._end(self._lost("the connection was lost"))
 
     # Opening.
 
-    def _opened(self, channel: Channel) -> None:
-        channel.add_on_close_callback(self._closed)
+    def _on_opened(self, channel: Channel) -> None:
+        channel.add_on_close_callback(self._on_closed)
         channel.add_on_return_callback(self._on_return)
         if self._exchange:
-            channel.exchange_declare(self._exchange, passive=True, callback=self._found)
+            channel.exchange_declare(
+                self._exchange, passive=True, callback=self._on_found
+            )
         else:
-            self._found(None)
+            self._on_found(None)
 
-    def _found(self, _: object) -> None:
-        self._channel.confirm_delivery(self._on_confirm, callback=self._ready)
+    def _on_found(self, _: object) -> None:
+        self._channel.confirm_delivery(self._on_confirm, callback=self._on_ready)
 
-    def _ready(self, _: object) -> None:
+    def _on_ready(self, _: object) -> None:
         self.state = ChannelState.OPEN
         pending, self._pending = self._pending, deque()
         self.publish(pending)
@@ -109,7 +112,7 @@ class ExchangeChannel:
 
     def _publish(self, entry: Entry) -> None:
         if not self._channel.is_open:
-            # It is being closed, and settles this one at its end.
+            # The channel is closing, and settles this entry once it is closed.
             self._pending.append(entry)
             return
         event = entry.event
@@ -123,7 +126,7 @@ class ExchangeChannel:
             )
         except (AMQPError, ValueError, TypeError) as error:
             # pika encodes before it writes, so nothing was sent.
-            reason = f"it can't be encoded: {type(error).__name__}"
+            reason = f"AMQP encoding failed: {type(error).__name__}"
             self._settle([Settlement(entry, Outcome.NACKED, reason, final=True)])
             return
         self._last_tag += 1
@@ -145,7 +148,7 @@ class ExchangeChannel:
         self._settle([self._settlement(entry, nacked) for entry in entries])
 
     def _covered(self, tag: int, multiple: bool) -> list[Entry]:
-        """The events that a confirm with *tag* is about."""
+        """Take the entries that a confirm with *tag* covers."""
         if not multiple:
             return [e for e in [self._unconfirmed.pop(tag, None)] if e is not None]
         tags = []
@@ -167,7 +170,7 @@ class ExchangeChannel:
 
     # The end.
 
-    def _closed(self, _: Channel, error: BaseException) -> None:
+    def _on_closed(self, _: Channel, error: BaseException) -> None:
         if not isinstance(error, ChannelClosedByBroker):
             self.lose()
             return
@@ -179,7 +182,7 @@ class ExchangeChannel:
         elif self.size_limit is not None:
             self._end(self._too_large(broker_text(error), self.size_limit))
         else:
-            # A missing exchange needs no delay here: the next channel looks for it.
+            # A missing exchange needs no backoff here: the next channel checks for it.
             back_off = not (self._exchange and is_missing_exchange(error))
             self._end(self._lost(broker_text(error), back_off=back_off))
 
@@ -197,7 +200,7 @@ class ExchangeChannel:
         return unknown + [Settlement(entry, None) for entry in self._pending]
 
     def _refused(self, error: BaseException) -> list[Settlement]:
-        """The channel could not be used at all, so nothing was sent."""
+        """The channel never opened, so nothing was sent."""
         reason = broker_text(error)
         outcome = Outcome.RETURNED if is_missing_exchange(error) else None
         return [Settlement(e, outcome, reason, back_off=True) for e in self._pending]
@@ -212,9 +215,9 @@ class ExchangeChannel:
 
 
 def too_large(entry: Entry, limit: int) -> Settlement:
-    """The broker will never take *entry*."""
+    """The settlement of an entry that the broker can never accept."""
     size = len(entry.event.body)
-    reason = f"its {size} bytes are more than the broker's limit of {limit}"
+    reason = f"{size} bytes exceed the broker's limit of {limit}"
     return Settlement(entry, Outcome.NACKED, reason, final=True)
 
 

@@ -1,4 +1,4 @@
-"""One connection to the broker, from the first byte to the last."""
+"""One connection to the broker, from open to close."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from .reasons import broker_text, explain
 
 logger = logging.getLogger("flask_eventcollector")
 
-#: Events that are published before the socket is served again.
-_TURN = 200
+#: The most events published before the socket is served again.
+_BATCH = 200
 
 Queues = Mapping[str, Mapping[str, Any]]
 
 
 class _Connection(pika.SelectConnection):
-    """pika's connection, with three things that its public face lacks."""
+    """pika's connection, with three features that its public API lacks."""
 
     _corked: list[bytes] | None = None
     _is_ending = False
 
     @contextmanager
     def corked(self) -> Iterator[None]:
-        """Write all that the block sends at once.
+        """Send everything that the block writes with one system call.
 
-        pika writes each of a message's three frames with a system call of its own, and
-        each of these gives the GIL away to the app's threads.
+        pika writes each of a message's three frames with a separate system call, and
+        each call releases the GIL to the app's threads.
         """
         corked: list[bytes] = []
         self._corked = corked
@@ -56,19 +56,19 @@ class _Connection(pika.SelectConnection):
             self._corked.append(data)
 
     def abort(self, reason: str) -> None:
-        """End the connection without asking the broker, which may not answer."""
+        """End the connection without the AMQP close handshake."""
         self._terminate_stream(AMQPConnectionError(reason))
 
     def _terminate_stream(self, error: Exception | None) -> None:
-        # A close while the connection opens ends the stream soon. An abort in between
-        # would end it a second time, where pika calls back what it has cleared.
+        # A close while the connection opens terminates the stream later. An abort in
+        # between would terminate it twice, and pika would use cleared callbacks.
         if not self._is_ending:
             self._is_ending = True
             super()._terminate_stream(error)  # type: ignore[misc]
 
 
 class Session:
-    """Runs one connection in the calling thread, until it ends.
+    """Runs one connection in the calling thread until it ends.
 
     Only :meth:`wake`, :meth:`close` and :meth:`abort` may be called from other threads.
     """
@@ -88,23 +88,23 @@ class Session:
         self._patience = 2 * heartbeat
         self._channels: dict[str, ExchangeChannel] = {}
         self._size_limit: int | None = None
-        #: What is wrong although the broker is there, by queue or exchange.
+        #: Problems that do not prevent the connection, by queue or exchange.
         self._problems: dict[str, str] = {}
         self._woken = False
         self._blocked = False
         self._unblocked_at = float("-inf")
-        #: Whether it ever got so far that events could be published.
+        #: Whether the connection was ever ready to publish.
         self.was_ready = False
         self._ready = False
-        #: Somebody wants it to end, so how it ends is no news.
-        self._unwanted = False
+        #: Whether the end was requested, so that its reason is irrelevant.
+        self._end_requested = False
         self._error = ""
         self._ioloop = IOLoop()
         self._connection = _Connection(
             parameters,
-            on_open_callback=self._opened,
-            on_open_error_callback=self._ended,
-            on_close_callback=self._ended,
+            on_open_callback=self._on_opened,
+            on_open_error_callback=self._on_ended,
+            on_close_callback=self._on_ended,
             custom_ioloop=self._ioloop,
         )
 
@@ -113,12 +113,10 @@ class Session:
         try:
             self._ioloop.start()
         except Exception as error:
-            # pika does not expect an end at each moment of its handshake.
-            if not self._unwanted:
-                logger.exception(
-                    "The connection to the broker failed in an unforeseen way"
-                )
-            self._ended(None, error)
+            # pika can fail if the connection ends during its handshake.
+            if not self._end_requested:
+                logger.exception("Broker connection failed unexpectedly")
+            self._on_ended(None, error)
         finally:
             self._ioloop.close()
         return self._error
@@ -132,31 +130,33 @@ class Session:
             self._ioloop.add_callback_threadsafe(self._drain)
 
     def close(self) -> None:
-        """Say goodbye to the broker."""
-        self._unwanted = True
+        """Close the connection with the AMQP handshake."""
+        self._end_requested = True
         self._ioloop.add_callback_threadsafe(self._close)
 
     def abort(self) -> None:
-        """End without a goodbye."""
-        self._unwanted = True
-        self._ioloop.add_callback_threadsafe(lambda: self._abort("it was given up"))
+        """End the connection without the AMQP handshake."""
+        self._end_requested = True
+        self._ioloop.add_callback_threadsafe(
+            lambda: self._abort("the connection was aborted")
+        )
 
-    # The connection's life.
+    # Opening and closing.
 
-    def _opened(self, _: object) -> None:
+    def _on_opened(self, _: object) -> None:
         self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._declare(iter(self._queues.items()))
 
     def _declare(self, queues: Iterator[tuple[str, Mapping[str, Any]]]) -> None:
-        """Declare *queues* one after the other, then begin to publish.
+        """Declare *queues* one after the other, then start to publish.
 
-        Each gets a channel of its own, since a queue that exists with other arguments
-        closes it.
+        Each uses a separate channel, since the broker closes the channel if the queue
+        exists with other arguments.
         """
         queue, arguments = next(queues, ("", {}))
         if not queue:
-            self._begin()
+            self._start_publishing()
             return
 
         def declared(_: object) -> None:
@@ -176,13 +176,13 @@ class Session:
 
         channel = self._connection.channel(on_open_callback=opened)
 
-    def _begin(self) -> None:
+    def _start_publishing(self) -> None:
         self._ready = self.was_ready = True
-        self._announce_ready()
+        self._report_ready()
         self._check_overdue()
         self._drain()
 
-    def _announce_ready(self) -> None:
+    def _report_ready(self) -> None:
         problems = "; ".join(dict.fromkeys(self._problems.values()))
         self._callbacks.on_state_change(BrokerState.READY, problems)
 
@@ -193,7 +193,7 @@ class Session:
         if not problem:
             del self._problems[about]
         if self._ready and not self._blocked:
-            self._announce_ready()
+            self._report_ready()
 
     def _on_blocked(self, _: object, frame: Any) -> None:
         self._blocked = True
@@ -203,7 +203,7 @@ class Session:
     def _on_unblocked(self, *_: object) -> None:
         self._blocked = False
         self._unblocked_at = time.monotonic()
-        self._announce_ready()
+        self._report_ready()
         self._drain()
 
     def _close(self) -> None:
@@ -215,7 +215,7 @@ class Session:
         self._ready = False
         self._connection.abort(reason)
 
-    def _ended(self, _: object, error: BaseException) -> None:
+    def _on_ended(self, _: object, error: BaseException) -> None:
         self._ready = False
         self._error = explain(error)
         for channel in list(self._channels.values()):
@@ -225,13 +225,13 @@ class Session:
     # Publishing.
 
     def _drain(self) -> None:
-        """Publish what may be published, and serve the socket in between."""
+        """Publish a batch; the socket is served before the next one."""
         self._woken = False
         if not self._ready or self._blocked:
             return
-        taken = self._callbacks.take(_TURN)
-        self._publish(taken)
-        if len(taken) == _TURN:
+        entries = self._callbacks.take(_BATCH)
+        self._publish(entries)
+        if len(entries) == _BATCH:
             self.wake()
 
     def _publish(self, entries: list[Entry]) -> None:
@@ -270,13 +270,13 @@ class Session:
         if self._callbacks.settle(settlements) and self._ready:
             self.wake()
 
-    # Looking after the confirms.
+    # Monitoring confirms.
 
     def _check_overdue(self) -> None:
-        """Give the connection up if confirms stay away for two heartbeats.
+        """Abort the connection if no confirm arrives for two heartbeats.
 
-        A broker that hangs may still answer heartbeats, or its kernel may still take
-        what we write. One that has said that it is blocked is only slow.
+        A hanging broker may still answer heartbeats, or its kernel may still accept
+        data. A broker that has reported an alarm is excluded, since it may be slow.
         """
         if not self._ready:
             return
@@ -285,6 +285,6 @@ class Session:
         if since is not None and not self._blocked:
             waited = time.monotonic() - max(since, self._unblocked_at)
             if waited > self._patience:
-                self._abort(f"no confirm came for {waited:.0f} s")
+                self._abort(f"no confirm received for {waited:.0f} s")
                 return
         self._ioloop.call_later(self._patience / 4, self._check_overdue)
