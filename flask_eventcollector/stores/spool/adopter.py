@@ -12,6 +12,7 @@ from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...events import Target
+from ...messages.wording import counted
 from .circuit_breaker import CircuitBreaker
 from .control import ControlRequest, apply, pending_request, withdraw
 from .files import close, write_rows
@@ -330,7 +331,7 @@ class Adopter:
         if empty:
             orphan.claim.remove()
         else:
-            reason = f"{orphan.damaged} row(s) are not what was written"
+            reason = f"checksum mismatch in {counted(orphan.damaged, 'row')}"
             self._quarantine.add(orphan.claim, reason, orphan.rescued)
 
     def _mark_damaged(self, orphan: Orphan, reason: str) -> None:
