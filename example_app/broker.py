@@ -26,7 +26,7 @@ STATES = {
     BrokerState.READY: "Connected and responding.",
     BrokerState.IDLE: "No event was enqueued yet, so the app has not connected.",
     BrokerState.CONNECTING: "The app is making its first connection.",
-    BrokerState.STALLED: "It has stopped confirming, so requests no longer wait for it.",
+    BrokerState.STALLED: "Confirms have stopped, so requests no longer wait for it.",
     BrokerState.BLOCKED: "An alarm blocks publishing; events are retained.",
     BrokerState.DOWN: "Unreachable; events are retained until it is back.",
     BrokerState.CLOSED: "This process has closed its connection.",
