@@ -1,4 +1,4 @@
-"""A small shop that shows Flask-EventCollector at work."""
+"""A small shop that demonstrates Flask-EventCollector."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ DEFAULTS: dict[str, Any] = {
     # FLASK_EVENTCOLLECTOR_BROKER_URL=amqp://… puts the shop on RabbitMQ.
     "EVENTCOLLECTOR_BROKER_URL": "memory://",
     "EVENTCOLLECTOR_QUEUES": QUEUES,
-    # FLASK_EVENTCOLLECTOR_BACKLOG=spool keeps what is not confirmed in instance/.
+    # FLASK_EVENTCOLLECTOR_BACKLOG=spool stores unconfirmed events in instance/.
     "EVENTCOLLECTOR_BACKLOG": "memory",
-    # Small enough to see on the page what happens at a limit.
+    # Small enough to demonstrate a limit on the page.
     "EVENTCOLLECTOR_MAX_EVENTS": 2_000,
     "EVENTCOLLECTOR_DEAD_AFTER": 60,
     "EVENTCOLLECTOR_RETRY_MAX_DELAY": 10,
@@ -30,7 +30,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
-    """Return the shop; ``FLASK_…`` variables configure it."""
+    """Create the shop, which ``FLASK_…`` variables configure."""
     app = Flask(__name__)
     app.config.from_mapping(DEFAULTS)
     app.config.from_prefixed_env()

@@ -1,4 +1,4 @@
-"""How the shop answers a form, for scripts and for plain browsers."""
+"""Answers a form, as JSON for scripts or as a page for browsers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from werkzeug.exceptions import HTTPException, InternalServerError
 
 
 def init_app(app: Flask) -> None:
-    """Give the app's errors the same two faces."""
+    """Answer errors in the same two formats."""
     app.register_error_handler(HTTPException, show_error)
 
 
 def answer(message: str, status: int = 200) -> ResponseReturnValue:
-    """Return the message as JSON, or go back to the page that shows it."""
+    """Return the message as JSON, or redirect to the page that shows it."""
     if _wants_json():
         return {"message": message}, status
     flash(message)
@@ -21,7 +21,7 @@ def answer(message: str, status: int = 200) -> ResponseReturnValue:
 
 
 def show_error(error: HTTPException) -> ResponseReturnValue:
-    """Return the error as JSON or as a page with a way back."""
+    """Return the error as JSON, or as a page with a link back."""
     status, message = error.code or 500, _message(error)
     if error.response is not None:
         return error.response

@@ -1,4 +1,4 @@
-"""The broker's side of the page: its state, its backlog and, embedded, its faults."""
+"""The part of the page that is about the broker."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .publishing import MAIL_SEND, ORDERS_CREATED, events
 
 bp = Blueprint("broker", __name__, url_prefix="/broker")
 
-#: Seconds that "send now" waits for what waits.
+#: Seconds that "Send now" waits for confirms.
 FLUSH_TIMEOUT = 2.0
 
 STATES = {
-    BrokerState.READY: "It answers.",
-    BrokerState.IDLE: "Nothing was enqueued yet, so nobody has called it.",
-    BrokerState.CONNECTING: "The first connection is being made.",
-    BrokerState.STALLED: "It has stopped confirming; nobody waits for it.",
-    BrokerState.BLOCKED: "It takes nothing because of an alarm; events are kept.",
-    BrokerState.DOWN: "It is away; events are kept until it is back.",
-    BrokerState.CLOSED: "This process has ended its work with it.",
+    BrokerState.READY: "Connected and responding.",
+    BrokerState.IDLE: "No event was enqueued yet, so the app has not connected.",
+    BrokerState.CONNECTING: "The app is making its first connection.",
+    BrokerState.STALLED: "Confirms have stopped, so requests no longer wait for it.",
+    BrokerState.BLOCKED: "An alarm blocks publishing; events are retained.",
+    BrokerState.DOWN: "Unreachable; events are retained until it is back.",
+    BrokerState.CLOSED: "This process has closed its connection.",
 }
 
 
@@ -37,32 +37,34 @@ STATES = {
 def flush() -> ResponseReturnValue:
     """Try to empty the backlog now."""
     emptied = events.flush(timeout=FLUSH_TIMEOUT)
-    return answer("The backlog is empty." if emptied else "Some events still wait.")
+    return answer(
+        "The backlog is empty." if emptied else "Some events are still waiting."
+    )
 
 
 @bp.post("/retry")
 def retry() -> ResponseReturnValue:
-    """Send again what was set aside."""
-    return answer(f"Sent again: {events.retry()}.")
+    """Retry the dead events."""
+    return answer(f"{_counted(events.retry())} retried.")
 
 
 @bp.post("/purge")
 def purge() -> ResponseReturnValue:
-    """Drop what was set aside."""
+    """Drop the dead events."""
     dropped = events.purge([dead.event.id for dead in events.dead()])
-    return answer(f"Dropped: {dropped}.")
+    return answer(f"{_counted(dropped)} dropped.")
 
 
 @bp.post("/down")
 def go_down() -> ResponseReturnValue:
-    """Take the embedded broker away, as an outage would."""
+    """Make the embedded broker unreachable, as in an outage."""
     _faults_or_404().go_down()
     return answer("The broker is down.")
 
 
 @bp.post("/up")
 def come_up() -> ResponseReturnValue:
-    """Let the embedded broker answer again."""
+    """Make the embedded broker reachable again."""
     faults = _faults_or_404()
     faults.accept(MAIL_SEND)
     faults.come_up()
@@ -71,26 +73,26 @@ def come_up() -> ResponseReturnValue:
 
 @bp.post("/block")
 def block() -> ResponseReturnValue:
-    """Let the embedded broker take nothing, as RabbitMQ does when memory is short."""
+    """Block the embedded broker, as RabbitMQ does when it is short of memory."""
     _faults_or_404().block()
     return answer("The broker is blocked.")
 
 
 @bp.post("/lose-queue")
 def lose_queue() -> ResponseReturnValue:
-    """Let one queue be missing on the embedded broker; the others are served."""
+    """Make one queue of the embedded broker unavailable, but not the others."""
     _faults_or_404().refuse(MAIL_SEND)
-    return answer(f"The queue {MAIL_SEND} is gone.")
+    return answer(f"The queue {MAIL_SEND} no longer exists.")
 
 
 @bp.post("/consume")
 def consume() -> ResponseReturnValue:
-    """Do by hand, for one order, what ``example_app.worker`` does on RabbitMQ."""
+    """Process one order, as ``example_app.worker`` does with RabbitMQ."""
     event = _embedded_or_404().get(ORDERS_CREATED)
     if event is None:
-        return answer(f"There is nothing in {ORDERS_CREATED}.")
+        return answer(f"The queue {ORDERS_CREATED} is empty.")
     request_invoice(event.payload, message_id=event.id)
-    return answer("One order taken from its queue, one invoice requested.")
+    return answer("Took one order from its queue and requested its invoice.")
 
 
 def embedded_broker() -> MemoryBroker | None:
@@ -100,7 +102,7 @@ def embedded_broker() -> MemoryBroker | None:
 
 
 def broker_name() -> str:
-    """Return which broker the shop is on, without credentials."""
+    """Describe the broker that the shop uses, without credentials."""
     if embedded_broker():
         return "the embedded broker, inside this process"
     return f"RabbitMQ at {', '.join(map(_address, broker_urls(current_app.config)))}"
@@ -110,6 +112,10 @@ def broker_urls(config: Mapping[str, Any]) -> list[str]:
     """Return the URLs of the configured broker's hosts."""
     urls = config["EVENTCOLLECTOR_BROKER_URL"]
     return urls.split(";") if isinstance(urls, str) else list(urls)
+
+
+def _counted(number: int) -> str:
+    return "1 event" if number == 1 else f"{number} events"
 
 
 def _address(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands and the console: events outside of requests."""
+"""Commands, which publish events outside of requests."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ ARRIVAL_TIMEOUT = 10.0
 
 
 def init_app(app: Flask) -> None:
-    """Add the commands, and names for ``flask shell``."""
+    """Register the commands, and names for ``flask shell``."""
     app.cli.add_command(shop)
     app.shell_context_processor(shell_names)
 
 
 def shell_names() -> dict[str, Any]:
-    """Return what ``flask shell`` knows without an import."""
+    """Return the names that ``flask shell`` predefines."""
     return {"events": events, "db": db, "Order": Order, "Product": Product}
 
 
 @shop.command("restock")
-@click.option("--quantity", default=50, show_default=True, help="How many of each.")
+@click.option(
+    "--quantity", default=50, show_default=True, help="How many of each product."
+)
 def restock(quantity: int) -> None:
-    """Fill the shelves, and tell the other systems in one batch."""
+    """Restock all products, and publish the events in one batch."""
     with events.auto_publish():
         for product in all_products():
             if product.stock is not None:
@@ -47,8 +49,9 @@ def restock(quantity: int) -> None:
 @shop.command("recall")
 @click.argument("product")
 def recall(product: str) -> None:
-    """Write to everybody who bought PRODUCT."""
-    click.echo(f"{write_to_buyers(product)} mails to write.")
+    """Send a mail to everybody who bought PRODUCT."""
+    number = write_to_buyers(product)
+    click.echo(f"{number} {'mail' if number == 1 else 'mails'} to send.")
     _report_and_exit()
 
 
@@ -64,10 +67,10 @@ def write_to_buyers(product: str) -> int:
 
 
 def _report_and_exit() -> None:
-    """Wait for what is still on its way; exit with 1 if it did not arrive."""
-    arrived = events.flush(timeout=ARRIVAL_TIMEOUT)
+    """Wait for events in flight; exit with 1 if they were not delivered."""
+    delivered = events.flush(timeout=ARRIVAL_TIMEOUT)
     stats = events.stats()
     click.echo(f"{stats.confirmed} of {stats.enqueued} events confirmed.")
-    if not arrived:
+    if not delivered:
         click.echo(f"The broker is {stats.broker}: {stats.broker_error}", err=True)
         raise SystemExit(1)

@@ -1,4 +1,4 @@
-"""What became of the latest events, as the library's signals tell it."""
+"""The fate of the latest events, according to the library's signals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from flask_eventcollector import (
 
 @dataclass(frozen=True)
 class Entry:
-    """One event's latest news; never its payload."""
+    """The latest state of one event, without its payload."""
 
     id: str
     queue: str
@@ -32,23 +32,23 @@ class Entry:
     #: Events of one request have the same number.
     unit: int
     state: str = "enqueued"
-    reason: str = "no word on it yet"
+    reason: str = "no outcome yet"
     attempts: int = 0
-    #: Where it comes from, if not from this process.
+    #: Its origin, if it is not from this process.
     origin: str = ""
 
     @property
     def kind(self) -> tuple[int, str, str, str, str]:
-        """Neighbours that agree in this share a row on the page."""
+        """Adjacent entries with the same kind share a row on the page."""
         return self.unit, self.queue, self.origin, self.state, self.reason
 
 
-#: The unit of what an earlier process has enqueued, and its spool has brought here.
+#: The unit of events that an earlier process enqueued and left in its spool.
 ADOPTED = 0
 
 
 class EventLog:
-    """A bounded list of events that any thread may write to and read."""
+    """A bounded, thread-safe list of events."""
 
     def __init__(self, limit: int = 3_000) -> None:
         self._limit = limit
@@ -58,7 +58,7 @@ class EventLog:
         self._lock = threading.Lock()
 
     def init_app(self, app: Flask) -> None:
-        """Listen to what the library says about this app's events."""
+        """Connect to the library's signals for this app."""
         app.extensions["event_log"] = self
         event_enqueued.connect(self._on_enqueued, sender=app)
         events_published.connect(self._on_published, sender=app)
@@ -68,7 +68,7 @@ class EventLog:
         events_dead.connect(self._on_dead, sender=app)
 
     def rows(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest events first, equal ones of one request as one row."""
+        """Return the newest events first, with similar ones grouped into one row."""
         with self._lock:
             newest_first = list(reversed(self._entries.values()))
         groups = groupby(newest_first, key=lambda entry: entry.kind)
@@ -118,9 +118,9 @@ class EventLog:
                     self._put(replace(entry, **changes))
 
     def _adopted(self, event: Event) -> Entry | None:
-        """Return a new entry for what an earlier process has enqueued."""
+        """Create an entry for an event that an earlier process enqueued."""
         if event.enqueued_at >= self._since:
-            # It was enqueued here, and has left the list since.
+            # It was enqueued here, but has been removed from the list.
             return None
         origin = "left by an earlier process"
         return Entry(

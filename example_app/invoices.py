@@ -1,4 +1,4 @@
-"""Asking for an order's invoice: the work that an order's event sets off."""
+"""Requests an order's invoice, in response to the order's event."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .publishing import INVOICES_REQUESTED, events
 
 
 def request_invoice(order: Any, message_id: str) -> Event:
-    """Enqueue the request for an invoice of the order in a message.
+    """Enqueue a request for the invoice of the order in a message.
 
-    Raises :exc:`ValueError` if the message is not about an order.
+    :raises ValueError: the message is not about an order.
     """
     try:
         invoice = {"order_id": order["order_id"], "total": order["total"]}

@@ -1,4 +1,4 @@
-"""The shop's tables."""
+"""The shop's database models."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class Base(DeclarativeBase):
 db = SQLAlchemy(model_class=Base)
 
 if TYPE_CHECKING:
-    # Flask-SQLAlchemy makes this class at run time, where no type checker sees it.
+    # Flask-SQLAlchemy creates this class at run time, invisible to type checkers.
     Model = Base
 else:
     Model = db.Model
 
 
 class Product(Model):
-    """What the shop sells."""
+    """A product that the shop sells."""
 
     __tablename__ = "product"
     __table_args__ = (CheckConstraint("stock >= 0", name="stock_is_not_negative"),)
@@ -36,16 +36,16 @@ class Product(Model):
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
     cents: Mapped[int]
-    #: How many there are; ``None`` if it is made to order.
+    #: How many are in stock; ``None``: made to order.
     stock: Mapped[int | None]
 
     @property
     def price(self) -> Decimal:
-        """The price of one, in euros."""
+        """The unit price in euros."""
         return Decimal(self.cents).scaleb(-2)
 
     def change_stock(self, by: int) -> None:
-        """Add to the stock; the database refuses to let it fall below zero."""
+        """Change the stock; the database rejects a negative result."""
         db.session.execute(
             update(Product)
             .where(Product.id == self.id)
@@ -54,7 +54,7 @@ class Product(Model):
 
 
 class Order(Model):
-    """What somebody has bought."""
+    """An order for one product."""
 
     __tablename__ = "order"
 
@@ -68,11 +68,11 @@ class Order(Model):
 
     @property
     def total(self) -> Decimal:
-        """What is to be paid, in euros."""
+        """The total price in euros."""
         return self.product.price * self.quantity
 
     def as_payload(self) -> dict[str, Any]:
-        """What the other systems learn about the order."""
+        """The payload of the order's event."""
         return {
             "order_id": self.id,
             "product": self.product.name,
@@ -91,15 +91,15 @@ CATALOGUE = [
 
 
 def all_products() -> Sequence[Product]:
-    """Return the catalogue, in its own order."""
+    """Return all products, by id."""
     return db.session.scalars(select(Product).order_by(Product.id)).all()
 
 
 def init_db() -> None:
-    """Make the tables and fill the catalogue where that was not done before.
+    """Create the tables and the catalogue unless they exist.
 
-    The shop and its worker may start at the same moment: each statement leaves to
-    the database what to do when the other was faster.
+    The shop and its worker may start at the same time, so each statement tolerates
+    that the other process was first.
     """
     for table in db.metadata.sorted_tables:
         db.session.execute(CreateTable(table, if_not_exists=True))

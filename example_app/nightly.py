@@ -1,7 +1,7 @@
-"""Count the stock and report it: a script that publishes once and ends.
+"""A script that publishes a stock report.
 
-Run it with ``python -m example_app.nightly``; it exits with 0 only if the broker
-has confirmed the report.
+Run it with ``python -m example_app.nightly``. It exits with 0 only if the broker
+confirmed the report.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .publishing import STOCK_COUNTED, events
 
 
 def count_stock(app: Flask, timeout: float = 30) -> bool:
-    """Publish what is in stock; returns whether the broker has confirmed it."""
+    """Publish the stock; returns whether the broker confirmed it."""
     with app.app_context():
         stock = {product.name: product.stock for product in all_products()}
         events.enqueue_event({"stock": stock}, STOCK_COUNTED)
@@ -31,7 +31,7 @@ def main() -> int:
     """Run the script; returns its exit code."""
     if not count_stock(create_app()):
         return 1
-    print("The stock was counted, and the broker has confirmed the report.")
+    print("The stock was counted, and the broker confirmed the report.")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Placing orders: requests whose events go out only if the request succeeds."""
+"""Places orders, whose events are published only if the request succeeds."""
 
 from __future__ import annotations
 
@@ -18,66 +18,66 @@ GIFT_CARDS = 499
 
 
 class PaymentFailed(Exception):
-    """The payment service did not take the money."""
+    """The payment service declined the payment."""
 
 
 @bp.post("")
 def create() -> ResponseReturnValue:
-    """Place an order; the database refuses one that the stock can't serve."""
-    order = place_order(_chosen_product(), _chosen_quantity())
+    """Place an order; the database rejects it if the stock is insufficient."""
+    order = place_order(_selected_product(), _selected_quantity())
     db.session.commit()
-    return answer(f"Order {order.id} is placed.", 201)
+    return answer(f"Order {order.id} was placed.", 201)
 
 
 @bp.post("/half-way")
 def create_half_way() -> ResponseReturnValue:
-    """Fail after the event was enqueued, as a bug or an outage would."""
-    place_order(_chosen_product(), quantity=1)
+    """Fail after the event was enqueued, like a bug or an outage."""
+    place_order(_selected_product(), quantity=1)
     raise PaymentFailed
 
 
 @bp.post("/gift-cards")
 def create_gift_cards() -> ResponseReturnValue:
-    """Place an order with 500 events: its own, and a mail for each gift card."""
+    """Place an order with 500 events: one for the order, and one for each card."""
     gift_card = db.one_or_404(select(Product).filter_by(name="Gift card"))
     order = place_order(gift_card, GIFT_CARDS)
     for number in range(1, GIFT_CARDS + 1):
         mail = {"template": "gift-card", "order_id": order.id, "card": number}
         events.enqueue_event(mail, MAIL_SEND)
     db.session.commit()
-    return answer(f"Order {order.id} is placed, with {GIFT_CARDS} gift cards.", 201)
+    return answer(f"Order {order.id} was placed, with {GIFT_CARDS} gift cards.", 201)
 
 
 @bp.errorhandler(IntegrityError)
 def refused_by_database(error: IntegrityError) -> ResponseReturnValue:
-    """Answer 409; with that the request has failed and its events are discarded."""
+    """Answer 409, so that the request fails and its events are discarded."""
     db.session.rollback()
     return show_error(
-        Conflict("The database refused the order: there is not enough in stock.")
+        Conflict("The database rejected the order: there is not enough in stock.")
     )
 
 
 def place_order(product: Product, quantity: int) -> Order:
     """Add an order, which the caller commits.
 
-    The event is enqueued before anybody knows whether the database agrees. If it
-    does not, the request fails and the event is never sent.
+    The event is enqueued before the database accepts the order. If the database
+    rejects the order, the request fails and the event is never sent.
     """
     order = Order(product=product, quantity=quantity)
     db.session.add(order)
-    db.session.flush()  # gives the order its number
+    db.session.flush()  # assigns the order's id
     events.enqueue_event(order.as_payload(), ORDERS_CREATED)
     product.change_stock(-quantity)
     return order
 
 
-def _chosen_product() -> Product:
+def _selected_product() -> Product:
     product_id = request.form.get("product", type=int)
     return db.get_or_404(Product, product_id, description="There is no such product.")
 
 
-def _chosen_quantity() -> int:
+def _selected_quantity() -> int:
     quantity = request.form.get("quantity", default=0, type=int)
     if not 1 <= quantity <= 1_000_000:
-        abort(400, "The quantity is a number from 1 to 1000000.")
+        abort(400, "The quantity must be a number from 1 to 1000000.")
     return quantity

@@ -1,4 +1,4 @@
-"""The page, with the data that keeps it up to date."""
+"""Serves the page with its live data."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .publishing import events
 
 bp = Blueprint("page", __name__)
 
-#: What each kind of backlog promises, in a visitor's words.
+#: What each kind of backlog guarantees, in plain words.
 PROMISES = {
-    "memory": "What the broker has not confirmed waits in the memory of this process."
-    " kill -9 loses it.",
-    "spool": "When an answer leaves, each of its events is confirmed by the broker or"
-    " on disk. After kill -9 the next process sends what is left.",
+    "memory": "Unconfirmed events wait in the memory of this process."
+    " kill -9 loses them.",
+    "spool": "By the time a response is sent, each of its events is confirmed by the"
+    " broker or on disk. After kill -9, the next process sends the rest.",
 }
 
 
@@ -32,7 +32,7 @@ def index() -> ResponseReturnValue:
     return render_template(
         "index.html",
         broker=broker_name(),
-        backlog=_store(),
+        backlog=_backlog(),
         embedded=embedded_broker() is not None,
         products=all_products(),
     )
@@ -40,7 +40,7 @@ def index() -> ResponseReturnValue:
 
 @bp.get("/state.json")
 def state() -> ResponseReturnValue:
-    """Return all that changes on the page; no payloads, no credentials."""
+    """Return the live data of the page, without payloads or credentials."""
     response = jsonify(
         broker=_broker(),
         books=events.stats().as_dict(),
@@ -63,19 +63,19 @@ def _broker() -> dict[str, Any]:
     }
 
 
-def _store() -> dict[str, str]:
+def _backlog() -> dict[str, str]:
     kind = current_app.config["EVENTCOLLECTOR_BACKLOG"]
     return {"kind": kind, "promise": PROMISES[kind]}
 
 
 def _dead() -> list[dict[str, Any]]:
-    """Return the dead events, counted by queue and reason."""
+    """Return the dead events, grouped by queue and reason."""
     groups: dict[tuple[str, str], list[int]] = defaultdict(list)
     for dead in events.dead():
         groups[dead.event.target_queue, dead.reason].append(dead.attempts)
     return [
-        {"queue": queue, "reason": why, "count": len(tries), "attempts": max(tries)}
-        for (queue, why), tries in groups.items()
+        {"queue": queue, "reason": reason, "count": len(tries), "attempts": max(tries)}
+        for (queue, reason), tries in groups.items()
     ]
 
 
@@ -94,6 +94,6 @@ def _order(order: Order) -> dict[str, Any]:
         "product": order.product.name,
         "quantity": order.quantity,
         "total": f"{order.total:,.2f}",
-        # SQLite keeps no time zone; the shop writes UTC.
+        # SQLite stores no time zone; the shop writes UTC.
         "placed_at": order.placed_at.replace(tzinfo=timezone.utc).isoformat(),
     }

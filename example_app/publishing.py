@@ -1,4 +1,4 @@
-"""What the shop publishes with, and where to."""
+"""The shop's event collector, with its queues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAIL_SEND = "mail.send"
 STOCK_COUNTED = "stock.counted"
 STOCK_REPLENISHED = "stock.replenished"
 
-#: Declared at every connect: durable, with these arguments.
+#: Declared as durable at every connect, with these arguments.
 QUEUES: dict[str, dict[str, Any]] = {
     ORDERS_CREATED: {},
     INVOICES_REQUESTED: {},

@@ -1,4 +1,4 @@
-"""Only the shop's own pages may press its buttons."""
+"""Protects the shop's forms against cross-site requests."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from flask import Flask, abort, request
 
 
 def init_app(app: Flask) -> None:
-    """Refuse forms that come from another site."""
+    """Reject forms from other sites."""
     app.before_request(refuse_other_sites)
 
 
 def refuse_other_sites() -> None:
-    """Answer 403 to a form that a browser sends from another site's page."""
+    """Answer 403 if a browser submits a form from another site's page."""
     if request.method not in ("GET", "HEAD", "OPTIONS") and not _is_our_own():
-        abort(403, "This form came from another site.")
+        abort(403, "This form was submitted from another site.")
 
 
 def _is_our_own() -> bool:
-    # Browsers send Sec-Fetch-Site, older ones Origin; neither comes from a script,
-    # which carries nobody's cookies and needs no protection.
+    # Browsers send Sec-Fetch-Site; older ones send Origin. Scripts send neither, but
+    # they carry no visitor's cookies and need no protection.
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site in ("same-origin", "none")

@@ -1,7 +1,7 @@
-"""Consume orders from RabbitMQ and request their invoices.
+"""A worker that turns orders from RabbitMQ into invoice requests.
 
-Run it with ``python -m example_app.worker``. A message is acknowledged only when the
-broker has confirmed the event that it led to; otherwise it is given back.
+Run it with ``python -m example_app.worker``. A message is acknowledged only once the
+broker has confirmed the resulting event. Otherwise it is requeued.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("example_app.worker")
 
 URL_VARIABLE = "FLASK_EVENTCOLLECTOR_BROKER_URL"
 NO_RABBITMQ = f"""\
-The worker reads from RabbitMQ, and {URL_VARIABLE} does not name one.
+The worker consumes from RabbitMQ, but {URL_VARIABLE} does not name a broker.
 Set it for the shop and for the worker, for example:
 
     export {URL_VARIABLE}=amqp://guest:guest@localhost:5672/"""
@@ -42,14 +42,14 @@ class Worker:
 
     app: Flask
     stop: threading.Event = field(default_factory=threading.Event)
-    #: Seconds to wait for the broker's word on an invoice.
+    #: Seconds to wait for the confirm of an invoice request.
     publish_timeout: float = 30
-    #: Seconds before a message is given back, and between two connects.
+    #: Seconds before a message is requeued, and between two connection attempts.
     pause: float = 1
-    _is_away: bool = field(default=False, init=False)
+    _is_disconnected: bool = field(default=False, init=False)
 
     def run(self) -> None:
-        """Consume; connect again whenever the connection is lost."""
+        """Consume, and reconnect whenever the connection is lost."""
         with self.app.app_context():
             while not self.stop.is_set():
                 try:
@@ -69,17 +69,17 @@ class Worker:
             )
             channel.basic_qos(prefetch_count=10)
             channel.basic_consume(ORDERS_CREATED, self._on_message)
-            self._is_away = False
+            self._is_disconnected = False
             log.info("waiting for orders")
             # The broker ends a consumer whose queue is deleted.
             while channel.consumer_tags and not self.stop.is_set():
                 conn.process_data_events(time_limit=0.2)
 
     def _report_loss(self, error: Exception) -> None:
-        """Say it once for each time that RabbitMQ goes away."""
-        if not self._is_away:
-            log.warning("RabbitMQ is away (%r), trying again and again", error)
-        self._is_away = True
+        """Log the loss once for each outage."""
+        if not self._is_disconnected:
+            log.warning("RabbitMQ is unreachable (%r), reconnecting", error)
+        self._is_disconnected = True
 
     def _on_message(
         self,
@@ -90,7 +90,7 @@ class Worker:
     ) -> None:
         tag = method.delivery_tag
         if tag is None or self.stop.is_set():
-            return  # what is not acknowledged comes again
+            return  # unacknowledged messages are redelivered
         self.handle(channel, tag, properties.message_id or "without id", body)
 
     def handle(
@@ -100,24 +100,24 @@ class Worker:
         try:
             event = request_invoice(json.loads(body), message_id)
         except (ValueError, RecursionError) as error:
-            log.error("message %s refused: %s", message_id, error)
+            log.error("message %s rejected: %s", message_id, error)
             channel.basic_reject(tag, requeue=False)
             return
         if events.publish(timeout=self.publish_timeout).complete:
             channel.basic_ack(tag)
             log.info("invoice requested for message %s", message_id)
         else:
-            self._give_back(channel, tag, event)
+            self._requeue(channel, tag, event)
 
-    def _give_back(self, channel: BlockingChannel, tag: int, event: Event) -> None:
-        """Let the message come again, and take back what it has led to so far.
+    def _requeue(self, channel: BlockingChannel, tag: int, event: Event) -> None:
+        """Requeue the message, and purge the event that resulted from it.
 
-        An event that is still in flight can't be taken back, so an invoice may be
-        requested twice: whoever makes it knows it by its order's number.
+        An event in flight can't be purged, so an invoice may be requested twice. Its
+        consumer recognises that by the order's id.
         """
         events.purge([event.id])
-        log.warning("event %s was not confirmed, its message goes back", event.id)
-        channel.connection.sleep(self.pause)  # answers heartbeats meanwhile
+        log.warning("event %s was not confirmed, requeuing its message", event.id)
+        channel.connection.sleep(self.pause)  # keeps answering heartbeats
         channel.basic_nack(tag, requeue=True)
 
 
@@ -128,7 +128,7 @@ def main() -> int:
         print(NO_RABBITMQ, file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    # pika logs each failed connect several times; the worker says it once.
+    # pika logs each failed connection attempt several times; the worker logs it once.
     logging.getLogger("pika").setLevel(logging.CRITICAL)
     worker = Worker(app)
     for number in (signal.SIGTERM, signal.SIGINT):

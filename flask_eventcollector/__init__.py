@@ -1,4 +1,4 @@
-"""Collect events while a request is handled; publish them when it has succeeded."""
+"""Collects events during a request, then publishes them if the request succeeds."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
 ]
 
 #: Searched in turn for a name. pytest loads this package's plugin wherever it is
-#: installed, also where nobody uses Flask: so the package itself imports nothing.
+#: installed, even in projects without Flask. So the package imports modules lazily.
 _MODULES = (
     "errors",
     "events",

@@ -1,4 +1,4 @@
-"""One app's parts, wired together."""
+"""Wires the parts for one app."""
 
 from __future__ import annotations
 
@@ -45,58 +45,61 @@ from .stores.spool.spool import Spool
 
 logger = logging.getLogger("flask_eventcollector")
 
-#: By process id: the deliveries that were begun there, with the seconds that each may
-#: take at the end of the process. One whose app is gone may still have something to
-#: finish or to count: a script's app is often a local variable of its main function.
+#: By process id: the deliveries started there, with the seconds that each may take to
+#: shut down. A delivery outlives its app, since it may have events to deliver or to
+#: account for: a script's app is often a local variable of its main function.
 deliveries: dict[int, weakref.WeakKeyDictionary[Delivery, float]] = {}
 
 
-#: Where an app keeps its state, among its extensions.
+#: The key in ``app.extensions``.
 EXTENSION_KEY = "eventcollector"
 
 
 def state_of(app: Flask) -> AppState | None:
-    """What the extension keeps for *app*; ``None``: it was not initialised."""
+    """The extension's state for *app*; ``None``: the app was not initialised."""
     state = app.extensions.get(EXTENSION_KEY)
     return state if isinstance(state, AppState) else None
 
 
 class AppState:
-    """What the extension keeps for one app.
+    """The extension's state for one app.
 
-    It refers to the app only weakly, as do the threads below it: an app that is thrown
-    away can be collected, and its threads then stop.
+    This object and its threads refer to the app only weakly. An app that is no longer
+    used can be garbage-collected, and its threads then stop.
     """
 
     def __init__(self, app: Flask, config: Config, events: object) -> None:
         self._app = weakref.ref(app)
-        #: The extension that this is the state of.
+        #: The extension that this state belongs to.
         self.events = events
         self.config = config
         #: Whether each event outside of a scope is published at once.
         self.autoflush = config.autoflush
         self.scopes = Scopes(self._new_collector, self._current_request)
         self._dispatcher = Dispatcher(app, self.scopes)
-        #: By process id: a forked child starts empty. Its parent's entry stays here
-        #: untouched, since to close the inherited connection would write into the
-        #: parent's stream. ``setdefault`` is atomic, where a lock may be held by a
-        #: thread that the fork has left behind.
+        #: By process id, so that a forked child starts empty. Its parent's entry stays
+        #: untouched, since closing the inherited connection would write to the parent's
+        #: stream. ``setdefault`` is atomic; a lock instead might be held by a thread
+        #: that does not exist in the child.
         self._deliveries: dict[int, Delivery] = {}
 
     @property
     def app(self) -> Flask:
-        """The app; :raises RuntimeError: it is gone."""
+        """The app.
+
+        :raises RuntimeError: the app no longer exists.
+        """
         app = self._app()
         if app is None:
-            raise RuntimeError("the app of this event collector is gone")
+            raise RuntimeError("the app of this event collector no longer exists")
         return app
 
     def delivery(self) -> Delivery:
-        """This process's delivery, made on the first use."""
-        return self.delivery_if_used() or self._begin()
+        """This process's delivery, created on first use."""
+        return self.delivery_if_used() or self._new_delivery()
 
     def delivery_if_used(self) -> Delivery | None:
-        """This process's delivery, unless nothing was enqueued yet."""
+        """This process's delivery; ``None``: nothing was enqueued yet."""
         return self._deliveries.get(os.getpid())
 
     def spool_folder(self) -> Folder | None:
@@ -107,11 +110,11 @@ class AppState:
 
     # The parts of one process.
 
-    def _begin(self) -> Delivery:
+    def _new_delivery(self) -> Delivery:
         config, name = self.config, self.app.name
         urls = choose_broker(config, self.app)
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
-            logger.warning("Events stay in this process: the broker is memory://")
+            logger.warning("Broker is memory://, so events stay in this process")
         folder = self.spool_folder()
         ledger = Ledger(_limits(config, durable=folder is not None))
         log = ThrottledLog()
@@ -126,13 +129,13 @@ class AppState:
             background=self.scopes.background,
         )
         delivery = self._deliveries.setdefault(os.getpid(), delivery)
-        begun = deliveries.setdefault(os.getpid(), weakref.WeakKeyDictionary())
-        begun[delivery] = config.shutdown_timeout
+        started = deliveries.setdefault(os.getpid(), weakref.WeakKeyDictionary())
+        started[delivery] = config.shutdown_timeout
         weakref.finalize(self.app, delivery.request_stop).atexit = False
         return delivery
 
     def notify(self, notices: Sequence[Notice]) -> None:
-        """Log and signal, now, what became of events that never came here."""
+        """Report *notices* of events that this process never held."""
         Notifier(self._dispatcher.send, ThrottledLog(), deque[Notice]().extend).notify(
             notices
         )

@@ -1,7 +1,7 @@
 """Finds the scope of a request on Flask's context objects.
 
-The scope lives on the context *object*: on Flask 3.1 ``g`` is shared by requests that
-are nested or run inside an outer app context.
+The scope is stored on the context *object*, not on ``g``: in Flask 3.1, requests that
+are nested or run inside an outer app context share one ``g``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import flask.globals
 from .collecting.requests import RequestScope
 from .collecting.scopes import Scopes
 
-#: Flask 3.2 merges the two kinds of contexts; asking it for ``request_ctx`` warns.
+#: Flask 3.2 merges both kinds of contexts and deprecates ``request_ctx``.
 _request_ctx = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 
 _SCOPE = "_eventcollector_scope"
@@ -31,27 +31,27 @@ def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
     scope: RequestScope | None = vars(context).get(_SCOPE)
     if scope is None:
         scope = vars(context)[_SCOPE] = RequestScope(scopes)
-    # Another extension's teardown may raise, and so keep ours from running. Then the
-    # app context's teardown publishes or discards: it must know its requests.
+    # Another extension's teardown may raise, so that ours never runs. Then the app
+    # context's teardown publishes or discards, so it must know its requests.
     _unfinished().setdefault(scope)
     return scope
 
 
 def note_finished(scope: RequestScope) -> None:
-    """The request's own teardown has run."""
+    """Note that the request's own teardown has run."""
     if flask.has_app_context():
         _unfinished().pop(scope, None)
 
 
 def take_unfinished() -> list[RequestScope]:
-    """The requests that collected in this app context and were never torn down."""
+    """Take the requests of this app context that were never torn down."""
     unfinished = [scope for scope in _unfinished() if scope is not _enclosing()]
     _unfinished().clear()
     return unfinished
 
 
 def _enclosing() -> RequestScope | None:
-    """The request around the app context, if that was pushed inside a request."""
+    """The request inside which the app context was pushed, if any."""
     if not flask.has_request_context():
         return None
     context = _request_ctx._get_current_object()

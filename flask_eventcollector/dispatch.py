@@ -1,4 +1,4 @@
-"""Sends signals to an app's receivers, whatever each of them does."""
+"""Sends signals to an app's receivers, isolating their failures."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ logger = logging.getLogger("flask_eventcollector")
 
 
 class Dispatcher:
-    """Calls the receivers of one app. It does not keep the app alive."""
+    """Calls the receivers of one app, to which it holds a weak reference."""
 
     def __init__(self, app: Flask, scopes: Scopes) -> None:
         self._app = weakref.ref(app)
         self._scopes = scopes
 
-    def send(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+    def send(self, signal: NamedSignal, arguments: dict[str, Any]) -> None:
         """Call the signal's receivers in this thread; blocks as long as they do."""
         app = self._app()
         if app is None or not signal.receivers:
@@ -34,18 +34,18 @@ class Dispatcher:
             if receivers and not _is_current(app):
                 stack.enter_context(app.app_context())
             for receiver in receivers:
-                self._call(app, signal, receiver, about)
+                self._call(app, signal, receiver, arguments)
 
     def _call(
-        self, app: Flask, signal: NamedSignal, receiver: Any, about: dict[str, Any]
+        self, app: Flask, signal: NamedSignal, receiver: Any, arguments: dict[str, Any]
     ) -> None:
         # What a receiver of event_enqueued enqueues belongs to the same unit of work.
         own_scope = signal is not event_enqueued
         with self._scopes.background() if own_scope else nullcontext():
             try:
-                app.ensure_sync(receiver)(app, **about)
+                app.ensure_sync(receiver)(app, **arguments)
             except Exception:
-                logger.exception("A receiver of %s failed", signal.name)
+                logger.exception("Signal receiver failed: %s", signal.name)
 
 
 def _is_current(app: Flask) -> bool:

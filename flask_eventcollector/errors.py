@@ -4,16 +4,22 @@ from __future__ import annotations
 
 
 class EventCollectorError(Exception):
-    """The base of every exception that this library defines."""
+    """The base class of this library's exceptions."""
 
 
 class ConfigurationError(EventCollectorError):
-    """A setting is wrong or missing; the message names it and the cure."""
+    """A setting is invalid or missing. The message names the setting and the cure."""
 
 
 class EncodingError(EventCollectorError, ValueError):
-    """A payload can't be sent as JSON; the message says where and why."""
+    """A payload can't be encoded as JSON, or is too large.
+
+    The message says where in the payload, and why. It never contains a value.
+    """
 
 
 class BacklogFull(EventCollectorError):
-    """``EVENTCOLLECTOR_OVERFLOW`` is ``"reject"`` and a limit is reached."""
+    """An event was rejected at a limit: ``EVENTCOLLECTOR_OVERFLOW`` is ``"reject"``.
+
+    The limits are ``EVENTCOLLECTOR_MAX_EVENTS`` and ``EVENTCOLLECTOR_MAX_BYTES``.
+    """

@@ -1,4 +1,4 @@
-"""Plain values: what is sent and what became of it."""
+"""The plain values of the public interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 
 class Target(NamedTuple):
-    """Where an event goes; order is kept per target."""
+    """An exchange with a target queue. Order is kept per target."""
 
     exchange: str
     queue: str
@@ -24,94 +24,100 @@ class Target(NamedTuple):
 class Event:
     """One payload for one target queue, encoded when it was enqueued.
 
-    Two events are equal only if they are the same one. The ``repr`` leaves out the
-    payload and the headers, since it may end up in a log.
+    Events compare by identity. The ``repr`` omits the payload and the headers, since it
+    may end up in a log.
     """
 
-    #: The AMQP ``message_id``: the same for every attempt.
+    #: The AMQP ``message_id`` (a UUID), the same for every attempt.
     id: str
-    #: The routing key, which is the queue's name on the default exchange.
+    #: The routing key. On the default exchange, it is the queue's name.
     target_queue: str
     #: The exchange; ``""`` is AMQP's default exchange.
     exchange: str
-    #: The payload as plain JSON, UTF-8: the body of the AMQP message.
+    #: The body of the AMQP message: the payload as JSON in UTF-8.
     body: bytes = field(repr=False)
     #: The caller's headers.
     headers: Mapping[str, Any] = field(repr=False)
-    #: When it was enqueued, in UTC.
+    #: When it was enqueued, in UTC (timezone-aware).
     enqueued_at: datetime
-    #: What the event counts against ``EVENTCOLLECTOR_MAX_BYTES``, in bytes.
+    #: Bytes that the event counts against ``EVENTCOLLECTOR_MAX_BYTES``.
     size: int = field(repr=False)
 
     @property
     def payload(self) -> Any:
-        """The payload as a consumer sees it: decoded from :attr:`body`."""
+        """The payload as a consumer sees it, decoded from :attr:`body`."""
         return json.loads(self.body)
 
     @property
     def target(self) -> Target:
-        """Exchange and target queue together."""
+        """The exchange with the target queue."""
         return Target(self.exchange, self.target_queue)
 
 
 class Outcome(str, enum.Enum):
-    """What became of one event that was sent."""
+    """The outcome of one event that was sent.
 
-    #: The broker has taken it.
+    See https://www.rabbitmq.com/docs/confirms for the publisher's side of AMQP.
+    """
+
+    #: The broker confirmed it (``basic.ack``).
     CONFIRMED = "confirmed"
     #: The broker refused it (``basic.nack``), for example because a queue is full.
     NACKED = "nacked"
-    #: No queue for it (``basic.return``), or no such exchange.
+    #: No queue was bound for it (``basic.return``), or the exchange does not exist.
     RETURNED = "returned"
-    #: The channel or the connection ended before the confirm came.
+    #: The channel or the connection was lost before the confirm arrived.
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class PublishResult:
-    """How the events of one ``publish()`` stood when it returned."""
+    """The state of one ``publish()`` call's events when it returned, as counts."""
+
+    #: Confirmed by the broker.
 
     confirmed: int = 0
-    #: Sent; the confirm has not come yet.
+    #: Sent, but not confirmed yet.
     in_flight: int = 0
-    #: Waiting in the backlog; the flusher sends them.
+    #: Waiting in the backlog; the flusher retries them.
     retained: int = 0
-    #: Set aside, because the broker can never take them.
+    #: Dead-lettered, because the broker can never accept them.
     dead: int = 0
-    #: Lost to a limit while the caller waited.
+    #: Dropped at a limit while the caller waited.
     dropped: int = 0
 
     @property
     def complete(self) -> bool:
-        """Whether every event was confirmed (or there was none)."""
+        """Whether every event was confirmed. True if there was none."""
         return self == PublishResult(confirmed=self.confirmed)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadEvent:
-    """An event that was set aside, and why."""
+    """A dead-lettered event. It is not retried until ``events.retry()``."""
 
     event: Event
-    #: The broker's last word on it.
+    #: Why the broker refused it the last time.
     reason: str
-    #: How often it was sent.
+    #: How many times it was sent.
     attempts: int
 
 
 class BrokerState(str, enum.Enum):
-    """How the broker stands, from best to worst."""
+    """The broker's state, from best to worst."""
 
-    #: It answers.
+    #: Connected and responding.
     READY = "ready"
-    #: Nothing was enqueued yet, so nobody has called it.
+    #: Nothing was enqueued yet, so no connection was attempted.
     IDLE = "idle"
-    #: The first connection is being made.
+    #: The first connection is being established.
     CONNECTING = "connecting"
-    #: A wait ran out and no confirm has come since.
+    #: A wait timed out, and no confirm has arrived since.
     STALLED = "stalled"
-    #: It takes nothing because of an alarm (``connection.blocked``).
+    #: It accepts nothing because of an alarm (``connection.blocked``); see
+    #: https://www.rabbitmq.com/docs/connection-blocked.
     BLOCKED = "blocked"
-    #: There is no connection; it is tried again.
+    #: Unreachable; reconnecting with backoff.
     DOWN = "down"
     #: ``close()`` was called.
     CLOSED = "closed"
@@ -121,70 +127,81 @@ class BrokerState(str, enum.Enum):
 
     @property
     def is_connected(self) -> bool:
-        """Whether there is a connection on which events can be published."""
+        """Whether there is a connection to publish on."""
         return self in (BrokerState.READY, BrokerState.STALLED, BrokerState.BLOCKED)
 
     @property
     def may_confirm_soon(self) -> bool:
-        """Whether it is worthwhile to wait a moment for a confirm."""
+        """Whether a confirm can be expected shortly."""
         return self in (BrokerState.READY, BrokerState.IDLE, BrokerState.CONNECTING)
 
     @property
     def is_trouble(self) -> bool:
-        """Whether events are retained because of it."""
+        """Whether the state causes events to be retained."""
         return self in (BrokerState.STALLED, BrokerState.BLOCKED, BrokerState.DOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """The books of one process, and the broker's state.
+    """The books of one process: event counts since its start, and current state.
 
-    ``enqueued + adopted`` is always the sum of the seven that follow it.
+    At any moment, ``enqueued + adopted`` equals ``collected + in_flight + retained +
+    dead + confirmed + discarded + dropped``.
     """
 
+    #: Events enqueued by this process.
     enqueued: int = 0
+    #: Events taken over from the spool files of dead processes.
     adopted: int = 0
+    #: Events in a collector now, not published yet.
     collected: int = 0
+    #: Events sent and not confirmed now.
     in_flight: int = 0
+    #: Events waiting for a retry now.
     retained: int = 0
+    #: Dead-lettered events now.
     dead: int = 0
+    #: Events that the broker confirmed.
     confirmed: int = 0
+    #: Events discarded on purpose, because their unit of work failed or was cleared.
     discarded: int = 0
+    #: Events lost to a limit, purged, or left at the end of the process.
     dropped: int = 0
-    #: Of those in flight, retained and dead: how many are on disk.
+    #: How many of the in-flight, retained and dead events are on disk.
     spooled: int = 0
-    #: Events that should be on disk and are not, because the disk fails.
+    #: Events that should be on disk but are not, because writes fail.
     unspooled: int = 0
-    #: Rows on disk of events that have ended. Were the process killed now, these would
-    #: be sent once more.
+    #: Rows on disk of events that have reached a final state. If the process were
+    #: killed now, they would be sent once more.
     unerased: int = 0
-    #: Events of dead processes that this one has found and not adopted yet.
+    #: Events of dead processes that were found but not adopted yet.
     unadopted: int = 0
-    #: Files that could not be read as a whole, and were renamed.
+    #: Damaged spool files that were renamed.
     quarantined: int = 0
     #: Bytes held in memory, counted against ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0
-    #: Seconds since the oldest event that is in flight or retained was enqueued.
+    #: Seconds since the oldest in-flight or retained event was enqueued; ``None``:
+    #: there is none.
     oldest_age: float | None = None
     broker: BrokerState = BrokerState.IDLE
-    #: Why the broker is not ready, or what is wrong with it; ``""`` if nothing is.
+    #: The broker's current problem; ``""``: none.
     broker_error: str = ""
-    #: Why the spool can't be written; ``""`` if it can, or if there is none.
+    #: The spool's current problem; ``""``: none, or no spool.
     spool_error: str = ""
 
     @property
     def balanced(self) -> bool:
-        """Whether every event is accounted for exactly once."""
+        """Whether the counts add up as stated above."""
         living = self.collected + self.in_flight + self.retained + self.dead
         ended = self.confirmed + self.discarded + self.dropped
         return self.enqueued + self.adopted == living + ended
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as plain values, for JSON."""
+        """All fields as plain values, for JSON."""
         return asdict(self) | {"broker": self.broker.value}
 
     def __add__(self, other: Stats) -> Stats:
-        """The books of two apps together, with the worse of the broker's states."""
+        """The sum over two apps, with the worse broker state."""
         worse = max(
             self, other, key=lambda stats: list(BrokerState).index(stats.broker)
         )

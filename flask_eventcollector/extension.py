@@ -1,4 +1,4 @@
-"""The Flask extension: wires the parts for each app, forwards to the current one."""
+"""The Flask extension, which forwards calls to the current app's parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .hooks import Hooks
 if TYPE_CHECKING:
     from .testing import Captured
 
-_COLLECTOR_FACE = (
+_COLLECTOR_INTERFACE = (
     "enqueue_event",
     "publish",
     "clear_events_to_publish",
@@ -42,7 +42,7 @@ _COLLECTOR_FACE = (
 
 
 class EventCollector:
-    """Collects events in a unit of work; publishes them to RabbitMQ when it succeeds.
+    """Collects events in a unit of work; publishes them to RabbitMQ if it succeeds.
 
     One object serves any number of apps::
 
@@ -55,8 +55,12 @@ class EventCollector:
             events.init_app(app)
             return app
 
-    Inside an app context its methods concern that app; outside, the only app that was
-    initialised. Nothing connects, and no thread starts, before the first event.
+    Inside an app context, every method applies to that app. Outside, it applies to the
+    only app that was initialised, unless the method says otherwise. Every method raises
+    :exc:`RuntimeError` if no such app can be determined. No connection is made and no
+    thread is started before the first event.
+
+    :param app: calls :meth:`init_app` with this app.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -65,14 +69,15 @@ class EventCollector:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Read *app*'s ``EVENTCOLLECTOR_`` settings and register with its teardown.
+        """Read the app's ``EVENTCOLLECTOR_`` settings; register hooks and commands.
 
-        :raises ConfigurationError: a setting is wrong; the message names the cure.
-        :raises RuntimeError: *app* has an event collector already.
+        :param app: the Flask app.
+        :raises ConfigurationError: a setting is invalid. The message names the cure.
+        :raises RuntimeError: *app* already has an event collector.
         """
         if EXTENSION_KEY in app.extensions:
             raise RuntimeError(
-                f"the app {app.name!r} has an EventCollector already: call init_app()"
+                f"the app {app.name!r} already has an EventCollector: call init_app()"
                 " once for each app, or leave out EventCollector(app)"
             )
         with errors_shown():
@@ -93,22 +98,30 @@ class EventCollector:
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
     ) -> Event:
-        """Encode one event and collect it; it is published with its unit of work.
+        """Encode one event and add it to the current collector.
 
-        :param payload: what JSON can hold, and dates, times, UUIDs, Decimals and
-            dataclasses; it becomes the body of the message as plain JSON.
-        :param target_queue: the routing key, which on the default exchange is the name
-            of the queue; 255 bytes at most.
-        :param headers: AMQP headers for the message.
-        :param exchange: ``None``: ``EVENTCOLLECTOR_EXCHANGE``.
-        :returns: the event; its ``id`` is the AMQP ``message_id``.
-        :raises EncodingError: JSON can't hold *payload*, or it is too large.
-        :raises TypeError, ValueError: AMQP can't hold a name or a header.
-        :raises BacklogFull: a limit is reached, and ``OVERFLOW`` is ``"reject"``.
-        :raises ConfigurationError: no broker was configured.
+        The event is published when its unit of work succeeds. The call does not block,
+        unless ``EVENTCOLLECTOR_AUTOFLUSH`` is set: then an event outside of requests
+        and blocks is published at once, as by :meth:`publish`.
 
-        Never blocks, unless autoflush is on: then an event outside of requests and
-        blocks is published at once (see :meth:`publish`).
+        :param payload: any JSON value; dates, times, UUIDs, Decimals, dataclasses and
+            the types that ``app.json`` supports are converted. It becomes the body of
+            the message, as JSON in UTF-8.
+        :param target_queue: the routing key (str, at most 255 bytes). On the default
+            exchange, it is the name of the queue.
+        :param headers: the AMQP headers of the message: a dict of str to str, bytes,
+            bool, int, Decimal, aware datetime, ``None``, list or dict. See the field
+            tables in https://www.rabbitmq.com/amqp-0-9-1-errata.
+        :param exchange: the name of the exchange. ``None``:
+            ``EVENTCOLLECTOR_EXCHANGE``.
+        :returns: the :class:`Event`; its ``id`` is the AMQP ``message_id``.
+        :raises EncodingError: *payload* can't be encoded as JSON, or is larger than
+            ``EVENTCOLLECTOR_MAX_EVENT_BYTES``.
+        :raises TypeError: a name or a header has the wrong type.
+        :raises ValueError: a name or a header is invalid in AMQP.
+        :raises BacklogFull: a limit is reached and ``EVENTCOLLECTOR_OVERFLOW`` is
+            ``"reject"``.
+        :raises ConfigurationError: no broker is configured.
         """
         state = self._state()
         event: Event = state.scopes.current().enqueue_event(
@@ -119,52 +132,71 @@ class EventCollector:
         return event
 
     def publish(self, timeout: float | None = None) -> PublishResult:
-        """Hand over what the current collector holds, as one batch.
+        """Publish what the current collector holds, as one batch.
 
-        Without *timeout*, waits for the confirms at most
-        ``EVENTCOLLECTOR_CONFIRM_TIMEOUT`` seconds, and not at all while the broker is
-        away. With *timeout* (seconds), waits until each event is confirmed or refused,
-        also while the broker is away. What is not confirmed by then is on its way or
-        retained, and goes on without the caller. Never raises because of the broker.
+        Events that are not confirmed when this returns are in flight or retained for
+        retry; the background threads take care of them. A broker failure never raises.
+
+        :param timeout: how long to block, in seconds (at least 0). ``None``: at most
+            ``EVENTCOLLECTOR_CONFIRM_TIMEOUT``, and not at all while the broker is
+            unreachable. A number: until each event is confirmed or refused, even while
+            the broker is unreachable. With the spool, writing to the disk may take up
+            to one more second.
+        :returns: a :class:`PublishResult` with the counts of confirmed, in-flight,
+            retained, dead and dropped events.
+        :raises TypeError: *timeout* is not a number.
+        :raises ValueError: *timeout* is negative or too large.
         """
         timeout = None if timeout is None else _checked_timeout(timeout)
         result: PublishResult = self.scopes().current().publish(timeout)
         return result
 
     def clear_events_to_publish(self) -> int:
-        """Discard what the current collector holds; returns how many events."""
+        """Discard what the current collector holds. Does not block.
+
+        :returns: the number of events.
+        """
         count: int = self.scopes().current().clear_events_to_publish()
         return count
 
     @property
     def events_to_publish(self) -> tuple[Event, ...]:
-        """What the current collector holds, in order."""
+        """The events in the current collector, in order."""
         events: tuple[Event, ...] = self.scopes().current().events_to_publish
         return events
 
     def thread_singleton_instance(self) -> CollectorLike:
-        """This thread's own collector, made on first use.
+        """This thread's own collector, created on first use.
 
-        It lives until the thread ends, and is published only by its ``publish()``.
+        It exists until the thread ends. It is published only by its ``publish()``, or
+        by :meth:`publish` outside of requests and blocks.
         """
         scopes = self.scopes()
         return scopes.collector(scopes.thread())
 
     def scopes(self) -> Scopes:
-        """The scopes of the current app, for :class:`AutoPublishingEventCollector`."""
+        """The scopes of the current app, for :class:`AutoPublishingEventCollector`.
+
+        :meta private:
+        """
         return self._state().scopes
 
     def auto_publish(self) -> AutoPublishingEventCollector:
-        """The same as ``AutoPublishingEventCollector(events)``."""
+        """Make a block or a function one unit of work.
+
+        :returns: an :class:`AutoPublishingEventCollector` for this extension.
+        """
         return AutoPublishingEventCollector(self)
 
     @contextmanager
     def use_collector(self, double: CollectorLike) -> Iterator[CollectorLike]:
-        """Let every scope of the app, in every thread, use *double* instead.
+        """Replace every collector of the app, in every thread, during a ``with`` block.
 
-        For tests. *double* has ``enqueue_event``, ``publish``,
-        ``clear_events_to_publish`` and ``events_to_publish``. :raises TypeError: it
-        hasn't.
+        For tests.
+
+        :param double: an object with ``enqueue_event``, ``publish``,
+            ``clear_events_to_publish`` and ``events_to_publish``.
+        :raises TypeError: *double* lacks one of these.
         """
         _check_double(double)
         scopes = self.scopes()
@@ -175,66 +207,95 @@ class EventCollector:
             scopes.double = before
 
     def capture(self) -> Captured:
-        """Capture what becomes of the app's events in a ``with`` block, for tests.
+        """Capture the fate of the app's events during a ``with`` block, for tests.
 
-        The capture holds one list for each fate, and the assertions. See
-        :class:`flask_eventcollector.testing.Captured`. Never blocks for long.
+        :returns: a :class:`flask_eventcollector.testing.Captured`, with one list for
+            each fate, and with assertions.
         """
-        # Nothing of the test kit is loaded in production.
+        # The test kit is not loaded in production.
         from .testing import capture_app
 
         self._state()
         return capture_app(self._app())
 
-    # Looking after what is kept.
+    # Looking after the backlog.
 
     def flush(self, timeout: float) -> bool:
-        """Try to deliver all that was handed over, within *timeout* seconds.
+        """Try to deliver everything that was handed over.
 
-        With the spool that includes what dead processes have left on disk. Returns
-        whether it worked; ends early when the broker has refused what is left.
-        Outside an app context it serves all apps.
+        With the spool, that includes events that dead processes have left on disk.
+        Outside an app context, it applies to all apps.
+
+        :param timeout: how long to block at most, in seconds. Returns early once
+            everything is delivered, or once the broker has refused everything left.
+        :returns: whether everything was delivered.
+        :raises TypeError: *timeout* is not a number.
+        :raises ValueError: *timeout* is negative or too large.
         """
         return self._for_each(Delivery.flush, timeout)
 
     def close(self, timeout: float) -> bool:
-        """Deliver what can be delivered within *timeout* seconds, then stop.
+        """Deliver what can be delivered in time, then stop.
 
-        Returns whether everything was delivered. What is left stays in the spool, or
-        with the memory backlog is dropped, counted and logged. Outside an app context
-        it serves all apps. The end of the process does the same with
-        ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, without a new connection.
+        The rest stays in the spool. With the memory backlog, the rest is dropped,
+        counted and logged. Outside an app context, it applies to all apps. At exit, the
+        same happens with ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, but without a new
+        connection.
+
+        :param timeout: how long to block, in seconds; stopping the threads may take up
+            to one more second.
+        :returns: whether everything was delivered.
+        :raises TypeError: *timeout* is not a number.
+        :raises ValueError: *timeout* is negative or too large.
         """
         return self._for_each(Delivery.close, timeout)
 
     def stats(self) -> Stats:
-        """The books of this process, and the broker's state; never blocks.
+        """The event counts of this process, with the broker's state. Does not block.
 
-        Outside an app context: the sum over all apps.
+        Outside an app context, it is the sum over all apps.
+
+        :returns: a :class:`Stats`.
         """
         books = [delivery.stats() for delivery in self._deliveries()]
         return reduce(add, books) if books else Stats()
 
     def dead(self) -> tuple[DeadEvent, ...]:
-        """The events that were set aside because the broker went on refusing them."""
+        """The dead-lettered events, which the broker kept refusing. Does not block.
+
+        :returns: a tuple of :class:`DeadEvent`.
+        """
         return self._state().delivery().dead()
 
     def retry(self, ids: Iterable[str] | None = None) -> int:
-        """Send dead events again, all or those with *ids*; returns how many."""
+        """Retain dead events for another attempt. Does not block.
+
+        :param ids: the ids of events; others are ignored. ``None``: all dead events.
+        :returns: the number of events.
+        :raises TypeError: *ids* is a single str.
+        """
         return (
             self._state().delivery().retry(None if ids is None else _checked_ids(ids))
         )
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Drop events that are dead or retained; returns how many."""
+        """Drop dead or retained events for good. Does not block.
+
+        :param ids: the ids of events; events in another state are ignored.
+        :returns: the number of events.
+        :raises TypeError: *ids* is a single str.
+        """
         return self._state().delivery().purge(_checked_ids(ids))
 
     @property
     def broker(self) -> Broker:
         """The current app's broker in this process.
 
-        On ``memory://`` it is a :class:`~flask_eventcollector.brokers.memory.\
-MemoryBroker`, whose ``get(queue)`` reads what was published.
+        With ``memory://``, it is a
+        :class:`~flask_eventcollector.brokers.memory.MemoryBroker`, whose ``get(queue)``
+        reads what was published.
+
+        :raises ConfigurationError: no broker is configured.
         """
         return self._state().delivery().broker
 
@@ -262,7 +323,7 @@ MemoryBroker`, whose ``get(queue)`` reads what was published.
                 " it with EventCollector(app)"
             )
         raise RuntimeError(
-            f"this EventCollector serves {len(apps)} apps, and none is current: use"
+            f"this EventCollector serves {len(apps)} apps, but none is current: use"
             " 'with app.app_context():'"
         )
 
@@ -289,18 +350,18 @@ MemoryBroker`, whose ``get(queue)`` reads what was published.
 
 @atexit.register
 def _close_all() -> None:
-    """Give what is under way a last chance, without new threads or connections."""
-    began = time.monotonic()
+    """Let in-flight events finish, without new threads or connections."""
+    started = time.monotonic()
     for delivery, timeout in list(deliveries.get(os.getpid(), {}).items()):
-        left = began + timeout - time.monotonic()
+        left = started + timeout - time.monotonic()
         delivery.close(max(0.0, left), reconnect=False)
 
 
 def _check_threads() -> None:
-    """Older versions of uWSGI run no thread but their own, unless they are told to."""
+    """Check for uWSGI without threads, the default of older versions."""
     uwsgi = sys.modules.get("uwsgi")
-    # Its own word: which options turn threads on, and which one is the default,
-    # differs between its versions.
+    # Asks uWSGI itself: the options that enable threads, and their defaults, differ
+    # between versions.
     if not getattr(uwsgi, "has_threads", True):
         raise ConfigurationError(
             "uWSGI runs this app without threads, so nothing could be sent in the"
@@ -309,10 +370,10 @@ def _check_threads() -> None:
 
 
 def _check_double(double: object) -> None:
-    missing = [name for name in _COLLECTOR_FACE if not hasattr(double, name)]
+    missing = [name for name in _COLLECTOR_INTERFACE if not hasattr(double, name)]
     if missing:
         raise TypeError(
-            f"use_collector() takes a collector, but {type(double).__name__} has no"
+            f"use_collector() expects a collector, but {type(double).__name__} has no"
             f" {', '.join(missing)}"
         )
 

@@ -1,4 +1,4 @@
-"""What Flask calls when a request, an app context or a shell begins or ends."""
+"""The functions that Flask calls during requests, app contexts or shells."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ logger = logging.getLogger("flask_eventcollector")
 
 
 class Hooks:
-    """Publishes or discards what a request has collected, when Flask says it ended.
+    """Publishes or discards what a request collected, when Flask tears it down.
 
-    The app's list of teardown functions keeps it alive.
+    The app's list of teardown functions keeps this object alive.
     """
 
     def __init__(self, state: AppState) -> None:
         self._state = state
-        #: The processes that have begun to handle requests.
+        #: The ids of the processes that have started to handle requests.
         self._served: set[int] = set()
 
     def register(self, app: Flask) -> None:
-        """Have Flask call the hooks below."""
+        """Register the hooks below with *app*."""
         if self._state.config.backlog == "spool":
             flask.request_started.connect(self._on_request_started, app)
         app.teardown_request(self._on_teardown_request)
@@ -38,9 +38,9 @@ class Hooks:
         app.shell_context_processor(self._on_shell)
 
     def _on_request_started(self, sender: Flask, **extra: Any) -> None:
-        """At a process's first request, adopt what a dead process has left.
+        """At a process's first request, adopt what dead processes have left.
 
-        Without an event of its own, this process would not begin to work.
+        Otherwise adoption would start only with this process's first own event.
         """
         if os.getpid() in self._served:
             return
@@ -50,7 +50,7 @@ class Hooks:
             if folder is not None and folder.has_orphans():
                 self._state.delivery().start()
         except Exception:
-            logger.exception("What a dead process has left could not be adopted")
+            logger.exception("Spool adoption failed at the first request")
 
     def _on_request_finished(
         self, sender: Flask, response: flask.Response, **extra: Any
@@ -81,7 +81,7 @@ class Hooks:
             self._finish(scope, torn_down=False)
 
     def _on_shell(self) -> dict[str, Any]:
-        # Flask calls this only for its shell, where a person waits for each event.
+        # Flask calls this only for its shell, where a user waits for each event.
         self._state.autoflush = True
         return {}
 

@@ -1,7 +1,7 @@
-"""The pytest plugin: the fixture ``captured_events``, and what a failed ``==`` says.
+"""The pytest plugin with the fixture ``captured_events``.
 
-pytest loads it in every environment that has the package, also for projects that have
-nothing to do with Flask. So it imports the kit only where a test uses it.
+pytest loads it in every environment that has the package, even for projects that do not
+use Flask. So the test kit is imported only when a test uses it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _captured_key: pytest.StashKey[Captured] = pytest.StashKey()
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         _STRICT,
-        "Each test must assert on all events that it has published.",
+        "Each test must assert on all events that it publishes.",
         type="bool",
         default=False,
     )
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture
 def captured_events(request: pytest.FixtureRequest) -> Iterator[Captured]:
-    """What becomes of the events of the fixture ``app`` during the test."""
+    """Capture the events of the fixture ``app`` during the test."""
     from .testing import capture_app
 
     try:
@@ -57,7 +57,7 @@ def captured_events(request: pytest.FixtureRequest) -> Iterator[Captured]:
 
 @pytest.fixture(name=_WATCH)
 def _watch(request: pytest.FixtureRequest) -> None:
-    """In strict mode: capture for a test that doesn't, if its app has events at all."""
+    """In strict mode, capture for a test that doesn't, if its app has a collector."""
     from .testing.lookup import has_collector
 
     if has_collector(request.getfixturevalue("app")):
@@ -77,9 +77,9 @@ def pytest_collection_modifyitems(
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_call(item: pytest.Item) -> None:
-    """In strict mode, let a test fail that has passed over some event.
+    """In strict mode, fail a test that made no assertion about some event.
 
-    Called after the test itself, and not at all if that has failed.
+    Not called if the test itself has failed.
     """
     if _captured_key in item.stash and item.config.getini(_STRICT):
         _check_others(item.stash[_captured_key])
@@ -89,12 +89,12 @@ def _check_others(captured: Captured) -> None:
     try:
         captured.assert_no_others()
     except AssertionError as error:
-        # There is no line to show: what is missing is a line.
+        # No traceback: no line of code is at fault, one is missing.
         pytest.fail(f"{_STRICT}: {error}", pytrace=False)
 
 
 def pytest_assertrepr_compare(op: str, left: Any, right: Any) -> list[str] | None:
-    # Who has not imported the kit has no captured events.
+    # Without the kit there are no captured events.
     if "flask_eventcollector.testing" not in sys.modules:
         return None
     from .testing.comparing import explain_comparison

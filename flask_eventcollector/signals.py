@@ -1,13 +1,15 @@
-"""The blinker signals that report what becomes of events.
+"""The blinker signals that report the fate of events.
 
-The sender is the app object. Receivers should take ``**extra``. What a caller of
-``publish()`` waits for is told in the caller's thread, all else in the flusher's,
-always with the app context pushed. A receiver that raises is logged and harms nothing.
-What a receiver enqueues is handed over when it returns; nobody waits for it.
+The sender is the app object. Receivers must accept ``**extra``, since later versions
+may add arguments. Outcomes that a caller of ``publish()`` waits for are signalled in
+the caller's thread, all others in the flusher's thread. The app context is pushed in
+both cases. A receiver may block its thread, but delays no network or disk I/O. If a
+receiver raises, the exception is logged and the other receivers still run. Events that
+a receiver enqueues are handed over when it returns, without waiting for confirms.
 
-Of :data:`events_published`, :data:`events_discarded` and :data:`events_dropped`, each
-event gets exactly one, as its last word in this process. One that is left on disk when
-the process ends gets its last word in the process that adopts it.
+Each event gets exactly one of :data:`events_published`, :data:`events_discarded` and
+:data:`events_dropped` as its final signal. For an event that is left on disk when the
+process ends, that is sent by the process that adopts it.
 """
 
 from __future__ import annotations
@@ -16,26 +18,31 @@ from blinker import Namespace
 
 _signals = Namespace()
 
-#: ``event``: it is in a collector now.
+#: ``event`` (:class:`Event`): it was added to a collector. Sent in the thread that
+#: enqueues it.
 event_enqueued = _signals.signal("event-enqueued")
 
-#: ``events, attempt, elapsed``: the broker has confirmed them; *elapsed* is the time
-#: since the first of them was handed over, in seconds.
+#: ``events`` (tuple of :class:`Event`), ``attempt`` (int, from 1), ``elapsed`` (float):
+#: the broker confirmed the events, *elapsed* seconds after the first one's hand-over.
 events_published = _signals.signal("events-published")
 
-#: ``events, outcome, error, attempt``: they are retained. *outcome* is ``None`` when
-#: nothing was tried, because the broker is known to be away.
+#: ``events`` (tuple of :class:`Event`), ``outcome`` (:class:`Outcome` or ``None``),
+#: ``error`` (str), ``attempt`` (int): the events are retained for retry. *outcome* is
+#: ``None`` if they were not sent, for example because the broker is unreachable.
 publish_failed = _signals.signal("publish-failed")
 
-#: ``events, reason``: thrown away on purpose.
+#: ``events`` (tuple of :class:`Event`), ``reason`` (str): the events were discarded,
+#: because their unit of work failed or was cleared.
 events_discarded = _signals.signal("events-discarded")
 
-#: ``events, reason``: lost to a limit.
+#: ``events`` (tuple of :class:`Event`), ``reason`` (str): the events were lost to a
+#: limit, purged, or left at the end of the process.
 events_dropped = _signals.signal("events-dropped")
 
-#: ``events, reason``: set aside, because the broker goes on refusing them.
+#: ``events`` (tuple of :class:`Event`), ``reason`` (str): the events were
+#: dead-lettered, because the broker kept refusing them or can never accept them.
 events_dead = _signals.signal("events-dead")
 
-#: ``path, reason, rescued``: a file of the spool could not be read as a whole. It was
-#: renamed to *path*; *rescued* of its events are delivered all the same.
+#: ``path`` (:class:`~pathlib.Path`), ``reason`` (str), ``rescued`` (int): a damaged
+#: spool file was renamed to *path*; *rescued* of its events were recovered.
 spool_file_quarantined = _signals.signal("spool-file-quarantined")

@@ -169,7 +169,7 @@ def test_one_object_can_be_entered_within_itself(shop: Shop) -> None:
 def test_a_block_that_was_never_entered_cannot_be_left(shop: Shop) -> None:
     block = shop.events.auto_publish()
 
-    with pytest.raises(RuntimeError, match="left without having been entered"):
+    with pytest.raises(RuntimeError, match="exited but never entered"):
         block.__exit__(None, None, None)
 
 
@@ -421,7 +421,7 @@ def test_what_cannot_be_called_is_refused_with_the_cure(
     message = refusal(shop, thing)
 
     assert type(thing).__name__ in message
-    assert "write 'auto_publish()' with ()" in message
+    assert "call it as 'auto_publish()'" in message
 
 
 def test_a_decorator_without_its_parentheses_is_refused(shop: Shop) -> None:

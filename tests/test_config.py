@@ -184,7 +184,9 @@ def test_a_misspelt_setting_gets_a_suggestion() -> None:
 
 def test_an_unknown_setting_that_is_like_none_gets_the_list() -> None:
     message = refusal(ZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZZ=SECRET)
-    assert "known are EVENTCOLLECTOR_BROKER_URL, EVENTCOLLECTOR_EXCHANGE" in message
+    assert (
+        "the settings are EVENTCOLLECTOR_BROKER_URL, EVENTCOLLECTOR_EXCHANGE" in message
+    )
     assert SECRET not in message
 
 
@@ -202,13 +204,13 @@ COUNTS = ("MAX_EVENTS", "MAX_BYTES", "MAX_IN_FLIGHT", "MAX_EVENT_BYTES", "HEARTB
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        ("15", "is '15': a str; write a number without quotes"),
-        (True, "is True: write a number"),
-        (None, "is None: write a number"),
-        ([1], "is of type list: write a number"),
-        (math.nan, "is nan: write a finite number"),
-        (math.inf, "is inf: write a finite number"),
-        (-1, "is -1: write "),
+        ("15", "is '15': it must be a number without quotes"),
+        (True, "is True: it must be a number"),
+        (None, "is None: it must be a number"),
+        ([1], "is of type list: it must be a number"),
+        (math.nan, "is nan: it must be a finite number"),
+        (math.inf, "is inf: it must be a finite number"),
+        (-1, "is -1: it must be "),
     ],
 )
 def test_what_is_no_number_is_refused(key: str, value: Any, part: str) -> None:
@@ -218,18 +220,20 @@ def test_what_is_no_number_is_refused(key: str, value: Any, part: str) -> None:
 @pytest.mark.parametrize("key", COUNTS)
 @pytest.mark.parametrize("value", [0, 1.5])
 def test_a_count_is_a_whole_number_from_one(key: str, value: float) -> None:
-    assert f"is {value}: write a whole number from 1" in refusal(**{key: value})
+    assert f"is {value}: it must be a whole number of 1 or more" in refusal(
+        **{key: value}
+    )
 
 
 @pytest.mark.parametrize("key", ["RETRY_DELAY", "RETRY_MAX_DELAY"])
 def test_a_delay_of_zero_is_refused(key: str) -> None:
-    assert "is 0: write seconds above 0" in refusal(**{key: 0})
+    assert "is 0: it must be more than 0 seconds" in refusal(**{key: 0})
 
 
 @pytest.mark.parametrize("key", SECONDS)
 def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
-    assert "write seconds from 0 to" in refusal(**{key: threading.TIMEOUT_MAX * 2})
-    assert "write seconds from 0 to" in refusal(**{key: 10**400})
+    assert "it must be 0 to" in refusal(**{key: threading.TIMEOUT_MAX * 2})
+    assert "it must be 0 to" in refusal(**{key: 10**400})
 
 
 @pytest.mark.parametrize(
@@ -237,21 +241,21 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
     [
         ("EXCHANGE", None, ["is None", "the exchange is of type NoneType"]),
         ("EXCHANGE", "x" * 256, ["the exchange takes 256 bytes"]),
-        ("HEARTBEAT", 65536, ["is 65536", "16 bits", "from 1 to 65535"]),
+        ("HEARTBEAT", 65536, ["is 65536", "16 bits", "1 to 65535 seconds"]),
         ("OVERFLOW", "drop", ["is 'drop'", "'drop-newest', 'drop-oldest', 'reject'"]),
         ("OVERFLOW", ["reject"], ["is of type list", "'reject'"]),
-        ("BACKLOG", "disk", ["is 'disk'", "write one of 'memory'"]),
-        ("SPOOL_DIR", "spool", ["is 'spool'", "write an absolute path"]),
-        ("SPOOL_DIR", "", ["is ''", "write the path of a folder"]),
-        ("SPOOL_DIR", 7, ["is 7", "write the path of a folder"]),
-        ("SPOOL_SYNC", "fast", ["is 'fast'", "write one of 'normal', 'full'"]),
-        ("BACKLOG", None, ["is None", "write one of 'memory'"]),
+        ("BACKLOG", "disk", ["is 'disk'", "it must be one of 'memory'"]),
+        ("SPOOL_DIR", "spool", ["is 'spool'", "it must be an absolute path"]),
+        ("SPOOL_DIR", "", ["is ''", "it must be the path of a folder"]),
+        ("SPOOL_DIR", 7, ["is 7", "it must be the path of a folder"]),
+        ("SPOOL_SYNC", "fast", ["is 'fast'", "it must be one of 'normal', 'full'"]),
+        ("BACKLOG", None, ["is None", "it must be one of 'memory'"]),
         ("PUBLISH_ON", "never", ["is 'never'", "'success', 'always', or a callable"]),
         ("PUBLISH_ON", None, ["is None", "'success', 'always', or a callable"]),
-        ("AUTOFLUSH", 1, ["is 1", "write True or False"]),
+        ("AUTOFLUSH", 1, ["is 1", "it must be True or False"]),
         ("AUTOFLUSH", "True", ["is 'True'", "true or false"]),
-        ("TESTING_BROKER", None, ["is None", "write True or False"]),
-        ("QUEUES", ["orders"], ["is of type list", "write a dict"]),
+        ("TESTING_BROKER", None, ["is None", "it must be True or False"]),
+        ("QUEUES", ["orders"], ["is of type list", "it must be a dict"]),
         ("QUEUES", {"": {}}, ["a queue of EVENTCOLLECTOR_QUEUES is empty"]),
         ("QUEUES", {7: {}}, ["a queue of EVENTCOLLECTOR_QUEUES is of type int"]),
         ("QUEUES", {"a": 5}, ["EVENTCOLLECTOR_QUEUES['a'] is of type int"]),
@@ -275,7 +279,7 @@ def test_a_wrong_value_is_refused_with_the_cure(
 def test_a_delay_above_its_maximum_is_refused() -> None:
     message = refusal(RETRY_DELAY=61)
     assert "EVENTCOLLECTOR_RETRY_MAX_DELAY (60.0 s) is less than" in message
-    assert "EVENTCOLLECTOR_RETRY_DELAY (61.0 s): raise the one" in message
+    assert "EVENTCOLLECTOR_RETRY_DELAY (61.0 s): raise the former" in message
 
 
 def test_an_event_that_would_never_fit_is_refused() -> None:
@@ -489,10 +493,10 @@ def test_a_url_can_be_a_key() -> None:
             'a comma: write whole URLs, separated by ";"',
         ),
         ("amqp://a,amqp://b", "amqp://***", "a comma: write whole URLs"),
-        ("amqp://u@h/", "amqp://***@h", "only one of user name and password"),
-        ("amqp://u:@h/", "amqp://***@h", "only one of user name and password"),
-        ("amqp://:p@h/", "amqp://***@h", "only one of user name and password"),
-        ("amqp://@h/", "amqp://***", "only one of user name and password"),
+        ("amqp://u@h/", "amqp://***@h", "a user name or a password without the other"),
+        ("amqp://u:@h/", "amqp://***@h", "a user name or a password without the other"),
+        ("amqp://:p@h/", "amqp://***@h", "a user name or a password without the other"),
+        ("amqp://@h/", "amqp://***", "a user name or a password without the other"),
         ("amqp://u:p@h//", "amqp://***@h", "a / in the virtual host: write it as %2F"),
         ("amqp://u:p@h/a/b", "amqp://***@h", "a / in the virtual host"),
         (f"amqp://u:p@h/{'v' * 256}", "amqp://***@h", "virtual host takes 256 bytes"),
@@ -500,7 +504,7 @@ def test_a_url_can_be_a_key() -> None:
         ("amqp:///v", "amqp://***", "no host"),
         ("amqp://u:p@", "amqp://***", "no host"),
         ("amqp://u:p@:5672/v", "amqp://***", "no host"),
-        ("amqp://u:p@h!/v", "amqp://***", "characters that no host name has"),
+        ("amqp://u:p@h!/v", "amqp://***", "characters that are invalid in a host name"),
         ("amqp://u:p@h:x", "amqp://***@h", "not a number from 1 to 65535"),
         ("amqp://u:p@h:", "amqp://***@h", "not a number from 1 to 65535"),
         ("amqp://u:p@h:0", "amqp://***@h", "not a number from 1 to 65535"),
@@ -512,39 +516,51 @@ def test_a_url_can_be_a_key() -> None:
         ("amqp://u:p@[::1", "amqp://***", "not a URL"),
         ("amqp://[fffff::1]", "amqp://***", "is not a"),
         ("amqp://[v1.x]", "amqp://***", "in [] that is not an IPv6 address"),
-        ("http://u:p@h:15672", "http://***@h", "management page"),
-        ("https://h", "https://***", "management page"),
+        ("http://u:p@h:15672", "http://***@h", "management UI"),
+        ("https://h", "https://***", "management UI"),
         ("redis://u:p@h", "***", "must begin with amqp://, amqps:// or memory://"),
         ("u:p@h", "***", "must begin with amqp://"),
         ("h", "***", "must begin with amqp://"),
         ("amqp:h", "***", "must begin with amqp://"),
         ("memory", "***", "must begin with amqp://"),
         ("memory:", "***", "must begin with amqp://"),
-        ("memory://h", "memory://***", "which memory:// doesn't"),
-        ("memory://u:p@h", "memory://***@h", "which memory:// doesn't"),
-        ("memory:///", "memory://***", "which memory:// doesn't"),
+        ("memory://h", "memory://***", "which memory:// can't have"),
+        ("memory://u:p@h", "memory://***@h", "which memory:// can't have"),
+        ("memory:///", "memory://***", "which memory:// can't have"),
         ("", "***", "is empty"),
         (" ", "***", "is empty"),
         ("amqp://h/#f", "amqp://***", "a second @, or a #"),
         ("amqp://u:p#x@h", "amqp://***", "write @ as %40, # as %23"),
         ("amqp://u:p@x@h", "amqp://***", "write @ as %40, # as %23"),
-        ("amqp://u:p/x@h", "amqp://***", "has a / or ? in user name or password"),
-        ("amqp://u:p?x@h", "amqp://***", "has a / or ? in user name or password"),
-        ("amqp://u:p@h h", "amqp://***", "white space"),
-        ("amqp://u:p\t@h", "amqp://***@h", "white space or control characters"),
-        ("amqp://u:p\ud800@h", "amqp://***@h", "white space or control characters"),
+        (
+            "amqp://u:p/x@h",
+            "amqp://***",
+            "has a / or ? in the user name or the password",
+        ),
+        (
+            "amqp://u:p?x@h",
+            "amqp://***",
+            "has a / or ? in the user name or the password",
+        ),
+        ("amqp://u:p@h h", "amqp://***", "whitespace"),
+        ("amqp://u:p\t@h", "amqp://***@h", "whitespace or control characters"),
+        ("amqp://u:p\ud800@h", "amqp://***@h", "whitespace or control characters"),
         ("amqp://u:100%@h", "amqp://***@h", "a % without two hexadecimal digits"),
         ("amqp://u:a%00b@h", "amqp://***@h", "or %00"),
         ("amqp://u:%ff@h", "amqp://***@h", "%-escapes that are not UTF-8"),
         ("amqp://h?heartbeat=5", "amqp://***", "set EVENTCOLLECTOR_HEARTBEAT instead"),
-        ("amqp://h?ssl_options=5", "amqp://***", "known are cacertfile, certfile"),
+        (
+            "amqp://h?ssl_options=5",
+            "amqp://***",
+            "the known ones are cacertfile, certfile",
+        ),
         ("amqp://h?verify=verify_peer", "amqp://***", "for TLS only: write amqps://"),
         ("amqps://h?verify=yes", "amqps://***", "write verify_peer or verify_none"),
         ("amqps://h?verify", "amqps://***", "verify without a value"),
         (
             "amqps://h?cacertfile=no.pem",
             "amqps://***",
-            "a cacertfile that is not there",
+            "a cacertfile that does not exist",
         ),
         (
             "amqps://h?verify=verify_peer&verify=verify_none",
@@ -578,11 +594,11 @@ def test_a_semicolon_may_belong_to_a_password() -> None:
 @pytest.mark.parametrize(
     ("value", "part"),
     [
-        (5, "is of type int: write a URL such as amqp://"),
-        ({"amqp://h": 1}, "is of type dict: write a URL such as amqp://"),
-        (b"amqp://h", "is of type bytes: write a URL such as amqp://"),
-        ([], "is an empty list: write a URL, or leave it out"),
-        ([5], "is of type int: write a URL as a str"),
+        (5, "is of type int: it must be a URL such as amqp://"),
+        ({"amqp://h": 1}, "is of type dict: it must be a URL such as amqp://"),
+        (b"amqp://h", "is of type bytes: it must be a URL such as amqp://"),
+        ([], "is an empty list: add a URL, or leave it out"),
+        ([5], "is of type int: it must be a URL as a str"),
         ("memory://;amqp://h", "has memory:// among several URLs"),
         (["amqp://h", "memory://"], "has memory:// among several URLs"),
     ],
@@ -709,5 +725,5 @@ def test_without_a_url_production_is_told_both_choices() -> None:
     with pytest.raises(ConfigurationError) as caught:
         choose_broker(Config.from_app(app), app)
     message = str(caught.value)
-    assert message.startswith("EVENTCOLLECTOR_BROKER_URL is not set: write amqp://")
+    assert message.startswith("EVENTCOLLECTOR_BROKER_URL is not set: use amqp://")
     assert "or memory:// to keep events in this process" in message

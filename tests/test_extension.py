@@ -275,7 +275,7 @@ def test_init_app_twice_says_what_to_do(shop: Shop) -> None:
 
 
 def test_a_second_extension_on_one_app_is_refused(shop: Shop) -> None:
-    with pytest.raises(RuntimeError, match="'shop' has an EventCollector already"):
+    with pytest.raises(RuntimeError, match="'shop' already has an EventCollector"):
         EventCollector(shop)
 
 

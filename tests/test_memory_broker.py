@@ -115,7 +115,7 @@ def test_it_shows_its_state_and_no_payload(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
     publish(delivery, "secret")
-    assert repr(broker) == "<MemoryBroker ready, 1 event(s)>"
+    assert repr(broker) == "<MemoryBroker ready, 1 event>"
 
 
 def test_it_confirms_before_a_publish_returns(delivery: Delivery) -> None:

@@ -73,30 +73,33 @@ def test_an_error_without_words_of_its_own_is_named(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (socket.gaierror(-2, "Name or service not known"), "its name does not resolve"),
+        (
+            socket.gaierror(-2, "Name or service not known"),
+            "host name resolution failed",
+        ),
         (ConnectionRefusedError(111, "Connection refused"), "Connection refused"),
-        (TimeoutError("timed out"), "no answer in time"),
+        (TimeoutError("timed out"), "timed out"),
         (ssl.SSLError(1, "wrong version number"), "TLS failed: wrong version number"),
         (OSError(113, "No route to host"), "No route to host"),
         (
             workflow.AMQPConnectorStackTimeout("Timeout during AMQP handshake"),
-            "no answer in time",
+            "timed out",
         ),
         (
             exceptions.ProbableAuthenticationError("Client was disconnected"),
-            "it refused the user or the password",
+            "authentication was refused: wrong user name or password",
         ),
         (exceptions.ProbableAccessDeniedError("Client was disconnected"), "vhost"),
         (
             exceptions.ProbableAccessDeniedError(
                 repr(exceptions.ConnectionClosedByBroker(530, "NOT_ALLOWED - no vhost"))
             ),
-            "it refused the vhost: NOT_ALLOWED - no vhost",
+            "access to the vhost was refused: NOT_ALLOWED - no vhost",
         ),
-        (exceptions.AMQPHeartbeatTimeout("No activity"), "no heartbeat came"),
+        (exceptions.AMQPHeartbeatTimeout("No activity"), "heartbeat timeout"),
         (
             exceptions.ConnectionClosedByBroker(320, "CONNECTION_FORCED"),
-            "it closed the connection: CONNECTION_FORCED",
+            "closed by the broker: CONNECTION_FORCED",
         ),
         (
             exceptions.StreamLostError("Stream connection lost: EOF"),
@@ -111,7 +114,7 @@ def test_the_innermost_cause_is_told(error: BaseException, words: str) -> None:
 
 def test_a_refused_certificate_is_told_apart_from_other_tls_errors() -> None:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
-    assert explain(wrapped(error)).startswith("its certificate was refused")
+    assert explain(wrapped(error)).startswith("certificate verification failed")
 
 
 def test_an_unforeseen_error_is_named() -> None:

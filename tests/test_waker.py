@@ -1,4 +1,4 @@
-"""The pipe that wakes the I/O thread, in the turns that are too short for a real one."""
+"""The pipe that wakes the I/O thread."""
 
 from __future__ import annotations
 

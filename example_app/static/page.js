@@ -1,8 +1,8 @@
-// Keeps the page up to date and sends its forms without leaving it.
+// Updates the page, and submits its forms without leaving it.
 
 const main = document.querySelector("main");
 const message = document.querySelector("#message");
-const PERIOD = 1000; // milliseconds between two looks at the shop's state
+const PERIOD = 1000; // milliseconds between two requests for the shop's state
 const TONES = {
   published: "good", confirmed: "good", ready: "good",
   retained: "wait", in_flight: "wait", connecting: "wait", stalled: "wait", blocked: "wait",
@@ -18,14 +18,14 @@ async function refresh() {
   const mine = ++latest;
   try {
     const response = await fetch(main.dataset.stateUrl, { signal: AbortSignal.timeout(5000) });
-    if (!response.ok) throw new Error(`the answer was ${response.status}`);
+    if (!response.ok) throw new Error(`the response was ${response.status}`);
     const state = await response.json();
-    if (mine !== latest) return; // a newer look is under way
+    if (mine !== latest) return; // a newer request is in progress
     show(state);
   } catch (error) {
     if (mine !== latest) return;
     setPart(document.querySelector("#broker-state"), pill("unknown"));
-    setText(document.querySelector("#broker-error"), `The shop does not answer: ${error.message}`);
+    setText(document.querySelector("#broker-error"), `The shop does not respond: ${error.message}`);
   }
   timer = setTimeout(refresh, PERIOD);
 }
@@ -58,7 +58,7 @@ function showBooks(books) {
   }
   const waiting = books.retained + books.in_flight;
   const text = waiting === 0
-    ? "No event waits."
+    ? "No events are waiting."
     : `${events(waiting)} waiting, the oldest for ${duration(books.oldest_age ?? 0)}.`;
   setText(document.querySelector("#backlog"), text);
 }
@@ -67,21 +67,21 @@ function showSpool(books) {
   const place = document.querySelector("#on-disk");
   if (!place) return; // the backlog is in memory
   const facts = [`On disk: ${events(books.spooled)}`];
-  if (books.unread) facts.push(`${books.unread.toLocaleString("en")} left by ended processes, still to be read`);
-  if (books.unspooled) facts.push(`${books.unspooled.toLocaleString("en")} in memory only, because the disk fails`);
-  if (books.set_aside) facts.push(`damaged files set aside: ${books.set_aside}`);
+  if (books.unadopted) facts.push(`${events(books.unadopted)} left by ended processes, not adopted yet`);
+  if (books.unspooled) facts.push(`${events(books.unspooled)} in memory only, because writes fail`);
+  if (books.quarantined) facts.push(`damaged files quarantined: ${books.quarantined}`);
   setText(place, `${facts.join("; ")}.`);
   setText(document.querySelector("#spool-error"), books.spool_error);
 }
 
 function showStock(products) {
-  const chosen = Number(document.querySelector("#products").value);
-  const product = products.find(({ id }) => id === chosen);
+  const selected = Number(document.querySelector("#products").value);
+  const product = products.find(({ id }) => id === selected);
   const left = product.stock === null ? "made to order" : `${product.stock} in stock`;
   setText(document.querySelector("#stock"), `${product.name}: ${left}.`);
 }
 
-// A cell is its class name and what stands in it: pairs of class name and text.
+// A cell consists of its class name and its content, pairs of class name and text.
 const eventCells = (event) => [
   ["", [pill(event.state)]],
   ["", [["", event.queue], ["note", explanation(event)]]],
@@ -108,7 +108,7 @@ const identity = (event) => event.id.slice(0, 8) + (event.count > 1 ? " …" : "
 
 function explanation(event) {
   const count = event.count > 1 ? events(event.count) : "";
-  const tries = event.attempts > 1 ? `${event.attempts} tries` : "";
+  const tries = event.attempts > 1 ? `${event.attempts} attempts` : "";
   return [count, event.origin, event.reason, tries].filter(Boolean).join(", ");
 }
 
@@ -134,7 +134,7 @@ function setPart(element, [className, text]) {
 }
 
 function setText(element, text) {
-  // Unchanged text stays: what is selected stays so, and nothing is read out twice.
+  // Unchanged text is kept, to preserve selections and to avoid repeated announcements.
   if (element.textContent !== String(text)) element.textContent = text;
 }
 
@@ -159,7 +159,7 @@ async function send(submission) {
     });
     say(await answerOf(response), response.ok ? "good" : "bad");
   } catch (error) {
-    say(`The shop does not answer: ${error.message}`, "bad");
+    say(`The shop does not respond: ${error.message}`, "bad");
   } finally {
     buttons.forEach((button) => { button.disabled = false; });
     submission.submitter?.focus();

@@ -1,1 +1,1 @@
-"""What takes events: one module or package for each kind of broker."""
+"""The brokers: one module or package for each kind."""

@@ -11,6 +11,7 @@ from ..delivery.entries import Entry, Settlement
 from ..delivery.threads import holds
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
+from ..messages.wording import counted
 
 #: Events that are kept for consumers in this process; beyond it the oldest go.
 KEEP = 10_000
@@ -39,7 +40,8 @@ class MemoryBroker:
         self._taken = 0
 
     def __repr__(self) -> str:
-        return f"<MemoryBroker {self.relay.reported[0]}, {self._count} event(s)>"
+        events = counted(self._count, "event")
+        return f"<MemoryBroker {self.relay.reported[0]}, {events}>"
 
     # What a consumer in the same process calls.
 

@@ -1,1 +1,1 @@
-"""The command line, ``flask events``."""
+"""The ``flask events`` command line."""

@@ -1,4 +1,4 @@
-"""What machines read."""
+"""JSON output, for machines."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from . import formatting
 
 
 def status(
-    app: str, folder: Folder, files: Sequence[Report], aside: Iterable[Path]
+    app: str, folder: Folder, files: Sequence[Report], quarantined: Iterable[Path]
 ) -> dict[str, Any]:
-    """Each file, and what they hold together."""
+    """Each file, with the totals."""
     return {
         "app": app,
         "folder": str(folder.path),
         "files": [_file(file) for file in files],
-        "quarantined": [str(path) for path in aside],
+        "quarantined": [str(path) for path in quarantined],
         "total": total(files)._asdict(),
     }
 
 
 def _file(file: Report) -> dict[str, Any]:
-    unadopted = bool(file.problem)
+    is_unreadable = bool(file.problem)
     return {
         "path": str(file.path),
         "process": file.owner.process or None,
         "alive": file.owner.alive,
-        "waiting": None if unadopted else file.waiting,
-        "dead": None if unadopted else file.dead,
+        "waiting": None if is_unreadable else file.waiting,
+        "dead": None if is_unreadable else file.dead,
         "oldest_age": file.oldest_age,
         "bytes": file.bytes,
         "problem": file.problem,
@@ -43,7 +43,7 @@ def _file(file: Report) -> dict[str, Any]:
 
 
 def event(found: Found) -> dict[str, Any]:
-    """One event, as it is listed."""
+    """One event, as listed."""
     event = found.stored.event
     return {
         "id": event.id,
@@ -60,26 +60,29 @@ def event(found: Found) -> dict[str, Any]:
 
 
 def details(found: Found, *, payload: bool) -> dict[str, Any]:
-    """All that is known of one event."""
+    """Everything known about one event."""
     stored = found.stored.event
-    about = event(found) | {"path": str(found.path), "headers": dict(stored.headers)}
+    properties = event(found) | {
+        "path": str(found.path),
+        "headers": dict(stored.headers),
+    }
     if payload:
-        about["payload"] = stored.payload
-    return about
+        properties["payload"] = stored.payload
+    return properties
 
 
 def drained(drained: Drained) -> dict[str, Any]:
-    """What a flush has delivered, and what is left."""
+    """What a flush delivered and what it left."""
     return {key: value for key, value in vars(drained).items() if key != "reason"}
 
 
 def write(value: Any) -> None:
     """Write one document."""
-    # Headers hold what JSON doesn't: bytes, times, decimals.
+    # Headers may contain types that JSON lacks: bytes, times, decimals.
     click.echo(json.dumps(value, indent=2, default=str))
 
 
 def write_lines(values: Iterable[Any]) -> None:
-    """Write one document a line."""
+    """Write one document per line."""
     for value in values:
         click.echo(json.dumps(value))

@@ -1,4 +1,4 @@
-"""What people see."""
+"""Text output, for people."""
 
 from __future__ import annotations
 
@@ -22,16 +22,18 @@ from . import formatting
 
 
 def show_status(
-    app: str, folder: Folder, files: Sequence[Report], aside: Iterable[Path]
+    app: str, folder: Folder, files: Sequence[Report], quarantined: Iterable[Path]
 ) -> None:
-    """Each file, and what they hold together."""
-    click.echo(f"Spool of {app!r}: {formatting.plain(str(folder.path))}")
+    """Each file, with the totals."""
+    click.echo(f"Spool of {app!r}: {formatting.printable(str(folder.path))}")
     if files:
         _show_files(files)
     else:
-        click.echo("Nothing waits.")
-    for path in aside:
-        click.echo(f"Set aside, since it was damaged: {formatting.plain(path.name)}")
+        click.echo("No events are waiting.")
+    for path in quarantined:
+        click.echo(
+            f"Quarantined, since it is damaged: {formatting.printable(path.name)}"
+        )
 
 
 def _show_files(files: Sequence[Report]) -> None:
@@ -45,10 +47,10 @@ def _show_files(files: Sequence[Report]) -> None:
             str(dead),
             formatting.age(oldest_age),
             formatting.size(size),
-            f"{len(files)} file{'' if len(files) == 1 else 's'}",
+            formatting.count(len(files), "file"),
         ]
     )
-    heads = ("PROCESS", "IS", "WAITING", "DEAD", "OLDEST", "SIZE", "FILE")
+    heads = ("PROCESS", "STATUS", "WAITING", "DEAD", "OLDEST", "SIZE", "FILE")
     _write_lines(formatting.table(heads, rows, right=(2, 3, 4, 5)))
 
 
@@ -56,7 +58,7 @@ def _file_as_row(file: Report) -> list[str]:
     counts = ["?", "?"] if file.problem else [str(file.waiting), str(file.dead)]
     return [
         str(file.owner.process or "?"),
-        formatting.life(file.owner.alive),
+        formatting.liveness(file.owner.alive),
         *counts,
         formatting.age(file.oldest_age),
         formatting.size(file.bytes),
@@ -83,16 +85,16 @@ def show_list(found: Sequence[Found]) -> None:
 
 
 def show_dead(found: Sequence[Found]) -> None:
-    """Each event, and why it is dead."""
+    """Each event, with the reason why it is dead."""
     for f in found:
         event = f.stored.event
         age = formatting.age(formatting.age_of(event.enqueued_at))
-        click.echo(formatting.plain(f"{event.id}  {event.target}, {age} old"))
-        click.echo(f"    {formatting.plain(f.stored.dead or 'no reason is known')}")
+        click.echo(formatting.printable(f"{event.id}  {event.target}, {age} old"))
+        click.echo(f"    {formatting.printable(f.stored.dead or 'unknown reason')}")
 
 
 def show_details(found: Found, *, payload: bool) -> None:
-    """All that is known of one event."""
+    """Everything known about one event."""
     event, owner = found.stored.event, found.owner
     age = formatting.age(formatting.age_of(event.enqueued_at))
     about = [
@@ -100,60 +102,63 @@ def show_details(found: Found, *, payload: bool) -> None:
         ("state", found.state),
         *([] if found.stored.dead is None else [("reason", found.stored.dead or "-")]),
         ("queue", event.target_queue),
-        ("exchange", event.exchange or "the default one"),
+        ("exchange", event.exchange or "(default)"),
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
         ("size", formatting.size(len(event.body))),
-        ("process", f"{owner.process or '?'}, {formatting.life(owner.alive)}"),
+        ("process", f"{owner.process or '?'}, {formatting.liveness(owner.alive)}"),
         ("file", str(found.path)),
         *[("header", f"{key}: {value}") for key, value in event.headers.items()],
     ]
     for name, value in about:
-        click.echo(formatting.plain(f"{name:10}{value}"))
+        click.echo(formatting.printable(f"{name:10}{value}"))
     if payload:
         text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
-        _write_lines(formatting.plain(line) for line in text.splitlines())
+        _write_lines(formatting.printable(line) for line in text.splitlines())
 
 
 # What a command has done.
 
 
 def show_drained(drained: Drained) -> None:
-    """What a flush has delivered, and what is left."""
+    """What a flush delivered and what it left."""
     parts = [f"{formatting.events(drained.delivered)} delivered"]
-    parts += [f"{drained.waiting} left"] * bool(drained.waiting)
+    parts += [f"{drained.waiting} waiting"] * bool(drained.waiting)
     parts += [f"{drained.dead} dead"] * bool(drained.dead)
     click.echo(f"{', '.join(parts)}.")
     if drained.dead:
-        click.echo("See 'flask events dead' for why, and 'flask events retry'.")
+        click.echo("For the reasons, run 'flask events dead'. See also 'retry'.")
     if drained.quarantined:
-        click.echo(f"{drained.quarantined} damaged file(s) set aside; see the log.")
+        files = formatting.count(drained.quarantined, "damaged file")
+        click.echo(f"{files} quarantined; see the log.")
     if drained.others:
-        others = formatting.events(drained.others)
-        owners = formatting.count(drained.processes, "living process")
-        click.echo(f"{others} more in the files of {owners}, which delivers them.")
+        others = formatting.count(drained.others, "more event")
+        owners = formatting.count(drained.processes, "running process")
+        deliver = "delivers" if drained.processes == 1 else "deliver"
+        click.echo(f"{others} in the files of {owners}, which {deliver} them.")
 
 
 def show_changed(what: str, changed: Changed) -> None:
-    """What became of a ``"retry"`` or ``"purge"`` in one file."""
+    """The result of a ``"retry"`` or ``"purge"`` in one file."""
     owner = changed.owner
     if changed.done:
         count = formatting.events(len(changed.done))
         if what == "purge":
-            click.echo(f"{count} of {owner} dropped.")
+            click.echo(f"Dropped {count} of {owner}.")
         elif owner.alive:
-            click.echo(f"{count} sent again by {owner}.")
+            click.echo(f"Retried {count} through {owner}.")
         else:
             click.echo(
-                f"{count} of {owner} to be sent again: by the next worker, or now by"
-                " 'flask events flush'."
+                f"Marked {count} of {owner} for retry. The next worker sends them, or"
+                " run 'flask events flush' now."
             )
     if changed.left:
-        why = "may be on its way" if what == "purge" else "may have refused it again"
-        subject = "it" if what == "purge" else "the broker"
+        cause = "the events may be in flight"
+        if what == "retry":
+            cause = "the broker may have refused the events again"
         click.echo(
-            f"{owner} has not followed within {PATIENCE:.0f} s ({subject} {why}, or the"
-            f" process hangs): {first_of(changed.left)}",
+            f"No response from {owner} within {PATIENCE:.0f} s ({cause}, or the process"
+            f" hangs): {abbreviated(changed.left)}",
             err=True,
         )
 
@@ -162,7 +167,7 @@ def show_changed(what: str, changed: Changed) -> None:
 
 
 def progress(length: int) -> Any:
-    """A bar on a terminal, else nothing."""
+    """A progress bar if stderr is a terminal, else nothing."""
     if not (length and sys.stderr.isatty()):
         return nullcontext()
     return click.progressbar(
@@ -170,14 +175,14 @@ def progress(length: int) -> Any:
     )
 
 
-def complain(problems: Iterable[str]) -> None:
-    """Tell, on stderr, what could not be read."""
+def report_problems(problems: Iterable[str]) -> None:
+    """Write to stderr what could not be read."""
     for problem in problems:
-        click.echo(f"Can't be read: {formatting.plain(problem)}", err=True)
+        click.echo(f"Can't read {formatting.printable(problem)}", err=True)
 
 
-def first_of(ids: Iterable[str]) -> str:
-    """Ten *ids*, at most."""
+def abbreviated(ids: Iterable[str]) -> str:
+    """At most ten *ids*, separated by commas."""
     first = list(itertools.islice(ids, 11))
     return ", ".join([*first[:10], "…"] if len(first) > 10 else first)
 

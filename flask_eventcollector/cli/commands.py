@@ -16,12 +16,12 @@ from ..stores.spool.control import ControlRequest
 from . import as_json, as_text, formatting
 from .context import app_state, delivery, spool_folder
 from .exit_codes import Exit, Failure, end
-from .selection import chosen, with_ids
+from .selection import select, with_ids
 
-#: Events that ``list`` and ``dead`` show, unless they are told otherwise.
+#: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
 
-#: By name, in the order in which ``--help`` lists them.
+#: By name, in the order of ``--help``.
 COMMANDS: dict[str, click.Command] = {}
 
 
@@ -33,33 +33,31 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     return register
 
 
-_json = click.option(
-    "--json", "for_machines", is_flag=True, help="Write JSON, for machines."
-)
-_queue = click.option("--queue", metavar="NAME", help="Only those for this queue.")
+_json = click.option("--json", "for_machines", is_flag=True, help="Write JSON.")
+_queue = click.option("--queue", metavar="NAME", help="Only events for this queue.")
 _limit = click.option(
     "--limit",
     type=click.IntRange(min=0),
     default=_LIMIT,
     show_default=True,
-    help="How many at most; 0: all.",
+    help="Show at most this many events; 0 shows all.",
 )
 
 
 @_command("status")
 @_json
 def _status(for_machines: bool) -> None:
-    """Show each file: whose it is, and what waits in it.
+    """Show each spool file, its process, and its events.
 
-    Exits with 3 if anything waits or is dead, or if a file can't be read.
+    Exits with 3 if any event is waiting or dead, or if a file can't be read.
     """
     folder = spool_folder()
-    files, aside = reports(folder), folder.quarantined_files()
+    files, quarantined = reports(folder), folder.quarantined_files()
     if for_machines:
-        as_json.write(as_json.status(current_app.name, folder, files, aside))
+        as_json.write(as_json.status(current_app.name, folder, files, quarantined))
     else:
-        as_text.show_status(current_app.name, folder, files, aside)
-    as_text.complain(file.problem for file in files if file.problem)
+        as_text.show_status(current_app.name, folder, files, quarantined)
+    as_text.report_problems(file.problem for file in files if file.problem)
     if any(file.waiting or file.dead or file.problem for file in files):
         end(Exit.WAITS)
 
@@ -67,12 +65,12 @@ def _status(for_machines: bool) -> None:
 @_command("list")
 @_queue
 @_limit
-@click.option("--dead", is_flag=True, help="Only those that are dead.")
+@click.option("--dead", is_flag=True, help="Only dead events.")
 @_json
 def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None:
     """List the events, oldest first.
 
-    With --json, one object a line.
+    With --json, writes one object per line.
     """
     _show_events(queue, limit, dead, None if for_machines else as_text.show_list)
 
@@ -82,10 +80,10 @@ def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None
 @_limit
 @_json
 def _dead(queue: str | None, limit: int, for_machines: bool) -> None:
-    """List the dead events, with the broker's last word on each.
+    """List the dead events, with the broker's last reason for each.
 
-    The broker went on refusing them, so nobody sends them any more. See 'retry' and
-    'purge'. With --json, one object a line.
+    The broker kept refusing these events, so they are no longer sent. See 'retry' and
+    'purge'. With --json, writes one object per line.
     """
     _show_events(queue, limit, True, None if for_machines else as_text.show_dead)
 
@@ -96,7 +94,7 @@ def _show_events(
     dead: bool,
     show: Callable[[Sequence[Found]], None] | None,
 ) -> None:
-    """Show what waits, or is *dead*; as JSON without *show*."""
+    """List events, or only *dead* ones; as JSON without *show*."""
     problems: list[str] = []
     found = events_in(spool_folder(), problems, queue=queue, dead=dead)
     first = itertools.islice(found, limit or None)
@@ -105,19 +103,21 @@ def _show_events(
     elif shown := list(first):
         show(shown)
         if limit and next(found, None):
-            click.echo(f"The first {limit}; --limit 0 shows all.", err=True)
+            click.echo(f"Only the first {limit}; --limit 0 shows all.", err=True)
     else:
-        subject = f"Nothing for {formatting.plain(queue)}" if queue else "Nothing"
-        click.echo(f"{subject} {'is dead' if dead else 'waits'}.")
-    as_text.complain(problems)
+        subject = (
+            f"No events for {formatting.printable(queue)}" if queue else "No events"
+        )
+        click.echo(f"{subject} are {'dead' if dead else 'waiting'}.")
+    as_text.report_problems(problems)
 
 
 @_command("show")
 @click.argument("id")
-@click.option("--payload", is_flag=True, help="Show the payload, too.")
+@click.option("--payload", is_flag=True, help="Also show the payload.")
 @_json
 def _show(id: str, payload: bool, for_machines: bool) -> None:
-    """Show one event: its properties and headers."""
+    """Show one event with its properties and headers."""
     found = with_ids(spool_folder(), [id])
     if for_machines:
         as_json.write(as_json.details(found[0], payload=payload))
@@ -131,66 +131,69 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
     type=click.FloatRange(0, 1e6),
     default=60.0,
     show_default=True,
-    help="Seconds that it may take.",
+    help="The longest time to wait, in seconds.",
 )
 @_json
 def _flush(timeout: float, for_machines: bool) -> None:
-    """Deliver, from here, what dead processes have left.
+    """Deliver the events that ended processes have left.
 
-    What living processes have is theirs to deliver, and is only counted. Exits with 3
-    if something still waits: the broker is away, or refuses it.
+    Events of running processes are only counted; those processes deliver them. Exits
+    with 3 if events are still waiting: the broker is unreachable, or refuses them.
     """
-    folder, way = spool_folder(), delivery()
+    folder, own_delivery = spool_folder(), delivery()
     waiting = sum(file.waiting for file in reports(folder) if not file.owner.alive)
     with as_text.progress(waiting) as bar:
-        drained = drain(way, folder, timeout, bar.update if bar else lambda _: None)
+        drained = drain(
+            own_delivery, folder, timeout, bar.update if bar else lambda _: None
+        )
     if for_machines:
         as_json.write(as_json.drained(drained))
     else:
         as_text.show_drained(drained)
     if drained.waiting:
-        click.echo(f"Not delivered: {formatting.plain(drained.reason)}", err=True)
+        click.echo(f"Not delivered: {formatting.printable(drained.reason)}", err=True)
         end(Exit.WAITS)
 
 
 @_command("retry")
 @click.argument("ids", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="All that are dead.")
+@click.option("--all", "every", is_flag=True, help="Retry all dead events.")
 @_queue
 @_json
 def _retry(
     ids: tuple[str, ...], every: bool, queue: str | None, for_machines: bool
 ) -> None:
-    """Let dead events wait again, those with IDS or --all.
+    """Retry dead events: those with IDS, or --all.
 
-    Exits with 1 if one is unknown or not dead, and then changes nothing.
+    Exits with 1 and changes nothing if an event is unknown or not dead.
     """
-    found = chosen(spool_folder(), ids, every, queue, "--all")
+    found = select(spool_folder(), ids, every, queue, "--all")
     dead = [f for f in found if f.stored.dead is not None]
-    # One may be in two files, and dead in one of them.
+    # An event may be in two files, and dead in only one of them.
     waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
     if waiting:
         raise Failure(
-            f"Not dead, so it is sent anyway: {as_text.first_of(sorted(waiting))}"
+            "Not dead, so already being retried:"
+            f" {as_text.abbreviated(sorted(waiting))}"
         )
     _change("retry", dead, for_machines)
 
 
 @_command("purge")
 @click.argument("ids", nargs=-1)
-@click.option("--dead", "every", is_flag=True, help="All that are dead.")
+@click.option("--dead", "every", is_flag=True, help="Purge all dead events.")
 @_queue
-@click.option("--yes", is_flag=True, help="Don't ask.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 @_json
 def _purge(
     ids: tuple[str, ...], every: bool, queue: str | None, yes: bool, for_machines: bool
 ) -> None:
-    """Drop events that wait or are dead, those with IDS or --dead.
+    """Drop waiting or dead events for good: those with IDS, or --dead.
 
-    They are gone for good; the app's log and signals tell of it. Exits with 1 if one
-    is unknown, and then drops nothing.
+    The app's log and signals report the drop. Exits with 1 and drops nothing if an
+    event is unknown.
     """
-    found = chosen(spool_folder(), ids, every, queue, "--dead")
+    found = select(spool_folder(), ids, every, queue, "--dead")
     count = len({f.stored.event.id for f in found})
     if count and not yes:
         click.confirm(
@@ -200,7 +203,7 @@ def _purge(
 
 
 def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:
-    """Retry or purge *found*, one file after the other."""
+    """Retry or purge the *found* events, one file after the other."""
     done: set[str] = set()
     left: set[str] = set()
     for path in dict.fromkeys(f.path for f in found):
@@ -210,7 +213,9 @@ def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:
                 path, ControlRequest(action, list(ids)), app_state().notify
             )
         except Unreadable as error:
-            raise Failure(str(error) or "The events were delivered meanwhile") from None
+            raise Failure(
+                str(error) or "The events have been delivered in the meantime"
+            ) from None
         done.update(changed.done)
         left.update(changed.left)
         if not for_machines:
@@ -218,6 +223,6 @@ def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:
     if for_machines:
         as_json.write({"done": sorted(done - left), "left": sorted(left)})
     elif not found:
-        click.echo("Nothing is dead.")
+        click.echo("No events are dead.")
     if left:
         end(Exit.WAITS)

@@ -1,4 +1,4 @@
-"""Where a command works: the current app, its spool and its broker."""
+"""Gives a command access to the current app's parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from .exit_codes import Exit, Failure
 
 
 def app_state() -> AppState:
-    """What the extension keeps for the current app."""
+    """The extension's state for the current app.
+
+    :raises Failure: the app has no event collector.
+    """
     state = state_of(current_app)
     if state is None:
         raise Failure("This app has no EventCollector: call events.init_app(app)")
@@ -23,22 +26,28 @@ def app_state() -> AppState:
 
 
 def spool_folder() -> Folder:
-    """The folder of the app's spool. :raises Failure: the backlog is in memory."""
+    """The folder of the app's spool.
+
+    :raises Failure: the backlog is in memory.
+    """
     state = app_state()
     folder = state.spool_folder()
     if folder is None:
         raise Failure(_why_memory(state), Exit.MEMORY)
     if not folder.path.exists():
         click.echo(
-            f"The folder {folder.path} is not there: no process of this app has"
-            " ever had to keep an event, or EVENTCOLLECTOR_SPOOL_DIR is another here",
+            f"The folder {folder.path} does not exist: no process of this app has ever"
+            " stored an event, or EVENTCOLLECTOR_SPOOL_DIR differs here",
             err=True,
         )
     return folder
 
 
 def delivery() -> Delivery:
-    """This process's way to the broker. :raises Failure: there is no real broker."""
+    """This process's delivery.
+
+    :raises Failure: there is no real broker.
+    """
     state = app_state()
     try:
         urls = choose_broker(state.config, current_app)
@@ -46,8 +55,8 @@ def delivery() -> Delivery:
         raise Failure(str(error)) from error
     if urls == (MEMORY,) and not current_app.testing:
         raise Failure(
-            "The broker is memory://, which ends with this command, and the events with"
-            " it: set EVENTCOLLECTOR_BROKER_URL to the broker that the workers use"
+            "The broker is memory://, so events would be lost when this command ends:"
+            " set EVENTCOLLECTOR_BROKER_URL to the broker that the workers use"
         )
     return state.delivery()
 
@@ -55,15 +64,15 @@ def delivery() -> Delivery:
 def _why_memory(state: AppState) -> str:
     if state.config.backlog != "spool":
         return (
-            "The backlog is in memory, in each worker, and no other process can see it:"
-            " set EVENTCOLLECTOR_BACKLOG to 'spool' to keep events on disk, where these"
-            " commands find them; in a worker, events.stats() and events.dead() tell"
+            "The backlog is in the memory of each worker, where no other process can"
+            " see it: set EVENTCOLLECTOR_BACKLOG to 'spool' to store events on disk,"
+            " where these commands find them, or use events.stats() and events.dead()"
+            " in a worker"
         )
     if state.config.broker_urls is None:
         return (
             "EVENTCOLLECTOR_BROKER_URL is not set here, and without a broker the"
-            " backlog is in memory: give this command the settings that the workers"
-            " have"
+            " backlog is in memory: run this command with the workers' settings"
         )
     return (
         "Under TESTING the backlog is in memory: set EVENTCOLLECTOR_TESTING_BROKER to"

@@ -1,4 +1,4 @@
-"""How a command ends: the exit codes, and failures with their cure."""
+"""The exit codes of the commands."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from . import formatting
 
 
 class Exit(enum.IntEnum):
-    """What the exit code says, beside click's own: 0 done, 2 not understood."""
+    """The exit codes, besides click's own: 0 for success, 2 for a usage error."""
 
     FAILED = 1
-    #: Something waits, is dead, or did not follow.
+    #: Events are waiting or dead, or a process did not respond.
     WAITS = 3
     #: The backlog is in memory.
     MEMORY = 4
 
 
 class Failure(click.ClickException):
-    """What went wrong, and the cure."""
+    """An error, with its cure."""
 
     def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
-        super().__init__(formatting.plain(message))
+        super().__init__(formatting.printable(message))
         self.code = code
 
     def show(self, file: Any = None) -> None:
         super().show(file)
-        # click has one code for all of its class.
+        # click supports only one exit code per exception class.
         end(self.code)
 
 

@@ -1,10 +1,12 @@
-"""How things are written for people: ages, sizes, as_text."""
+"""Formats values for people."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+
+from ..messages.wording import plural
 
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -16,7 +18,7 @@ def age_of(moment: datetime) -> float:
 
 
 def age(seconds: float | None) -> str:
-    """How long ago, in its largest unit."""
+    """A duration in its largest unit, for example ``5 min``."""
     if seconds is None:
         return "-"
     unit, name = next((a for a in _AGES if seconds >= a[0]), _AGES[-1])
@@ -24,29 +26,28 @@ def age(seconds: float | None) -> str:
 
 
 def size(count: int) -> str:
-    """So many bytes."""
+    """A number of bytes, for example ``1.5 KiB``."""
     unit, name = next((s for s in _SIZES if count >= s[0]), (1, "B"))
     return f"{count} B" if unit == 1 else f"{count / unit:.1f} {name}"
 
 
 def events(number: int) -> str:
-    """So many events."""
+    """For example ``1 event`` or ``2 events``."""
     return count(number, "event")
 
 
 def count(number: int, noun: str) -> str:
-    """So many things; *noun* is the singular."""
-    ending = "es" if noun.endswith("s") else "s"
-    return f"{number:,} {noun}{'' if number == 1 else ending}".replace(",", " ")
+    """For example ``1 file`` or ``2 000 files``; *noun* is a regular singular."""
+    return f"{number:,}".replace(",", " ") + f" {plural(number, noun)}"
 
 
-def life(alive: bool) -> str:
-    """Whether a process lives."""
+def liveness(alive: bool) -> str:
+    """The status of a process."""
     return "alive" if alive else "gone"
 
 
-def plain(text: str) -> str:
-    """*text* without what a terminal would obey: names come from anywhere."""
+def printable(text: str) -> str:
+    """*text* with control characters escaped, since names are untrusted input."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
     )
@@ -55,8 +56,8 @@ def plain(text: str) -> str:
 def table(
     heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()
 ) -> list[str]:
-    """Lines with aligned columns; those in *right* are set to the right."""
-    lines = [heads, *([plain(cell) for cell in row] for row in rows)]
+    """Lines with aligned columns; those in *right* are right-aligned."""
+    lines = [heads, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = set(right)
     return [

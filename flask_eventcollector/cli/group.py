@@ -1,4 +1,4 @@
-"""``flask events``, of which nothing is loaded before it is called."""
+"""The ``flask events`` group, which loads its commands lazily."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..errors import ConfigurationError
 
 NAME = "events"
 
-_HELP = """Look after the events that wait on disk.
+_HELP = """Inspect and manage the events that wait on disk.
 
 They are in the spool's folder (EVENTCOLLECTOR_BACKLOG = "spool"), in one file for each
-process. The file of a process that is alive is only read here: a change is asked of
-that process.
+process. These commands only read the file of a running process, and ask that process to
+make changes.
 """
 
 _EXIT_CODES = """\b
 Exit codes:
-  0  done; nothing waits
-  1  it failed
-  2  the command was not understood
-  3  something waits, is dead, or did not follow
+  0  success; no events are waiting
+  1  failure
+  2  usage error
+  3  events are waiting or dead, or a process did not respond
   4  the backlog is in memory, which no other process can see
 """
 
 
 class _Commands(AppGroup):
-    """Loads its commands when one is called, so a worker never does."""
+    """Loads its commands when one is called, so that workers never load them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from .commands import COMMANDS
@@ -49,20 +49,20 @@ commands = _Commands(NAME, help=_HELP, epilog=_EXIT_CODES)
 
 
 def add_commands(app: Flask) -> None:
-    """Add ``flask events``, unless the app has commands of that name."""
+    """Add ``flask events``, unless the app has a command of that name."""
     if NAME not in app.cli.commands:
         app.cli.add_command(commands)
 
 
 class _ShownByClick(ConfigurationError, click.ClickException):
-    """A wrong setting; a command shows its message alone, and exits with 1."""
+    """An invalid setting. A command shows only the message, and exits with 1."""
 
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """Let a person who has called ``flask …`` read one line instead of a traceback.
+    """In a ``flask …`` command, show an invalid setting without a traceback.
 
-    It is a common mistake to call it as another user than the app's.
+    A common cause is running the command as a user other than the app's.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which events a ``retry`` or ``purge`` is about."""
+"""Selects the events for a ``retry`` or ``purge``."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ import click
 
 from ..stores.spool.admin.reading import Found, events_in, events_with
 from ..stores.spool.folder import Folder
-from .as_text import complain, first_of
+from .as_text import abbreviated, report_problems
 from .exit_codes import Failure
 
 
-def chosen(
+def select(
     folder: Folder, ids: Sequence[str], every: bool, queue: str | None, option: str
 ) -> list[Found]:
-    """The events with *ids*, or with *every* all that are dead.
+    """The events with *ids*; with *every*, all dead events.
 
-    :param option: what the user writes for *every*.
-    :raises Failure: one is unknown.
+    :param option: the command line option for *every*.
+    :raises Failure: an id is unknown.
     """
     if bool(ids) == every:
-        raise click.UsageError(f"Name the ids of events, or write {option}.")
+        raise click.UsageError(f"Give the ids of events, or {option}.")
     if queue and not every:
-        raise click.UsageError(f"--queue goes with {option}.")
+        raise click.UsageError(f"--queue requires {option}.")
     return _all_dead(folder, queue) if every else with_ids(folder, ids)
 
 
 def with_ids(folder: Folder, ids: Sequence[str]) -> list[Found]:
-    """The events with *ids*. :raises Failure: one is unknown."""
+    """The events with *ids*.
+
+    :raises Failure: an id is unknown.
+    """
     problems: list[str] = []
     found = events_with(folder, list(dict.fromkeys(ids)), problems)
-    complain(problems)
+    report_problems(problems)
     unknown = set(ids) - {f.stored.event.id for f in found}
     if unknown:
         raise Failure(
-            f"No such event waits on disk: {first_of(sorted(unknown))}. Write ids in"
-            " full, as 'flask events list' shows them; what it doesn't show may have"
-            " been delivered"
+            f"No such event on disk: {abbreviated(sorted(unknown))}. Give ids in"
+            " full, as 'flask events list' shows them. An event that it does not"
+            " show may have been delivered"
         )
     return found
 
@@ -45,5 +48,5 @@ def with_ids(folder: Folder, ids: Sequence[str]) -> list[Found]:
 def _all_dead(folder: Folder, queue: str | None) -> list[Found]:
     problems: list[str] = []
     found = [*events_in(folder, problems, queue=queue, dead=True)]
-    complain(problems)
+    report_problems(problems)
     return found

@@ -1,1 +1,1 @@
-"""What a unit of work collects, until it succeeds or fails."""
+"""Collects the events of a unit of work until it succeeds or fails."""

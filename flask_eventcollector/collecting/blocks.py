@@ -1,4 +1,4 @@
-"""A block of code as a unit of work: publish what it collects when it succeeds."""
+"""A block of code as a unit of work."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ R = TypeVar("R")
 
 
 class HasScopes(Protocol):
-    """What a block needs of the extension."""
+    """What a block needs from the extension."""
 
     def scopes(self) -> Scopes:
-        """The scopes of the current app. :raises RuntimeError: there is no app."""
+        """The scopes of the current app.
+
+        :raises RuntimeError: there is no current app.
+        """
 
 
 class AutoPublishingEventCollector:
-    """A context manager and decorator around a block that is one unit of work.
+    """A context manager and decorator that makes a block one unit of work.
 
-    Each run of the block has a fresh collector. It is published when the block ends,
-    waiting at most ``EVENTCOLLECTOR_CONFIRM_TIMEOUT`` seconds, and discarded when the
-    block raises; the exception goes on. ::
+    Each run of the block has a new collector. When the block ends, its events are
+    published, which waits at most ``EVENTCOLLECTOR_CONFIRM_TIMEOUT`` seconds. When the
+    block raises, its events are discarded and the exception propagates. ::
 
         with AutoPublishingEventCollector(events):
             events.enqueue_event({"sku": "A1"}, "stock.counted")
@@ -36,9 +39,11 @@ class AutoPublishingEventCollector:
         @events.auto_publish()
         def restock() -> None: ...
 
-    As a decorator it wraps functions and coroutine functions. :raises TypeError: for a
-    generator, which runs after the call has returned, for a class, and for what can't
-    be called.
+    As a decorator it wraps functions and coroutine functions. It raises
+    :exc:`TypeError` for a generator function (whose body runs after the call has
+    returned), a class, or an object that is not callable.
+
+    :param events: the :class:`EventCollector`.
     """
 
     def __init__(self, events: HasScopes) -> None:
@@ -57,7 +62,10 @@ class AutoPublishingEventCollector:
         leave(self).end(exc)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Make each call of *function* a unit of work."""
+        """Make each call of *function* a unit of work.
+
+        :raises TypeError: *function* can't be wrapped.
+        """
         _check_wrappable(function)
         if inspect.iscoroutinefunction(function):
             return cast(Callable[P, R], self._wrap_coroutine(function))
@@ -89,7 +97,7 @@ def _check_wrappable(function: object) -> None:
     elif isinstance(function, (staticmethod, classmethod, property)):
         problem = f"a {type(function).__name__}; put auto_publish() below it"
     elif not callable(function):
-        problem = f"of type {type(function).__name__}; write 'auto_publish()' with ()"
+        problem = f"of type {type(function).__name__}; call it as 'auto_publish()'"
     else:
         return
     name = getattr(function, "__qualname__", repr(type(function).__name__))

@@ -8,10 +8,11 @@ from typing import Any, Protocol
 from ..delivery.delivery import Delivery
 from ..delivery.entries import Entry
 from ..events import Event, PublishResult
+from ..messages.wording import counted
 
 
 class Encode(Protocol):
-    """Turns a payload into an event, or raises."""
+    """Encodes a payload as an event, or raises."""
 
     def __call__(
         self,
@@ -24,7 +25,7 @@ class Encode(Protocol):
 
 
 class CollectorLike(Protocol):
-    """The four methods that a collector has, a test's own double included."""
+    """The interface of a collector, including a test's own double."""
 
     def enqueue_event(
         self,
@@ -46,8 +47,8 @@ class CollectorLike(Protocol):
 class Collector:
     """Holds events, in order, until they are published or cleared. Thread-safe.
 
-    *delivery* gives this process's. After a fork the child starts empty: what the
-    parent had collected, the parent still has.
+    *delivery* returns the current process's delivery. A forked child starts empty; the
+    events that its parent had collected stay with the parent.
     """
 
     def __init__(self, delivery: Callable[[], Delivery], encode: Encode) -> None:
@@ -57,7 +58,7 @@ class Collector:
         self._encode = encode
 
     def __repr__(self) -> str:
-        return f"<Collector of {len(self.events_to_publish)} event(s)>"
+        return f"<Collector of {counted(len(self.events_to_publish), 'event')}>"
 
     def __del__(self) -> None:
         if self._entries:
@@ -73,25 +74,25 @@ class Collector:
     ) -> Event:
         """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
         event = self._encode(payload, target_queue, headers=headers, exchange=exchange)
-        self._here().collect(self._entries, event)
+        self._current_delivery().collect(self._entries, event)
         return event
 
     def publish(self, timeout: float | None = None) -> PublishResult:
         """See :meth:`flask_eventcollector.EventCollector.publish`."""
-        delivery = self._here()
+        delivery = self._current_delivery()
         if not self._entries:
             return PublishResult()
         return delivery.publish(self._entries, timeout)
 
     def hand_over(self) -> None:
         """Publish without waiting, and without a result."""
-        delivery = self._here()
+        delivery = self._current_delivery()
         if self._entries:
             delivery.hand_over(self._entries)
 
     def clear_events_to_publish(self, reason: str = "cleared") -> int:
         """See :meth:`flask_eventcollector.EventCollector.clear_events_to_publish`."""
-        delivery = self._here()
+        delivery = self._current_delivery()
         if not self._entries:
             return 0
         return delivery.discard(self._entries, reason)
@@ -99,10 +100,10 @@ class Collector:
     @property
     def events_to_publish(self) -> tuple[Event, ...]:
         """See :attr:`flask_eventcollector.EventCollector.events_to_publish`."""
-        delivery = self._here()
+        delivery = self._current_delivery()
         return delivery.collected(self._entries) if self._entries else ()
 
-    def _here(self) -> Delivery:
+    def _current_delivery(self) -> Delivery:
         """This process's delivery."""
         delivery = self._find_delivery()
         if delivery is not self._delivery:
@@ -111,7 +112,7 @@ class Collector:
 
 
 def discard(collector: CollectorLike, reason: str) -> None:
-    """Empty *collector*; a test's double is not told the reason."""
+    """Clear *collector*; a test's double does not get the reason."""
     if isinstance(collector, Collector):
         collector.clear_events_to_publish(reason)
     else:

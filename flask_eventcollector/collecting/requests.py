@@ -1,4 +1,4 @@
-"""A request as a unit of work: how it ended, and what follows for its events."""
+"""A request as a unit of work."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ logger = logging.getLogger("flask_eventcollector")
 
 
 class RequestScope(Scope):
-    """One request, with what is known of its end."""
+    """The scope of one request, with its outcome."""
 
     def __init__(self, scopes: Scopes) -> None:
         super().__init__(scopes)
-        #: The final status; ``None``: there is no response (yet).
+        #: The final status code; ``None``: there is no response yet.
         self.status: int | None = None
-        #: What the request failed with, whatever was answered.
+        #: The exception that the request raised, even if it was handled.
         self.error: BaseException | None = None
 
     def finish(self, publish_on: PublishRule, *, torn_down: bool) -> None:
-        """Publish or discard what the request has collected. Never raises.
+        """Publish or discard what the request collected. Never raises.
 
-        :param torn_down: whether Flask tore the request itself down, and not only the
-            app context around it.
+        :param torn_down: whether Flask tore down the request itself, not only the app
+            context around it.
         """
         try:
             self._finish(publish_on, torn_down=torn_down)
         except Exception:
-            logger.exception("The end of a request could not be handled")
+            logger.exception("Request teardown failed; events may not be published")
 
     def _finish(self, publish_on: PublishRule, *, torn_down: bool) -> None:
         collector = self.scopes.collector_if_used(self)
@@ -40,12 +40,12 @@ class RequestScope(Scope):
         if failure:
             discard(collector, failure)
         else:
-            # A process that is told to stop does no network.
+            # No network I/O in a process that is told to stop.
             is_ordinary = self.error is None or isinstance(self.error, Exception)
             collector.publish(None if is_ordinary else 0)
 
     def _failure(self, publish_on: PublishRule, *, torn_down: bool) -> str:
-        """Why the events are not to be published; ``""``: they are."""
+        """Why the events must not be published; ``""``: they must be."""
         status, error = self.status, self.error
         if not torn_down and status is None and error is None:
             return "the request ended without a response"
@@ -53,7 +53,7 @@ class RequestScope(Scope):
             if publish_on(status, error):
                 return ""
         except Exception:
-            logger.exception("EVENTCOLLECTOR_PUBLISH_ON failed")
+            logger.exception("EVENTCOLLECTOR_PUBLISH_ON failed; events are discarded")
             return "EVENTCOLLECTOR_PUBLISH_ON failed"
         if error is not None:
             return f"{type(error).__name__} was raised"

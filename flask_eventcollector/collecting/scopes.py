@@ -1,4 +1,4 @@
-"""Which collector is current: the innermost scope's, by entry."""
+"""Finds the current collector, which is that of the innermost scope."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .collector import Collector, CollectorLike, discard
 
 
 class Scope:
-    """A unit of work: holds its collector, made on first use."""
+    """A unit of work. Its collector is created on first use."""
 
     def __init__(self, scopes: Scopes) -> None:
         self.scopes = scopes
@@ -19,7 +19,7 @@ class Scope:
 
     @property
     def used(self) -> bool:
-        """Whether anything was ever collected in it."""
+        """Whether its collector was ever used."""
         return self._collector is not None
 
     @property
@@ -35,17 +35,17 @@ class Block(Scope):
 
     def __init__(self, scopes: Scopes, owner: object, outer: Block | None) -> None:
         super().__init__(scopes)
-        #: Who entered it, and may leave it.
+        #: Who entered the block, and may therefore leave it.
         self.owner = owner
         self.ended = False
         self._outer = outer
-        #: The request that the block was entered in: a request that begins inside the
-        #: block (a test client's) is a scope of its own.
+        #: The request in which the block was entered. A request that starts inside the
+        #: block, for example by a test client, is a separate scope.
         self.request = scopes.current_request()
 
     @property
     def outer(self) -> Block | None:
-        """The block around it. Blocks in generators may end in any order."""
+        """The enclosing block. Blocks in generators may end in any order."""
         outer = self._outer
         while outer is not None and outer.ended:
             outer = outer._outer
@@ -61,15 +61,15 @@ class Block(Scope):
             discard(collector, f"{type(error).__name__} was raised")
 
 
-#: The innermost block, of whatever app.
+#: The innermost block of any app.
 _innermost: ContextVar[Block | None] = ContextVar("eventcollector_block", default=None)
 
 
 class Scopes:
     """The scopes of one app.
 
-    *current_request* gives the scope of the app's current request, if there is one; it
-    is the way to Flask's context object.
+    *current_request* returns the scope of the app's current request, if there is one.
+    It isolates this class from Flask's context objects.
     """
 
     def __init__(
@@ -79,21 +79,21 @@ class Scopes:
     ) -> None:
         self.new_collector = new_collector
         self.current_request = current_request
-        #: A test's own collector, in the place of every other.
+        #: A test's own collector, which replaces all others.
         self.double: CollectorLike | None = None
         self._threads = threading.local()
 
     def current(self) -> CollectorLike:
-        """The innermost scope's collector, else the thread's."""
+        """The innermost scope's collector; outside of scopes, the thread's."""
         return self.collector(self.innermost() or self.thread())
 
     def collector_if_used(self, scope: Scope) -> CollectorLike | None:
-        """The same, but ``None`` if nothing was ever collected in *scope*."""
+        """The collector of *scope*; ``None``: it was never used."""
         used = scope.used or self.double is not None
         return self.collector(scope) if used else None
 
     def collector(self, scope: Scope) -> CollectorLike:
-        """The collector of *scope*, unless a double takes its place."""
+        """The collector of *scope*, or the double that replaces it."""
         return scope.collector if self.double is None else self.double
 
     def innermost(self) -> Scope | None:
@@ -111,16 +111,17 @@ class Scopes:
         return scope
 
     def enter(self, owner: object) -> Block:
-        """Begin a block."""
+        """Enter a block."""
         block = Block(self, owner, next(_blocks(), None))
         _innermost.set(block)
         return block
 
     @contextmanager
     def background(self) -> Iterator[None]:
-        """Hand over what the block enqueues, without waiting for it.
+        """Hand over what the block enqueues, without waiting for confirms.
 
-        For code that the library calls: receivers, and logging handlers in the flusher.
+        For code that the library calls: signal receivers, and logging handlers in the
+        flusher's thread.
         """
         owner = object()
         block = self.enter(owner)
@@ -136,17 +137,17 @@ class Scopes:
 
 
 def leave(owner: object) -> Block:
-    """End the innermost block that *owner* has entered, whatever app is current."""
+    """Leave the innermost block that *owner* entered, of any app."""
     block = next((b for b in _blocks() if b.owner is owner), None)
     if block is None:
-        raise RuntimeError("this block was left without having been entered")
+        raise RuntimeError("this block was exited but never entered")
     block.ended = True
     _innermost.set(next(_blocks(), None))
     return block
 
 
 def _blocks() -> Iterator[Block]:
-    """The blocks that have not ended, from the innermost."""
+    """The blocks that have not ended, innermost first."""
     block = _innermost.get()
     while block is not None:
         if not block.ended:

@@ -1,1 +1,1 @@
-"""The settings of one app, read and checked once."""
+"""The validated settings of one app."""

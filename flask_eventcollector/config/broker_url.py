@@ -1,4 +1,4 @@
-"""Where a broker is, read from a URL as strictly as credentials deserve."""
+"""Parses a broker's URL strictly, without leaking credentials."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OPTIONS = (*_TLS_OPTIONS, "connection_timeout")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class BrokerURL:
-    """Where one broker is. Neither ``str`` nor ``repr`` shows the password."""
+    """The address of one broker. Neither ``str`` nor ``repr`` shows the password."""
 
     #: ``amqp``, ``amqps`` or ``memory``.
     scheme: str
@@ -36,14 +36,14 @@ class BrokerURL:
     password: str = "guest"
     #: ``cacertfile``, ``certfile``, ``keyfile`` (paths), ``verify`` (``verify_peer`` or
     #: ``verify_none``), ``server_name_indication``, ``connection_timeout`` (in
-    #: milliseconds), as far as they are given.
+    #: milliseconds); only those that were given.
     options: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), hash=False
     )
 
     @property
     def connection_timeout(self) -> float | None:
-        """How long a TCP connection may take, in seconds, if the URL says so."""
+        """Seconds that a TCP connection may take; ``None``: the URL does not say."""
         milliseconds = self.options.get("connection_timeout")
         return int(milliseconds) / 1000 if milliseconds else None
 
@@ -66,30 +66,29 @@ MEMORY = BrokerURL("memory")
 
 
 def parse_broker_urls(value: object, key: str) -> tuple[BrokerURL, ...]:
-    """Read one or several URLs: a str, separated by ``;``, or a list of them.
+    """Parse one or several URLs: a str, separated by ``;``, or a list of them.
 
-    :param key: what the errors call it. They never show a password.
-    :raises ConfigurationError: a URL is not one that every AMQP client reads alike.
+    :param key: the setting's name in errors, which never show a password.
+    :raises ConfigurationError: a URL is invalid, or AMQP clients differ on its meaning.
     """
     texts = value.split(";") if isinstance(value, str) else value
     if not isinstance(texts, (list, tuple)):
         raise ConfigurationError(
-            f"{key} is of type {type_name(value)}: write a URL such as"
+            f"{key} is of type {type_name(value)}: it must be a URL such as"
             " amqp://user:password@host:5672/vhost, or a list of them"
         )
-    # What stands between two ";" may be a part of a password.
-    doubtful = isinstance(value, str) and len(texts) > 1
+    # The text between two ";" may be part of a password.
+    ambiguous = isinstance(value, str) and len(texts) > 1
     urls = tuple(
-        _URLParser(text, name, doubtful).parse() for name, text in _numbered(key, texts)
+        _URLParser(text, name, ambiguous).parse()
+        for name, text in _numbered(key, texts)
     )
     if not urls:
-        raise ConfigurationError(
-            f"{key} is an empty list: write a URL, or leave it out"
-        )
+        raise ConfigurationError(f"{key} is an empty list: add a URL, or leave it out")
     if MEMORY in urls and len(urls) > 1:
         raise ConfigurationError(
-            f"{key} has memory:// among several URLs: write memory:// alone, or leave"
-            " it out"
+            f"{key} has memory:// among several URLs: use memory:// alone, or leave it"
+            " out"
         )
     return urls
 
@@ -103,19 +102,19 @@ def _numbered(key: str, texts: Sequence[object]) -> Iterator[tuple[str, object]]
 
 
 class _URLParser:
-    """Reads one URL; refuses what pika would misread or what is ambiguous."""
+    """Parses one URL; rejects what is ambiguous or what pika would misread."""
 
-    def __init__(self, text: object, key: str, doubtful: bool) -> None:
+    def __init__(self, text: object, key: str, ambiguous: bool) -> None:
         if not isinstance(text, str):
             raise ConfigurationError(
-                f"{key} is of type {type_name(text)}: write a URL as a str"
+                f"{key} is of type {type_name(text)}: it must be a URL as a str"
             )
         self.text = text.strip()
-        self.shown = f"{key} ({mask_url(self.text, doubtful=doubtful)})"
-        self.hint = "; within a URL write ; as %3B" if doubtful else ""
+        self.shown = f"{key} ({mask_url(self.text, ambiguous=ambiguous)})"
+        self.hint = "; within a URL write ; as %3B" if ambiguous else ""
 
     def fail(self, problem: str) -> NoReturn:
-        # From None: the exception that is being handled may show the password.
+        # "from None", since the exception being handled may show the password.
         raise ConfigurationError(f"{self.shown} {problem}{self.hint}") from None
 
     def parse(self) -> BrokerURL:
@@ -137,21 +136,21 @@ class _URLParser:
     def split(self) -> SplitResult:
         if not self.text:
             self.fail("is empty: write a URL, or leave it out")
-        # urlsplit drops some of these in silence.
+        # urlsplit silently drops some of these.
         if not self.text.isprintable() or " " in self.text:
-            self.fail('contains white space or control characters: write " " as %20')
+            self.fail('contains whitespace or control characters: write " " as %20')
         if re.search(r"%(?![0-9A-Fa-f]{2})|%00", self.text):
             self.fail("contains a % without two hexadecimal digits, or %00: write %25")
-        # "@" or "/" in a password moves the borders between the parts.
+        # An "@" or "/" in a password shifts the boundaries between the parts.
         if "@" in self.text.partition("@")[2] or "#" in self.text:
             self.fail(
-                "contains a second @, or a #: in user name and password write @ as %40,"
-                " # as %23, / as %2F"
+                "contains a second @, or a #: in the user name and the password, write"
+                " @ as %40, # as %23, / as %2F"
             )
         parts = self.urlsplit()
         self.check_scheme(parts)
         if "@" in parts.path + parts.query:
-            self.fail("has a / or ? in user name or password: write %2F, %3F")
+            self.fail("has a / or ? in the user name or the password: write %2F, %3F")
         return parts
 
     def urlsplit(self) -> SplitResult:
@@ -164,13 +163,13 @@ class _URLParser:
         scheme, rest = parts.scheme, self.text[len(parts.scheme) :]
         if scheme in ("http", "https"):
             self.fail(
-                "is the address of RabbitMQ's management page: write the broker's own,"
+                "is the address of RabbitMQ's management UI: write the broker's own,"
                 " amqp://user:password@host:5672/vhost"
             )
         if scheme not in (*_PORTS, "memory") or not rest.startswith("://"):
             self.fail("must begin with amqp://, amqps:// or memory://")
         if scheme == "memory" and rest != "://":
-            self.fail("has a host or more, which memory:// doesn't: write memory://")
+            self.fail("has a host or more, which memory:// can't have: write memory://")
 
     def credentials(self, netloc: str) -> tuple[str, str]:
         userinfo, at, _ = netloc.rpartition("@")
@@ -178,7 +177,9 @@ class _URLParser:
             return "guest", "guest"
         username, _, password = userinfo.partition(":")
         if not username or not password:
-            self.fail("has only one of user name and password: write user:password@")
+            self.fail(
+                "has a user name or a password without the other: write user:password@"
+            )
         return self.decode(username), self.decode(password)
 
     def address(self, netloc: str, default_port: int) -> tuple[str, int]:
@@ -187,7 +188,7 @@ class _URLParser:
             self.fail('has a comma: write whole URLs, separated by ";"')
         match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?", address)
         if not match:
-            self.fail("has a host that can't be read: write an IPv6 address in []")
+            self.fail("has an invalid host: write an IPv6 address in []")
         host, port = match.groups()
         return self.host(host), default_port if port is None else self.port(port)
 
@@ -197,7 +198,7 @@ class _URLParser:
         if not host:
             self.fail("has no host: write it after // or @")
         if not re.fullmatch(r"[\w.-]+", host):
-            self.fail("has a host with characters that no host name has")
+            self.fail("has a host with characters that are invalid in a host name")
         return host
 
     def ipv6(self, address: str) -> str:
@@ -243,18 +244,22 @@ class _URLParser:
 
     def check_option_name(self, name: str, scheme: str) -> None:
         if name == "heartbeat":
-            self.fail("has heartbeat in it: set EVENTCOLLECTOR_HEARTBEAT instead")
+            self.fail(
+                "has the parameter heartbeat: set EVENTCOLLECTOR_HEARTBEAT instead"
+            )
         if name not in _OPTIONS:
-            # Not named: it may be the rest of a password.
-            self.fail(f"has an unknown parameter: known are {', '.join(_OPTIONS)}")
+            # Its name is not shown, since it may be the rest of a password.
+            self.fail(
+                f"has an unknown parameter: the known ones are {', '.join(_OPTIONS)}"
+            )
         if name in _TLS_OPTIONS and scheme != "amqps":
             self.fail(f"has {name}, which is for TLS only: write amqps://")
 
     def check_option(self, name: str, text: str) -> None:
         if not text:
-            self.fail(f"has {name} without a value: give it one, or leave it out")
+            self.fail(f"has {name} without a value: add one, or leave it out")
         if name in _TLS_FILES and not os.path.isfile(text):
-            self.fail(f"names a {name} that is not there, seen from {os.getcwd()}")
+            self.fail(f"names a {name} that does not exist, relative to {os.getcwd()}")
         if name == "verify" and text not in ("verify_peer", "verify_none"):
             self.fail("has an unknown verify: write verify_peer or verify_none")
         if name == "connection_timeout" and not re.fullmatch("[1-9][0-9]{0,8}", text):
@@ -267,13 +272,13 @@ _CLEAR_URL = re.compile(
 )
 
 
-def mask_url(text: str, *, doubtful: bool = False) -> str:
-    """What of a URL may be shown: the scheme, the host where it can't be anything else.
+def mask_url(text: str, *, ambiguous: bool = False) -> str:
+    """The part of a URL that is safe to show: the scheme, and an unambiguous host.
 
-    :param doubtful: the text may be a part of something else, so show no host.
+    :param ambiguous: the text may be part of another URL, so hide the host.
     """
     scheme = _KNOWN_SCHEME.match(text)
     if not scheme:
         return "***"
-    clear = None if doubtful else _CLEAR_URL.fullmatch(text, scheme.end())
+    clear = None if ambiguous else _CLEAR_URL.fullmatch(text, scheme.end())
     return f"{scheme[0]}***{'@' + clear['host'] if clear else ''}"

@@ -1,4 +1,4 @@
-"""Reads the settings of one app, once, into a checked value."""
+"""Reads the settings of one app into one validated value."""
 
 from __future__ import annotations
 
@@ -25,46 +25,46 @@ if TYPE_CHECKING:
 
 PREFIX = "EVENTCOLLECTOR_"
 
-#: The kinds of backlog that this version has.
+#: The available kinds of backlog.
 BACKLOGS = ("memory", "spool")
 
-#: Whether a request's events are published, by its status and exception. Either is
-#: None where there is none.
+#: Decides by a request's status and exception whether its events are published. Either
+#: may be ``None``.
 PublishRule = Callable[[int | None, BaseException | None], bool]
 
 
 class Overflow(enum.Enum):
-    """What happens to an event that comes when a limit is reached."""
+    """What happens to an event that is enqueued when a limit is reached."""
 
-    #: It is dropped.
+    #: The new event is dropped.
     DROP_NEWEST = "drop-newest"
-    #: The oldest that waits is dropped for it.
+    #: The oldest waiting event is dropped.
     DROP_OLDEST = "drop-oldest"
     #: ``enqueue_event`` raises :class:`~flask_eventcollector.errors.BacklogFull`.
     REJECT = "reject"
 
 
 class SpoolSync(enum.Enum):
-    """What an event in the spool survives, once its request is answered."""
+    """What an event in the spool survives once its request is answered."""
 
-    #: The end of the process, ``kill -9`` included.
+    #: The end of the process, including ``kill -9``.
     NORMAL = "normal"
-    #: The loss of power, too: each write waits until the disk has it (``fsync``).
+    #: A power failure, too: each write waits for the disk (``fsync``).
     FULL = "full"
 
 
 def publish_on_success(status: int | None, exception: BaseException | None) -> bool:
-    """No exception, and no status of 400 or above.
+    """Publish unless there was an exception or a status of 400 or above.
 
-    A client that hangs up in a streamed body closes the generator: the request itself
-    has succeeded.
+    ``GeneratorExit`` counts as success: the client disconnected during a streamed body,
+    but the request itself succeeded.
     """
     succeeded = exception is None or isinstance(exception, GeneratorExit)
     return succeeded and (status is None or status < 400)
 
 
 def publish_always(_status: int | None, _exception: BaseException | None) -> bool:
-    """Whatever became of the request."""
+    """Publish regardless of the request's outcome."""
     return True
 
 
@@ -73,7 +73,7 @@ _PUBLISH_RULES = {"success": publish_on_success, "always": publish_always}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """The settings of one app, with the defaults. Times are in seconds."""
+    """The settings of one app, with their defaults. Times are in seconds."""
 
     #: ``amqp://`` or ``amqps://`` URL, or several (a list, or separated by ``;``) that
     #: are tried in turn; ``memory://`` keeps the last 10 000 events in the process.
@@ -129,9 +129,9 @@ class Config:
 
     @classmethod
     def from_app(cls, app: Flask) -> Config:
-        """Read and check every ``EVENTCOLLECTOR_`` key of ``app.config``.
+        """Read and validate every ``EVENTCOLLECTOR_`` key of ``app.config``.
 
-        :raises ConfigurationError: a key is unknown or its value wrong.
+        :raises ConfigurationError: a key is unknown or its value is invalid.
         """
         config = cls(**dict(_read(app.config)))
         _check_together(config)
@@ -143,8 +143,8 @@ class Config:
 def choose_backlog(config: Config, app: Flask) -> str:
     """The kind of backlog, decided when the first event is enqueued.
 
-    Tests leave nothing on disk, and take nothing from it, unless they use a broker.
-    Nor does an app that has no broker: what it took from the disk would end with it.
+    Tests neither write to the disk nor read from it, unless they use a real broker. The
+    same holds for an app without a broker: what it read would be lost when it ends.
     """
     if config.broker_urls is None or (app.testing and not config.testing_broker):
         return "memory"
@@ -152,7 +152,7 @@ def choose_backlog(config: Config, app: Flask) -> str:
 
 
 def choose_spool_dir(config: Config, app: Flask) -> Path:
-    """The folder of the spool's files."""
+    """The folder of the spool."""
     return config.spool_dir or Path(app.instance_path, "eventcollector-spool")
 
 
@@ -161,7 +161,8 @@ def choose_broker(config: Config, app: Flask) -> tuple[BrokerURL, ...]:
 
     Not earlier, since tests often set ``TESTING`` after the factory has run.
 
-    :raises ConfigurationError: no URL, and neither testing nor debugging.
+    :raises ConfigurationError: no URL is set, and the app is neither in testing nor in
+        debug mode.
     """
     if app.testing and not config.testing_broker:
         return (MEMORY,)
@@ -170,7 +171,7 @@ def choose_broker(config: Config, app: Flask) -> tuple[BrokerURL, ...]:
     if app.debug and not app.testing:
         return (MEMORY,)
     raise ConfigurationError(
-        f"{PREFIX}BROKER_URL is not set: write amqp://user:password@host:5672/vhost to"
+        f"{PREFIX}BROKER_URL is not set: use amqp://user:password@host:5672/vhost to"
         " publish to RabbitMQ, or memory:// to keep events in this process"
     )
 
@@ -185,7 +186,8 @@ def _read(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 def _unknown(key: str) -> NoReturn:
     close = difflib.get_close_matches(key, _SETTINGS, n=1)
-    cure = f"did you mean {close[0]}?" if close else f"known are {', '.join(_SETTINGS)}"
+    known = ", ".join(_SETTINGS)
+    cure = f"did you mean {close[0]}?" if close else f"the settings are {known}"
     raise ConfigurationError(f"{key} is not a setting: {cure}")
 
 
@@ -193,32 +195,32 @@ def _check_together(config: Config) -> None:
     if config.retry_max_delay < config.retry_delay:
         raise ConfigurationError(
             f"{PREFIX}RETRY_MAX_DELAY ({config.retry_max_delay} s) is less than"
-            f" {PREFIX}RETRY_DELAY ({config.retry_delay} s): raise the one or lower the"
-            " other"
+            f" {PREFIX}RETRY_DELAY ({config.retry_delay} s): raise the former or lower"
+            " the latter"
         )
     if config.max_event_bytes > config.max_bytes:
         raise ConfigurationError(
             f"{PREFIX}MAX_EVENT_BYTES ({config.max_event_bytes}) is more than"
             f" {PREFIX}MAX_BYTES ({config.max_bytes}), so such an event would never"
-            " fit: lower the one or raise the other"
+            " fit: lower the former or raise the latter"
         )
 
 
-def _wrong(key: str, value: object, cure: str) -> NoReturn:
+def _invalid(key: str, value: object, cure: str) -> NoReturn:
     raise ConfigurationError(f"{key} is {_shown(value)}: {cure}") from None
 
 
 def _shown(value: object) -> str:
-    """The value if it can't hold a secret, else its kind."""
+    """The value if it can't contain a secret, else its type."""
     if isinstance(value, str):
-        # A URL may have been written into the wrong key.
+        # A URL may have been assigned to the wrong key.
         return mask_url(value) if "@" in value or "//" in value else reprlib.repr(value)
     if value is None or isinstance(value, (bool, int, float)):
         return reprlib.repr(value)
     return f"of type {type_name(value)}"
 
 
-# Readers: one setting each, from what Flask holds to what Config holds
+# Readers: each converts one setting from app.config.
 
 
 def _broker_urls(key: str, value: object) -> tuple[BrokerURL, ...] | None:
@@ -229,12 +231,14 @@ def _exchange(key: str, value: object) -> str:
     try:
         return check_name(value, "the exchange", allow_empty=True)
     except (TypeError, ValueError) as error:
-        _wrong(key, value, str(error))
+        _invalid(key, value, str(error))
 
 
 def _queues(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(value, Mapping):
-        _wrong(key, value, "write a dict of queue names and arguments, {'name': {}}")
+        _invalid(
+            key, value, "it must be a dict of queue names and arguments, {'name': {}}"
+        )
     try:
         return MappingProxyType(
             {
@@ -257,27 +261,31 @@ def _publish_on(key: str, value: object) -> PublishRule:
         return value
     if isinstance(value, str) and value in _PUBLISH_RULES:
         return _PUBLISH_RULES[value]
-    _wrong(
+    _invalid(
         key,
         value,
-        "write 'success', 'always', or a callable (status, exception) -> bool",
+        "it must be 'success', 'always', or a callable (status, exception) -> bool",
     )
 
 
-def _store(key: str, value: object) -> str:
+def _backlog(key: str, value: object) -> str:
     if isinstance(value, str) and value in BACKLOGS:
         return value
-    _wrong(key, value, f"write one of {', '.join(map(repr, BACKLOGS))}")
+    _invalid(key, value, f"it must be one of {', '.join(map(repr, BACKLOGS))}")
 
 
 def _spool_dir(key: str, value: object) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, (str, os.PathLike)) or not str(value):
-        _wrong(key, value, "write the path of a folder")
+        _invalid(key, value, "it must be the path of a folder")
     path = Path(value)
     if not path.is_absolute():
-        _wrong(key, str(value), "write an absolute path, so every process finds it")
+        _invalid(
+            key,
+            str(value),
+            "it must be an absolute path, so that every process finds it",
+        )
     return path
 
 
@@ -285,62 +293,70 @@ def _spool_sync(key: str, value: object) -> SpoolSync:
     try:
         return SpoolSync(value)
     except ValueError:
-        _wrong(
-            key, value, f"write one of {', '.join(repr(s.value) for s in SpoolSync)}"
-        )
+        modes = ", ".join(repr(mode.value) for mode in SpoolSync)
+        _invalid(key, value, f"it must be one of {modes}")
 
 
 def _overflow(key: str, value: object) -> Overflow:
     try:
         return Overflow(value)
     except ValueError:
-        _wrong(key, value, f"write one of {', '.join(repr(o.value) for o in Overflow)}")
+        policies = ", ".join(repr(policy.value) for policy in Overflow)
+        _invalid(key, value, f"it must be one of {policies}")
 
 
 def _bool(key: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
-    _wrong(key, value, "write True or False (in an environment variable true or false)")
+    _invalid(
+        key,
+        value,
+        "it must be True or False (true or false in an environment variable)",
+    )
 
 
 def _number(key: str, value: object) -> float:
     if isinstance(value, str):
-        _wrong(
+        _invalid(
             key,
             value,
-            "a str; write a number without quotes (from_prefixed_env makes numbers of"
-            " environment variables by itself)",
+            "it must be a number without quotes (from_prefixed_env converts environment"
+            " variables by itself)",
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        _wrong(key, value, "write a number")
+        _invalid(key, value, "it must be a number")
     if isinstance(value, float) and not math.isfinite(value):
-        _wrong(key, value, "write a finite number")
+        _invalid(key, value, "it must be a finite number")
     return value
 
 
 def _seconds(key: str, value: object) -> float:
     seconds = _number(key, value)
     if not 0 <= seconds <= threading.TIMEOUT_MAX:
-        _wrong(key, value, f"write seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
+        _invalid(key, value, f"it must be 0 to {threading.TIMEOUT_MAX:.0f} seconds")
     return float(seconds)
 
 
 def _delay(key: str, value: object) -> float:
-    # No pause at all would keep a processor busy while the broker is away.
-    return _seconds(key, value) or _wrong(key, value, "write seconds above 0")
+    # A delay of 0 would keep a processor busy while the broker is unreachable.
+    return _seconds(key, value) or _invalid(
+        key, value, "it must be more than 0 seconds"
+    )
 
 
 def _count(key: str, value: object) -> int:
     number = _number(key, value)
     if number < 1 or number != int(number):
-        _wrong(key, value, "write a whole number from 1")
+        _invalid(key, value, "it must be a whole number of 1 or more")
     return int(number)
 
 
 def _heartbeat(key: str, value: object) -> int:
     seconds = _count(key, value)
     if seconds > 65535:
-        _wrong(key, value, "AMQP has 16 bits for it; write seconds from 1 to 65535")
+        _invalid(
+            key, value, "it must be 1 to 65535 seconds, since AMQP has 16 bits for it"
+        )
     return seconds
 
 
@@ -352,7 +368,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "queues": _queues,
         "publish_on": _publish_on,
         "confirm_timeout": _seconds,
-        "backlog": _store,
+        "backlog": _backlog,
         "spool_dir": _spool_dir,
         "spool_sync": _spool_sync,
         "max_events": _count,

@@ -1,1 +1,1 @@
-"""From a payload to the parts of an AMQP message."""
+"""Turns a payload into the parts of an AMQP message."""

@@ -1,4 +1,4 @@
-"""What AMQP can hold as a name, or in a table of headers."""
+"""Checks names and header tables against AMQP's limits."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from typing import Any
 
 from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
 
-#: How one gets to what is wrong: a name, then keys and indices. It becomes
-#: text only in an error.
+#: Where a value is: a name, then keys and indices. Formatted only for an error.
 _Path = tuple[object, ...]
 
 #: AMQP's short string: names and header keys, in bytes of UTF-8.
 MAX_NAME_BYTES = 255
-#: The table must fit into one frame (128 KiB) together with the other properties;
-#: a larger one makes the broker close the connection.
+#: In bytes. The table must fit into one frame (128 KiB) with the other properties;
+#: otherwise the broker closes the connection.
 MAX_TABLE_BYTES = 64 * 1024
-#: So that a table that contains itself ends.
+#: Stops the recursion for a table that contains itself.
 MAX_TABLE_DEPTH = 32
-#: Marks an event that may be a second copy; set by the library only.
+#: Marks a possible second copy of an event; reserved for the library.
 POSSIBLE_DUPLICATE = "x-possible-duplicate"
 
 NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
 _RESERVED = {
     # https://www.rabbitmq.com/docs/sender-selected
-    "CC": "RabbitMQ takes it for more routing keys; enqueue an event per target queue",
-    "BCC": "RabbitMQ takes it for more routing keys; enqueue an event per target queue",
-    POSSIBLE_DUPLICATE: "the library sets it on a second copy; choose another name",
+    "CC": "RabbitMQ reads more routing keys from it; enqueue one event for each queue",
+    "BCC": "RabbitMQ reads more routing keys from it; enqueue one event for each queue",
+    POSSIBLE_DUPLICATE: "the library sets it on second copies; choose another name",
 }
 
 _HEADER_CURES: Cures = (
@@ -45,9 +44,9 @@ _HEADER_CURES: Cures = (
 
 
 def check_name(name: object, what: str, *, allow_empty: bool = False) -> str:
-    """Return ``name`` as a plain str if AMQP can hold it as a name.
+    """Return ``name`` as a plain str if it is valid as an AMQP short string.
 
-    :param what: what the errors call it.
+    :param what: what errors call it.
     :raises TypeError: it isn't a str.
     :raises ValueError: it is empty, over 255 bytes, or not Unicode.
     """
@@ -75,7 +74,7 @@ def _utf8(text: str, path: _Path) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{_format(path)} has a lone surrogate, which UTF-8 can't hold:"
+            f"{_format(path)} has a lone surrogate, which UTF-8 can't encode:"
             f" {SURROGATE_CURE}"
         ) from error
 
@@ -91,12 +90,12 @@ def copy_headers(headers: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], 
 
 
 def copy_table(table: object, what: str) -> tuple[dict[str, Any], int]:
-    """Copy what an AMQP field table can hold, as a consumer will see it.
+    """Copy *table* as an AMQP field table, as a consumer will see it.
 
-    :param what: what the errors call it.
-    :return: the copy and the size in bytes that pika encodes it to.
-    :raises TypeError: a type that AMQP doesn't have.
-    :raises ValueError: a value that doesn't fit, or too much of it.
+    :param what: what errors call it.
+    :returns: the copy, and its encoded size in bytes.
+    :raises TypeError: AMQP does not have a value's type.
+    :raises ValueError: a value is out of range, or the table is too large.
     """
     if not isinstance(table, Mapping):
         raise TypeError(f"{what} is of type {type_name(table)}: pass a dict")
@@ -105,15 +104,15 @@ def copy_table(table: object, what: str) -> tuple[dict[str, Any], int]:
 
 
 class _TableCopier:
-    """Copies a table, counting bytes as pika's ``encode_table`` spends them."""
+    """Copies a table while counting its size as pika's ``encode_table`` encodes it."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.size = 0
 
     def count(self, size: int) -> None:
-        # Counted on the way, since small values that refer to each other can
-        # unfold without end.
+        # Checked incrementally, since small values that refer to each other can
+        # expand without limit.
         self.size += size
         if self.size > MAX_TABLE_BYTES:
             raise ValueError(
@@ -136,16 +135,16 @@ class _TableCopier:
     def value(self, value: Any, path: _Path) -> Any:
         for kind, convert in _SCALARS:
             if isinstance(value, kind):
-                plain, size = convert(value, path)
+                converted, size = convert(value, path)
                 self.count(size)
-                return plain
+                return converted
         return self.container(value, path)
 
     def container(self, value: Any, path: _Path) -> Any:
         if len(path) > MAX_TABLE_DEPTH:
             raise ValueError(
-                f"{self.what} is nested more than {MAX_TABLE_DEPTH} deep, perhaps in"
-                " itself: flatten it"
+                f"{self.what} is nested more than {MAX_TABLE_DEPTH} levels deep, or"
+                " contains itself: flatten it"
             )
         if isinstance(value, Mapping):
             self.count(1)
@@ -154,7 +153,7 @@ class _TableCopier:
             self.count(5)
             return [self.value(item, (*path, i)) for i, item in enumerate(value)]
         raise TypeError(
-            f"{_format(path)} is of type {type_name(value)}, which AMQP doesn't have:"
+            f"{_format(path)} is of type {type_name(value)}, which AMQP does not have:"
             f" {cure_for(value, _HEADER_CURES, 'send it as a string')}"
         )
 
@@ -184,7 +183,7 @@ def _int_field(value: int, path: _Path) -> tuple[int, int]:
 
 
 def _decimal_field(value: Decimal, path: _Path) -> tuple[Decimal, int]:
-    # By hand, since Decimal's own arithmetic, which pika uses, rounds to the
+    # Computed by hand: Decimal's own arithmetic, which pika uses, rounds to the
     # thread's precision.
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
@@ -201,8 +200,7 @@ def _decimal_field(value: Decimal, path: _Path) -> tuple[Decimal, int]:
 
 def _decimal_error(path: _Path) -> ValueError:
     return ValueError(
-        f"{_format(path)} is a Decimal that AMQP's 32 bits can't hold:"
-        " send it as a string"
+        f"{_format(path)} is a Decimal that exceeds AMQP's 32 bits: send it as a string"
     )
 
 
@@ -211,7 +209,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 def _datetime_field(value: datetime, path: _Path) -> tuple[datetime, int]:
     if value.utcoffset() is None:
-        # pika would take it for UTC, whatever the server's clock shows.
+        # pika would treat it as UTC, regardless of the server's time zone.
         raise ValueError(
             f"{_format(path)} is a datetime without a time zone: add one, e.g."
             " timezone.utc, or send value.isoformat()"
@@ -222,7 +220,7 @@ def _datetime_field(value: datetime, path: _Path) -> tuple[datetime, int]:
             f"{_format(path)} is outside the years 1970 to 9999 in UTC:"
             " send value.isoformat()"
         )
-    # AMQP's times have no fraction of a second.
+    # AMQP timestamps have a resolution of one second.
     return _EPOCH + timedelta(seconds=seconds), 9
 
 
@@ -237,7 +235,7 @@ def _fits(value: int, bits: int) -> bool:
     return -(1 << bits - 1) <= value < 1 << bits - 1
 
 
-# bool comes before int, whose subclass it is.
+# bool comes before int, since it is a subclass of int.
 _SCALARS: Sequence[tuple[type, Callable[[Any, _Path], tuple[Any, int]]]] = (
     (str, _string_field),
     (bool, _bool_field),

@@ -17,7 +17,7 @@ from .amqp_fields import check_name, copy_headers
 from .payload_errors import explain
 from .wording import type_name
 
-#: Makes a value plain, or raises TypeError: ``default`` of Flask's JSON provider.
+#: Converts a value for JSON, or raises TypeError: ``default`` of Flask's JSON provider.
 Default = Callable[[Any], Any]
 
 
@@ -32,35 +32,35 @@ def encode_event(
 ) -> Event:
     """Encode one payload for one target queue.
 
-    :param headers: AMQP headers; what AMQP's field tables hold: str, bytes, bool, int
-        (64 bits), Decimal (32 bits and a scale), aware datetime (whole seconds since
-        1970), None, and lists and dicts of these.
-    :param max_event_bytes: the largest body, in bytes.
-    :param default: is offered what isn't JSON, a time, a UUID, a Decimal or a
-        dataclass; raises TypeError for what it doesn't know.
-    :raises TypeError: a name or header of the wrong type.
-    :raises ValueError: a name or header that AMQP can't hold.
-    :raises EncodingError: the payload isn't JSON, or is too large.
+    :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
+        Decimal (32 bits and a scale), aware datetime (whole seconds since 1970), None,
+        or a list or dict of these.
+    :param max_event_bytes: the largest allowed body, in bytes.
+    :param default: converts any value that is not JSON, a time, a UUID, a Decimal or a
+        dataclass; raises TypeError for an unknown type.
+    :raises TypeError: a name or header has the wrong type.
+    :raises ValueError: a name or header is invalid in AMQP.
+    :raises EncodingError: the payload can't be encoded as JSON, or is too large.
     """
     target_queue = check_name(target_queue, "target_queue")
     exchange = check_name(exchange, "exchange", allow_empty=True)
-    kept, headers_size = copy_headers(headers)
+    headers_copy, headers_size = copy_headers(headers)
     body = _encode_body(payload, default, max_event_bytes)
     return Event(
         id=str(uuid.uuid4()),
         target_queue=target_queue,
         exchange=exchange,
         body=body,
-        headers=kept,
+        headers=headers_copy,
         enqueued_at=datetime.now(timezone.utc),
         size=len(body) + headers_size,
     )
 
 
 def provider_default(provider: Any) -> Default:
-    """What a Flask JSON provider does with a type that JSON doesn't have.
+    """How a Flask JSON provider converts a type that JSON does not have.
 
-    A provider without a ``default`` encodes the value, which is then read back.
+    If the provider has no ``default``, the value is encoded and decoded again.
     """
     default = getattr(provider, "default", None)
     if callable(default):
@@ -72,8 +72,8 @@ def _encode_body(payload: Any, default: Default | None, limit: int) -> bytes:
     try:
         body = _encoder(default).encode(payload).encode()
     except Exception as error:
-        plain = partial(_plain, default=default)
-        raise EncodingError(explain(payload, plain, error)) from error
+        convert = partial(_convert, default=default)
+        raise EncodingError(explain(payload, convert, error)) from error
     if len(body) > limit:
         raise EncodingError(
             f"payload takes {len(body)} bytes as JSON, but"
@@ -84,16 +84,16 @@ def _encode_body(payload: Any, default: Default | None, limit: int) -> bytes:
 
 
 def _encoder(default: Default | None) -> json.JSONEncoder:
-    # Not cached per default: a cache would keep the app alive whose provider it is.
+    # Not cached: a cache would keep the app alive that the provider belongs to.
     return json.JSONEncoder(
         ensure_ascii=False,
         allow_nan=False,
         separators=(",", ":"),
-        default=partial(_plain, default=default),
+        default=partial(_convert, default=default),
     )
 
 
-def _plain(value: Any, default: Default | None) -> Any:
+def _convert(value: Any, default: Default | None) -> Any:
     if isinstance(value, (date, time)):
         return value.isoformat()
     if isinstance(value, uuid.UUID):

@@ -1,4 +1,4 @@
-"""Where a payload can't be encoded, with the reason and the cure."""
+"""Explains why a payload can't be encoded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
 
-_TEACH = "convert it to plain values, or teach the type to the default of app.json"
+_TEACH = "convert it to plain values, or add the type to app.json's default()"
 
 _CURES: Cures = (
     ((set, frozenset), "send a list, e.g. sorted(value)"),
@@ -37,7 +37,7 @@ class _BadValueError(Exception):
 
 
 class _Node(NamedTuple):
-    """A value in the payload, and how one gets there."""
+    """A value in the payload, with the path to it."""
 
     value: Any
     step: str = "payload"
@@ -61,39 +61,39 @@ class _Node(NamedTuple):
         return "".join(steps)
 
 
-#: Makes a value that JSON doesn't have plain, or raises.
-Plain = Callable[[Any], Any]
+#: Converts a value that JSON does not have, or raises.
+Convert = Callable[[Any], Any]
 
 
-def explain(payload: Any, plain: Plain, error: Exception) -> str:
-    """Say what *error* was about; runs only after the encoder has failed."""
+def explain(payload: Any, convert: Convert, error: Exception) -> str:
+    """Describe the cause of *error*. Called only after the encoder has failed."""
     recursion = isinstance(error, RecursionError)
     deepest = _DEEPEST_AFTER_RECURSION if recursion else _DEEPEST
     try:
-        found = _search(payload, plain, deepest)
+        found = _search(payload, convert, deepest)
     except Exception:
-        # The payload's own code raised, say in ``items()``. What it says may hold
-        # values; the encoder's exception is chained for whoever may see it.
+        # The payload's own code raised, for example in ``items()``. Its message may
+        # contain values, so only the chained exception shows it.
         found = None
     return found or (
         f"payload of type {type_name(payload)} can't be encoded"
-        f" ({type(error).__name__}): make it of plain dicts, lists and strings"
+        f" ({type(error).__name__}): build it from plain dicts, lists and strings"
     )
 
 
-def _search(payload: Any, plain: Plain, deepest: int) -> str | None:
-    """Visit the payload in the encoder's order up to the first bad value."""
+def _search(payload: Any, convert: Convert, deepest: int) -> str | None:
+    """Visit the payload in the encoder's order, up to the first bad value."""
     nodes = [_Node(payload)]
     while nodes:
         node = nodes.pop()
         try:
-            nodes.extend(reversed(_children(node, plain, deepest)))
+            nodes.extend(reversed(_children(node, convert, deepest)))
         except _BadValueError as bad:
             return f"{node.path()} {bad}"
     return None
 
 
-def _children(node: _Node, plain: Plain, deepest: int) -> list[_Node]:
+def _children(node: _Node, convert: Convert, deepest: int) -> list[_Node]:
     value = node.value
     if value is None or isinstance(value, (str, int, float)):
         _check_scalar(value)
@@ -104,18 +104,18 @@ def _children(node: _Node, plain: Plain, deepest: int) -> list[_Node]:
     if isinstance(value, dict):
         _check_keys(value)
         return [node.child(item, f"[{quote_key(key)}]") for key, item in value.items()]
-    return [node.child(_converted(value, plain))]
+    return [node.child(_converted(value, convert))]
 
 
 def _check_scalar(value: str | int | float | None, what: str = "is") -> None:
     if isinstance(value, str) and not _is_unicode(value):
         raise _BadValueError(
-            f"{what} a str with a lone surrogate, which UTF-8 can't hold:"
+            f"{what} a str with a lone surrogate, which UTF-8 can't encode:"
             f" {SURROGATE_CURE}"
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise _BadValueError(
-            f"{what} a float that is not a finite number, which JSON doesn't have:"
+            f"{what} a float that is not a finite number, which JSON does not have:"
             " send None"
         )
     if isinstance(value, int) and not _has_digits(value):
@@ -128,7 +128,7 @@ def _check_place(node: _Node, deepest: int) -> None:
     if any(node.value is above.value for above in node.ancestors()):
         raise _BadValueError(
             f"is a {type_name(node.value)} that contains itself:"
-            " send a copy without the reference back"
+            " send a copy without the circular reference"
         )
     if node.depth > deepest:
         raise _BadValueError("is nested too deeply: flatten it")
@@ -138,18 +138,18 @@ def _check_keys(value: dict[Any, Any]) -> None:
     for key in value:
         if key is not None and not isinstance(key, (str, int, float)):
             raise _BadValueError(
-                f"has a key of type {type_name(key)}, which JSON doesn't have:"
+                f"has a key of type {type_name(key)}, which JSON does not have:"
                 " use str(key)"
             )
         _check_scalar(key, "has as a key")
 
 
-def _converted(value: Any, plain: Plain) -> Any:
+def _converted(value: Any, convert: Convert) -> Any:
     try:
-        return plain(value)
+        return convert(value)
     except TypeError:
         raise _BadValueError(
-            f"is of type {type_name(value)}, which JSON can't hold:"
+            f"is of type {type_name(value)}, which JSON does not have:"
             f" {cure_for(value, _CURES, _TEACH)}"
         ) from None
     except Exception as error:

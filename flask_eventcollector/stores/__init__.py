@@ -1,1 +1,1 @@
-"""What keeps events that are not confirmed: one module or package for each kind."""
+"""The stores of unconfirmed events: one module or package for each kind."""

@@ -1,4 +1,4 @@
-"""The backlog that needs nothing: what waits is in memory, and ends with it."""
+"""The store in memory, whose events end with the process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..delivery.store import QuarantinedFile
 
 
 class MemoryStore:
-    """Leaves all that waits to the ledger, which has it in memory anyway."""
+    """Does nothing, since the ledger keeps all waiting events in memory anyway."""
 
     def start(self, wake: Callable[[], object]) -> None:
         """There is nothing to start."""
@@ -25,7 +25,7 @@ class MemoryStore:
         """There is nothing to erase."""
 
     def scan(self, timeout: float) -> None:
-        """A dead process leaves nothing."""
+        """A dead process leaves no events."""
 
     def close(self, timeout: float) -> None:
         """There is nothing to stop."""

@@ -1,4 +1,4 @@
-"""The test kit: capture events, assert on them, let the broker fail."""
+"""The test kit."""
 
 from .capture import Captured
 from .captured import CapturedEvent, CapturedEvents, Fate

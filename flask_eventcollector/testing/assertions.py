@@ -1,4 +1,4 @@
-"""The assertions that a test makes about captured events."""
+"""The assertions on captured events."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, overload
 from unittest.mock import ANY
 
-from ..messages.wording import type_name
+from ..messages.wording import counted, type_name
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .expected import ExpectedEvent, Reason, Wanted, event
 from .explaining import Explainer, described, listed, unexpected
@@ -15,17 +15,16 @@ from .sequences import longest_run, longest_subsequence
 
 
 class Assertions:
-    """Assertions on what was captured so far; none of them waits.
+    """Assertions on what was captured so far. None of them blocks.
 
-    For *queue*, *payload*, *headers*, *exchange* and *exact* see
-    :func:`~flask_eventcollector.testing.event`. *times* is how often exactly; without
-    it, once or more. What an assertion finds counts as asserted on.
-
-    Each raises :class:`AssertionError` when it doesn't hold, :class:`TypeError` or
-    :class:`ValueError` when it makes no sense.
+    For *queue*, *payload*, *headers*, *exchange*, *reason* and *exact*, see
+    :func:`~flask_eventcollector.testing.event`. *times* is the exact number of matching
+    events; ``None``: one or more. Events that an assertion matches count as asserted
+    on. Every assertion raises :exc:`AssertionError` if it fails, and :exc:`TypeError`
+    or :exc:`ValueError` if an argument is invalid.
     """
 
-    # What the capture provides.
+    # Provided by the capture.
 
     @property
     def _record(self) -> Record:
@@ -34,7 +33,7 @@ class Assertions:
     def _is_collected(self, captured: CapturedEvent) -> bool:
         raise NotImplementedError
 
-    # What has to be there.
+    # What must have happened.
 
     @overload
     def assert_published(
@@ -68,9 +67,9 @@ class Assertions:
         exact: bool = False,
         times: int | None = None,
     ) -> CapturedEvent | CapturedEvents:
-        """The broker has confirmed such an event.
+        """Assert that the broker has confirmed such an event.
 
-        Returns the first that fits; with *times*, the list of all that fit.
+        :returns: the first match; with *times*, the list of all matches.
         """
         __tracebackhide__ = True
         expected = event(
@@ -113,9 +112,9 @@ class Assertions:
         exact: bool = False,
         times: int | None = None,
     ) -> CapturedEvent | CapturedEvents:
-        """Such an event was thrown away, because its unit of work failed or cleared it.
+        """Assert that such an event was discarded with its unit of work, or cleared.
 
-        Returns the first that fits; with *times*, the list of all that fit.
+        :returns: the first match; with *times*, the list of all matches.
         """
         __tracebackhide__ = True
         expected = event(
@@ -163,9 +162,9 @@ class Assertions:
         exact: bool = False,
         times: int | None = None,
     ) -> CapturedEvent | CapturedEvents:
-        """Such an event is kept for a later try.
+        """Assert that such an event is retained for retry.
 
-        Returns the first that fits; with *times*, the list of all that fit.
+        :returns: the first match; with *times*, the list of all matches.
         """
         __tracebackhide__ = True
         expected = event(
@@ -181,11 +180,13 @@ class Assertions:
     def assert_sequence(
         self, expected: Sequence[ExpectedEvent | str], *, strict: bool = False
     ) -> CapturedEvents:
-        """These events were published, in this order; returns them.
+        """Assert that these events were published in this order.
 
-        :param expected: what :func:`~flask_eventcollector.testing.event` returns; a
-            queue's name or a glob stands for an event with any payload.
-        :param strict: with no others between them.
+        :param expected: a list of results of
+            :func:`~flask_eventcollector.testing.event`. A str (the name of a queue, or
+            a glob) matches an event with any payload.
+        :param strict: allow no other events between them.
+        :returns: the matching events.
         """
         __tracebackhide__ = True
         wanted = [self._prepared(item) for item in _sequence(expected)]
@@ -196,7 +197,7 @@ class Assertions:
             _fail(explainer.out_of_order(wanted, found, strict=strict))
         return self._noted(found)
 
-    # What must not be there.
+    # What must not have happened.
 
     def assert_not_published(
         self,
@@ -207,7 +208,7 @@ class Assertions:
         exchange: str | None = None,
         exact: bool = False,
     ) -> None:
-        """The broker has confirmed no such event."""
+        """Assert that the broker has confirmed no such event."""
         __tracebackhide__ = True
         expected = event(
             queue, payload, headers=headers, exchange=exchange, exact=exact
@@ -218,14 +219,14 @@ class Assertions:
             _fail(unexpected(f"expected no event {what}", found))
 
     def assert_nothing_published(self) -> None:
-        """The broker has confirmed nothing."""
+        """Assert that the broker has confirmed no event."""
         __tracebackhide__ = True
         found = self._record.having(Fate.PUBLISHED)
         if found:
             _fail(unexpected("expected nothing to be published", found))
 
     def assert_no_others(self) -> None:
-        """All that was published was found by some assertion."""
+        """Assert that every published event was matched by some assertion."""
         __tracebackhide__ = True
         published = self._record.having(Fate.PUBLISHED)
         others = [e for e in published if not self._record.is_asserted(e)]
@@ -246,7 +247,7 @@ class Assertions:
         if len(found) < (times or 1):
             _fail(self._explainer().missing(fate, wanted, times, found))
         if times is not None and len(found) > times:
-            what = f"{times} event{'s' * (times > 1)} {described(fate, expected)}"
+            what = f"{counted(times, 'event')} {described(fate, expected)}"
             _fail(unexpected(f"expected {what}", found))
         noted = self._noted(found)
         return noted[0] if times is None else noted
@@ -272,7 +273,7 @@ def _check_times(times: int | None) -> None:
         raise TypeError(f"times must be an int, not of type {type_name(times)}")
     if times < 1:
         raise ValueError(
-            f"times must be 1 or more, not {times}: for none at all there is"
+            f"times must be 1 or more, not {times}: to expect none, use"
             " assert_not_published()"
         )
 
@@ -280,11 +281,11 @@ def _check_times(times: int | None) -> None:
 def _sequence(expected: object) -> list[ExpectedEvent]:
     if not isinstance(expected, (list, tuple)):
         raise TypeError(
-            f"assert_sequence() takes a list of events, not {type_name(expected)}"
+            f"assert_sequence() expects a list of events, not {type_name(expected)}"
         )
     if not expected:
         raise ValueError(
-            "assert_sequence() got an empty list: for nothing at all there is"
+            "assert_sequence() got an empty list: to expect no event, use"
             " assert_nothing_published()"
         )
     return [event(item) if isinstance(item, str) else _event(item) for item in expected]
@@ -293,7 +294,7 @@ def _sequence(expected: object) -> list[ExpectedEvent]:
 def _event(item: object) -> ExpectedEvent:
     if not isinstance(item, ExpectedEvent):
         raise TypeError(
-            "assert_sequence() takes what event() returns, or a queue's name, not"
+            "assert_sequence() expects results of event(), or names of queues, not"
             f" {type_name(item)}"
         )
     return item

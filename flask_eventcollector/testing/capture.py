@@ -1,4 +1,4 @@
-"""The block in which a test captures what becomes of an app's events."""
+"""The block in which a test captures the fate of an app's events."""
 
 from __future__ import annotations
 
@@ -16,39 +16,40 @@ from .captured import CapturedEvent, CapturedEvents, Fate
 from .fault_injector import Fault, FaultInjector, Plan
 from .recording import Record
 
-#: Seconds for other threads to tell what came before the block, and for the broker to
-#: take what a fault has kept from it.
+#: Seconds to wait for notices from before the block, and for the delivery of events
+#: that a fault held back.
 _PATIENCE = 2.0
 
 _FAILURES = [o.value for o in Outcome if o is not Outcome.CONFIRMED]
 
 
 class Captured(Assertions):
-    """What became of one app's events since the block began.
+    """The fate of one app's events since the start of a ``with`` block.
 
-    ``events.capture()`` makes one, for one ``with`` block. It listens to the library's
-    own signals, so the same holds for every broker and backlog. Its lists and
-    assertions answer at once, also after the block; what happens in the background is
-    run to its end by :meth:`flush`.
+    ``events.capture()`` creates it, for one block. It receives the library's signals,
+    so it works with every broker and backlog. Its lists and assertions never block, and
+    also work after the block. To wait for background work, call :meth:`flush`.
     """
 
     def __init__(self, app: Flask, state: AppState) -> None:
         self._state = state
-        self._heard = Record(app, state)
-        self._begun = False
+        self._records = Record(app, state)
+        self._started = False
         self._open = ExitStack()
-        #: What was planned before this capture planned anything.
+        #: The faults planned before this capture planned any.
         self._before: Plan | None = None
 
     def __enter__(self) -> Captured:
-        if self._begun:
-            raise RuntimeError("this capture was used before: call events.capture()")
-        self._begun = True
+        if self._started:
+            raise RuntimeError(
+                "this capture was used already: call events.capture() again"
+            )
+        self._started = True
         delivery = self._state.delivery_if_used()
         if delivery is not None:
             # What happened before the block is not part of it.
             delivery.notify_pending(_PATIENCE)
-        self._open.enter_context(self._heard.listening())
+        self._open.enter_context(self._records.listening())
         return self
 
     def __exit__(
@@ -63,64 +64,66 @@ class Captured(Assertions):
             self._end_faults()
 
     def __repr__(self) -> str:
-        counts = {fate.value: len(self._heard.having(fate)) for fate in Fate}
-        told = ", ".join(f"{count} {fate}" for fate, count in counts.items() if count)
-        return f"<Captured {told or 'nothing'}>"
+        counts = {fate.value: len(self._records.having(fate)) for fate in Fate}
+        summary = ", ".join(f"{n} {fate}" for fate, n in counts.items() if n)
+        return f"<Captured {summary or 'nothing'}>"
 
     # What was captured: one list for each fate.
 
     @property
     def enqueued(self) -> CapturedEvents:
-        """All events that were enqueued, in order, whatever became of them."""
+        """All events that were enqueued, in order, regardless of their fate."""
         return self._record.having(Fate.ENQUEUED)
 
     @property
     def published(self) -> CapturedEvents:
-        """What the broker has confirmed, in order."""
+        """The events that the broker confirmed, in order."""
         return self._record.having(Fate.PUBLISHED)
 
     @property
     def discarded(self) -> CapturedEvents:
-        """What was thrown away on purpose, each with its reason."""
+        """The events that were discarded on purpose, each with its reason."""
         return self._record.having(Fate.DISCARDED)
 
     @property
     def retained(self) -> CapturedEvents:
-        """What is kept for a later try now."""
+        """The events that are currently retained for retry."""
         return self._record.having(Fate.RETAINED)
 
     @property
     def dropped(self) -> CapturedEvents:
-        """What was lost to a limit, or purged."""
+        """The events that were lost to a limit, or purged."""
         return self._record.having(Fate.DROPPED)
 
     @property
     def dead(self) -> CapturedEvents:
-        """What is set aside, because the broker went on refusing it."""
+        """The dead-lettered events, which the broker kept refusing."""
         return self._record.having(Fate.DEAD)
 
-    # What happens in the background.
+    # Background work.
 
     def flush(self, timeout: float = 5.0) -> bool:
-        """Run what happens in the background to its end.
+        """Run background work to completion.
 
-        What is retained is tried once more, what is on its way is waited for, and all
-        of it is heard of, also what the receivers of signals have enqueued meanwhile.
-        Blocks for at most *timeout* seconds, for no time on ``memory://``, and while
-        :meth:`broker_down` holds only for what is on its way. Returns whether
-        everything was delivered.
+        Retries retained events once, waits for in-flight events, and dispatches all
+        signals. That includes events that signal receivers enqueue in the meantime.
+        With ``memory://``, it does not block. While :meth:`broker_down` is in effect,
+        it waits only for events in flight.
+
+        :param timeout: how long to block at most, in seconds.
+        :returns: whether everything was delivered.
         """
         delivery = self._state.delivery_if_used()
         if delivery is None:
             return True
         deadline = time.monotonic() + timeout
-        worked, told, before = delivery.flush(timeout), -1, -2
-        while told != before and time.monotonic() < deadline:
-            before, told = told, delivery.notify_pending(deadline - time.monotonic())
-            worked = delivery.wait_until_flushed(deadline - time.monotonic())
-        return worked
+        flushed, count, before = delivery.flush(timeout), -1, -2
+        while count != before and time.monotonic() < deadline:
+            before, count = count, delivery.notify_pending(deadline - time.monotonic())
+            flushed = delivery.wait_until_flushed(deadline - time.monotonic())
+        return flushed
 
-    # Faults on demand, whatever the broker.
+    # Faults on demand, with any broker.
 
     def fail_next(
         self,
@@ -129,47 +132,56 @@ class Captured(Assertions):
         outcome: Outcome | str = Outcome.NACKED,
         queue: str = "*",
     ) -> None:
-        """Let the next *n* events fail, instead of reaching the broker.
+        """Make the next *n* events fail instead of reaching the broker.
 
-        :param outcome: ``"nacked"`` or ``"returned"``: the broker refuses them;
-            ``"unknown"``: the connection ends before the confirm, so that they are sent
-            again, marked as possible duplicates.
-        :param queue: only events for that queue; a name or a glob.
-        :raises ValueError: there is no such outcome, or *n* is not above 0.
+        The events are retained. As in production, later events for the same target wait
+        behind them. They are not retried before :meth:`flush`, :meth:`broker_up` or the
+        end of the block. The exception is a ``publish(timeout=…)`` that waits for an
+        *unknown* event, which retries it at once.
 
-        They are retained. As always, later events for the same target wait behind them.
-        Nothing of it is tried again before :meth:`flush`, :meth:`broker_up` or the end
-        of the block; only a ``publish(timeout=…)`` that waits for an *unknown* event
-        sends it again at once.
+        :param n: the number of events, at least 1.
+        :param outcome: ``"nacked"`` or ``"returned"``: the broker refuses the events.
+            ``"unknown"``: the connection is lost before the confirm, so the events are
+            sent again, marked as possible duplicates.
+        :param queue: only affect events for this queue (a name or a glob).
+        :raises TypeError: *n* is not an int.
+        :raises ValueError: *outcome* is none of these, or *n* is less than 1.
+        :raises RuntimeError: called outside the block.
         """
         failure = _failure(outcome)
-        reason = f"the test let it be {failure.value}"
+        reason = f"the test called fail_next(): {failure.value}"
         self._faults().plan(Fault(failure, queue, _count(n), reason, hold=True))
 
     def broker_down(self) -> None:
-        """Let the broker be away: everything is retained, and nobody waits."""
+        """Make the broker unreachable. Events are retained, and no call waits for it.
+
+        :raises RuntimeError: called outside the block.
+        """
         self._faults().go_down("the test called broker_down()", final=True)
 
     def broker_up(self) -> None:
-        """Let the broker be there again; :meth:`flush` waits for what was retained."""
+        """Make the broker reachable again. To wait for a retry, call :meth:`flush`.
+
+        :raises RuntimeError: called outside the block.
+        """
         self._faults().come_up()
 
     # Inside.
 
     @property
     def _record(self) -> Record:
-        if not self._begun:
+        if not self._started:
             raise RuntimeError(
-                "nothing is captured yet: write 'with events.capture() as captured:'"
+                "the capture has not started: use 'with events.capture() as captured:'"
             )
-        return self._heard
+        return self._records
 
     def _is_collected(self, captured: CapturedEvent) -> bool:
         delivery = self._state.delivery_if_used()
         return delivery is not None and delivery.is_collected(captured.event)
 
     def _faults(self) -> FaultInjector:
-        if not self._heard.is_listening:
+        if not self._records.is_listening:
             raise RuntimeError("faults can be planned only inside the capture's block")
         faults = FaultInjector.of(self._state.delivery().broker)
         if self._before is None:
@@ -177,7 +189,7 @@ class Captured(Assertions):
         return faults
 
     def _end_faults(self) -> None:
-        """Leave the broker as it was found, and nothing behind."""
+        """Restore the broker's earlier faults, and deliver what was held back."""
         if self._before is None:
             return
         delivery = self._state.delivery()

@@ -1,4 +1,4 @@
-"""What a capture has seen: events, each with its fate."""
+"""Captured events, each with its fate."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .origin import Origin
 
 
 class Fate(str, enum.Enum):
-    """What has become of an event so far."""
+    """What has happened to an event so far."""
 
-    #: It is in a collector, or on its way.
+    #: It is in a collector, or in flight.
     ENQUEUED = "enqueued"
     #: The broker has confirmed it.
     PUBLISHED = "published"
-    #: It is kept for a later try.
+    #: It is retained for retry.
     RETAINED = "retained"
-    #: It was thrown away on purpose.
+    #: It was discarded on purpose.
     DISCARDED = "discarded"
     #: It was lost to a limit, or purged.
     DROPPED = "dropped"
-    #: It was set aside, because the broker goes on refusing it.
+    #: It was dead-lettered, because the broker kept refusing it.
     DEAD = "dead"
 
     def __str__(self) -> str:
@@ -33,32 +33,32 @@ class Fate(str, enum.Enum):
 
     @property
     def final(self) -> bool:
-        """Whether it is the event's last word."""
+        """Whether the event's fate can't change any more."""
         return self in (Fate.PUBLISHED, Fate.DISCARDED, Fate.DROPPED)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class CapturedEvent:
-    """One event as it stood when the list that holds it was read.
+    """One event with its fate at the time when its list was read.
 
-    It is equal to an expected :func:`~flask_eventcollector.testing.event` that it fits,
-    and to itself at any other time. Its ``repr`` shows the payload.
+    It is equal to an :func:`~flask_eventcollector.testing.event` that it matches, and
+    to any other snapshot of the same event. Its ``repr`` shows the payload.
     """
 
     #: The event itself.
     event: Event
-    #: How payloads are written in its app.
+    #: How its app encodes payloads.
     medium: Medium
     fate: Fate = Fate.ENQUEUED
-    #: Why it was discarded, retained, dropped or set aside.
+    #: Why it was discarded, retained, dropped or dead-lettered.
     reason: str = ""
-    #: Why it was retained, if the broker had its say.
+    #: The outcome because of which it is retained; ``None``: it was not sent.
     outcome: Outcome | None = None
-    #: How often it was sent.
+    #: How many times it was sent.
     attempts: int = 0
-    #: The line that enqueued it; ``None``: that was before the capture.
+    #: The line of code that enqueued it; ``None``: before the capture started.
     origin: Origin | None = None
-    #: What was to publish it: ``"request"``, ``"block"`` or ``"thread"``.
+    #: Its unit of work: ``"request"``, ``"block"`` or ``"thread"``.
     unit: str = ""
 
     @property
@@ -97,7 +97,7 @@ class CapturedEvent:
     def __eq__(self, other: object) -> bool:
         if isinstance(other, CapturedEvent):
             return self.id == other.id
-        # An expected event says itself whether this one fits it.
+        # An expected event decides whether this one matches.
         return NotImplemented
 
     def __hash__(self) -> int:
@@ -105,7 +105,7 @@ class CapturedEvent:
 
 
 class CapturedEvents(list[CapturedEvent]):
-    """A list of captured events; what is found equal counts as asserted on."""
+    """A list of captured events. Those that compare equal count as asserted on."""
 
     __slots__ = ("_note",)
 

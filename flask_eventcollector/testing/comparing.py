@@ -1,4 +1,4 @@
-"""What pytest shows when a list of captured events is not as expected."""
+"""Explains to pytest why captured events differ from the expectation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .explaining import at, difference_lines
 
 
 def explain_comparison(op: str, left: Any, right: Any) -> list[str] | None:
-    """The lines for a failed ``left op right``; ``None``: it isn't about events."""
+    """The lines for a failed ``left op right``; ``None``: no events are compared."""
     if op == "==" and isinstance(left, CapturedEvents) and isinstance(right, list):
         return ["captured events == expected", *_compared(left, right)]
     if op == "==" and isinstance(right, CapturedEvents) and isinstance(left, list):
@@ -22,7 +22,7 @@ def explain_comparison(op: str, left: Any, right: Any) -> list[str] | None:
 
 
 def _compared(found: Sequence[CapturedEvent], expected: Sequence[Any]) -> Iterator[str]:
-    """Line by line, what is the same, what differs, what is missing or too much."""
+    """A line-by-line comparison, without the common start and end."""
     before = _agreeing(found, expected)
     after = _agreeing(found[before:][::-1], expected[before:][::-1])
     if before:
@@ -63,7 +63,7 @@ def _pair(
 
 
 def _fit(count: int) -> str:
-    return "fits" if count == 1 else f"{count} fit"
+    return "matches" if count == 1 else f"{count} match"
 
 
 def _shown(found: Sequence[CapturedEvent]) -> str:

@@ -1,4 +1,4 @@
-"""An event as a test expects it."""
+"""Describes an event that a test expects."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from .matching import (
     show,
 )
 
-#: A reason: exact, a glob, or what is searched for.
+#: A reason: the exact text, a glob, or a pattern to search for.
 Reason = str | re.Pattern[str]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class ExpectedEvent:
-    """What :func:`event` returns; equal to each captured event that fits it."""
+    """The result of :func:`event`. It is equal to each captured event that matches."""
 
     #: A name or a glob.
     queue: str
     payload: Any
     headers: Mapping[str, Any] | None
-    #: ``None``: whatever exchange.
+    #: ``None``: any exchange.
     exchange: str | None
-    #: ``None``: whatever reason.
+    #: ``None``: any reason.
     reason: Reason | None
     #: Whether objects in the payload may have no other keys.
     exact: bool
@@ -65,7 +65,7 @@ class ExpectedEvent:
             yield "exact=True"
 
     def against(self, medium: Medium) -> Wanted:
-        """What it wants to see, if payloads are written to *medium*.
+        """Prepare it for comparisons with what *medium* can carry.
 
         :raises TypeError: no event can match it.
         """
@@ -85,18 +85,18 @@ class Wanted:
 
     @property
     def is_anything(self) -> bool:
-        """Whether only the queue counts."""
+        """Whether it only restricts the queue."""
         return self.expected.payload is ANY and not self.headers
 
     def is_for(self, captured: CapturedEvent) -> bool:
-        """Whether the event goes where it is expected to go."""
+        """Whether the event has the expected queue and exchange."""
         exchange = self.expected.exchange
         return matches_name(self.expected.queue, captured.queue) and (
             exchange is None or exchange == captured.exchange
         )
 
     def differences(self, captured: CapturedEvent) -> list[Difference]:
-        """Where the event says something else, wherever it goes."""
+        """The differences in content, regardless of queue and exchange."""
         exact = self.expected.exact
         return [
             *differences(self.payload, captured.payload, "payload", exact=exact),
@@ -105,7 +105,7 @@ class Wanted:
         ]
 
     def fits(self, captured: CapturedEvent) -> bool:
-        """Whether the event is as expected."""
+        """Whether the event matches."""
         return self.is_for(captured) and not self.differences(captured)
 
 
@@ -120,17 +120,20 @@ def event(
 ) -> ExpectedEvent:
     """Describe an event that a test expects.
 
-    :param queue: the target queue, or a glob such as ``"orders.*"``.
-    :param payload: what the payload must hold, as a consumer sees it. Objects may have
-        more keys than expected, at any depth; lists may not have more items. A value
+    :param queue: the name of the target queue, or a glob such as ``"orders.*"``.
+    :param payload: what the payload must contain, as a consumer sees it. Objects may
+        have additional keys, at any depth; lists may not have additional items. A value
         may be a literal, a type, a compiled regular expression (searched for), a
         predicate, or ``unittest.mock.ANY``.
-    :param headers: what the headers must hold, in the same way.
-    :param exchange: ``None``: whatever exchange.
-    :param reason: why it was discarded, retained, dropped or set aside: the words, a
-        glob, or a compiled regular expression. ``None``: whatever reason.
-    :param exact: objects in the payload may have no other keys.
-    :raises TypeError, ValueError: an argument makes no sense.
+    :param headers: what the headers must contain, in the same way. ``None``: any
+        headers.
+    :param exchange: the name of the exchange. ``None``: any exchange.
+    :param reason: why the event was discarded, retained, dropped or dead-lettered: the
+        exact text, a glob, or a compiled regular expression. ``None``: any reason.
+    :param exact: objects in the payload may not have additional keys.
+    :returns: an :class:`ExpectedEvent`, to compare with captured events.
+    :raises TypeError: an argument has the wrong type.
+    :raises ValueError: *queue* is empty.
     """
     _check_type("queue", queue, str)
     _check_type("headers", headers, Mapping, type(None))

@@ -1,4 +1,4 @@
-"""What a failed assertion says, so that the search ends there."""
+"""Writes the messages of failed assertions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from unittest.mock import ANY
 
+from ..messages.wording import counted
 from .captured import CapturedEvent, Fate
 from .expected import ExpectedEvent, Wanted
 from .matching import readable, show
 
-#: Events in a list, differences of one event, hints: at most.
+#: The most events in a list, differences of one event, and hints.
 _MOST_EVENTS = 20
 _MOST_DIFFERENCES = 10
 _MOST_HINTS = 3
@@ -21,10 +22,10 @@ _VERBS = {
     Fate.RETAINED: "retained for",
     Fate.DISCARDED: "discarded for",
     Fate.DROPPED: "dropped for",
-    Fate.DEAD: "set aside for",
+    Fate.DEAD: "dead-lettered for",
 }
 
-#: The library's shortest reasons, as one would tell them.
+#: Explanations of the library's shortest reasons.
 _REASONS = {
     "cleared": "clear_events_to_publish() was called",
     "overflow": "EVENTCOLLECTOR_MAX_EVENTS or EVENTCOLLECTOR_MAX_BYTES was reached",
@@ -45,9 +46,9 @@ _WAITS_FOR = {
 
 
 class Explainer:
-    """Looks through all that was captured for what a test may have meant.
+    """Searches all captured events for what a test may have meant.
 
-    *is_collected* says whether an event is still in a collector.
+    *is_collected* returns whether an event is still in a collector.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class Explainer:
     def missing(
         self, fate: Fate, wanted: Wanted, times: int | None, found: list[CapturedEvent]
     ) -> str:
-        """There are fewer events than expected."""
+        """The message for fewer events than expected."""
         summary = (
             f"expected {_number(times)} {described(fate, wanted.expected)},"
             f" but found {len(found) or 'none'}"
@@ -75,7 +76,7 @@ class Explainer:
     def out_of_order(
         self, wanted: Sequence[Wanted], found: Sequence[CapturedEvent], *, strict: bool
     ) -> str:
-        """A sequence breaks off after *found*."""
+        """The message for a sequence of which only *found* matched."""
         missing = wanted[len(found)]
         others = " with no others between" if strict else ""
         lines = [
@@ -95,7 +96,9 @@ class Explainer:
         others = [event for event in self._everything if event not in found]
         for event in others:
             if event.fate is Fate.PUBLISHED and missing.fits(event):
-                return f"Hint: such an event{at(event)} was published, but not there."
+                return (
+                    f"Hint: such an event{at(event)} was published, but out of order."
+                )
         return ""
 
     def _what_else(
@@ -109,7 +112,7 @@ class Explainer:
     def _closest(
         self, fate: Fate, wanted: Wanted, events: Iterable[CapturedEvent]
     ) -> str:
-        """The event for the same queue that differs least."""
+        """The event for the same queue with the fewest differences."""
         rivals = [(e, len(wanted.differences(e))) for e in events if wanted.is_for(e)]
         rivals = [(event, count) for event, count in rivals if count]
         if not rivals:
@@ -133,18 +136,19 @@ class Explainer:
         return "\n".join(list(dict.fromkeys(hints))[:_MOST_HINTS])
 
     def _story(self, event: CapturedEvent) -> str:
-        """What has become of *event*, after the word *was*."""
+        """What happened to *event*, to follow the word *was*."""
         if event.fate is Fate.PUBLISHED:
             return "published"
         if event.fate is not Fate.ENQUEUED:
             outcome = f" ({event.outcome.value})" if event.outcome else ""
             reason = _REASONS.get(event.reason, event.reason)
-            story = f"{event.fate}{outcome} because {reason}"
+            fate = "dead-lettered" if event.fate is Fate.DEAD else event.fate
+            story = f"{fate}{outcome} because {reason}"
             again = event.fate is Fate.RETAINED
-            return f"{story}; captured.flush() tries it again" if again else story
+            return f"{story}; captured.flush() retries it" if again else story
         if self._is_collected(event):
             return f"enqueued but never published: {_WAITS_FOR[event.unit]}"
-        return "handed over and is on its way (call captured.flush())"
+        return "handed over and is in flight (call captured.flush())"
 
     def _other_queues(
         self, fate: Fate, wanted: Wanted, events: Sequence[CapturedEvent]
@@ -164,12 +168,12 @@ class Explainer:
 
 
 def unexpected(summary: str, found: Sequence[CapturedEvent]) -> str:
-    """There are events that should not be there."""
+    """The message for events that should not exist."""
     return listed(f"{summary}, but found {len(found)}", found)
 
 
 def described(fate: Fate, expected: ExpectedEvent) -> str:
-    """Such as ``published to 'orders.created' with the payload {'sku': 'A1'}``."""
+    """For example ``published to 'orders.created' with the payload {'sku': 'A1'}``."""
     words = f"{_VERBS[fate]} {expected.queue!r}"
     if expected.exchange is not None:
         words += f" on the exchange {expected.exchange!r}"
@@ -184,7 +188,7 @@ def described(fate: Fate, expected: ExpectedEvent) -> str:
 
 
 def difference_lines(wanted: Wanted, event: CapturedEvent) -> Iterator[str]:
-    """Each difference on a line of its own; the first few."""
+    """One line for each of the first differences."""
     found = wanted.differences(event)
     for difference in found[:_MOST_DIFFERENCES]:
         yield f"  {difference}"
@@ -193,12 +197,12 @@ def difference_lines(wanted: Wanted, event: CapturedEvent) -> Iterator[str]:
 
 
 def at(event: CapturedEvent) -> str:
-    """Where *event* was enqueued, as a remark."""
+    """Where *event* was enqueued, in parentheses."""
     return f" ({event.origin})" if event.origin else ""
 
 
 def listed(title: str, events: Sequence[CapturedEvent]) -> str:
-    """*title*, and a line for each event; the first few."""
+    """*title*, with one line for each of the first events."""
     if not events:
         return f"{title}."
     lines = [f"  {event!r}{at(event)}" for event in events[:_MOST_EVENTS]]
@@ -210,7 +214,7 @@ def listed(title: str, events: Sequence[CapturedEvent]) -> str:
 def _number(times: int | None) -> str:
     if times is None:
         return "an event"
-    return "1 event" if times == 1 else f"{times} events"
+    return counted(times, "event")
 
 
 def _joined(*parts: str) -> str:

@@ -1,4 +1,4 @@
-"""Lets a broker fail on demand, for tests and demonstrations."""
+"""Makes a broker fail on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..delivery.entries import Entry, Settlement
 from ..events import BrokerState, Outcome
 from .matching import matches_name
 
-#: Told of the entries that are about to reach the broker.
+#: Called with the entries that are about to reach the broker.
 Watcher = Callable[[Sequence[Entry]], None]
 
 _REASONS = {
@@ -25,31 +25,31 @@ _NEVER = float("inf")
 
 @dataclass
 class Fault:
-    """What happens to some of the next events, instead of being sent."""
+    """A planned failure of some of the next events."""
 
     outcome: Outcome
-    #: The events for which queue: a name or a glob.
+    #: Affects events for this queue (a name or a glob).
     queue: str = "*"
-    #: How many more events it happens to.
+    #: How many more events it affects.
     left: float = 1
-    #: The reason to give; ``{queue!r}`` is the event's target queue.
+    #: The reason to report; ``{queue!r}`` is replaced by the event's target queue.
     reason: str = ""
-    #: Whether the event is retried only once everything is reopened: by a flush, or
-    #: when the broker is back. Otherwise the backoff decides, as in production.
+    #: Retry the event only after a flush or a reconnect. Otherwise the backoff decides,
+    #: as in production.
     hold: bool = False
 
-    def befalls(self, entry: Entry) -> bool:
-        """Whether it happens to *entry*; counts it then."""
+    def apply_to(self, entry: Entry) -> bool:
+        """Whether it affects *entry*; if so, the entry is counted."""
         if not (self.left and matches_name(self.queue, entry.event.target_queue)):
             return False
         self.left -= 1
         return True
 
     def settlement(self, entry: Entry) -> Settlement:
-        """What the broker seems to say about *entry*."""
+        """The settlement that the broker appears to send for *entry*."""
         words = self.reason or _REASONS[self.outcome]
         reason = words.format(queue=entry.event.target_queue)
-        # A caller that waits for the next attempt gets it at once.
+        # A caller that waits for the next attempt gets it immediately.
         patient = entry.waiter is not None and entry.waiter.patient
         if not self.hold or (patient and self.outcome is Outcome.UNKNOWN):
             return Settlement(entry, self.outcome, reason)
@@ -59,19 +59,19 @@ class Fault:
 
 
 class Plan(NamedTuple):
-    """What a test has in mind."""
+    """The faults and the broker state that a test has planned."""
 
     faults: Sequence[Fault] = ()
-    #: How the broker seems to be doing: its state, why, and whether that is final.
-    #: ``None``: as it is.
+    #: The simulated broker state, its error, and whether it is final; ``None``: the
+    #: real state.
     pretended: tuple[BrokerState, str, bool] | None = None
 
 
 class FaultInjector:
-    """Stands between a broker and what it calls back, and lets it fail as planned.
+    """Intercepts a broker's callbacks to make it fail as planned.
 
-    While nothing is planned, everything passes. A broker without an injector knows
-    nothing of it.
+    Without a plan, everything passes through. :meth:`of` returns a broker's injector.
+    No method blocks. All are thread-safe.
     """
 
     def __init__(self, broker: Broker) -> None:
@@ -79,32 +79,35 @@ class FaultInjector:
         self._lock = threading.RLock()
         #: Never changed in place: the broker's thread reads it.
         self._plan = Plan()
-        #: Never changed in place, either.
+        #: Replaced, never mutated.
         self._watchers: Sequence[Watcher] = ()
         broker.relay.interceptor = self
 
     @classmethod
     def of(cls, broker: Broker) -> FaultInjector:
-        """The injector of *broker*, installed if there is none."""
+        """The injector of *broker*, which is installed if necessary."""
         known = broker.relay.interceptor
         return known if isinstance(known, FaultInjector) else cls(broker)
 
-    # What goes wrong.
+    # Planning faults.
 
     def fail_next(
         self, outcome: Outcome, *, n: float = 1, queue: str = "*", hold: bool = False
     ) -> None:
-        """Give the next *n* events for *queue* this *outcome* instead of sending them.
+        """Settle the next *n* events for *queue* with *outcome*, without sending them.
 
-        See :class:`Fault` for *queue* and *hold*. :raises ValueError: *outcome* is a
-        confirm.
+        :param outcome: any :class:`~flask_eventcollector.Outcome` except ``CONFIRMED``.
+        :param n: the number of events.
+        :param queue: the name of a queue, or a glob.
+        :param hold: see :attr:`Fault.hold`.
+        :raises ValueError: *outcome* is ``CONFIRMED``.
         """
         if outcome is Outcome.CONFIRMED:
-            raise ValueError("fail_next() takes an outcome other than CONFIRMED")
+            raise ValueError("fail_next() expects an outcome other than CONFIRMED")
         self.plan(Fault(outcome, queue, n, hold=hold))
 
     def plan(self, fault: Fault) -> None:
-        """Let *fault* befall the next events that it is about."""
+        """Add *fault* to the plan."""
         with self._lock:
             self._plan = self._plan._replace(faults=(*self._plan.faults, fault))
 
@@ -113,7 +116,7 @@ class FaultInjector:
         self.fail_next(outcome, n=float("inf"), queue=queue)
 
     def accept(self, queue: str) -> None:
-        """Let events for *queue* pass again."""
+        """Accept events for *queue* again."""
         with self._lock:
             left = tuple(f for f in self._plan.faults if f.queue != queue)
             self._plan = self._plan._replace(faults=left)
@@ -121,25 +124,32 @@ class FaultInjector:
     def go_down(
         self, reason: str = "it was taken down", *, final: bool = False
     ) -> None:
-        """Seem unreachable. *final*: nobody then waits for the broker to come back."""
+        """Make the broker appear unreachable.
+
+        :param reason: the error to report.
+        :param final: no call waits for the broker to return.
+        """
         self._pretend((BrokerState.DOWN, reason, final))
 
     def block(self) -> None:
-        """Take nothing, as a broker does under a memory alarm."""
+        """Make the broker appear blocked by a resource alarm.
+
+        See https://www.rabbitmq.com/docs/connection-blocked.
+        """
         self._pretend((BrokerState.BLOCKED, "it was blocked", False))
 
     def come_up(self) -> None:
-        """Let the broker be seen as it is; what was retained is sent."""
+        """Show the broker's real state again; retained events are sent."""
         self._pretend(None)
         self._broker.wake()
 
     @property
     def plan_now(self) -> Plan:
-        """What is planned, for :meth:`restore`."""
+        """The current plan, for :meth:`restore`."""
         return self._plan
 
     def restore(self, plan: Plan) -> None:
-        """Go back to an earlier plan."""
+        """Return to an earlier plan."""
         with self._lock:
             self._plan = self._plan._replace(faults=plan.faults)
         if plan.pretended != self._plan.pretended:
@@ -153,33 +163,33 @@ class FaultInjector:
                 new, error, final = state or (*relay.reported, False)
                 relay.target.on_state_change(new, error, final=final)
 
-    # Who watches.
+    # Watching.
 
     def watch(self, watcher: Watcher) -> None:
-        """Tell *watcher* of all that passes, in microseconds, until :meth:`unwatch`."""
+        """Call *watcher*, which must be fast, with all entries that pass."""
         with self._lock:
             self._watchers = (*self._watchers, watcher)
 
     def unwatch(self, watcher: Watcher) -> None:
-        """Tell *watcher* no more."""
+        """Stop calling *watcher*."""
         with self._lock:
             self._watchers = tuple(w for w in self._watchers if w != watcher)
 
-    # What the broker calls.
+    # Called by the broker.
 
     def take(self, limit: int) -> list[Entry]:
         """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""
         passed: list[Entry] = []
         target = self._broker.relay.target
         while target is not None and not passed and self._plan.pretended is None:
-            taken = target.take(limit)
-            failed = {e: f.settlement(e) for e in taken if (f := self._planned(e))}
-            passed = [entry for entry in taken if entry not in failed]
+            entries = target.take(limit)
+            failed = {e: f.settlement(e) for e in entries if (f := self._planned(e))}
+            passed = [entry for entry in entries if entry not in failed]
             target.settle(failed.values())
             unknown = any(s.outcome is Outcome.UNKNOWN for s in failed.values())
-            if unknown or not taken:
-                # What is unknown may be sent again at once, and be as unknown as
-                # before: that is for another turn.
+            if unknown or not entries:
+                # Unknown events may be retried at once, and fail again in the same way.
+                # That is left to the next call.
                 break
         for watch in self._watchers:
             watch(passed)
@@ -203,5 +213,5 @@ class FaultInjector:
 
     def _planned(self, entry: Entry) -> Fault | None:
         return next(
-            (fault for fault in self._plan.faults if fault.befalls(entry)), None
+            (fault for fault in self._plan.faults if fault.apply_to(entry)), None
         )

@@ -1,4 +1,4 @@
-"""The way from an app to its events."""
+"""Finds the event collector of an app."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ def has_collector(app: object) -> bool:
 
 
 def capture_app(app: object) -> Captured:
-    """A capture of *app*'s events, to be used in a ``with`` block.
+    """Capture the events of *app*, in a ``with`` block.
 
-    :raises TypeError: it is no Flask app.
-    :raises RuntimeError: it has no event collector.
+    :param app: a Flask app with an event collector.
+    :returns: a :class:`Captured`.
+    :raises TypeError: *app* is not a Flask app.
+    :raises RuntimeError: *app* has no event collector.
     """
     if not isinstance(app, Flask):
         raise TypeError(f"the app must be a Flask app, not of type {type_name(app)}")

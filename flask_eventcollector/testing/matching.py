@@ -1,4 +1,4 @@
-"""Whether what a consumer would see is as a test expects it."""
+"""Compares what a consumer would see with what a test expects."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _LONGEST = 200
 
 
 class Difference(NamedTuple):
-    """What is not as expected at one place."""
+    """A difference at one place in a payload."""
 
-    #: As one would write it in Python: ``payload['lines'][0]``.
+    #: As in Python source: ``payload['lines'][0]``.
     path: str
     words: str
 
@@ -35,17 +35,17 @@ class Difference(NamedTuple):
 
 
 class Medium(NamedTuple):
-    """What values become on their way to a consumer."""
+    """An encoding, which may change values on their way to a consumer."""
 
     name: str
     #: The types that a consumer may see.
     kinds: tuple[type, ...]
-    #: Turns a value into what a consumer sees, or raises.
+    #: Converts a value to what a consumer sees, or raises.
     carry: Callable[[Any], Any]
 
 
 class Check(NamedTuple):
-    """What stands in the place of a value."""
+    """A condition in place of a literal value."""
 
     accepts: Callable[[Any], object]
     label: str
@@ -54,7 +54,7 @@ class Check(NamedTuple):
         return self.label
 
     def problem(self, found: Any) -> str:
-        """What is wrong with *found*; ``""``: nothing."""
+        """Why *found* is not accepted; ``""``: it is."""
         words = f"expected {self.label}, found {show(found)}"
         try:
             return "" if self.accepts(found) else words
@@ -62,11 +62,11 @@ class Check(NamedTuple):
             return f"{words} ({type(error).__name__}: {error})"
 
 
-# What payloads and headers become.
+# Encodings of payloads and headers.
 
 
 def json_medium(default: Default) -> Medium:
-    """Plain JSON, as an app's collectors write it."""
+    """JSON as an app's collectors encode it."""
 
     def carry(value: Any) -> Any:
         event = encode_event(
@@ -88,13 +88,13 @@ AMQP = Medium(
 )
 
 
-# What a test expects.
+# Expectations.
 
 
 def prepare(expected: Any, medium: Medium, path: str) -> Any:
-    """Turn *expected* into plain values and checks.
+    """Convert *expected* to plain values and checks.
 
-    :raises TypeError: it holds something that no event can match.
+    :raises TypeError: it contains a value that no event can match.
     """
     if dataclasses.is_dataclass(expected) and not isinstance(expected, type):
         names = [field.name for field in dataclasses.fields(expected)]
@@ -152,7 +152,7 @@ def _kind(expected: Any, medium: Medium, path: str) -> Check:
 
 
 def _is_of(found: Any, kinds: tuple[type, ...]) -> bool:
-    # bool is a subclass of int, but true is no number.
+    # bool is a subclass of int, but JSON's true is not a number.
     if isinstance(found, bool):
         return any(issubclass(bool, kind) for kind in kinds if kind is not int)
     return isinstance(found, kinds)
@@ -183,8 +183,8 @@ def _carry(value: Any, medium: Medium, path: str) -> Any:
 def _misuse(path: str, what: str, medium: Medium) -> TypeError:
     kinds = ", ".join(kind.__name__ for kind in medium.kinds)
     return TypeError(
-        f"the expected {path} is {what} {medium.name} can't hold, so no event can match"
-        f" it: expect what a consumer sees ({kinds}), or a predicate"
+        f"the expected {path} is {what} {medium.name} can't represent, so no event can"
+        f" match it: expect what a consumer sees ({kinds}), or a predicate"
     )
 
 
@@ -250,7 +250,7 @@ def _is_same(expected: Any, found: Any) -> bool:
 
 
 def matches_name(pattern: str, name: str) -> bool:
-    """Whether *name* is *pattern*, or fits it as a glob."""
+    """Whether *name* equals *pattern*, or matches it as a glob."""
     return name == pattern or fnmatchcase(name, pattern)
 
 
@@ -262,7 +262,7 @@ class _Words(str):
 
 
 def readable(expected: Any) -> Any:
-    """*expected* with a name for each type and predicate, for a message."""
+    """*expected* with types and predicates replaced by their names, for messages."""
     if isinstance(expected, Mapping):
         return {key: readable(value) for key, value in expected.items()}
     if isinstance(expected, (list, tuple)):
@@ -277,6 +277,6 @@ def readable(expected: Any) -> Any:
 
 
 def show(value: Any) -> str:
-    """Return *value* as Python would write it; a long one is cut."""
+    """The ``repr`` of *value*, truncated if long."""
     text = repr(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"

@@ -17,9 +17,7 @@ else:
 
 
 class CapturedEventsMixin(_Base):
-    """Captures the events of each test of a ``unittest.TestCase``.
-
-    ::
+    """Captures the events of each test in a ``unittest.TestCase``. ::
 
         class OrderTest(CapturedEventsMixin, unittest.TestCase):
             def create_app(self):
@@ -29,19 +27,19 @@ class CapturedEventsMixin(_Base):
                 self.app.test_client().post("/orders", json={"sku": "A1"})
                 self.captured_events.assert_published("orders.created")
 
-    A class with an ``app`` of its own by the time of ``super().setUp()`` needs no
-    ``create_app()``; one that makes it later calls :meth:`capture_events`.
+    A class that sets ``self.app`` before ``super().setUp()`` needs no ``create_app()``.
+    A class that sets it later must call :meth:`capture_events`.
     """
 
     app: Flask
-    #: Whether each test must assert on all that it has published. unittest doesn't say
-    #: whether a test has failed already: then it may be reported twice.
+    #: Whether each test must assert on all events that it publishes. unittest does not
+    #: tell whether a test has failed already, so a failure may be reported twice.
     eventcollector_strict = False
 
     _captured: Captured | None = None
 
     def setUp(self) -> None:
-        """Make the app, if need be, and begin to capture its events."""
+        """Create the app if necessary, and start to capture its events."""
         super().setUp()
         if not hasattr(self, "app") and hasattr(self, "create_app"):
             self.app = self.create_app()
@@ -49,7 +47,13 @@ class CapturedEventsMixin(_Base):
             self.capture_events(self.app)
 
     def capture_events(self, app: Flask) -> Captured:
-        """Capture the events of *app* until the end of the test."""
+        """Capture the events of *app* until the end of the test.
+
+        :param app: a Flask app with an event collector.
+        :returns: the capture, which is also :attr:`captured_events`.
+        :raises TypeError: *app* is not a Flask app.
+        :raises RuntimeError: *app* has no event collector.
+        """
         captured = capture_app(app).__enter__()
         self.addCleanup(self._end_capture, captured)
         self._captured = captured
@@ -57,7 +61,10 @@ class CapturedEventsMixin(_Base):
 
     @property
     def captured_events(self) -> Captured:
-        """What was captured; :raises RuntimeError: there is no app."""
+        """The current test's capture.
+
+        :raises RuntimeError: there is no app.
+        """
         if self._captured is None:
             raise RuntimeError(
                 "there is no app to capture events of: define create_app(), or call"

@@ -1,4 +1,4 @@
-"""The line of code that did something."""
+"""Finds the line of code that enqueued an event."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-#: The packages between the user's line and a receiver of a signal.
+#: The packages between the user's code and a signal receiver.
 _MACHINERY = ("flask_eventcollector", "blinker")
 
 
@@ -23,7 +23,7 @@ class Origin(NamedTuple):
 
 
 def origin_of_call() -> Origin | None:
-    """The innermost line outside of this package; ``None``: there is none."""
+    """The innermost line outside of the machinery; ``None``: there is none."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _package(frame) in _MACHINERY:
         frame = frame.f_back
@@ -37,7 +37,7 @@ def _package(frame: FrameType) -> str:
 
 
 def _short(path: str) -> str:
-    """*path* as one would type it here."""
+    """*path*, relative to the current directory if it is inside."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the library's signals say about one app, kept for a test."""
+"""Records one app's signals for a test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .origin import origin_of_call
 
 
 class Record:
-    """Every event of one app that was heard of, with its fate. Thread-safe."""
+    """Every event that one app has signalled, with its fate. Thread-safe."""
 
     def __init__(self, app: Flask, state: AppState) -> None:
         self.app = app
@@ -36,34 +36,37 @@ class Record:
         self._lock = threading.RLock()
         #: By id, in the order in which they were first heard of.
         self._events: dict[str, CapturedEvent] = {}
-        #: Ids, in the order in which the events came there.
+        #: Ids, in the order in which the events reached the fate.
         self._fates: dict[Fate, dict[str, None]] = {fate: {} for fate in Fate}
-        #: The place of each event among those that were enqueued.
+        #: The position of each event among the enqueued ones.
         self._places: dict[str, int] = {}
-        #: The place of each event among those that the broker got, at the last try.
+        #: The position of each event among those sent, at its last attempt.
         self._sent_places: dict[str, int] = {}
         self._numbers = itertools.count()
         self._asserted: set[str] = set()
 
-    # What a test reads.
+    # Read by tests.
 
     def everything(self) -> list[CapturedEvent]:
-        """All events, whatever became of them."""
+        """All events, regardless of their fate."""
         with self._lock:
             return list(self._events.values())
 
     def having(self, fate: Fate) -> CapturedEvents:
-        """The events that came to *fate*, in that order; *enqueued* is for all."""
+        """The events with *fate*, in the order in which they reached it.
+
+        Every enqueued event has the fate ``ENQUEUED``.
+        """
         with self._lock:
             ids = list(self._fates[fate])
             if fate is Fate.PUBLISHED:
-                # Confirms for several targets may come in any order.
+                # Confirms for different targets may arrive in any order.
                 ids.sort(key=lambda id: self._sent_places.get(id, -1))
             events = [self._events[id] for id in ids]
         return CapturedEvents(events, self.note_asserted)
 
     def note_asserted(self, events: Iterable[CapturedEvent]) -> None:
-        """Count *events* as asserted on, in each capture that is open around here."""
+        """Count *events* as asserted on, in every open capture of the app."""
         ids = {event.id for event in events}
         for record in {self, *_open_records}:
             if record.app is self.app:
@@ -73,16 +76,16 @@ class Record:
         """Whether some assertion was about *event*."""
         return event.id in self._asserted
 
-    # What the signals say.
+    # Receivers of signals.
 
     @property
     def is_listening(self) -> bool:
-        """Whether the block of :meth:`listening` has not ended."""
+        """Whether a :meth:`listening` block is active."""
         return self in _open_records
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen until the block ends, however it ends."""
+        """Receive signals until the end of the block."""
         receivers: dict[NamedSignal, Callable[..., None]] = {
             signals.event_enqueued: self._enqueued,
             signals.events_published: self._published,
@@ -142,10 +145,10 @@ class Record:
     ) -> None:
         self._note(events, Fate.DEAD, reason=reason)
 
-    # What goes to the broker.
+    # Watching the broker.
 
     def _watch(self) -> None:
-        """Watch what goes to the broker, as soon as there is one."""
+        """Watch what is sent to the broker, once there is one."""
         delivery = self._state.delivery_if_used()
         with self._lock:
             if delivery is None or self._faults is not None:
@@ -173,7 +176,7 @@ class Record:
             for event in self._in_order(events):
                 known = self._events.get(event.id)
                 captured = known or CapturedEvent(event, self.medium)
-                # Two threads may tell of one event; its last word is the last.
+                # Two threads may report one event; a final fate stays final.
                 if not captured.fate.final:
                     self._move(captured, fate, about)
 
@@ -188,5 +191,5 @@ class Record:
         return sorted(events, key=lambda event: self._places.get(event.id, -1))
 
 
-#: The records of captures that are open.
+#: The records of all open captures.
 _open_records: weakref.WeakSet[Record] = weakref.WeakSet()

@@ -1,4 +1,4 @@
-"""Which events stand in the order that a test expects."""
+"""Matches events against an expected order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .expected import Wanted
 def longest_subsequence(
     wanted: Sequence[Wanted], events: Sequence[CapturedEvent]
 ) -> list[CapturedEvent]:
-    """The events that fit *wanted* one after the other, as far as there are any."""
+    """The events that match *wanted* in order, up to the first without a match."""
     found: list[CapturedEvent] = []
     for event in events:
         if len(found) < len(wanted) and wanted[len(found)].fits(event):
@@ -22,7 +22,7 @@ def longest_subsequence(
 def longest_run(
     wanted: Sequence[Wanted], events: Sequence[CapturedEvent]
 ) -> list[CapturedEvent]:
-    """The longest run of neighbours that fits the beginning of *wanted*."""
+    """The longest run of consecutive events that matches the start of *wanted*."""
     runs = [_run(wanted, events[start:]) for start in range(len(events))]
     return max(runs, key=len, default=[])
 

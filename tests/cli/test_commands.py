@@ -142,8 +142,8 @@ def test_status_is_content_where_nothing_was_ever_kept(
     result = run("status")
 
     assert result.exit_code == 0
-    assert "Nothing waits." in result.stdout
-    assert "is not there" in result.output
+    assert "No events are waiting." in result.stdout
+    assert "does not exist" in result.output
 
 
 def test_no_payload_is_shown_unless_asked_for(
@@ -185,7 +185,10 @@ def test_flush_leaves_to_a_living_process_what_it_has(
     result = run("flush", "--timeout", "20")
 
     assert "0 events delivered." in result.stdout
-    assert "2 events more in the files of 1 living" in result.stdout
+    assert (
+        "2 more events in the files of 1 running process, which delivers"
+        in result.stdout
+    )
     assert shop.sent("orders") == []
 
 
@@ -197,7 +200,7 @@ def test_flush_says_why_something_is_left(
     result = run("flush", "--timeout", "0.5")
 
     assert result.exit_code == 3
-    assert "1 left" in result.stdout
+    assert "1 waiting" in result.stdout
     assert "it was taken down" in result.output
 
 
@@ -217,7 +220,7 @@ def test_retry_is_asked_of_a_living_process(
     result = run("retry", "--all")
 
     assert result.exit_code == 0, result.output
-    assert f"1 event sent again by process {worker.process.pid}." in result.stdout
+    assert f"Retried 1 event through process {worker.process.pid}." in result.stdout
     assert worker.counts() == ["0", "0"]
     assert not list(folder.glob("*.request"))
 
@@ -234,22 +237,22 @@ def test_what_a_process_dies_over_is_done_here(
         result = run("retry", worker.dead)
 
     assert result.exit_code == 0, result.output
-    assert f"1 event of process {worker.process.pid} (gone) to be" in result.stdout
+    assert f"Marked 1 event of process {worker.process.pid} (gone) for" in result.stdout
     assert status(run)["total"]["dead"] == 0
 
 
 def test_an_empty_answer_names_what_was_asked_for(
     run: Callable[..., Result], killed: Worker
 ) -> None:
-    assert run("list", "--queue", "none").stdout == "Nothing for none waits.\n"
-    assert run("dead", "--queue", "none").stdout == "Nothing for none is dead.\n"
+    assert run("list", "--queue", "none").stdout == "No events for none are waiting.\n"
+    assert run("dead", "--queue", "none").stdout == "No events for none are dead.\n"
 
 
 def test_half_an_id_is_no_id(run: Callable[..., Result], killed: Worker) -> None:
     result = run("show", killed.dead[:8])
 
     assert result.exit_code == 1
-    assert f"No such event waits on disk: {killed.dead[:8]}." in result.output
+    assert f"No such event on disk: {killed.dead[:8]}." in result.output
     assert "in full" in result.output
 
 
@@ -295,7 +298,7 @@ def test_an_unknown_id_is_named_and_nothing_is_changed(
     result = run(*what, killed.dead, "nobody")
 
     assert result.exit_code == 1
-    assert "No such event waits on disk: nobody." in result.output
+    assert "No such event on disk: nobody." in result.output
     assert status(run)["total"]["dead"] == 1
 
 

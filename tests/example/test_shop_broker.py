@@ -80,15 +80,15 @@ def test_send_now_tells_whether_something_still_waits(
     assert _message(visitor, "/broker/flush") == "The backlog is empty."
     visitor.post("/broker/down")
     order(visitor)
-    assert _message(visitor, "/broker/flush") == "Some events still wait."
+    assert _message(visitor, "/broker/flush") == "Some events are still waiting."
 
 
 def test_playing_the_worker_turns_an_order_into_an_invoice(
     visitor: FlaskClient, captured_events: Captured
 ) -> None:
-    assert "nothing" in _message(visitor, "/broker/consume")
+    assert "is empty" in _message(visitor, "/broker/consume")
     order(visitor)
-    assert "one invoice requested" in _message(visitor, "/broker/consume")
+    assert "requested its invoice" in _message(visitor, "/broker/consume")
 
     assert books(visitor) == {"confirmed": 2}
     cause = captured_events.assert_published("orders.created")

@@ -51,7 +51,7 @@ def test_a_recall_writes_to_each_buyer(shop: Flask, visitor: FlaskClient) -> Non
     result = shop.test_cli_runner().invoke(args=["shop", "recall", "Coffee mug"])
 
     assert result.exit_code == 0, result.output
-    assert "2 mails to write." in result.output
+    assert "2 mails to send." in result.output
     assert len(_broker(shop).events("mail.send")) == 2
 
 
@@ -87,7 +87,7 @@ def test_the_nightly_script_ends_with_0_when_it_is_confirmed(tmp_path: Path) -> 
     script = run_python(tmp_path, "-m", "example_app.nightly")
 
     assert script.returncode == 0, script.stderr
-    assert "the broker has confirmed the report" in script.stdout
+    assert "the broker confirmed the report" in script.stdout
 
 
 def test_in_the_console_each_event_is_sent_at_once(tmp_path: Path) -> None:

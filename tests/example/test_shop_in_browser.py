@@ -92,7 +92,7 @@ def test_an_order_goes_from_the_form_to_published(page: Page) -> None:
     page.get_by_label("Quantity").fill("3")
     _press(page, "Place the order")
 
-    _expect(page, "#message", "Order 1 is placed.")
+    _expect(page, "#message", "Order 1 was placed.")
     _expect(page, "#events tr", "published")
     _expect(page, "#events tr", "orders.created")
     _expect(page, "#orders tr", "€ 14.40")
@@ -111,7 +111,7 @@ def test_a_retained_order_is_published_when_the_broker_is_back(page: Page) -> No
     _press(page, "Bring it up")
     _expect(page, "#events tr", "published")
     _expect(page, "#broker-state", "ready")
-    _expect(page, "#backlog", "No event waits.")
+    _expect(page, "#backlog", "No events are waiting.")
 
 
 def test_orders_outlive_the_process_that_is_killed(
@@ -123,10 +123,10 @@ def test_orders_outlive_the_process_that_is_killed(
     _press(page, "Take it down")
     for number in (1, 2, 3):
         _press(page, "Place the order")
-        _expect(page, "#message", f"Order {number} is placed.")
+        _expect(page, "#message", f"Order {number} was placed.")
     _expect(page, "#on-disk", "On disk: 3 events.")
     spooling_shop.kill()
-    _expect(page, "#broker-error", "The shop does not answer")
+    _expect(page, "#broker-error", "The shop does not respond")
 
     page.goto(spooling_shop.start())
     _expect_book(page, "confirmed", 3)
@@ -135,10 +135,10 @@ def test_orders_outlive_the_process_that_is_killed(
 
 
 def test_failed_orders_are_shown_as_discarded(page: Page) -> None:
-    _press(page, "Fail half-way")
+    _press(page, "Fail midway")
     _expect(page, "#message", "500: The view raised PaymentFailed.")
     _press(page, "Order too many")
-    _expect(page, "#message", "409: The database refused the order")
+    _expect(page, "#message", "409: The database rejected the order")
 
     _expect_book(page, "discarded", 2)
     _expect(page, "#events tr >> nth=0", "discarded")
@@ -187,7 +187,7 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
 def test_the_page_says_when_the_shop_is_gone(page: Page) -> None:
     _expect(page, "#broker-state", "idle")
     page.route("**/state.json", lambda route: route.abort())
-    _expect(page, "#broker-error", "The shop does not answer")
+    _expect(page, "#broker-error", "The shop does not respond")
 
     page.unroute("**/state.json")
     _expect(page, "#broker-state", "idle")
@@ -210,7 +210,7 @@ def test_each_control_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None
 
     page.get_by_role("button", name="Place the order").focus()
     page.keyboard.press("Enter")
-    _expect(page, "#message", "Order 1 is placed.")
+    _expect(page, "#message", "Order 1 was placed.")
     assert page.evaluate("document.activeElement.textContent") == "Place the order"
 
 

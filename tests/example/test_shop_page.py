@@ -25,7 +25,7 @@ def test_the_state_tells_the_broker_and_balanced_books(visitor: FlaskClient) -> 
 
     shown = state(visitor)
     assert shown["broker"]["state"] == "ready"
-    assert shown["broker"]["meaning"] == "It answers."
+    assert shown["broker"]["meaning"] == "Connected and responding."
     kept = ("collected", "in_flight", "retained", "dead")
     ended = ("confirmed", "discarded", "dropped")
     assert shown["books"]["enqueued"] == sum(shown["books"][k] for k in kept + ended)
@@ -48,7 +48,7 @@ def test_a_plain_browser_goes_back_to_the_page_and_reads_what_happened(
 
     answer = browser.post("/orders", data={"product": 1, "quantity": 1})
     assert (answer.status_code, answer.location) == (303, "/")
-    assert "Order 1 is placed." in browser.get("/").text
+    assert "Order 1 was placed." in browser.get("/").text
 
 
 def test_a_plain_browser_sees_an_error_with_a_way_back(shop: Flask) -> None:

@@ -234,7 +234,7 @@ def changed_password(rig: Rig, name: str) -> Iterator[str]:
     """Give the user another password for a while; what the app then says."""
     _as_admin(rig, "change_password", name, "another")
     try:
-        yield "refused the user or the password"
+        yield "wrong user name or password"
     finally:
         _as_admin(rig, "change_password", name, PASSWORD)
 

@@ -480,7 +480,7 @@ def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
     [about] = [a for name, a in told._heard if name == "spool-file-quarantined"]
     assert about == {
         "path": folder / f"{path.name}.quarantined",
-        "reason": "1 row(s) are not what was written",
+        "reason": "checksum mismatch in 1 row",
         "rescued": 2,
     }
 
@@ -498,7 +498,7 @@ def test_another_users_file_is_set_aside_unread(
     wait_until(lambda: delivery.stats().quarantined == 1, "it is set aside")
     delivery.close(DEADLINE)
     assert told.payloads("events-published") == ["own"]
-    assert "belongs to the user with the id 12345" in caplog.text
+    assert "belongs to the user with id 12345" in caplog.text
 
 
 def test_a_newer_versions_file_is_left_where_it_is(tmp_path: Path) -> None:

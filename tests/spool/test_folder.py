@@ -197,7 +197,7 @@ def test_only_own_regular_files_are_opened(folder: Folder) -> None:
 def test_another_users_file_is_not_opened(folder: Folder) -> None:
     path = leave(folder.path, "a")
     os.chown(path, 12345, -1)
-    with pytest.raises(ForeignFile, match="it belongs to the user with the id 12345"):
+    with pytest.raises(ForeignFile, match="it belongs to the user with id 12345"):
         can_hold_events(path)
 
 

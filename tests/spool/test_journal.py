@@ -146,7 +146,7 @@ def test_a_newer_version_is_not_touched(journal: Journal, path: Path) -> None:
     mark = (0x4543 << 16) | 2
     change(path, f"PRAGMA application_id = {mark}")
     change(path, "PRAGMA user_version = 2")
-    with pytest.raises(NewerVersion, match=r"is of version 2, and .* knows 1"):
+    with pytest.raises(NewerVersion, match=r"has format version 2, but .* supports 1"):
         was_begun(path)
 
 

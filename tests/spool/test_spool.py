@@ -703,9 +703,7 @@ def test_a_file_that_is_set_aside_at_the_last_moment_is_told(
     monkeypatch.setattr(delivery._flusher, "stop", stop_and_say_so)
     delivery.start()
     delivery.close(0.1)
-    assert told.reasons("spool-file-quarantined") == [
-        "1 row(s) are not what was written"
-    ]
+    assert told.reasons("spool-file-quarantined") == ["checksum mismatch in 1 row"]
 
 
 def test_a_file_that_can_not_be_read_for_now_is_tried_again(

@@ -35,8 +35,8 @@ def test_a_folder_that_can_be_made_is_fine_and_not_made_yet(tmp_path: Path) -> N
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    assert "that is no folder" in problem(path)
-    assert "is no folder: name another path" in problem(path / "below")
+    assert "that is not a folder" in problem(path)
+    assert "is not a folder: choose another path" in problem(path / "below")
 
 
 def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs"
     path.mkdir(mode=0o700)
     os.chown(path, 12345, -1)
-    assert "belongs to the user with the id 12345" in problem(path)
+    assert "belongs to the user with id 12345" in problem(path)
 
 
 def test_what_may_not_be_written_is_refused(
@@ -61,8 +61,8 @@ def test_what_may_not_be_written_is_refused(
     path = tmp_path / "spool"
     path.mkdir(mode=0o700)
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    assert "may not write into it" in problem(path)
-    assert "may not make it in" in problem(tmp_path / "other")
+    assert "has no write permission" in problem(path)
+    assert "has no permission to create it in" in problem(tmp_path / "other")
 
 
 def test_a_folder_in_which_it_may_not_look_is_refused(
@@ -76,14 +76,14 @@ def test_a_system_without_posix_locks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flask_eventcollector.config.spool_dir.os.name", "nt")
-    with pytest.raises(ConfigurationError, match="needs the file locks of a POSIX"):
+    with pytest.raises(ConfigurationError, match="needs POSIX file locks"):
         check_spool_dir(tmp_path, "KEY")
 
 
 def test_it_is_checked_when_the_app_is_made(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.touch()
-    with pytest.raises(ConfigurationError, match="that is no folder") as raised:
+    with pytest.raises(ConfigurationError, match="that is not a folder") as raised:
         Shop(BACKLOG="spool", SPOOL_DIR=str(path))
     # Nothing of click's where no command was called.
     assert type(raised.value) is ConfigurationError

@@ -226,7 +226,7 @@ def test_a_failure_hints_at_an_event_that_the_broker_refused(
         "expected an event published to 'q', but found none.\n"
         "\n"
         "Hint: such an event (shop_app.py in publish) was retained (nacked) because the"
-        " test let it be nacked; captured.flush() tries it again.\n"
+        " test called fail_next(): nacked; captured.flush() retries it.\n"
         "\n"
         "Nothing was published."
     )
@@ -240,7 +240,7 @@ def test_a_failure_hints_at_an_event_that_the_missing_broker_could_not_take(
 
     assert (
         "Hint: such an event was retained because the broker is down: the test called"
-        " broker_down(); captured.flush() tries it again."
+        " broker_down(); captured.flush() retries it."
     ) in without_origin(failure(captured.assert_published, "q"))
 
 
@@ -262,7 +262,8 @@ def test_a_failure_hints_at_an_event_that_is_dead(open_shop: OpenShop) -> None:
         publish(shop, 1)
 
         assert (
-            "Hint: such an event was dead because the test let it be returned."
+            "Hint: such an event was dead-lettered because the test called"
+            " fail_next(): returned."
         ) in without_origin(failure(captured.assert_published, "q"))
 
 
@@ -480,7 +481,8 @@ def test_a_strict_sequence_has_no_others_between(
         "  found      event('b', 1) (shop_app.py in publish)\n"
         "  not found  event('y')\n"
         "\n"
-        "Hint: such an event (shop_app.py in publish) was published, but not there.\n"
+        "Hint: such an event (shop_app.py in publish) was published, but out of"
+        " order.\n"
         "\n"
         "All that was published:\n"
         "  event('a', 1) (shop_app.py in publish)\n"
@@ -602,8 +604,7 @@ MISUSES: dict[str, tuple[Assertion, type[Exception], str]] = {
     "zero times": (
         lambda c: c.assert_published("q", times=0),
         ValueError,
-        "times must be 1 or more, not 0: for none at all there is"
-        " assert_not_published()",
+        "times must be 1 or more, not 0: to expect none, use assert_not_published()",
     ),
     "times that is no number": (
         lambda c: c.assert_retained("q", times=True),
@@ -613,39 +614,41 @@ MISUSES: dict[str, tuple[Assertion, type[Exception], str]] = {
     "a payload that JSON can't hold": (
         lambda c: c.assert_published("q", {"tags": {"a"}}),
         TypeError,
-        "the expected payload['tags'] is of type set, which JSON can't hold, so no"
+        "the expected payload['tags'] is of type set, which JSON can't represent, so no"
         " event can match it: expect what a consumer sees (dict, list, str, int, float,"
         " bool, NoneType), or a predicate",
     ),
     "a type that JSON can't hold": (
         lambda c: c.assert_not_published("q", [set]),
         TypeError,
-        "the expected payload[0] is the type set, which JSON can't hold, so no event"
-        " can match it: expect what a consumer sees (dict, list, str, int, float, bool,"
+        "the expected payload[0] is the type set, which JSON can't represent, so no"
+        " event can match it: expect what a consumer sees (dict, list, str, int,"
+        " float, bool,"
         " NoneType), or a predicate",
     ),
     "a header that AMQP can't hold": (
         lambda c: c.assert_published("q", headers={"rate": 0.5}),
         TypeError,
-        "the expected headers['rate'] is of type float, which AMQP can't hold, so no"
-        " event can match it: expect what a consumer sees (dict, list, str, bytes, int,"
+        "the expected headers['rate'] is of type float, which AMQP can't represent, so"
+        " no event can match it: expect what a consumer sees (dict, list, str, bytes,"
+        " int,"
         " bool, Decimal, datetime, NoneType), or a predicate",
     ),
     "no sequence": (
         lambda c: c.assert_sequence([]),
         ValueError,
-        "assert_sequence() got an empty list: for nothing at all there is"
+        "assert_sequence() got an empty list: to expect no event, use"
         " assert_nothing_published()",
     ),
     "a sequence of one string": (
         lambda c: c.assert_sequence("q"),
         TypeError,
-        "assert_sequence() takes a list of events, not str",
+        "assert_sequence() expects a list of events, not str",
     ),
     "a sequence of payloads": (
         lambda c: c.assert_sequence([{"id": 7}]),  # type: ignore[list-item]
         TypeError,
-        "assert_sequence() takes what event() returns, or a queue's name, not dict",
+        "assert_sequence() expects results of event(), or names of queues, not dict",
     ),
 }
 

@@ -238,7 +238,10 @@ def test_a_capture_is_used_once(shop: Shop) -> None:
     with shop.events.capture() as captured:
         pass
 
-    with pytest.raises(RuntimeError, match=r"call events\.capture\(\)$"), captured:
+    with (
+        pytest.raises(RuntimeError, match=r"call events\.capture\(\) again$"),
+        captured,
+    ):
         pass
 
 
@@ -249,7 +252,7 @@ def test_a_capture_without_its_block_says_how_it_is_written(shop: Shop) -> None:
         captured.assert_nothing_published()
 
     assert str(caught.value) == (
-        "nothing is captured yet: write 'with events.capture() as captured:'"
+        "the capture has not started: use 'with events.capture() as captured:'"
     )
 
 

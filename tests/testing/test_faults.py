@@ -34,7 +34,7 @@ def test_the_next_event_fails_as_planned(
 
     kept = captured.assert_retained("q", 1)
     assert kept.outcome is Outcome(outcome)
-    assert kept.reason == f"the test let it be {Outcome(outcome).value}"
+    assert kept.reason == f"the test called fail_next(): {Outcome(outcome).value}"
     captured.assert_nothing_published()
     assert shop.sent() == []
 
@@ -161,7 +161,7 @@ def test_a_fault_can_make_an_event_dead(open_shop: OpenShop) -> None:
         publish(shop, 1)
 
         (dead,) = captured.dead
-        assert dead.reason == "the test let it be returned"
+        assert dead.reason == "the test called fail_next(): returned"
         assert shop.events.retry() == 1
         captured.flush()
         captured.assert_published("q", 1)

@@ -152,11 +152,11 @@ def test_a_list_that_differs_is_explained_event_by_event(
 
     assert compared(project, f"captured_events.published == {expected}") == [
         "AssertionError: assert captured events == expected",
-        "  the first fits",
+        "  the first matches",
         "  [1] expected event('orders.created', {'sku': re.compile('X')})",
         "      found    event('orders.created', {'sku': 'B2'}) (conftest.py)",
         "      payload['sku']: expected re.compile('X'), found 'B2'",
-        "  the last fits",
+        "  the last matches",
     ]
 
 
@@ -165,7 +165,7 @@ def test_the_expected_list_may_stand_on_the_left(project: pytest.Pytester) -> No
 
     assert compared(project, comparison) == [
         "AssertionError: assert expected == captured events",
-        "  the first 2 fit",
+        "  the first 2 match",
         "  [2] expected no more",
         "      found    event('orders.created', {'sku': 'C3'}) (conftest.py)",
     ]
@@ -180,10 +180,10 @@ def test_an_event_that_is_missing_is_shown(project: pytest.Pytester) -> None:
 
     assert compared(project, comparison) == [
         "AssertionError: assert captured events == expected",
-        "  the first 2 fit",
+        "  the first 2 match",
         "  [2] expected event('orders.created', {'sku': 'X9'})",
         "      found    no more",
-        "  the last fits",
+        "  the last matches",
     ]
 
 

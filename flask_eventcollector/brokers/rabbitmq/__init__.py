@@ -1,4 +1,4 @@
-"""RabbitMQ, over AMQP 0-9-1. Nothing outside this package imports pika."""
+"""RabbitMQ over AMQP 0-9-1. Only this package imports pika."""
 
 from .broker import RabbitMQBroker
 

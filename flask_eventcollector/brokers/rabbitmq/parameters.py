@@ -1,4 +1,4 @@
-"""From our settings to pika's parameters, without pika's own URL parser."""
+"""Converts settings to pika's parameters without pika's URL parser."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ...config.broker_url import BrokerURL
 
 #: Seconds for the TCP connection, unless the URL has ``connection_timeout``.
 _TCP_TIMEOUT = 5.0
-#: Seconds for TLS and the AMQP handshake on top of it.
+#: Additional seconds for TLS and the AMQP handshake.
 _HANDSHAKE_TIMEOUT = 10.0
 
 
 def attempts(
     url: BrokerURL, heartbeat: float, name: str
 ) -> Iterator[pika.ConnectionParameters]:
-    """Parameters for each address of *url*'s host, in the resolver's order.
+    """Parameters for each address of the URL's host, in the resolver's order.
 
-    Resolves the name here, in the calling thread, and may block as long as the resolver
-    does: pika would start one more thread for each attempt, and a resolver that hangs
-    would hold them all.
+    The name is resolved in the calling thread, which blocks as long as the resolver
+    does. pika would instead start a thread for each attempt, and a hanging resolver
+    would block them all.
 
-    :raises OSError: the name doesn't resolve.
+    :raises OSError: the name can't be resolved.
     """
     found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     for address in dict.fromkeys(str(info[4][0]) for info in found):

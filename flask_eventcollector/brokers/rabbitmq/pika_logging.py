@@ -1,4 +1,4 @@
-"""Keeps pika's own log lines about our connection out of the app's log."""
+"""Keeps pika's log records about the library's connection out of the app's log."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import threading
 
 
-class _NotFromHere(logging.Filter):
-    """Drops what is logged in the threads that were registered."""
+class _ThreadFilter(logging.Filter):
+    """Suppresses what registered threads log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -17,15 +17,15 @@ class _NotFromHere(logging.Filter):
         return threading.get_ident() not in self.threads
 
 
-_filter = _NotFromHere()
+_filter = _ThreadFilter()
 
 
 def silence_pika_in_this_thread() -> None:
-    """Drop what pika logs in this thread from now on.
+    """Suppress what pika logs in this thread from now on.
 
-    pika logs several errors and a traceback for each connect that fails, once a backoff
-    step for as long as the broker is away; we say the same in one line a minute. What
-    the app does with pika in its own threads is left alone.
+    pika logs several errors and a traceback for each failed connection attempt. The
+    library reports the same in one record a minute. The app's own use of pika, in other
+    threads, is not affected.
     """
     _filter.threads.add(threading.get_ident())
     for name in list(logging.root.manager.loggerDict):
@@ -34,5 +34,5 @@ def silence_pika_in_this_thread() -> None:
 
 
 def restore_pika_in_this_thread() -> None:
-    """Its identifier may be given to another thread."""
+    """Undo the above, since the thread's identifier may be reused."""
     _filter.threads.discard(threading.get_ident())

@@ -1,4 +1,4 @@
-"""What pika's exceptions mean, in words that a person can act on."""
+"""Translates pika's exceptions into actionable messages."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import ssl
 from pika import exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
-#: While a connection opens, pika keeps the broker's words inside a repr.
+#: While a connection opens, pika wraps the broker's message in a repr.
 _REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
 #: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR.
 _NOBODYS_FAULT = (320, 404, 506)
@@ -17,7 +17,7 @@ _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\
 
 
 def explain(error: BaseException) -> str:
-    """Why a connection failed or ended. Never contains a credential."""
+    """Why a connection failed or was closed. Never contains a credential."""
     cause = _root(error)
     for kind, words in _WORDS:
         if isinstance(cause, kind):
@@ -26,12 +26,12 @@ def explain(error: BaseException) -> str:
 
 
 def broker_text(error: BaseException) -> str:
-    """The broker's own words, where it said any."""
+    """The broker's own message, if there is one."""
     return getattr(error, "reply_text", "") or explain(error)
 
 
 def size_limit(error: BaseException) -> int | None:
-    """The broker's limit for a message in bytes, if it has just told it (406)."""
+    """The broker's message size limit in bytes, if *error* states it (code 406)."""
     found = _TOO_LARGE.search(broker_text(error))
     return int(found[1]) if found else None
 
@@ -49,12 +49,12 @@ def accuses_an_event(error: BaseException) -> bool:
 
 
 def is_missing_exchange(error: BaseException) -> bool:
-    """Whether the broker closed the channel because there is no such exchange."""
+    """Whether the broker closed the channel because the exchange does not exist."""
     return getattr(error, "reply_code", None) == 404
 
 
 def _root(error: BaseException) -> BaseException:
-    """What lies below pika's layers of "the workflow failed because"."""
+    """The innermost of pika's nested "workflow failed" exceptions."""
     seen = [error]
     while True:
         inner = getattr(error, "exceptions", None) or [getattr(error, "exception", 0)]
@@ -76,22 +76,28 @@ def _text(error: BaseException) -> str:
 
 
 _WORDS: list[tuple[type[BaseException], str]] = [
-    (ssl.SSLCertVerificationError, "its certificate was refused: {text}"),
+    (ssl.SSLCertVerificationError, "certificate verification failed: {text}"),
     (ssl.SSLError, "TLS failed: {text}"),
-    (socket.gaierror, "its name does not resolve: {text}"),
-    (exceptions.AuthenticationError, "it refused the user or the password"),
-    (exceptions.ProbableAuthenticationError, "it refused the user or the password"),
+    (socket.gaierror, "host name resolution failed: {text}"),
+    (
+        exceptions.AuthenticationError,
+        "authentication was refused: wrong user name or password",
+    ),
+    (
+        exceptions.ProbableAuthenticationError,
+        "authentication was refused: wrong user name or password",
+    ),
     (
         exceptions.ProbableAccessDeniedError,
-        "it refused the vhost: {text}",
+        "access to the vhost was refused: {text}",
     ),
-    (exceptions.AMQPHeartbeatTimeout, "no heartbeat came"),
-    (exceptions.IncompatibleProtocolError, "it does not speak AMQP 0-9-1"),
+    (exceptions.AMQPHeartbeatTimeout, "heartbeat timeout"),
+    (exceptions.IncompatibleProtocolError, "the server does not speak AMQP 0-9-1"),
     (exceptions.StreamLostError, "the connection was lost"),
-    (exceptions.ConnectionClosedByBroker, "it closed the connection: {text}"),
+    (exceptions.ConnectionClosedByBroker, "closed by the broker: {text}"),
     (exceptions.ConnectionClosedByClient, "the connection was closed"),
     (exceptions.AMQPConnectionError, "{text}"),
-    (TimeoutError, "no answer in time"),
-    (AMQPConnectorStackTimeout, "no answer in time"),
+    (TimeoutError, "timed out"),
+    (AMQPConnectorStackTimeout, "timed out"),
     (OSError, "{text}"),
 ]

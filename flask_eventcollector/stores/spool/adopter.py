@@ -13,6 +13,7 @@ from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
 from ...delivery.threads import is_own_thread
 from ...events import Target
+from ...messages.wording import counted
 from .circuit_breaker import CircuitBreaker
 from .control import ControlRequest, apply, pending_request, withdraw
 from .files import close, write_rows
@@ -332,7 +333,7 @@ class Adopter:
         if empty:
             orphan.claim.remove()
         else:
-            reason = f"{orphan.damaged} row(s) are not what was written"
+            reason = f"checksum mismatch in {counted(orphan.damaged, 'row')}"
             self._quarantine.add(orphan.claim, reason, orphan.rescued)
 
     def _mark_damaged(self, orphan: Orphan, reason: str) -> None:

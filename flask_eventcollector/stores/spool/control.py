@@ -1,4 +1,4 @@
-"""What the command line asks of the process that owns a file."""
+"""Passes requests from the command line to the process that owns a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .folder import REQUEST
 
 
 class ControlRequest(NamedTuple):
-    """To retry, or to purge, some events of a file."""
+    """A request to retry or purge some events of a file."""
 
     #: ``"retry"`` or ``"purge"``.
     action: str
@@ -21,11 +21,11 @@ class ControlRequest(NamedTuple):
 
 
 def submit(path: Path, request: ControlRequest) -> bool:
-    """Leave *wish* beside the file *path*; ``False``: another one is there.
+    """Write *request* next to the file *path*; ``False``: another one is pending.
 
-    It is written whole before it has its name, so the owner never reads half of it.
+    It gets its name only once it is complete, so the owner never reads a partial one.
 
-    :raises OSError: the folder does not let it.
+    :raises OSError: the folder can't be written.
     """
     unnamed = f"{path}.{secrets.token_hex(4)}{REQUEST}"
     descriptor = os.open(unnamed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -41,12 +41,12 @@ def submit(path: Path, request: ControlRequest) -> bool:
 
 
 def is_pending(path: Path, request: ControlRequest) -> bool:
-    """Whether *wish* is beside the file *path*: its owner has not fulfilled it."""
+    """Whether *request* is still next to *path*, so its owner has not applied it."""
     return pending_request(path) == request
 
 
 def withdraw(path: Path, request: ControlRequest) -> bool:
-    """Remove *wish*, unless another has taken its place; returns whether it did."""
+    """Remove *request* unless another replaced it; returns whether it was removed."""
     if not is_pending(path, request):
         return False
     try:
@@ -57,7 +57,7 @@ def withdraw(path: Path, request: ControlRequest) -> bool:
 
 
 def pending_request(path: Path) -> ControlRequest | None:
-    """What is asked of the owner of *path*, which then calls :func:`withdraw`."""
+    """The request to the owner of *path*, which calls :func:`withdraw` afterwards."""
     try:
         text = _request_of(path).read_text(encoding="utf-8")
     except OSError:
@@ -68,12 +68,12 @@ def pending_request(path: Path) -> ControlRequest | None:
             str(content["action"]), [str(id) for id in content["ids"]]
         )
     except (ValueError, TypeError, KeyError):
-        # Nobody of ours wrote that. A wish for nothing is fulfilled at once.
+        # The library did not write this. An empty request is applied at once.
         return ControlRequest("", [])
 
 
 def apply(request: ControlRequest, ledger: Ledger) -> None:
-    """Do what is asked, with the events that are in memory."""
+    """Apply *request* to the events that are in memory."""
     if request.action == "retry":
         ledger.retry(request.ids)
     elif request.action == "purge":

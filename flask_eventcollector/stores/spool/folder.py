@@ -1,4 +1,4 @@
-"""The spool's folder: whose each file is, and which have nobody left."""
+"""Manages the ownership of the files in the spool's folder."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ except ImportError:  # pragma: no cover - Windows
 from .journal import SUFFIXES, was_begun
 
 EXTENSION = ".spool"
-#: What the command line asks the process of a file for; see `backlog.remote`.
+#: A request from the command line to the process of a file; see `control`.
 REQUEST = ".request"
 _LOCK = ".lock"
 _QUARANTINED = ".quarantined"
 
-#: The files that this process has locked, by its id: a forked child has none of them.
-#: ``lockf`` excludes other processes, not other threads, and closing *any* descriptor
-#: of a file gives all of its locks away: so a process opens a lock file only once.
-#: See "Advisory record locking" in fcntl(2).
+#: The files that this process has locked. The key has the process id, since a forked
+#: child does not inherit the locks. ``lockf`` excludes other processes, not other
+#: threads, and closing *any* descriptor of a file releases all of the process's locks
+#: on it. So a process opens a lock file only once. See "Advisory record locking" in
+#: fcntl(2).
 _held: dict[tuple[int, str], object] = {}
 
 
 class ForeignFile(Exception):
-    """A file that must not be opened; the message says why."""
+    """A file that must not be opened. The message says why."""
 
 
 class Claim:
-    """A file of the spool that this process has locked, until it ends or lets go."""
+    """A spool file that this process has locked, until its end or a release."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Leave the file to whoever finds it."""
+        """Unlock the file, so that any process may claim it."""
         os.close(self._descriptor)
         _held.pop(_key(self.path), None)
 
     def remove(self) -> None:
-        """Delete the file, which has nothing left to deliver."""
+        """Delete the file, which has no events left to deliver."""
         for suffix in ("", *SUFFIXES):
             _unlink(self.path, suffix)
         self._end()
 
     def quarantine(self) -> Path:
-        """Rename the file, so that nobody takes it for a spool; returns its new path.
+        """Rename the file, so that no process uses it; returns its new path.
 
-        :raises OSError: the folder does not let it.
+        :raises OSError: the folder can't be written.
         """
         quarantined = self.path.with_name(self.path.name + _QUARANTINED)
         for suffix in ("", *SUFFIXES):
@@ -72,37 +73,40 @@ class Claim:
 
 
 class Folder:
-    """The files of one app. The folder itself may serve several apps."""
+    """The files of one app. Several apps may share the folder itself."""
 
     def __init__(self, path: Path, app_name: str) -> None:
         self.path = path
         self._prefix = f"{quote(app_name, safe='')}@"
-        #: What was claimed as new here. It is no orphan as soon as it is let go: what
-        #: it holds is still known to whoever wrote it.
+        #: The files that were created through this object. They do not become orphans
+        #: once released, since their writer still holds their events.
         self._own: set[Path] = set()
 
     def make(self) -> None:
-        """Make the folder, which only its owner may enter.
+        """Create the folder, which only its owner can enter.
 
-        :raises OSError: it can't be made.
+        :raises OSError: it can't be created.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def claim_new(self) -> Claim:
-        """A name for this process's own file, locked. :raises OSError: it can't."""
+        """Lock a new name for this process's own file.
+
+        :raises OSError: the lock file can't be created.
+        """
         name = f"{self._prefix}{os.getpid()}@{secrets.token_hex(4)}{EXTENSION}"
         claim = _lock(self.path / name)
         if claim is None:
-            raise OSError(errno.EEXIST, "the spool's name is taken", name)
+            raise OSError(errno.EEXIST, "the spool file exists already", name)
         self._own.add(claim.path)
         return claim
 
     def files(self) -> list[Path]:
-        """The app's files, oldest name first."""
+        """The app's files, sorted by name."""
         return self._files(EXTENSION)
 
     def quarantined_files(self) -> list[Path]:
-        """The app's files that could not be read as a whole; nobody uses them."""
+        """The app's quarantined files, which no process uses."""
         return self._files(EXTENSION + _QUARANTINED)
 
     def _files(self, ending: str) -> list[Path]:
@@ -110,13 +114,13 @@ class Folder:
             names = os.listdir(self.path)
         except OSError:
             return []
-        mine = (n for n in names if n.startswith(self._prefix))
-        return [self.path / name for name in sorted(mine) if name.endswith(ending)]
+        own = (n for n in names if n.startswith(self._prefix))
+        return [self.path / name for name in sorted(own) if name.endswith(ending)]
 
     def claim_orphans(self) -> Iterator[Claim]:
         """Lock the files of dead processes, one after the other.
 
-        A name of :meth:`claim_new` is left to other folders' objects.
+        Files from :meth:`claim_new` of this object are excluded.
         """
         for path in self.files():
             claim = None if path in self._own else claim_orphan(path)
@@ -124,7 +128,7 @@ class Folder:
                 yield claim
 
     def has_orphans(self) -> bool:
-        """Whether any file has nobody left; takes microseconds for each file."""
+        """Whether any file's process is dead; takes microseconds for each file."""
         for claim in self.claim_orphans():
             claim.release()
             return True
@@ -132,32 +136,32 @@ class Folder:
 
 
 def claim_orphan(path: Path) -> Claim | None:
-    """Lock a file whose process is dead; ``None``: it lives, or can't be locked."""
+    """Lock the file of a dead process; ``None``: it is running, or locking failed."""
     try:
         claim = _lock(path)
     except OSError:
         return None
     if claim is not None and not os.path.lexists(path):
-        # Its owner has removed it a moment ago.
+        # Its owner has just removed it.
         claim.remove()
         return None
     return claim
 
 
 def holder_of(path: Path) -> int | None:
-    """The id of the process that has locked *path*; ``None``: it has nobody left.
+    """The id of the process that has locked *path*; ``None``: none has.
 
-    0 if the process can't be told.
+    0 if the process is unknown.
     """
     claim = claim_orphan(path)
     if claim is not None:
         claim.release()
         return None
-    mine = object()
-    if _held.setdefault(_key(path), mine) is not mine:
+    token = object()
+    if _held.setdefault(_key(path), token) is not token:
         return os.getpid()
     try:
-        # To close it takes away this process's locks of it, of which it has none now.
+        # Closing it releases this process's locks on it, but there are none now.
         return int(Path(f"{path}{_LOCK}").read_text() or 0)
     except (OSError, ValueError):
         return 0
@@ -166,15 +170,15 @@ def holder_of(path: Path) -> int | None:
 
 
 def creator_of(path: Path) -> int:
-    """The id of the process that made *path*; 0 if the name doesn't tell."""
+    """The id of the process that created *path*; 0 if unknown."""
     number = path.name.split("@")[-2:-1]
     return int(number[0]) if number and number[0].isdecimal() else 0
 
 
 def can_hold_events(path: Path) -> bool:
-    """Whether to open the file; ``False``: its process had not written anything yet.
+    """Whether the file has content; ``False``: its process has written nothing yet.
 
-    :raises NotOurs: it must not be opened.
+    :raises ForeignFile: it must not be opened.
     :raises NewerVersion: it was written by a newer version of the library.
     :raises sqlite3.DatabaseError: it is damaged.
     """
@@ -182,9 +186,9 @@ def can_hold_events(path: Path) -> bool:
     if not stat.S_ISREG(about.st_mode):
         raise ForeignFile("it is not a regular file")
     if about.st_uid != os.geteuid():
-        raise ForeignFile(f"it belongs to the user with the id {about.st_uid}")
+        raise ForeignFile(f"it belongs to the user with id {about.st_uid}")
     if not os.access(path, os.R_OK | os.W_OK):
-        raise ForeignFile("its mode keeps this process from reading and writing it")
+        raise ForeignFile("this process has no read and write permission")
     return was_begun(path)
 
 
@@ -193,8 +197,8 @@ def _key(path: Path) -> tuple[int, str]:
 
 
 def _lock(path: Path) -> Claim | None:
-    mine = object()
-    if _held.setdefault(_key(path), mine) is not mine:
+    token = object()
+    if _held.setdefault(_key(path), token) is not token:
         return None
     try:
         descriptor = _open_locked(path)
@@ -221,7 +225,7 @@ def _open_locked(path: Path) -> int | None:
         os.close(descriptor)
         raise
     with suppress(OSError):
-        # For people: this may be another process than the one that made the file.
+        # Informational: another process than the creator may hold the lock.
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d" % os.getpid(), 0)
     return descriptor

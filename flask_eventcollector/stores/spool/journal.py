@@ -1,4 +1,4 @@
-"""One file of the spool: events as rows of an SQLite table."""
+"""One spool file, which is an SQLite database."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ...events import Target
 from .rows import COLUMNS
 
 VERSION = 1
-#: The version once more, so that a flipped bit in one of them is not taken for a newer
-#: version: "EC" and the number.
+#: "EC" followed by the version. The redundancy ensures that a flipped bit is not
+#: mistaken for a newer version.
 _MARK = 0x4543 << 16
 
 #: Bytes.
 PAGE_SIZE = 4096
 
-#: Places in the header: https://www.sqlite.org/fileformat2.html#the_database_header
+#: Positions in the header: https://www.sqlite.org/fileformat2.html#the_database_header
 _VERSION, _ID = slice(60, 64), slice(68, 72)
-#: The change counter with sizes, and what wrote the file last.
+#: Header fields that change: the change counter, sizes, and the SQLite version.
 _VARYING = (slice(24, 40), slice(92, 100))
 
-#: What SQLite puts beside a file.
+#: The files that SQLite creates next to a database.
 SUFFIXES = ("-wal", "-shm")
 
 _SCHEMA = (
@@ -53,10 +53,10 @@ _SCHEMA = (
 _PLACES = ", ".join("?" * len(COLUMNS))
 _INSERT = f"INSERT OR REPLACE INTO events VALUES ({_PLACES})"  # noqa: S608 - as below
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608 - our own columns
-#: Asks for the column's type only: the text is behind the body, which may be long.
+#: Reads only the column's type: the text is stored after the body, which may be long.
 _IS_DEAD = "typeof(dead) != 'null'"
 
-#: Seconds that a write waits for a reader of the same file: the command line.
+#: Seconds that a write waits for a reader of the file, such as the command line.
 _BUSY_TIMEOUT = 1.0
 
 
@@ -65,15 +65,15 @@ class NewerVersion(Exception):
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether *error* says that a file is damaged, not that a disk is full or busy."""
-    # SQLite's codes "corrupt" and "not a database" come as the base class itself.
+    """Whether *error* reports damage, as opposed to a full disk or a lock."""
+    # SQLITE_CORRUPT and SQLITE_NOTADB are raised as the base class itself.
     return type(error) is sqlite3.DatabaseError
 
 
 def was_begun(path: Path) -> bool:
-    """Whether the file ever got its table, by its first page.
+    """Whether the file has its table, judging by its first page.
 
-    SQLite itself is not asked, since it may write to what it opens.
+    This does not use SQLite, which may write to a file that it opens.
 
     :raises NewerVersion: it was written by a newer version of the library.
     :raises sqlite3.DatabaseError: the page is damaged.
@@ -84,19 +84,19 @@ def was_begun(path: Path) -> bool:
     version, mark = (int.from_bytes(page[place], "big") for place in (_VERSION, _ID))
     if version > VERSION and mark == _MARK | version:
         raise NewerVersion(
-            f"the file is of version {version}, and this version of the library knows"
-            f" {VERSION}"
+            f"the file has format version {version}, but this version of the library"
+            f" supports {VERSION}"
         )
     if _steady(page) == _steady(new_first_page()):
         return True
     if is_longer or len(page) not in (0, PAGE_SIZE) or any(page[PAGE_SIZE // 2 :]):
-        raise sqlite3.DatabaseError("its first page is not what was written")
+        raise sqlite3.DatabaseError("its first page is corrupt")
     return False
 
 
 @functools.cache
 def new_first_page() -> bytes:
-    """The first page of a new file: the header, and the schema."""
+    """The first page of a new file, with the header and the schema."""
     with TemporaryDirectory() as folder:
         new = Path(folder, "new")
         Journal.create(new).close()
@@ -104,7 +104,7 @@ def new_first_page() -> bytes:
 
 
 def _steady(page: bytes) -> bytes:
-    """What does not change in a first page. :data:`_VARYING` does."""
+    """The first page with its :data:`_VARYING` fields zeroed."""
     steady = bytearray(page)
     for place in _VARYING:
         steady[place] = bytes(len(steady[place]))
@@ -112,28 +112,28 @@ def _steady(page: bytes) -> bytes:
 
 
 class Journal:
-    """Rows on disk, written in transactions. One thread at a time uses it.
+    """Rows on disk, written in transactions. Not thread-safe.
 
-    Every method may block as long as the disk does, and raise ``sqlite3.Error``.
+    Every method may block as long as the disk does, and may raise ``sqlite3.Error``.
     """
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         self.path = path
         self._connection = connection
-        # A damaged file may hold what is no UTF-8.
+        # Text in a damaged file may be invalid UTF-8.
         connection.text_factory = bytes
 
     @classmethod
     def create(cls, path: Path, *, full_sync: bool = False) -> Journal:
-        """Make a new file, which only its owner may read."""
-        # SQLite gives the files beside it the same rights.
+        """Create a new file, which only its owner can read."""
+        # SQLite creates the accompanying files with the same permissions.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         journal = cls.open(path, full_sync=full_sync)
         try:
             with journal._transaction() as connection:
                 for statement in _SCHEMA:
                     connection.execute(statement)
-            # So the schema is in the file itself before any row is.
+            # Ensures that the schema is in the main file before any row.
             journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except BaseException:
             journal.close()
@@ -144,14 +144,14 @@ class Journal:
     def open(
         cls, path: Path, *, full_sync: bool = False, read_only: bool = False
     ) -> Journal:
-        """Open a file that is there."""
+        """Open an existing file."""
         mode = "ro" if read_only else "rw"
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode={mode}",
             uri=True,
             timeout=_BUSY_TIMEOUT,
             isolation_level=None,
-            # Made in one thread, and closed in another when a process ends.
+            # Opened in one thread, and closed in another at the process's end.
             check_same_thread=False,
         )
         try:
@@ -160,34 +160,34 @@ class Journal:
                 connection.execute("PRAGMA journal_mode = WAL")
                 sync = "FULL" if full_sync else "NORMAL"
                 connection.execute(f"PRAGMA synchronous = {sync}")
-                # Overwrite what is erased: neither a reader of a damaged file nor
-                # anybody else finds an event again that was confirmed.
+                # Overwrite erased rows, so that recovery from a damaged file does not
+                # find confirmed events, nor does anybody else.
                 connection.execute("PRAGMA secure_delete = ON")
             return cls(path, connection)
         except BaseException:
             connection.close()
             raise
 
-    # What its owner writes.
+    # Writing.
 
     def write(
         self,
         rows: Iterable[Sequence[Any]] = (),
         erased: Iterable[int] = (),
     ) -> None:
-        """Put *rows* in, or in the place of those with the same number; erase others.
+        """Insert or replace *rows* by number, and erase others, in one transaction.
 
-        In one transaction. When this returns, a ``kill -9`` takes nothing away.
+        Once this returns, the change survives a ``kill -9``.
         """
         numbers = ((number,) for number in erased)
         with self._transaction() as connection:
             connection.executemany(_INSERT, rows)
             connection.executemany("DELETE FROM events WHERE number = ?", numbers)
 
-    # What another reads.
+    # Reading.
 
     def check(self) -> None:
-        """Look through the whole file, which takes a second for a million rows.
+        """Check the whole file, which takes about a second for a million rows.
 
         :raises sqlite3.DatabaseError: it is damaged.
         """
@@ -196,19 +196,22 @@ class Journal:
             raise sqlite3.DatabaseError("SQLite's integrity check found damage")
 
     def targets(self) -> dict[Target, int]:
-        """How many rows each target has. :raises sqlite3.DatabaseError: damage."""
+        """How many rows each target has.
+
+        :raises sqlite3.DatabaseError: the file is damaged.
+        """
         counts = self._connection.execute(
             "SELECT exchange, queue, count(*) FROM events GROUP BY exchange, queue"
         )
         try:
             return {Target(e.decode(), q.decode()): count for e, q, count in counts}
         except (UnicodeDecodeError, AttributeError) as error:
-            raise sqlite3.DatabaseError("the name of a queue is damaged") from error
+            raise sqlite3.DatabaseError("a queue name is damaged") from error
 
     def rows_of(
         self, target: Target, after: int, count: int, size: int
     ) -> list[tuple[Any, ...]]:
-        """The next rows of *target*: so many, and not many more bytes than *size*."""
+        """The next rows of *target*: at most *count*, with about *size* bytes."""
         rows = self._connection.execute(
             f"{_SELECT} WHERE exchange = ? AND queue = ? AND number > ?"
             " ORDER BY number LIMIT ?",
@@ -227,18 +230,18 @@ class Journal:
         """The rows with numbers from *first* to *last*, in order."""
         where = "WHERE number BETWEEN ? AND ? ORDER BY number"
         if first == last:
-            # Looks at no other row, so that a damaged one behind it does no harm.
+            # Reads no other row, so that a damaged one after it has no effect.
             where = "WHERE number = max(?, ?)"
         return self._connection.execute(f"{_SELECT} {where}", (first, last))
 
     def rows_with(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """The rows of the events with *ids*, of which there are a few hundred."""
+        """The rows of the events with *ids*, a few hundred at most."""
         places = ", ".join("?" * len(ids))
         rows = self._connection.execute(f"{_SELECT} WHERE id IN ({places})", ids)
         return rows.fetchall()
 
     def sums(self) -> tuple[int, int, int | None]:
-        """How many rows wait, how many are dead, and when the oldest was enqueued."""
+        """The number of waiting rows, of dead rows, and the oldest enqueue time."""
         ((rows, dead, oldest),) = self._connection.execute(
             f"SELECT count(*), total({_IS_DEAD}), min(enqueued_at) FROM events"  # noqa: S608 - as above
         )
@@ -247,7 +250,7 @@ class Journal:
     def rows_after(
         self, number: int, count: int, *, queue: str | None, dead: bool
     ) -> list[tuple[Any, ...]]:
-        """The next *count* rows behind *number*: of *queue*, or only *dead* ones."""
+        """The next *count* rows after *number*: of *queue*, or only *dead* ones."""
         where = "number > ?"
         values: list[Any] = [number]
         if queue is not None:
@@ -265,7 +268,7 @@ class Journal:
         return found is None
 
     def close(self) -> None:
-        """Close the file; what was written stays."""
+        """Close the file."""
         with suppress(sqlite3.Error):
             self._connection.close()
 
@@ -280,6 +283,6 @@ class Journal:
             raise
 
     def _roll_back(self) -> None:
-        # SQLite may have done so itself, and then complains.
+        # SQLite may have rolled back already, and then raises.
         with suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")

@@ -1,4 +1,4 @@
-"""Files that can't be used as they are."""
+"""Keeps track of unusable files."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from .folder import Claim
 
 
 class Quarantine:
-    """Renames them, so that nobody takes them for a spool, and says which they were."""
+    """Renames damaged files, so that no process uses them, and lists them."""
 
     def __init__(self) -> None:
-        #: How many were set aside.
+        #: How many files were quarantined.
         self.count = 0
         self._added: deque[QuarantinedFile] = deque()
-        #: Files that stay as they are: of a newer version, or impossible to rename.
+        #: Files left in place: written by a newer version, or impossible to rename.
         self._skipped: dict[Path, str] = {}
 
     def add(self, claim: Claim, reason: str, rescued: int) -> None:
-        """Set the file aside, of which *rescued* events are delivered all the same."""
+        """Quarantine the file, of which *rescued* events were recovered."""
         try:
             path = claim.quarantine()
         except OSError as error:
-            self.skip(claim, f"{reason}, and can't be renamed ({error})")
+            self.skip(claim, f"{reason}; renaming it failed ({error})")
             return
         self.count += 1
         self._added.append(QuarantinedFile(path, reason, rescued))
 
     def skip(self, claim: Claim, reason: str) -> None:
-        """Let the file be, for as long as this process lives."""
+        """Ignore the file for the rest of this process's life."""
         self._skipped[claim.path] = f"{claim.path.name}: {reason}"
         claim.release()
 
     def is_skipped(self, path: Path) -> bool:
-        """Whether nothing can be done about it."""
+        """Whether the file is ignored."""
         return path in self._skipped
 
     @property
     def problems(self) -> str:
-        """Why files were left alone."""
+        """Why files are ignored."""
         return "; ".join(self._skipped.values())
 
     def drain(self) -> list[QuarantinedFile]:
-        """The files that were set aside since the last call."""
+        """The files that were quarantined since the last call."""
         return drain(self._added)

@@ -1,4 +1,4 @@
-"""An event as a row of the spool, with a checksum, and back."""
+"""Converts events to checksummed rows or back."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 class DamagedRow(Exception):
-    """A row that is not what was written."""
+    """A row whose content is not what was written."""
 
 
 class StoredEvent(NamedTuple):
-    """What a row holds."""
+    """The content of a row."""
 
     number: int
     event: Event
-    #: Why the event was dead; ``None``: it was not.
+    #: Why the event is dead; ``None``: it is not.
     dead: str | None
 
 
@@ -64,16 +64,19 @@ def row_of(entry: Entry, number: int) -> tuple[Any, ...]:
 
 
 def read_row(row: tuple[Any, ...]) -> StoredEvent:
-    """What *row* holds; text may come as bytes. :raises DamagedRow: it is damaged."""
+    """The content of *row*, whose text columns are bytes.
+
+    :raises DamagedRow: it is damaged.
+    """
     try:
         return _read(*row)
     except (ValueError, TypeError, AttributeError, OverflowError, KeyError) as error:
-        # A flipped bit may make anything of a column: another type, no UTF-8.
+        # A flipped bit may change a column's type, or make its text invalid UTF-8.
         raise DamagedRow(f"row {row[0]!r} is damaged") from error
 
 
 def intact(rows: Iterable[tuple[Any, ...]]) -> list[StoredEvent]:
-    """What *rows* hold, without those that are damaged."""
+    """The content of *rows*, without the damaged ones."""
     found = []
     for row in rows:
         with suppress(DamagedRow):
@@ -96,7 +99,7 @@ def _read(
     texts = [value.decode() for value in (exchange, queue, id, headers)]
     reason = None if dead is None else dead.decode()
     if _checksum(number, *texts, enqueued_at, size, body, reason) != checksum:
-        raise ValueError("the checksum is another")
+        raise ValueError("checksum mismatch")
     event = Event(
         id=texts[2],
         target_queue=texts[1],
@@ -110,14 +113,14 @@ def _read(
 
 
 def _checksum(*fields: Any) -> int:
-    # The lengths keep the fields apart.
+    # The length prefixes delimit the fields.
     parts = [f if isinstance(f, bytes) else repr(f).encode() for f in fields]
     intact = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     return zlib.crc32(intact)
 
 
-# AMQP's headers hold more types than JSON. What JSON lacks is an object with one
-# member that names the type; a table is such an object itself, so none is mistaken.
+# AMQP headers support more types than JSON. A type that JSON lacks becomes an object
+# whose only member names the type. So does a table, which avoids ambiguity.
 
 
 def _tagged(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The backlog on disk: what is not confirmed outlives the process."""
+"""The store on disk, which the process's end does not affect."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from .writer import Writer
 
 
 class Spool:
-    """Writes what waits into a file of this process, and adopts those of dead ones.
+    """Stores events in this process's file; adopts the files of dead processes.
 
-    A row is a record, not an owner: the event itself is in the ledger, which says its
-    state.
+    A row is only a copy. The ledger holds the event itself, and decides its state.
     """
 
     def __init__(
@@ -55,9 +54,9 @@ class Spool:
         self._adopter.start(wake_all)
 
     def persist(self, entries: Sequence[Entry]) -> None:
-        unkept = [e for e in entries if e.state.alive and not e.is_stored]
-        if unkept:
-            self._writer.write(unkept)
+        unstored = [e for e in entries if e.state.alive and not e.is_stored]
+        if unstored:
+            self._writer.write(unstored)
 
     def persist_all(self) -> None:
         self._writer.write(None)
@@ -80,11 +79,11 @@ class Spool:
         return self._quarantine.drain()
 
     def figures(self) -> Mapping[str, Any]:
-        unwritten = self._writer.error
+        write_error = self._writer.error
         return {
-            "spool_error": unwritten
+            "spool_error": write_error
             or self._adopter.error
             or self._quarantine.problems,
-            "unspooled": self._ledger.unstored() if unwritten else 0,
+            "unspooled": self._ledger.unstored() if write_error else 0,
             "quarantined": self._quarantine.count,
         }

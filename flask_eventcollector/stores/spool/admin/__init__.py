@@ -1,1 +1,1 @@
-"""What an operator does with spool files, from any process."""
+"""Administration of spool files, from any process."""

@@ -1,4 +1,4 @@
-"""To retry and to purge: in the file of a dead process, or by a living one."""
+"""Retries or purges events in spool files."""
 
 from __future__ import annotations
 
@@ -19,58 +19,58 @@ from .reading import (
     Gone,
     Owner,
     Unreadable,
+    explain_read_error,
     owner_of,
     reading,
-    why_unreadable,
 )
 
-#: Seconds that a living process has for what it is asked. It looks once a second.
+#: Seconds that a running process has to apply a request. It checks once a second.
 PATIENCE = 5.0
 _POLL = 0.05
-#: Rows that are read and written at a time, and events that are asked for.
+#: Rows that are read and written at a time, and events per request.
 _PAGE = 200
 
 Notify = Callable[[Sequence[Notice]], None]
 
 
 class Changed(NamedTuple):
-    """What became of a wish in one file."""
+    """The result of a request for one file."""
 
     owner: Owner
-    #: The ids of the events that followed, and of those that did not.
+    #: The ids of the events that were changed, and of those that were not.
     done: list[str]
     left: list[str]
 
 
 def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
-    """Do *wish* in the file *path*, or let its process do it.
+    """Apply *request* to the file *path*, or have its process apply it.
 
-    :raises Unreadable: the file is damaged, or can't be written.
+    :raises Unreadable: the file is damaged or can't be written.
     """
     owner, left = owner_of(path), request.ids
     try:
         claim = claim_orphan(path)
         if claim is None:
             left = _submit(path, request)
-            # Its process, which may be another command, may have ended meanwhile.
+            # Its process, which may be another command, may have ended in between.
             claim = claim_orphan(path) if left else None
         if claim is not None:
             _edit(claim, ControlRequest(request.action, left), notify)
             owner, left = owner._replace(alive=False), []
     except READ_ERRORS as error:
-        raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
+        raise Unreadable(f"{path.name}: {explain_read_error(error)}") from error
     not_done = set(left)
     return Changed(owner, [id for id in request.ids if id not in not_done], left)
 
 
-# A file whose process is dead: it is ours as long as we hold its lock.
+# The file of a dead process, which belongs to this process while it holds the lock.
 
 
 def _edit(claim: Claim, request: ControlRequest, notify: Notify) -> None:
     act = {"retry": _retry, "purge": _purge}[request.action]
     with _opened(claim) as journal:
         for page in _pages(request.ids):
-            # What is not there any more was delivered, or purged, meanwhile.
+            # Missing events were delivered or purged in the meantime.
             act(journal, intact(journal.rows_with(page)), notify)
 
 
@@ -85,7 +85,7 @@ def _purge(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
 
 @contextmanager
 def _opened(claim: Claim) -> Iterator[Journal]:
-    """The file of a dead process, to be written; an empty one is removed at last."""
+    """Open the file of a dead process for writing; remove it if it ends up empty."""
     empty = False
     try:
         journal = open_sound(claim.path)
@@ -103,11 +103,11 @@ def _opened(claim: Claim) -> Iterator[Journal]:
             claim.release()
 
 
-# A file whose process lives: only that process writes it.
+# The file of a running process, which only that process writes to.
 
 
 def _submit(path: Path, request: ControlRequest) -> list[str]:
-    """Let the process do it; returns the ids of the events that have not followed."""
+    """Have the owner apply *request*; returns the ids of unchanged events."""
     asked = 0
     for page in _pages(request.ids):
         if not _is_applied(path, ControlRequest(request.action, page)):
@@ -122,10 +122,10 @@ def _submit(path: Path, request: ControlRequest) -> list[str]:
 
 
 def _is_applied(path: Path, request: ControlRequest) -> bool:
-    """Leave the wish for the owner of *path*; returns whether it took it up in time."""
+    """Submit *request* to the owner of *path*; returns whether it was applied."""
     deadline = time.monotonic() + PATIENCE
     while not submit(path, request):
-        # Another command's wish is there.
+        # Another command's request is pending.
         if not _pause(deadline):
             return False
     try:
@@ -135,13 +135,13 @@ def _is_applied(path: Path, request: ControlRequest) -> bool:
             if holder_of(path) is None or not _pause(deadline):
                 return False
     finally:
-        # Nobody is to do later what was told to have failed.
+        # A request that was reported as failed must not be applied later.
         withdraw(path, request)
     return True
 
 
 def _left(path: Path, request: ControlRequest) -> set[str]:
-    """The ids of the events that have not followed."""
+    """The ids of the events that are unchanged."""
     left: set[str] = set()
     for page in _pages(request.ids):
         try:
@@ -158,7 +158,7 @@ def _left(path: Path, request: ControlRequest) -> set[str]:
 
 
 def _pause(deadline: float) -> bool:
-    """Wait a moment; returns whether there is still time."""
+    """Sleep briefly; returns whether there is time left."""
     time.sleep(_POLL)
     return time.monotonic() < deadline
 

@@ -1,4 +1,4 @@
-"""Delivers, in this process, what dead ones have left."""
+"""Delivers the events of dead processes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from ....events import BrokerState, Stats
 from ..folder import Folder
 from .reading import reports
 
-#: Seconds between two looks at how far it is.
+#: Seconds between two progress updates.
 _STEP = 0.1
 
 
 @dataclass(frozen=True)
 class Drained:
-    """What a flush has done, and what it has left."""
+    """The result of a flush."""
 
     delivered: int
-    #: Those of dead processes that still wait.
+    #: Events of dead processes that are still waiting.
     waiting: int
-    #: Those of dead processes that are dead.
+    #: Dead events of dead processes.
     dead: int
-    #: Files that could not be read as a whole.
+    #: Damaged files that were renamed.
     quarantined: int
-    #: What living processes have on disk, and how many these are.
+    #: Events on disk of running processes, and the number of these processes.
     others: int
     processes: int
-    #: Why something is left; ``""``: nobody knows.
+    #: Why events are left; ``""``: unknown.
     reason: str
 
 
@@ -38,19 +38,19 @@ def drain(
     delivery: Delivery,
     folder: Folder,
     timeout: float,
-    watch: Callable[[int], object],
+    on_progress: Callable[[int], object],
 ) -> Drained:
-    """Deliver within *timeout* seconds; tell *watch*, now and then, how many more."""
+    """Deliver within *timeout* seconds; call *on_progress* with each increment."""
     before = delivery.stats()
     flush = threading.Thread(target=_flush, args=(delivery, timeout), daemon=True)
     flush.start()
-    seen, is_over = 0, False
+    reported, is_over = 0, False
     while not is_over:
         flush.join(_STEP)
         is_over = not flush.is_alive()
         now = _ended(before, delivery.stats())
-        watch(now - seen)
-        seen = now
+        on_progress(now - reported)
+        reported = now
     return _result(before, delivery.stats(), folder)
 
 
@@ -58,7 +58,7 @@ def _flush(delivery: Delivery, timeout: float) -> None:
     deadline = time.monotonic() + timeout
     delivery.start()
     if delivery.flush(timeout):
-        # In the next look, files that have ended are removed, or set aside.
+        # The next scan removes or quarantines the files that are finished.
         delivery.flush(max(0.0, deadline - time.monotonic()))
 
 
@@ -73,7 +73,7 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
     others = [f for f in files if f.owner.alive and not f.is_here]
     error = now.broker_error or f"the broker is {now.broker}"
     if now.broker is BrokerState.READY:
-        error = "the broker refuses it, as the log tells, or the time ran out"
+        error = "the broker refused the events (see the log), or the timeout expired"
     return Drained(
         delivered=now.confirmed - before.confirmed,
         waiting=now.retained

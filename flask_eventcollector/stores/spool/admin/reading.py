@@ -1,4 +1,4 @@
-"""What the spool's files hold. Nothing here writes to them."""
+"""Reads spool files without writing to them."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
 from ..rows import DamagedRow, StoredEvent, read_row
 
-#: Rows that are read at a time: while a file is read, its owner can't shrink it.
+#: Rows that are read at a time. While a file is read, its owner can't shrink it.
 _PAGE = 100
 
-#: What may come of a file that is opened; see :func:`why_unreadable`.
+#: The exceptions from opening or reading a file; see :func:`explain_read_error`.
 READ_ERRORS = (OSError, sqlite3.Error, ForeignFile, NewerVersion)
 
 
 class Unreadable(Exception):
-    """A file that can't be read; the message says why, and what to do."""
+    """A file that can't be read. The message names the reason and the cure."""
 
 
 class Owner(NamedTuple):
-    """The process that looks after a file."""
+    """The process that owns a file."""
 
-    #: 0 if nobody knows.
+    #: 0 if unknown.
     process: int
     alive: bool
 
@@ -42,7 +42,7 @@ class Owner(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """What one file holds."""
+    """The content of one file, in numbers."""
 
     path: Path
     owner: Owner
@@ -51,17 +51,17 @@ class Report:
     #: Seconds since the oldest of them was enqueued.
     oldest_age: float | None = None
     bytes: int = 0
-    #: Why it can't be read; ``""``: it was.
+    #: Why the file can't be read; ``""``: it can.
     problem: str = ""
 
     @property
     def is_here(self) -> bool:
-        """Whether this very process looks after it."""
+        """Whether the current process owns it."""
         return self.owner == Owner(os.getpid(), True)
 
 
 class Total(NamedTuple):
-    """What several files hold."""
+    """The content of several files, in numbers."""
 
     waiting: int
     dead: int
@@ -82,19 +82,19 @@ class Found(NamedTuple):
 
 
 def owner_of(path: Path) -> Owner:
-    """Whose *path* is, or was."""
+    """The current or last owner of *path*."""
     holder = holder_of(path)
     return Owner(creator_of(path), False) if holder is None else Owner(holder, True)
 
 
 def reports(folder: Folder) -> list[Report]:
-    """What each file holds."""
+    """A report on each file."""
     found = (_report(path) for path in folder.files())
     return [report for report in found if report is not None]
 
 
 def total(files: Sequence[Report]) -> Total:
-    """What *files* hold together, as far as they could be read."""
+    """The sum over *files*, as far as they could be read."""
     ages = [file.oldest_age for file in files if file.oldest_age is not None]
     return Total(
         waiting=sum(file.waiting for file in files),
@@ -107,16 +107,16 @@ def total(files: Sequence[Report]) -> Total:
 def events_in(
     folder: Folder, problems: list[str], *, queue: str | None = None, dead: bool = False
 ) -> Iterator[Found]:
-    """The events, those first that were enqueued first.
+    """The events, in the order in which they were enqueued.
 
-    What can't be read is left out, and told in *troubles*.
+    Unreadable ones are skipped, and added to *problems*.
     """
     files = [_events(path, problems, queue, dead) for path in folder.files()]
     return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
 
 
 def events_with(folder: Folder, ids: list[str], problems: list[str]) -> list[Found]:
-    """The events with *ids*. One may be in several files."""
+    """The events with *ids*. An event may be in several files."""
     found: list[Found] = []
     for path in folder.files():
         try:
@@ -128,13 +128,15 @@ def events_with(folder: Folder, ids: list[str], problems: list[str]) -> list[Fou
 
 @contextmanager
 def reading(path: Path, *, again: bool = False) -> Iterator[Journal | None]:
-    """Open *path*; ``None``: it holds nothing, or is gone. :raises Unreadable:
+    """Open *path* for reading; ``None``: it has no content.
 
-    *again*: it was open a moment ago, and found to be sound.
+    :param again: it was just open, so it need not be checked for damage.
+    :raises Gone: its owner has removed it.
+    :raises Unreadable: it can't be read.
     """
     try:
-        # One that this process has open is known. To look into it would take away this
-        # process's locks of it, as each descriptor does that is closed.
+        # A file of this process is known to be sound. Opening it here and closing the
+        # descriptor would release this process's locks on it.
         holder = holder_of(path)
         if holder != os.getpid() and not can_hold_events(path):
             yield None
@@ -145,27 +147,27 @@ def reading(path: Path, *, again: bool = False) -> Iterator[Journal | None]:
             yield journal
     except READ_ERRORS as error:
         if os.path.lexists(path):
-            raise Unreadable(f"{path.name}: {why_unreadable(error)}") from error
-        # Its owner has removed it a moment ago. Nothing that was read of it counts.
+            raise Unreadable(f"{path.name}: {explain_read_error(error)}") from error
+        # Its owner has just removed it, so what was read from it is void.
         raise Gone from error
 
 
 class Gone(Unreadable):
-    """The file was removed while it was read, since nothing in it waited any more."""
+    """The file was removed while it was read, since it had no events left."""
 
 
-def why_unreadable(error: Exception) -> str:
-    """What is wrong with a file, and what to do."""
+def explain_read_error(error: Exception) -> str:
+    """Why a file can't be read, with the cure."""
     if isinstance(error, NewerVersion):
-        return f"{error}: upgrade the library here, too"
+        return f"{error}: upgrade the library here as well"
     if isinstance(error, ForeignFile):
         return str(error)
     if is_damage(error):
         return (
-            f"it is damaged ({error}): 'flask events flush' delivers what is whole in"
-            " it, and sets it aside"
+            f"it is damaged ({error}): 'flask events flush' delivers its intact events"
+            " and quarantines it"
         )
-    return f"it can't be read now ({error}): try again"
+    return f"reading failed ({error}): try again"
 
 
 def _report(path: Path) -> Report | None:
@@ -186,7 +188,7 @@ def _report(path: Path) -> Report | None:
 
 def _size(path: Path) -> int:
     size = 0
-    # The "-shm" file is no data: SQLite's memory, shared by processes.
+    # The "-shm" file contains no data; it is SQLite's shared memory.
     for suffix in ("", *SUFFIXES[:1]):
         with suppress(OSError):
             size += os.lstat(f"{path}{suffix}").st_size

@@ -1,4 +1,4 @@
-"""The pages of a file, and the rows on them, read without SQLite.
+"""Reads a file's pages without SQLite.
 
 See https://www.sqlite.org/fileformat2.html#b_tree_pages for the format.
 """
@@ -18,17 +18,17 @@ from ..journal import PAGE_SIZE
 from ..rows import DamagedRow, StoredEvent, read_row
 from .wal import Frame, read_wal
 
-#: The first byte of a page that holds rows. It is looked at, since a payload that fills
-#: a page of its own must not be taken for rows: such a page begins with a number.
+#: The first byte of a page with rows. It distinguishes such a page from an overflow
+#: page full of payload, which begins with a page number.
 _LEAF = 13
-#: What a leaf keeps of a row, at most; of a longer one at least the other.
+#: The most bytes of a row that a leaf stores, and the fewest of a longer row.
 _MOST_INSIDE, _LEAST_INSIDE = PAGE_SIZE - 35, (PAGE_SIZE - 12) * 32 // 255 - 23
-#: What a page holds that a long row goes on in, behind the number of the next one.
+#: Bytes of a row in an overflow page, after the number of the next one.
 _OUTSIDE = PAGE_SIZE - 4
 
-#: How many bytes the integers take, by their type.
+#: The size of integers in bytes, by serial type.
 _INTEGERS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
-#: Values that take no bytes, by their type.
+#: Values that take no bytes, by serial type.
 _CONSTANTS: dict[int, int | None] = {0: None, 8: 0, 9: 1}
 
 _Read = Callable[[int], bytes]
@@ -49,10 +49,10 @@ class Pages:
         return chain(pages, (n for n in list(self._frames) if n not in pages))
 
     def images(self, page: int) -> Iterator[bytes]:
-        """What *page* holds: the newest image of it, and older ones if it isn't sure.
+        """The images of *page*, from the newest to the first trustworthy one.
 
-        One is sure if it was committed and is what was written. The file itself has no
-        checksums: what it holds is the last resort.
+        An image is trustworthy if it was committed and its checksum is valid. The file
+        itself has no checksums, so its image is the last resort.
         """
         if self._wal is not None:
             for frame in reversed(self._frames.get(page, [])):
@@ -63,7 +63,7 @@ class Pages:
             yield _read(self._file, (page - 1) * PAGE_SIZE)
 
     def rows_on(self, image: bytes) -> Iterator[StoredEvent]:
-        """The rows on *image* that are what was written."""
+        """The intact rows on *image*."""
         if image[0] != _LEAF:
             return
         count = min(int.from_bytes(image[3:5], "big"), (PAGE_SIZE - 8) // 2)
@@ -73,7 +73,7 @@ class Pages:
                 yield stored
 
     def _row(self, image: bytes, place: int) -> StoredEvent | None:
-        # A page of a long row may be damaged in the "-wal", and whole in the file.
+        # An overflow page may be damaged in the "-wal" but intact in the file.
         for read in (self._newest, self._oldest):
             with suppress(DamagedRow, ValueError, LookupError):
                 return read_row(_columns(image, place, read))
@@ -88,7 +88,7 @@ class Pages:
 
 @contextmanager
 def open_pages(path: Path) -> Iterator[Pages]:
-    """Open a file that nobody writes to. Nothing is written to it."""
+    """Open a file that no process uses, for reading."""
     wal = None
     file = os.open(path, os.O_RDONLY)
     try:
@@ -103,23 +103,23 @@ def open_pages(path: Path) -> Iterator[Pages]:
 
 def _read(file: int, place: int) -> bytes:
     content = b""
-    # What a disk can't read any more is damage like any other.
+    # An unreadable sector is treated like any other damage.
     with suppress(OSError):
         content = os.pread(file, PAGE_SIZE, place)
     return content.ljust(PAGE_SIZE, b"\0")
 
 
 def _columns(image: bytes, place: int, read: _Read) -> tuple[Any, ...]:
-    """The row that begins at *place*, of which nothing is known to be right yet."""
+    """The row at *place*, not validated yet."""
     length, place = _varint(image, place)
     number, place = _varint(image, place)
     record = _record(image, place, length, read)
-    # The number is the key of the table, and its column is left empty.
+    # The number is the table's key, so its column in the record is empty.
     return (number, *list(_values(record))[1:])
 
 
 def _record(image: bytes, place: int, length: int, read: _Read) -> bytes:
-    """The bytes of a row: of a long one, only the beginning is on the leaf."""
+    """The bytes of a row. Only the beginning of a long row is on the leaf."""
     if length <= _MOST_INSIDE:
         return image[place : place + length]
     inside = _LEAST_INSIDE + (length - _LEAST_INSIDE) % _OUTSIDE
@@ -130,7 +130,7 @@ def _record(image: bytes, place: int, length: int, read: _Read) -> bytes:
     page = int.from_bytes(image[place : place + 4], "big")
     missing, seen = length - inside, set[int]()
     while missing > 0 and page not in seen:
-        # What is damaged may lead around in a circle.
+        # Damaged page numbers may form a cycle.
         seen.add(page)
         part = read(page)
         if not part:
@@ -156,7 +156,7 @@ def _values(record: bytes) -> Iterator[int | bytes | None]:
 
 
 def _varint(content: bytes, place: int) -> tuple[int, int]:
-    """The number at *place*, of one to nine bytes, and the place behind it."""
+    """The number at *place*, of one to nine bytes, and the place after it."""
     number = 0
     for byte in content[place : place + 8]:
         place += 1

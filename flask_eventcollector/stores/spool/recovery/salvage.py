@@ -1,4 +1,4 @@
-"""Reads the whole rows of a damaged file."""
+"""Recovers the intact rows of a damaged file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .pages import Pages, open_pages
 class _Leaf(NamedTuple):
     """An image of a page with rows on it."""
 
-    #: The number of its first row that is whole.
+    #: The number of its first intact row.
     first: int
     #: How many newer images the page has.
     age: int
@@ -23,15 +23,15 @@ class _Leaf(NamedTuple):
 
 
 def intact_rows(path: Path) -> Iterator[StoredEvent]:
-    """The rows of *path* that are what was written, each once, in order.
+    """The intact rows of *path*, each once, in order.
 
-    SQLite finds a page with rows by other pages, and a damaged one of those hides all
-    that it leads to. So each page is looked at by itself, and each row's own checksum
-    says what is whole. It needs no room on the disk, which may be full. SQLite
-    overwrites what it erases (see `Journal.open`), so erased rows don't come back,
-    unless the newest image of their page is damaged and an older one is read.
+    SQLite locates a page with rows through other pages, and a damaged one hides all
+    pages below it. So this examines each page independently, and validates each row by
+    its own checksum. Nothing is written, since the disk may be full. SQLite overwrites
+    erased rows (see `Journal.open`), so they don't reappear, unless the newest image of
+    their page is damaged and an older one is read.
 
-    Nothing is written. :raises OSError: the file can't be read now.
+    :raises OSError: the file can't be read.
     """
     with open_pages(path) as pages:
         last = None
@@ -42,11 +42,11 @@ def intact_rows(path: Path) -> Iterator[StoredEvent]:
 
 
 def _in_order(pages: Pages) -> Iterator[StoredEvent]:
-    """The rows by their numbers, and of those with the same number the newest first."""
+    """The rows ordered by number; of rows with the same number, the newest first."""
     found: list[tuple[int, int, int, StoredEvent]] = []
     order = count()
     for leaf in sorted(_leaves(pages)):
-        # No leaf that follows has a lower number.
+        # No later leaf has a lower number.
         while found and found[0][0] < leaf.first:
             yield heapq.heappop(found)[-1]
         image = next(islice(pages.images(leaf.page), leaf.age, None))

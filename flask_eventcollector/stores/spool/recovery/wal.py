@@ -1,4 +1,4 @@
-"""The "-wal" beside a file: the pages that SQLite has not moved into the file yet.
+"""Reads the "-wal", which has the pages that SQLite has not moved to the file yet.
 
 See https://www.sqlite.org/fileformat2.html#the_write_ahead_log and
 https://www.sqlite.org/walformat.html#the_wal_index_file_format for the formats.
@@ -17,11 +17,11 @@ from typing import BinaryIO, Literal, NamedTuple
 from ..journal import PAGE_SIZE
 
 _Order = Literal["big", "little"]
-#: The two halves of SQLite's checksum, which goes on from frame to frame.
+#: The two halves of SQLite's checksum, which is cumulative over the frames.
 _Sum = tuple[int, int]
 
 _HEADER_SIZE, _FRAME_HEADER_SIZE = 32, 24
-#: Its last bit says the order of the bytes in which the checksums are made.
+#: Its last bit gives the byte order of the checksums.
 _MAGIC = 0x377F0682
 #: The "-shm" begins with two copies of a header of its own.
 _SHARED_SIZE = 48
@@ -38,26 +38,26 @@ class Frame(NamedTuple):
 
 
 class Wal(NamedTuple):
-    """What was found in a "-wal".
+    """The content of a "-wal".
 
-    SQLite writes it from the beginning, again and again. Behind the frames that are in
-    use may be those of an earlier use, which are left out here.
+    SQLite reuses the file from its start. After the frames in use, there may be frames
+    from an earlier use, which are omitted here.
     """
 
     frames: list[Frame]
-    #: How many frames SQLite reads: it stops at the first that is not whole.
+    #: How many frames SQLite reads: it stops at the first damaged one.
     readable: int
-    #: How many were committed, for all that still says so.
+    #: How many frames were committed, according to all available evidence.
     committed: int
 
 
 def check_wal(path: Path) -> None:
-    """Whether SQLite would read all that was committed to *path*, which nobody uses.
+    """Check that SQLite would read everything committed to the unused file *path*.
 
-    SQLite itself says nothing, and cuts off what it does not read. A transaction that
-    was not committed is no damage: its process was killed while it wrote.
+    SQLite silently truncates what it can't read. An uncommitted transaction is not
+    damage: its process was killed while writing.
 
-    :raises sqlite3.DatabaseError: it would not.
+    :raises sqlite3.DatabaseError: SQLite would lose committed frames.
     """
     wal = read_wal(path)
     if wal.readable < wal.committed:
@@ -68,11 +68,11 @@ def check_wal(path: Path) -> None:
 
 
 def read_wal(path: Path) -> Wal:
-    """Look through the "-wal" of *path*, damaged or not."""
+    """Read the "-wal" of *path*, damaged or not."""
     header, written = _content(path)
     salts, committed = _shared(path)
     if header.is_whole and salts != header.salts:
-        # The "-shm" is missing, or tells of an earlier use.
+        # The "-shm" is missing, or describes an earlier use.
         salts, committed = header.salts, 0
     elif not salts:
         salts = next((frame.salts for frame in written if frame.fits), b"")
@@ -99,12 +99,12 @@ def _content(path: Path) -> tuple[_Header, list[_Written]]:
 
 
 class _Header:
-    """Where the "-wal" begins. It is written anew with each use of the file."""
+    """The header of the "-wal", which is rewritten at each reuse of the file."""
 
     def __init__(self, content: bytes) -> None:
         magic = int.from_bytes(content[:4], "big")
         order: _Order = "big" if magic & 1 else "little"
-        #: What the checksum of the first frame goes on from.
+        #: The initial value for the checksum of the first frame.
         self.sum = _stored_sum(content[24:], "big")
         self.salts = content[16:24]
         self.is_whole = (
@@ -116,15 +116,15 @@ class _Header:
 
 
 class _Written(NamedTuple):
-    """A frame as it is in the file, in use or not."""
+    """A frame in the file, in use or not."""
 
     page: int
     place: int
-    #: Whether a transaction ends with it.
+    #: Whether it is the last frame of a transaction.
     commits: bool
-    #: Random: the same in all frames of one use of the file.
+    #: Random bytes, the same in all frames of one use of the file.
     salts: bytes
-    #: Whether its checksum is right, and goes on from the frame before it.
+    #: Whether its checksum is valid, continuing from the previous frame.
     fits: bool
 
 
@@ -145,8 +145,8 @@ def _written(file: BinaryIO, header: _Header) -> Iterator[_Written]:
 def _in_use(frames: list[_Written], salts: bytes) -> Iterator[_Written]:
     is_in_use = True
     for frame in frames:
-        # Damaged salts are not covered by the checksum. That of an older frame does
-        # not go on from one that is in use.
+        # The checksum does not cover the salts, which may be damaged. The checksum of
+        # an older frame does not continue from a frame in use.
         is_in_use = frame.salts == salts or (frame.fits and is_in_use)
         if is_in_use:
             yield frame
@@ -163,9 +163,9 @@ def _readable(frames: list[_Written], salts: bytes) -> int:
 
 
 def _shared(path: Path) -> tuple[bytes, int]:
-    """The salts, and how many frames were committed, as the "-shm" has it.
+    """The salts and the number of committed frames, according to the "-shm".
 
-    It outlives a ``kill -9``. After a loss of power it may be old.
+    It survives a ``kill -9``. After a power failure, it may be outdated.
     """
     content = b""
     with suppress(FileNotFoundError), Path(f"{path}-shm").open("rb") as file:
