@@ -51,13 +51,20 @@ def examples() -> Iterator[Example]:
 
 
 EXAMPLES = list(examples())
-PYTHON = [e for e in EXAMPLES if e.language == "python" and not e.mark]
+NEEDS = "needs "
+PYTHON = [
+    e
+    for e in EXAMPLES
+    if e.language == "python" and (not e.mark or e.mark.startswith(NEEDS))
+]
 SHELL = [e for e in EXAMPLES if e.language == "sh"]
 QUICKSTART = {e.mark or e.language: e.code for e in EXAMPLES if "quickstart" in e.page}
 
 
 @pytest.mark.parametrize("example", PYTHON, ids=str)
 def test_python_runs(example: Example, tmp_path: Path) -> None:
+    if example.mark:
+        pytest.importorskip(example.mark.removeprefix(NEEDS))
     (tmp_path / "example.py").write_text(example.code)
     subprocess.run([sys.executable, "example.py"], cwd=tmp_path, check=True, timeout=60)
 
