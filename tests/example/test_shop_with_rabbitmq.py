@@ -172,7 +172,10 @@ def test_the_worker_gives_an_order_back_until_its_invoice_is_taken(
     private_rabbitmq.publish("orders.created", b'{"order_id": 7, "total": "1.00"}')
 
     with start_worker({"orders.created": {}, "invoices.requested": full}):
-        wait_for(lambda: "goes back" in _worker_log(tmp_path), "the order goes back")
+        wait_for(
+            lambda: "requeuing its message" in _worker_log(tmp_path),
+            "the order goes back",
+        )
         private_rabbitmq.get_all("invoices.requested")
         wait_for(
             lambda: "invoice requested" in _worker_log(tmp_path), "it is requested"
