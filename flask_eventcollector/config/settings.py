@@ -75,56 +75,56 @@ _PUBLISH_RULES = {"success": publish_on_success, "always": publish_always}
 class Config:
     """The settings of one app, with their defaults. Times are in seconds."""
 
-    #: ``amqp://`` or ``amqps://`` URL, or several (a list, or separated by ``;``) that
-    #: are tried in turn; ``memory://`` keeps the last 10 000 events in the process.
-    #: Unset: ``memory://`` while testing or debugging, otherwise an error at the first
+    #: An ``amqp://`` or ``amqps://`` URL, or several (a list, or separated by ``;``),
+    #: which are tried in turn. ``memory://`` keeps the last 10 000 events in memory.
+    #: If unset: ``memory://`` in testing or debug mode, otherwise an error at the first
     #: event.
     broker_urls: tuple[BrokerURL, ...] | None = None
-    #: Where events are published; the target queue is the routing key.
+    #: The exchange to publish to; the target queue is the routing key.
     exchange: str = ""
-    #: Queues to declare, durable, at every connect: name → arguments.
+    #: The queues to declare as durable at every connect: name → arguments.
     queues: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )
-    #: ``"success"``: no exception and a status below 400; ``"always"``; or a callable
-    #: ``(status, exception) -> bool``.
+    #: When a request's events are published. ``"success"``: no exception and a status
+    #: below 400; ``"always"``; or a callable ``(status, exception) -> bool``.
     publish_on: PublishRule = publish_on_success
-    #: Seconds that a publish waits for confirms; 0: not at all.
+    #: Seconds that a publish waits for confirms. 0: it does not wait.
     confirm_timeout: float = 0.25
-    #: Where events wait: ``"memory"``, or ``"spool"``, a folder on disk that outlives
-    #: the process.
+    #: Where events wait: ``"memory"``, or ``"spool"``: files on disk, which outlive the
+    #: process.
     backlog: str = "memory"
-    #: The folder of the spool, on a local disk, which only the app's user may enter.
-    #: None: a folder in the app's instance folder.
+    #: The folder of the spool, on a local disk, which only the app's user can enter.
+    #: ``None``: a folder in the app's instance folder.
     spool_dir: Path | None = None
-    #: What the spool survives: ``"normal"``: ``kill -9``; ``"full"``: loss of power,
+    #: What the spool survives. ``"normal"``: ``kill -9``. ``"full"``: a power failure,
     #: too.
     spool_sync: SpoolSync = SpoolSync.NORMAL
-    #: Events that one process may hold.
+    #: The most events that one process may hold.
     max_events: int = 100_000
-    #: Bytes that these may take.
+    #: The most bytes that these may take.
     max_bytes: int = 64 * 1024 * 1024
     #: At a limit: ``"drop-newest"``, ``"drop-oldest"``, or ``"reject"``
     #: (``enqueue_event`` raises ``BacklogFull``).
     overflow: Overflow = Overflow.DROP_NEWEST
-    #: Events that are sent and not yet confirmed.
+    #: The most events in flight.
     max_in_flight: int = 2_000
-    #: Seconds of being refused until an event is dead; an outage does not count.
+    #: Seconds of being refused until an event is dead-lettered; outages do not count.
     dead_after: float = 3600.0
-    #: Seconds before the first retry; exponential from there, with full jitter.
+    #: Seconds before the first retry, with exponential backoff and full jitter.
     retry_delay: float = 1.0
-    #: Seconds between two retries at most.
+    #: The most seconds between two retries.
     retry_max_delay: float = 60.0
-    #: Seconds that the end of the process may take.
+    #: Seconds that the shutdown at the end of the process may take.
     shutdown_timeout: float = 2.0
-    #: Bytes of a payload at most; a larger one is refused by ``enqueue_event``.
+    #: The most bytes of a payload; ``enqueue_event`` rejects a larger one.
     max_event_bytes: int = 1024 * 1024
-    #: Whole seconds, as AMQP negotiates them. A connection whose confirms are overdue
-    #: by two of them is given up.
+    #: The AMQP heartbeat in whole seconds. A connection without confirms for two
+    #: heartbeats is aborted.
     heartbeat: int = 15
-    #: Publish each event at once outside of requests and blocks.
+    #: Whether events outside of requests and blocks are published at once.
     autoflush: bool = False
-    #: Use the broker's URL under ``TESTING``, too.
+    #: Whether to use the broker's URL even if ``TESTING`` is set.
     testing_broker: bool = False
 
     @classmethod

@@ -21,7 +21,7 @@ class BrokerStatus:
         self.is_final = False
         #: A wait timed out, and no confirm has arrived since.
         self.stalled = False
-        #: When the broker last confirmed anything, and how long that one had taken.
+        #: When the broker last confirmed an event, and the latency of that confirm.
         self.heard_at = float("-inf")
         self.latency = 0.0
         self._since: float | None = None
@@ -35,7 +35,7 @@ class BrokerStatus:
         self.is_final = final or state is BrokerState.CLOSED
 
     def confirmed(self, now: float, sent_at: float) -> None:
-        """The broker has confirmed an event."""
+        """Record a confirm of an event."""
         self.heard_at, self.latency = now, now - sent_at
         self.stalled = False
 

@@ -54,7 +54,7 @@ class Delivery:
         self._flusher = PeriodicWorker(
             self._run_once, self._on_stop, f"eventcollector-flusher-{name}"
         )
-        #: One thread at a time tells news, so that they are told in order.
+        #: Held while notices are dispatched, so that they stay in order.
         self._notifying = threading.RLock()
         self._notified = 0
         self._starting = threading.RLock()
@@ -112,10 +112,10 @@ class Delivery:
         return result
 
     def _publish_later(self, entries: list[Entry]) -> PublishResult:
-        """Hand over *entries* where a wait would be a wait for oneself.
+        """Hand over *entries* without waiting, where waiting would deadlock.
 
-        That is in one of our own threads, or where a destructor or a signal handler has
-        interrupted a step of the ledger.
+        That is in one of the library's own threads, or where a destructor or a signal
+        handler has interrupted a step of the ledger.
         """
         retained = len(entries)
         self.hand_over(entries)
@@ -177,7 +177,7 @@ class Delivery:
         return replace(self._ledger.stats(), **self._store.figures())
 
     def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
-        """The events in a collector's *entries*."""
+        """The collected events among a collector's *entries*."""
         return self._ledger.collected(entries)
 
     def is_collected(self, event: Event) -> bool:
@@ -255,7 +255,7 @@ class Delivery:
 
     def _start(self) -> None:
         if holds(self._starting):
-            # A destructor, in the middle of the start.
+            # Called by a destructor that interrupted the start.
             return
         with self._starting:
             if self._started or self._closed:

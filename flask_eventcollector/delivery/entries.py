@@ -69,7 +69,7 @@ class Entry:
         self.sent_at = 0.0
         #: Set once an attempt has ended as *unknown*.
         self.possible_duplicate = False
-        #: The broker may have ended a channel or a connection over it.
+        #: Whether the broker may have closed a channel or a connection because of it.
         self.is_suspect = False
         self.refusals = 0
         #: When it was first refused: by the clock, and in seconds of broker uptime.
@@ -106,18 +106,17 @@ class Settlement(NamedTuple):
     reason: str = ""
     #: The broker can never accept this event, so it is dead-lettered at once.
     final: bool = False
-    #: The broker ended the channel or the connection while the event was in flight, and
-    #: said that something was wrong with what it got. *final*: were it known to be this
-    #: event, it would be dead at once.
+    #: The broker closed the channel or the connection while the event was in flight,
+    #: and blamed the content. *final*: if this event is at fault, it is dead-lettered.
     suspect: bool = False
-    #: The target is to be left alone for a while. A refusal always means that.
+    #: Whether to pause the target. A refusal always does.
     back_off: bool = False
     #: Seconds until this event is retried, whatever happens to others for the target;
     #: ``None``: the backoff decides.
     retry_after: float | None = None
 
     def alone(self) -> Settlement:
-        """The same for an event that was in flight alone: now it is known which one."""
+        """The settlement for an event that was in flight alone, so it is at fault."""
         if not self.suspect:
             return self
         return self._replace(outcome=Outcome.NACKED, suspect=False)

@@ -13,21 +13,21 @@ if TYPE_CHECKING:
 WIDE_OPEN = 1 << 30
 #: A time that never comes.
 NEVER = float("inf")
-#: A target that refuses is probed with at most 2 to this power events at a time.
+#: A refusing target is probed with at most 2 to this power events at a time.
 _MOST_DOUBLINGS = 2
 
 
 class Lane:
     """One target's waiting events, in order, and when the next may be sent.
 
-    A target that refuses (a missing queue, a full one) closes its lane for a while.
-    Then a window opens for a few probes: one event, then two, then four, so that an
-    event that is refused alone can't hold up the ones behind it. Each confirm widens
-    the window by one, as TCP's slow start does, so that a full queue is not flooded the
-    moment it takes one event.
+    A refusal, for example by a missing or a full queue, closes the lane for a while.
+    Then a window opens for a few probes: one event, then two, then four, so that a
+    single refused event can't block the ones behind it. Each confirm widens the window
+    by one, like TCP's slow start, so that a full queue is not flooded as soon as it
+    accepts one event.
 
-    A target that takes events and says nothing, while others are confirmed, is silent:
-    it gets no more, and what it has does not count against the others.
+    A target that confirms nothing while others are confirmed is silent: it gets no more
+    events, and those that it has do not count against the others' window.
 
     Not thread-safe: the ledger's lock guards it.
     """
@@ -54,7 +54,7 @@ class Lane:
         self._delayed: list[tuple[float, int, Entry]] = []
         self.in_flight = 0
         self.bytes_in_flight = 0
-        #: Since when the broker owes a word on what is in flight.
+        #: Since when the target's events in flight have been waiting for an outcome.
         self._unheard_since = float("inf")
         self._closed_at = float("-inf")
         self._confirmed_at = float("-inf")
@@ -77,18 +77,18 @@ class Lane:
         return self.backing_off or not self._skip_departed()
 
     def is_silent(self, heard_at: float, patience: float) -> bool:
-        """Whether others were confirmed *patience* seconds after this one's turn."""
+        """Whether a confirm for others is *patience* seconds newer than any here."""
         return heard_at - self._unheard_since > patience
 
     def sent(self, entry: Entry, now: float) -> None:
-        """*entry* is in flight."""
+        """Note that *entry* is in flight."""
         if not self.in_flight:
             self._unheard_since = now
         self.in_flight += 1
         self.bytes_in_flight += entry.event.size
 
     def landed(self, entry: Entry, now: float) -> None:
-        """*entry* is not in flight any more."""
+        """Note that *entry* is no longer in flight."""
         self.in_flight -= 1
         self.bytes_in_flight -= entry.event.size
         self._unheard_since = now if self.in_flight else float("inf")

@@ -45,9 +45,9 @@ class ThrottledLog:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        #: Reentrant: a destructor may log, or drop an event, at any moment.
+        #: Reentrant, since a destructor may log, or drop an event, at any moment.
         self._lock = threading.RLock()
-        #: When each was last logged, and how often it was passed over since.
+        #: When each problem was last logged, and the count suppressed since then.
         self._suppressed: dict[Problem, tuple[float, int]] = {}
         self._unavailable_since: float | None = None
         self._next_line = float("-inf")

@@ -1,4 +1,4 @@
-"""A wait that can be ended from anywhere, also from a destructor."""
+"""A wait that can be ended from anywhere, even from a destructor."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import threading
 
 
 class Signal:
-    """Lets one thread wait until another says so.
+    """Lets one thread wait until another calls :meth:`set`.
 
-    Like ``threading.Event``, but a single lock that nobody holds while Python code
-    runs. An event sets its flag under a lock of its own; a destructor that the garbage
-    collector runs just then, in the same thread, and that sets the same event, would
-    wait for ever.
+    It resembles ``threading.Event``, but is safe in destructors. An event sets its flag
+    under an internal lock. If the garbage collector ran a destructor at that moment, in
+    the same thread, and the destructor set the same event, it would deadlock. This
+    class uses a single lock that is never held while Python code runs.
     """
 
     __slots__ = ("_lock",)
@@ -21,11 +21,11 @@ class Signal:
         self._lock.acquire()
 
     def set(self) -> None:
-        """End the wait, or the next one; never blocks."""
+        """End the current or the next wait; never blocks."""
         try:
             self._lock.release()
         except RuntimeError:
-            # It is set.
+            # It is set already.
             return
 
     def is_set(self) -> bool:
@@ -33,5 +33,5 @@ class Signal:
         return not self._lock.locked()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for at most *timeout* seconds; whether it was set. Clears it."""
+        """Wait at most *timeout* seconds; clears it, and returns whether it was set."""
         return self._lock.acquire(timeout=max(0.0, timeout))

@@ -1,4 +1,4 @@
-"""The library's own threads, in which nobody may wait for the library."""
+"""Tracks the library's own threads, in which waiting for the library would deadlock."""
 
 from __future__ import annotations
 
@@ -9,29 +9,28 @@ _own: set[int] = set()
 
 
 def note_own_thread() -> None:
-    """The current thread is one of the library's."""
+    """Register the current thread as one of the library's."""
     _own.add(threading.get_ident())
 
 
 def forget_own_thread() -> None:
-    """It ends; its identifier may be given to another thread."""
+    """Unregister the current thread, since its identifier may be reused."""
     _own.discard(threading.get_ident())
 
 
 def holds(lock: threading.RLock) -> bool:
-    """Whether this thread is in the middle of what *lock* guards.
+    """Whether this thread is inside the section that *lock* guards.
 
-    Then a destructor or a signal handler has interrupted it, and must not go on as if
-    nothing was half done.
+    If so, the caller is a destructor or a signal handler that interrupted the section,
+    so the guarded state may be inconsistent.
     """
     owned: bool = lock._is_owned()  # type: ignore[attr-defined]
     return owned
 
 
 def is_own_thread() -> bool:
-    """Whether a wait here would be a wait for oneself.
+    """Whether the current thread would wait for itself.
 
-    A destructor that the garbage collector runs, or a receiver, may call the library in
-    any thread.
+    A destructor or a signal receiver may call the library in any thread.
     """
     return threading.get_ident() in _own

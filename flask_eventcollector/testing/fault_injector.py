@@ -77,7 +77,7 @@ class FaultInjector:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._lock = threading.RLock()
-        #: Never changed in place: the broker's thread reads it.
+        #: Replaced, never mutated, since the broker's thread reads it.
         self._plan = Plan()
         #: Replaced, never mutated.
         self._watchers: Sequence[Watcher] = ()

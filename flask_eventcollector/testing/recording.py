@@ -34,7 +34,7 @@ class Record:
         self._state = state
         self._faults: FaultInjector | None = None
         self._lock = threading.RLock()
-        #: By id, in the order in which they were first heard of.
+        #: By id, in the order of their first signal.
         self._events: dict[str, CapturedEvent] = {}
         #: Ids, in the order in which the events reached the fate.
         self._fates: dict[Fate, dict[str, None]] = {fate: {} for fate in Fate}

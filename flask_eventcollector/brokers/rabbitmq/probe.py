@@ -1,4 +1,4 @@
-"""Asks the broker something that has nothing to do with any queue."""
+"""Probes the broker without involving any queue."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pika.channel import Channel
 
 
 class Probe:
-    """Opens and closes a channel, to see whether the broker still answers.
+    """Opens and closes a channel, to check whether the broker responds.
 
-    Heartbeats don't tell: a connection's process may answer them while the rest of the
-    broker hangs.
+    Heartbeats are not sufficient: the connection's process may answer them while the
+    rest of the broker hangs.
     """
 
     def __init__(self, connection: pika.SelectConnection) -> None:
@@ -21,7 +21,7 @@ class Probe:
         self._answered_at = float("-inf")
 
     def ask(self) -> None:
-        """Ask, unless a question is open."""
+        """Send a probe, unless one is unanswered."""
         if not self._is_asking:
             self._is_asking = True
             self._connection.channel(on_open_callback=self._answered)

@@ -1,4 +1,4 @@
-"""Wakes the I/O thread from any other, also from a destructor."""
+"""Wakes the I/O thread from any other thread, even from a destructor."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import suppress
 
 
 class Waker:
-    """A pipe that lives as long as the broker, from one connection to the next.
+    """A pipe that is shared by a broker's successive connections.
 
-    pika's own way takes a lock: a destructor that the garbage collector runs while its
-    thread holds that would wait for ever.
+    pika's own mechanism takes a lock. A destructor that the garbage collector runs in
+    the thread that holds the lock would deadlock.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,10 @@ class Waker:
         self._woken = False
 
     def open(self) -> int:
-        """The end to listen to. :raises OSError: there are no descriptors left."""
+        """The descriptor to listen to.
+
+        :raises OSError: no file descriptors are left.
+        """
         if self._reader is None:
             self._reader, self._writer = os.pipe()
             weakref.finalize(self, _close, self._reader, self._writer)
@@ -29,7 +32,7 @@ class Waker:
         return self._reader
 
     def wake(self) -> None:
-        """There is something to do; never blocks."""
+        """Wake the I/O thread; never blocks."""
         if self._woken or self._writer is None:
             return
         self._woken = True
@@ -42,11 +45,11 @@ class Waker:
             raise
 
     def clear(self) -> None:
-        """Hear what comes from now on. The I/O thread calls this before it looks."""
+        """Reset it. The I/O thread calls this before it looks for work."""
         if self._reader is not None:
             with suppress(BlockingIOError):
                 os.read(self._reader, 4096)
-        # Afterwards: a wake-up in between would be read, and stay noted for ever.
+        # Reset last: otherwise this would consume a wake-up that stays marked as sent.
         self._woken = False
 
 
