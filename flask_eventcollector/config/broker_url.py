@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv6Address
 from types import MappingProxyType
-from typing import NoReturn
-from urllib.parse import SplitResult, quote, unquote, urlsplit
+from typing import NamedTuple, NoReturn
+from urllib.parse import quote, unquote
 
 from ..errors import ConfigurationError
 from ..messages.amqp_fields import check_name
 from ..messages.wording import type_name
+from .url_options import problem_with_name, problem_with_value
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
-
-#: RabbitMQ's names: https://www.rabbitmq.com/docs/uri-query-parameters
-_TLS_FILES = ("cacertfile", "certfile", "keyfile")
-_TLS_OPTIONS = (*_TLS_FILES, "verify", "server_name_indication")
-_OPTIONS = (*_TLS_OPTIONS, "connection_timeout")
+#: Celery's name for its usual client.
+_SYNONYMS = {"pyamqp": "amqp"}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,8 +32,9 @@ class BrokerURL:
     username: str = "guest"
     password: str = "guest"
     #: ``cacertfile``, ``certfile``, ``keyfile`` (paths), ``verify`` (``verify_peer`` or
-    #: ``verify_none``), ``server_name_indication``, ``connection_timeout`` (in
-    #: milliseconds); only those that were given.
+    #: ``verify_none``), ``server_name_indication``, ``heartbeat`` (in seconds),
+    #: ``connection_timeout`` (in milliseconds), ``channel_max``, ``frame_max`` (in
+    #: bytes), ``auth_mechanism`` (``plain``); only those that were given.
     options: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), hash=False
     )
@@ -44,13 +42,24 @@ class BrokerURL:
     @property
     def connection_timeout(self) -> float | None:
         """Seconds that a TCP connection may take; ``None``: the URL does not say."""
-        milliseconds = self.options.get("connection_timeout")
-        return int(milliseconds) / 1000 if milliseconds else None
+        milliseconds = self.number("connection_timeout")
+        return None if milliseconds is None else milliseconds / 1000
+
+    @property
+    def zoneless_host(self) -> str:
+        """The host without the zone of a link-local address, for others to see."""
+        return self.host.partition("%")[0]
+
+    def number(self, option: str) -> int | None:
+        """The value of *option*, a number; ``None``: the URL does not say."""
+        text = self.options.get(option)
+        return None if text is None else int(text)
 
     def __str__(self) -> str:
         if self.scheme == "memory":
             return "memory://"
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = self.host.replace("%", "%25")
+        host = f"[{host}]" if ":" in host else host
         vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
         query = "&".join(f"{key}={quote(text)}" for key, text in self.options.items())
         return (
@@ -68,6 +77,8 @@ MEMORY = BrokerURL("memory")
 def parse_broker_urls(value: object, key: str) -> tuple[BrokerURL, ...]:
     """Parse one or several URLs: a str, separated by ``;``, or a list of them.
 
+    A URL with several hosts, separated by commas, counts as one URL for each of them.
+
     :param key: the setting's name in errors, which never show a password.
     :raises ConfigurationError: a URL is invalid, or AMQP clients differ on its meaning.
     """
@@ -80,8 +91,9 @@ def parse_broker_urls(value: object, key: str) -> tuple[BrokerURL, ...]:
     # The text between two ";" may be part of a password.
     ambiguous = isinstance(value, str) and len(texts) > 1
     urls = tuple(
-        _URLParser(text, name, ambiguous).parse()
+        url
         for name, text in _numbered(key, texts)
+        for url in _URLParser(text, name, ambiguous).parse()
     )
     if not urls:
         raise ConfigurationError(f"{key} is an empty list: add a URL, or leave it out")
@@ -101,6 +113,15 @@ def _numbered(key: str, texts: Sequence[object]) -> Iterator[tuple[str, object]]
         yield f"URL {number} of {key}", text
 
 
+class _Parts(NamedTuple):
+    """A URL's parts, still encoded. https://www.rfc-editor.org/rfc/rfc3986#appendix-B"""
+
+    scheme: str
+    authority: str
+    path: str
+    query: str
+
+
 class _URLParser:
     """Parses one URL; rejects what is ambiguous or what pika would misread."""
 
@@ -117,63 +138,62 @@ class _URLParser:
         # "from None", since the exception being handled may show the password.
         raise ConfigurationError(f"{self.shown} {problem}{self.hint}") from None
 
-    def parse(self) -> BrokerURL:
+    def parse(self) -> list[BrokerURL]:
         parts = self.split()
         if parts.scheme == "memory":
-            return MEMORY
-        username, password = self.credentials(parts.netloc)
-        host, port = self.address(parts.netloc, _PORTS[parts.scheme])
-        return BrokerURL(
-            scheme=parts.scheme,
-            host=host,
-            port=port,
-            vhost=self.vhost(parts.path),
-            username=username,
-            password=password,
-            options=self.options(parts),
-        )
+            return [MEMORY]
+        username, password = self.credentials(parts.authority)
+        vhost, options = self.vhost(parts.path), self.options(parts)
+        return [
+            BrokerURL(parts.scheme, host, port, vhost, username, password, options)
+            for host, port in self.addresses(parts.authority, _PORTS[parts.scheme])
+        ]
 
-    def split(self) -> SplitResult:
+    def split(self) -> _Parts:
+        self.check_characters()
+        found = re.fullmatch(r"(\w+)://([^/?]*)([^?]*)\??(.*)", self.text)
+        if not found:
+            self.fail_scheme()
+        scheme, authority, path, query = found.groups()
+        parts = _Parts(self.scheme(scheme.lower()), authority, path, query)
+        if parts.scheme == "memory" and any(parts[1:]):
+            self.fail("has a host or more, which memory:// can't have: write memory://")
+        if "@" in path + query:
+            self.fail("has a / or ? in the user name or the password: write %2F, %3F")
+        return parts
+
+    def check_characters(self) -> None:
         if not self.text:
             self.fail("is empty: write a URL, or leave it out")
-        # urlsplit silently drops some of these.
         if not self.text.isprintable() or " " in self.text:
             self.fail('contains whitespace or control characters: write " " as %20')
         if re.search(r"%(?![0-9A-Fa-f]{2})|%00", self.text):
             self.fail("contains a % without two hexadecimal digits, or %00: write %25")
+        if re.search(r",\w+://", self.text):
+            self.fail('has a comma before another URL: separate whole URLs by ";"')
         # An "@" or "/" in a password shifts the boundaries between the parts.
         if "@" in self.text.partition("@")[2] or "#" in self.text:
             self.fail(
                 "contains a second @, or a #: in the user name and the password, write"
                 " @ as %40, # as %23, / as %2F"
             )
-        parts = self.urlsplit()
-        self.check_scheme(parts)
-        if "@" in parts.path + parts.query:
-            self.fail("has a / or ? in the user name or the password: write %2F, %3F")
-        return parts
 
-    def urlsplit(self) -> SplitResult:
-        try:
-            return urlsplit(self.text)
-        except ValueError:
-            self.fail("is not a URL: write amqp://user:password@host:5672/vhost")
-
-    def check_scheme(self, parts: SplitResult) -> None:
-        scheme, rest = parts.scheme, self.text[len(parts.scheme) :]
+    def scheme(self, scheme: str) -> str:
         if scheme in ("http", "https"):
             self.fail(
                 "is the address of RabbitMQ's management UI: write the broker's own,"
                 " amqp://user:password@host:5672/vhost"
             )
-        if scheme not in (*_PORTS, "memory") or not rest.startswith("://"):
-            self.fail("must begin with amqp://, amqps:// or memory://")
-        if scheme == "memory" and rest != "://":
-            self.fail("has a host or more, which memory:// can't have: write memory://")
+        scheme = _SYNONYMS.get(scheme, scheme)
+        return scheme if scheme in (*_PORTS, "memory") else self.fail_scheme()
 
-    def credentials(self, netloc: str) -> tuple[str, str]:
-        userinfo, at, _ = netloc.rpartition("@")
-        if not at:
+    def fail_scheme(self) -> NoReturn:
+        self.fail("must begin with amqp://, amqps:// or memory://")
+
+    def credentials(self, authority: str) -> tuple[str, str]:
+        userinfo, at, _ = authority.rpartition("@")
+        if userinfo == "guest" or not at:
+            # Celery's documentation writes "guest@"; the password is well known.
             return "guest", "guest"
         username, _, password = userinfo.partition(":")
         if not username or not password:
@@ -182,11 +202,12 @@ class _URLParser:
             )
         return self.decode(username), self.decode(password)
 
-    def address(self, netloc: str, default_port: int) -> tuple[str, int]:
-        address = netloc.rpartition("@")[2]
-        if "," in address:
-            self.fail('has a comma: write whole URLs, separated by ";"')
-        match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?", address)
+    def addresses(self, authority: str, default_port: int) -> list[tuple[str, int]]:
+        texts = authority.rpartition("@")[2].split(",")
+        return [self.address(text, default_port) for text in texts]
+
+    def address(self, text: str, default_port: int) -> tuple[str, int]:
+        match = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::([^:]*))?", text)
         if not match:
             self.fail("has an invalid host: write an IPv6 address in []")
         host, port = match.groups()
@@ -202,6 +223,7 @@ class _URLParser:
         return host
 
     def ipv6(self, address: str) -> str:
+        # With the zone of a link-local one: https://www.rfc-editor.org/rfc/rfc6874
         try:
             return str(IPv6Address(unquote(address)))
         except ValueError:
@@ -213,7 +235,8 @@ class _URLParser:
         return int(port)
 
     def vhost(self, path: str) -> str:
-        if path in ("", "/"):
+        # Celery's own name for "/" is the second "/" of "//".
+        if path in ("", "/", "//"):
             return "/"
         if "/" in path[1:]:
             self.fail("has a / in the virtual host: write it as %2F")
@@ -229,46 +252,27 @@ class _URLParser:
         except UnicodeDecodeError:
             self.fail("has %-escapes that are not UTF-8")
 
-    def options(self, parts: SplitResult) -> Mapping[str, str]:
+    def options(self, parts: _Parts) -> Mapping[str, str]:
         options: dict[str, str] = {}
         for pair in filter(None, parts.query.split("&")):
             name, _, text = pair.partition("=")
-            self.check_option_name(name, parts.scheme)
+            self.check(problem_with_name(name, parts.scheme))
             if name in options:
                 self.fail(f"has {name} twice: write it once")
             options[name] = self.decode(text)
-            self.check_option(name, options[name])
+            self.check(problem_with_value(name, options[name]))
         if "keyfile" in options and "certfile" not in options:
             self.fail("has keyfile without certfile: add certfile=…")
         return MappingProxyType(options)
 
-    def check_option_name(self, name: str, scheme: str) -> None:
-        if name == "heartbeat":
-            self.fail(
-                "has the parameter heartbeat: set EVENTCOLLECTOR_HEARTBEAT instead"
-            )
-        if name not in _OPTIONS:
-            # Its name is not shown, since it may be the rest of a password.
-            self.fail(
-                f"has an unknown parameter: the known ones are {', '.join(_OPTIONS)}"
-            )
-        if name in _TLS_OPTIONS and scheme != "amqps":
-            self.fail(f"has {name}, which is for TLS only: write amqps://")
-
-    def check_option(self, name: str, text: str) -> None:
-        if not text:
-            self.fail(f"has {name} without a value: add one, or leave it out")
-        if name in _TLS_FILES and not os.path.isfile(text):
-            self.fail(f"names a {name} that does not exist, relative to {os.getcwd()}")
-        if name == "verify" and text not in ("verify_peer", "verify_none"):
-            self.fail("has an unknown verify: write verify_peer or verify_none")
-        if name == "connection_timeout" and not re.fullmatch("[1-9][0-9]{0,8}", text):
-            self.fail("has a connection_timeout that is not a number of milliseconds")
+    def check(self, problem: str) -> None:
+        if problem:
+            self.fail(problem)
 
 
-_KNOWN_SCHEME = re.compile(r"(?:amqps?|https?|memory)://")
+_KNOWN_SCHEME = re.compile(r"(?:(?:py)?amqps?|https?|memory)://")
 _CLEAR_URL = re.compile(
-    r"[^@/?#]+@(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+\])(?:[:/?][^@]*)?",
+    r"[^@/?#]+@(?P<host>[\w.-]+|\[[0-9A-Fa-f:.]+(?:%25[\w.-]+)?\])(?:[:/?][^@]*)?",
 )
 
 

@@ -66,7 +66,13 @@ class FakeBroker:
     ``"close channel"``, ``"close connection"`` or ``"drop connection"``.
     """
 
-    def __init__(self, answer: Answer = confirm, *, channel_max: int = 0) -> None:
+    def __init__(
+        self,
+        answer: Answer = confirm,
+        *,
+        channel_max: int = 0,
+        host: str = "127.0.0.1",
+    ) -> None:
         self.answer = answer
         self.channel_max = channel_max
         #: Methods that get no answer, by name: ``"Queue.Declare"``.
@@ -74,13 +80,19 @@ class FakeBroker:
         self.messages: list[Message] = []
         self.connections = 0
         self._open: list[socket.socket] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        #: What clients have agreed to, in seconds.
+        self.heartbeats: list[int] = []
+        family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        self._listener = socket.create_server(address, family=family)
         self._thread = threading.Thread(target=self._accept, daemon=True)
 
     @property
     def url(self) -> str:
-        port = self._listener.getsockname()[1]
-        return f"amqp://guest:guest@127.0.0.1:{port}/"
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.getsockname()[1])
 
     def __enter__(self) -> FakeBroker:
         self._thread.start()
@@ -154,6 +166,8 @@ class FakeBroker:
         if name == "Connection.StartOk":
             tune = spec.Connection.Tune(self.channel_max, 131_072, 0)
             connection.send(0, tune)
+        elif name == "Connection.TuneOk":
+            self.heartbeats.append(method.heartbeat)
         elif name == "Connection.Open":
             connection.send(0, spec.Connection.OpenOk())
         elif name == "Connection.Close":

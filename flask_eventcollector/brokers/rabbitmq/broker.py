@@ -131,9 +131,10 @@ class RabbitMQBroker:
     def _try(self, url: BrokerURL) -> tuple[bool, str]:
         """Serve one of the node's addresses, else say why that can't be done."""
         error = ""
+        heartbeat = url.number("heartbeat") or self._heartbeat
         try:
-            for parameters in attempts(url, self._heartbeat, self._name):
-                was_ready, error = self._serve(parameters)
+            for parameters in attempts(url, heartbeat, self._name):
+                was_ready, error = self._serve(parameters, heartbeat)
                 if was_ready:
                     return True, error
         except Exception as problem:
@@ -141,14 +142,16 @@ class RabbitMQBroker:
             error = explain(problem)
         return False, error
 
-    def _serve(self, parameters: pika.ConnectionParameters) -> tuple[bool, str]:
+    def _serve(
+        self, parameters: pika.ConnectionParameters, heartbeat: float
+    ) -> tuple[bool, str]:
         if self._closing():
             return False, ""
         self._session = session = Session(
             parameters,
             self.relay,
             queues=self._queues,
-            heartbeat=self._heartbeat,
+            heartbeat=heartbeat,
             app_id=self._name,
             waker=self._waker,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 import pika
 
@@ -28,7 +29,7 @@ def attempts(
     :raises OSError: the name can't be resolved.
     """
     found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-    for address in dict.fromkeys(str(info[4][0]) for info in found):
+    for address in dict.fromkeys(_address(info[4]) for info in found):
         tcp_timeout = url.connection_timeout or _TCP_TIMEOUT
         yield pika.ConnectionParameters(
             host=address,
@@ -36,11 +37,19 @@ def attempts(
             virtual_host=url.vhost,
             credentials=pika.PlainCredentials(url.username, url.password),
             heartbeat=int(heartbeat),
+            channel_max=url.number("channel_max") or pika.channel.MAX_CHANNELS,
+            frame_max=url.number("frame_max") or pika.spec.FRAME_MAX_SIZE,
             socket_timeout=tcp_timeout,
             stack_timeout=tcp_timeout + _HANDSHAKE_TIMEOUT,
             ssl_options=_tls(url),
             client_properties={"connection_name": name},
         )
+
+
+def _address(socket_address: tuple[Any, ...]) -> str:
+    """The address as text, with the zone of a link-local one, which IPv4 has not."""
+    zone = socket_address[3] if len(socket_address) == 4 else 0
+    return f"{socket_address[0]}%{zone}" if zone else str(socket_address[0])
 
 
 def _tls(url: BrokerURL) -> pika.SSLOptions | None:
@@ -53,4 +62,6 @@ def _tls(url: BrokerURL) -> pika.SSLOptions | None:
         context.verify_mode = ssl.CERT_NONE
     if "certfile" in options:
         context.load_cert_chain(options["certfile"], options.get("keyfile"))
-    return pika.SSLOptions(context, options.get("server_name_indication", url.host))
+    return pika.SSLOptions(
+        context, options.get("server_name_indication", url.zoneless_host)
+    )
