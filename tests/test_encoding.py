@@ -394,6 +394,36 @@ def test_a_value_that_fails_only_once_is_refused_all_the_same() -> None:
     assert message.startswith("payload of type list can't be encoded (")
 
 
+@pytest.mark.parametrize("strikes_at", [1, 2])
+@pytest.mark.parametrize("payload", [[1j], [1j, float("nan")], [1j, {1}]])
+def test_an_exception_from_elsewhere_goes_on_as_itself(
+    strikes_at: int, payload: Any
+) -> None:
+    """A signal handler raises while the encoder runs, or while its error is explained.
+
+    The second one strikes in the conversion that the explanation repeats.
+    """
+
+    class TimeLimit(Exception):
+        pass
+
+    class Broken(Exception):
+        pass
+
+    calls = []
+
+    def default(_value: object) -> Any:
+        calls.append(1)
+        if len(calls) == strikes_at:
+            raise TimeLimit
+        if strikes_at == 2:
+            raise Broken
+        return "fine"
+
+    with pytest.raises(TimeLimit):
+        encode(payload, default=default)
+
+
 def test_what_is_no_error_is_not_caught() -> None:
     def default(_value: object) -> None:
         raise KeyboardInterrupt

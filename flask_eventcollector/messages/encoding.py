@@ -72,8 +72,10 @@ def _encode_body(payload: Any, default: Default | None, limit: int) -> bytes:
     try:
         body = _encoder(default).encode(payload).encode()
     except Exception as error:
-        convert = partial(_convert, default=default)
-        raise EncodingError(explain(payload, convert, error)) from error
+        reason = explain(payload, partial(_convert, default=default), error)
+        if reason is None:
+            raise
+        raise EncodingError(reason) from error
     if len(body) > limit:
         raise EncodingError(
             f"payload takes {len(body)} bytes as JSON, but"

@@ -32,8 +32,19 @@ _DEEPEST = 1000
 _DEEPEST_AFTER_RECURSION = 100
 
 
+#: What the JSON encoder itself raises.
+_ENCODER_ERRORS = (TypeError, ValueError, UnicodeEncodeError, RecursionError)
+
+
 class _BadValueError(Exception):
     """Why a value can't be encoded, with the cure."""
+
+    def __init__(
+        self, reason: str, kinds: tuple[type[Exception], ...] = _ENCODER_ERRORS
+    ) -> None:
+        super().__init__(reason)
+        #: What such a value makes the encoder raise.
+        self.kinds = kinds
 
 
 class _Node(NamedTuple):
@@ -65,35 +76,50 @@ class _Node(NamedTuple):
 Convert = Callable[[Any], Any]
 
 
-def explain(payload: Any, convert: Convert, error: Exception) -> str:
-    """Describe the cause of *error*. Called only after the encoder has failed."""
-    recursion = isinstance(error, RecursionError)
-    deepest = _DEEPEST_AFTER_RECURSION if recursion else _DEEPEST
+def explain(payload: Any, convert: Convert, error: Exception) -> str | None:
+    """Describe the cause of *error*; ``None``: it is not the payload.
+
+    A signal handler, for example of a time limit, may raise while the encoder runs, or
+    in here. So what is neither the encoder's own error nor raised again by the
+    payload's own code is somebody else's. Called only after the encoder has failed.
+    """
+    kind = type(error)
+    found = None
     try:
-        found = _search(payload, convert, deepest)
-    except Exception:
+        found = _search(payload, convert, kind)
+    except Exception as again:
+        if type(again) is not kind:
+            raise
         # The payload's own code raised, for example in ``items()``. Its message may
         # contain values, so only the chained exception shows it.
-        found = None
+    else:
+        if found is None and kind not in _ENCODER_ERRORS:
+            return None
     return found or (
         f"payload of type {type_name(payload)} can't be encoded"
-        f" ({type(error).__name__}): build it from plain dicts, lists and strings"
+        f" ({kind.__name__}): build it from plain dicts, lists and strings"
     )
 
 
-def _search(payload: Any, convert: Convert, deepest: int) -> str | None:
-    """Visit the payload in the encoder's order, up to the first bad value."""
+def _search(payload: Any, convert: Convert, kind: type[Exception]) -> str | None:
+    """Visit the payload in the encoder's order, up to the first bad value.
+
+    ``None``: there is none, or not one that makes the encoder raise a *kind*.
+    """
+    deepest = _DEEPEST_AFTER_RECURSION if kind is RecursionError else _DEEPEST
     nodes = [_Node(payload)]
     while nodes:
         node = nodes.pop()
         try:
-            nodes.extend(reversed(_children(node, convert, deepest)))
+            nodes.extend(reversed(_children(node, convert, deepest, kind)))
         except _BadValueError as bad:
-            return f"{node.path()} {bad}"
+            return f"{node.path()} {bad}" if kind in bad.kinds else None
     return None
 
 
-def _children(node: _Node, convert: Convert, deepest: int) -> list[_Node]:
+def _children(
+    node: _Node, convert: Convert, deepest: int, kind: type[Exception]
+) -> list[_Node]:
     value = node.value
     if value is None or isinstance(value, (str, int, float)):
         _check_scalar(value)
@@ -104,7 +130,7 @@ def _children(node: _Node, convert: Convert, deepest: int) -> list[_Node]:
     if isinstance(value, dict):
         _check_keys(value)
         return [node.child(item, f"[{quote_key(key)}]") for key, item in value.items()]
-    return [node.child(_converted(value, convert))]
+    return [node.child(_converted(value, convert, kind))]
 
 
 def _check_scalar(value: str | int | float | None, what: str = "is") -> None:
@@ -144,7 +170,7 @@ def _check_keys(value: dict[Any, Any]) -> None:
         _check_scalar(key, "has as a key")
 
 
-def _converted(value: Any, convert: Convert) -> Any:
+def _converted(value: Any, convert: Convert, kind: type[Exception]) -> Any:
     try:
         return convert(value)
     except TypeError:
@@ -152,10 +178,13 @@ def _converted(value: Any, convert: Convert) -> Any:
             f"is of type {type_name(value)}, which JSON does not have:"
             f" {cure_for(value, _CURES, _TEACH)}"
         ) from None
-    except Exception as error:
+    except Exception as again:
+        if type(again) is not kind:
+            raise
         raise _BadValueError(
             f"is of type {type_name(value)}, whose conversion raised"
-            f" {type(error).__name__}: convert it to plain values first"
+            f" {kind.__name__}: convert it to plain values first",
+            (kind,),
         ) from None
 
 
