@@ -31,7 +31,8 @@ from .delivery.backoff import full_jitter
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
 from .delivery.entries import Notice
-from .delivery.ledger import Ledger, Limits
+from .delivery.ledger import Ledger
+from .delivery.limits import Limits
 from .delivery.log import ThrottledLog
 from .delivery.notifier import Notifier
 from .delivery.store import Store
@@ -169,6 +170,7 @@ def _limits(config: Config, *, durable: bool) -> Limits:
     return Limits(
         max_events=config.max_events,
         max_bytes=config.max_bytes,
+        max_dead_events=config.max_dead_events,
         max_in_flight=config.max_in_flight,
         drop_oldest=config.overflow is Overflow.DROP_OLDEST,
         reject=config.overflow is Overflow.REJECT,

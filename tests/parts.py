@@ -25,7 +25,8 @@ from flask_eventcollector.delivery.entries import (
     State,
     Waiter,
 )
-from flask_eventcollector.delivery.ledger import Ledger, Limits
+from flask_eventcollector.delivery.ledger import Ledger
+from flask_eventcollector.delivery.limits import Limits
 from flask_eventcollector.delivery.log import ThrottledLog
 from flask_eventcollector.delivery.notifier import Notifier
 from flask_eventcollector.delivery.store import Store
@@ -80,6 +81,7 @@ def limits(**changes: Any) -> Limits:
     values: dict[str, Any] = {
         "max_events": 1000,
         "max_bytes": 1 << 30,
+        "max_dead_events": 100,
         "max_in_flight": 100,
         "drop_oldest": False,
         "reject": False,

@@ -43,19 +43,19 @@ def test_a_move_changes_one_count_for_another(state: State) -> None:
 def test_a_last_word_ends_the_life_and_frees_the_bytes(state: State) -> None:
     ledger = Books()
     (entry,) = opened(ledger, "a", size=7)
-    assert ledger.bytes == 7
+    assert ledger.bytes(*State) == 7
     ledger.move(entry, state)
-    assert (len(ledger), ledger.bytes) == (0, 0)
+    assert (len(ledger), ledger.bytes(*State)) == (0, 0)
 
 
 def test_the_bytes_in_flight_are_counted_on_their_own() -> None:
     ledger = Books()
     one, other = opened(ledger, "a", "b", size=7)
     ledger.move(one, State.IN_FLIGHT)
-    assert (ledger.bytes, ledger.bytes_in_flight) == (14, 7)
+    assert (ledger.bytes(*State), ledger.bytes(State.IN_FLIGHT)) == (14, 7)
     ledger.move(one, State.RETAINED)
     ledger.move(other, State.RETAINED)
-    assert (ledger.bytes, ledger.bytes_in_flight) == (14, 0)
+    assert (ledger.bytes(*State), ledger.bytes(State.IN_FLIGHT)) == (14, 0)
 
 
 def test_the_living_are_found_by_state_and_by_id_the_oldest_first() -> None:
@@ -124,5 +124,6 @@ def assert_consistent(ledger: Books, entries: list[Entry]) -> None:
         expected = [entry for entry in entries if entry.state is state]
         assert ledger.count(state) == len(expected)
         assert ledger.in_state(state) == (expected if state.alive else [])
-    assert ledger.bytes == 7 * len(ledger)
-    assert ledger.bytes_in_flight == 7 * ledger.count(State.IN_FLIGHT)
+    for state in State:
+        expected_bytes = 7 * ledger.count(state) if state.alive else 0
+        assert ledger.bytes(state) == expected_bytes

@@ -78,6 +78,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "spool_sync": SpoolSync.NORMAL,
         "max_events": 100_000,
         "max_bytes": 64 * 2**20,
+        "max_dead_events": 10_000,
         "overflow": Overflow.DROP_NEWEST,
         "max_in_flight": 2_000,
         "dead_after": 3600,
@@ -198,7 +199,14 @@ SECONDS = (
     "RETRY_MAX_DELAY",
     "SHUTDOWN_TIMEOUT",
 )
-COUNTS = ("MAX_EVENTS", "MAX_BYTES", "MAX_IN_FLIGHT", "MAX_EVENT_BYTES", "HEARTBEAT")
+COUNTS = (
+    "MAX_EVENTS",
+    "MAX_BYTES",
+    "MAX_DEAD_EVENTS",
+    "MAX_IN_FLIGHT",
+    "MAX_EVENT_BYTES",
+    "HEARTBEAT",
+)
 
 
 @pytest.mark.parametrize("key", SECONDS + COUNTS)

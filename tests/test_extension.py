@@ -606,20 +606,20 @@ def test_room_comes_back_with_each_event_that_ends() -> None:
         assert shop.sent() == ["a", "b", "c", "e"]
 
 
-def test_dead_events_count_against_the_limit_and_are_dropped_first() -> None:
-    with open_shop(MAX_EVENTS=2, OVERFLOW="drop-oldest", DEAD_AFTER=0) as shop:
+def test_dead_events_have_a_limit_of_their_own() -> None:
+    with open_shop(MAX_EVENTS=2, MAX_DEAD_EVENTS=1, DEAD_AFTER=0) as shop:
         shop.faults.refuse("missing")
-        shop.enqueue("dead", queue="missing")
-        shop.events.publish()
+        for payload in ("first", "second"):
+            shop.enqueue(payload, queue="missing")
+            shop.events.publish()
+        assert [dead.event.payload for dead in shop.events.dead()] == ["second"]
+
         shop.faults.go_down()
         shop.enqueue("a")
-        shop.events.publish()
-        assert shop.books() == {"dead": 1, "retained": 1}
-
         shop.enqueue("b")
+        shop.events.publish()
 
-        assert shop.events.dead() == ()
-        assert shop.books() == {"retained": 1, "collected": 1, "dropped": 1}
+        assert shop.books() == {"dead": 1, "retained": 2, "dropped": 1}
 
 
 # publish().

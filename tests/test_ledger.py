@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import string
 import threading
 import time
 from collections.abc import Callable
@@ -32,6 +33,15 @@ from tests.parts import (
 REFUSALS = [Outcome.NACKED, Outcome.RETURNED]
 AWAY = [BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.CLOSED]
 HOPEFUL = [BrokerState.IDLE, BrokerState.CONNECTING, BrokerState.READY]
+
+OVERFLOWS: dict[str, dict[str, Any]] = {
+    "drop newest": {},
+    "drop oldest": {"drop_oldest": True},
+    "reject": {"reject": True},
+}
+
+#: Names of events that only fill a limit.
+MANY = string.ascii_uppercase
 
 
 @pytest.fixture
@@ -561,14 +571,112 @@ def test_at_the_limit_the_oldest_event_is_dropped_if_asked_for() -> None:
     assert desk.books() == {"retained": 1, "collected": 1, "dropped": 1}
 
 
-def test_dead_events_are_among_the_oldest() -> None:
-    desk = Desk(max_events=2, drop_oldest=True)
-    desk.hand_over("a")
+def die(desk: Desk, letter: str, size: int = 1) -> None:
+    desk.hand_over(letter, size=size)
+    assert desk.take() == letter
+    desk.settle(letter, Outcome.NACKED, final=True)
+
+
+def dead_letters(desk: Desk) -> str:
+    return "".join(dead.event.payload for dead in desk.ledger.dead())
+
+
+def fill(
+    desk: Desk,
+    entries: list[Entry],
+    name: str,
+    queue: str = "q",
+    *,
+    size: int = 1,
+    hand_over: bool = False,
+) -> None:
+    desk.ledger.collect(entries, make_event(name, queue, size=size))
+    if hand_over:
+        desk.ledger.hand_over(entries)
+
+
+def test_dead_events_have_a_limit_of_their_own() -> None:
+    desk = Desk(max_events=2, max_dead_events=2)
+    for name in "abc":
+        die(desk, name)
+    assert dead_letters(desk) == "bc"
+    assert desk.notices()[-2:] == [("events_dead", "c"), ("events_dropped", "a")]
+    desk.collect("de")
+    assert desk.books() == {"dead": 2, "collected": 2, "dropped": 1}
+
+
+def test_dead_events_may_take_a_quarter_of_the_bytes_on_top() -> None:
+    desk = Desk(max_bytes=100)
+    for name in "abc":
+        die(desk, name, size=10)
+    assert dead_letters(desk) == "bc"
+    desk.collect("d", size=100)
+    assert desk.books() == {"dead": 2, "collected": 1, "dropped": 1}
+
+
+def test_the_newest_dead_event_is_kept_whatever_its_size() -> None:
+    desk = Desk(max_bytes=100)
+    die(desk, "a", size=90)
+    assert desk.books() == {"dead": 1}
+
+
+def test_a_retried_event_is_not_among_the_dead() -> None:
+    desk = Desk(max_dead_events=1)
+    die(desk, "a")
+    desk.ledger.retry(None)
+    assert desk.take() == "a"
+    die(desk, "b")
+    assert desk.books() == {"in_flight": 1, "dead": 1}
+    die(desk, "c")
+    assert desk.books() == {"in_flight": 1, "dead": 1, "dropped": 1}
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_a_refused_target_leaves_a_tenth_to_the_others(overflow: str) -> None:
+    desk = Desk(max_events=20, **OVERFLOWS[overflow])
+    desk.hand_over("a", "refused")
     desk.take()
-    desk.settle("a", Outcome.NACKED, final=True)
-    desk.hand_over("b")
-    desk.collect("c")
-    assert desk.notices()[-1] == ("events_dropped", "a")
+    desk.refuse("a")
+    for name in MANY:
+        fill(desk, [], name, "refused", hand_over=True)
+    assert desk.ledger.stats().retained == 18
+    assert letters(desk.collect("xy", "healthy")) == "xy"
+
+
+@pytest.mark.parametrize("overflow", OVERFLOWS)
+def test_a_unit_of_work_that_never_ends_leaves_a_tenth(overflow: str) -> None:
+    desk = Desk(max_events=20, **OVERFLOWS[overflow])
+    endless: list[Entry] = []
+    for name in MANY:
+        fill(desk, endless, name)
+    assert desk.ledger.stats().collected == 18
+    desk.hand_over("xy")
+    assert desk.take() == "xy"
+    desk.settle("xy")
+    assert desk.books()["confirmed"] == 2
+
+
+def test_large_events_of_an_endless_unit_of_work_leave_a_tenth_of_the_bytes() -> None:
+    desk = Desk(max_bytes=100)
+    endless: list[Entry] = []
+    for name in MANY:
+        fill(desk, endless, name, size=9)
+    assert desk.ledger.stats().collected == 10
+    assert letters(desk.collect("x", size=10)) == "x"
+
+
+@pytest.mark.parametrize("overflow", ["drop newest", "drop oldest"])
+def test_what_a_refused_target_has_gathered_in_an_outage_goes_first(
+    overflow: str,
+) -> None:
+    desk = Desk(max_events=20, **OVERFLOWS[overflow])
+    for name in MANY[:20]:
+        desk.hand_over(name, "refused")
+    assert desk.take(1) == "A"
+    desk.refuse("A")
+    desk.hand_over("x", "healthy")
+    assert ("events_dropped", "A") in desk.notices()
+    assert desk.take() == "x"
 
 
 def test_what_is_on_its_way_or_collected_is_never_the_oldest() -> None:
@@ -1153,11 +1261,6 @@ STEPS: dict[str, Callable[[Desk], object]] = {
     "reopen": lambda desk: desk.ledger.reopen(),
     "ready": lambda desk: desk.is_(BrokerState.READY),
     "down": lambda desk: desk.is_(BrokerState.DOWN),
-}
-OVERFLOWS: dict[str, dict[str, bool]] = {
-    "drop newest": {},
-    "drop oldest": {"drop_oldest": True},
-    "reject": {"reject": True},
 }
 
 

@@ -43,6 +43,7 @@ LAST_WORDS = {
 }
 HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 MAX_EVENTS = 12
+MAX_DEAD_EVENTS = 3
 MAX_BYTES = MAX_IN_FLIGHT_BYTES * 4
 MAX_IN_FLIGHT = 4
 
@@ -66,11 +67,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last_words: Counter[str] = Counter()
         self.spoken: dict[str, State] = {}
         self.waiting: list[Waiter] = []
+        #: These may exceed the limit for dead events.
+        self.adopted_dead = 0
 
     @initialize(drop_oldest=st.booleans(), reject=st.booleans(), ready=st.booleans())
     def open_ledger(self, drop_oldest: bool, reject: bool, ready: bool) -> None:
         changes = limits(
             max_events=MAX_EVENTS,
+            max_dead_events=MAX_DEAD_EVENTS,
             max_bytes=MAX_BYTES,
             max_in_flight=MAX_IN_FLIGHT,
             drop_oldest=drop_oldest and not reject,
@@ -275,7 +279,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert getattr(stats, state.name.lower()) == self.count(state)
         living = [e for e in self.all.values() if e.state.alive]
         assert stats.held_bytes == sum(e.event.size for e in living)
-        assert len(living) <= MAX_EVENTS
+        dead = self.count(State.DEAD)
+        assert len(living) - dead <= MAX_EVENTS
+        assert dead <= MAX_DEAD_EVENTS + self.adopted_dead
 
     def each_event_has_one_owner(self) -> None:
         owned = [e for entries in self.owned for e in entries]

@@ -16,6 +16,7 @@ from flask_eventcollector.stores.spool.rows import StoredEvent
 from tests.parts import make_event
 from tests.test_ledger_machine import (
     MAX_BYTES,
+    MAX_DEAD_EVENTS,
     MAX_EVENTS,
     QUEUES,
     SETTINGS,
@@ -210,6 +211,7 @@ class SpoolingLedgerMachine(LedgerMachine):
             self.all[entry.event.id] = entry
             if entry.state is State.DEAD:
                 self.ever_refused.add(entry.event.id)
+                self.adopted_dead += 1
         self.adopted += len(new)
         if whole:
             self.safe.update(entries[: len(new)])
@@ -310,9 +312,15 @@ class SpoolingLedgerMachine(LedgerMachine):
         assert stats.spooled == len(self.safe.intersection(self.handed_over()))
         assert stats.unerased == sum(map(len, map(self.outdated_in, self.files())))
         assert stats.unadopted == self.unadopted
-        living = [entry.event.size for entry in self.all.values() if entry.state.alive]
-        room = (MAX_EVENTS - len(living), MAX_BYTES - sum(living))
-        assert self.ledger.free() == room
+        dead = [e for e in self.all.values() if e.state is State.DEAD]
+        held = [e for e in self.all.values() if e.state.alive and e not in dead]
+        free, free_bytes = self.ledger.free()
+        excess = max(0, len(dead) - MAX_DEAD_EVENTS)
+        assert free == MAX_EVENTS - len(held) - excess
+        dead_bytes = sum(e.event.size for e in dead)
+        excess_bytes = max(0, dead_bytes - MAX_BYTES // 4)
+        held_bytes = sum(e.event.size for e in held)
+        assert free_bytes == MAX_BYTES - held_bytes - excess_bytes
 
     def files(self) -> list[File]:
         return [self.own, *self.orphans]

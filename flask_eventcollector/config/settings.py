@@ -100,10 +100,15 @@ class Config:
     #: What the spool survives. ``"normal"``: ``kill -9``. ``"full"``: a power failure,
     #: too.
     spool_sync: SpoolSync = SpoolSync.NORMAL
-    #: The most events that one process may hold.
+    #: The most events that one process may hold, without those that are dead. The last
+    #: tenth is for units of work that hold no more than that, and for targets that are
+    #: not refused.
     max_events: int = 100_000
-    #: The most bytes that these may take.
+    #: The most bytes that these may take, with the same reserve.
     max_bytes: int = 64 * 1024 * 1024
+    #: The most dead-lettered events that one process may hold, in a quarter of
+    #: ``MAX_BYTES`` on top; the oldest are dropped.
+    max_dead_events: int = 10_000
     #: At a limit: ``"drop-newest"``, ``"drop-oldest"``, or ``"reject"``
     #: (``enqueue_event`` raises ``BacklogFull``).
     overflow: Overflow = Overflow.DROP_NEWEST
@@ -373,6 +378,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "spool_sync": _spool_sync,
         "max_events": _count,
         "max_bytes": _count,
+        "max_dead_events": _count,
         "overflow": _overflow,
         "max_in_flight": _count,
         "dead_after": _seconds,

@@ -23,8 +23,7 @@ class Books:
         self._counts = [0] * len(State)
         self._enqueued = 0
         self._adopted = 0
-        self.bytes = 0
-        self.bytes_in_flight = 0
+        self._bytes = [0] * len(State)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -38,6 +37,10 @@ class Books:
     def count(self, *states: State) -> int:
         """How many entries are in any of *states*."""
         return sum(self._counts[state] for state in states)
+
+    def bytes(self, *states: State) -> int:
+        """How many bytes the entries in any of *states* take."""
+        return sum(self._bytes[state] for state in states)
 
     def in_state(self, *states: State) -> list[Entry]:
         """The live entries in any of *states*, oldest first."""
@@ -57,25 +60,24 @@ class Books:
         entry.state = State.COLLECTED
         self._counts[State.COLLECTED] += 1
         self._enqueued += 1
-        self.bytes += entry.event.size
+        self._bytes[State.COLLECTED] += entry.event.size
 
     def adopt(self, entry: Entry) -> None:
         """Count an entry from another process, in its current state."""
         self._live[entry.event.id] = self._foreign[entry.event.id] = entry
         self._counts[entry.state] += 1
         self._adopted += 1
-        self.bytes += entry.event.size
+        self._bytes[entry.state] += entry.event.size
 
     def move(self, entry: Entry, state: State) -> None:
         """Change the entry's state. A final state removes it from the books."""
         before, entry.state = entry.state, state
         self._counts[before] -= 1
         self._counts[state] += 1
-        if State.IN_FLIGHT in (before, state):
-            sign = 1 if state is State.IN_FLIGHT else -1
-            self.bytes_in_flight += sign * entry.event.size
-        if not state.alive:
-            self.bytes -= entry.event.size
+        self._bytes[before] -= entry.event.size
+        if state.alive:
+            self._bytes[state] += entry.event.size
+        else:
             del self._live[entry.event.id]
             self._foreign.pop(entry.event.id, None)
 
@@ -87,10 +89,9 @@ class Books:
             self._foreign.pop(entry.event.id, None)
         for state in State:
             if state.alive:
-                self._counts[state] = len([e for e in self if e.state is state])
+                sizes = [e.event.size for e in self if e.state is state]
+                self._counts[state], self._bytes[state] = len(sizes), sum(sizes)
         self._balance(ended)
-        self.bytes = sum(e.event.size for e in self)
-        self.bytes_in_flight = sum(e.event.size for e in self.in_state(State.IN_FLIGHT))
 
     def _balance(self, ended: list[Entry]) -> None:
         missing = self._enqueued + self._adopted - sum(self._counts)
@@ -107,7 +108,7 @@ class Books:
         return {
             "enqueued": self._enqueued,
             "adopted": self._adopted,
-            "held_bytes": self.bytes,
+            "held_bytes": sum(self._bytes),
             "oldest_age": self._oldest_age(),
             **counts,
         }

@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..events import (
@@ -26,6 +25,7 @@ from .broker_status import BrokerStatus
 from .disk_index import DiskIndex, Write
 from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
 from .lanes import Lane
+from .limits import Limits, Room
 from .periodic_worker import drain
 from .suspects import Suspects
 from .threads import holds
@@ -49,25 +49,6 @@ _MOST_SCOUTS = 8
 _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """The limits and retry policy of a ledger."""
-
-    max_events: int
-    max_bytes: int
-    max_in_flight: int
-    #: At the limit: drop the oldest event instead of the newest.
-    drop_oldest: bool
-    #: At the limit: refuse the newest event instead of dropping any.
-    reject: bool
-    #: Seconds of being refused after which an event is dead-lettered.
-    dead_after: float
-    #: Seconds to wait after that many consecutive failures.
-    delay: Callable[[int], float]
-    #: Whether a store on disk keeps unconfirmed events.
-    durable: bool = False
 
 
 def step(
@@ -115,10 +96,15 @@ class Ledger:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._books = Books()
+        self._room = Room(limits, self._books)
         self._lanes: dict[Target, Lane] = {}
         self._broker = BrokerStatus(clock)
         self._sequences = itertools.count(1)
+        #: Those that back off. Those that do no more are removed lazily.
+        self._refused_lanes: dict[Target, Lane] = {}
         self._suspects = Suspects()
+        #: In the order of their death. Those that were retried are skipped lazily.
+        self._dead: deque[Entry] = deque()
         self._waiters: set[Waiter] = set()
         self._disk_index = DiskIndex(durable=limits.durable)
         #: Notices that no caller is waiting for; the flusher dispatches them.
@@ -159,13 +145,13 @@ class Ledger:
         return (
             arrivals < _MOST_ARRIVALS
             and event.size <= _SMALL
-            and len(self._books) + arrivals <= self._limits.max_events
-            and self._books.bytes + arrivals * _SMALL <= self._limits.max_bytes
+            and self._room.has(arrivals, arrivals * _SMALL, reserve=False)
         )
 
     @step
     def _collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
-        fits, notices = self._make_room(event)
+        is_modest = self._room.is_share(entries) and not self._is_refused(event.target)
+        fits, notices = self._make_room(event, is_modest=is_modest)
         if not fits and self._limits.reject:
             return False, notices
         entry = Entry(event)
@@ -429,6 +415,8 @@ class Ledger:
             self._disk_index.open(entry)
             if entry.is_retained:
                 self._lane(entry).add(entry)
+            else:
+                self._dead.append(entry)
         self._changed.notify_all()
         return duplicates
 
@@ -448,9 +436,8 @@ class Ledger:
 
     @step
     def free(self) -> tuple[int, int]:
-        """How many more events, and how many more bytes, the limits allow."""
-        events = self._limits.max_events - len(self._books)
-        return events, self._limits.max_bytes - self._books.bytes
+        """How many more events, and bytes, of dead processes the limits allow."""
+        return self._room.to_adopt()
 
     @step
     def undelivered(self) -> int:
@@ -505,7 +492,7 @@ class Ledger:
     def _arrive(self, entry: Entry) -> None:
         if entry.event.id in self._books or entry.state is State.DROPPED:
             return
-        fits, notices = self._make_room(entry.event)
+        fits, notices = self._make_room(entry.event, is_modest=True)
         self._books.open(entry)
         if not fits:
             notices.append(self._drop(entry, "overflow"))
@@ -530,28 +517,50 @@ class Ledger:
 
     # Limits and last words.
 
-    def _make_room(self, event: Event) -> tuple[bool, list[Notice]]:
+    def _make_room(self, event: Event, *, is_modest: bool) -> tuple[bool, list[Notice]]:
+        """Make room for *event* as ``OVERFLOW`` says; returns whether it fits.
+
+        The reserve is for those that are modest. For these, the events of refused
+        targets go first.
+        """
         notices: list[Notice] = []
-        can_fit = event.size <= self._limits.max_bytes
-        while not self._fits(event):
-            oldest = self._oldest() if self._limits.drop_oldest and can_fit else None
+        while not self._room.has(1, event.size, reserve=is_modest):
+            oldest = self._victim(event, is_modest=is_modest)
             if oldest is None:
                 return False, notices
             notices.append(self._drop(oldest, "overflow"))
         return True, notices
 
-    def _fits(self, event: Event) -> bool:
-        return (
-            len(self._books) < self._limits.max_events
-            and self._books.bytes + event.size <= self._limits.max_bytes
-        )
+    def _victim(self, event: Event, *, is_modest: bool) -> Entry | None:
+        """The event that is dropped for *event*."""
+        if self._limits.reject or not self._room.can_ever_hold(event):
+            return None
+        drop_oldest = self._limits.drop_oldest
+        if is_modest:
+            oldest = self._oldest(self._refusing())
+            if oldest is None and drop_oldest:
+                oldest = self._oldest(self._lanes.values(), self._suspects.oldest())
+            return oldest
+        if drop_oldest and self._is_refused(event.target):
+            return self._oldest([self._lanes[event.target]])
+        return None
 
-    def _oldest(self) -> Entry | None:
-        """The oldest event that is neither in a collector nor in flight."""
-        heads = [lane.oldest() for lane in self._lanes.values()]
-        kept = [entry for entry in heads if entry is not None]
-        kept += self._suspects.oldest()
-        kept += self._books.in_state(State.DEAD)
+    def _refusing(self) -> list[Lane]:
+        """The lanes of the refused targets."""
+        refused = {t: n for t, n in self._refused_lanes.items() if self._is_refused(t)}
+        self._refused_lanes = refused
+        return list(refused.values())
+
+    def _is_refused(self, target: Target) -> bool:
+        lane = self._lanes.get(target)
+        return lane is not None and lane.backing_off
+
+    def _oldest(
+        self, lanes: Iterable[Lane], others: Iterable[Entry] = ()
+    ) -> Entry | None:
+        """The oldest event of *lanes* and *others* that may be dropped."""
+        heads = [lane.oldest() for lane in lanes]
+        kept = [*(entry for entry in heads if entry is not None), *others]
         ours = [entry for entry in kept if self._is_ours(entry)]
         return min(ours, key=lambda entry: entry.sequence, default=None)
 
@@ -608,7 +617,7 @@ class Ledger:
             return
         if self._suspects and self._take_suspect(taken, now):
             return
-        room, room_bytes = self._room()
+        room, room_bytes = self._window()
         if room <= 0 and self._is_stuck(now):
             self._send_scout(taken, now)
             return
@@ -677,12 +686,12 @@ class Ledger:
             lane.is_silent(now, SILENCE) for lane in busy
         )
 
-    def _room(self) -> tuple[int, int]:
+    def _window(self) -> tuple[int, int]:
         """How many events, and how many bytes, may still be sent."""
         silent = [lane for lane in self._lanes.values() if self._is_silent(lane)]
         in_flight = self._books.count(State.IN_FLIGHT)
         in_flight -= sum(lane.in_flight for lane in silent)
-        size = self._books.bytes_in_flight
+        size = self._books.bytes(State.IN_FLIGHT)
         size -= sum(lane.bytes_in_flight for lane in silent)
         return self._limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
 
@@ -727,7 +736,7 @@ class Ledger:
             self._notice(entry, NoticeKind.FAILED)
         self._retain(entry)
         if settlement.back_off:
-            lane.back_off(now, entry.sent_at)
+            self._back_off(settlement, lane, now)
 
     def _unknown(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -735,7 +744,7 @@ class Ledger:
         self._notice(entry, NoticeKind.FAILED, Outcome.UNKNOWN)
         self._retain(entry, settlement.retry_at(now))
         if settlement.back_off:
-            lane.back_off(now, entry.sent_at, settlement.retry_after)
+            self._back_off(settlement, lane, now)
 
     def _refused(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -743,7 +752,7 @@ class Ledger:
         entry.refused(now, self._broker.seconds())
         if settlement.final or self._refused_too_long(entry):
             self._notice(entry, NoticeKind.DEAD, settlement.outcome)
-            self._move(entry, State.DEAD)
+            self._die(entry)
             return
         self._notice(entry, NoticeKind.FAILED, settlement.outcome)
         retry_at = settlement.retry_at(now)
@@ -753,7 +762,26 @@ class Ledger:
             self._retain(entry, now + self._limits.delay(entry.refusals))
             return
         self._retain(entry, retry_at)
+        self._back_off(settlement, lane, now)
+
+    def _back_off(self, settlement: Settlement, lane: Lane, now: float) -> None:
+        entry = settlement.entry
         lane.back_off(now, entry.sent_at, settlement.retry_after)
+        self._refused_lanes[entry.target] = lane
+
+    def _die(self, entry: Entry) -> None:
+        """Dead-letter *entry*; if there are too many dead ones, the oldest go."""
+        self._move(entry, State.DEAD)
+        self._dead.append(entry)
+        # As many as it has taken the place of: adopted ones may exceed the limit.
+        freed = 0
+        while freed <= entry.event.size and self._room.has_too_many_dead():
+            if len(self._dead) == 1:
+                break
+            oldest = self._dead.popleft()
+            if oldest.state is State.DEAD:
+                freed += oldest.event.size + 1
+                self._deferred.append(self._drop(oldest, "overflow"))
 
     def _refused_too_long(self, entry: Entry) -> bool:
         refused_for = self._broker.seconds() - entry.refused_since
@@ -823,7 +851,7 @@ class Ledger:
         return held + sum(self._disk_index.unadopted.values())
 
     def _due(self, now: float) -> float | None:
-        room, room_bytes = self._room()
+        room, room_bytes = self._window()
         if self._broker.state is not BrokerState.READY or min(room, room_bytes) <= 0:
             return None
         if self._suspects.alone is not None:
@@ -845,7 +873,8 @@ class Ledger:
     def _rebuild(self) -> None:
         """Recompute everything derived from the entries, after an interrupted step."""
         self._books.rebuild()
-        self._lanes = {}
+        self._lanes, self._refused_lanes = {}, {}
+        self._dead = deque(self._books.in_state(State.DEAD))
         alone, self._suspects = self._suspects.alone, Suspects()
         for entry in self._books.in_state(State.RETAINED):
             if entry.is_suspect:
