@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from tests.faults.figures import Figures
+from tests.faults.rows import EVERY_MODE
 from tests.faults.runner import Result
 
 COLUMNS = (
@@ -69,37 +70,50 @@ class Report:
             table.add_row(*_cells(result), style=style)
         return table
 
-    def as_markdown(self) -> str:
-        """For a page of the docs, under a heading of its own."""
+    def as_markdown(self, older: str = "") -> str:
+        """For a page of the docs, under a heading of its own.
+
+        *older* are figures of the same versions: those of rows and modes that were not
+        run again stay.
+        """
+        kept = _kept(older, self.results) if self._heading in older else {}
         return "\n".join(
             [
-                f"## RabbitMQ {self.rabbitmq}",
+                self._heading,
                 "",
-                f"With Python {platform.python_version()}, on {_machine()}.",
-                "",
-                *_markdown_table(COLUMNS, map(_cells, _run(self.results))),
+                *_markdown_table(COLUMNS, map(_cells, _run(self.results)), kept),
                 "",
                 "What was promised, how often the fault struck, and what the library's"
                 " own books say:",
                 "",
-                *_markdown_table(_MORE, map(_more_cells, _promising(self.results))),
-                *_failures(self.results),
-                *_not_run(self.results),
+                *_markdown_table(
+                    _MORE, map(_more_cells, _promising(self.results)), kept
+                ),
+                *_markdown_list(_FAILURES, _failures(self.results), kept),
+                *_markdown_list(_NOT_RUN, _not_run(self.results), kept),
             ]
+        )
+
+    @property
+    def _heading(self) -> str:
+        return (
+            f"## RabbitMQ {self.rabbitmq}\n\n"
+            f"With Python {platform.python_version()}, on {_machine()}."
         )
 
     def write_into(self, page: Path) -> None:
         """Put the figures into *page*, in place of older ones of the same broker.
 
-        What else the page says stays as it is.
+        What else the page says stays as it is, and so do older figures of the same
+        versions about rows that were not run again.
         """
         name = "RabbitMQ " + ".".join(self.rabbitmq.split(".")[:2])
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
-        part = f"{begin}\n{self.as_markdown()}\n{end}"
         text = page.read_text() if page.exists() else ""
-        if begin in text:
-            old = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-            text = old.sub(lambda _: part, text)
+        old = re.search(f"{re.escape(begin)}.*?{re.escape(end)}", text, re.DOTALL)
+        part = f"{begin}\n{self.as_markdown(old[0] if old else '')}\n{end}"
+        if old:
+            text = text[: old.start()] + part + text[old.end() :]
         else:
             text = f"{text.rstrip()}\n\n{part}\n".lstrip()
         page.write_text(text)
@@ -174,26 +188,69 @@ def _promising(results: Iterable[Result]) -> list[Result]:
     return [result for result in _run(results) if not result.task.is_baseline]
 
 
+_FAILURES, _NOT_RUN = "What did not hold:", "What could not be run:"
+
+
 def _failures(results: Iterable[Result]) -> list[str]:
-    lines = [
+    return [
         f"- {result.task}: {line}"
         for result in results
         if not result.holds
         for line in result.figures.broken
     ]
-    return ["", "What did not hold:", "", *lines] if lines else []
 
 
 def _not_run(results: Iterable[Result]) -> list[str]:
-    lines = [f"- {_skipped(result)}" for result in results if result.skipped]
-    return ["", "What could not be run:", "", *lines] if lines else []
+    return [f"- {_skipped(result)}" for result in results if result.skipped]
 
 
-def _markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+#: A line about one row in one mode, in a table or in a list.
+_LINE = re.compile(r"\| (?P<row>\d+) \| [^|]* \| (?P<mode>\w+) \|")
+_ITEM = re.compile(r"- row (?P<row>\d+) .*?, (?P<mode>\w+): ")
+
+
+def _about(line: str) -> tuple[int, int] | None:
+    """The row and the mode that *line* is about, to sort by."""
+    found = _LINE.match(line) or _ITEM.match(line)
+    return found and (int(found["row"]), EVERY_MODE.index(found["mode"]))
+
+
+def _kept(older: str, results: Iterable[Result]) -> dict[str, list[str]]:
+    """The lines of *older* about other rows or modes, by what is above them."""
+    new = {(r.task.row.number, EVERY_MODE.index(r.task.mode)) for r in results}
+    kept: dict[str, list[str]] = {}
+    title = ""
+    for line in older.splitlines():
+        about = _about(line)
+        if about is None:
+            title = line if line and not line.startswith("| ---") else title
+        elif about not in new:
+            kept.setdefault(title, []).append(line)
+    return kept
+
+
+def _markdown_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    kept: Mapping[str, list[str]],
+) -> list[str]:
     texts = (*TEXTS, "must hold", "holds")
     rule = ["---" if column in texts else "---:" for column in columns]
-    lines = [columns, rule, *rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    head, under, *lines = (
+        f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)
+    )
+    return [head, under, *_sorted(lines + kept.get(head, []))]
+
+
+def _markdown_list(
+    title: str, lines: list[str], kept: Mapping[str, list[str]]
+) -> list[str]:
+    lines = _sorted(lines + kept.get(title, []))
+    return ["", title, "", *lines] if lines else []
+
+
+def _sorted(lines: list[str]) -> list[str]:
+    return sorted(lines, key=lambda line: _about(line) or ())
 
 
 def _machine() -> str:

@@ -175,6 +175,47 @@ def test_a_page_keeps_what_people_wrote_and_other_versions(tmp_path: Path) -> No
     assert "| 90 | nothing happens | naive | 2 | 5 | 5 | 3 |" in text
 
 
+def lost_on(page: Path) -> list[tuple[str, str, str]]:
+    """Row, mode and lost events, as the first table of *page* shows them."""
+    table = page.read_text().partition("What was promised")[0].splitlines()
+    cells = [line.strip("| ").split(" | ") for line in table if "nothing" in line]
+    return [(line[0], line[2], line[6]) for line in cells]
+
+
+def test_a_page_keeps_the_figures_of_rows_that_were_not_run_again(
+    tmp_path: Path,
+) -> None:
+    page = tmp_path / "page.md"
+    first = [
+        run(good(lost=1), number=12),
+        run(good(), number=9),
+        run(good(lost=1), BASELINE, number=9),
+        run(good(), number=10),
+        run(good(), number=11, modes=("spool",)),
+    ]
+    Report("3.10.8", first).write_into(page)
+    assert "What did not hold:\n\n- row 12" in page.read_text()
+    again = [run(good(lost=3), BASELINE, number=9), run(good(), number=12)]
+    Report("3.10.8", again).write_into(page)
+    assert lost_on(page) == [
+        ("9", "memory", "0"),
+        ("9", "naive", "3"),
+        ("10", "memory", "0"),
+        ("12", "memory", "0"),
+    ]
+    text = page.read_text()
+    assert "What did not hold:" not in text
+    assert "What could not be run:\n\n- row 11 nothing happens, memory: " in text
+    assert text.count("| 10 | nothing happens | memory | all of it |") == 1
+
+
+def test_figures_of_another_version_do_not_stay(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    Report("3.10.8", [run(good(), number=9)]).write_into(page)
+    Report("3.10.9", [run(good(), number=10)]).write_into(page)
+    assert "| 9 |" not in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("figures", "code"), [(good(), 0), (good(lost=1), 1)], ids=["holds", "does not"]
 )
