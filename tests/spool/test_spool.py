@@ -741,6 +741,32 @@ def test_what_was_read_before_an_error_is_adopted(
     wait_until(lambda: files(folder) == [], "the file is removed")
 
 
+def test_a_file_that_turns_out_to_be_damaged_stays_until_its_events_are_written(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = leave(folder, "ab")
+    broker = ManualBroker()
+    delivery = deliver(broker)
+    delivery.start()
+    broker.wait_for(2)
+
+    def fail(journal: Journal, *args: Any) -> None:
+        if journal.path == path:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", fail)
+        # Their rows are to follow, which shows the damage.
+        broker.settle(Outcome.NACKED, reason="too large", final=True)
+        eventually(delivery, unspooled=2, spool_error="database or disk is full")
+        delivery._store.scan(DEADLINE)
+        delivery._store.scan(DEADLINE)
+        assert delivery.stats().quarantined == 0
+        assert path.exists()
+    eventually(delivery, spooled=2, quarantined=1, adopted=2, dead=2)
+
+
 # Fork
 
 

@@ -19,7 +19,7 @@ from .control import ControlRequest, apply, pending_request, withdraw
 from .files import close, write_rows
 from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
-from .orphan import DamagedFile, MigratedFile, Orphan, open_sound
+from .orphan import CopiedFile, Orphan, open_sound
 from .quarantine import Quarantine
 
 #: Seconds between two looks for the files of dead processes.
@@ -58,10 +58,11 @@ class Adopter:
         )
         self._wake_others: Callable[[], object] = lambda: None
         self._scans: deque[Signal] = deque()
+        #: Files whose events are sent in place.
         self._orphans: list[Orphan] = []
-        self._damaged: list[DamagedFile] = []
-        self._migrated: list[MigratedFile] = []
-        #: What was moved into the own file.
+        #: Files whose events are written into the own file.
+        self._copied: list[CopiedFile] = []
+        #: What was copied to make room.
         self._guests: set[Entry] = set()
         self._next_scan = 0.0
         #: Whether dead processes have left more files than may be open.
@@ -141,14 +142,14 @@ class Adopter:
             except sqlite3.Error as error:
                 self._erase_breaker.record_failure(error)
                 if is_damage(error):
-                    self._mark_damaged(orphan, str(error))
+                    self._copy(orphan, str(error))
 
     # What the command line asks for.
 
     def _apply_requests(self) -> bool:
         """Do what is asked; returns whether rows may have to follow."""
         applied = False
-        files: list[Orphan | MigratedFile] = [*self._orphans, *self._migrated]
+        files: list[Orphan | CopiedFile] = [*self._orphans, *self._copied]
         for file in files:
             request = pending_request(file.claim.path)
             if request is None:
@@ -173,7 +174,7 @@ class Adopter:
         except sqlite3.Error as error:
             self._erase_breaker.record_failure(error)
             if is_damage(error):
-                self._mark_damaged(orphan, str(error))
+                self._copy(orphan, str(error))
 
     # Finding files.
 
@@ -196,34 +197,37 @@ class Adopter:
         """Whether another file may be opened."""
         return len(self._orphans) + len(self._damaged) < _MOST_FILES
 
+    @property
+    def _damaged(self) -> list[CopiedFile]:
+        return [copied for copied in self._copied if copied.damage]
+
     # Making room, where a missing queue would keep the files open that wait for it.
 
     def _make_room(self) -> None:
         """Have what waits long, or is dead, written into the own file."""
-        for migrated in list(self._migrated):
-            if migrated.is_finished:
-                self._migrated.remove(migrated)
-                migrated.claim.remove()
         if not self._are_more or self._has_room():
             return
         before = time.monotonic() - SCAN_INTERVAL
         for orphan in list(self._orphans):
-            # One that has damaged rows is to be set aside in the end.
+            # One that has damaged rows is quarantined in the end.
             if orphan.opened_at <= before and not (orphan.unadopted or orphan.damaged):
-                self._migrate(orphan)
+                self._copy_if_small(orphan)
 
-    def _migrate(self, orphan: Orphan) -> None:
+    def _copy_if_small(self, orphan: Orphan) -> None:
         guests = {e for e in self._guests | orphan.entries if e.state.alive}
         size = sum(entry.event.size for entry in guests)
         if len(guests) > self._page or size > self._page_bytes:
             # They stay in memory, which new events need, too.
             return
         self._guests = guests
+        self._copy(orphan)
+
+    def _copy(self, orphan: Orphan, damage: str = "") -> None:
+        """Have what came from *orphan* written into the own file, and let it go."""
         self._orphans.remove(orphan)
-        self._migrated.append(MigratedFile(orphan))
         orphan.journal.close()
-        # The writer writes them once more.
         self._ledger.lost(orphan.journal)
+        self._copied.append(CopiedFile(orphan.claim, orphan.entries, damage))
 
     def _claim_file(self, claim: Claim) -> None:
         if self._quarantine.is_skipped(claim.path):
@@ -233,7 +237,7 @@ class Adopter:
             self._open(claim)
         except (OSError, sqlite3.Error) as error:
             if is_damage(error):
-                self._damaged.append(DamagedFile(claim, str(error)))
+                self._copied.append(CopiedFile(claim, (), str(error)))
                 return
             # It may pass.
             self._read_breaker.record_failure(error)
@@ -262,8 +266,8 @@ class Adopter:
         found = 0
         for orphan in list(self._orphans):
             found += self._read_orphan(orphan)
-        for damaged in list(self._damaged):
-            found += self._read_damaged(damaged)
+        for copied in list(self._copied):
+            found += self._read_copied(copied)
         return bool(found)
 
     def _share(self) -> int:
@@ -288,20 +292,20 @@ class Adopter:
         # What was read before an error is here all the same.
         self._ledger.adopt(entries, self._count_unadopted())
         if damage is not None:
-            self._mark_damaged(orphan, str(damage))
+            self._copy(orphan, str(damage))
         return len(entries)
 
-    def _read_damaged(self, damaged: DamagedFile) -> int:
+    def _read_copied(self, copied: CopiedFile) -> int:
         entries: list[Entry] = []
         count, size = self._room()
         try:
-            entries += damaged.read(min(count, self._share() - damaged.here), size)
+            entries += copied.read(min(count, self._share() - copied.here), size)
         except (OSError, sqlite3.Error) as error:
             self._read_breaker.record_failure(error)
-        damaged.forget(self._ledger.adopt(entries, self._count_unadopted()))
-        if damaged.is_finished:
-            self._damaged.remove(damaged)
-            self._quarantine.add(damaged.claim, damaged.reason, damaged.rescued)
+        self._ledger.adopt(entries, self._count_unadopted())
+        if copied.is_finished:
+            self._copied.remove(copied)
+            self._let_go(copied, copied.damage)
         return len(entries)
 
     def _count_unadopted(self) -> dict[Target | None, int]:
@@ -309,7 +313,7 @@ class Adopter:
         for orphan in self._orphans:
             for target, count in orphan.unadopted.items():
                 unadopted[target] = unadopted.get(target, 0) + count
-        if self._are_more or any(not damaged.is_read for damaged in self._damaged):
+        if self._are_more or any(not copied.is_read for copied in self._copied):
             # Nobody knows how many.
             unadopted[None] = 1
         return unadopted
@@ -325,34 +329,27 @@ class Adopter:
             except sqlite3.Error as error:
                 self._read_breaker.record_failure(error)
                 if is_damage(error):
-                    self._mark_damaged(orphan, str(error))
+                    self._copy(orphan, str(error))
 
     def _finish(self, orphan: Orphan, *, empty: bool) -> None:
         self._orphans.remove(orphan)
         orphan.journal.close()
-        if empty:
-            orphan.claim.remove()
-        else:
-            reason = f"checksum mismatch in {counted(orphan.damaged, 'row')}"
-            self._quarantine.add(orphan.claim, reason, orphan.rescued)
+        damage = f"checksum mismatch in {counted(orphan.damaged, 'row')}"
+        self._let_go(orphan, "" if empty else damage)
 
-    def _mark_damaged(self, orphan: Orphan, reason: str) -> None:
-        """A file turns out to be damaged while it is being read."""
-        self._orphans.remove(orphan)
-        orphan.journal.close()
-        self._ledger.lost(orphan.journal)
-        self._damaged.append(DamagedFile(orphan.claim, reason))
+    def _let_go(self, file: Orphan | CopiedFile, damage: str) -> None:
+        if damage:
+            self._quarantine.add(file.claim, damage, file.rescued)
+        else:
+            file.claim.remove()
 
     def _on_stop(self) -> None:
         self._erase_breaker.reset()
         self._update_rows()
         for orphan in self._orphans:
             close(orphan.claim, orphan.journal)
-        for damaged in self._damaged:
-            damaged.claim.release()
-        for migrated in self._migrated:
-            (
-                migrated.claim.remove
-                if migrated.is_finished
-                else migrated.claim.release
-            )()
+        for copied in self._copied:
+            if copied.is_finished:
+                self._let_go(copied, copied.damage)
+            else:
+                copied.claim.release()

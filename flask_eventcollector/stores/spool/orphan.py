@@ -161,28 +161,19 @@ class Orphan:
             place.unadopted = 0
 
 
-class MigratedFile:
-    """A file that was closed, as its events are written into this process's own."""
+class CopiedFile:
+    """A file that is let go once its events are in this process's own file.
 
-    def __init__(self, orphan: Orphan) -> None:
-        self.claim = orphan.claim
-        self.entries = orphan.entries
+    *entries* are those that were read of it before. If there is *damage*, its intact
+    rows follow; otherwise that was all.
+    """
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether all of its events have ended, or are in this process's own file."""
-        return not any(e.state.alive and not e.is_stored for e in self.entries)
-
-
-class DamagedFile:
-    """A damaged file. What is whole in it is copied, and the file is set aside."""
-
-    def __init__(self, claim: Claim, reason: str) -> None:
+    def __init__(self, claim: Claim, entries: Iterable[Entry], damage: str) -> None:
         self.claim = claim
-        self.reason = reason
+        self.damage = damage
         self._rows = intact_rows(claim.path)
-        self._copied: set[Entry] = set()
-        self.is_read = False
+        self._copied = set(entries)
+        self.is_read = not damage
         self.rescued = 0
 
     @property
@@ -193,12 +184,12 @@ class DamagedFile:
 
     @property
     def is_finished(self) -> bool:
-        """Whether all that is whole has ended, or is in this process's own file."""
+        """Whether all intact rows have ended, or are in this process's own file."""
         return self.is_read and not self.here
 
     def read(self, count: int, size: int) -> Iterator[Entry]:
-        """The next whole events: *count* at most, not many more bytes than *size*."""
-        while count > 0 and size > 0:
+        """The next intact events: *count* at most, not many more bytes than *size*."""
+        while count > 0 and size > 0 and not self.is_read:
             try:
                 stored = next(self._rows, None)
             except OSError:
@@ -214,10 +205,6 @@ class DamagedFile:
             count -= 1
             size -= entry.event.size
             yield entry
-
-    def forget(self, duplicates: Iterable[Entry]) -> None:
-        """*doubles* are known from elsewhere."""
-        self._copied.difference_update(duplicates)
 
 
 def adopted_entry(stored: StoredEvent) -> Entry:
