@@ -211,4 +211,5 @@ def _make_broker(urls: Sequence[BrokerURL], config: Config, name: str) -> Broker
         heartbeat=config.heartbeat,
         delay=_delay(config),
         name=name,
+        keyfile_password=config.keyfile_password,
     )

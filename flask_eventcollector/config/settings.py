@@ -19,6 +19,7 @@ from ..messages.amqp_fields import check_name, copy_table
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
 from .spool_dir import check_spool_dir
+from .tls import tls_context
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -80,6 +81,8 @@ class Config:
     #: If unset: ``memory://`` in testing or debug mode, otherwise an error at the first
     #: event.
     broker_urls: tuple[BrokerURL, ...] | None = None
+    #: The passphrase of the URL's ``keyfile``, if that is encrypted.
+    keyfile_password: str | None = field(default=None, repr=False)
     #: The exchange to publish to; the target queue is the routing key.
     exchange: str = ""
     #: The queues to declare as durable at every connect: name → arguments.
@@ -140,6 +143,7 @@ class Config:
         """
         config = cls(**dict(_read(app.config)))
         _check_together(config)
+        _check_tls(config)
         if config.backlog == "spool":
             check_spool_dir(choose_spool_dir(config, app), f"{PREFIX}SPOOL_DIR")
         return config
@@ -211,6 +215,12 @@ def _check_together(config: Config) -> None:
         )
 
 
+def _check_tls(config: Config) -> None:
+    for url in config.broker_urls or ():
+        if url.scheme == "amqps":
+            tls_context(url, config.keyfile_password)
+
+
 def _invalid(key: str, value: object, cure: str) -> NoReturn:
     raise ConfigurationError(f"{key} is {_shown(value)}: {cure}") from None
 
@@ -230,6 +240,23 @@ def _shown(value: object) -> str:
 
 def _broker_urls(key: str, value: object) -> tuple[BrokerURL, ...] | None:
     return None if value is None else parse_broker_urls(value, key)
+
+
+def _keyfile_password(key: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{key} is of type {type_name(value)}: it must be a str (in an environment"
+            " variable, digits alone need quotes, '\"1234\"')"
+        )
+    # 1024 is OpenSSL's limit. A line break comes from a file that was read whole.
+    if not value.isprintable() or not 0 < len(value.encode()) <= 1024:
+        raise ConfigurationError(
+            f"{key} is empty, longer than 1024 bytes, or has a line break or another"
+            " character that is not printable: set the passphrase alone, or None"
+        )
+    return value
 
 
 def _exchange(key: str, value: object) -> str:
@@ -369,6 +396,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     f"{PREFIX}{name.upper()}": (name if name != "broker_url" else "broker_urls", read)
     for name, read in {
         "broker_url": _broker_urls,
+        "keyfile_password": _keyfile_password,
         "exchange": _exchange,
         "queues": _queues,
         "publish_on": _publish_on,

@@ -46,6 +46,7 @@ _CURES: Mapping[str, tuple[str, ...]] = {
     "write channel_max": ("channelMax",),
     "write frame_max": ("frameMax",),
     "write it as the path of the URL": ("vhost", "virtual_host"),
+    "set EVENTCOLLECTOR_KEYFILE_PASSWORD instead": ("password", "passphrase"),
     "set EVENTCOLLECTOR_EXCHANGE instead": ("exchange",),
     "set EVENTCOLLECTOR_RETRY_DELAY instead": (
         "connection_attempts",

@@ -38,12 +38,14 @@ class RabbitMQBroker:
         heartbeat: float,
         delay: Callable[[int], float],
         name: str,
+        keyfile_password: str | None = None,
     ) -> None:
         self._urls = list(urls)
         self._queues = queues
         self._heartbeat = heartbeat
         self._delay = delay
         self._name = name
+        self._keyfile_password = keyfile_password
         self.relay = CallbackRelay()
         self._session: Session | None = None
         self._waker = Waker()
@@ -133,7 +135,9 @@ class RabbitMQBroker:
         error = ""
         heartbeat = url.number("heartbeat") or self._heartbeat
         try:
-            for parameters in attempts(url, heartbeat, self._name):
+            for parameters in attempts(
+                url, heartbeat, self._name, self._keyfile_password
+            ):
                 was_ready, error = self._serve(parameters, heartbeat)
                 if was_ready:
                     return True, error

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pika
 
 from ...config.broker_url import BrokerURL
+from ...config.tls import tls_context
 
 #: Seconds for the TCP connection, unless the URL has ``connection_timeout``.
 _TCP_TIMEOUT = 5.0
@@ -18,7 +18,7 @@ _HANDSHAKE_TIMEOUT = 10.0
 
 
 def attempts(
-    url: BrokerURL, heartbeat: float, name: str
+    url: BrokerURL, heartbeat: float, name: str, keyfile_password: str | None = None
 ) -> Iterator[pika.ConnectionParameters]:
     """Parameters for each address of the URL's host, in the resolver's order.
 
@@ -27,6 +27,7 @@ def attempts(
     would block them all.
 
     :raises OSError: the name can't be resolved.
+    :raises ConfigurationError: a TLS file can't be used any more.
     """
     found = socket.getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
     for address in dict.fromkeys(_address(info[4]) for info in found):
@@ -41,7 +42,7 @@ def attempts(
             frame_max=url.number("frame_max") or pika.spec.FRAME_MAX_SIZE,
             socket_timeout=tcp_timeout,
             stack_timeout=tcp_timeout + _HANDSHAKE_TIMEOUT,
-            ssl_options=_tls(url),
+            ssl_options=_tls(url, keyfile_password),
             client_properties={"connection_name": name},
         )
 
@@ -52,16 +53,9 @@ def _address(socket_address: tuple[Any, ...]) -> str:
     return f"{socket_address[0]}%{zone}" if zone else str(socket_address[0])
 
 
-def _tls(url: BrokerURL) -> pika.SSLOptions | None:
+def _tls(url: BrokerURL, keyfile_password: str | None) -> pika.SSLOptions | None:
     if url.scheme != "amqps":
         return None
-    options = url.options
-    context = ssl.create_default_context(cafile=options.get("cacertfile"))
-    if options.get("verify") == "verify_none":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    if "certfile" in options:
-        context.load_cert_chain(options["certfile"], options.get("keyfile"))
-    return pika.SSLOptions(
-        context, options.get("server_name_indication", url.zoneless_host)
-    )
+    context = tls_context(url, keyfile_password)
+    name = url.options.get("server_name_indication", url.zoneless_host)
+    return pika.SSLOptions(context, name)

@@ -9,6 +9,8 @@ import ssl
 from pika import exceptions
 from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 
+from ...errors import ConfigurationError
+
 #: While a connection opens, pika wraps the broker's message in a repr.
 _REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
 #: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR.
@@ -97,6 +99,7 @@ _WORDS: list[tuple[type[BaseException], str]] = [
     (exceptions.ConnectionClosedByBroker, "closed by the broker: {text}"),
     (exceptions.ConnectionClosedByClient, "the connection was closed"),
     (exceptions.AMQPConnectionError, "{text}"),
+    (ConfigurationError, "{text}"),
     (TimeoutError, "timed out"),
     (AMQPConnectorStackTimeout, "timed out"),
     (OSError, "{text}"),
