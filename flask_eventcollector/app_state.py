@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +34,7 @@ from .delivery.ledger import Ledger
 from .delivery.limits import Limits
 from .delivery.log import ThrottledLog
 from .delivery.notifier import Notifier
+from .delivery.process import current_process
 from .delivery.store import Store
 from .dispatch import Dispatcher
 from .events import Event
@@ -46,10 +46,10 @@ from .stores.spool.spool import Spool
 
 logger = logging.getLogger("flask_eventcollector")
 
-#: By process id: the deliveries started there, with the seconds that each may take to
-#: shut down. A delivery outlives its app, since it may have events to deliver or to
+#: By process: the deliveries started there, with the seconds that each may take to shut
+#: down. A delivery outlives its app, since it may have events to deliver or to
 #: account for: a script's app is often a local variable of its main function.
-deliveries: dict[int, weakref.WeakKeyDictionary[Delivery, float]] = {}
+deliveries: dict[object, weakref.WeakKeyDictionary[Delivery, float]] = {}
 
 
 #: The key in ``app.extensions``.
@@ -78,11 +78,11 @@ class AppState:
         self.autoflush = config.autoflush
         self.scopes = Scopes(self._new_collector, self._current_request)
         self._dispatcher = Dispatcher(app, self.scopes)
-        #: By process id, so that a forked child starts empty. Its parent's entry stays
+        #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
         #: stream. ``setdefault`` is atomic; a lock instead might be held by a thread
         #: that does not exist in the child.
-        self._deliveries: dict[int, Delivery] = {}
+        self._deliveries: dict[object, Delivery] = {}
 
     @property
     def app(self) -> Flask:
@@ -101,7 +101,7 @@ class AppState:
 
     def delivery_if_used(self) -> Delivery | None:
         """This process's delivery; ``None``: nothing was enqueued yet."""
-        return self._deliveries.get(os.getpid())
+        return self._deliveries.get(current_process())
 
     def spool_folder(self) -> Folder | None:
         """The folder of the spool; ``None``: the backlog is in memory."""
@@ -129,8 +129,9 @@ class AppState:
             name=name,
             background=self.scopes.background,
         )
-        delivery = self._deliveries.setdefault(os.getpid(), delivery)
-        started = deliveries.setdefault(os.getpid(), weakref.WeakKeyDictionary())
+        process = current_process()
+        delivery = self._deliveries.setdefault(process, delivery)
+        started = deliveries.setdefault(process, weakref.WeakKeyDictionary())
         started[delivery] = config.shutdown_timeout
         weakref.finalize(self.app, delivery.request_stop).atexit = False
         return delivery

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import sys
 import threading
 import time
@@ -26,6 +25,7 @@ from .collecting.scopes import Scopes
 from .config.settings import Config
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
+from .delivery.process import current_process
 from .errors import ConfigurationError
 from .events import DeadEvent, Event, PublishResult, Stats
 from .hooks import Hooks
@@ -352,7 +352,7 @@ class EventCollector:
 def _close_all() -> None:
     """Let in-flight events finish, without new threads or connections."""
     started = time.monotonic()
-    for delivery, timeout in list(deliveries.get(os.getpid(), {}).items()):
+    for delivery, timeout in list(deliveries.get(current_process(), {}).items()):
         left = started + timeout - time.monotonic()
         delivery.close(max(0.0, left), reconnect=False)
 

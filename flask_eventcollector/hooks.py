@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 import flask
@@ -12,6 +11,7 @@ from flask import Flask
 from . import contexts
 from .app_state import AppState
 from .collecting.requests import RequestScope
+from .delivery.process import current_process
 
 logger = logging.getLogger("flask_eventcollector")
 
@@ -24,8 +24,8 @@ class Hooks:
 
     def __init__(self, state: AppState) -> None:
         self._state = state
-        #: The ids of the processes that have started to handle requests.
-        self._served: set[int] = set()
+        #: The processes that have started to handle requests.
+        self._served: set[object] = set()
 
     def register(self, app: Flask) -> None:
         """Register the hooks below with *app*."""
@@ -42,9 +42,10 @@ class Hooks:
 
         Otherwise adoption would start only with this process's first own event.
         """
-        if os.getpid() in self._served:
+        process = current_process()
+        if process in self._served:
             return
-        self._served.add(os.getpid())
+        self._served.add(process)
         try:
             folder = self._state.spool_folder()
             if folder is not None and folder.has_orphans():

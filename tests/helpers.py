@@ -157,10 +157,10 @@ def in_thread(target: Callable[[], object]) -> None:
         raise failures[0]
 
 
-def in_child(work: Callable[[], Any]) -> Any:
+def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
     """Fork, run *work* in the child, and return what it returned there."""
     reader, writer = os.pipe()
-    child = os.fork()
+    child = fork()
     if child == 0:
         _report(work, writer)
     os.close(writer)

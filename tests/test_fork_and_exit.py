@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,6 +24,7 @@ from tests.helpers import (
     Shop,
     books,
     in_child,
+    in_thread,
     open_shop,
     unmeasured,
     wait_until,
@@ -204,6 +207,144 @@ def test_a_child_is_known_by_its_process_id_alone(
         shop.events.close(0)
 
     assert shop.books() == {"collected": 1}
+
+
+def fork_without_hooks() -> int:
+    """Fork as uWSGI's prefork does."""
+    fork: Callable[[], int] = ctypes.PyDLL(None).fork
+    return fork()
+
+
+@pytest.mark.parametrize(
+    "fork",
+    [
+        os.fork,
+        pytest.param(
+            fork_without_hooks,
+            marks=pytest.mark.skipif(
+                sys.platform != "linux", reason="only Linux tells of such a fork"
+            ),
+        ),
+    ],
+)
+def test_a_child_may_have_the_process_id_of_an_ancestor(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, fork: Callable[[], int]
+) -> None:
+    ancestor = os.getpid()
+    shop.enqueue("ancestor")
+
+    def work() -> list[Any]:
+        monkeypatch.setattr(os, "getpid", lambda: ancestor)
+        enqueue_and_publish(shop, "child")
+        return [shop.sent(), shop.books()]
+
+    assert in_child(work, fork) == [["child"], {"confirmed": 1}]
+    assert shop.books() == {"collected": 1}
+
+
+def test_threads_that_start_at_once_in_a_child_share_its_delivery(shop: Shop) -> None:
+    shop.enqueue("parent")
+
+    def work() -> dict[str, int]:
+        ready = threading.Barrier(8)
+
+        def publish() -> None:
+            ready.wait()
+            enqueue_and_publish(shop, "a")
+
+        threads = [threading.Thread(target=publish) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE)
+        return shop.books()
+
+    assert in_child(work) == {"confirmed": 8}
+
+
+def test_a_childs_thread_is_not_taken_for_a_thread_of_its_parent(shop: Shop) -> None:
+    # The system gives new threads the identifiers of threads that are gone.
+    shop.enqueue("parent")
+
+    def work() -> list[int]:
+        confirmed: list[int] = []
+        for _ in range(3):
+            in_thread(lambda: confirmed.append(enqueue_and_publish(shop, "a")))
+        return confirmed
+
+    assert in_child(work) == [1, 1, 1]
+
+
+def test_a_process_id_really_comes_back(tmp_path: Path) -> None:
+    if shutil.which("unshare") is None or unshared(["true"]).returncode:
+        pytest.skip("this user may not make a namespace of process ids")
+    script = tmp_path / "script.py"
+    script.write_text(COMES_BACK)
+
+    done = unshared([sys.executable, str(script)])
+
+    assert done.stdout == "True ['child'] {'confirmed': 1}\n", done.stderr
+
+
+def unshared(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run *command* in a namespace of process ids of its own."""
+    return subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--pid", "--kill-child", *command],
+        env=unmeasured() | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=3 * DEADLINE,
+        check=False,
+    )
+
+
+# An ancestor forks a parent and ends; then the parent forks a child.
+COMES_BACK = """
+import os, time
+from pathlib import Path
+from tests.helpers import Shop
+
+shop = Shop()
+
+
+def ancestor():
+    shop.enqueue("ancestor")
+    shop.events.publish()
+    number = os.getpid()
+    if os.fork() == 0:
+        parent(number)
+
+
+def parent(number):
+    while os.getppid() == number or is_running(number):
+        time.sleep(0.01)
+    Path("/proc/sys/kernel/ns_last_pid").write_text(str(number - 1))
+    if os.fork() == 0:
+        child(number)
+    os.wait()
+
+
+def child(number):
+    shop.enqueue("child")
+    shop.events.publish()
+    print(os.getpid() == number, shop.sent(), shop.books(), flush=True)
+    os._exit(0)
+
+
+def is_running(number):
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if os.fork() == 0:
+    ancestor()
+    os._exit(0)
+os.wait()
+os.wait()
+"""
 
 
 def test_a_fork_in_the_middle_of_other_threads_work_harms_nobody(shop: Shop) -> None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TypeVar
 
 from .signal import Signal
-from .threads import forget_own_thread, note_own_thread
+from .threads import note_own_thread
 
 T = TypeVar("T")
 
@@ -72,12 +72,6 @@ class PeriodicWorker:
 
     def _run(self) -> None:
         note_own_thread()
-        try:
-            self._work()
-        finally:
-            forget_own_thread()
-
-    def _work(self) -> None:
         pause = 0.0
         while not self._stopping:
             # Cleared before the round: what comes during it asks for another one.

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import threading
 
-#: Their identifiers. Adding and removing is atomic.
-_own: set[int] = set()
+from .process import current_process
+
+
+class _OwnThread(threading.local):
+    """What each thread knows about itself."""
+
+    #: The process whose library has started the thread; ``None``: it was not the
+    #: library. The only thread of a forked child is a copy of the one that forked.
+    process: tuple[int, int] | None = None
+
+
+_thread = _OwnThread()
 
 
 def note_own_thread() -> None:
-    """Register the current thread as one of the library's."""
-    _own.add(threading.get_ident())
-
-
-def forget_own_thread() -> None:
-    """Unregister the current thread, since its identifier may be reused."""
-    _own.discard(threading.get_ident())
+    """Mark the current thread as one of the library's, until it ends."""
+    _thread.process = current_process()
 
 
 def holds(lock: threading.RLock) -> bool:
@@ -33,4 +38,4 @@ def is_own_thread() -> bool:
 
     A destructor or a signal receiver may call the library in any thread.
     """
-    return threading.get_ident() in _own
+    return _thread.process is not None and _thread.process == current_process()

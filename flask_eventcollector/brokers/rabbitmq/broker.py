@@ -11,10 +11,10 @@ import pika
 from ...config.broker_url import BrokerURL
 from ...delivery.broker import BrokerCallbacks, CallbackRelay
 from ...delivery.signal import Signal
-from ...delivery.threads import forget_own_thread, note_own_thread
+from ...delivery.threads import note_own_thread
 from ...events import BrokerState
 from .parameters import attempts
-from .pika_logging import restore_pika_in_this_thread, silence_pika_in_this_thread
+from .pika_logging import silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
 from .waker import Waker
@@ -99,13 +99,6 @@ class RabbitMQBroker:
     def _run(self) -> None:
         silence_pika_in_this_thread()
         note_own_thread()
-        try:
-            self._keep_connected()
-        finally:
-            forget_own_thread()
-            restore_pika_in_this_thread()
-
-    def _keep_connected(self) -> None:
         failures = 0
         while not self._closing():
             # What comes during the round starts another one.

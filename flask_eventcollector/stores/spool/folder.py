@@ -16,6 +16,7 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
+from ...delivery.process import current_process
 from .journal import SUFFIXES, was_begun
 
 EXTENSION = ".spool"
@@ -24,12 +25,12 @@ REQUEST = ".request"
 _LOCK = ".lock"
 _QUARANTINED = ".quarantined"
 
-#: The files that this process has locked. The key has the process id, since a forked
-#: child does not inherit the locks. ``lockf`` excludes other processes, not other
+#: The files that this process has locked. The key has the process, since a forked child
+#: does not inherit the locks. ``lockf`` excludes other processes, not other
 #: threads, and closing *any* descriptor of a file releases all of the process's locks
 #: on it. So a process opens a lock file only once. See "Advisory record locking" in
 #: fcntl(2).
-_held: dict[tuple[int, str], object] = {}
+_held: dict[tuple[object, str], object] = {}
 
 
 class ForeignFile(Exception):
@@ -192,8 +193,8 @@ def can_hold_events(path: Path) -> bool:
     return was_begun(path)
 
 
-def _key(path: Path) -> tuple[int, str]:
-    return os.getpid(), str(path)
+def _key(path: Path) -> tuple[object, str]:
+    return current_process(), str(path)
 
 
 def _lock(path: Path) -> Claim | None:
