@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .collecting.blocks import AutoPublishingEventCollector
+    from .collecting.collector import CollectorLike
+    from .config.keys import Settings
     from .config.settings import Config
     from .errors import (
         BacklogFull,
@@ -30,6 +32,9 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     # The extension.
     "AutoPublishingEventCollector",
     "EventCollector",
+    # Types to annotate with.
+    "CollectorLike",
+    "Settings",
     # Plain values.
     "BrokerState",
     "Config",
@@ -60,6 +65,8 @@ _MODULES = (
     "events",
     "signals",
     "config.settings",
+    "config.keys",
+    "collecting.collector",
     "collecting.blocks",
     "extension",
 )

@@ -33,7 +33,8 @@ ROOMS = [
     {"delivery"},
     {"config"},
     {"messages"},
-    {"errors", "events", "signals"},
+    {"signals"},
+    {"errors", "events"},
 ]
 UNITS = {unit for room in ROOMS for unit in room}
 

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 from urllib.parse import quote
 
 import flask
@@ -23,7 +23,10 @@ from flask_eventcollector.config.broker_url import (
     mask_url,
     parse_broker_urls,
 )
+from flask_eventcollector.config.keys import Settings
 from flask_eventcollector.config.settings import (
+    BACKLOGS,
+    PREFIX,
     Config,
     Overflow,
     SpoolSync,
@@ -46,6 +49,13 @@ def app_with(**keys: Any) -> flask.Flask:
 
 def config_with(**keys: Any) -> Config:
     return Config.from_app(app_with(**keys))
+
+
+def literals(annotation: object) -> set[object]:
+    """The values of the Literals in *annotation*."""
+    if get_origin(annotation) is Literal:
+        return set(get_args(annotation))
+    return set().union(*map(literals, get_args(annotation)))
 
 
 def refusal(**keys: Any) -> str:
@@ -133,6 +143,29 @@ def test_a_setting_is_kept(key: str, value: Any, kept: Any) -> None:
     found = getattr(config, key.lower())
     assert found == kept
     assert type(found) is type(kept)
+
+
+def test_the_dict_for_type_checkers_has_each_setting() -> None:
+    names = {field.name.upper() for field in dataclasses.fields(Config)}
+    keys = {f"{PREFIX}{n}".replace("BROKER_URLS", "BROKER_URL") for n in names}
+    assert Settings.__annotations__.keys() == keys
+
+
+@pytest.mark.parametrize(
+    ("key", "choices"),
+    [
+        ("PUBLISH_ON", {"success", "always"}),
+        ("BACKLOG", set(BACKLOGS)),
+        ("SPOOL_SYNC", {mode.value for mode in SpoolSync}),
+        ("OVERFLOW", {policy.value for policy in Overflow}),
+    ],
+)
+def test_type_checkers_know_the_choices_of_a_setting(
+    key: str, choices: set[str]
+) -> None:
+    assert literals(get_type_hints(Settings)[f"{PREFIX}{key}"]) == choices
+    for choice in choices:
+        config_with(**{key: choice})
 
 
 def test_settings_of_others_are_left_alone() -> None:

@@ -25,7 +25,19 @@ class Encode(Protocol):
 
 
 class CollectorLike(Protocol):
-    """The interface of a collector, including a test's own double."""
+    """The interface of every collector, for functions that work with any of them.
+
+    The extension, the collector of a block or a thread, and a test's own double all
+    have it. The results are ``Any``, since a double may return what it likes::
+
+        def place_order(collector: CollectorLike, number: int) -> None:
+            collector.enqueue_event({"id": number}, "orders.created")
+
+
+        place_order(events, 7)
+        with events.auto_publish() as block:
+            place_order(block, 8)
+    """
 
     def enqueue_event(
         self,
@@ -34,14 +46,18 @@ class CollectorLike(Protocol):
         *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
-    ) -> Any: ...
+    ) -> Any:
+        """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
 
-    def publish(self, timeout: float | None = None) -> Any: ...
+    def publish(self, timeout: float | None = None) -> Any:
+        """See :meth:`flask_eventcollector.EventCollector.publish`."""
 
-    def clear_events_to_publish(self) -> Any: ...
+    def clear_events_to_publish(self) -> Any:
+        """See :meth:`flask_eventcollector.EventCollector.clear_events_to_publish`."""
 
     @property
-    def events_to_publish(self) -> Any: ...
+    def events_to_publish(self) -> Any:
+        """See :attr:`flask_eventcollector.EventCollector.events_to_publish`."""
 
 
 class Collector:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from blinker import NamedSignal
@@ -83,7 +83,9 @@ def _ended(group: Sequence[Notice]) -> dict[str, Any]:
     return {"reason": group[0].reason}
 
 
-_SIGNALS = {
+_SIGNALS: Mapping[
+    NoticeKind, tuple[NamedSignal, Callable[[Sequence[Notice]], dict[str, Any]]]
+] = {
     NoticeKind.PUBLISHED: (signals.events_published, _published),
     NoticeKind.FAILED: (signals.publish_failed, _failed),
     NoticeKind.DISCARDED: (signals.events_discarded, _ended),

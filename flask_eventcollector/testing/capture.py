@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from types import TracebackType
+from typing import Literal
 
 from flask import Flask
 
@@ -19,6 +20,9 @@ from .recording import Record
 #: Seconds to wait for notices from before the block, and for the delivery of events
 #: that a fault held back.
 _PATIENCE = 2.0
+
+#: The name of an outcome that is not a confirm.
+Failure = Literal["nacked", "returned", "unknown"]
 
 _FAILURES = [o.value for o in Outcome if o is not Outcome.CONFIRMED]
 
@@ -129,7 +133,7 @@ class Captured(Assertions):
         self,
         n: int = 1,
         *,
-        outcome: Outcome | str = Outcome.NACKED,
+        outcome: Outcome | Failure = Outcome.NACKED,
         queue: str = "*",
     ) -> None:
         """Make the next *n* events fail instead of reaching the broker.

@@ -5,11 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..events import Event, Outcome
 from .matching import Medium, show
 from .origin import Origin
+
+#: The kind of unit of work that an event belongs to; ``""``: unknown.
+Unit = Literal["request", "block", "thread", ""]
 
 
 class Fate(str, enum.Enum):
@@ -58,8 +61,9 @@ class CapturedEvent:
     attempts: int = 0
     #: The line of code that enqueued it; ``None``: before the capture started.
     origin: Origin | None = None
-    #: Its unit of work: ``"request"``, ``"block"`` or ``"thread"``.
-    unit: str = ""
+    #: Its unit of work: ``"request"``, ``"block"`` or ``"thread"``; ``""``: it was
+    #: enqueued before the capture started.
+    unit: Unit = ""
 
     @property
     def id(self) -> str:

@@ -19,7 +19,7 @@ from ..collecting.requests import RequestScope
 from ..delivery.entries import Entry
 from ..events import Event, Outcome
 from ..messages.encoding import provider_default
-from .captured import CapturedEvent, CapturedEvents, Fate
+from .captured import CapturedEvent, CapturedEvents, Fate, Unit
 from .fault_injector import FaultInjector
 from .matching import json_medium
 from .origin import origin_of_call
@@ -165,7 +165,7 @@ class Record:
             for entry in sorted(entries, key=lambda entry: entry.sequence):
                 self._sent_places[entry.event.id] = next(self._numbers)
 
-    def _unit(self) -> str:
+    def _unit(self) -> Unit:
         scope = self._state.scopes.innermost()
         if scope is None:
             return "thread"

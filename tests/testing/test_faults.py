@@ -17,6 +17,7 @@ from flask_eventcollector import (
     publish_failed,
 )
 from flask_eventcollector.testing import Captured, event
+from flask_eventcollector.testing.capture import Failure
 from tests.helpers import DEADLINE, Recorder, Shop, in_thread, wait_until
 
 from .shop_app import OpenShop, place, publish
@@ -26,7 +27,7 @@ from .shop_app import OpenShop, place, publish
 
 @pytest.mark.parametrize("outcome", ["nacked", "returned", "unknown", Outcome.NACKED])
 def test_the_next_event_fails_as_planned(
-    shop: Shop, captured: Captured, outcome: Outcome | str
+    shop: Shop, captured: Captured, outcome: Outcome | Failure
 ) -> None:
     captured.fail_next(outcome=outcome)
 

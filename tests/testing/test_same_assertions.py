@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from unittest.mock import ANY
 from uuid import uuid4
 
@@ -256,7 +256,7 @@ def test_a_refused_event_is_retained_until_the_flush(
     client: FlaskClient,
     captured_events: Captured,
     sent: Callable[[str], list[Sent]],
-    outcome: str,
+    outcome: Literal["nacked", "returned"],
 ) -> None:
     captured_events.fail_next(outcome=outcome, queue="orders.*")
     client.post("/orders", json={"sku": "A1"})
