@@ -20,6 +20,7 @@ from .collecting.scopes import Scopes
 from .config.broker_url import MEMORY, BrokerURL
 from .config.settings import (
     Config,
+    InvalidText,
     Overflow,
     SpoolSync,
     choose_backlog,
@@ -164,6 +165,7 @@ class AppState:
             exchange=self.config.exchange if exchange is None else exchange,
             max_event_bytes=self.config.max_event_bytes,
             default=provider_default(self.app.json),
+            replace_invalid_text=self.config.invalid_text is InvalidText.REPLACE,
         )
 
 

@@ -26,9 +26,11 @@ from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
 from flask_eventcollector.messages.encoding import encode_event, provider_default
+from tests.helpers import open_shop
 
 UTC = timezone.utc
 SECRET = "hunter2"
+JSON_TYPE = "application/json"
 
 # No deadline: a busy machine is no failure.
 quick = settings(deadline=None, max_examples=100)
@@ -695,6 +697,82 @@ def test_a_bad_key_further_in_is_named_with_its_place() -> None:
     error, message = header_refusal({1: 2})
     assert error is TypeError
     assert message.startswith('a key of headers["a"] is of type int')
+
+
+# Text from outside
+
+
+def replaced(payload: Any) -> Any:
+    return encode(payload, replace_invalid_text=True).payload
+
+
+def test_a_lone_surrogate_can_be_replaced_wherever_text_may_be() -> None:
+    payload = {"a\ud800": ["b\udfff", Item("\ud800c", Decimal(1)), {"\udc00": None}]}
+    assert replaced(payload) == {
+        "a\ufffd": ["b\ufffd", {"sku": "\ufffdc", "price": "1"}, {"\ufffd": None}]
+    }
+
+
+def test_two_surrogates_that_make_a_pair_become_its_character() -> None:
+    assert replaced("\ud83d\ude00") == "\N{GRINNING FACE}"
+
+
+@quick
+@given(st.text(st.characters(exclude_categories=[]), max_size=50))
+@example("\ufeff\ud800")
+@example("\ud800\ud800\udc00\udc00")
+def test_replaced_text_is_as_a_browser_would_send_it(text: str) -> None:
+    # Each code unit that is no part of a pair becomes one U+FFFD.
+    units = text.encode("utf-16-le", "surrogatepass")
+    expected = units.decode("utf-16-le", "surrogatepass")
+    expected = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in expected)
+    assert replaced(text) == expected
+
+
+def test_what_is_refused_otherwise_is_refused_when_text_is_replaced() -> None:
+    message = refusal(["\ud800", {1}], replace_invalid_text=True)
+    assert message.startswith("payload[1] is of type set")
+
+
+def test_an_error_names_the_setting_that_replaces() -> None:
+    assert "or set EVENTCOLLECTOR_INVALID_TEXT to 'replace'" in refusal("\ud800")
+
+
+def test_headers_are_replaced_too() -> None:
+    headers = {"a\ud800": "b\ud800", "c": ["\udfff", {"\udfff": "ü"}], "d": b"\xff"}
+    event = encode(headers=headers, replace_invalid_text=True)
+    assert event.headers == {
+        "a\ufffd": "b\ufffd",
+        "c": ["\ufffd", {"\ufffd": "ü"}],
+        "d": b"\xff",
+    }
+    assert event.size == encode(headers=event.headers).size
+
+
+def test_a_name_is_never_replaced() -> None:
+    with pytest.raises(ValueError, match="target_queue has a lone surrogate"):
+        encode(1, "a\ud800", replace_invalid_text=True)
+
+
+@pytest.mark.parametrize(("setting", "status"), [("refuse", 500), ("replace", 200)])
+def test_what_a_browser_sends_is_no_failure_if_text_is_replaced(
+    setting: str, status: int
+) -> None:
+    with open_shop(INVALID_TEXT=setting) as shop:
+        shop.config["PROPAGATE_EXCEPTIONS"] = False
+
+        @shop.post("/")
+        def view() -> str:
+            shop.events.enqueue_event(flask.request.get_json(), "q")
+            return "placed"
+
+        # What JSON.stringify makes of half an emoji.
+        body = '{"name": "cut off \\ud83d"}'
+        answer = shop.test_client().post("/", data=body, content_type=JSON_TYPE)
+
+        assert answer.status_code == status
+        arrived = [{"name": "cut off \ufffd"}] if setting == "replace" else []
+        assert shop.sent() == arrived
 
 
 @pytest.mark.parametrize("headers", [[("a", 1)], "a", 5])

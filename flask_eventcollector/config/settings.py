@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..errors import ConfigurationError
 from ..messages.amqp_fields import check_name, copy_table
@@ -23,6 +23,8 @@ from .tls import tls_context
 
 if TYPE_CHECKING:
     from flask import Flask
+
+E = TypeVar("E", bound=enum.Enum)
 
 PREFIX = "EVENTCOLLECTOR_"
 
@@ -43,6 +45,15 @@ class Overflow(enum.Enum):
     DROP_OLDEST = "drop-oldest"
     #: ``enqueue_event`` raises :class:`~flask_eventcollector.errors.BacklogFull`.
     REJECT = "reject"
+
+
+class InvalidText(enum.Enum):
+    """What happens to text that UTF-8 can't encode: it has a lone surrogate."""
+
+    #: ``enqueue_event`` raises :class:`~flask_eventcollector.errors.EncodingError`.
+    REFUSE = "refuse"
+    #: Each lone surrogate becomes U+FFFD, the replacement character.
+    REPLACE = "replace"
 
 
 class SpoolSync(enum.Enum):
@@ -127,6 +138,10 @@ class Config:
     shutdown_timeout: float = 2.0
     #: The most bytes of a payload; ``enqueue_event`` rejects a larger one.
     max_event_bytes: int = 1024 * 1024
+    #: What becomes of a lone surrogate in a payload or in headers, which UTF-8 can't
+    #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD,
+    #: for text from outside, such as a browser's.
+    invalid_text: InvalidText = InvalidText.REFUSE
     #: The AMQP heartbeat in whole seconds. A connection without confirms for two
     #: heartbeats is aborted.
     heartbeat: int = 15
@@ -321,20 +336,15 @@ def _spool_dir(key: str, value: object) -> Path | None:
     return path
 
 
-def _spool_sync(key: str, value: object) -> SpoolSync:
-    try:
-        return SpoolSync(value)
-    except ValueError:
-        modes = ", ".join(repr(mode.value) for mode in SpoolSync)
-        _invalid(key, value, f"it must be one of {modes}")
+def _one_of(kind: type[E]) -> Callable[[str, object], E]:
+    def read(key: str, value: object) -> E:
+        try:
+            return kind(value)
+        except ValueError:
+            values = ", ".join(repr(member.value) for member in kind)
+            _invalid(key, value, f"it must be one of {values}")
 
-
-def _overflow(key: str, value: object) -> Overflow:
-    try:
-        return Overflow(value)
-    except ValueError:
-        policies = ", ".join(repr(policy.value) for policy in Overflow)
-        _invalid(key, value, f"it must be one of {policies}")
+    return read
 
 
 def _bool(key: str, value: object) -> bool:
@@ -403,17 +413,18 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "confirm_timeout": _seconds,
         "backlog": _backlog,
         "spool_dir": _spool_dir,
-        "spool_sync": _spool_sync,
+        "spool_sync": _one_of(SpoolSync),
         "max_events": _count,
         "max_bytes": _count,
         "max_dead_events": _count,
-        "overflow": _overflow,
+        "overflow": _one_of(Overflow),
         "max_in_flight": _count,
         "dead_after": _seconds,
         "retry_delay": _delay,
         "retry_max_delay": _delay,
         "shutdown_timeout": _seconds,
         "max_event_bytes": _count,
+        "invalid_text": _one_of(InvalidText),
         "heartbeat": _heartbeat,
         "autoflush": _bool,
         "testing_broker": _bool,

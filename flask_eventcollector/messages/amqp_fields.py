@@ -9,6 +9,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
+from .unicode_text import well_formed
 from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
 
 #: Where a value is: a name, then keys and indices. Formatted only for an error.
@@ -79,35 +80,41 @@ def _utf8(text: str, path: _Path) -> bytes:
         ) from error
 
 
-def copy_headers(headers: Mapping[str, Any] | None) -> tuple[Mapping[str, Any], int]:
+def copy_headers(
+    headers: Mapping[str, Any] | None, *, replace: bool = False
+) -> tuple[Mapping[str, Any], int]:
     if headers is None:
         return NO_HEADERS, 0
-    copy, size = copy_table(headers, "headers")
+    copy, size = copy_table(headers, "headers", replace=replace)
     for key in copy:
         if key in _RESERVED:
             raise ValueError(f"headers[{quote_key(key)}] is reserved: {_RESERVED[key]}")
     return MappingProxyType(copy), size if copy else 0
 
 
-def copy_table(table: object, what: str) -> tuple[dict[str, Any], int]:
+def copy_table(
+    table: object, what: str, *, replace: bool = False
+) -> tuple[dict[str, Any], int]:
     """Copy *table* as an AMQP field table, as a consumer will see it.
 
     :param what: what errors call it.
+    :param replace: whether lone surrogates in its text become U+FFFD.
     :returns: the copy, and its encoded size in bytes.
     :raises TypeError: AMQP does not have a value's type.
     :raises ValueError: a value is out of range, or the table is too large.
     """
     if not isinstance(table, Mapping):
         raise TypeError(f"{what} is of type {type_name(table)}: pass a dict")
-    copier = _TableCopier(what)
+    copier = _TableCopier(what, replace)
     return copier.table(table, (what,)), copier.size
 
 
 class _TableCopier:
     """Copies a table while counting its size as pika's ``encode_table`` encodes it."""
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, replace: bool) -> None:
         self.what = what
+        self.replace = replace
         self.size = 0
 
     def count(self, size: int) -> None:
@@ -128,11 +135,16 @@ class _TableCopier:
         }
 
     def key(self, key: object, path: _Path) -> str:
+        key = self.clean(key)
         name = _short_string(key, (f"a key of {path[0]}", *path[1:]))
         self.count(1 + len(name.encode()))
         return name
 
+    def clean(self, value: Any) -> Any:
+        return well_formed(value) if self.replace and isinstance(value, str) else value
+
     def value(self, value: Any, path: _Path) -> Any:
+        value = self.clean(value)
         for kind, convert in _SCALARS:
             if isinstance(value, kind):
                 converted, size = convert(value, path)

@@ -15,6 +15,7 @@ from ..errors import EncodingError
 from ..events import Event
 from .amqp_fields import check_name, copy_headers
 from .payload_errors import explain
+from .unicode_text import well_formed
 from .wording import type_name
 
 #: Converts a value for JSON, or raises TypeError: ``default`` of Flask's JSON provider.
@@ -29,6 +30,7 @@ def encode_event(
     exchange: str = "",
     max_event_bytes: int,
     default: Default | None = None,
+    replace_invalid_text: bool = False,
 ) -> Event:
     """Encode one payload for one target queue.
 
@@ -38,14 +40,16 @@ def encode_event(
     :param max_event_bytes: the largest allowed body, in bytes.
     :param default: converts any value that is not JSON, a time, a UUID, a Decimal or a
         dataclass; raises TypeError for an unknown type.
+    :param replace_invalid_text: whether lone surrogates in the payload and the headers
+        become U+FFFD; otherwise they are an error.
     :raises TypeError: a name or header has the wrong type.
     :raises ValueError: a name or header is invalid in AMQP.
     :raises EncodingError: the payload can't be encoded as JSON, or is too large.
     """
     target_queue = check_name(target_queue, "target_queue")
     exchange = check_name(exchange, "exchange", allow_empty=True)
-    headers_copy, headers_size = copy_headers(headers)
-    body = _encode_body(payload, default, max_event_bytes)
+    headers_copy, headers_size = copy_headers(headers, replace=replace_invalid_text)
+    body = _encode_body(payload, default, max_event_bytes, replace_invalid_text)
     return Event(
         id=str(uuid.uuid4()),
         target_queue=target_queue,
@@ -68,9 +72,11 @@ def provider_default(provider: Any) -> Default:
     return lambda value: json.loads(provider.dumps(value))
 
 
-def _encode_body(payload: Any, default: Default | None, limit: int) -> bytes:
+def _encode_body(
+    payload: Any, default: Default | None, limit: int, replace: bool
+) -> bytes:
     try:
-        body = _encoder(default).encode(payload).encode()
+        body = _utf8(_encoder(default).encode(payload), replace)
     except Exception as error:
         reason = explain(payload, partial(_convert, default=default), error)
         if reason is None:
@@ -83,6 +89,15 @@ def _encode_body(payload: Any, default: Default | None, limit: int) -> bytes:
             " the data, or raise EVENTCOLLECTOR_MAX_EVENT_BYTES"
         )
     return body
+
+
+def _utf8(text: str, replace: bool) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        if not replace:
+            raise
+        return well_formed(text).encode()
 
 
 def _encoder(default: Default | None) -> json.JSONEncoder:

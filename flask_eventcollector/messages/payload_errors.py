@@ -122,22 +122,26 @@ def _children(
 ) -> list[_Node]:
     value = node.value
     if value is None or isinstance(value, (str, int, float)):
-        _check_scalar(value)
+        _check_scalar(value, kind)
         return []
     _check_place(node, deepest)
     if isinstance(value, (list, tuple)):
         return [node.child(item, f"[{index}]") for index, item in enumerate(value)]
     if isinstance(value, dict):
-        _check_keys(value)
+        _check_keys(value, kind)
         return [node.child(item, f"[{quote_key(key)}]") for key, item in value.items()]
     return [node.child(_converted(value, convert, kind))]
 
 
-def _check_scalar(value: str | int | float | None, what: str = "is") -> None:
-    if isinstance(value, str) and not _is_unicode(value):
+def _check_scalar(
+    value: str | int | float | None, kind: type[Exception], what: str = "is"
+) -> None:
+    # Otherwise it is not what the encoder has met, or it would have been replaced.
+    in_question = kind is UnicodeEncodeError
+    if in_question and isinstance(value, str) and not _is_unicode(value):
         raise _BadValueError(
             f"{what} a str with a lone surrogate, which UTF-8 can't encode:"
-            f" {SURROGATE_CURE}"
+            f" {SURROGATE_CURE}, or set EVENTCOLLECTOR_INVALID_TEXT to 'replace'"
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise _BadValueError(
@@ -160,14 +164,14 @@ def _check_place(node: _Node, deepest: int) -> None:
         raise _BadValueError("is nested too deeply: flatten it")
 
 
-def _check_keys(value: dict[Any, Any]) -> None:
+def _check_keys(value: dict[Any, Any], kind: type[Exception]) -> None:
     for key in value:
         if key is not None and not isinstance(key, (str, int, float)):
             raise _BadValueError(
                 f"has a key of type {type_name(key)}, which JSON does not have:"
                 " use str(key)"
             )
-        _check_scalar(key, "has as a key")
+        _check_scalar(key, kind, "has as a key")
 
 
 def _converted(value: Any, convert: Convert, kind: type[Exception]) -> Any:
