@@ -19,28 +19,56 @@ _request_ctx = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 
 _SCOPE = "_eventcollector_scope"
 _UNFINISHED = "_eventcollector_unfinished"
+_TORN_DOWN = "_eventcollector_torn_down"
 
 
 def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
     """The scope of *app*'s current request; ``None``: there is no request."""
-    if not flask.has_request_context():
-        return None
-    context = _request_ctx._get_current_object()
-    if context.app is not app:
-        return None
-    scope: RequestScope | None = vars(context).get(_SCOPE)
-    if scope is None:
-        scope = vars(context)[_SCOPE] = RequestScope(scopes)
+    if flask.has_request_context():
+        context = _request_ctx._get_current_object()
+        if context.app is not app:
+            return None
+        scope: RequestScope | None = vars(context).get(_SCOPE)
+        if scope is None:
+            scope = vars(context)[_SCOPE] = RequestScope(scopes)
+    else:
+        scope = _ending_request(app)
+        if scope is None:
+            return None
     # Another extension's teardown may raise, so that ours never runs. Then the app
     # context's teardown publishes or discards, so it must know its requests.
     _unfinished().setdefault(scope)
     return scope
 
 
-def note_finished(scope: RequestScope) -> None:
-    """Note that the request's own teardown has run."""
-    if flask.has_app_context():
-        _unfinished().pop(scope, None)
+def note_torn_down(scope: RequestScope) -> None:
+    """Note that the current request's own teardown has run."""
+    _unfinished().pop(scope, None)
+    if _ends_app_context(_request_ctx._get_current_object()):
+        vars(_app_context())[_TORN_DOWN] = scope
+
+
+def _ending_request(app: flask.Flask) -> RequestScope | None:
+    """The request that was torn down, while its app context is torn down.
+
+    A teardown function of the app context may commit a transaction, and a hook of that
+    commit may enqueue: see https://github.com/pallets-eco/flask-sqlalchemy/issues/1271.
+    """
+    if not flask.has_app_context() or flask.globals.app_ctx.app is not app:
+        return None
+    scope: RequestScope | None = vars(_app_context()).get(_TORN_DOWN)
+    return scope
+
+
+def _ends_app_context(context: Any) -> bool:
+    """Whether the app context ends with the request, since the request has pushed it.
+
+    Otherwise the request runs inside it, as in many tests. In Flask 3.2 a request is
+    its app context, and stays current until that is torn down.
+    """
+    return any(
+        pushed is _app_context() for _, pushed in vars(context).get("_cv_tokens", ())
+    )
 
 
 def take_unfinished() -> list[RequestScope]:
@@ -55,13 +83,16 @@ def _enclosing() -> RequestScope | None:
     if not flask.has_request_context():
         return None
     context = _request_ctx._get_current_object()
-    if context is flask.globals.app_ctx._get_current_object():  # type: ignore[attr-defined]
+    if context is _app_context():
         return None
     scope: RequestScope | None = vars(context).get(_SCOPE)
     return scope
 
 
 def _unfinished() -> dict[RequestScope, None]:
-    context: Any = flask.globals.app_ctx._get_current_object()  # type: ignore[attr-defined]
-    found: dict[RequestScope, None] = vars(context).setdefault(_UNFINISHED, {})
+    found: dict[RequestScope, None] = vars(_app_context()).setdefault(_UNFINISHED, {})
     return found
+
+
+def _app_context() -> Any:
+    return flask.globals.app_ctx._get_current_object()  # type: ignore[attr-defined]

@@ -10,7 +10,6 @@ from flask import Flask
 
 from . import contexts
 from .app_state import AppState
-from .collecting.requests import RequestScope
 from .delivery.process import current_process
 
 logger = logging.getLogger("flask_eventcollector")
@@ -33,6 +32,7 @@ class Hooks:
             flask.request_started.connect(self._on_request_started, app)
         app.teardown_request(self._on_teardown_request)
         app.teardown_appcontext(self._on_teardown_appcontext)
+        flask.appcontext_tearing_down.connect(self._on_appcontext_tearing_down, app)
         flask.request_finished.connect(self._on_request_finished, app)
         flask.got_request_exception.connect(self._on_request_exception, app)
         app.shell_context_processor(self._on_shell)
@@ -73,21 +73,25 @@ class Hooks:
             return
         if error is not None:
             scope.error = error
-        self._finish(scope, torn_down=True)
+        scope.torn_down = True
+        try:
+            scope.finish(self._state.config.publish_on)
+        finally:
+            contexts.note_torn_down(scope)
 
     def _on_teardown_appcontext(self, error: BaseException | None = None) -> None:
         for scope in contexts.take_unfinished():
             if error is not None and scope.error is None:
                 scope.error = error
-            self._finish(scope, torn_down=False)
+            scope.finish(self._state.config.publish_on)
+
+    def _on_appcontext_tearing_down(
+        self, sender: Flask, exc: BaseException | None = None, **extra: Any
+    ) -> None:
+        # Other teardown functions may have enqueued after ours has run.
+        self._on_teardown_appcontext(exc)
 
     def _on_shell(self) -> dict[str, Any]:
         # Flask calls this only for its shell, where a user waits for each event.
         self._state.autoflush = True
         return {}
-
-    def _finish(self, scope: RequestScope, *, torn_down: bool) -> None:
-        try:
-            scope.finish(self._state.config.publish_on, torn_down=torn_down)
-        finally:
-            contexts.note_finished(scope)

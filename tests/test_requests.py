@@ -920,6 +920,67 @@ def test_what_anothers_teardown_enqueues_is_judged_like_the_request(
     assert shop.books() == expected
 
 
+@both_orders
+@pytest.mark.parametrize("status", [200, 500])
+def test_what_the_app_contexts_teardown_enqueues_goes_with_the_request(
+    when: str, status: int
+) -> None:
+    # As a hook of a commit in Flask-SQLAlchemy's teardown does.
+    def commit(error: BaseException | None) -> None:
+        peer.enqueue("committed")
+
+    peer = shop_with_another(when, lambda app: app.teardown_appcontext(commit))
+    add_view(peer, ("body", status))
+
+    for _ in range(2):
+        status_of(peer)
+
+    fate = "confirmed" if status == 200 else "discarded"
+    assert peer.books() == {fate: 4}
+
+
+def test_what_a_block_in_the_app_contexts_teardown_enqueues_is_its_own(
+    shop: Shop,
+) -> None:
+    @shop.teardown_appcontext
+    def commit(error: BaseException | None) -> None:
+        shop.enqueue("request")
+        with shop.events.auto_publish():
+            shop.enqueue("block")
+
+    add_view(shop, ("body", 500))
+    status_of(shop)
+
+    assert shop.sent() == ["block"]
+    assert shop.books() == {"confirmed": 1, "discarded": 2}
+
+
+def test_an_outer_app_contexts_teardown_enqueues_for_no_request(shop: Shop) -> None:
+    shop.teardown_appcontext(lambda error: shop.enqueue("outer"))
+    add_view(shop)
+
+    with shop.app_context():
+        status_of(shop)
+
+    assert shop.sent() == ["a"]
+    assert shop.books() == {"confirmed": 1, "collected": 1}
+
+
+def test_a_commit_that_raises_discards_what_its_hooks_enqueued(shop: Shop) -> None:
+    @shop.teardown_appcontext
+    def commit(error: BaseException | None) -> None:
+        shop.enqueue("committed")
+        raise RuntimeError("another extension's bug")
+
+    add_view(shop)
+    with pytest.raises(RuntimeError, match="another extension's bug"):
+        status_of(shop)
+    gc.collect()
+
+    assert shop.sent() == ["a"]
+    assert shop.books() == {"confirmed": 1, "discarded": 1}
+
+
 # Copies of a request's context.
 
 

@@ -20,23 +20,25 @@ class RequestScope(Scope):
         self.status: int | None = None
         #: The exception that the request raised, even if it was handled.
         self.error: BaseException | None = None
+        #: Whether Flask tore down the request itself, not only the app context around
+        #: it.
+        self.torn_down = False
 
-    def finish(self, publish_on: PublishRule, *, torn_down: bool) -> None:
-        """Publish or discard what the request collected. Never raises.
+    def finish(self, publish_on: PublishRule) -> None:
+        """Publish or discard what the request collected since the last call.
 
-        :param torn_down: whether Flask tore down the request itself, not only the app
-            context around it.
+        Never raises an :exc:`Exception`.
         """
         try:
-            self._finish(publish_on, torn_down=torn_down)
+            self._finish(publish_on)
         except Exception:
             logger.exception("Request teardown failed; events may not be published")
 
-    def _finish(self, publish_on: PublishRule, *, torn_down: bool) -> None:
+    def _finish(self, publish_on: PublishRule) -> None:
         collector = self.scopes.collector_if_used(self)
         if collector is None or not collector.events_to_publish:
             return
-        failure = self._failure(publish_on, torn_down=torn_down)
+        failure = self._failure(publish_on)
         if failure:
             discard(collector, failure)
         else:
@@ -44,10 +46,10 @@ class RequestScope(Scope):
             is_ordinary = self.error is None or isinstance(self.error, Exception)
             collector.publish(None if is_ordinary else 0)
 
-    def _failure(self, publish_on: PublishRule, *, torn_down: bool) -> str:
+    def _failure(self, publish_on: PublishRule) -> str:
         """Why the events must not be published; ``""``: they must be."""
         status, error = self.status, self.error
-        if not torn_down and status is None and error is None:
+        if not self.torn_down and status is None and error is None:
             return "the request ended without a response"
         try:
             if publish_on(status, error):
