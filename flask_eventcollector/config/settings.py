@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..messages.amqp_fields import check_name, copy_table
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
-from .spool_dir import check_spool_dir
+from .spool_dir import OWN_NAME, check_spool_dir
 from .tls import tls_context
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class Config:
     #: process.
     backlog: str = "memory"
     #: The folder of the spool, on a local disk, which only the app's user can enter.
-    #: ``None``: a folder in the app's instance folder.
+    #: ``None``: a folder in the app's instance folder. In a mounted volume, name a
+    #: folder in it ``eventcollector-spool``.
     spool_dir: Path | None = None
     #: What the spool survives. ``"normal"``: ``kill -9``. ``"full"``: a power failure,
     #: too.
@@ -177,7 +178,7 @@ def choose_backlog(config: Config, app: Flask) -> str:
 
 def choose_spool_dir(config: Config, app: Flask) -> Path:
     """The folder of the spool."""
-    return config.spool_dir or Path(app.instance_path, "eventcollector-spool")
+    return config.spool_dir or Path(app.instance_path, OWN_NAME)
 
 
 def choose_broker(config: Config, app: Flask) -> tuple[BrokerURL, ...]:

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from ..errors import ConfigurationError
 
+#: A folder of this name is the library's own: it may change the folder's mode.
+OWN_NAME = "eventcollector-spool"
+
 
 def check_spool_dir(path: Path, key: str) -> None:
     """Check the folder, or the parent in which it will be created; creates nothing.
@@ -21,7 +24,7 @@ def check_spool_dir(path: Path, key: str) -> None:
             " EVENTCOLLECTOR_BACKLOG to 'memory'"
         )
     try:
-        problem = _problem(path) if _exists(path) else _problem_above(path)
+        problem = _problem(path, key) if _exists(path) else _problem_above(path)
     except PermissionError:
         problem = (
             f"the user of this process (id {os.geteuid()}) has no search permission for"
@@ -40,24 +43,32 @@ def _exists(path: Path) -> bool:
     return True
 
 
-def _problem(path: Path) -> str:
+def _problem(path: Path, key: str) -> str:
     about = path.stat()
     if not stat.S_ISDIR(about.st_mode):
         return "that is not a folder: choose another path"
     if about.st_uid != os.geteuid():
         return (
             f"it belongs to the user with id {about.st_uid}, not to this process's user"
-            f" (id {os.geteuid()}): run this as that user, or chown it to the user that"
-            " runs the app"
+            f" (id {os.geteuid()}): run this as that user, chown it to the user that"
+            f" runs the app, or {_use_folder_in(path, key)}"
         )
-    if about.st_mode & 0o077:
+    if about.st_mode & 0o077 and path.name != OWN_NAME:
         return (
             f"other users can enter it (its mode is {about.st_mode & 0o777:o}), and"
-            " events may be confidential: choose a dedicated folder, or chmod 700 it"
+            f" events may be confidential: chmod 700 it, or {_use_folder_in(path, key)}"
         )
     if not os.access(path, os.W_OK | os.X_OK):
         return "this process has no write permission: chmod 700 it"
     return ""
+
+
+def _use_folder_in(path: Path, key: str) -> str:
+    """The cure for a mounted volume, which often can't change its owner or mode."""
+    cure = f"set {key} to {str(path / OWN_NAME)!r}, a folder in it"
+    if os.access(path, os.W_OK | os.X_OK):
+        return f"{cure} that this process can create"
+    return f"let this process's group write to it (fsGroup in Kubernetes) and {cure}"
 
 
 def _problem_above(path: Path) -> str:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 
-from flask_eventcollector.config.spool_dir import check_spool_dir
+from flask_eventcollector.config.spool_dir import OWN_NAME, check_spool_dir
 from flask_eventcollector.errors import ConfigurationError
-from tests.helpers import Shop
+from flask_eventcollector.stores.spool.folder import Folder
+from tests.helpers import Shop, in_child
 from tests.spool.support import failing
+
+#: Nobody listens on port 1.
+NOBODY = "amqp://guest:guest@127.0.0.1:1/"
 
 
 def problem(path: Path) -> str:
@@ -52,7 +59,79 @@ def test_another_users_folder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "theirs"
     path.mkdir(mode=0o700)
     os.chown(path, 12345, -1)
-    assert "belongs to the user with id 12345" in problem(path)
+    message = problem(path)
+    assert "belongs to the user with id 12345" in message
+    assert (
+        f"or set EVENTCOLLECTOR_SPOOL_DIR to '{path}/{OWN_NAME}', a folder" in message
+    )
+
+
+def test_the_library_closes_a_folder_of_its_own_name_to_others(tmp_path: Path) -> None:
+    path = tmp_path / OWN_NAME
+    path.mkdir()
+    path.chmod(0o2770)
+    check_spool_dir(path, "KEY")
+
+    Folder(path, "shop").make()
+
+    assert path.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_mode_of_any_other_folder_is_left_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    Folder(tmp_path, "shop").make()
+    assert tmp_path.stat().st_mode & 0o777 == 0o750
+
+
+APP_USER, VOLUME_GROUP = 12345, 23456
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("mode", [0o2775, 0o2755])
+def test_the_cure_for_a_mounted_volume_is_one_that_a_pod_can_apply(mode: int) -> None:
+    """A volume belongs to root and, with an fsGroup, to the pod's group."""
+    with TemporaryDirectory() as above:
+        os.chmod(above, 0o755)
+        volume = Path(above, "volume")
+        volume.mkdir()
+        os.chown(volume, 0, VOLUME_GROUP)
+        volume.chmod(mode)
+
+        cured, written, found = in_child(lambda: cure_in_a_pod(volume))
+
+    assert "belongs to the user with id 0, not to this process's user" in cured
+    if mode == 0o2755:
+        assert "let this process's group write to it (fsGroup in Kubernetes)" in cured
+        assert "has no permission to create it" in found
+        return
+    assert "a folder in it that this process can create" in cured
+    assert written == 1
+    # The next pod finds what Kubernetes has done to it.
+    assert found == "fine"
+
+
+def cure_in_a_pod(volume: Path) -> tuple[str, int, str]:
+    """Start as a pod's user, do what the error says, and start again."""
+    os.setgroups([VOLUME_GROUP])
+    os.setgid(APP_USER)
+    os.setuid(APP_USER)
+    message = problem(volume)
+    cure = re.search("set EVENTCOLLECTOR_SPOOL_DIR to '([^']+)'", message)
+    assert cure
+    settings: dict[str, Any] = {"SPOOL_DIR": cure[1], "BACKLOG": "spool"}
+    try:
+        shop = Shop(**settings, BROKER_URL=NOBODY, TESTING_BROKER=True)
+    except ConfigurationError as error:
+        return message, 0, str(error)
+    shop.enqueue("a")
+    shop.events.publish()
+    spooled = shop.events.stats().spooled
+    shop.events.close(0)
+    # As Kubernetes does at each mount, with fsGroupChangePolicy "Always".
+    os.chmod(cure[1], 0o2770)
+    Shop(**settings)
+    return message, spooled, "fine"
 
 
 def test_what_may_not_be_written_is_refused(

@@ -16,6 +16,7 @@ try:
 except ImportError:  # pragma: no cover - Windows
     fcntl = None  # type: ignore[assignment]
 
+from ...config.spool_dir import OWN_NAME
 from ...delivery.process import current_process
 from .journal import SUFFIXES, was_begun
 
@@ -89,6 +90,10 @@ class Folder:
         :raises OSError: it can't be created.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.path.name == OWN_NAME:
+            # Kubernetes opens all that is in a volume with an fsGroup to that group,
+            # each time it mounts it.
+            self.path.chmod(0o700)
 
     def claim_new(self) -> Claim:
         """Lock a new name for this process's own file.
