@@ -1,12 +1,12 @@
-"""How a host ends, and what becomes of events that wait for a broker meanwhile.
+"""How a host ends, and what happens to events that are waiting for the broker.
 
-    python -m tests.faults.endings                 all of them
-    python -m tests.faults.endings gunicorn        those with this word in their names
-    python -m tests.faults.endings --mode spool    with the spool instead of the memory
+    python -m tests.faults.endings                 all rows
+    python -m tests.faults.endings gunicorn        rows whose names contain this word
+    python -m tests.faults.endings --mode spool    with the spool
 
-prints what each ending lost and counted: the table of `docs/deployment.md`. Lost is
-what neither arrived nor is on disk. The broker is away meanwhile: it is `down` and
-refuses connections, or is `silent`, so that whoever ends waits for it.
+This prints what each ending lost and counted, for the table in `docs/deployment.md`. An
+event is lost if it neither arrived nor is on disk. Meanwhile the broker is unreachable:
+it is `down` and refuses connections, or is `silent`, so that the shutdown waits for it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.rabbitmq import RabbitMQNode
 #: Requests, tasks or units of work whose events wait.
 ORDERS = 20
 PENDING = ORDERS * EVENTS
-#: Seconds after which a worker is thought to hang, where that is tried.
+#: The timeout of a worker, in seconds, for endings that exceed it.
 TIMEOUT = 1
 
 
@@ -41,9 +41,9 @@ class Ending:
 
     kind: str
     how: str
-    #: Lets it end; returns the seconds until it, or its worker, is gone.
+    #: Ends it; returns the seconds until it, or its worker, has ended.
     end: Callable[[Trial], float]
-    #: Whether the log counts all that is lost.
+    #: Whether the log counts all events that are lost.
     counted: bool = True
     options: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -53,31 +53,33 @@ class Ending:
         return f"{self.kind}: {self.how}"
 
 
-class Away(enum.Enum):
-    """The ways in which the broker is not there."""
+class Outage(enum.Enum):
+    """The ways in which the broker is unreachable."""
 
     DOWN = "down"
     SILENT = "silent"
 
     def begin(self, rig: Rig) -> None:
-        """Take the broker away."""
-        if self is Away.DOWN:
+        """Make the broker unreachable."""
+        if self is Outage.DOWN:
             rig.node.stop_app()
         else:
             rig.proxy.hold()
 
     def end(self, rig: Rig) -> None:
-        """Bring the broker back."""
-        if self is Away.DOWN:
+        """Make the broker reachable."""
+        if self is Outage.DOWN:
             rig.node.start_app()
         else:
             rig.proxy.restore()
 
 
 @contextmanager
-def pending(rig: Rig, ending: Ending, away: Away = Away.SILENT) -> Iterator[Trial]:
-    """Run its host with events that wait for the broker, which is back afterwards."""
-    away.begin(rig)
+def pending(
+    rig: Rig, ending: Ending, outage: Outage = Outage.SILENT
+) -> Iterator[Trial]:
+    """Run a host with retained events; the broker is reachable again afterwards."""
+    outage.begin(rig)
     options = ending.options
     if ending.kind == "script":
         options = (str(ORDERS), str(EVENTS), *options)
@@ -90,13 +92,13 @@ def pending(rig: Rig, ending: Ending, away: Away = Away.SILENT) -> Iterator[Tria
     ) as trial:
         give_work(trial)
         yield trial
-        away.end(rig)
+        outage.end(rig)
         trial.declare(trial.queue)
     trial.figures.broken = [f"{ending}: {it}" for it in trial.figures.broken]
 
 
 def give_work(trial: Trial) -> None:
-    """Have events enqueued; returns when all are retained."""
+    """Have events enqueued; return when all are retained."""
     if trial.host.kind.serves:
         trial.requests(ORDERS)
         return
@@ -110,7 +112,7 @@ def give_work(trial: Trial) -> None:
 
 
 def all_counted(trial: Trial) -> bool:
-    """Whether the log counts all that is missing."""
+    """Whether the log counts all missing events."""
     return trial.logged_drops == len(trial.missing)
 
 
@@ -126,7 +128,7 @@ by_sigterm = partial(by_signal, signal.SIGTERM)
 
 
 def by_itself(trial: Trial) -> float:
-    """Wait until it has ended by itself."""
+    """Wait until it ends without a signal."""
     return trial.await_end()
 
 
@@ -138,7 +140,7 @@ def by_killed_worker(trial: Trial) -> float:
 
 
 def by_request(path: str, trial: Trial) -> float:
-    """Let a request end the only worker."""
+    """End the only worker by a request."""
     return _without_worker(trial, lambda pid: trial.load.run([path]))
 
 
@@ -148,7 +150,7 @@ by_os_exit = partial(by_request, "/exit")
 
 
 def by_recycling(trial: Trial) -> float:
-    """Send requests until the only worker has had its share."""
+    """Send requests until the only worker has reached its limit."""
 
     def send(pid: int) -> None:
         while is_running(pid) and trial.load.run(["/slow?seconds=0"])[0].ok:
@@ -178,12 +180,12 @@ _RECYCLED = ("--max-requests", str(2 * ORDERS))
 _FEW_TASKS = ("--max-tasks-per-child", str(ORDERS // 2))
 _CLOSES = {"CLOSES": 1}
 
-#: Told to end. uWSGI runs no exit handlers in a worker that is just busy.
+#: Ended by SIGTERM. uWSGI runs no exit handlers in a worker that is busy.
 AT_SIGTERM = [
     Ending(kind=kind, how="SIGTERM", end=by_sigterm, counted=kind in GUNICORN)
     for kind in (*GUNICORN, *UWSGI)
 ]
-#: Over its time.
+#: Over a timeout.
 OVER_TIME = [
     Ending(
         kind="gunicorn-sync",
@@ -194,7 +196,7 @@ OVER_TIME = [
     ),
     Ending(
         kind="gunicorn-sync",
-        how="over `--timeout`, deaf to SIGABRT",
+        how="over `--timeout`, SIGABRT ignored",
         end=by_hanging_deaf,
         options=_TIMEOUT,
         counted=False,
@@ -215,7 +217,7 @@ OVER_TIME = [
         counted=False,
     ),
 ]
-#: Recycled, or gone by its own doing.
+#: Recycled, or ended in another way.
 OTHERS = [
     Ending(
         kind="gunicorn-gthread",
@@ -225,13 +227,13 @@ OTHERS = [
     ),
     Ending(kind="gunicorn-gthread", how="`os._exit`", end=by_os_exit, counted=False),
     Ending(kind="waitress", how="SIGTERM", end=by_sigterm, counted=False),
-    Ending(kind="script", how="its end", end=by_itself, options=("end",)),
+    Ending(kind="script", how="normal exit", end=by_itself, options=("end",)),
     Ending(
         kind="script", how="`os._exit`", end=by_itself, options=("exit",), counted=False
     ),
     Ending(
         kind="celery",
-        how="`--max-tasks-per-child`, closed by the signal",
+        how="`--max-tasks-per-child`, with `close()`",
         end=by_sigterm,
         options=_FEW_TASKS,
         asks=_CLOSES,
@@ -257,7 +259,7 @@ OTHERS = [
     Ending(kind="celery", how="SIGTERM", end=by_sigterm, counted=False),
     Ending(
         kind="celery",
-        how="SIGTERM, closed by the signal",
+        how="SIGTERM, with `close()`",
         end=by_sigterm,
         asks=_CLOSES,
     ),
@@ -272,7 +274,7 @@ OTHERS = [
 ]
 #: How many of each the tests run.
 FIRST_OVER_TIME, FIRST_OTHERS = 2, 6
-#: Memory loses all of it, without a word.
+#: Memory loses all events silently.
 KILLED = [
     Ending(kind=kind, how="`kill -9` of a worker", end=by_killed_worker, counted=False)
     for kind in ("gunicorn-gthread", "uwsgi")
@@ -280,7 +282,7 @@ KILLED = [
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table, for the endings that have one of the words in their names."""
+    """Print the table, for endings whose names contain one of the words."""
     options = _parser().parse_args(arguments)
     words = options.words
     chosen = [
@@ -294,8 +296,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         node.start()
         with Proxy(node.port) as proxy:
-            for ending, away in itertools.product(chosen, Away):
-                say(measured(Rig(node, proxy, mode=options.mode), ending, away))
+            for ending, outage in itertools.product(chosen, Outage):
+                say(measured(Rig(node, proxy, mode=options.mode), ending, outage))
     finally:
         node.close()
 
@@ -306,7 +308,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("words", nargs="*", metavar="WORD", help="in an ending's name")
+    parser.add_argument(
+        "words", nargs="*", metavar="WORD", help="in the name of an ending"
+    )
     parser.add_argument("--mode", choices=MODES, default="memory")
     return parser
 
@@ -316,15 +320,15 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def measured(rig: Rig, ending: Ending, away: Away) -> str:
-    """A line of the table."""
+def measured(rig: Rig, ending: Ending, outage: Outage) -> str:
+    """One row of the table."""
     if missing := KINDS[ending.kind].missing:
         return f"| {ending.kind} | {ending.how} | not run, missing: {missing} |"
-    with pending(rig, ending, away) as trial:
+    with pending(rig, ending, outage) as trial:
         seconds = ending.end(trial)
     lost, counted = len(trial.missing), trial.logged_drops
     counts = f"{PENDING} | {trial.figures.kept} | {lost} | {counted}"
-    figures = f"{away.value} | {seconds:.1f} | {counts}"
+    figures = f"{outage.value} | {seconds:.1f} | {counts}"
     return f"| {ending.kind} | {ending.how} | {figures} |"
 
 

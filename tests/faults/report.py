@@ -1,4 +1,4 @@
-"""Figures of rows, for a terminal, for machines and for a page of the docs."""
+"""The results of rows, for a terminal, for machines and for a page of the docs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from flask_eventcollector.messages.wording import counted
 from tests.faults.figures import Figures
 from tests.faults.rows import EVERY_MODE
 from tests.faults.runner import Result
@@ -27,7 +28,7 @@ TEXTS = ("fault", "mode", "books")
 
 @dataclass(frozen=True)
 class Report:
-    """What a run of the rig has found, and on what."""
+    """The results of a run of the rig, with RabbitMQ's version."""
 
     rabbitmq: str
     results: Sequence[Result]
@@ -43,11 +44,13 @@ class Report:
 
     @property
     def verdict(self) -> str:
-        """All of it in one sentence."""
+        """A summary in one line."""
         number = sum(bool(result.skipped) for result in self.results)
-        unless = f", except for {number} that could not be run" if number else ""
-        words = "All of it holds" if self.holds else "Not all of it holds"
-        return f"{words}{unless}."
+        skipped = f" {counted(number, 'task')} not run." if number else ""
+        words = (
+            "Every promise was kept." if self.holds else "Some promises were broken."
+        )
+        return f"{words}{skipped}"
 
     def as_json(self) -> str:
         """For machines."""
@@ -71,10 +74,10 @@ class Report:
         return table
 
     def as_markdown(self, older: str = "") -> str:
-        """For a page of the docs, under a heading of its own.
+        """For a page of the docs, under its own heading.
 
-        *older* are figures of the same versions: those of rows and modes that were not
-        run again stay.
+        *older* has figures of the same versions. Those of rows and modes that were not
+        run again are retained.
         """
         kept = _kept(older, self.results) if self._heading in older else {}
         return "\n".join(
@@ -83,8 +86,7 @@ class Report:
                 "",
                 *_markdown_table(COLUMNS, map(_cells, _run(self.results)), kept),
                 "",
-                "What was promised, how often the fault struck, and what the library's"
-                " own books say:",
+                "The promise, the number of faults, and the library's own counts:",
                 "",
                 *_markdown_table(
                     _MORE, map(_more_cells, _promising(self.results)), kept
@@ -102,10 +104,10 @@ class Report:
         )
 
     def write_into(self, page: Path) -> None:
-        """Put the figures into *page*, in place of older ones of the same broker.
+        """Write the figures into *page*, replacing older ones of the same broker.
 
-        What else the page says stays as it is, and so do older figures of the same
-        versions about rows that were not run again.
+        The rest of the page is unchanged. Older figures of the same versions are
+        retained for rows that were not run again.
         """
         name = "RabbitMQ " + ".".join(self.rabbitmq.split(".")[:2])
         begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
@@ -120,7 +122,7 @@ class Report:
 
 
 def problems(result: Result) -> list[str]:
-    """Why it was not run, or what did not hold, and where the logs are."""
+    """Why it was not run, or which promises were broken, and where the logs are."""
     if result.skipped:
         return [_skipped(result)]
     if result.holds:
@@ -159,8 +161,8 @@ def _books(result: Result) -> str:
 
 
 _MORE = (
-    *("row", "fault", "mode", "must hold", "strokes", "confirmed", "dropped", "dead"),
-    *("may be lost", "p99 longer by, ms", "seconds", "holds"),
+    *("row", "fault", "mode", "promise", "faults", "confirmed", "dropped", "dead"),
+    *("may be lost", "p99 increase, ms", "seconds", "kept"),
 )
 
 
@@ -188,7 +190,7 @@ def _promising(results: Iterable[Result]) -> list[Result]:
     return [result for result in _run(results) if not result.task.is_baseline]
 
 
-_FAILURES, _NOT_RUN = "What did not hold:", "What could not be run:"
+_FAILURES, _NOT_RUN = "Not kept:", "Not run:"
 
 
 def _failures(results: Iterable[Result]) -> list[str]:
@@ -216,7 +218,7 @@ def _about(line: str) -> tuple[int, int] | None:
 
 
 def _kept(older: str, results: Iterable[Result]) -> dict[str, list[str]]:
-    """The lines of *older* about other rows or modes, by what is above them."""
+    """The lines of *older* about other rows or modes, by the heading above them."""
     new = {(r.task.row.number, EVERY_MODE.index(r.task.mode)) for r in results}
     kept: dict[str, list[str]] = {}
     title = ""
@@ -234,7 +236,7 @@ def _markdown_table(
     rows: Iterable[Sequence[str]],
     kept: Mapping[str, list[str]],
 ) -> list[str]:
-    texts = (*TEXTS, "must hold", "holds")
+    texts = (*TEXTS, "promise", "kept")
     rule = ["---" if column in texts else "---:" for column in columns]
     head, under, *lines = (
         f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)

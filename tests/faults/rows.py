@@ -59,7 +59,7 @@ class Row:
     def why_not(self, mode: str) -> str | None:
         """Why it can't be run in this mode, here; ``None``: it can."""
         if mode not in self.modes:
-            return f"it is about the mode {' or '.join(self.modes)}"
+            return f"only for the mode {' or '.join(self.modes)}"
         return f"missing: {self.missing}" if self.missing else self.denied()
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ PATIENT = 15
 @row(
     1,
     "broker down when the app starts",
-    holds="starts, retains, one connect attempt per step of backoff, drains later",
+    holds="starts; one connection attempt per backoff step; events delivered later",
     short=5,
     long=20,
     confirms=2 * SOME * EVENTS,
@@ -48,8 +48,8 @@ def down_at_the_start(rig: Rig, runs: int) -> Figures:
 
 @row(
     2,
-    "broker stops and starts under load",
-    holds="0 lost, the same ids",
+    "broker stopped and started under load",
+    holds="0 lost; ids unchanged",
     short=3,
     long=20,
     confirms=MANY * EVENTS,
@@ -67,7 +67,7 @@ def stops_and_starts(rig: Rig, runs: int) -> Figures:
 @row(
     3,
     "broker killed with `kill -9` under load",
-    holds="0 acknowledged lost on a durable queue",
+    holds="0 acknowledged events lost on a durable queue",
     short=1,
     long=20,
     confirms=MANY * EVENTS,
@@ -86,7 +86,7 @@ def killed(rig: Rig, runs: int) -> Figures:
 @row(
     4,
     "broker frozen",
-    holds="the latency rule; only the first wait; nothing twice when it wakes in time",
+    holds="latency rule; only the first requests wait; no duplicates if thawed in time",
     short=5,
     long=20,
     confirms=2 * SOME * EVENTS,
@@ -112,7 +112,7 @@ def frozen(rig: Rig, runs: int) -> Figures:
 @row(
     5,
     "memory alarm",
-    holds="as row 4; seen as blocked; nothing sent meanwhile; the connection is kept",
+    holds="as row 4; state blocked; nothing sent meanwhile; connection kept",
     short=5,
     long=20,
     confirms=2 * SOME * EVENTS,
@@ -141,8 +141,8 @@ def memory_alarm(rig: Rig, runs: int) -> Figures:
 
 @row(
     6,
-    "disk alarm during exit",
-    holds="bounded exit; what was not confirmed is counted",
+    "disk alarm during shutdown",
+    holds="bounded shutdown; unconfirmed events counted",
     short=1,
     long=10,
     confirms=SOME * EVENTS,
@@ -166,8 +166,8 @@ def disk_alarm_at_exit(rig: Rig, runs: int) -> Figures:
 
 @row(
     7,
-    "new connection under an alarm",
-    holds="the state is told; nothing hangs",
+    "new connection during an alarm",
+    holds="state reported; nothing hangs",
     short=1,
     long=10,
     confirms=SOME * EVENTS,
@@ -189,8 +189,8 @@ def connects_under_an_alarm(rig: Rig, runs: int) -> Figures:
 
 @row(
     15,
-    "all connections closed, again and again",
-    holds="0 lost; 4 workers come back each time, and don't try again and again",
+    "all connections closed repeatedly",
+    holds="0 lost; 4 workers reconnect each time, with few attempts",
     short=2,
     long=30,
     confirms=MANY * EVENTS,

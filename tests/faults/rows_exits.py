@@ -14,8 +14,8 @@ from tests.faults.endings import (
     FIRST_OVER_TIME,
     OTHERS,
     OVER_TIME,
-    Away,
     Ending,
+    Outage,
     all_counted,
     pending,
 )
@@ -40,7 +40,7 @@ def _kinds(endings: Iterable[Ending]) -> tuple[str, ...]:
 @row(
     24,
     "publish interrupted at any point",
-    holds="no event takes another's confirm; what is acknowledged arrives",
+    holds="no event gets another's confirm; acknowledged events arrive",
     short=2,
     long=100,
     confirms=SOME * EVENTS,
@@ -101,7 +101,7 @@ def _by_gevent_timeout(rig: Rig) -> Figures:
 @row(
     30,
     "SIGTERM with a backlog, broker up and down",
-    holds="exit within `SHUTDOWN_TIMEOUT` + 1 s; what is lost is counted in the log",
+    holds="exit within `SHUTDOWN_TIMEOUT` + 1 s; lost events counted in the log",
     short=3,
     long=50,
     confirms=0,
@@ -129,7 +129,7 @@ def _ended_silent(rig: Rig, ending: Ending) -> Trial:
 
 
 def _ended_down(rig: Rig, ending: Ending) -> Trial:
-    with pending(rig, ending, Away.DOWN) as trial:
+    with pending(rig, ending, Outage.DOWN) as trial:
         end_in_time(trial)
         may_be_uncounted(trial, ending)
     trial.expect("all is counted", all_counted(trial) or not ending.counted)
@@ -162,7 +162,7 @@ def end_in_time(trial: Trial) -> None:
 @row(
     31,
     "`kill -9` of a worker at random",
-    holds="memory: no more is lost than was not said to be published; spool: 0 lost",
+    holds="memory: 0 lost that were reported as published; spool: 0 lost",
     short=3,
     long=100,
     confirms=SOME * EVENTS // 4,
@@ -200,8 +200,8 @@ def _nothing() -> None:
 
 @row(
     32,
-    "worker over its time (ABRT, KILL)",
-    holds="as row 31; with a shorter `SHUTDOWN_TIMEOUT` all is counted; nothing hangs",
+    "worker over its timeout (SIGABRT, SIGKILL)",
+    holds="as row 31; all counted with a shorter `SHUTDOWN_TIMEOUT`; nothing hangs",
     short=FIRST_OVER_TIME,
     long=10 * len(OVER_TIME),
     confirms=0,
@@ -215,8 +215,8 @@ def over_time(rig: Rig, runs: int) -> Figures:
 
 @row(
     33,
-    "recycling, `os._exit`, a script's end; Celery, waitress",
-    holds="nothing hangs; what is not counted is documented",
+    "recycling, `os._exit`, end of a script; Celery, waitress",
+    holds="nothing hangs; uncounted losses are documented",
     short=FIRST_OTHERS,
     long=5 * len(OTHERS),
     confirms=0,

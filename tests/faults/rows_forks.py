@@ -19,7 +19,7 @@ FORKS = 20
 @row(
     26,
     "events before the fork, `--preload`",
-    holds="0 lost, 0 twice, whether or not they were confirmed when the workers start",
+    holds="0 lost, 0 duplicated, whether confirmed before the workers start or after",
     short=2,
     long=20,
     confirms=EARLY + SOME * EVENTS,

@@ -28,7 +28,7 @@ GIVEN_UP = 2 * (HEARTBEAT + 5)
 @row(
     8,
     "black hole, no RST",
-    holds="given up within 2 x (heartbeat + 5 s); the latency rule",
+    holds="connection aborted within 2 x (heartbeat + 5 s); latency rule",
     short=5,
     long=20,
     confirms=2 * SOME * EVENTS,
@@ -75,8 +75,8 @@ def reset_anywhere(rig: Rig, runs: int) -> Figures:
 
 @row(
     10,
-    "confirms cut, requests pass",
-    holds="0 lost; duplicates within the window, and marked",
+    "confirms lost, publishes delivered",
+    holds="0 lost; duplicates limited to the window, and marked",
     short=1,
     long=20,
     confirms=SOME * EVENTS,
@@ -118,7 +118,7 @@ def half_closed(rig: Rig, runs: int) -> Figures:
 @row(
     12,
     "latency of 50, 200, 1000 ms",
-    holds="the latency rule; a request with 20 events waits no longer than with one",
+    holds="latency rule; a request with 20 events waits no longer than with one",
     short=5,
     long=21,
     confirms=SOME,
@@ -151,7 +151,7 @@ def _median(answers: Sequence[Answer]) -> float:
 @row(
     13,
     "bandwidth of 16 KB/s, a byte at a time",
-    holds="memory bounded; 0 lost; the connection is kept",
+    holds="memory bounded; 0 lost; connection kept",
     short=1,
     long=10,
     confirms=SOME * 20,
@@ -201,8 +201,8 @@ def idle(rig: Rig, runs: int) -> Figures:
 
 @row(
     22,
-    "name does not resolve, resolver hangs",
-    holds="retained; at most one thread resolves; bounded exit",
+    "host name does not resolve, resolver hangs",
+    holds="events retained; at most one thread resolves; bounded shutdown",
     short=2,
     long=10,
     confirms=0,
@@ -236,8 +236,8 @@ def resolver_hangs(rig: Rig, runs: int) -> Figures:
 
 @row(
     23,
-    "bad certificate",
-    holds="refused, told, retained, nothing sent in the clear; drains with a good one",
+    "untrusted certificate",
+    holds="refused and reported; no clear text; delivered with a trusted certificate",
     short=1,
     long=10,
     confirms=SOME * EVENTS,

@@ -20,8 +20,8 @@ FLAT = 4_000_000
 
 @row(
     40,
-    "ten times what the process may hold, broker frozen",
-    holds="memory flat at its limit; drops counted exactly",
+    "ten times the limit of the process, broker frozen",
+    holds="memory flat at the limit; dropped events counted exactly",
     short=1,
     long=60,
     confirms=LIMIT,

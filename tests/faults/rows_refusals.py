@@ -24,7 +24,7 @@ FEW_TRIES = 100_000
 @row(
     16,
     "exchange deleted (404)",
-    holds="others go on; at most one channel closed a probe; recovers when it is back",
+    holds="others unaffected; at most one channel closed per probe; recovers later",
     short=1,
     long=20,
     confirms=3 * SOME * EVENTS,
@@ -50,8 +50,8 @@ def exchange_deleted(rig: Rig, runs: int) -> Figures:
 
 @row(
     17,
-    "no such queue",
-    holds="others go on at once; recovers when declared; dead in the end, counted",
+    "queue does not exist",
+    holds="others unaffected; recovers when declared; otherwise dead-lettered, counted",
     short=1,
     long=20,
     confirms=2 * SOME * EVENTS,
@@ -101,7 +101,7 @@ def queue_full(rig: Rig, runs: int) -> Figures:
 @row(
     19,
     "event larger than the broker allows",
-    holds="that one dead at once, its 99 neighbours delivered; later ones not tried",
+    holds="dead-lettered at once, its 99 neighbours delivered; later ones not sent",
     short=1,
     long=20,
     confirms=99,
@@ -126,8 +126,8 @@ def too_large(rig: Rig, runs: int) -> Figures:
 
 @row(
     21,
-    "password changed, permission taken",
-    holds="kept; few log lines; no credential in any log; recovers",
+    "password changed, permission revoked",
+    holds="events retained; few log lines; no credential in any log; recovers",
     short=2,
     long=20,
     confirms=2 * SOME * EVENTS,

@@ -21,8 +21,8 @@ PADDING = 1_000
 
 @row(
     35,
-    "many workers on one spool folder, some killed, all reloaded",
-    holds="no corruption, no lock error; an orphan is adopted once; spool: 0 lost",
+    "many workers share a spool folder, some killed, all reloaded",
+    holds="no corruption, no lock error; each orphan adopted once; spool: 0 lost",
     short=1,
     long=20,
     confirms=SOME * EVENTS // 2,
@@ -60,7 +60,7 @@ def many_workers(rig: Rig, runs: int) -> Figures:
 @row(
     36,
     "killed between confirm and local delete",
-    holds="what comes twice is marked; spool: 0 lost",
+    holds="duplicates marked; spool: 0 lost",
     short=2,
     long=20,
     confirms=SOME * EVENTS // 2,
@@ -112,9 +112,9 @@ def _erased(trial: Trial) -> int:
 
 @row(
     34,
-    "spool's disk full, write error, damaged file, wrong owner",
-    holds="requests are quick; what is not on disk is counted, and written as soon as"
-    " that works; a bad file is quarantined, counted; 0 lost but what was damaged",
+    "spool on a full disk, write error, damaged file, wrong owner",
+    holds="requests stay fast; unwritten events counted, and written once that works;"
+    " damaged files quarantined and counted; 0 lost except damaged events",
     short=2,
     long=40,
     confirms=SOME * EVENTS,

@@ -22,7 +22,7 @@ GEVENT = ("gunicorn-gevent", "gunicorn-gevent-preload", "uwsgi-gevent")
 @row(
     25,
     "32 threads enqueue and publish",
-    holds="the books balance; 0 lost, 0 twice, 0 mixed between requests",
+    holds="books balance; 0 lost, 0 duplicated, 0 mixed between requests",
     short=2,
     long=20,
     confirms=200 * EVENTS,
@@ -51,7 +51,7 @@ def many_threads(rig: Rig, runs: int) -> Figures:
 @row(
     28,
     "uWSGI option sets",
-    holds="works with each, and while the broker does not answer",
+    holds="works with each, even while the broker does not respond",
     short=len(UWSGI),
     long=5 * len(UWSGI),
     # It does not always run the exit handlers, and then a worker leaves no books.
@@ -65,7 +65,7 @@ def uwsgi_options(rig: Rig, runs: int) -> Figures:
 @row(
     29,
     "greenlets, with and without `--preload`",
-    holds="works; they wait for confirms side by side",
+    holds="works; greenlets wait for confirms concurrently",
     short=len(GEVENT),
     long=5 * len(GEVENT),
     # uWSGI's gevent loop runs no exit handlers, so it leaves no books.

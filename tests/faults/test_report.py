@@ -102,7 +102,7 @@ def test_the_baseline_promises_nothing() -> None:
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ({"modes": ("spool",)}, "it is about the mode spool"),
+        ({"modes": ("spool",)}, "only for the mode spool"),
         ({"kinds": ("no-such",)}, "missing: the Python package no_such"),
         ({"denied": lambda: "nobody may"}, "nobody may"),
     ],
@@ -118,11 +118,11 @@ def test_a_row_that_can_not_be_run_is_no_failure_and_no_success(
     assert problems(result) == [line]
     report = Report("3.10.8", [result])
     assert report.holds
-    assert report.verdict == "All of it holds, except for 1 that could not be run."
+    assert report.verdict == "Every promise was kept. 1 task not run."
     (found,) = json.loads(report.as_json())["results"]
     assert found["skipped"] == why
     assert found["holds"] is None
-    assert f"What could not be run:\n\n- {line}" in report.as_markdown()
+    assert f"Not run:\n\n- {line}" in report.as_markdown()
     assert "| 90 |" not in report.as_markdown()
     assert report.as_table().row_count == 0
 
@@ -177,7 +177,7 @@ def test_a_page_keeps_what_people_wrote_and_other_versions(tmp_path: Path) -> No
 
 def lost_on(page: Path) -> list[tuple[str, str, str]]:
     """Row, mode and lost events, as the first table of *page* shows them."""
-    table = page.read_text().partition("What was promised")[0].splitlines()
+    table = page.read_text().partition("The promise")[0].splitlines()
     cells = [line.strip("| ").split(" | ") for line in table if "nothing" in line]
     return [(line[0], line[2], line[6]) for line in cells]
 
@@ -194,7 +194,7 @@ def test_a_page_keeps_the_figures_of_rows_that_were_not_run_again(
         run(good(), number=11, modes=("spool",)),
     ]
     Report("3.10.8", first).write_into(page)
-    assert "What did not hold:\n\n- row 12" in page.read_text()
+    assert "Not kept:\n\n- row 12" in page.read_text()
     again = [run(good(lost=3), BASELINE, number=9), run(good(), number=12)]
     Report("3.10.8", again).write_into(page)
     assert lost_on(page) == [
@@ -204,8 +204,8 @@ def test_a_page_keeps_the_figures_of_rows_that_were_not_run_again(
         ("12", "memory", "0"),
     ]
     text = page.read_text()
-    assert "What did not hold:" not in text
-    assert "What could not be run:\n\n- row 11 nothing happens, memory: " in text
+    assert "Not kept:" not in text
+    assert "Not run:\n\n- row 11 nothing happens, memory: " in text
     assert text.count("| 10 | nothing happens | memory | all of it |") == 1
 
 
