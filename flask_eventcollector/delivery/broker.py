@@ -34,7 +34,10 @@ class Broker(Protocol):
     relay: CallbackRelay
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        """Start to connect; does not wait. Later calls do nothing."""
+        """Start to connect; does not wait. Later calls do nothing.
+
+        :raises RuntimeError: no thread can be started. A later call tries again.
+        """
 
     def wake(self) -> None:
         """There may be events to take. Thread-safe; does not wait."""

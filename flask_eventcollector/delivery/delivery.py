@@ -249,14 +249,20 @@ class Delivery:
     # Startup.
 
     def start(self) -> None:
-        """Start the threads and the first connection, once; does not wait."""
-        if not self._started:
+        """Start the threads and the first connection, once; does not wait.
+
+        Where no thread can be started, the events wait, and the next call tries again.
+        """
+        if self._started or holds(self._starting):
+            # The latter: called by a destructor that interrupted the start.
+            return
+        try:
             self._start()
+        except RuntimeError as error:
+            # The machine has no more threads, or the interpreter is shutting down.
+            self._log.no_threads(error)
 
     def _start(self) -> None:
-        if holds(self._starting):
-            # Called by a destructor that interrupted the start.
-            return
         with self._starting:
             if self._started or self._closed:
                 return
@@ -294,6 +300,8 @@ class Delivery:
         self.broker.close(max(0.0, deadline - time.monotonic()))
         self._ledger.on_state_change(BrokerState.CLOSED)
         self._flusher.stop(max(0.1, deadline - time.monotonic()))
+        # It may never have been started.
+        self.notify_pending(0)
         self._store.close(max(_LAST_WRITE, deadline - time.monotonic()))
         # The flusher has stopped, but the store was working until now.
         self._notifier.quarantined(self._store.take_quarantined())

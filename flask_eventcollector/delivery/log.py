@@ -86,6 +86,11 @@ class ThrottledLog:
         line = "Broker available again after %d s. %s"
         _log(logging.WARNING, line, now - since, _backlog(stats))
 
+    def no_threads(self, error: Exception) -> None:
+        """Log that the library's threads can't be started."""
+        line = "No thread could be started: %s. Events wait until one can."
+        self._log_problem(line, str(error), self._clock())
+
     def spool(self, stats: Stats) -> None:
         """Log a problem with the disk. Only the flusher calls this."""
         line = "Spool problem: %s"

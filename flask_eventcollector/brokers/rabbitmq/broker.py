@@ -59,11 +59,19 @@ class RabbitMQBroker:
         return f"<RabbitMQBroker {'; '.join(map(str, self._urls))}>"
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        """Begin to connect, if it has not begun yet; does not wait."""
+        """Begin to connect, if it has not begun yet; does not wait.
+
+        :raises RuntimeError: no thread can be started; the next call tries again.
+        """
         if self._thread.ident is None:
             self.relay.target = callbacks
             self.relay.on_state_change(BrokerState.CONNECTING)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:
+                problem = f"its thread could not be started: {error}"
+                self.relay.on_state_change(BrokerState.DOWN, problem)
+                raise
 
     def wake(self) -> None:
         """There may be events to take; does not wait."""
