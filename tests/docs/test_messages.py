@@ -60,9 +60,11 @@ def section(heading: str) -> str:
 
 
 def table(heading: str) -> list[list[str]]:
-    """The rows of the table below *heading*."""
-    rows = [line for line in section(heading).splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows[2:]]
+    """The rows of the first table below *heading*."""
+    found = re.search(r"(?:^\|.*\n)+", section(heading), re.M)
+    assert found, heading
+    rows = found[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows]
 
 
 def code(cell: str) -> str:
