@@ -14,7 +14,7 @@ from flask import Flask
 from . import contexts
 from .brokers.memory import MemoryBroker
 from .brokers.rabbitmq import RabbitMQBroker
-from .collecting.collector import Collector
+from .collecting.collector import Collector, CollectorLike
 from .collecting.requests import RequestScope
 from .collecting.scopes import Scopes
 from .config.broker_url import MEMORY, BrokerURL
@@ -77,7 +77,7 @@ class AppState:
         self.config = config
         #: Whether each event outside of a scope is published at once.
         self.autoflush = config.autoflush
-        self.scopes = Scopes(self._new_collector, self._current_request)
+        self.scopes = Scopes(self._new_collector, self._current_request, self._note_use)
         self._dispatcher = Dispatcher(app, self.scopes)
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
@@ -149,6 +149,9 @@ class AppState:
     def _current_request(self) -> RequestScope | None:
         app = self._app()
         return None if app is None else contexts.current_request(app, self.scopes)
+
+    def _note_use(self, collector: CollectorLike) -> None:
+        contexts.note_use(self.app, collector)
 
     def _encode(
         self,

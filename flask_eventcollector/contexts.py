@@ -6,11 +6,15 @@ are nested or run inside an outer app context share one ``g``.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import flask
 import flask.globals
 
+from .collecting.app_contexts import Use
+from .collecting.collector import CollectorLike
 from .collecting.requests import RequestScope
 from .collecting.scopes import Scopes
 
@@ -20,6 +24,7 @@ _request_ctx = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 _SCOPE = "_eventcollector_scope"
 _UNFINISHED = "_eventcollector_unfinished"
 _TORN_DOWN = "_eventcollector_torn_down"
+_USE = "_eventcollector_use"
 
 
 def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
@@ -54,10 +59,36 @@ def _ending_request(app: flask.Flask) -> RequestScope | None:
     A teardown function of the app context may commit a transaction, and a hook of that
     commit may enqueue: see https://github.com/pallets-eco/flask-sqlalchemy/issues/1271.
     """
-    if not flask.has_app_context() or flask.globals.app_ctx.app is not app:
+    if not _has_app_context(app):
         return None
     scope: RequestScope | None = vars(_app_context()).get(_TORN_DOWN)
     return scope
+
+
+def note_use(app: flask.Flask, collector: CollectorLike) -> None:
+    """Note that the current app context is about to use its thread's *collector*."""
+    if _has_app_context(app):
+        context = vars(_app_context())
+        if _USE not in context:
+            context[_USE] = Use(collector)
+
+
+def take_use() -> Use | None:
+    """Take the use of the thread's collector by the current app context, which ends."""
+    use: Use | None = vars(_app_context()).pop(_USE, None)
+    return use
+
+
+@contextmanager
+def borrowed_app_context(app: flask.Flask) -> Iterator[None]:
+    """An app context for code whose events belong to the caller's unit of work."""
+    with app.app_context() as context:
+        vars(context)[_USE] = None
+        yield
+
+
+def _has_app_context(app: flask.Flask) -> bool:
+    return flask.has_app_context() and flask.globals.app_ctx.app is app
 
 
 def _ends_app_context(context: Any) -> bool:

@@ -12,6 +12,7 @@ from blinker import NamedSignal
 from flask import Flask
 
 from .collecting.scopes import Scopes
+from .contexts import borrowed_app_context
 from .signals import event_enqueued
 
 logger = logging.getLogger("flask_eventcollector")
@@ -32,7 +33,7 @@ class Dispatcher:
         receivers = list(signal.receivers_for(app))
         with ExitStack() as stack:
             if receivers and not _is_current(app):
-                stack.enter_context(app.app_context())
+                stack.enter_context(borrowed_app_context(app))
             for receiver in receivers:
                 self._call(app, signal, receiver, arguments)
 

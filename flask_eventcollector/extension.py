@@ -124,7 +124,7 @@ class EventCollector:
         :raises ConfigurationError: no broker is configured.
         """
         state = self._state()
-        event: Event = state.scopes.current().enqueue_event(
+        event: Event = state.scopes.receiving().enqueue_event(
             payload, target_queue, headers=headers, exchange=exchange
         )
         if state.autoflush and state.scopes.innermost() is None:

@@ -84,6 +84,9 @@ class Hooks:
             if error is not None and scope.error is None:
                 scope.error = error
             scope.finish(self._state.config.publish_on)
+        use = contexts.take_use()
+        if use is not None:
+            use.end(self._state.config.at_context_end, error)
 
     def _on_appcontext_tearing_down(
         self, sender: Flask, exc: BaseException | None = None, **extra: Any

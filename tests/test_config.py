@@ -27,6 +27,7 @@ from flask_eventcollector.config.keys import Settings
 from flask_eventcollector.config.settings import (
     BACKLOGS,
     PREFIX,
+    AtContextEnd,
     Config,
     InvalidText,
     Overflow,
@@ -101,6 +102,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "invalid_text": InvalidText.REFUSE,
         "heartbeat": 15,
         "autoflush": False,
+        "at_context_end": AtContextEnd.WARN,
         "testing_broker": False,
     }
 
@@ -138,6 +140,7 @@ def test_the_default_is_to_publish_on_success() -> None:
         ("HEARTBEAT", 65535, 65535),
         ("HEARTBEAT", 30.0, 30),
         ("AUTOFLUSH", True, True),
+        ("AT_CONTEXT_END", "publish", AtContextEnd.PUBLISH),
         ("TESTING_BROKER", True, True),
     ],
 )
@@ -161,6 +164,7 @@ def test_the_dict_for_type_checkers_has_each_setting() -> None:
         ("BACKLOG", set(BACKLOGS)),
         ("SPOOL_SYNC", {mode.value for mode in SpoolSync}),
         ("OVERFLOW", {policy.value for policy in Overflow}),
+        ("AT_CONTEXT_END", {choice.value for choice in AtContextEnd}),
         ("INVALID_TEXT", {choice.value for choice in InvalidText}),
     ],
 )
@@ -289,6 +293,7 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
         ("HEARTBEAT", 65536, ["is 65536", "16 bits", "1 to 65535 seconds"]),
         ("OVERFLOW", "drop", ["is 'drop'", "'drop-newest', 'drop-oldest', 'reject'"]),
         ("OVERFLOW", ["reject"], ["is of type list", "'reject'"]),
+        ("AT_CONTEXT_END", True, ["is True", "one of 'warn', 'publish', 'keep'"]),
         ("INVALID_TEXT", "ignore", ["is 'ignore'", "one of 'refuse', 'replace'"]),
         ("BACKLOG", "disk", ["is 'disk'", "it must be one of 'memory'"]),
         ("SPOOL_DIR", "spool", ["is 'spool'", "it must be an absolute path"]),

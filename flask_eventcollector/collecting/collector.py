@@ -119,6 +119,37 @@ class Collector:
         delivery = self._current_delivery()
         return delivery.collected(self._entries) if self._entries else ()
 
+    # What its thread's app contexts call.
+
+    @property
+    def newest(self) -> object:
+        """The newest event; ``None``: there is none."""
+        self._current_delivery()
+        return self._entries[-1] if self._entries else None
+
+    def warn_of_unpublished(self, before: object, reason: str) -> None:
+        """Warn of what was collected after *before*, and is still here."""
+        delivery = self._current_delivery()
+        delivery.warn_of_unpublished(self._entries[self._place_after(before) :], reason)
+
+    def publish_since(self, before: object) -> None:
+        """Publish what was collected after *before*."""
+        delivery, place = self._current_delivery(), self._place_after(before)
+        if len(self._entries) > place:
+            delivery.publish(self._entries[place:])
+            del self._entries[place:]
+
+    def discard_since(self, before: object, reason: str) -> None:
+        """Discard what was collected after *before*."""
+        delivery, place = self._current_delivery(), self._place_after(before)
+        delivery.discard(self._entries[place:], reason)
+        del self._entries[place:]
+
+    def _place_after(self, before: object) -> int:
+        """Where what was collected after *before* begins; 0: that is here no more."""
+        places = range(len(self._entries), 0, -1)
+        return next((n for n in places if self._entries[n - 1] is before), 0)
+
     def _current_delivery(self) -> Delivery:
         """This process's delivery."""
         delivery = self._find_delivery()

@@ -69,16 +69,19 @@ class Scopes:
     """The scopes of one app.
 
     *current_request* returns the scope of the app's current request, if there is one.
-    It isolates this class from Flask's context objects.
+    *note_use* is called with the thread's collector before an event is put into it.
+    Both isolate this class from Flask's context objects.
     """
 
     def __init__(
         self,
         new_collector: Callable[[], Collector],
         current_request: Callable[[], Scope | None],
+        note_use: Callable[[CollectorLike], None],
     ) -> None:
         self.new_collector = new_collector
         self.current_request = current_request
+        self._note_use = note_use
         #: A test's own collector, which replaces all others.
         self.double: CollectorLike | None = None
         self._threads = threading.local()
@@ -86,6 +89,15 @@ class Scopes:
     def current(self) -> CollectorLike:
         """The innermost scope's collector; outside of scopes, the thread's."""
         return self.collector(self.innermost() or self.thread())
+
+    def receiving(self) -> CollectorLike:
+        """The current collector, which is about to receive an event."""
+        scope = self.innermost()
+        if scope is not None:
+            return self.collector(scope)
+        collector = self.collector(self.thread())
+        self._note_use(collector)
+        return collector
 
     def collector_if_used(self, scope: Scope) -> CollectorLike | None:
         """The collector of *scope*; ``None``: it was never used."""

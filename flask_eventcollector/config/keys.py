@@ -45,4 +45,5 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_INVALID_TEXT: Literal["refuse", "replace"]
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool
+    EVENTCOLLECTOR_AT_CONTEXT_END: Literal["warn", "publish", "keep"]
     EVENTCOLLECTOR_TESTING_BROKER: bool

@@ -56,6 +56,17 @@ class InvalidText(enum.Enum):
     REPLACE = "replace"
 
 
+class AtContextEnd(enum.Enum):
+    """What happens to a thread's unpublished events when its app context ends."""
+
+    #: They stay with the thread, and a warning is logged.
+    WARN = "warn"
+    #: They are published, or discarded if the app context ends with an exception.
+    PUBLISH = "publish"
+    #: They stay with the thread.
+    KEEP = "keep"
+
+
 class SpoolSync(enum.Enum):
     """What an event in the spool survives once its request is answered."""
 
@@ -148,6 +159,11 @@ class Config:
     heartbeat: int = 15
     #: Whether events outside of requests and blocks are published at once.
     autoflush: bool = False
+    #: What happens to events that were enqueued in an app context, outside of requests
+    #: and blocks, and are unpublished when it ends. ``"warn"``: they stay with the
+    #: thread, and a warning is logged; ``"publish"``: they are published, or discarded
+    #: if it ends with an exception; ``"keep"``: they stay with the thread.
+    at_context_end: AtContextEnd = AtContextEnd.WARN
     #: Whether to use the broker's URL even if ``TESTING`` is set.
     testing_broker: bool = False
 
@@ -428,6 +444,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "invalid_text": _one_of(InvalidText),
         "heartbeat": _heartbeat,
         "autoflush": _bool,
+        "at_context_end": _one_of(AtContextEnd),
         "testing_broker": _bool,
     }.items()
 }

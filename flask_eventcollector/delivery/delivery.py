@@ -132,6 +132,10 @@ class Delivery:
         self._notifier.notify(notices)
         return len(notices)
 
+    def warn_of_unpublished(self, entries: list[Entry], reason: str) -> None:
+        """Log that *entries* are still collected where their work has ended."""
+        self._log.unpublished(self._ledger.collected(entries), reason)
+
     def abandon(self, entries: list[Entry]) -> None:
         """Discard *entries* later. Takes no lock, so a destructor may call it."""
         self._ledger.abandon(entries)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..events import BrokerState, Outcome, Stats, Target
+from ..events import BrokerState, Event, Outcome, Stats, Target
 from ..messages.wording import counted
 from .entries import ABANDONED, NEVER_PUBLISHED, Notice, NoticeKind
 from .store import QuarantinedFile
@@ -21,6 +21,12 @@ logger = logging.getLogger("flask_eventcollector")
 INTERVAL = 60.0
 #: How many distinct problems are tracked for that, at most.
 _MOST_PROBLEMS = 1000
+
+
+_CURE = (
+    "; the thread's next publish() sends them. Use 'with events.auto_publish():' around"
+    " each job, or set EVENTCOLLECTOR_AT_CONTEXT_END."
+)
 
 
 class Problem(NamedTuple):
@@ -125,6 +131,14 @@ class ThrottledLog:
         for problem, number in problems.items():
             if problem is not None:
                 self._note(problem, number)
+
+    def unpublished(self, events: Iterable[Event], reason: str) -> None:
+        """Log that *events* are left to their thread, because of *reason*."""
+        for target, number in Counter(event.target for event in events).items():
+            problem = Problem(
+                logging.WARNING, "Left unpublished", target, reason, suffix=_CURE
+            )
+            self._note(problem, number)
 
     def log_suppressed(self, *, at_last: bool = False) -> None:
         """Log the counts suppressed for a minute; with *at_last*, all of them."""
