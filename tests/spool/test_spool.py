@@ -399,6 +399,25 @@ def test_what_was_adopted_stays_on_disk_until_it_is_confirmed(
     assert stored(folder) == ["a", "b"]
 
 
+def test_the_order_outlives_a_process_that_sent_nothing(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    path = leave(folder, range(10))
+    delivery = deliver(away, page=4)
+    delivery.start()
+    eventually(delivery, adopted=4, unadopted=6)
+    # What is overdue would be written into the own file.
+    delivery.publish(collect(delivery, "new", queue="other"))
+    assert not delivery.close(0)
+    journal = Journal.open(path, read_only=True)
+    assert len(list(journal.scan(0, 100))) == 10
+    journal.close()
+    heir = deliver(memory := MemoryBroker())
+    heir.start()
+    eventually(heir, confirmed=11)
+    assert [e.payload for e in memory.events("q")] == list(range(10))
+
+
 def test_several_files_are_adopted(deliver: Deliver, folder: Path) -> None:
     for letters in ("ab", "cd", "ef"):
         leave(folder, letters)
