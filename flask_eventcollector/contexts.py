@@ -6,6 +6,7 @@ are nested or run inside an outer app context share one ``g``.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,7 @@ _SCOPE = "_eventcollector_scope"
 _UNFINISHED = "_eventcollector_unfinished"
 _TORN_DOWN = "_eventcollector_torn_down"
 _USE = "_eventcollector_use"
+_INHERITED = "_eventcollector_inherited"
 
 
 def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
@@ -36,6 +38,7 @@ def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
         scope: RequestScope | None = vars(context).get(_SCOPE)
         if scope is None:
             scope = vars(context)[_SCOPE] = RequestScope(scopes)
+            scope.is_inherited = _INHERITED in vars(context)
     else:
         scope = _ending_request(app)
         if scope is None:
@@ -127,3 +130,16 @@ def _unfinished() -> dict[RequestScope, None]:
 
 def _app_context() -> Any:
     return flask.globals.app_ctx._get_current_object()  # type: ignore[attr-defined]
+
+
+def _note_fork() -> None:
+    if not flask.has_request_context():
+        return
+    context = vars(_request_ctx._get_current_object())
+    context[_INHERITED] = True
+    if _SCOPE in context:
+        context[_SCOPE].is_inherited = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)

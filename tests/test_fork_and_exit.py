@@ -165,6 +165,42 @@ def test_a_request_begun_before_the_fork_works_on_both_sides(shop: Shop) -> None
     assert shop.books() == {"confirmed": 1}
 
 
+@pytest.mark.parametrize("parent_enqueues", [True, False])
+@pytest.mark.parametrize("kind", ["request", "block"])
+def test_a_child_that_enqueues_in_an_inherited_scope_is_told_once(
+    shop: Shop, caplog: pytest.LogCaptureFixture, kind: str, parent_enqueues: bool
+) -> None:
+    enter = shop.test_request_context if kind == "request" else shop.events.auto_publish
+
+    def work() -> str:
+        shop.enqueue("child")
+        shop.enqueue("child too")
+        return caplog.text
+
+    with enter():
+        if parent_enqueues:
+            shop.enqueue("parent")
+        told = in_child(work)
+
+    assert told.count(f"Enqueued in an inherited {kind}: ") == 1
+    assert "'with events.auto_publish():' in the child" in told
+    assert caplog.text == ""
+
+
+def test_a_childs_own_scopes_inside_an_inherited_one_are_not_told(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    def work() -> list[Any]:
+        with shop.events.auto_publish():
+            shop.enqueue("block")
+        with shop.test_request_context():
+            shop.enqueue("request")
+        return [shop.sent(), caplog.text]
+
+    with shop.test_request_context(), shop.events.auto_publish():
+        assert in_child(work) == [["block", "request"], ""]
+
+
 def test_a_child_serves_requests(shop: Shop) -> None:
     @shop.get("/<int:status>")
     def view(status: int) -> tuple[str, int]:

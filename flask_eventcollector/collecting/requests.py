@@ -14,6 +14,8 @@ logger = logging.getLogger("flask_eventcollector")
 class RequestScope(Scope):
     """The scope of one request, with its outcome."""
 
+    kind = "request"
+
     def __init__(self, scopes: Scopes) -> None:
         super().__init__(scopes)
         #: The final status code; ``None``: there is no response yet.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,12 +11,25 @@ from contextvars import ContextVar
 
 from .collector import Collector, CollectorLike, discard
 
+logger = logging.getLogger("flask_eventcollector")
+
+_INHERITED = (
+    "Enqueued in an inherited %s: it was begun before this process was forked, so"
+    " nothing publishes it here. Use 'with events.auto_publish():' in the child process"
+)
+
 
 class Scope:
     """A unit of work. Its collector is created on first use."""
 
+    #: What the log calls it.
+    kind = "thread"
+
     def __init__(self, scopes: Scopes) -> None:
         self.scopes = scopes
+        #: Whether it was entered before this process was forked. Its end is the
+        #: parent's affair, so most likely nothing ends it here.
+        self.is_inherited = False
         self._collector: Collector | None = None
 
     @property
@@ -32,6 +47,8 @@ class Scope:
 
 class Block(Scope):
     """The scope of one run of a ``with`` block."""
+
+    kind = "block"
 
     def __init__(self, scopes: Scopes, owner: object, outer: Block | None) -> None:
         super().__init__(scopes)
@@ -93,11 +110,14 @@ class Scopes:
     def receiving(self) -> CollectorLike:
         """The current collector, which is about to receive an event."""
         scope = self.innermost()
-        if scope is not None:
-            return self.collector(scope)
-        collector = self.collector(self.thread())
-        self._note_use(collector)
-        return collector
+        if scope is None:
+            collector = self.collector(self.thread())
+            self._note_use(collector)
+            return collector
+        if scope.is_inherited:
+            scope.is_inherited = False
+            logger.warning(_INHERITED, scope.kind)
+        return self.collector(scope)
 
     def collector_if_used(self, scope: Scope) -> CollectorLike | None:
         """The collector of *scope*; ``None``: it was never used."""
@@ -165,3 +185,12 @@ def _blocks() -> Iterator[Block]:
         if not block.ended:
             yield block
         block = block.outer
+
+
+def _note_fork() -> None:
+    for block in _blocks():
+        block.is_inherited = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_fork)
