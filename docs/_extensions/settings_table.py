@@ -27,7 +27,10 @@ def default_of(field: Field[Any]) -> str:
 
 
 def rows() -> list[tuple[str, str, str]]:
-    """Each setting's key, default and meaning. :raises KeyError: one has no comment."""
+    """Each setting's key, default and meaning.
+
+    :raises KeyError: a setting has no comment.
+    """
     documented = ModuleAnalyzer.for_module(MODULE).find_attr_docs()
     found = []
     for field in fields(Config):
