@@ -13,25 +13,24 @@ from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
 from ..messages.wording import counted
 
-#: Events that are kept for consumers in this process; beyond it the oldest go.
+#: The most events that are kept for consumers in this process; the oldest are removed.
 KEEP = 10_000
-#: Events that are taken and settled in one go.
+#: How many events are taken and settled at a time.
 _TURN = 1000
 
 
 class MemoryBroker:
-    """Takes every event at once, in the thread that brings it.
+    """Confirms every event immediately, in the publishing thread.
 
-    It accepts any queue, and :meth:`get` reads what was published. What lets it behave
-    as a real broker does on a bad day is
-    :class:`flask_eventcollector.testing.FaultInjector`.
+    It accepts any queue, and :meth:`get` reads what was published. To make it fail like
+    a real broker, use :class:`flask_eventcollector.testing.FaultInjector`.
     """
 
     def __init__(self, keep: int = KEEP) -> None:
         self.relay = CallbackRelay()
         self._keep = keep
         self._closed = False
-        #: One thread at a time takes and settles, so that order is kept.
+        #: Only one thread at a time takes and settles, which preserves the order.
         self._turn = threading.RLock()
         self._more = False
         self._arrived = threading.Condition()
@@ -46,7 +45,7 @@ class MemoryBroker:
     # What a consumer in the same process calls.
 
     def get(self, queue: str, timeout: float = 0.0) -> Event | None:
-        """Take the oldest event out of *queue*; waits at most *timeout* seconds."""
+        """Remove the oldest event from *queue*; waits at most *timeout* seconds."""
         with self._arrived:
             self._arrived.wait_for(lambda: self._queues.get(queue), timeout)
             waiting = self._queues.get(queue)
@@ -59,7 +58,7 @@ class MemoryBroker:
             return event
 
     def events(self, queue: str) -> tuple[Event, ...]:
-        """What waits in *queue*, oldest first; it stays there."""
+        """The events in *queue*, oldest first, without removing them."""
         with self._arrived:
             return tuple(event for _, event in self._queues.get(queue, ()))
 
@@ -73,7 +72,7 @@ class MemoryBroker:
     def wake(self) -> None:
         self._more = True
         if holds(self._turn):
-            # A destructor, in the middle of this thread's own turn.
+            # A destructor has interrupted this thread's own turn.
             return
         with self._turn:
             while self._more:
@@ -96,8 +95,8 @@ class MemoryBroker:
                 self.relay.settle(settlements)
                 settlements.clear()
         except BaseException:
-            # The caller's thread is told to stop, and nobody else would settle the
-            # rest. What is settled already takes no second word.
+            # The caller's thread was asked to stop, and no other thread would settle
+            # the rest. Entries that are already settled ignore a second settlement.
             reason = "the thread that brought it was told to stop"
             rest = [Settlement(entry, Outcome.UNKNOWN, reason) for entry in taken]
             self.relay.settle(settlements + rest)

@@ -1,4 +1,4 @@
-"""The thread that owns the connection to RabbitMQ, and makes a new one when it ends."""
+"""The thread that owns the connection to RabbitMQ, and restores it when it is lost."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class RabbitMQBroker:
         return f"<RabbitMQBroker {'; '.join(map(str, self._urls))}>"
 
     def start(self, callbacks: BrokerCallbacks) -> None:
-        """Begin to connect, if it has not begun yet; does not wait.
+        """Start to connect, unless it was started already; does not wait.
 
         :raises RuntimeError: no thread can be started; the next call tries again.
         """
@@ -78,7 +78,7 @@ class RabbitMQBroker:
         self._waker.wake()
 
     def reconnect_now(self) -> None:
-        """Connect now, whatever the delay; does not wait."""
+        """Connect now, regardless of the backoff; does not wait."""
         self._retry_now.set()
 
     def close(self, timeout: float) -> bool:
@@ -109,7 +109,7 @@ class RabbitMQBroker:
         note_own_thread()
         failures = 0
         while not self._closing():
-            # What comes during the round starts another one.
+            # A request that arrives during the round starts another one.
             self._retry_now.wait(0)
             was_ready, error = self._round()
             if self._closing():
@@ -119,7 +119,7 @@ class RabbitMQBroker:
             self._retry_now.wait(self._delay(failures))
 
     def _round(self) -> tuple[bool, str]:
-        """Try each node until one serves; returns whether one did, and the error."""
+        """Try each node until one works; returns whether one did, and the error."""
         error = ""
         for url in list(self._urls):
             was_ready, error = self._try(url)
@@ -132,7 +132,7 @@ class RabbitMQBroker:
         return False, error
 
     def _try(self, url: BrokerURL) -> tuple[bool, str]:
-        """Serve one of the node's addresses, else say why that can't be done."""
+        """Use one of the node's addresses; otherwise return why that failed."""
         error = ""
         heartbeat = url.number("heartbeat") or self._heartbeat
         try:
@@ -143,7 +143,7 @@ class RabbitMQBroker:
                 if was_ready:
                     return True, error
         except Exception as problem:
-            # The resolver, a TLS file, at exit also a thread that pika can't start.
+            # From the resolver, a TLS file or, at exit, a thread that pika can't start.
             error = explain(problem)
         return False, error
 
@@ -161,7 +161,7 @@ class RabbitMQBroker:
             waker=self._waker,
         )
         if self._closing():
-            # A close that came a moment ago found no session to tell.
+            # A close() just before this found no session to close.
             session.close()
         try:
             error = session.run()

@@ -1,4 +1,4 @@
-"""The channels of one connection, one for each exchange that is in use."""
+"""The channels of one connection: one for each exchange in use."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ...delivery.entries import Entry, Settlement
 from .channels import ChannelState, ExchangeChannel, Settle, too_large
 from .reasons import explain
 
-#: Channels at most: a broker has a limit, and each one costs it memory.
+#: The most channels: the broker has a limit, and each channel costs it memory.
 _MOST_CHANNELS = 32
-#: Left to declares and probes.
+#: Channels reserved for declares and probes.
 _SPARE_CHANNELS = 2
 
 
 class ChannelPool:
-    """Publishes each event on its exchange's channel, or gives it back and says why."""
+    """Publishes each event on its exchange's channel, or returns it with a reason."""
 
     def __init__(
         self,
@@ -32,18 +32,18 @@ class ChannelPool:
         self._settle_outside = settle
         self._report_problem = report_problem
         self._app_id = app_id
-        #: By exchange; the one that was used last is the last one.
+        #: By exchange, the most recently used one last.
         self._channels: dict[str, ExchangeChannel] = {}
-        #: Replaced by fresh ones, and waiting for their last confirms.
+        #: Replaced by new ones, but waiting for their last confirms.
         self._retired: list[ExchangeChannel] = []
-        #: The broker's limit for a message in bytes, once it has told it.
+        #: The broker's message size limit in bytes, once known.
         self._size_limit: int | None = None
 
     @property
     def silent_since(self) -> float | None:
-        """Since when the broker owes a confirm; ``None``: it owes none.
+        """Since when a confirm has been due; ``None``: none is due.
 
-        Any confirm shows that it goes on.
+        Any confirm shows that the broker is working.
         """
         channels = [*self._channels.values(), *self._retired]
         owed = [since for c in channels if (since := c.owes_since) is not None]
@@ -52,7 +52,7 @@ class ChannelPool:
         return max(min(owed), *(c.last_confirm_at for c in channels))
 
     def publish(self, entries: list[Entry]) -> None:
-        """Send *entries*. What can't be sent is given back, whatever happens."""
+        """Send *entries*. Those that can't be sent are settled in any case."""
         channel: ExchangeChannel | None = None
         for entry in entries:
             try:
@@ -66,7 +66,7 @@ class ChannelPool:
                 self._settle([Settlement(entry, None, reason, back_off=True)])
 
     def look_after(self) -> None:
-        """Close what is idle or worn out, and give up what does not open."""
+        """Close idle and worn channels, and abandon those that do not open."""
         now = time.monotonic()
         for exchange, channel in list(self._channels.items()):
             channel.give_up_opening(now)
@@ -78,7 +78,7 @@ class ChannelPool:
                 channel.close()
 
     def lose(self, reason: str, *, suspect: bool) -> None:
-        """The connection is gone."""
+        """The connection was lost."""
         for channel in [*self._channels.values(), *self._retired]:
             channel.lose(reason, suspect=suspect, final=True)
 
@@ -124,4 +124,4 @@ class ChannelPool:
 
 
 class NoFreeChannel(Exception):
-    """The connection has as many channels as it may."""
+    """The connection has reached its limit of channels."""

@@ -1,4 +1,4 @@
-"""A channel for each exchange, with the confirms that are still to come on it."""
+"""A channel for one exchange, with its outstanding confirms."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from .reasons import (
     size_limit,
 )
 
-#: Seconds for each step before events can be published.
+#: The timeout in seconds for each step before events can be published.
 STEP_TIMEOUT = 5.0
-#: Seconds of nacks for one queue, after which a fresh channel is tried.
+#: Seconds of nacks for one queue after which a new channel is tried.
 WORN_AFTER = 2.0
-#: Bytes of a content header besides the headers: ids, times, names, and its frame.
+#: Bytes of a content header without the headers: ids, times, names, and its frame.
 _PROPERTIES_SIZE = 1024
 
-#: What pika's encoder raises, before anything is written.
+#: What pika's encoder raises before it has written anything.
 _CANT_BE_ENCODED = (
     UnsupportedAMQPFieldException,
     ShortStringTooLong,
@@ -48,7 +48,7 @@ Settle = Callable[[list[Settlement]], None]
 
 
 class ChannelState(enum.Enum):
-    """Where a channel is in its life."""
+    """Where a channel is in its life cycle."""
 
     OPENING = enum.auto()
     OPEN = enum.auto()
@@ -56,10 +56,10 @@ class ChannelState(enum.Enum):
 
 
 class ExchangeChannel:
-    """Publishes to one exchange, so that the loss of another closes only the other's.
+    """Publishes to one exchange; a missing exchange closes only its own channel.
 
-    Before the first event it asks whether the exchange is there: to publish to one that
-    is not would close the channel under events that the broker may have taken.
+    Before the first event, it checks that the exchange exists. Otherwise, publishing
+    would close the channel, with events in flight that the broker may have taken.
     """
 
     def __init__(
@@ -77,30 +77,30 @@ class ExchangeChannel:
         self._settle = settle
         self._report_problem = complain
         self.state = ChannelState.OPENING
-        #: What the broker was asked last.
+        #: The last request to the broker.
         self._step = "channel.open"
-        #: The broker's limit for a message in bytes, once it has told it.
+        #: The broker's message size limit in bytes, once known.
         self.size_limit: int | None = None
         self._pending: deque[Entry] = deque()
-        #: By delivery tag: these count from 1 on each channel, in the order of
+        #: By delivery tag; tags count from 1 on each channel, in the order of
         #: publishing. https://www.rabbitmq.com/docs/confirms#publisher-confirms
         self._unconfirmed: dict[int, Entry] = {}
         self._last_tag = 0
         self.last_confirm_at = float("-inf")
-        #: Since when each queue has been nacked, without a confirm in between.
+        #: Since when each queue has nacked without a confirm in between.
         self._nacked_since: dict[str, float] = {}
         self._opening_since = time.monotonic()
-        #: ``basic.return`` comes before the ack of the same message.
+        #: ``basic.return`` arrives before the ack of the same message.
         self._returned: dict[str, str] = {}
         self._frame_max = int(connection.params.frame_max or 0)
         self._channel = connection.channel(on_open_callback=self._opened)
 
     @property
     def owes_since(self) -> float | None:
-        """Since when a confirm is due; ``None``: none is.
+        """Since when a confirm has been due; ``None``: none is due.
 
-        Each one shows that the broker goes on: over a narrow network the last of many
-        events may have been sent long before its confirm can come.
+        Each confirm shows that the broker is working: on a slow network, the last of
+        many events may have been sent long before its confirm can arrive.
         """
         waiting = chain(self._unconfirmed.values(), self._pending)
         sent_at = next((entry.sent_at for entry in waiting), None)
@@ -108,7 +108,7 @@ class ExchangeChannel:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is to come on it."""
+        """Whether no confirm is outstanding on it."""
         return not (self._unconfirmed or self._pending)
 
     def serves(self, entry: Entry) -> bool:
@@ -117,23 +117,23 @@ class ExchangeChannel:
         return is_ours and self.state is not ChannelState.CLOSED
 
     def publish(self, entry: Entry) -> None:
-        """Send *entry*, as soon as the channel is open."""
+        """Send *entry* once the channel is open."""
         if self.state is ChannelState.OPEN:
             self._publish(entry)
         else:
             self._pending.append(entry)
 
     def is_worn(self, now: float) -> bool:
-        """Whether a queue was nacked for so long that a fresh channel is worth a try.
+        """Whether a queue has nacked for so long that a new channel is worth a try.
 
-        RabbitMQ 3.10 goes on nacking on a channel that has seen the leader of a quorum
-        queue die, although the queue has a new one.
+        RabbitMQ 3.10 keeps nacking on a channel that has seen the leader of a quorum
+        queue die, even when the queue has a new leader.
         """
         since = min(self._nacked_since.values(), default=now)
         return self.state is ChannelState.OPEN and now - since >= WORN_AFTER
 
     def give_up_opening(self, now: float) -> None:
-        """Give back what waits for a channel that does not open in time."""
+        """Settle the events that wait for a channel that did not open in time."""
         waited = now - self._opening_since
         if self.state is not ChannelState.OPENING or waited < STEP_TIMEOUT:
             return
@@ -144,15 +144,15 @@ class ExchangeChannel:
         self._end(pending)
 
     def close(self) -> None:
-        """Close it, with nothing to come."""
+        """Close it, without outstanding confirms."""
         if self._channel.is_open:
             self._channel.close()
 
     def lose(self, reason: str, *, suspect: bool = False, final: bool = False) -> None:
-        """Nothing more will come.
+        """Settle everything: no more confirms will arrive.
 
-        *suspect*: the broker did not like what it was sent; *final*: so little that the
-        event is dead, once it is known which one it was.
+        *suspect*: the broker blamed the content of an event. *final*: that event is
+        dead-lettered once it is known which one it was.
         """
         self._end(self._lost(reason, suspect=suspect, final=final))
 
@@ -181,7 +181,7 @@ class ExchangeChannel:
 
     def _publish(self, entry: Entry) -> None:
         if not self._channel.is_open:
-            # It is being closed, and settles this one at its end.
+            # The channel is being closed, and settles this one when it is closed.
             self._pending.append(entry)
             return
         event = entry.event
@@ -208,8 +208,9 @@ class ExchangeChannel:
     def _too_wide(self, entry: Entry) -> str:
         """Why the headers can't be sent; ``""``: they can.
 
-        They go into one frame with all other properties; a larger one would make the
-        broker close the connection. https://www.rabbitmq.com/amqp-0-9-1-reference#connection.tune
+        They are sent in one frame with all other properties. On a larger frame, the
+        broker would close the connection.
+        https://www.rabbitmq.com/amqp-0-9-1-reference#connection.tune
         """
         headers = entry.event.size - len(entry.event.body)
         most = self._frame_max - _PROPERTIES_SIZE
@@ -237,7 +238,7 @@ class ExchangeChannel:
         self._settle([self._settlement(entry, nacked) for entry in entries])
 
     def _covered(self, tag: int, multiple: bool) -> list[Entry]:
-        """The events that a confirm with *tag* is about."""
+        """The events that a confirm with *tag* covers."""
         if not multiple:
             return [e for e in [self._unconfirmed.pop(tag, None)] if e is not None]
         tags = []
@@ -275,7 +276,7 @@ class ExchangeChannel:
         elif self.size_limit is not None:
             self._end(self._too_large(broker_text(error), self.size_limit))
         else:
-            # A missing exchange needs no delay here: the next channel looks for it.
+            # A missing exchange needs no delay here: the next channel checks it.
             suspect = accuses_an_event(error)
             back_off = not (suspect or (self._exchange and is_missing_exchange(error)))
             reason = broker_text(error)
@@ -295,7 +296,7 @@ class ExchangeChannel:
         return unknown + [Settlement(entry, None) for entry in self._pending]
 
     def _refused(self, error: BaseException) -> list[Settlement]:
-        """The channel could not be used at all, so nothing was sent."""
+        """The channel could not be used, so nothing was sent."""
         reason = broker_text(error)
         outcome = Outcome.RETURNED if is_missing_exchange(error) else None
         return [Settlement(e, outcome, reason, back_off=True) for e in self._pending]
@@ -310,7 +311,7 @@ class ExchangeChannel:
 
 
 def too_large(entry: Entry, limit: int) -> Settlement:
-    """The broker will never take *entry*."""
+    """The broker can never accept *entry*."""
     size = len(entry.event.body)
     reason = f"its {size} bytes are more than the broker's limit of {limit}"
     return Settlement(entry, Outcome.NACKED, reason, final=True)

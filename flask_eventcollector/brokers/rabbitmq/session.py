@@ -1,4 +1,4 @@
-"""One connection to the broker, from the first byte to the last."""
+"""One connection to the broker, from its handshake to its end."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from .waker import Waker
 
 logger = logging.getLogger("flask_eventcollector")
 
-#: Events that are published before the socket is served again.
+#: How many events are published before the socket is served again.
 _TURN = 200
-#: Seconds between two looks at what is due, whatever else happens.
+#: Seconds between two checks of timeouts.
 _TICK = 0.5
 
-#: Queues that are declared at the same time; each takes a channel.
+#: How many queues are declared at the same time; each takes a channel.
 _MOST_DECLARES = 2
 
 Queues = Mapping[str, Mapping[str, Any]]
 
 
 class _Connection(pika.SelectConnection):
-    """pika's connection, with three things that its public face lacks."""
+    """pika's connection, with three features that its public interface lacks."""
 
     _corked: list[bytes] | None = None
     _is_ending = False
 
     @contextmanager
     def corked(self) -> Iterator[None]:
-        """Write all that the block sends at once.
+        """Write everything that the block sends in one system call.
 
-        pika writes each of a message's three frames with a system call of its own, and
-        each of these gives the GIL away to the app's threads.
+        pika writes each of a message's three frames with a separate system call, and
+        each of these releases the GIL to the app's threads.
         """
         corked: list[bytes] = []
         self._corked = corked
@@ -64,22 +64,23 @@ class _Connection(pika.SelectConnection):
             self._corked.append(data)
 
     def abort(self, reason: str) -> None:
-        """End the connection without asking the broker, which may not answer."""
+        """End the connection without the closing handshake, which may time out."""
         self._terminate_stream(AMQPConnectionError(reason))
 
     def _terminate_stream(self, error: Exception | None) -> None:
-        # A close while the connection opens ends the stream soon. An abort in between
-        # would end it a second time, where pika calls back what it has cleared.
+        # A close while the connection is opening will end the stream. An abort in
+        # between would end it a second time, and pika would call callbacks that it has
+        # cleared.
         if not self._is_ending:
             self._is_ending = True
             super()._terminate_stream(error)  # type: ignore[misc]
 
 
 class Session:
-    """Runs one connection in the calling thread, until it ends.
+    """Runs one connection in the calling thread until the connection ends.
 
-    Only :meth:`close` and :meth:`abort` may be called from other threads; *waker* tells
-    it that there may be events to take.
+    Only :meth:`close` and :meth:`abort` may be called from other threads; *waker*
+    signals that there may be events to take.
     """
 
     def __init__(
@@ -94,19 +95,19 @@ class Session:
     ) -> None:
         self._callbacks = callbacks
         self._patience = 2 * heartbeat
-        #: What is wrong although the broker is there, by queue or exchange.
+        #: Current problems other than the connection's, by queue or exchange.
         self._problems: dict[str, str] = {}
-        #: Queues that are to be declared, and those whose declares are unanswered.
+        #: Queues to be declared, and those whose declares got no response yet.
         self._undeclared = list(queues.items())
         self._declaring: set[str] = set()
-        #: From when on nobody waits for the declares.
+        #: When to stop waiting for the declares.
         self._begin_at = float("inf")
         self._blocked = False
         self._unblocked_at = float("-inf")
-        #: Whether it ever got so far that events could be published.
+        #: Whether events could ever be published on it.
         self.was_ready = False
         self._ready = False
-        #: Somebody wants it to end, so how it ends is no news.
+        #: It was asked to end, so its end is not reported.
         self._unwanted = False
         self._error = ""
         self._waker = waker
@@ -131,7 +132,7 @@ class Session:
             )
             self._ioloop.start()
         except Exception as error:
-            # pika does not expect an end at each moment of its handshake.
+            # pika does not handle an end at every point of its handshake.
             if not self._unwanted:
                 logger.exception(
                     "The connection to the broker failed in an unforeseen way"
@@ -144,12 +145,12 @@ class Session:
     # What other threads call.
 
     def close(self) -> None:
-        """Say goodbye to the broker."""
+        """Close the connection gracefully."""
         self._unwanted = True
         self._ioloop.add_callback_threadsafe(self._close)
 
     def abort(self) -> None:
-        """End without a goodbye."""
+        """End the connection without the closing handshake."""
         self._unwanted = True
         self._ioloop.add_callback_threadsafe(lambda: self._abort("it was given up"))
 
@@ -163,17 +164,17 @@ class Session:
         self._tick()
 
     def _declare_next(self) -> None:
-        """Declare the queues, a few at a time, then begin to publish."""
+        """Declare the queues, a few at a time, then start to publish."""
         while self._undeclared and len(self._declaring) < _MOST_DECLARES:
             self._declare(*self._undeclared.pop(0))
         if not (self._ready or self._undeclared or self._declaring):
             self._begin()
 
     def _declare(self, queue: str, arguments: Mapping[str, Any]) -> None:
-        """Declare *queue*, on a channel of its own.
+        """Declare *queue* on its own channel.
 
-        A queue that exists with other arguments closes the channel, and one that does
-        not answer keeps it.
+        If the queue exists with other arguments, the broker closes the channel; if
+        there is no response, the channel stays in use.
         """
         self._declaring.add(queue)
 
@@ -202,7 +203,7 @@ class Session:
         self._drain()
 
     def _begin_without_answers(self) -> None:
-        """A declare that is not answered holds up nobody, but is reported."""
+        """Stop waiting for declares without a response, and report them."""
         if self._ready or time.monotonic() < self._begin_at:
             return
         for queue in self._declaring:
@@ -254,7 +255,7 @@ class Session:
     # Publishing.
 
     def _drain(self) -> None:
-        """Publish what may be published, and serve the socket in between."""
+        """Publish what can be sent, and serve the socket in between."""
         self._waker.clear()
         if not self._ready or self._blocked:
             return
@@ -269,10 +270,10 @@ class Session:
         if settlements and self._callbacks.settle(settlements) and self._ready:
             self._waker.wake()
 
-    # Looking after what is late.
+    # Timeouts.
 
     def _tick(self) -> None:
-        """Do what is due, also if a wake-up or an answer was missed."""
+        """Handle timeouts, even if a wake-up or a response was missed."""
         if self._connection.is_closing or self._connection.is_closed:
             return
         self._begin_without_answers()
@@ -283,12 +284,12 @@ class Session:
         self._ioloop.call_later(_TICK, self._tick)
 
     def _check_overdue(self) -> None:
-        """Give the connection up if the broker has stopped confirming altogether.
+        """Abort the connection if the broker has stopped confirming altogether.
 
-        A broker that hangs may still answer heartbeats, or its kernel may still take
-        what we write. One that has said that it is blocked is only slow, and a single
-        queue that hangs is no reason to end everybody's connection: so the broker is
-        asked something that has nothing to do with a queue.
+        A broker that hangs may still answer heartbeats, or its kernel may still accept
+        what is written. A broker that has reported that it is blocked is only slow. A
+        single queue that hangs is no reason to end the connection for all others, so
+        the broker is probed in a way that involves no queue.
         """
         since = self._channels.silent_since
         if since is None or self._blocked:
