@@ -28,12 +28,32 @@ def no_thread_for(*names: str) -> Iterator[None]:
 
     def fail(thread: threading.Thread) -> None:
         if thread.name.startswith(names):
+            failed.add(thread)
             raise RuntimeError(OUT_OF_THREADS)
         start(thread)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(threading.Thread, "start", fail)
         yield
+
+
+#: Threads whose start has failed.
+failed: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def nothing_starts_twice(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As in Python 3.13."""
+    start = threading.Thread.start
+
+    def start_once(thread: threading.Thread) -> None:
+        if thread in failed:
+            raise RuntimeError("thread already started")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_once)
+    yield
+    failed.clear()
 
 
 @pytest.fixture

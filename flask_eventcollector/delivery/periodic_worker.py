@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
 from .signal import Signal
-from .threads import note_own_thread
+from .threads import OwnThread
 
 T = TypeVar("T")
 
@@ -42,17 +41,19 @@ class PeriodicWorker:
         self._on_stop = on_stop
         self._wake = Signal()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = OwnThread(self._run, name)
 
     @property
     def is_running(self) -> bool:
         """Whether another run will follow."""
-        return self._thread.is_alive() and not self._stopping
+        return self._thread.is_alive and not self._stopping
 
     def start(self) -> None:
-        """Start the thread unless it was started already; does not wait for a run."""
-        if self._thread.ident is None:
-            self._thread.start()
+        """Start the thread unless it was started already; does not wait for a run.
+
+        :raises RuntimeError: no thread can be started; a later call tries again.
+        """
+        self._thread.start()
 
     def wake(self) -> None:
         """Start the next run now."""
@@ -66,12 +67,9 @@ class PeriodicWorker:
         """Stop, waiting at most *timeout* seconds; returns whether it has stopped."""
         self._stopping = True
         self._wake.set()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._thread.join(timeout)
 
     def _run(self) -> None:
-        note_own_thread()
         pause = 0.0
         while not self._stopping:
             # Cleared before the round: what comes during it asks for another one.

@@ -1,13 +1,64 @@
-"""Tracks the library's own threads, in which waiting for the library would deadlock."""
+"""The library's own threads, in which waiting for the library would deadlock."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from .process import current_process
 
 
-class _OwnThread(threading.local):
+class OwnThread:
+    """A daemon thread that runs *target* once."""
+
+    def __init__(self, target: Callable[[], object], name: str) -> None:
+        self._target = target
+        self.name = name
+        self._thread = self._new()
+
+    def _new(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name=self.name, daemon=True)
+
+    def start(self) -> None:
+        """Start it, unless it was started already.
+
+        :raises RuntimeError: the machine has no more threads, or the interpreter is
+            shutting down. A later call tries again.
+        """
+        if self.was_started:
+            return
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # Python 3.13 never starts this object again.
+            self._thread = self._new()
+            raise
+
+    @property
+    def was_started(self) -> bool:
+        """Whether it has been started, and has perhaps ended."""
+        return self._thread.ident is not None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it has been started, and has not ended."""
+        return self._thread.is_alive()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for its end, at most *timeout* seconds; returns whether it has ended.
+
+        It does not wait for itself.
+        """
+        if self.is_alive and self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+        return not self.is_alive
+
+    def _run(self) -> None:
+        note_own_thread()
+        self._target()
+
+
+class _Local(threading.local):
     """What each thread knows about itself."""
 
     #: The process whose library has started the thread; ``None``: it was not the
@@ -15,12 +66,12 @@ class _OwnThread(threading.local):
     process: tuple[int, int] | None = None
 
 
-_thread = _OwnThread()
+_local = _Local()
 
 
 def note_own_thread() -> None:
     """Mark the current thread as one of the library's, until it ends."""
-    _thread.process = current_process()
+    _local.process = current_process()
 
 
 def holds(lock: threading.RLock) -> bool:
@@ -38,4 +89,4 @@ def is_own_thread() -> bool:
 
     A destructor or a signal receiver may call the library in any thread.
     """
-    return _thread.process is not None and _thread.process == current_process()
+    return _local.process is not None and _local.process == current_process()

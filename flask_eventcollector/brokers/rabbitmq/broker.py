@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -11,7 +10,7 @@ import pika
 from ...config.broker_url import BrokerURL
 from ...delivery.broker import BrokerCallbacks, CallbackRelay
 from ...delivery.signal import Signal
-from ...delivery.threads import note_own_thread
+from ...delivery.threads import OwnThread
 from ...events import BrokerState
 from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
@@ -51,9 +50,7 @@ class RabbitMQBroker:
         self._waker = Waker()
         self._is_closing = False
         self._retry_now = Signal()
-        self._thread = threading.Thread(
-            target=self._run, name=f"eventcollector-io-{name}", daemon=True
-        )
+        self._thread = OwnThread(self._run, f"eventcollector-io-{name}")
 
     def __repr__(self) -> str:
         return f"<RabbitMQBroker {'; '.join(map(str, self._urls))}>"
@@ -63,7 +60,7 @@ class RabbitMQBroker:
 
         :raises RuntimeError: no thread can be started; the next call tries again.
         """
-        if self._thread.ident is None:
+        if not self._thread.was_started:
             self.relay.target = callbacks
             self.relay.on_state_change(BrokerState.CONNECTING)
             try:
@@ -86,11 +83,11 @@ class RabbitMQBroker:
         deadline = time.monotonic() + timeout
         self._is_closing = True
         self._retry_now.set()
-        if not self._thread.is_alive():
+        if not self._thread.is_alive:
             return True
         self._end_session(Session.close, deadline)
         self._end_session(Session.abort, time.monotonic() + _ABORT_TIMEOUT)
-        return not self._thread.is_alive()
+        return not self._thread.is_alive
 
     def _closing(self) -> bool:
         return self._is_closing
@@ -99,14 +96,12 @@ class RabbitMQBroker:
         session = self._session
         if session is not None:
             end(session)
-        if self._thread is not threading.current_thread():
-            self._thread.join(max(0.0, deadline - time.monotonic()))
+        self._thread.join(max(0.0, deadline - time.monotonic()))
 
     # Below: the thread.
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
-        note_own_thread()
         failures = 0
         while not self._closing():
             # A request that arrives during the round starts another one.
