@@ -104,6 +104,19 @@ class AppState:
         """This process's delivery; ``None``: nothing was enqueued yet."""
         return self._deliveries.get(current_process())
 
+    def delivery_with_orphans(self) -> Delivery | None:
+        """This process's delivery, started if dead processes have left events.
+
+        ``None``: nothing was enqueued here, and nothing was left.
+        """
+        delivery = self.delivery_if_used()
+        if delivery is None or not delivery.is_started:
+            folder = self.spool_folder()
+            if folder is not None and folder.has_orphans():
+                delivery = self.delivery()
+                delivery.start()
+        return delivery
+
     def spool_folder(self) -> Folder | None:
         """The folder of the spool; ``None``: the backlog is in memory."""
         if choose_backlog(self.config, self.app) != "spool":

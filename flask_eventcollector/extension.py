@@ -58,7 +58,8 @@ class EventCollector:
     Inside an app context, every method applies to that app. Outside, it applies to the
     only app that was initialised, unless the method says otherwise. Every method raises
     :exc:`RuntimeError` if no such app can be determined. No connection is made and no
-    thread is started before the first event.
+    thread is started before the first event. With the spool, the events that dead
+    processes have left count, too.
 
     :param app: calls :meth:`init_app` with this app.
     """
@@ -251,41 +252,47 @@ class EventCollector:
         return self._for_each(Delivery.close, timeout)
 
     def stats(self) -> Stats:
-        """The event counts of this process, with the broker's state. Does not block.
+        """The event counts of this process, with the broker's state.
 
-        Outside an app context, it is the sum over all apps.
+        Outside an app context, it is the sum over all apps. With the spool, a call in
+        the first second of a process waits until events of dead processes were looked
+        for, at most until that second is over. Otherwise it does not block.
 
         :returns: a :class:`Stats`.
         """
-        books = [delivery.stats() for delivery in self._deliveries()]
+        deliveries = self._deliveries()
+        for delivery in deliveries:
+            delivery.wait_for_first_scan()
+        books = [delivery.stats() for delivery in deliveries]
         return reduce(add, books) if books else Stats()
 
     def dead(self) -> tuple[DeadEvent, ...]:
-        """The dead-lettered events, which the broker kept refusing. Does not block.
+        """The dead-lettered events, which the broker kept refusing.
+
+        With the spool, also those of dead processes that this process has adopted.
+        Blocks no longer than :meth:`stats`.
 
         :returns: a tuple of :class:`DeadEvent`.
         """
-        return self._state().delivery().dead()
+        return self._backlog().dead()
 
     def retry(self, ids: Iterable[str] | None = None) -> int:
-        """Retain dead events for another attempt. Does not block.
+        """Retain dead events for another attempt. Blocks no longer than :meth:`stats`.
 
         :param ids: the ids of events; others are ignored. ``None``: all dead events.
         :returns: the number of events.
         :raises TypeError: *ids* is a single str.
         """
-        return (
-            self._state().delivery().retry(None if ids is None else _checked_ids(ids))
-        )
+        return self._backlog().retry(None if ids is None else _checked_ids(ids))
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Drop dead or retained events for good. Does not block.
+        """Drop dead or retained events for good. Blocks no longer than :meth:`stats`.
 
         :param ids: the ids of events; events in another state are ignored.
         :returns: the number of events.
         :raises TypeError: *ids* is a single str.
         """
-        return self._state().delivery().purge(_checked_ids(ids))
+        return self._backlog().purge(_checked_ids(ids))
 
     @property
     def broker(self) -> Broker:
@@ -336,9 +343,17 @@ class EventCollector:
     def _living_apps(self) -> list[Flask]:
         return [app for known in self._apps if (app := known()) is not None]
 
+    def _backlog(self) -> Delivery:
+        """The current app's delivery, once it knows what dead processes have left."""
+        state = self._state()
+        delivery = state.delivery_with_orphans() or state.delivery()
+        delivery.wait_for_first_scan()
+        return delivery
+
     def _deliveries(self) -> list[Delivery]:
-        used = [state.delivery_if_used() for state in self._states()]
-        return [delivery for delivery in used if delivery is not None]
+        """Those of the apps in question that have, or may find, any events."""
+        found = [state.delivery_with_orphans() for state in self._states()]
+        return [delivery for delivery in found if delivery is not None]
 
     def _for_each(self, act: Callable[[Delivery, float], bool], timeout: float) -> bool:
         deadline = time.monotonic() + _checked_timeout(timeout)

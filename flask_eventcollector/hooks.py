@@ -47,9 +47,7 @@ class Hooks:
             return
         self._served.add(process)
         try:
-            folder = self._state.spool_folder()
-            if folder is not None and folder.has_orphans():
-                self._state.delivery().start()
+            self._state.delivery_with_orphans()
         except Exception:
             logger.exception("Spool adoption failed at the first request")
 

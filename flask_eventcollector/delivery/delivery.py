@@ -151,11 +151,19 @@ class Delivery:
         if self._ledger.is_in_step or is_own_thread():
             return False
         deadline = time.monotonic() + timeout
-        self._store.scan(timeout)
+        all_known = self._retry_now(timeout)
+        return self._ledger.wait_until_flushed(deadline) and all_known
+
+    def _retry_now(self, timeout: float) -> bool:
+        """Send all that waits, and what dead processes have left.
+
+        Returns whether the latter is known after *timeout* seconds at most.
+        """
+        all_known = self._store.scan(timeout)
         self._ledger.reopen()
         self.broker.reconnect_now()
         self.broker.wake()
-        return self._ledger.wait_until_flushed(deadline)
+        return all_known
 
     def wait_until_flushed(self, timeout: float) -> bool:
         """Wait as :meth:`flush` does, without retrying what was refused."""
@@ -171,9 +179,10 @@ class Delivery:
         if self._ledger.is_in_step:
             return False
         deadline = time.monotonic() + timeout
+        all_known = True
         if self._close_once():
-            self._shut_down(deadline, reconnect=reconnect)
-        return self._account_for_rest()
+            all_known = self._shut_down(deadline, reconnect=reconnect)
+        return self._account_for_rest() and all_known
 
     def stats(self) -> Stats:
         """The counts of this process; never blocks."""
@@ -252,6 +261,16 @@ class Delivery:
 
     # Startup.
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the threads were started."""
+        return self._started
+
+    def wait_for_first_scan(self) -> None:
+        """Wait until events of dead processes were looked for, a second at most."""
+        if not self._ledger.is_in_step:
+            self._store.wait_for_first_scan()
+
     def start(self) -> None:
         """Start the threads and the first connection, once; does not wait.
 
@@ -284,21 +303,18 @@ class Delivery:
             was_closed, self._closed = self._closed, True
         return not was_closed
 
-    def _shut_down(self, deadline: float, *, reconnect: bool) -> None:
+    def _shut_down(self, deadline: float, *, reconnect: bool) -> bool:
+        """Stop; returns whether it is known what dead processes have left."""
         self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
         # Before the flush: the process may be killed in the middle of it.
         self._store.persist_all()
-        self._last_flush(deadline, reconnect=reconnect)
-        self._stop(deadline)
-
-    def _last_flush(self, deadline: float, *, reconnect: bool) -> None:
-        if reconnect:
-            self.flush(deadline - time.monotonic())
-            return
+        all_known = not reconnect or self._retry_now(deadline - time.monotonic())
         state = self._ledger.stats().broker
-        if state.is_connected or state is BrokerState.CONNECTING:
-            # What is in flight may still be confirmed.
+        if reconnect or state.is_connected or state is BrokerState.CONNECTING:
+            # Also without a new connection, what is in flight may be confirmed.
             self._ledger.wait_until_flushed(deadline)
+        self._stop(deadline)
+        return all_known
 
     def _stop(self, deadline: float) -> None:
         self.broker.close(max(0.0, deadline - time.monotonic()))

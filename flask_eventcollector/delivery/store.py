@@ -37,8 +37,14 @@ class Store(Protocol):
     def wake(self) -> None:
         """There may be rows to erase or files to adopt. Does not wait."""
 
-    def scan(self, timeout: float) -> None:
-        """Look for events of dead processes; waits at most *timeout* seconds."""
+    def scan(self, timeout: float) -> bool:
+        """Look for events of dead processes; waits at most *timeout* seconds.
+
+        Returns whether all of them are known.
+        """
+
+    def wait_for_first_scan(self) -> None:
+        """Wait until it has looked once, at most until a second after its start."""
 
     def close(self, timeout: float) -> None:
         """Store the rest, then stop, within *timeout* seconds."""

@@ -24,8 +24,12 @@ class MemoryStore:
     def wake(self) -> None:
         """There is nothing to erase."""
 
-    def scan(self, timeout: float) -> None:
+    def scan(self, timeout: float) -> bool:
         """A dead process leaves no events."""
+        return True
+
+    def wait_for_first_scan(self) -> None:
+        """There is nothing to wait for."""
 
     def close(self, timeout: float) -> None:
         """There is nothing to stop."""

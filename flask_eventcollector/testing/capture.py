@@ -117,7 +117,7 @@ class Captured(Assertions):
         :param timeout: how long to block at most, in seconds.
         :returns: whether everything was delivered.
         """
-        delivery = self._state.delivery_if_used()
+        delivery = self._state.delivery_with_orphans()
         if delivery is None:
             return True
         deadline = time.monotonic() + timeout

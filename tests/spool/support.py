@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.delivery.entries import Entry, State
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.stores.spool.adopter import PAGE, PAGE_BYTES
 from flask_eventcollector.stores.spool.folder import Folder
@@ -27,6 +27,16 @@ def rows(
     """A row for each payload, which is its event's id, too."""
     entries = [Entry(make_event(p, queue, id=str(p), **more)) for p in payloads]
     return [row_of(entry, first + place) for place, entry in enumerate(entries)]
+
+
+def dead_rows(payloads: Iterable[Any]) -> list[tuple[Any, ...]]:
+    """A row for the dead event of each payload, which is its id, too."""
+    found = []
+    for number, payload in enumerate(payloads, 1000):
+        entry = Entry(make_event(payload, "q", id=str(payload)))
+        entry.state, entry.reason = State.DEAD, "no"
+        found.append(row_of(entry, number))
+    return found
 
 
 def leave(folder: Path, payloads: Iterable[Any], queue: str = "q", **more: Any) -> Path:

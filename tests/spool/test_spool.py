@@ -13,7 +13,7 @@ import pytest
 
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery.delivery import Delivery
-from flask_eventcollector.delivery.entries import Entry, Settlement, State
+from flask_eventcollector.delivery.entries import Settlement
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Stats
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
@@ -26,7 +26,6 @@ from flask_eventcollector.stores.spool.control import (
 )
 from flask_eventcollector.stores.spool.folder import Claim
 from flask_eventcollector.stores.spool.journal import Journal
-from flask_eventcollector.stores.spool.rows import row_of
 from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
@@ -36,10 +35,9 @@ from tests.parts import (
     collect,
     delivering,
     make_delivery,
-    make_event,
     thread,
 )
-from tests.spool.support import failing, leave, rows, spooling, stored
+from tests.spool.support import dead_rows, failing, leave, rows, spooling, stored
 
 
 @pytest.fixture
@@ -824,15 +822,6 @@ def test_the_spool_needs_nobody_who_waits(folder: Path) -> None:
 
 
 # What the command line asks for
-
-
-def dead_rows(payloads: Any) -> list[tuple[Any, ...]]:
-    found = []
-    for number, payload in enumerate(payloads, 1000):
-        entry = Entry(make_event(payload, "q", id=str(payload)))
-        entry.state, entry.reason = State.DEAD, "no"
-        found.append(row_of(entry, number))
-    return found
 
 
 def leave_with_dead(folder: Path) -> Path:

@@ -21,6 +21,7 @@ from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
 from .orphan import CopiedFile, Orphan, open_sound
 from .quarantine import Quarantine
+from .writer import LONGEST_WAIT
 
 #: Seconds between two looks for the files of dead processes.
 SCAN_INTERVAL = 10.0
@@ -65,6 +66,8 @@ class Adopter:
         #: What was copied to make room.
         self._guests: set[Entry] = set()
         self._next_scan = 0.0
+        self._started_at = 0.0
+        self._has_scanned = False
         #: Whether dead processes have left more files than may be open.
         self._are_more = False
         self._erase_breaker, self._read_breaker = CircuitBreaker(), CircuitBreaker()
@@ -74,17 +77,28 @@ class Adopter:
     def start(self, wake_others: Callable[[], object]) -> None:
         """Begin; calls *wake_others* when there are new events."""
         self._wake_others = wake_others
+        self._started_at = time.monotonic()
         self._worker.start()
 
-    def scan(self, timeout: float) -> None:
-        """Look now; waits *timeout* seconds at most."""
+    def scan(self, timeout: float) -> bool:
+        """Look now; waits *timeout* seconds at most.
+
+        Returns whether it has looked, at least before, and could read all files.
+        """
         if not self._worker.is_running:
-            return
+            return True
         done = Signal()
         self._scans.append(done)
         self._worker.wake()
         if not is_own_thread():
             done.wait(timeout)
+        return self._has_scanned and not self._read_breaker.error
+
+    def wait_for_first_scan(self) -> None:
+        """Wait until it has looked once, at most until a second after the start."""
+        left = self._started_at + LONGEST_WAIT - time.monotonic()
+        if not self._has_scanned and left > 0:
+            self.scan(left)
 
     def wake(self) -> None:
         """Look now whether there is something to erase, or room to read on."""
@@ -120,6 +134,7 @@ class Adopter:
             self._make_room()
             self._find_files(now=bool(scans))
             found = self._adopt()
+            self._has_scanned = True
         finally:
             for scan in scans:
                 scan.set()

@@ -66,8 +66,11 @@ class Spool:
             self._writer.wake()
             self._adopter.wake()
 
-    def scan(self, timeout: float) -> None:
-        self._adopter.scan(timeout)
+    def scan(self, timeout: float) -> bool:
+        return self._adopter.scan(timeout)
+
+    def wait_for_first_scan(self) -> None:
+        self._adopter.wait_for_first_scan()
 
     def close(self, timeout: float) -> None:
         deadline = time.monotonic() + timeout

@@ -1,0 +1,217 @@
+"""Whatever a process calls first, it knows what dead processes have left."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from flask_eventcollector import EventCollector
+from flask_eventcollector.delivery.threads import note_own_thread
+from flask_eventcollector.stores.spool import adopter
+from flask_eventcollector.stores.spool.journal import Journal
+from tests.helpers import DEADLINE, Shop, in_thread, open_shop, wait_until
+from tests.spool.support import APP, dead_rows, failing, leave
+
+MakeShop = Callable[..., Shop]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+def make_shop(folder: Path) -> Iterator[MakeShop]:
+    with ExitStack() as shops:
+
+        def make(**more: object) -> Shop:
+            return shops.enter_context(
+                open_shop(
+                    BROKER_URL="memory://",
+                    TESTING_BROKER=True,
+                    BACKLOG="spool",
+                    SPOOL_DIR=str(folder),
+                    **more,
+                )
+            )
+
+        yield make
+
+
+@pytest.fixture
+def shop(make_shop: MakeShop) -> Shop:
+    return make_shop()
+
+
+def leave_two(folder: Path) -> None:
+    """A hundred events of two dead processes."""
+    leave(folder, range(50))
+    leave(folder, range(50, 100))
+
+
+def leave_dead(folder: Path, payloads: str) -> None:
+    """A dead process's file with dead events, whose payloads are their ids."""
+    path = leave(folder, [])
+    journal = Journal.open(path)
+    journal.write(dead_rows(payloads))
+    journal.close()
+
+
+def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Let the check of each file wait for the event."""
+    go_on = threading.Event()
+    check = Journal.check
+
+    def slow(journal: Journal) -> None:
+        assert go_on.wait(DEADLINE)
+        check(journal)
+
+    monkeypatch.setattr(Journal, "check", slow)
+    return go_on
+
+
+def our_threads() -> list[str]:
+    names = [thread.name for thread in threading.enumerate()]
+    return [name for name in names if name.endswith(f"-{APP}")]
+
+
+def test_flush_delivers_what_was_left(shop: Shop, folder: Path) -> None:
+    leave_two(folder)
+    assert shop.events.flush(DEADLINE)
+    assert sorted(shop.sent()) == list(range(100))
+
+
+def test_flush_in_the_app_s_context_does_so_too(shop: Shop, folder: Path) -> None:
+    leave_two(folder)
+    with shop.app_context():
+        assert shop.events.flush(DEADLINE)
+    assert len(shop.sent()) == 100
+
+
+def test_flush_applies_to_each_app_outside_of_their_contexts(folder: Path) -> None:
+    events = EventCollector()
+    shops = []
+    for name in ("one", "other"):
+        leave(folder / name, range(10))
+        settings = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder / name)}
+        shops.append(Shop(events, BACKLOG="spool", TESTING_BROKER=True, **settings))
+
+    assert events.flush(DEADLINE)
+
+    for shop in shops:
+        with shop.app_context():
+            assert len(shop.sent()) == 10
+    events.close(1)
+
+
+def test_flush_waits_for_the_look_no_longer_than_it_may(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    go_on = slow_disk(monkeypatch)
+
+    assert not shop.events.flush(0.05)
+    assert shop.sent() == []
+    go_on.set()
+    assert shop.events.flush(DEADLINE)
+
+
+def test_flush_is_not_content_with_a_file_that_could_not_be_read(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    with monkeypatch.context() as patch:
+        error = OSError(errno.EMFILE, "Too many open files")
+        patch.setattr(adopter, "open_sound", failing(error))
+        assert not shop.events.flush(DEADLINE)
+    assert shop.events.flush(DEADLINE)
+    assert len(shop.sent()) == 100
+
+
+def test_close_delivers_what_was_left(shop: Shop, folder: Path) -> None:
+    leave_two(folder)
+    assert shop.events.close(DEADLINE)
+    assert shop.events.stats().confirmed == 100
+    assert list(folder.iterdir()) == []
+
+
+def test_close_without_time_to_look_does_not_claim_success(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    go_on = slow_disk(monkeypatch)
+    assert not shop.events.close(0)
+    go_on.set()
+
+
+def test_stats_count_what_was_left(shop: Shop, folder: Path) -> None:
+    leave_two(folder)
+    stats = shop.events.stats()
+    assert stats.adopted + stats.unadopted == 100
+
+
+def test_dead_lists_what_was_left(shop: Shop, folder: Path) -> None:
+    leave_dead(folder, "ab")
+    assert [dead.event.id for dead in shop.events.dead()] == ["a", "b"]
+
+
+def test_retry_sends_what_was_left(shop: Shop, folder: Path) -> None:
+    leave_dead(folder, "ab")
+    assert shop.events.retry() == 2
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a", "b"]
+
+
+def test_purge_drops_what_was_left(shop: Shop, folder: Path) -> None:
+    leave_dead(folder, "ab")
+    assert shop.events.purge(["b", "unknown"]) == 1
+    assert [dead.event.id for dead in shop.events.dead()] == ["a"]
+    assert shop.events.stats().dropped == 1
+
+
+def test_the_broker_may_have_been_asked_for_before(shop: Shop, folder: Path) -> None:
+    leave_two(folder)
+    assert shop.sent() == []
+    assert shop.events.flush(DEADLINE)
+    assert len(shop.sent()) == 100
+
+
+@pytest.mark.parametrize("call", ["flush", "close", "stats", "dead", "retry", "purge"])
+def test_without_anything_left_no_thread_begins(shop: Shop, call: str) -> None:
+    arguments: dict[str, tuple[object, ...]]
+    arguments = {"flush": (1,), "close": (1,), "purge": ([],)}
+    getattr(shop.events, call)(*arguments.get(call, ()))
+    assert our_threads() == []
+
+
+def test_a_call_waits_for_the_first_look_a_second_at_most(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    monkeypatch.setattr(adopter, "LONGEST_WAIT", 0.05)
+    go_on = slow_disk(monkeypatch)
+
+    assert shop.events.stats().adopted == 0
+    assert shop.events.dead() == ()
+    go_on.set()
+    wait_until(lambda: shop.events.stats().confirmed == 100, "delivery")
+
+
+def test_the_library_s_own_threads_do_not_wait(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    monkeypatch.setattr(adopter, "LONGEST_WAIT", 10 * DEADLINE)
+    go_on = slow_disk(monkeypatch)
+
+    def look() -> None:
+        note_own_thread()
+        assert shop.events.stats().adopted == 0
+
+    in_thread(look)
+    go_on.set()
