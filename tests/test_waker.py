@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,17 @@ def test_a_wake_up_that_is_cut_short_is_not_taken_for_done(
     monkeypatch.undo()
     waker.wake()
     assert is_woken(waker)
+
+
+def test_it_is_open_until_the_very_end_of_the_process() -> None:
+    code = (
+        "import atexit\n"
+        "from flask_eventcollector.brokers.rabbitmq.waker import Waker\n"
+        "waker = Waker()\n"
+        "atexit.register(waker.wake)\n"
+        "waker.open()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -26,7 +26,8 @@ class Waker:
         """
         if self._reader is None:
             self._reader, self._writer = os.pipe()
-            weakref.finalize(self, _close, self._reader, self._writer)
+            # The process's end closes it, too: until then, somebody may call.
+            weakref.finalize(self, _close, self._reader, self._writer).atexit = False
             os.set_blocking(self._reader, False)
             os.set_blocking(self._writer, False)
         return self._reader
