@@ -14,7 +14,7 @@ MAIL_SEND = "mail.send"
 STOCK_COUNTED = "stock.counted"
 STOCK_REPLENISHED = "stock.replenished"
 
-#: Declared as durable at every connect, with these arguments.
+#: Durable queues to declare on every connect, with their arguments.
 QUEUES: dict[str, dict[str, Any]] = {
     ORDERS_CREATED: {},
     INVOICES_REQUESTED: {},

@@ -39,11 +39,11 @@ class AutoPublishingEventCollector:
         @events.auto_publish()
         def restock() -> None: ...
 
-    As a decorator it wraps functions and coroutine functions. It raises
-    :exc:`TypeError` for a generator function (whose body runs after the call has
-    returned), a class, or an object that is not callable.
+    As a decorator, it wraps functions and coroutine functions.
 
     :param events: the :class:`EventCollector`.
+    :raises TypeError: it decorates a generator function, whose body runs after the call
+        has returned, a class, or an object that is not callable.
     """
 
     def __init__(self, events: HasScopes) -> None:

@@ -44,7 +44,7 @@ class RequestScope(Scope):
         if failure:
             discard(collector, failure)
         else:
-            # No network I/O in a process that is told to stop.
+            # No network I/O in a process that was asked to stop.
             is_ordinary = self.error is None or isinstance(self.error, Exception)
             collector.publish(None if is_ordinary else 0)
 

@@ -103,11 +103,11 @@ class Config:
     #: If unset: ``memory://`` in testing or debug mode, otherwise an error at the first
     #: event.
     broker_urls: tuple[BrokerURL, ...] | None = None
-    #: The passphrase of the URL's ``keyfile``, if that is encrypted.
+    #: The passphrase of the URL's ``keyfile``, if it is encrypted.
     keyfile_password: str | None = field(default=None, repr=False)
     #: The exchange to publish to; the target queue is the routing key.
     exchange: str = ""
-    #: The queues to declare as durable at every connect: name → arguments.
+    #: The durable queues to declare on every connect: name → arguments.
     queues: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )
@@ -126,14 +126,14 @@ class Config:
     #: What the spool survives. ``"normal"``: ``kill -9``. ``"full"``: a power failure,
     #: too.
     spool_sync: SpoolSync = SpoolSync.NORMAL
-    #: The most events that one process may hold, without those that are dead. The last
-    #: tenth is for units of work that hold no more than that, and for targets that are
-    #: not refused.
+    #: The most events that one process may hold, not counting dead ones. The last tenth
+    #: is reserved for units of work that hold no more than that, and for targets that
+    #: are not refused.
     max_events: int = 100_000
     #: The most bytes that these may take, with the same reserve.
     max_bytes: int = 64 * 1024 * 1024
     #: The most dead-lettered events that one process may hold, in a quarter of
-    #: ``MAX_BYTES`` on top; the oldest are dropped.
+    #: ``MAX_BYTES`` in addition; the oldest are dropped.
     max_dead_events: int = 10_000
     #: At a limit: ``"drop-newest"``, ``"drop-oldest"``, or ``"reject"``
     #: (``enqueue_event`` raises ``BacklogFull``).
@@ -150,9 +150,9 @@ class Config:
     shutdown_timeout: float = 2.0
     #: The most bytes of a payload; ``enqueue_event`` rejects a larger one.
     max_event_bytes: int = 1024 * 1024
-    #: What becomes of a lone surrogate in a payload or in headers, which UTF-8 can't
-    #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD,
-    #: for text from outside, such as a browser's.
+    #: What happens to a lone surrogate in a payload or in headers, which UTF-8 can't
+    #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD;
+    #: use this for text from outside, such as a browser.
     invalid_text: InvalidText = InvalidText.REFUSE
     #: The AMQP heartbeat in whole seconds. A connection without confirms for two
     #: heartbeats is aborted.

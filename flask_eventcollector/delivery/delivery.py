@@ -97,14 +97,15 @@ class Delivery:
         try:
             self._ledger.hand_over(entries, waiter)
             if not self._confirm_timeout:
-                # Nobody waits for the broker, so only the disk makes the events safe.
+                # No caller waits for the broker, so only the disk makes the events
+                # safe.
                 self._store.persist(waiter.entries)
             self.broker.wake()
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)
         except BaseException:
-            # The worker was told to stop, so no user code may run now.
+            # The worker was asked to stop, so no user code may run now.
             self._ledger.stop_waiting(waiter, ran_out=False)
             self._ledger.defer(waiter.notices)
             raise

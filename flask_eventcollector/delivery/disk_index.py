@@ -59,8 +59,8 @@ class DiskIndex:
         self._outdated: dict[object, list[Entry]] = {}
         #: How many of these there are.
         self.unerased = 0
-        #: Events left by dead processes that nobody has read yet, per target.
-        #: ``None``: the target is unknown.
+        #: Events of dead processes that were not read yet, by target. ``None``: the
+        #: target is unknown.
         self.unadopted: Mapping[Target | None, int] = {}
 
     @property

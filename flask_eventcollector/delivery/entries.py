@@ -111,7 +111,7 @@ class Settlement(NamedTuple):
     suspect: bool = False
     #: Whether to pause the target. A refusal always does.
     back_off: bool = False
-    #: Seconds until this event is retried, whatever happens to others for the target;
+    #: Seconds until this event is retried, regardless of others for the target;
     #: ``None``: the backoff decides.
     retry_after: float | None = None
 
@@ -136,7 +136,7 @@ class NoticeKind(str, enum.Enum):
     DEAD = "events_dead"
 
 
-#: Reasons for a discard that nobody requested, which is therefore logged.
+#: Reasons for a discard that was not requested, which is therefore logged.
 ABANDONED = "collector abandoned"
 NEVER_PUBLISHED = "never published"
 

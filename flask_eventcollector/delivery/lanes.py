@@ -26,8 +26,8 @@ class Lane:
     by one, like TCP's slow start, so that a full queue is not flooded as soon as it
     accepts one event.
 
-    A target that confirms nothing while others are confirmed is silent: it gets no more
-    events, and those that it has do not count against the others' window.
+    A target that confirms nothing while others confirm is silent: it gets no more
+    events, and those in flight do not count against the others' window.
 
     Not thread-safe: the ledger's lock guards it.
     """

@@ -37,15 +37,15 @@ R = TypeVar("R")
 #: event may always be sent, whatever its size.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
 
-#: Seconds, and twice the time that the last confirm took, after which a target is
-#: silent that has said nothing while others were confirmed.
+#: A target is silent if it settles nothing for this many seconds, plus twice the
+#: latency of the last confirm, while others are confirmed.
 SILENCE = 0.5
 
-#: Events that may be sent beyond the window, to see whether it is stuck.
+#: How many events may be sent beyond the window, to check whether it is stuck.
 _MOST_SCOUTS = 8
 
-#: Events that may be put down without the lock at a time, and the size of each, in
-#: bytes: by so much the limits may be exceeded for a moment, with many threads.
+#: How many events may be recorded without the lock at a time, and the size of each in
+#: bytes. With many threads, the limits may briefly be exceeded by that much.
 _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
@@ -56,13 +56,13 @@ def step(
 ) -> Callable[Concatenate[Ledger, P], R]:
     """Run *method* under the lock, as one step.
 
-    A worker that is told to stop may raise ``SystemExit`` between any two bytecodes of
-    its main thread. A step that is cut short is mended from what the entries say.
+    A worker that is asked to stop may raise ``SystemExit`` between any two bytecodes of
+    its main thread. After an interrupted step, everything is rebuilt from the entries.
 
     A destructor may run at any allocation of a step, and a signal handler between any
-    two of its bytecodes, in the same thread. What they call must not change what is
-    half changed: a method of :data:`_POSTPONED` is done by the next step, any other
-    only reads.
+    two of its bytecodes, in the same thread. They must not change a half-changed state:
+    the methods in :data:`_POSTPONED` are carried out by the next step, all others only
+    read.
     """
 
     @functools.wraps(method)
@@ -100,7 +100,7 @@ class Ledger:
         self._lanes: dict[Target, Lane] = {}
         self._broker = BrokerStatus(clock)
         self._sequences = itertools.count(1)
-        #: Those that back off. Those that do no more are removed lazily.
+        #: Lanes that back off. Those that have recovered are removed lazily.
         self._refused_lanes: dict[Target, Lane] = {}
         self._suspects = Suspects()
         #: In the order of their death. Those that were retried are skipped lazily.
@@ -109,9 +109,9 @@ class Ledger:
         self._disk_index = DiskIndex(durable=limits.durable)
         #: Notices that no caller is waiting for; the flusher dispatches them.
         self._deferred: deque[Notice] = deque()
-        #: What was collected, and is yet to be entered into the books.
+        #: Collected entries that are not in the books yet.
         self._arrivals: deque[Entry] = deque()
-        #: What was asked for in the middle of a step.
+        #: Calls that were postponed in the middle of a step.
         self._postponed: deque[Callable[[], object]] = deque()
         #: The entries of collectors that are gone.
         self._abandoned: deque[list[Entry]] = deque()
@@ -126,15 +126,15 @@ class Ledger:
     def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
         """Put *event* into a collector's *entries*.
 
-        Returns whether it was taken (``OVERFLOW="reject"`` may refuse it), and the news
-        of what was dropped to stay within the limits.
+        Returns whether it was accepted (``OVERFLOW="reject"`` may reject it), and the
+        notices of events dropped to stay within the limits.
 
-        Away from the limits this takes no lock: the event is put down, and the next
+        Unless a limit is near, this takes no lock: the event is recorded, and the next
         step enters it into the books.
         """
         if self._is_far_from_limits(event) or self.is_in_step:
             entry = Entry(event)
-            # It has its owner first: cut short here, it is nobody's.
+            # It gets its owner first: after an interruption here, it would have none.
             entries.append(entry)
             self._arrivals.append(entry)
             return True, []
@@ -476,16 +476,17 @@ class Ledger:
             for entry in write.outdated:
                 self._disk_index.outdate(entry)
 
-    # Below here the lock is held: what came without it.
+    # Below here, the lock is held: work that was recorded without it.
 
     def _catch_up(self) -> None:
-        """Do what was put down without the lock, or in the middle of a step."""
+        """Carry out what was recorded without the lock, or in the middle of a step."""
         while self._arrivals:
             self._arrive(self._arrivals[0])
-            # Afterwards: cut short here, it comes again, and is known.
+            # Removed afterwards: after an interruption, it is repeated, which has no
+            # effect.
             self._arrivals.popleft()
         while self._postponed:
-            # Each may be done twice: it looks at the entries' states.
+            # Each may be repeated, since it checks the entries' states.
             self._postponed[0]()
             self._postponed.popleft()
 
@@ -515,13 +516,13 @@ class Ledger:
         if isinstance(notices, list):
             self._deferred.extend(notices)
 
-    # Limits and last words.
+    # Limits and final states.
 
     def _make_room(self, event: Event, *, is_modest: bool) -> tuple[bool, list[Notice]]:
-        """Make room for *event* as ``OVERFLOW`` says; returns whether it fits.
+        """Make room for *event* according to ``OVERFLOW``; returns whether it fits.
 
-        The reserve is for those that are modest. For these, the events of refused
-        targets go first.
+        Only units of work that hold few events may use the reserve. For these, the
+        events of refused targets are dropped first.
         """
         notices: list[Notice] = []
         while not self._room.has(1, event.size, reserve=is_modest):
@@ -532,7 +533,7 @@ class Ledger:
         return True, notices
 
     def _victim(self, event: Event, *, is_modest: bool) -> Entry | None:
-        """The event that is dropped for *event*."""
+        """The event to drop in favour of *event*."""
         if self._limits.reject or not self._room.can_ever_hold(event):
             return None
         drop_oldest = self._limits.drop_oldest
@@ -565,7 +566,7 @@ class Ledger:
         return min(ours, key=lambda entry: entry.sequence, default=None)
 
     def _is_ours(self, entry: Entry) -> bool:
-        """Whether it may be dropped here. After a close, stored events stay on disk."""
+        """Whether it may be dropped. After a close, stored events stay on disk."""
         return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
     def _discard(self, entries: list[Entry], reason: str) -> list[Notice]:
@@ -635,11 +636,11 @@ class Ledger:
                 room -= 1
                 room_bytes -= entry.event.size
             if batch:
-                # Its next turn comes after the others'.
+                # Its next turn is after the others'.
                 self._lanes[target] = self._lanes.pop(target)
             if room > 0 and _is_due(lane.due(now), now):
-                # Its next event needs more bytes than are free. Would the others go
-                # on, so many might never be free.
+                # Its next event needs more bytes than are free. If other lanes went on,
+                # that many bytes might never become free.
                 break
             self._forget_if_idle(target)
 
@@ -654,7 +655,7 @@ class Ledger:
                 return
 
     def _take_suspect(self, taken: list[Entry], now: float) -> bool:
-        """Send one alone, if it is its turn; returns whether nothing else may go."""
+        """Send a suspect alone if it is its turn; returns whether others must wait."""
         others = [lane.due(now) for lane in self._lanes.values()]
         if not self._suspects.wants_to_go(
             now, others=any(_is_due(due, now) for due in others)
@@ -676,9 +677,10 @@ class Ledger:
         return lane.is_silent(status.heard_at, SILENCE + 2 * status.latency)
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether the window is full of events that nothing is heard of.
+        """Whether the window is full of events without any settlement.
 
-        Then an event of another target shows whether it is the broker or its target.
+        Then an event for another target shows whether the broker or the target is at
+        fault.
         """
         in_flight = self._books.count(State.IN_FLIGHT)
         busy = (lane for lane in self._lanes.values() if lane.in_flight)
@@ -770,10 +772,10 @@ class Ledger:
         self._refused_lanes[entry.target] = lane
 
     def _die(self, entry: Entry) -> None:
-        """Dead-letter *entry*; if there are too many dead ones, the oldest go."""
+        """Dead-letter *entry*; if there are too many dead events, drop the oldest."""
         self._move(entry, State.DEAD)
         self._dead.append(entry)
-        # As many as it has taken the place of: adopted ones may exceed the limit.
+        # No more than it replaces, since adopted ones may exceed the limit.
         freed = 0
         while freed <= entry.event.size and self._room.has_too_many_dead():
             if len(self._dead) == 1:
@@ -802,7 +804,7 @@ class Ledger:
     # Waiting.
 
     def _waited_in_vain(self, waiter: Waiter) -> bool:
-        """Whether it is the broker that *waiter* has waited for in vain."""
+        """Whether *waiter* timed out because of the broker."""
         if self._broker.state is not BrokerState.READY:
             return bool(waiter.pending)
         return any(entry.state is State.IN_FLIGHT for entry in waiter.pending)
@@ -888,8 +890,8 @@ class Ledger:
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
 
 
-#: Steps that change something, with what is returned when they are postponed. A broker
-#: that wants to take something asks again.
+#: Steps that change something, with their results when they are postponed. A broker
+#: that wants to take events asks again.
 _POSTPONED: dict[str, Callable[[], Any]] = {
     "discard": list,
     "discard_abandoned": list,

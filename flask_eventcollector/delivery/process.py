@@ -1,4 +1,4 @@
-"""Tells a process from its ancestors, even if it has the id of one of them."""
+"""Distinguishes a process from its ancestors, even if it has the id of one of them."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import mmap
 import os
 import sys
 
-#: Linux clears memory with this advice in a forked child, whoever forks: uWSGI's
-#: prefork and C libraries run none of Python's own hooks. Python has no name for it.
-#: See MADV_WIPEONFORK in madvise(2).
+#: With this advice, Linux clears memory in a forked child, regardless of who forks:
+#: uWSGI's prefork and C libraries run none of Python's hooks. Python has no name for
+#: it. See MADV_WIPEONFORK in madvise(2).
 _WIPE_ON_FORK = 18
 
 
@@ -30,10 +30,10 @@ _newest = 0
 
 
 def current_process() -> tuple[int, int]:
-    """What identifies this process among itself and its ancestors. Does not block.
+    """Identifies this process among its ancestors. Does not block.
 
-    A process's id is not enough: once the process is gone, its id may come back, even
-    in a descendant, which has inherited what the process kept in memory.
+    A process id is not sufficient: after the process has ended, its id may be reused,
+    even by a descendant, which has inherited the memory of the process.
 
     :returns: the process's id, and its generation: how many forks there are between it
         and the process that has imported this module.
@@ -56,5 +56,5 @@ def _forget() -> None:
 current_process()
 
 if hasattr(os, "register_at_fork"):
-    # Where the system clears nothing.
+    # For systems that do not clear it.
     os.register_at_fork(after_in_child=_forget)

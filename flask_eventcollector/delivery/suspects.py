@@ -1,4 +1,4 @@
-"""Events that may have made the broker end a channel or a connection."""
+"""Events over which the broker may have closed a channel or a connection."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ if TYPE_CHECKING:
 
 
 class Suspects:
-    """Waits with those that were in flight at such an end, to send each one alone.
+    """Holds the events that were in flight at such a close, to send each one alone.
 
-    Then the next end says which of them it was, and costs no other event anything.
-    In turns with all other events, so that neither keeps the other waiting.
+    Then the next close identifies the event at fault, and affects no other event.
+    Suspects and other events take turns, so that neither delays the other.
 
     Not thread-safe: the ledger's lock guards it.
     """
 
     def __init__(self) -> None:
-        #: Ordered by the time of the next try. What has left is skipped when met.
+        #: Ordered by the time of the next attempt. Those that have left are skipped
+        #: lazily.
         self._waiting: list[tuple[float, int, Entry]] = []
-        #: The one that is in flight, with nothing beside it that could be to blame.
+        #: The one that is in flight alone, so that no other event could be at fault.
         self.alone: Entry | None = None
         self._others_turn = False
 
@@ -29,15 +30,15 @@ class Suspects:
         return bool(self._skip_departed())
 
     def add(self, entry: Entry, not_before: float = 0.0) -> None:
-        """Let *entry* wait until it can be sent alone."""
+        """Hold *entry* until it can be sent alone."""
         heapq.heappush(self._waiting, (not_before, entry.sequence, entry))
 
     def due(self) -> float | None:
-        """When the next of them may be sent; ``None``: there is none."""
+        """When the next suspect may be sent; ``None``: there is none."""
         return self._waiting[0][0] if self._skip_departed() else None
 
     def wants_to_go(self, now: float, *, others: bool) -> bool:
-        """Whether it is the turn of one of them; *others*: something else could go."""
+        """Whether it is a suspect's turn; *others*: other events could be sent."""
         due = self.due()
         if due is None or due > now or self.alone is not None:
             return False
@@ -47,24 +48,24 @@ class Suspects:
         return True
 
     def take(self) -> Entry:
-        """The next of them, which is then alone."""
+        """Take the next suspect, which is then in flight alone."""
         self.alone = heapq.heappop(self._waiting)[2]
         return self.alone
 
     def settled(self, entry: Entry) -> bool:
-        """There is a word on *entry*; returns whether it was alone."""
+        """Note that *entry* was settled; returns whether it was in flight alone."""
         if entry is not self.alone:
             return False
         self.alone, self._others_turn = None, True
         return True
 
     def oldest(self) -> list[Entry]:
-        """The waiting one with the lowest sequence, if there is any."""
+        """The waiting suspect with the lowest sequence, if any."""
         waiting = [entry for _, _, entry in self._waiting if entry.is_retained]
         return sorted(waiting, key=lambda entry: entry.sequence)[:1]
 
     def reopen(self) -> None:
-        """Let all of them be tried at once."""
+        """Allow all suspects to be sent at once."""
         self._waiting = [(0.0, sequence, entry) for _, sequence, entry in self._waiting]
         heapq.heapify(self._waiting)
 

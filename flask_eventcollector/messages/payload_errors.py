@@ -80,8 +80,8 @@ def explain(payload: Any, convert: Convert, error: Exception) -> str | None:
     """Describe the cause of *error*; ``None``: it is not the payload.
 
     A signal handler, for example of a time limit, may raise while the encoder runs, or
-    in here. So what is neither the encoder's own error nor raised again by the
-    payload's own code is somebody else's. Called only after the encoder has failed.
+    in here. So an exception that is neither the encoder's own nor raised again by the
+    payload's own code has another cause. Called only after the encoder has failed.
     """
     kind = type(error)
     found = None

@@ -1,4 +1,4 @@
-"""Brings back what dead processes have left in their files."""
+"""Delivers the events that dead processes have left in their files."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .orphan import CopiedFile, Orphan, open_sound
 from .quarantine import Quarantine
 from .writer import LONGEST_WAIT
 
-#: Seconds between two looks for the files of dead processes.
+#: Seconds between two scans for files of dead processes.
 SCAN_INTERVAL = 10.0
-#: Events, and bytes, of dead processes that are in memory at the same time, at most.
+#: The most events and bytes of dead processes in memory at the same time.
 PAGE, PAGE_BYTES = 2_000, 8 * 1024 * 1024
-#: Files of dead processes that are open at the same time, at most.
+#: The most files of dead processes that are open at the same time.
 _MOST_FILES = 16
 
 
 class Adopter:
-    """The thread that uses the files of dead processes.
+    """The thread that reads the files of dead processes.
 
-    It is another than the writer's, since a large file takes seconds to look through,
-    and a damaged one longer: nobody who waits for the writer waits for that.
+    It is separate from the writer's, since checking a large file takes seconds, and a
+    damaged one takes longer. Callers that wait for the writer must not wait for that.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Adopter:
         self._ledger = ledger
         self._folder = folder
         self._quarantine = quarantine
-        #: Events and bytes that are in memory at the same time.
+        #: The most events and bytes in memory at the same time.
         self._page, self._page_bytes = page
         self._full_sync = full_sync
         self._worker = PeriodicWorker(
@@ -59,29 +59,29 @@ class Adopter:
         )
         self._wake_others: Callable[[], object] = lambda: None
         self._scans: deque[Signal] = deque()
-        #: Files whose events are sent in place.
+        #: Files whose events stay in them until they are delivered.
         self._orphans: list[Orphan] = []
-        #: Files whose events are written into the own file.
+        #: Files whose events are copied into this process's own file.
         self._copied: list[CopiedFile] = []
-        #: What was copied to make room.
+        #: Files that were copied to make room.
         self._guests: set[Entry] = set()
         self._next_scan = 0.0
         self._started_at = 0.0
         self._has_scanned = False
-        #: Whether dead processes have left more files than may be open.
+        #: Whether dead processes have left more files than can be open.
         self._are_more = False
         self._erase_breaker, self._read_breaker = CircuitBreaker(), CircuitBreaker()
 
-    # What others call, in any thread.
+    # Called in any thread.
 
     def start(self, wake_others: Callable[[], object]) -> None:
-        """Begin; calls *wake_others* when there are new events."""
+        """Start; calls *wake_others* when there are new events."""
         self._wake_others = wake_others
         self._started_at = time.monotonic()
         self._worker.start()
 
     def scan(self, timeout: float) -> bool:
-        """Look now; waits *timeout* seconds at most.
+        """Scan now; waits at most *timeout* seconds.
 
         Returns whether it has looked, at least before, and could read all files.
         """
@@ -95,35 +95,35 @@ class Adopter:
         return self._has_scanned and not self._read_breaker.error
 
     def wait_for_first_scan(self) -> None:
-        """Wait until it has looked once, at most until a second after the start."""
+        """Wait for the first scan, but at most until one second after the start."""
         left = self._started_at + LONGEST_WAIT - time.monotonic()
         if not self._has_scanned and left > 0:
             self.scan(left)
 
     def wake(self) -> None:
-        """Look now whether there is something to erase, or room to read on."""
+        """Check now for rows to erase, and for room to read more."""
         self._worker.wake()
 
     def request_stop(self) -> None:
-        """Adopt no more."""
+        """Stop adopting."""
         self._worker.request_stop()
 
     def stop(self, timeout: float) -> None:
-        """Leave the files to the next process, within *timeout* seconds."""
+        """Leave the files to the next process; waits at most *timeout* seconds."""
         self._worker.stop(timeout)
 
     @property
     def erase_at(self) -> int:
-        """How many rows to erase are worth a round of their own."""
-        # A file that has ended makes room for another one.
+        """How many rows to erase justify a run."""
+        # A finished file makes room for another one.
         return 1 if self._are_more else max(1, self._page // 2)
 
     @property
     def error(self) -> str:
-        """Why a file could not be read, or a row not erased."""
+        """Why a file could not be read, or a row could not be erased."""
         return self._erase_breaker.error or self._read_breaker.error
 
-    # One round. Nothing below is called by another thread.
+    # One run. Nothing below is called by other threads.
 
     def _run_once(self) -> float:
         scans = drain(self._scans)
@@ -144,7 +144,7 @@ class Adopter:
         return TICK
 
     def _update_rows(self) -> None:
-        """Let the rows follow their events."""
+        """Update the rows whose events have changed."""
         if self._erase_breaker.is_open:
             return
         self._erase_breaker.record_success()
@@ -159,10 +159,10 @@ class Adopter:
                 if is_damage(error):
                     self._copy(orphan, str(error))
 
-    # What the command line asks for.
+    # Requests from the command line.
 
     def _apply_requests(self) -> bool:
-        """Do what is asked; returns whether rows may have to follow."""
+        """Apply requests; returns whether rows may have to be updated."""
         applied = False
         files: list[Orphan | CopiedFile] = [*self._orphans, *self._copied]
         for file in files:
@@ -176,7 +176,7 @@ class Adopter:
         return applied
 
     def _apply_to_unadopted(self, request: ControlRequest, orphan: Orphan) -> None:
-        """The same for events that are on disk only, of which the ledger can't know."""
+        """Apply a request to events that are only on disk, unknown to the ledger."""
         try:
             if request.action == "retry":
                 orphan.revive(request.ids)
@@ -216,15 +216,15 @@ class Adopter:
     def _damaged(self) -> list[CopiedFile]:
         return [copied for copied in self._copied if copied.damage]
 
-    # Making room, where a missing queue would keep the files open that wait for it.
+    # Making room, since files would stay open while a queue is missing.
 
     def _make_room(self) -> None:
-        """Have what waits long, or is dead, written into the own file."""
+        """Copy events that wait long, or are dead, into this process's own file."""
         if not self._are_more or self._has_room():
             return
         before = time.monotonic() - SCAN_INTERVAL
         for orphan in list(self._orphans):
-            # One that has damaged rows is quarantined in the end.
+            # A file with damaged rows is quarantined when it is finished.
             if orphan.opened_at <= before and not (orphan.unadopted or orphan.damaged):
                 self._copy_if_small(orphan)
 
@@ -232,13 +232,13 @@ class Adopter:
         guests = {e for e in self._guests | orphan.entries if e.state.alive}
         size = sum(entry.event.size for entry in guests)
         if len(guests) > self._page or size > self._page_bytes:
-            # They stay in memory, which new events need, too.
+            # Copied events stay in memory, which new events also need.
             return
         self._guests = guests
         self._copy(orphan)
 
     def _copy(self, orphan: Orphan, damage: str = "") -> None:
-        """Have what came from *orphan* written into the own file, and let it go."""
+        """Copy what was read from *orphan* into the own file; close *orphan*."""
         self._orphans.remove(orphan)
         orphan.journal.close()
         self._ledger.lost(orphan.journal)
@@ -254,7 +254,7 @@ class Adopter:
             if is_damage(error):
                 self._copied.append(CopiedFile(claim, (), str(error)))
                 return
-            # It may pass.
+            # The error may be temporary.
             self._read_breaker.record_failure(error)
             claim.release()
         except ForeignFile as error:
@@ -265,7 +265,7 @@ class Adopter:
     def _open(self, claim: Claim) -> None:
         journal = open_sound(claim.path, full_sync=self._full_sync)
         if journal is None:
-            # Its process died before it had written anything.
+            # Its process ended before it had written anything.
             claim.remove()
             return
         try:
@@ -277,7 +277,7 @@ class Adopter:
     # Reading files.
 
     def _adopt(self) -> bool:
-        """Bring in a page of what waits on disk; returns whether anything came."""
+        """Read a page of the events on disk; returns whether there were any."""
         found = 0
         for orphan in list(self._orphans):
             found += self._read_orphan(orphan)
@@ -286,12 +286,12 @@ class Adopter:
         return bool(found)
 
     def _share(self) -> int:
-        """How many events of one target may be in memory, or of one damaged file."""
+        """How many events of one target, or of one damaged file, may be in memory."""
         sharing = sum(orphan.targets for orphan in self._orphans) + len(self._damaged)
         return max(1, self._page // max(1, sharing))
 
     def _room(self) -> tuple[int, int]:
-        """How many events and bytes may be brought into memory now."""
+        """How many events and bytes may be read into memory now."""
         events, size = self._ledger.free()
         return (events + 1) // 2, min(self._page_bytes, (size + 1) // 2)
 
@@ -304,7 +304,7 @@ class Adopter:
         except sqlite3.Error as error:
             self._read_breaker.record_failure(error)
             damage = error if is_damage(error) else None
-        # What was read before an error is here all the same.
+        # What was read before the error is used.
         self._ledger.adopt(entries, self._count_unadopted())
         if damage is not None:
             self._copy(orphan, str(damage))
@@ -329,11 +329,11 @@ class Adopter:
             for target, count in orphan.unadopted.items():
                 unadopted[target] = unadopted.get(target, 0) + count
         if self._are_more or any(not copied.is_read for copied in self._copied):
-            # Nobody knows how many.
+            # Their number is unknown.
             unadopted[None] = 1
         return unadopted
 
-    # Letting files go.
+    # Closing files.
 
     def _finish_orphans(self) -> None:
         for orphan in list(self._orphans):

@@ -1,4 +1,4 @@
-"""Writes into a spool file that this process has claimed, and lets it go."""
+"""Writes to a spool file that this process has claimed, and closes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .rows import row_of
 
 
 def write_rows(journal: Journal, write: Write) -> None:
-    """Write and erase what *write* says, in one transaction.
+    """Write and erase the rows of *write* in one transaction.
 
     Raises what SQLite raises; then nothing has changed.
     """

@@ -1,4 +1,4 @@
-"""A dead process's file, whose events come back page by page."""
+"""A dead process's file, whose events are read page by page."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .rows import DamagedRow, StoredEvent, intact, read_row, row_of
 
 @dataclass
 class _Place:
-    """How far the events of one target were read."""
+    """The position up to which the events of one target were read."""
 
     unadopted: int
     read_to: int = -1
-    #: Those in memory that are still to be delivered.
+    #: The events in memory that are not delivered yet.
     here: set[Entry] = field(default_factory=set)
 
 
 def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
-    """Open a file that this process has locked; ``None``: nothing was ever in it.
+    """Open a file that this process has locked; ``None``: it never had events.
 
-    Looks through all of it, which takes a second for a million rows. Raises what
-    :func:`can_hold_events` does, also ``sqlite3.DatabaseError`` for any other damage.
+    Checks the whole file, which takes a second for a million rows. Raises what
+    :func:`can_hold_events` raises, and ``sqlite3.DatabaseError`` for any other damage.
     """
     if not can_hold_events(path):
         if next(intact_rows(path), None) is not None:
@@ -49,10 +49,10 @@ def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
 
 
 class Orphan:
-    """A sound file. Its rows stay in it until their events have ended.
+    """An undamaged file. Its rows stay in it until their events are final.
 
-    Only some of its events are in memory at any time, and no target takes more than
-    its share of them: a missing queue holds up nobody else.
+    Only some of its events are in memory at any time, and no target takes more than its
+    share of them. So a missing queue does not delay the others.
     """
 
     def __init__(self, claim: Claim, journal: Journal) -> None:
@@ -61,13 +61,13 @@ class Orphan:
         self.opened_at = time.monotonic()
         self._places = {t: _Place(count) for t, count in journal.targets().items()}
         self._dead: set[Entry] = set()
-        #: Rows that were not what was written.
+        #: How many damaged rows were found.
         self.damaged = 0
         self.rescued = 0
 
     @property
     def here(self) -> int:
-        """How many of its events are in memory and still to be delivered."""
+        """How many of its events are in memory and not delivered yet."""
         return sum(len(place.here) for place in self._places.values())
 
     @property
@@ -77,23 +77,23 @@ class Orphan:
 
     @property
     def targets(self) -> int:
-        """How many targets still have events here."""
+        """How many targets still have events in it."""
         return sum(bool(p.unadopted or p.here) for p in self._places.values())
 
     @property
     def unadopted(self) -> dict[Target, int]:
-        """How many of its events are on disk only."""
+        """How many of its events are only on disk."""
         return {
             t: place.unadopted for t, place in self._places.items() if place.unadopted
         }
 
     @property
     def is_finished(self) -> bool:
-        """Whether all of its events have ended."""
+        """Whether all of its events have reached a final state."""
         return not (self.unadopted or self.here or self._dead)
 
     def read(self, share: int, count: int, size: int) -> Iterator[Entry]:
-        """The next events: *count* at most, not many more bytes than *size*.
+        """The next events: at most *count*, and about *size* bytes.
 
         No target gets more than its *share* of the memory.
         """
@@ -109,7 +109,7 @@ class Orphan:
                 yield entry
 
     def follow(self, entry: Entry, state: State) -> None:
-        """The row of *entry*, which came from here, follows it into *state*."""
+        """Update the row of *entry*, which was read from this file, to *state*."""
         here = self._places[entry.target].here
         here.discard(entry)
         self._dead.discard(entry)
@@ -119,12 +119,12 @@ class Orphan:
             here.add(entry)
 
     def revive(self, ids: Sequence[str]) -> None:
-        """Of the events with *ids*, let those wait that are dead, and on disk only."""
+        """Retain those of the events with *ids* that are dead and only on disk."""
         unadopted = self._unread_with(ids)
         self.journal.write([living_row(s) for s in unadopted if s.dead is not None])
 
     def erase(self, ids: Sequence[str]) -> list[Entry]:
-        """Of the events with *ids*, erase those that are on disk only; return them."""
+        """Erase those of the events with *ids* that are only on disk; return them."""
         unadopted = self._unread_with(ids)
         self.journal.write((), [stored.number for stored in unadopted])
         for stored in unadopted:
@@ -132,7 +132,7 @@ class Orphan:
         return [adopted_entry(stored) for stored in unadopted]
 
     def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
-        # To find a row by its event's id, SQLite has to look at each of them.
+        # To find a row by its event's id, SQLite has to scan all rows.
         rows = self.journal.rows_with(ids) if self.unadopted else []
         return [
             stored
@@ -162,10 +162,10 @@ class Orphan:
 
 
 class CopiedFile:
-    """A file that is let go once its events are in this process's own file.
+    """A file that is closed once its events are in this process's own file.
 
-    *entries* are those that were read of it before. If there is *damage*, its intact
-    rows follow; otherwise that was all.
+    *entries* were already read from it. If there is *damage*, its intact rows are read,
+    too; otherwise nothing is left to read.
     """
 
     def __init__(self, claim: Claim, entries: Iterable[Entry], damage: str) -> None:
@@ -178,22 +178,22 @@ class CopiedFile:
 
     @property
     def here(self) -> int:
-        """How many of its events are in memory only."""
+        """How many of its events are only in memory."""
         self._copied = {e for e in self._copied if e.state.alive and not e.is_stored}
         return len(self._copied)
 
     @property
     def is_finished(self) -> bool:
-        """Whether all intact rows have ended, or are in this process's own file."""
+        """Whether all intact rows are final, or in this process's own file."""
         return self.is_read and not self.here
 
     def read(self, count: int, size: int) -> Iterator[Entry]:
-        """The next intact events: *count* at most, not many more bytes than *size*."""
+        """The next intact events: at most *count*, and about *size* bytes."""
         while count > 0 and size > 0 and not self.is_read:
             try:
                 stored = next(self._rows, None)
             except OSError:
-                # It could not be opened: nothing was read of it.
+                # It could not be opened, so nothing was read from it.
                 self._rows = intact_rows(self.claim.path)
                 raise
             if stored is None:
@@ -210,7 +210,7 @@ class CopiedFile:
 def adopted_entry(stored: StoredEvent) -> Entry:
     """The entry for an event that another process had enqueued."""
     entry = Entry(stored.event)
-    # That process may have sent it: nobody knows.
+    # That process may have sent it already.
     entry.possible_duplicate = True
     entry.state = State.RETAINED if stored.dead is None else State.DEAD
     entry.reason = stored.dead or ""
@@ -218,7 +218,7 @@ def adopted_entry(stored: StoredEvent) -> Entry:
 
 
 def living_row(stored: StoredEvent) -> tuple[Any, ...]:
-    """The row for an event that is dead no more."""
+    """The row for an event that is no longer dead."""
     entry = adopted_entry(stored)
     entry.state = State.RETAINED
     return row_of(entry, stored.number)

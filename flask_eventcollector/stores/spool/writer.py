@@ -1,4 +1,4 @@
-"""Writes what waits into this process's own file."""
+"""Writes retained events into this process's own file."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from .folder import Claim, Folder
 from .journal import Journal, is_damage
 from .quarantine import Quarantine
 
-#: Seconds that a caller waits for the disk, at most.
+#: The most seconds that a caller waits for the disk.
 LONGEST_WAIT = 1.0
-#: Rows that are written in one transaction, at most, beside what callers wait for.
+#: The most rows written in one transaction, besides those that callers wait for.
 _MOST_ROWS = 5_000
 
 
@@ -28,16 +28,16 @@ class _WriteRequest:
     """A caller that waits until its events are on disk."""
 
     def __init__(self, entries: Sequence[Entry] | None) -> None:
-        #: ``None``: all that was handed over.
+        #: ``None``: all events that were handed over.
         self.entries = entries
         self.done = Signal()
 
 
 class Writer:
-    """The thread that uses the own file.
+    """The thread that writes to this process's own file.
 
-    So no caller hangs with a disk that hangs, and what several callers want to be
-    written goes into one transaction. The file is made with the first row.
+    So a disk that hangs does not block its callers, and the requests of several callers
+    are written in one transaction. The file is created with the first row.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Writer:
         self._ledger = ledger
         self._folder = folder
         self._quarantine = quarantine
-        #: Seconds after which an event is written although nobody asks for it.
+        #: Seconds after which an event is written even if no caller requests it.
         self._patience = patience
         self._full_sync = full_sync
         self._worker = PeriodicWorker(
@@ -64,41 +64,41 @@ class Writer:
         self._own: tuple[Claim, Journal] | None = None
         self._breaker = CircuitBreaker()
 
-    # What others call, in any thread.
+    # Called in any thread.
 
     def start(self, wake_broker: Callable[[], object]) -> None:
         self._wake_broker = wake_broker
         self._worker.start()
 
     def write(self, entries: Sequence[Entry] | None) -> None:
-        """Write *entries*, or all; waits until it is done, a second at most."""
+        """Write *entries*, or all events; waits at most one second."""
         if self._breaker.is_open or not self._worker.is_running:
-            # Nobody waits again and again for a disk that fails. When it is well, what
-            # is not there is written without being asked for.
+            # Callers do not wait for a failing disk again and again. Once it works,
+            # missing events are written without a request.
             return
         request = _WriteRequest(entries)
         self._requests.append(request)
         self._worker.wake()
         if is_own_thread():
-            # It may be the very one that writes.
+            # This may be the thread that writes.
             return
         if not request.done.wait(LONGEST_WAIT):
             self._breaker.record_failure(TimeoutError("the disk does not answer"))
 
     def wake(self) -> None:
-        """Look now whether there is something to write or to erase."""
+        """Check now for rows to write or to erase."""
         self._worker.wake()
 
     def stop(self, timeout: float) -> None:
-        """Write the rest, and stop, within *timeout* seconds."""
+        """Write the rest, then stop; waits at most *timeout* seconds."""
         self._worker.stop(timeout)
 
     @property
     def error(self) -> str:
-        """Why something is not on disk that should be."""
+        """Why events that should be on disk are not."""
         return self._breaker.error
 
-    # One round. Nothing below is called by another thread.
+    # One run. Nothing below is called by other threads.
 
     def _run_once(self) -> float:
         requests = drain(self._requests)
@@ -111,7 +111,7 @@ class Writer:
         return self._patience if self._ledger.unstored() and self._patience else TICK
 
     def _write(self, requests: Iterable[_WriteRequest]) -> bool:
-        """Write what has to be written, and erase; returns whether that was all."""
+        """Write and erase rows; returns whether everything is done."""
         if self._breaker.is_open:
             return True
         wanted: list[Entry] = []
@@ -141,7 +141,7 @@ class Writer:
         return not write.more
 
     def _apply_request(self) -> bool:
-        """Do what the command line asks; returns whether rows may have to follow."""
+        """Apply a command-line request; returns whether rows may have to be updated."""
         control = self._own and pending_request(self._own[0].path)
         if not control or not self._own:
             return False
@@ -162,7 +162,7 @@ class Writer:
         return self._own[1]
 
     def _give_up_file(self, error: Exception) -> None:
-        """The file is damaged: what it held is in memory, and goes into another."""
+        """Quarantine the damaged file; its events are in memory, and get a new file."""
         if self._own is None:
             return
         (claim, journal), self._own = self._own, None
