@@ -83,7 +83,8 @@ class Adopter:
     def scan(self, timeout: float) -> bool:
         """Scan now; waits at most *timeout* seconds.
 
-        Returns whether it has looked, at least before, and could read all files.
+        Returns whether a scan has completed, now or earlier, and all files could be
+        read.
         """
         if not self._worker.is_running:
             return True
