@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from flask_eventcollector.delivery.entries import (
     NoticeKind,
 )
 from flask_eventcollector.delivery.log import INTERVAL, ThrottledLog
+from flask_eventcollector.delivery.store import StoreProblem
 from flask_eventcollector.events import BrokerState, Outcome, Stats
 from tests.parts import Clock, make_event
 
@@ -178,6 +180,52 @@ def test_what_is_wrong_with_it_is_told_once_a_minute(log: Log) -> None:
     assert len(lines) == 3
 
 
+def test_a_text_that_is_new_each_time_makes_no_new_problem_of_it(log: Log) -> None:
+    lines = []
+    for number in range(121):
+        lines += log.broker(BrokerState.READY, f"no exchange 'tenant-{number}'")
+        log.clock.advance(1)
+    assert lines == [
+        f"Broker problem: no exchange 'tenant-{number}'" for number in (0, 60, 120)
+    ]
+
+
+def test_a_thread_that_cannot_be_started_is_told_once_a_minute(log: Log) -> None:
+    for number in range(121):
+        log.throttled.no_threads(RuntimeError(f"can't start thread {number}"))
+        log.clock.advance(1)
+    assert len(log.lines()) == 3
+
+
+# The spool
+
+
+def test_a_problem_of_the_spool_is_told_once_a_minute_whatever_its_text(
+    log: Log,
+) -> None:
+    for number in range(121):
+        problem = StoreProblem("writing: OSError 24", f"too many files: {number}.spool")
+        log.throttled.spool([problem], unspooled=2)
+        log.clock.advance(1)
+    assert log.lines() == [
+        f"Spool problem: too many files: {number}.spool. 2 events in memory only."
+        for number in (0, 60, 120)
+    ]
+
+
+def test_another_problem_of_the_spool_is_told_at_once(log: Log) -> None:
+    problems = [StoreProblem("writing: OSError 24", "no files")]
+    log.throttled.spool(problems, 0)
+    problems.append(StoreProblem("reading: OSError 24", "no files"))
+    problems.append(StoreProblem("writing: OSError 28", "the disk is full"))
+    log.throttled.spool(problems, 0)
+    assert log.lines() == [
+        "Spool problem: no files",
+        "Spool problem: no files",
+        "Spool problem: the disk is full",
+    ]
+
+
 # Events
 
 
@@ -202,6 +250,31 @@ def test_one_event_that_is_refused_again_and_again_is_not_told_as_many_events(
     assert log.lines() == [
         f"Broker refused 1 publish attempt{rest}",
         f"Broker refused 3 publish attempts{rest}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "outcome"),
+    [
+        (NoticeKind.FAILED, Outcome.RETURNED),
+        (NoticeKind.DEAD, Outcome.RETURNED),
+        (NoticeKind.DEAD, None),
+    ],
+)
+def test_words_that_differ_for_each_event_are_told_once_a_minute(
+    log: Log, kind: NoticeKind, outcome: Outcome | None
+) -> None:
+    lines = []
+    for number in range(121):
+        lines += log.notices(kind, f"it has {number} bytes", outcome)
+        log.clock.advance(1)
+        log.throttled.log_suppressed()
+        lines += log.lines()
+    # Each of the later lines has the latest words, and counts all.
+    assert [re.findall(r"\d+", line) for line in lines] == [
+        ["1", "0"],
+        ["59", "59"],
+        ["60", "119"],
     ]
 
 
@@ -315,7 +388,17 @@ def test_an_exchange_is_named_with_the_queue(log: Log) -> None:
 def test_many_troubles_are_not_remembered_for_ever(log: Log) -> None:
     for number in range(5000):
         log.notices(queue=f"queue-{number}")
-    assert len(log.throttled._suppressed) <= 1000
+    assert len(log.throttled._suppressed) <= 1001
+
+
+def test_more_queues_than_can_be_told_apart_share_a_line(log: Log) -> None:
+    lines = []
+    for number in range(5000):
+        lines += log.notices(queue=f"queue-{number}")
+    assert len(lines) == 1001
+    assert lines[-1] == "Dropped 1 event for other queues: overflow."
+    log.throttled.log_suppressed(at_last=True)
+    assert log.lines() == ["Dropped 3999 events for other queues: overflow."]
 
 
 def test_a_handler_that_raises_harms_nothing(log: Log) -> None:

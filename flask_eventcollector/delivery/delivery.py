@@ -346,7 +346,7 @@ class Delivery:
             self.notify_pending()
             stats = self.stats()
             self._log.broker(stats)
-            self._log.spool(stats)
+            self._log.spool(self._store.problems(), stats.unspooled)
             self._log.log_suppressed()
         due = self._ledger.due()
         if due is None:

@@ -13,14 +13,15 @@ from typing import NamedTuple
 from ..events import BrokerState, Event, Outcome, Stats, Target
 from ..messages.wording import counted
 from .entries import ABANDONED, NEVER_PUBLISHED, Notice, NoticeKind
-from .store import QuarantinedFile
+from .store import QuarantinedFile, StoreProblem
 
 logger = logging.getLogger("flask_eventcollector")
 
 #: Seconds between two log records about the same problem.
 INTERVAL = 60.0
-#: How many distinct problems are tracked for that, at most.
+#: How many distinct problems are tracked for that; more of them share a record.
 _MOST_PROBLEMS = 1000
+_OTHERS = Target("", "other queues")
 
 
 _CURE = (
@@ -30,20 +31,34 @@ _CURE = (
 
 
 class Problem(NamedTuple):
-    """What a log record is about, apart from the count."""
+    """What a log record is about, apart from the count and the reason's words."""
 
     level: int
     #: How the record begins, which operators search for.
     action: str
     target: Target
-    reason: str
+    #: What the reasons have in common. Their words may differ for each event.
+    kind: str
     #: What is counted. An event that is refused repeatedly counts each time.
     noun: str = "event"
     suffix: str = "."
 
 
+class _Suppressed(NamedTuple):
+    """What is known of a problem since it was last logged."""
+
+    #: When that was.
+    last: float
+    #: How often it has occurred since, and the latest reason.
+    number: int
+    reason: str
+
+
 class ThrottledLog:
     """Writes the log: rate-limited, with counts, never with a payload.
+
+    What was logged within the last minute is told by its kind and its place. Its text
+    may hold a name or a number that is new each time.
 
     State is updated before a record is logged, and no lock is held while logging: a
     logging handler may enqueue events or raise.
@@ -53,11 +68,11 @@ class ThrottledLog:
         self._clock = clock
         #: Reentrant, since a destructor may log, or drop an event, at any moment.
         self._lock = threading.RLock()
-        #: When each problem was last logged, and the count suppressed since then.
-        self._suppressed: dict[Problem, tuple[float, int]] = {}
+        self._suppressed: dict[Problem, _Suppressed] = {}
         self._unavailable_since: float | None = None
         self._next_line = float("-inf")
-        self._problems: dict[str, tuple[str, float]] = {}
+        #: By kind: when another line about it may be written.
+        self._next_lines: dict[str, float] = {}
 
     def broker(self, stats: Stats) -> None:
         """Log a change of the broker's state. Only the flusher calls this."""
@@ -66,7 +81,7 @@ class ThrottledLog:
             self._unavailable(stats, now)
         elif stats.broker is BrokerState.READY:
             self._available(stats, now)
-            self._log_problem("Broker problem: %s", stats.broker_error, now)
+            self._log_problem("broker", "Broker problem: %s", stats.broker_error)
 
     def _unavailable(self, stats: Stats, now: float) -> None:
         first = self._unavailable_since is None
@@ -95,14 +110,18 @@ class ThrottledLog:
     def no_threads(self, error: Exception) -> None:
         """Log that the library's threads can't be started."""
         line = "No thread could be started: %s. Events wait until one can."
-        self._log_problem(line, str(error), self._clock())
+        self._log_problem("threads", line, str(error))
 
-    def spool(self, stats: Stats) -> None:
-        """Log a problem with the disk. Only the flusher calls this."""
+    def spool(self, problems: Iterable[StoreProblem], unspooled: int) -> None:
+        """Log problems with the disk. Only the flusher calls this.
+
+        :param unspooled: how many events are in memory only because of them.
+        """
         line = "Spool problem: %s"
-        if stats.unspooled:
-            line += f". {counted(stats.unspooled, 'event')} in memory only."
-        self._log_problem(line, stats.spool_error, self._clock())
+        if unspooled:
+            line += f". {counted(unspooled, 'event')} in memory only."
+        for problem in problems:
+            self._log_problem(f"spool: {problem.kind}", line, problem.text)
 
     def quarantined(self, file: QuarantinedFile) -> None:
         """Log that a damaged spool file was quarantined."""
@@ -116,21 +135,22 @@ class ThrottledLog:
             line = "Left %s in the spool for the next process."
             _log(logging.WARNING, line, counted(stats.spooled, "event"))
 
-    def _log_problem(self, line: str, problem: str, now: float) -> None:
-        """Log *problem* if it is new, or was last logged a minute ago."""
-        subject = line.partition(":")[0]
-        before, next_line = self._problems.get(subject, ("", now))
-        if not problem or (problem == before and now < next_line):
-            return
-        self._problems[subject] = (problem, now + INTERVAL)
-        _log(logging.WARNING, line, problem)
+    def _log_problem(self, kind: str, line: str, problem: str) -> None:
+        """Log *problem*, unless one of its *kind* was logged within a minute."""
+        now = self._clock()
+        if problem and now >= self._next_lines.get(kind, now):
+            self._next_lines[kind] = now + INTERVAL
+            _log(logging.WARNING, line, problem)
 
     def notices(self, notices: Iterable[Notice]) -> None:
         """Log losses, refusals and dead letters."""
-        problems = Counter(_problem_of(item) for item in notices)
-        for problem, number in problems.items():
+        reasons: dict[Problem, list[str]] = {}
+        for item in notices:
+            problem = _problem_of(item)
             if problem is not None:
-                self._note(problem, number)
+                reasons.setdefault(problem, []).append(item.reason)
+        for problem, these in reasons.items():
+            self._note(problem, len(these), these[-1])
 
     def unpublished(self, events: Iterable[Event], reason: str) -> None:
         """Log that *events* are left to their thread, because of *reason*."""
@@ -138,35 +158,39 @@ class ThrottledLog:
             problem = Problem(
                 logging.WARNING, "Left unpublished", target, reason, suffix=_CURE
             )
-            self._note(problem, number)
+            self._note(problem, number, reason)
 
     def log_suppressed(self, *, at_last: bool = False) -> None:
         """Log the counts suppressed for a minute; with *at_last*, all of them."""
         latest = float("inf") if at_last else self._clock() - INTERVAL
         with self._lock:
-            due = {t: n for t, (last, n) in self._suppressed.items() if last <= latest}
+            due = {p: s for p, s in self._suppressed.items() if s.last <= latest}
             for problem in due:
                 del self._suppressed[problem]
-        for problem, number in due.items():
-            if number:
-                self._note(problem, number)
+        for problem, suppressed in due.items():
+            if suppressed.number:
+                self._note(problem, suppressed.number, suppressed.reason)
 
-    def _note(self, problem: Problem, number: int) -> None:
+    def _note(self, problem: Problem, number: int, reason: str) -> None:
         now = self._clock()
         with self._lock:
-            if problem in self._suppressed:
-                last, suppressed = self._suppressed[problem]
-                self._suppressed[problem] = (last, suppressed + number)
+            is_new = problem not in self._suppressed
+            if is_new and len(self._suppressed) >= _MOST_PROBLEMS:
+                # Queues may be named after users or hosts.
+                problem = problem._replace(target=_OTHERS)
+            before = self._suppressed.get(problem)
+            if before is not None:
+                more = before.number + number
+                self._suppressed[problem] = _Suppressed(before.last, more, reason)
                 return
-            if len(self._suppressed) < _MOST_PROBLEMS:
-                self._suppressed[problem] = (now, 0)
+            self._suppressed[problem] = _Suppressed(now, 0, reason)
         _log(
             problem.level,
             "%s %s for %s: %s%s",
             problem.action,
             counted(number, problem.noun),
             problem.target,
-            problem.reason,
+            reason,
             problem.suffix,
         )
 
@@ -198,12 +222,13 @@ def _problem_of(notice: Notice) -> Problem | None:
             logging.WARNING,
             "Broker refused",
             target,
-            reason,
+            notice.outcome.value,
             noun="publish attempt",
             suffix=f" ({notice.outcome.value}); retained for retry.",
         )
     if notice.kind is NoticeKind.DEAD:
-        return Problem(logging.ERROR, "Dead-lettered", target, reason)
+        outcome = "" if notice.outcome is None else notice.outcome.value
+        return Problem(logging.ERROR, "Dead-lettered", target, outcome)
     if notice.kind is NoticeKind.DROPPED:
         return Problem(logging.ERROR, "Dropped", target, reason)
     if notice.kind is NoticeKind.DISCARDED and reason in (ABANDONED, NEVER_PUBLISHED):

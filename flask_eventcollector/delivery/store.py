@@ -19,6 +19,15 @@ class QuarantinedFile(NamedTuple):
     rescued: int
 
 
+class StoreProblem(NamedTuple):
+    """What keeps events from being stored or adopted."""
+
+    #: What and where it is, in words that are the same whenever it occurs.
+    kind: str
+    #: What is known of this occurrence, such as the name of a file.
+    text: str
+
+
 class Store(Protocol):
     """Keeps handed-over events until they are confirmed.
 
@@ -51,6 +60,9 @@ class Store(Protocol):
 
     def take_quarantined(self) -> list[QuarantinedFile]:
         """The files that were quarantined since the last call."""
+
+    def problems(self) -> Sequence[StoreProblem]:
+        """Its current problems; the first one matters most."""
 
     def figures(self) -> Mapping[str, Any]:
         """The fields of :class:`~flask_eventcollector.Stats` that are known here."""

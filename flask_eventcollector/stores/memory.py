@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..delivery.entries import Entry
-from ..delivery.store import QuarantinedFile
+from ..delivery.store import QuarantinedFile, StoreProblem
 
 
 class MemoryStore:
@@ -36,6 +36,9 @@ class MemoryStore:
 
     def take_quarantined(self) -> list[QuarantinedFile]:
         return []
+
+    def problems(self) -> Sequence[StoreProblem]:
+        return ()
 
     def figures(self) -> Mapping[str, Any]:
         return {}

@@ -11,6 +11,7 @@ from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
+from ...delivery.store import StoreProblem
 from ...delivery.threads import is_own_thread
 from ...events import Target
 from ...messages.wording import counted
@@ -70,7 +71,8 @@ class Adopter:
         self._has_scanned = False
         #: Whether dead processes have left more files than can be open.
         self._are_more = False
-        self._erase_breaker, self._read_breaker = CircuitBreaker(), CircuitBreaker()
+        self._erase_breaker = CircuitBreaker("erasing")
+        self._read_breaker = CircuitBreaker("reading")
 
     # Called in any thread.
 
@@ -93,7 +95,7 @@ class Adopter:
         self._worker.wake()
         if not is_own_thread():
             done.wait(timeout)
-        return self._has_scanned and not self._read_breaker.error
+        return self._has_scanned and self._read_breaker.problem is None
 
     def wait_for_first_scan(self) -> None:
         """Wait for the first scan, but at most until one second after the start."""
@@ -120,9 +122,10 @@ class Adopter:
         return 1 if self._are_more else max(1, self._page // 2)
 
     @property
-    def error(self) -> str:
-        """Why a file could not be read, or a row could not be erased."""
-        return self._erase_breaker.error or self._read_breaker.error
+    def problems(self) -> list[StoreProblem]:
+        """Why files could not be read, or rows could not be erased."""
+        problems = (self._erase_breaker.problem, self._read_breaker.problem)
+        return [problem for problem in problems if problem is not None]
 
     # One run. Nothing below is called by other threads.
 

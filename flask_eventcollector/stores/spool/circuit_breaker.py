@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from ...delivery.store import StoreProblem
+
 #: Seconds for which a failed disk is not used, so that no caller waits for it.
 PAUSE = 1.0
 
@@ -11,9 +13,10 @@ PAUSE = 1.0
 class CircuitBreaker:
     """Tracks whether one thread's disk operations succeed. It does no I/O itself."""
 
-    def __init__(self) -> None:
-        #: The last error; ``""``: none.
-        self.error = ""
+    def __init__(self, place: str) -> None:
+        self._place = place
+        #: The last failure; ``None``: the disk works.
+        self.problem: StoreProblem | None = None
         self._closes_at = 0.0
 
     @property
@@ -23,12 +26,14 @@ class CircuitBreaker:
 
     def record_failure(self, error: Exception) -> None:
         """Open the breaker for a while."""
-        self.error = str(error)
+        code = getattr(error, "errno", None) or getattr(error, "sqlite_errorcode", "")
+        kind = f"{self._place}: {type(error).__name__} {code}"
+        self.problem = StoreProblem(kind, str(error))
         self._closes_at = time.monotonic() + PAUSE
 
     def record_success(self) -> None:
-        """Clear the error."""
-        self.error = ""
+        """Forget the failure."""
+        self.problem = None
 
     def reset(self) -> None:
         """Allow the disk to be used at once."""

@@ -6,7 +6,7 @@ from collections import deque
 from pathlib import Path
 
 from ...delivery.periodic_worker import drain
-from ...delivery.store import QuarantinedFile
+from ...delivery.store import QuarantinedFile, StoreProblem
 from .folder import Claim
 
 
@@ -40,9 +40,10 @@ class Quarantine:
         return path in self._skipped
 
     @property
-    def problems(self) -> str:
+    def problems(self) -> list[StoreProblem]:
         """Why files are ignored."""
-        return "; ".join(self._skipped.values())
+        reasons = "; ".join(self._skipped.values())
+        return [StoreProblem("unusable files", reasons)] if reasons else []
 
     def drain(self) -> list[QuarantinedFile]:
         """The files that were quarantined since the last call."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
-from ...delivery.store import QuarantinedFile
+from ...delivery.store import QuarantinedFile, StoreProblem
 from .adopter import Adopter
 from .folder import Folder
 from .quarantine import Quarantine
@@ -81,12 +81,15 @@ class Spool:
     def take_quarantined(self) -> list[QuarantinedFile]:
         return self._quarantine.drain()
 
+    def problems(self) -> list[StoreProblem]:
+        problem = self._writer.problem
+        writing = [] if problem is None else [problem]
+        return [*writing, *self._adopter.problems, *self._quarantine.problems]
+
     def figures(self) -> Mapping[str, Any]:
-        write_error = self._writer.error
+        fails = self._writer.problem is not None
         return {
-            "spool_error": write_error
-            or self._adopter.error
-            or self._quarantine.problems,
-            "unspooled": self._ledger.unstored() if write_error else 0,
+            "spool_error": next((problem.text for problem in self.problems()), ""),
+            "unspooled": self._ledger.unstored() if fails else 0,
             "quarantined": self._quarantine.count,
         }

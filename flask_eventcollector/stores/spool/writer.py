@@ -10,6 +10,7 @@ from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
+from ...delivery.store import StoreProblem
 from ...delivery.threads import is_own_thread
 from .circuit_breaker import CircuitBreaker
 from .control import apply, pending_request, withdraw
@@ -62,7 +63,7 @@ class Writer:
         self._wake_broker: Callable[[], object] = lambda: None
         self._requests: deque[_WriteRequest] = deque()
         self._own: tuple[Claim, Journal] | None = None
-        self._breaker = CircuitBreaker()
+        self._breaker = CircuitBreaker("writing")
 
     # Called in any thread.
 
@@ -94,9 +95,9 @@ class Writer:
         self._worker.stop(timeout)
 
     @property
-    def error(self) -> str:
+    def problem(self) -> StoreProblem | None:
         """Why events that should be on disk are not."""
-        return self._breaker.error
+        return self._breaker.problem
 
     # One run. Nothing below is called by other threads.
 
