@@ -784,6 +784,70 @@ def test_a_file_that_turns_out_to_be_damaged_stays_until_its_events_are_written(
     eventually(delivery, spooled=2, quarantined=1, adopted=2, dead=2)
 
 
+@pytest.mark.parametrize("method", ["rows_of", "is_empty"])
+def test_damage_that_shows_while_a_file_is_read_costs_no_event(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    leave(folder, "abc")
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    monkeypatch.setattr(Journal, method, failing(damage))
+    delivery = deliver(memory := MemoryBroker())
+    delivery.start()
+    eventually(delivery, quarantined=1, confirmed=3)
+    assert [e.payload for e in memory.events("q")] == ["a", "b", "c"]
+
+
+def test_damage_that_shows_when_an_operator_asks_costs_no_event(
+    deliver: Deliver,
+    away: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = leave(folder, "abcd")
+    delivery = deliver(away, page=2)
+    delivery.start()
+    eventually(delivery, adopted=2, unadopted=2)
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    monkeypatch.setattr(Journal, "rows_with", failing(damage))
+    assert submit(path, ControlRequest("retry", ["d"]))
+    eventually(delivery, adopted=4, spooled=4, quarantined=1)
+
+
+def test_a_damaged_file_whose_events_are_written_at_the_end_is_not_read_again(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    path = leave(folder, "ab")
+    path.write_bytes(b"not SQLite" + path.read_bytes()[10:])
+    delivery = deliver(away, confirm_timeout=DEADLINE)
+    delivery.start()
+    eventually(delivery, adopted=2, unadopted=0, spooled=0)
+    assert not delivery.close(0)
+    assert stored(folder) == ["a", "b"]
+    assert delivery.stats().quarantined == 1
+    assert not path.exists()
+
+
+def test_a_damaged_file_whose_events_are_not_written_stays_for_the_next_process(
+    deliver: Deliver,
+    away: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path = leave(folder, "ab")
+    path.write_bytes(b"not SQLite" + path.read_bytes()[10:])
+    with monkeypatch.context() as patch:
+        full = sqlite3.OperationalError("database or disk is full")
+        patch.setattr(Journal, "write", failing(full))
+        delivery = deliver(away)
+        delivery.start()
+        eventually(delivery, adopted=2, unspooled=2)
+        assert not delivery.close(0)
+        assert path.exists()
+    heir = deliver(MemoryBroker())
+    heir.start()
+    eventually(heir, confirmed=2, quarantined=1)
+
+
 # Fork
 
 
