@@ -45,7 +45,7 @@ Keep = Callable[[], object]
 
 
 def main() -> None:
-    options = _parse()
+    options = parser().parse_args()
     with tempfile.TemporaryDirectory() as folder:
         costs = _costs(Path(folder), options.batches)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,12 +56,12 @@ def main() -> None:
         _show(costs, drained)
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batches", type=int, default=2000)
-    parser.add_argument("--drain", type=int, default=100_000, metavar="EVENTS")
-    parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    options.add_argument("--batches", type=int, default=2000)
+    options.add_argument("--drain", type=int, default=100_000, metavar="EVENTS")
+    options.add_argument("--json", action="store_true")
+    return options
 
 
 # Keeping

@@ -46,7 +46,7 @@ class Figure:
 
 
 def main() -> int:
-    options = _parse()
+    options = parser().parse_args()
     with _broker(options.url) as url:
         rates = _measure(url, options)
     figures = [
@@ -60,17 +60,17 @@ def main() -> int:
     return 0
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", help="a RabbitMQ to use instead of a private one")
-    parser.add_argument("--events", type=int, default=10_000, help="in each round")
-    parser.add_argument("--batch", type=int, default=20, help="events in a batch")
-    parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", action="store_true", help="for machines")
-    return parser.parse_args()
+    options.add_argument("--url", help="a RabbitMQ to use instead of a private one")
+    options.add_argument("--events", type=int, default=10_000, help="in each round")
+    options.add_argument("--batch", type=int, default=20, help="events in a batch")
+    options.add_argument("--threads", type=int, default=8)
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--json", action="store_true", help="for machines")
+    return options
 
 
 @contextmanager

@@ -1,112 +1,151 @@
-"""Each example of the pages runs, or says why it doesn't."""
+"""Examples that need no test of their own: programs, settings, commands."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
+import importlib
+import shlex
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
+from flask import Flask
 
-from tests.helpers import DEADLINE, unmeasured
-from tests.rabbitmq import free_ports
+from flask_eventcollector import EventCollector
+from flask_eventcollector.config.broker_url import parse_broker_urls
+from tests.docs.reader import Example, find, find_one, runs, runs_each
+from tests.helpers import open_shop
 
-ROOT = Path(__file__).parents[2]
-FENCE = re.compile(
-    r"(?:^<!-- (?P<mark>[^>]*) -->\n)?^```(?P<language>\w+)\n(?P<code>.*?)^```$",
-    re.MULTILINE | re.DOTALL,
-)
-#: Pages with tests of their own that run each of their examples.
-ELSEWHERE = {"docs/testing.md", "docs/messages.md", "README.md"}
-
-
-class Example(NamedTuple):
-    """One fenced block."""
-
-    page: str
-    number: int
-    mark: str
-    language: str
-    code: str
-
-    def __str__(self) -> str:
-        return f"{self.page}:{self.number}"
-
-
-def examples() -> Iterator[Example]:
-    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "example_app" / "README.md"]
-    for path in sorted(pages):
-        page = str(path.relative_to(ROOT))
-        for number, found in enumerate(FENCE.finditer(path.read_text()), 1):
-            mark, language, code = found["mark"] or "", found["language"], found["code"]
-            if page not in ELSEWHERE:
-                yield Example(page, number, mark, language, code)
-
-
-EXAMPLES = list(examples())
-NEEDS = "needs "
-PYTHON = [
-    e
-    for e in EXAMPLES
-    if e.language == "python" and (not e.mark or e.mark.startswith(NEEDS))
+PROGRAMS = find(page="docs/signals.md", language="python")
+SETTINGS = find(page="docs/backlog.md", language="python")
+COMMANDS = [
+    example
+    for page in ("benchmarks", "deployment", "faults", "faults-long")
+    for example in find(page=f"docs/{page}.md", language="sh")
 ]
-SHELL = [e for e in EXAMPLES if e.language == "sh"]
-QUICKSTART = {e.mark or e.language: e.code for e in EXAMPLES if "quickstart" in e.page}
+BOOKS = [
+    find_one(page="docs/signals.md", language="text"),
+    find_one(page="README.md", language="text"),
+]
+URL = find_one(page="docs/reference/settings.md")
+LOST = find_one(
+    page="docs/deployment.md",
+    language="text",
+    heading="What is lost when a process ends",
+)
+LEFT = find_one(page="docs/deployment.md", language="text", heading="Jobs")
+TASK = find_one(page="docs/deployment.md", language="python", heading="Jobs")
+CELERY = find_one(page="docs/deployment.md", heading="Celery", language="python")
 
 
-@pytest.mark.parametrize("example", PYTHON, ids=str)
-def test_python_runs(example: Example, tmp_path: Path) -> None:
-    if example.mark:
-        pytest.importorskip(example.mark.removeprefix(NEEDS))
+@runs_each(PROGRAMS)
+def test_a_program_runs(example: Example, tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(example.code)
     subprocess.run([sys.executable, "example.py"], cwd=tmp_path, check=True, timeout=60)
 
 
-@pytest.mark.parametrize("example", SHELL, ids=str)
-def test_what_is_not_run_says_why(example: Example) -> None:
-    is_run = example.mark in ("server", "client")
-    assert is_run or example.mark.startswith("not run: "), example.code
-
-
-def test_the_quickstart_runs_as_it_is_pasted(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(QUICKSTART["python"])
-    (port,) = map(str, free_ports(1))
-    environment = {**os.environ, **unmeasured(), "FLASK_RUN_PORT": port}
-    server = subprocess.Popen(
-        ["/bin/sh", "-c", f"exec {sys.executable} -m {QUICKSTART['server']}"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+@runs_each(SETTINGS)
+def test_settings_are_accepted(example: Example, tmp_path: Path) -> None:
+    (tmp_path / "settings.py").write_text(
+        example.code.replace("/var/lib/", f"{tmp_path}/")
     )
-    try:
-        wait_for_answer(f"http://127.0.0.1:{port}/events")
-        client = QUICKSTART["client"].replace("5000", port).replace("curl", "curl -s")
-        answers = subprocess.run(
-            ["/bin/sh", "-e"], input=client, capture_output=True, text=True, timeout=60
-        ).stdout
-    finally:
-        server.terminate()
-        server.wait(DEADLINE)
-    placed, _, stats = answers.partition("\n")
-    assert placed == "placed"
-    assert json.loads(stats)["confirmed"] == 1
+    app = Flask("shop")
+    app.config.from_pyfile(str(tmp_path / "settings.py"))
+
+    EventCollector(app)
+
+    assert any(key.startswith("EVENTCOLLECTOR_") for key in app.config)
 
 
-def wait_for_answer(url: str) -> None:
-    deadline = time.monotonic() + DEADLINE
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=DEADLINE).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
+@runs(URL)
+def test_a_url_is_accepted() -> None:
+    [url] = parse_broker_urls(URL.code.strip(), "the page's URL")
+
+    assert (url.host, url.port) == ("host", 5671)
+
+
+@runs_each(COMMANDS)
+def test_a_command_understands_its_arguments(example: Example) -> None:
+    lines = [shlex.split(line, comments=True) for line in example.code.splitlines()]
+    assert lines
+    for python, option, name, *arguments in lines:
+        assert (python, option) == ("python", "-m")
+        main = f"{name}.__main__" if name == "tests.faults" else name
+        importlib.import_module(main).parser().parse_args(arguments)
+
+
+@runs_each(BOOKS)
+def test_the_books_balance(example: Example) -> None:
+    ins, outs = example.code.split("=")
+    with open_shop() as shop, shop.app_context():
+        shop.enqueue(1, 2, 3)
+        shop.events.publish()
+        shop.enqueue(4)
+        books = asdict(shop.events.stats())
+
+    assert eval(ins, books.copy()) == eval(outs, books.copy()) == 4
+
+
+@runs(LOST)
+def test_the_log_says_what_an_end_has_lost(caplog: pytest.LogCaptureFixture) -> None:
+    with open_shop() as shop, shop.app_context():
+        shop.faults.go_down()
+        shop.enqueue(*range(100), queue="orders.created")
+        shop.events.publish()
+
+    assert LOST.code.strip() in caplog.messages
+
+
+@runs(LEFT)
+def test_the_log_says_what_a_context_has_left_unpublished(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with open_shop() as shop:
+
+        def job() -> None:
+            with shop.app_context():
+                shop.enqueue(1, queue="orders.created")
+                raise ValueError("of the job")
+
+        with pytest.raises(ValueError, match="of the job"):
+            job()
+
+        assert caplog.messages[-1].startswith(LEFT.code.rstrip(" …\n"))
+        shop.events.clear_events_to_publish()
+
+
+@runs(TASK)
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_of_celery_is_a_block(fails: bool) -> None:
+    pytest.importorskip("celery")
+    with open_shop() as shop:
+        names: dict[str, Any] = {"app": shop, "events": shop.events}
+        exec(TASK.code, names)
+
+        def run(_: object) -> None:
+            shop.enqueue("counted")
+            assert not fails
+
+        task = type("Count", (names["FlaskTask"],), {"run": run})()
+        with pytest.raises(AssertionError) if fails else nullcontext():
+            task()
+
+        assert shop.books() == {"discarded" if fails else "confirmed": 1}
+
+
+@runs(CELERY)
+def test_celery_closes_the_collector() -> None:
+    signals = pytest.importorskip("celery.signals")
+    with open_shop() as shop:
+        names = {"events": shop.events}
+        with shop.app_context():
+            shop.enqueue("an order")
+            shop.events.publish()
+            exec(CELERY.code, names)
+
+        signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0)
+
+        assert shop.events.stats().broker == "closed"

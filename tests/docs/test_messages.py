@@ -27,6 +27,7 @@ from flask_eventcollector import Event, EventCollector
 from flask_eventcollector.messages.encoding import encode_event
 from tests.conftest import require
 from tests.docs import wire
+from tests.docs.reader import Example, find, find_one, runs
 from tests.docs.wire import Relay
 from tests.helpers import DEADLINE, unmeasured
 from tests.rabbitmq import RabbitMQNode
@@ -78,9 +79,12 @@ def value(cell: str) -> Any:
     return eval(code(cell), NAMES)
 
 
-def blocks(heading: str) -> list[str]:
+def blocks(heading: str) -> list[Example]:
     """The fenced blocks below *heading*."""
-    return re.findall(r"^```\w+\n(.*?)^```$", section(heading), re.M | re.S)
+    return find(page="docs/messages.md", heading=heading)
+
+
+SHOP = find_one(page="docs/messages.md", file="shop.py")
 
 
 # What is published.
@@ -100,7 +104,7 @@ def shop(relay: Relay) -> Iterator[tuple[Flask, EventCollector]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLASK_EVENTCOLLECTOR_BROKER_URL", relay.url)
         names: dict[str, Any] = {"__name__": "shop"}
-        exec(blocks("## Consumers")[0], names)
+        exec(SHOP.code, names)
     try:
         yield names["app"], names["events"]
     finally:
@@ -250,7 +254,7 @@ def environment(url: str = "") -> dict[str, str]:
 
 
 PYTHON = Language(
-    "### Python, with pika",
+    "Python, with pika",
     "pika",
     "consumer.py",
     _nothing,
@@ -267,7 +271,7 @@ for name in sorted(properties.headers):
     2,
 )
 NODE = Language(
-    "### Node, with amqplib",
+    "Node, with amqplib",
     "amqplib",
     "consumer.js",
     _missing_amqplib,
@@ -291,7 +295,7 @@ const { dirname, join } = require("path");
     3,
 )
 RUBY = Language(
-    "### Ruby, with bunny",
+    "Ruby, with bunny",
     "bunny",
     "consumer.rb",
     _missing_bunny,
@@ -325,18 +329,19 @@ def publish_twice(relay: Relay) -> None:
     assert not relay.lose_confirm
 
 
+@runs(SHOP, *(block for each in LANGUAGES for block in blocks(each.heading)))
 @pytest.mark.rabbitmq
 def test_a_consumer_says_what_the_page_shows(
     relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
 ) -> None:
     source, output = blocks(language.heading)
-    assert re.match(r"\S+ (\S+)\n", source)[1] == language.file  # type: ignore[index]
-    (tmp_path / language.file).write_text(source)
+    assert source.file == language.file
+    (tmp_path / source.file).write_text(source.code)
     publish_twice(relay)
 
-    said = lines_of(language, tmp_path, rabbitmq.url, len(output.splitlines()))
+    said = lines_of(language, tmp_path, rabbitmq.url, len(output.code.splitlines()))
 
-    assert UUID_PATTERN.sub("ID", said) == UUID_PATTERN.sub("ID", output)
+    assert UUID_PATTERN.sub("ID", said) == UUID_PATTERN.sub("ID", output.code)
     assert rabbitmq.count(QUEUE) == 0
 
 

@@ -38,7 +38,7 @@ console = Console(stderr=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     with running_node() as node:
         report = Report(node.version, _run(node, _plan(options)))
     if options.report:
@@ -52,38 +52,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if report.holds else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
         prog="python -m tests.faults",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    options.add_argument(
         "what", nargs="?", choices=["rows", "soak"], default="rows", help="rows"
     )
-    parser.add_argument("--minutes", type=float, default=5.0, help="of a soak: 5")
-    parser.add_argument("--seed", type=int, help="of a soak: a new one each time")
-    which = parser.add_mutually_exclusive_group()
+    options.add_argument("--minutes", type=float, default=5.0, help="of a soak: 5")
+    options.add_argument("--seed", type=int, help="of a soak: a new one each time")
+    which = options.add_mutually_exclusive_group()
     which.add_argument(
         "--rows", type=_rows, default=_all_rows(), help="their numbers: 1,4,9"
     )
     which.add_argument(
         "--rest", action="store_true", help="each row, each mode that no test runs"
     )
-    parser.add_argument("--mode", choices=[*MODES, "all"], default="memory")
-    often = parser.add_mutually_exclusive_group()
+    options.add_argument("--mode", choices=[*MODES, "all"], default="memory")
+    often = options.add_mutually_exclusive_group()
     often.add_argument("--runs", type=_positive, help="how often each row is run")
     often.add_argument(
         "--long", action="store_true", help="as often as a row's long form says"
     )
-    parser.add_argument(
+    options.add_argument(
         "--baseline", action="store_true", help="the naive publisher as well"
     )
-    parser.add_argument("--json", action="store_true", help="for machines")
-    parser.add_argument(
+    options.add_argument("--json", action="store_true", help="for machines")
+    options.add_argument(
         "--report", type=Path, metavar="FILE", help="a Markdown page to update"
     )
-    return parser
+    return options
 
 
 def _rows(words: str) -> list[Row]:

@@ -283,7 +283,7 @@ KILLED = [
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, for endings whose names contain one of the words."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     words = options.words
     chosen = [
         ending
@@ -302,17 +302,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         node.close()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
         prog="python -m tests.faults.endings",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    options.add_argument(
         "words", nargs="*", metavar="WORD", help="in the name of an ending"
     )
-    parser.add_argument("--mode", choices=MODES, default="memory")
-    return parser
+    options.add_argument("--mode", choices=MODES, default="memory")
+    return options
 
 
 def say(line: str) -> None:

@@ -134,9 +134,7 @@ class Session:
         except Exception as error:
             # pika does not handle an end at every point of its handshake.
             if not self._unwanted:
-                logger.exception(
-                    "The connection to the broker failed in an unforeseen way"
-                )
+                logger.exception("Broker connection failed unexpectedly")
             self._ended(None, error)
         finally:
             self._ioloop.close()
