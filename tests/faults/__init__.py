@@ -1,1 +1,1 @@
-"""Proof of what the library promises, one fault at a time."""
+"""Tests of the library's promises, one fault at a time."""

@@ -1,13 +1,13 @@
-"""Make each fault of the matrix happen, and print what was lost.
+"""Inject each fault of the matrix, and print what was lost.
 
-    python -m tests.faults                           every row, its short form
-    python -m tests.faults --rows 1,4,9 --baseline   some, beside the naive publisher
-    python -m tests.faults --rest                    what the tests leave out
+    python -m tests.faults                           every row, in its short form
+    python -m tests.faults --rows 1,4,9 --baseline   some, also with the naive publisher
+    python -m tests.faults --rest                    what the test suite omits
     python -m tests.faults --long --report docs/faults.md
-    python -m tests.faults soak --minutes 5 --seed 7  all mixed, in the seed's order
+    python -m tests.faults soak --minutes 5 --seed 7  random faults, repeatable
 
-A private RabbitMQ node is started; $RABBITMQ_BIN chooses its version. The exit code is
-1 if something did not hold, or under CI, if a row's workers are not installed.
+This starts a private RabbitMQ node; $RABBITMQ_BIN selects its version. The exit code is
+1 if a promise was broken or, with CI set, if a row's workers are not installed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.faults.soak import plan as soak_plan
 from tests.faults.soak import soak, strokes_in
 from tests.rabbitmq import RabbitMQNode
 
-#: Characters that the table of figures needs.
+#: The width in characters that the table needs.
 WIDTH = 150
 
 console = Console(stderr=True)
@@ -61,25 +61,27 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "what", nargs="?", choices=["rows", "soak"], default="rows", help="rows"
     )
-    options.add_argument("--minutes", type=float, default=5.0, help="of a soak: 5")
-    options.add_argument("--seed", type=int, help="of a soak: a new one each time")
+    options.add_argument(
+        "--minutes", type=float, default=5.0, help="of a soak; default: 5"
+    )
+    options.add_argument("--seed", type=int, help="of a soak; default: random")
     which = options.add_mutually_exclusive_group()
     which.add_argument(
-        "--rows", type=_rows, default=_all_rows(), help="their numbers: 1,4,9"
+        "--rows", type=_rows, default=_all_rows(), help="by number, for example 1,4,9"
     )
     which.add_argument(
-        "--rest", action="store_true", help="each row, each mode that no test runs"
+        "--rest",
+        action="store_true",
+        help="all rows and modes that the test suite omits",
     )
     options.add_argument("--mode", choices=[*MODES, "all"], default="memory")
     often = options.add_mutually_exclusive_group()
-    often.add_argument("--runs", type=_positive, help="how often each row is run")
-    often.add_argument(
-        "--long", action="store_true", help="as often as a row's long form says"
-    )
+    often.add_argument("--runs", type=_positive, help="the number of runs per row")
+    often.add_argument("--long", action="store_true", help="the long form of each row")
     options.add_argument(
-        "--baseline", action="store_true", help="the naive publisher as well"
+        "--baseline", action="store_true", help="also run the naive publisher"
     )
-    options.add_argument("--json", action="store_true", help="for machines")
+    options.add_argument("--json", action="store_true", help="write JSON")
     options.add_argument(
         "--report", type=Path, metavar="FILE", help="a Markdown page to update"
     )
@@ -91,7 +93,7 @@ def _rows(words: str) -> list[Row]:
         return [_row(int(word)) for word in words.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{words!r} is no list of rows, such as 1,4,9"
+            f"{words!r} is not a list of rows, for example 1,4,9"
         ) from None
 
 
@@ -99,7 +101,7 @@ def _row(number: int) -> Row:
     if number in ROWS:
         return ROWS[number]
     if where := ELSEWHERE.get(number):
-        raise argparse.ArgumentTypeError(f"row {number} is held by {where}")
+        raise argparse.ArgumentTypeError(f"row {number} is tested by {where}")
     raise argparse.ArgumentTypeError(
         f"there is no row {number}; there are {', '.join(map(str, sorted(ROWS)))}"
     )
@@ -131,7 +133,7 @@ def _plan(options: argparse.Namespace) -> list[Task]:
 def _plan_soak(options: argparse.Namespace, modes: list[str]) -> list[Task]:
     seed = random.randrange(10_000) if options.seed is None else options.seed
     strokes = strokes_in(options.minutes)
-    console.print(f"The seed is {seed}; its strokes:")
+    console.print(f"The seed is {seed}; its faults:")
     for stroke in soak_plan(seed, strokes):
         console.print(f"  {stroke}", highlight=False)
     return plan([soak(seed)], modes, lambda row: strokes)
@@ -144,7 +146,7 @@ def _runs(options: argparse.Namespace) -> Callable[[Row], int]:
 
 
 def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
-    """Run all, with a bar, and what did not hold or was not run, on stderr."""
+    """Run all tasks, with a progress bar and the problems on stderr."""
     results = []
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(
@@ -169,7 +171,7 @@ def _run(node: RabbitMQNode, tasks: Sequence[Task]) -> list[Result]:
 
 
 def _show(report: Report) -> None:
-    # A narrower table could not be read; a narrow terminal shows the rest below.
+    # A narrower table would be unreadable; a narrow terminal wraps its lines.
     out = Console(width=max(WIDTH, Console().width))
     out.print(report.as_table())
     out.print(report.verdict)

@@ -1,16 +1,16 @@
 """The app under test, which notes the key of each event before it enqueues it.
 
-It is configured by environment variables alone. Beside the library's own settings:
+It is configured only by environment variables. Besides the library's own settings:
 
-- ``FLASK_FAULTS_QUEUE``: where events go, unless a request names a ``queue``;
+- ``FLASK_FAULTS_QUEUE``: the target queue, unless a request names a ``queue``;
 - ``FLASK_FAULTS_SIDE_FILE``: where each event is noted, see :mod:`.side_file`;
-- ``FLASK_FAULTS_PUBLISHER``: ``naive`` for what the library is compared with;
-- ``FLASK_FAULTS_STATS``: a folder that gets the last books of each process that runs
-  its exit handlers, as ``PID.json``;
-- ``FLASK_FAULTS_NOTE_CONFIRMED``: ``1`` to note each event that is said to be
+- ``FLASK_FAULTS_PUBLISHER``: ``naive`` for the naive publisher;
+- ``FLASK_FAULTS_STATS``: a folder in which each process that runs its exit handlers
+  leaves its last counts, as ``PID.json``;
+- ``FLASK_FAULTS_NOTE_CONFIRMED``: ``1`` to note each event that is reported as
   published, see :mod:`.side_file`;
-- ``FLASK_FAULTS_PLANTED``: a word for each payload, which no log may tell;
-- ``FLASK_FAULTS_BEFORE_FORK``: how many events are published while the app is made.
+- ``FLASK_FAULTS_PLANTED``: a word for each payload, which must not appear in any log;
+- ``FLASK_FAULTS_BEFORE_FORK``: how many events are published while the app is created.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from tests.faults.side_file import (
     done_in,
     dropped_in,
     note,
-    set_aside_in,
+    quarantined_in,
 )
 
 if TYPE_CHECKING:
@@ -50,24 +50,24 @@ CHILD_TIMEOUT = 10.0
 
 
 def create_app() -> Flask:
-    """The app for one process, or for all that are forked from it."""
+    """The app for one process, or for all processes forked from it."""
     app, _ = create()
     return app
 
 
 def create() -> tuple[Flask, EventCollector]:
     """The app and its event collector."""
-    # Exit handlers run last in, first out: these books come after the last flush of
-    # the library, which registers itself when it is imported.
-    last_words: list[Callable[[], None]] = []
-    atexit.register(lambda: [say() for say in last_words])
+    # Exit handlers run last in, first out: these counts are written after the last
+    # flush of the library, which registers itself when it is imported.
+    at_last: list[Callable[[], None]] = []
+    atexit.register(lambda: [write() for write in at_last])
     import flask_eventcollector  # noqa: F401
 
     app = Flask("faults")
     app.config.from_prefixed_env()
-    let_a_name_hang()
+    make_a_name_hang()
     events = new_collector(app)
-    last_words.append(lambda: write_books(events))
+    at_last.append(lambda: write_books(events))
     add_orders(app, events)
     add_insights(app, events)
     add_ways_to_end(app)
@@ -79,8 +79,8 @@ def create() -> tuple[Flask, EventCollector]:
     return app, events
 
 
-def let_a_name_hang() -> None:
-    """Let the resolver hang over one name, as it does over a dead name server."""
+def make_a_name_hang() -> None:
+    """Make the resolver hang for one name, as with a dead name server."""
     resolve = socket.getaddrinfo
 
     def resolve_or_hang(host: Any, *about: Any, **more: Any) -> Any:
@@ -92,7 +92,7 @@ def let_a_name_hang() -> None:
 
 
 def new_collector(app: Flask) -> EventCollector:
-    """The library, or what it is compared with."""
+    """The library, or the naive publisher."""
     if os.environ.get(PREFIX + "PUBLISHER") == "naive":
         from tests.faults.naive import NaiveCollector
 
@@ -112,7 +112,7 @@ def add_orders(app: Flask, events: EventCollector) -> None:
 
     @app.post("/orders/<int:order>/refused")
     def refuse(order: int) -> tuple[str, int]:
-        # Nobody notes the key, so nobody may ever see the event.
+        # The key is not noted, so the event must never arrive.
         event = {"key": f"refused-{uuid4().hex}", "order": order, "place": 0}
         events.enqueue_event(event, own_queue(), **wanted())
         return "refused", 409
@@ -159,7 +159,7 @@ def add_ways_to_end(app: Flask) -> None:
 
 
 def note_confirmed(app: Flask) -> None:
-    """Note each event when the library says that it is published."""
+    """Note each event that the library reports as published."""
     from flask_eventcollector import events_published
 
     path = confirmed_in(os.environ[PREFIX + "SIDE_FILE"])
@@ -172,7 +172,7 @@ def note_confirmed(app: Flask) -> None:
 
 
 def note_losses(app: Flask) -> None:
-    """Note each event, and each file, when the library says that it gives it up."""
+    """Note events reported as dropped, and files reported as quarantined."""
     from flask_eventcollector import events_dropped, spool_file_quarantined
 
     side_file = os.environ[PREFIX + "SIDE_FILE"]
@@ -182,7 +182,7 @@ def note_losses(app: Flask) -> None:
             note(dropped_in(side_file), event.payload["key"], "dropped")
 
     def quarantined(sender: Flask, path: Path, **extra: Any) -> None:
-        note(set_aside_in(side_file), path.name, "set aside")
+        note(quarantined_in(side_file), path.name, "quarantined")
 
     events_dropped.connect(dropped, app, weak=False)
     spool_file_quarantined.connect(quarantined, app, weak=False)
@@ -197,7 +197,7 @@ def publish_before_the_fork(app: Flask, events: EventCollector) -> None:
 
 
 def work(events: EventCollector, order: int, number: int) -> None:
-    """One unit of work outside of requests; notes what is done when it has ended."""
+    """One unit of work outside of requests; notes its events when it has ended."""
     with events.auto_publish():
         keys = enqueue(events, order, number)
     for key in keys:
@@ -205,17 +205,17 @@ def work(events: EventCollector, order: int, number: int) -> None:
 
 
 def number_of(name: str) -> int:
-    """A number that the request names."""
+    """A number from the request."""
     return request.args.get(name, 1, int)
 
 
 def wanted() -> dict[str, Any]:
-    """Where the request wants its events to go, if it says so."""
+    """The exchange that the request names, if any."""
     return {"exchange": request.args["exchange"]} if "exchange" in request.args else {}
 
 
 def own_queue() -> str:
-    """Where events go."""
+    """The target queue."""
     queue = request.args.get("queue") if has_request_context() else None
     return queue or os.environ[PREFIX + "QUEUE"]
 
@@ -233,7 +233,7 @@ def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> lis
 
 
 def padding(place: int) -> dict[str, str]:
-    """What makes one event as large as the request wants, or each of them."""
+    """Padding to make one event, or each of them, as large as the request demands."""
     if not has_request_context() or "padding" not in request.args:
         return {}
     padded = request.args.get("padded", place, int)
@@ -257,7 +257,7 @@ def order_in_child(events: EventCollector, order: int, number: int) -> list[str]
 
 
 def answer_of(child: int, reader: int) -> bytes:
-    """What a child has written when it has ended; it is killed if it hangs."""
+    """The output of a child that has ended; a child that hangs is killed."""
     try:
         if not select.select([reader], [], [], 2 * CHILD_TIMEOUT)[0]:
             os.kill(child, signal.SIGKILL)
@@ -269,7 +269,7 @@ def answer_of(child: int, reader: int) -> bytes:
 
 
 def books(events: EventCollector) -> dict[str, Any]:
-    """The books of this process."""
+    """The counts of this process."""
     return {
         **events.stats().as_dict(),
         "pid": os.getpid(),
@@ -278,7 +278,7 @@ def books(events: EventCollector) -> dict[str, Any]:
 
 
 def write_books(events: EventCollector) -> None:
-    """Leave the last books of this process."""
+    """Write the last counts of this process."""
     folder = Path(os.environ[PREFIX + "STATS"])
     unfinished = folder / f".{os.getpid()}"
     unfinished.write_text(json.dumps({**books(events), "at": time.time()}))

@@ -1,8 +1,7 @@
 """A Celery app whose only task is one unit of work; its messages are files.
 
-``FLASK_FAULTS_TASKS`` names their folder. With ``FLASK_FAULTS_CLOSES`` a child of the
-worker closes the event collector when it ends, which Python's exit handlers never do
-there.
+``FLASK_FAULTS_TASKS`` names their folder. With ``FLASK_FAULTS_CLOSES``, a child process
+closes the event collector when it ends, since Python's exit handlers do not run there.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Compares what was tried, what was answered and what has arrived.
+"""Compares the attempts, the responses and the arrivals.
 
-In the words of RabbitMQ's own Jepsen suite: an event is *attempted* when it is in the
-side file, *acknowledged* when a request was answered 2xx with its key, *lost* when it
-is acknowledged and did not arrive, *recovered* when it arrived without having been
-acknowledged, *duplicated* when it arrived more than once, and *unexpected* when it
+The terms are those of RabbitMQ's own Jepsen suite: an event is *attempted* when it is
+in the side file, *acknowledged* when a request was answered 2xx with its key, *lost*
+when it is acknowledged and did not arrive, *recovered* when it arrived without having
+been acknowledged, *duplicated* when it arrived more than once, and *unexpected* when it
 arrived without having been attempted.
 """
 
@@ -18,7 +18,7 @@ from tests.rabbitmq import Message
 
 @dataclass(frozen=True)
 class Verdict:
-    """The keys of the events, by what became of them."""
+    """The keys of the events, by their fate."""
 
     attempted: frozenset[str]
     acknowledged: frozenset[str]
@@ -26,7 +26,7 @@ class Verdict:
     duplicated: frozenset[str]
     recovered: frozenset[str]
     unexpected: frozenset[str]
-    #: Came more than once without saying so, or with more than one id.
+    #: Arrived more than once without a mark, or with more than one id.
     unmarked: frozenset[str]
 
 
@@ -57,7 +57,7 @@ def _by_key(arrived: Iterable[Message]) -> dict[str, list[Message]]:
 
 
 def _is_unmarked(copies: list[Message]) -> bool:
-    # What a slow connection still carries may come after its marked copy.
+    # A message that was delayed by a slow connection may arrive after its marked copy.
     plain = [copy for copy in copies if not _is_marked(copy)]
     return len(plain) > 1 or len({copy.id for copy in copies}) > 1
 

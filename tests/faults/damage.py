@@ -1,7 +1,7 @@
-"""What may befall a file of the spool between two processes.
+"""Ways to damage a spool file between two processes.
 
-Each function does it to the file at *path*, which has the events *keys*, and returns
-those that are gone with it. They are found in the bytes, not by the library.
+Each function damages the file at *path*, which has the events *keys*, and returns the
+keys that are lost. It finds them in the bytes, without the library.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from pathlib import Path
 
 Damage = Callable[[Path, Collection[str]], set[str]]
 
-#: Bytes of a page, which is what a file consists of.
+#: Bytes of a page of a file.
 PAGE = 4096
-#: Bytes of what comes before the first page in a write-ahead log, and before each.
+#: Bytes of the header of a write-ahead log, and of the header of each frame.
 LOG_HEADER, FRAME_HEADER = 32, 24
-#: A user that is nobody here.
+#: The id of a user that does not exist.
 STRANGER = 12345
 
 
 def flipped_bit(path: Path, keys: Collection[str]) -> set[str]:
-    """A bit of one event, wherever it is in the file."""
+    """Flips a bit of one event in the file."""
     _move_into_file(path)
     return _flip(path, min(keys))
 
 
 def flipped_bit_in_log(path: Path, keys: Collection[str]) -> set[str]:
-    """The same in the write-ahead log, where a killed process has left its events."""
+    """Flips a bit in the write-ahead log, where a killed process leaves its events."""
     return _flip(_log_of(path), min(keys))
 
 
 def cut_off(path: Path, keys: Collection[str]) -> set[str]:
-    """The last page of the file."""
+    """Cuts off the last page of the file."""
     _move_into_file(path)
     content = path.read_bytes()
     path.write_bytes(content[:-PAGE])
@@ -42,7 +42,7 @@ def cut_off(path: Path, keys: Collection[str]) -> set[str]:
 
 
 def cut_off_log(path: Path, keys: Collection[str]) -> set[str]:
-    """The last pages of the write-ahead log."""
+    """Cuts off the last pages of the write-ahead log."""
     log = _log_of(path)
     content = log.read_bytes()
     pages = (len(content) - LOG_HEADER) // (FRAME_HEADER + PAGE)
@@ -52,20 +52,20 @@ def cut_off_log(path: Path, keys: Collection[str]) -> set[str]:
 
 
 def given_away(path: Path, keys: Collection[str]) -> set[str]:
-    """It belongs to another user, so nobody may trust what is in it."""
+    """Changes the owner, so that the content can't be trusted."""
     os.chown(path, STRANGER, -1)
     return set(keys)
 
 
 def replaced_by_folder(path: Path, keys: Collection[str]) -> set[str]:
-    """It is no file at all."""
+    """Replaces it by a folder."""
     path.unlink()
     path.mkdir()
     return set(keys)
 
 
 def replaced_by_link(path: Path, keys: Collection[str]) -> set[str]:
-    """It leads to a file that is elsewhere, which nobody may follow."""
+    """Replaces it by a link to another file, which must not be followed."""
     elsewhere = path.with_name("elsewhere")
     path.rename(elsewhere)
     path.symlink_to(elsewhere)
@@ -100,6 +100,6 @@ def _without(keys: Collection[str], rest: bytes) -> set[str]:
 
 
 def _move_into_file(path: Path) -> None:
-    """Move what is in the write-ahead log, as SQLite does from time to time."""
+    """Move the content of the write-ahead log into the file, as SQLite does."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

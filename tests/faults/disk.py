@@ -19,7 +19,7 @@ _LARGEST = 128 * 1024
 
 
 class Disk:
-    """A file system of its own."""
+    """A separate file system."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -27,7 +27,7 @@ class Disk:
 
     @contextmanager
     def full(self) -> Iterator[None]:
-        """Take all the room that is left, until the block ends."""
+        """Fill the file system during the block."""
         with self._filler.open("wb", buffering=0) as file:
             try:
                 while file.write(bytes(4096)):
@@ -41,20 +41,20 @@ class Disk:
 
 @contextmanager
 def small_disk(size: int = SIZE) -> Iterator[Disk]:
-    """A tmpfs of so many bytes, until the block ends."""
+    """A small tmpfs, during the block."""
     with tempfile.TemporaryDirectory(prefix="eventcollector-disk-") as folder:
         what = ("-t", "tmpfs", "-o", f"mode=700,size={size}", "tmpfs", folder)
         subprocess.run(["mount", *what], check=True, capture_output=True)
         try:
             yield Disk(Path(folder))
         finally:
-            # Lazily: a process that is about to end may still have a file open there.
+            # Lazily: a process that is about to end may still have a file open on it.
             subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @functools.cache
 def no_disk() -> str | None:
-    """Why there can't be such a disk; ``None``: there can."""
+    """Why such a disk can't be mounted; ``None``: it can."""
     try:
         with small_disk():
             return None
@@ -64,10 +64,10 @@ def no_disk() -> str | None:
 
 @contextmanager
 def failing_writes(pid: int) -> Iterator[None]:
-    """Let the large files of a process grow no more, until the block ends.
+    """Keep the large files of a process from growing during the block.
 
-    The kernel refuses the write, and SQLite calls that a disk I/O error, as it does
-    when a disk breaks.
+    The kernel refuses the writes. SQLite reports a disk I/O error, as for a broken
+    disk.
     """
     most, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (_LARGEST, hard))

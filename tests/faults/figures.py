@@ -1,4 +1,4 @@
-"""What a row has counted and timed."""
+"""The counts and times of a row."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 #: `CONFIRM_TIMEOUT`, in seconds.
 CONFIRM_TIMEOUT = 0.25
-#: What the worst of 100 requests may take longer under a fault than without it.
+#: How much longer the slowest of 100 requests may take under a fault, in seconds.
 LONGER = CONFIRM_TIMEOUT + 0.05
-#: What any request may take.
+#: The most seconds that any request may take.
 SLOWEST = CONFIRM_TIMEOUT + 0.5
 
 
@@ -22,25 +22,25 @@ class Figures:
     runs: int = 0
     attempts: int = 0
     acknowledged: int = 0
-    #: Acknowledged, neither arrived nor on disk, and not said to be dropped.
+    #: Acknowledged, neither arrived nor on disk, and not reported as dropped.
     lost: int = 0
     #: Acknowledged, and left on disk for the next process.
     kept: int = 0
-    #: What may be lost: it was in the memory of a killed process, or in a file that
-    #: was damaged.
+    #: Events that may be lost: they were in the memory of a killed process, or in a
+    #: damaged file.
     may_be_lost: int = 0
     duplicated: int = 0
     recovered: int = 0
     unexpected: int = 0
-    #: Duplicates that do not say so.
+    #: Duplicates without a mark.
     unmarked: int = 0
-    #: By the apps' own books.
+    #: According to the apps' own counts.
     confirmed: int = 0
     dropped: int = 0
     dead: int = 0
     discarded: int = 0
     balanced: bool = True
-    #: How often the fault has struck.
+    #: How often the fault occurred.
     hits: int = 0
     #: Requests that were not answered 2xx.
     failed: int = 0
@@ -48,7 +48,7 @@ class Figures:
     slowest: float = 0.0
     #: Of each run, in seconds: p99 under the fault less p99 while healthy.
     longer: list[float] = field(default_factory=list)
-    #: What did not hold, in words.
+    #: The broken promises, in words.
     broken: list[str] = field(default_factory=list)
     #: Seconds that it took.
     seconds: float = 0.0
@@ -59,7 +59,7 @@ class Figures:
         return statistics.median(self.longer) if self.longer else None
 
     def add(self, other: Figures) -> None:
-        """Count what another trial of the same row has found."""
+        """Add the figures of another trial of the same row."""
         for name, value in vars(other).items():
             mine = getattr(self, name)
             if name == "slowest":
@@ -71,7 +71,7 @@ class Figures:
             setattr(self, name, value)
 
     def add_books(self, books: Mapping[str, Any], dead: int = 0) -> None:
-        """Count the last books of a process, which had so many *dead* at the end."""
+        """Add the last counts of a process, which had *dead* dead events at the end."""
         self.confirmed += books["confirmed"]
         # What is dead at the end of the process is dropped there, unless it is on disk.
         self.dropped += books["dropped"] - (dead - books["dead"])

@@ -1,4 +1,4 @@
-"""Tells when a gunicorn worker is up: a signal that comes earlier may be lost."""
+"""Marks when a gunicorn worker is ready: an earlier signal may be lost."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Real workers that run the app under test, to be ended at will."""
+"""Real workers that run the app under test, and can be ended at will."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ POLL = 0.01
 
 
 class HostError(RuntimeError):
-    """A host did not do what it was told."""
+    """A host did not start or end as requested."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,26 @@ class Kind:
     name: str
     #: The package that it needs.
     package: str
-    #: What is run, for a port and a number of workers.
+    #: The command, for a port and a number of workers.
     command: Callable[[int, int], list[str]]
     #: Whether the workers are children of the process that is started.
     forks: bool = True
-    #: Whether each worker leaves a mark when it is up.
+    #: Whether each worker creates a marker file when it is ready.
     marks: bool = False
-    #: Whether it answers requests; what does not is given its work by other means.
+    #: Whether it serves requests; otherwise it gets its work in another way.
     serves: bool = True
 
     @property
     def missing(self) -> str | None:
-        """What is not installed; ``None``: all is there."""
-        if self.package == "uwsgi":  # It is a program, no module.
+        """What is not installed; ``None``: nothing is missing."""
+        if self.package == "uwsgi":  # It is a program, not a module.
             return None if shutil.which(_bin("uwsgi")) else "uWSGI"
         found = importlib.util.find_spec(self.package)
         return None if found else f"the Python package {self.package}"
 
 
 def _bin(program: str) -> str:
-    """A program of this Python's environment."""
+    """A program in this Python's environment."""
     return str(Path(sys.executable).parent / program)
 
 
@@ -126,9 +126,9 @@ KINDS = {kind.name: kind for kind in _kinds()}
 
 
 class Host:
-    """Workers of one kind, in processes of their own.
+    """Workers of one kind, in separate processes.
 
-    Start it in a thread that lives as long as it: when that ends, however the test run
+    Start it in a thread that outlives it: when the thread ends, however the test run
     ends, the host is killed.
     """
 
@@ -146,7 +146,7 @@ class Host:
     ) -> None:
         self.kind = KINDS[kind]
         self.folder = folder
-        #: A line for each event that was tried.
+        #: The side file, with a line for each attempted event.
         self.side_file = folder / "side-file"
         self.workers = workers
         (self.port,) = free_ports(1)
@@ -185,7 +185,7 @@ class Host:
 
     @property
     def log(self) -> str:
-        """What all of its processes have said."""
+        """The log of all of its processes."""
         return self._log.read_text(errors="replace")
 
     @property
@@ -196,14 +196,14 @@ class Host:
     # Life
 
     def start(self) -> None:
-        """Start it; returns when it answers, and all of its workers are up."""
+        """Start it; returns when it responds, and all of its workers are ready."""
         self.launch()
         if self.kind.serves:
             wait_for(self._answers, f"{self.kind.name} to answer", START_TIMEOUT)
             self.wait_until_complete()
 
     def wait_until_complete(self) -> None:
-        """Wait until all workers are up, those included that replace ended ones."""
+        """Wait until all workers are ready, including replacements of ended ones."""
         wait_for(self._is_complete, f"{self.kind.name}'s workers", START_TIMEOUT)
 
     def launch(self) -> None:
@@ -247,7 +247,7 @@ class Host:
         wait_for(lambda: not is_running(pid), f"the end of {pid}", END_TIMEOUT)
 
     def reload(self) -> None:
-        """Have all workers replaced, as for a new version of the app."""
+        """Replace all workers, as for a new version of the app."""
         before = set(self.worker_pids)
         self.send(signal.SIGHUP)
         wait_for(
@@ -256,9 +256,9 @@ class Host:
         self.wait_until_complete()
 
     def close(self) -> None:
-        """Kill all that is left of it."""
+        """Kill all processes that are left."""
         if self._process is not None:
-            # The id of its process group, which is its own, outlives it.
+            # It has its own process group, whose id outlives it.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait(END_TIMEOUT)
@@ -271,20 +271,20 @@ class Host:
         return keys
 
     def post(self, path: str, **query: str | int | float) -> Any:
-        """Post; returns the answer. Raises OSError if there is none."""
+        """Send a POST request; returns the response, or raises OSError."""
         return self._ask("POST", path, query)
 
     def get(self, path: str, **query: str | int | float) -> Any:
-        """Get; returns the answer. Raises OSError if there is none."""
+        """Send a GET request; returns the response, or raises OSError."""
         return self._ask("GET", path, query)
 
     def stats(self) -> dict[str, Any]:
-        """The books of the worker that happens to answer."""
+        """The counts of the worker that happens to respond."""
         found: dict[str, Any] = self.get("/stats")
         return found
 
     def last_books(self) -> dict[int, dict[str, Any]]:
-        """The books that ended processes have left, by process id."""
+        """The counts that ended processes have left, by process id."""
         files = (self.folder / "books").glob("*.json")
         return {int(file.stem): json.loads(file.read_text()) for file in files}
 
@@ -324,7 +324,7 @@ def _connection(port: int) -> Iterator[HTTPConnection]:
     try:
         yield connection
     except HTTPException as error:
-        # The worker has ended in the middle of its answer.
+        # The worker ended in the middle of its response.
         raise ConnectionError(repr(error)) from error
     finally:
         connection.close()
@@ -333,7 +333,7 @@ def _connection(port: int) -> Iterator[HTTPConnection]:
 def environment(
     folder: Path, settings: Mapping[str, Any], queue: str
 ) -> dict[str, str]:
-    """What configures the app under test, with the library's *settings*."""
+    """The environment of the app under test, with the library's *settings*."""
     (folder / "books").mkdir(parents=True, exist_ok=True)
     written = {
         f"FLASK_EVENTCOLLECTOR_{name}": value
@@ -353,19 +353,19 @@ def environment(
 
 
 def _hear_interrupts() -> None:
-    """A shell ignores SIGINT for what it runs in the background; that is inherited."""
+    """A shell ignores SIGINT for background processes, which is inherited."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _with_its_parent() -> list[str]:
-    """A prefix that lets a program end with the thread that started it."""
+    """A prefix that ends a program together with the thread that started it."""
     program = shutil.which("setpriv")
     return [program, "--pdeathsig", "KILL"] if program else []
 
 
 def children_of(pid: int) -> list[int]:
-    """The processes that *pid* has started, and that still run."""
+    """The running child processes of *pid*."""
     file = Path(f"/proc/{pid}/task/{pid}/children")
     with suppress(FileNotFoundError):
         return [
@@ -375,7 +375,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process that has not ended."""
+    """Whether the process exists and has not ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):

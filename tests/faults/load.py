@@ -1,4 +1,4 @@
-"""A bounded load over HTTP, which records what was answered, and how soon."""
+"""A bounded load over HTTP, which records responses and their times."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 
-#: A client that got no answer so many times in a row gives up.
+#: A client stops after this many requests in a row without a response.
 TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one request."""
+    """The result of one request."""
 
     path: str
-    #: 0: none came, because the worker had ended, or in time.
+    #: 0: no response, because the worker had ended, or because of a timeout.
     status: int
     seconds: float
-    #: The keys of the events that the request says it has enqueued.
+    #: The keys of the events that the request has enqueued, according to its response.
     keys: tuple[str, ...] = ()
 
     @property
@@ -37,16 +37,16 @@ class Load:
 
     port: int
     threads: int = 8
-    #: Seconds that each thread rests between two requests.
+    #: The pause of each thread between two requests, in seconds.
     pause: float = 0.0
-    #: Seconds that a client waits for an answer; what takes longer counts as this long.
+    #: The timeout of a client in seconds; a longer time counts as this long.
     patience: float = 10.0
     answers: list[Answer] = field(default_factory=list)
     _clients: list[threading.Thread] = field(default_factory=list)
 
     @property
     def is_running(self) -> bool:
-        """Whether any client goes on: all may have given up."""
+        """Whether any client is still running: all may have stopped."""
         return any(client.is_alive() for client in self._clients)
 
     def run(self, paths: Iterable[str]) -> list[Answer]:
@@ -58,7 +58,7 @@ class Load:
 
     @contextmanager
     def running(self, paths: Iterable[str]) -> Iterator[None]:
-        """Send them while the block runs, and until the last is answered."""
+        """Send them during the block, and until the last one is answered."""
         todo = iter(list(paths))
         turn = threading.Lock()
         self._clients = [
@@ -87,13 +87,13 @@ class Load:
 
 
 def post(port: int, path: str, patience: float) -> Answer:
-    """Send one request on a connection of its own; never raises."""
+    """Send one request on a new connection; never raises."""
     began = time.perf_counter()
     try:
         status, body = _post(port, path, patience)
         keys = tuple(json.loads(body)) if status == 201 else ()
     except (OSError, HTTPException, ValueError):
-        # None came, or it was cut off: in the head already, or behind it.
+        # There is no response, or it was cut off, in its head or after it.
         status, keys = 0, ()
     return Answer(path, status, time.perf_counter() - began, keys)
 
@@ -109,6 +109,6 @@ def _post(port: int, path: str, patience: float) -> tuple[int, bytes]:
 
 
 def p99(answers: Iterable[Answer]) -> float:
-    """The seconds that 99 of 100 requests did not exceed."""
+    """The 99th percentile of the times, in seconds."""
     seconds = [answer.seconds for answer in answers]
     return statistics.quantiles(seconds, n=100, method="inclusive")[98]

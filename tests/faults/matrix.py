@@ -15,15 +15,15 @@ from tests.faults import (
 from tests.faults.rig import MODES
 from tests.faults.rows import ROWS, Row
 
-#: Rows that need no rig of processes, and the tests that hold them.
+#: Rows that need no rig of processes, and where they are tested.
 ELSEWHERE = {
     20: "tests/test_encoding.py, tests/test_requests.py",
 }
 
-#: Rows that are slow by nature: they wait for a slow network, or try many kinds of
-#: workers. Where events are kept in memory, only `python -m tests.faults` runs them.
+#: Inherently slow rows: they wait for a slow network, or use many kinds of workers.
+#: With the memory backlog, only `python -m tests.faults` runs them.
 SLOW = (8, 12, 13, 28, 29, 33, 35, 40)
-#: Those in which the spool has most to do.
+#: The rows in which the spool is busiest.
 BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36)
 
 
@@ -35,7 +35,7 @@ def in_tests(mode: str) -> list[Row]:
 
 
 def rest() -> list[tuple[Row, str]]:
-    """Each row in each mode that pytest leaves out; `.ci/run` runs them afterwards."""
+    """Each row in each mode that pytest omits; `.ci/run` runs them afterwards."""
     return [
         (row, mode)
         for mode in MODES

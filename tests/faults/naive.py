@@ -1,8 +1,8 @@
-"""What most tutorials do instead: publish in teardown, over a `BlockingConnection`.
+"""What most tutorials show instead: publish in teardown, over a `BlockingConnection`.
 
-Each thread has a connection of its own and makes a new one after an error; each event
-is confirmed; what fails a second time is logged and forgotten. It has the face of the
-library as far as the app under test uses it.
+Each thread has its own connection and reconnects after an error. Each event is
+confirmed; an event that fails twice is logged and lost. It has the library's interface,
+as far as the app under test uses it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class NaiveCollector:
         flask.g.events.append((exchange, queue, json.dumps(payload).encode()))
 
     def stats(self) -> Stats:
-        """It keeps no books."""
+        """It has no counts."""
         return Stats()
 
     def _publish_all(self, error: BaseException | None) -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy between client and broker, which the test lets misbehave."""
+"""A TCP proxy between client and broker, which misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 _T = TypeVar("_T")
 
-#: Closes a socket with RST instead of FIN, and forgets what it had still to send.
+#: Closes a socket with RST instead of FIN, and discards its unsent data.
 _AT_ONCE = struct.pack("ii", 1, 0)
 _CHUNK = 65536
-#: A pause shorter than this is saved up: the loop's clock knows no shorter one.
+#: Shorter pauses are accumulated, since the loop's clock has this resolution.
 _LEAST_PAUSE = 0.002
 
 
@@ -34,9 +34,9 @@ class Side(enum.Enum):
 
 
 class Proxy:
-    """Listens on a port of its own; what arrives there goes on to the broker's.
+    """Listens on its own port, and forwards all data to the broker's port.
 
-    The settings hold for all connections and may be changed at any time::
+    The settings apply to all connections and may be changed at any time::
 
         with Proxy(broker_port) as proxy:
             proxy.latency = 0.1
@@ -46,16 +46,16 @@ class Proxy:
 
     def __init__(self, broker_port: int) -> None:
         self.broker_port = broker_port
-        #: Seconds that each byte takes, in either direction.
+        #: The delay of each byte in either direction, in seconds.
         self.latency = 0.0
-        #: Bytes a second in each direction; ``None``: as many as come.
+        #: Bytes per second in each direction; ``None``: unlimited.
         self.bandwidth: int | None = None
-        #: Bytes that are passed on at once.
+        #: The most bytes that are forwarded at a time.
         self.slice = _CHUNK
         #: Connections that clients have made, and those that were cut.
         self.accepted = 0
         self.cuts = 0
-        #: Bytes passed on from each side.
+        #: Bytes forwarded from each side.
         self.passed = dict.fromkeys(Side, 0)
         self._silent: frozenset[Side] = frozenset()
         self._held = False
@@ -93,24 +93,24 @@ class Proxy:
     def open_connections(self) -> int:
         return len(self._connections)
 
-    # What a test does to it.
+    # Called by tests.
 
     def restore(self) -> None:
-        """Be a plain proxy again; a connection that has lost bytes stays lost."""
+        """Become a plain proxy again; a connection that has lost bytes stays broken."""
         self.latency, self.bandwidth, self.slice = 0.0, None, _CHUNK
         self._silent, self._held = frozenset(), False
         self._planned.clear()
 
     def silence(self, *sides: Side) -> None:
-        """Let what these sides say vanish: both are a black hole, without any RST.
+        """Drop all data from these sides; with both, it is a black hole without RST.
 
-        A connection that has lost something never gets it back, so it carries nothing
-        any more from that side, even when new ones do.
+        A connection that has lost data forwards nothing more from that side, even when
+        new connections do.
         """
         self._silent = frozenset(sides)
 
     def hold(self) -> None:
-        """Carry nothing until `restore()`; nothing is lost."""
+        """Forward nothing until `restore()`; nothing is lost."""
         self._held = True
 
     def cut(self) -> int:
@@ -118,18 +118,18 @@ class Proxy:
         return self._run(self._cut_all())
 
     def cut_after(self, counts: Iterable[int]) -> None:
-        """Cut all connections after so many bytes more, and again, once a number."""
+        """Cut all connections after each of these further numbers of bytes."""
         self._planned.extend(counts)
 
     @property
     def planned_cuts(self) -> int:
-        """How many cuts are still to come."""
+        """How many cuts are still planned."""
         return len(self._planned)
 
     def half_close(self, side: Side) -> int:
-        """Tell *side*, by FIN, that the other one will say no more; return to how many.
+        """Send a FIN to *side* of all connections; return how many.
 
-        What *side* itself says still goes through.
+        Data from *side* is still forwarded.
         """
         return self._run(self._half_close(side))
 
@@ -163,7 +163,7 @@ class Proxy:
         connection = _Connection({Side.CLIENT: client, Side.BROKER: broker})
         self._connections.add(connection)
         try:
-            # asyncio would report the cancelling of this task as an error of ours.
+            # asyncio would report the cancellation of this task as an error.
             with suppress(asyncio.CancelledError):
                 await asyncio.gather(*(self._carry(connection, side) for side in Side))
         finally:
@@ -171,30 +171,30 @@ class Proxy:
             connection.close()
 
     async def _carry(self, connection: _Connection, side: Side) -> None:
-        """Carry what *side* says to the other one, until it says no more."""
+        """Forward data from *side* to the other side until its end."""
         source, sink = connection.ends[side], connection.ends[side.other]
-        # To write behind a FIN is a RuntimeError.
+        # Writing after a FIN raises a RuntimeError.
         with suppress(OSError, RuntimeError):
             while data := await source.reader.read(self.slice):
                 await self._pause(connection, side, len(data))
-                if side in connection.deaf or not (data := self._until_cut(data)):
+                if side in connection.silenced or not (data := self._until_cut(data)):
                     continue
                 self.passed[side] += len(data)
                 await self._pass_on(sink, data)
                 await self._cut_if_due()
-        sink.later(self.latency, sink.say_no_more)
+        sink.later(self.latency, sink.send_fin)
 
     async def _pause(self, connection: _Connection, side: Side, size: int) -> None:
         while self._held:
             await asyncio.sleep(_LEAST_PAUSE)
         if side in self._silent:
-            connection.deaf.add(side)
+            connection.silenced.add(side)
         if self.bandwidth is not None:
             await connection.ends[side].paced(size / self.bandwidth)
 
     async def _pass_on(self, sink: _End, data: bytes) -> None:
         if self.latency or sink.is_late:
-            sink.later(self.latency, lambda: sink.say(data))
+            sink.later(self.latency, lambda: sink.send(data))
         else:
             sink.writer.write(data)
             await sink.writer.drain()
@@ -224,7 +224,7 @@ class Proxy:
     async def _half_close(self, side: Side) -> int:
         connections = list(self._connections)
         for connection in connections:
-            connection.ends[side].say_no_more()
+            connection.ends[side].send_fin()
         return len(connections)
 
 
@@ -236,16 +236,16 @@ class _End:
     ) -> None:
         self.reader, self.writer = reader, writer
         self._free_at = 0.0
-        #: What is delayed, in order.
+        #: Delayed actions, in order.
         self._late: deque[Callable[[], None]] = deque()
 
     @property
     def is_late(self) -> bool:
-        """Whether something is still to be said, before anything else."""
+        """Whether delayed actions are pending, which come first."""
         return bool(self._late)
 
     def later(self, seconds: float, act: Callable[[], None]) -> None:
-        """Do this so much later, and not before what was delayed before it."""
+        """Do this after a delay, but not before earlier delayed actions."""
         self._late.append(act)
         asyncio.get_running_loop().call_later(seconds, self._catch_up, act)
 
@@ -260,12 +260,12 @@ class _End:
         if self._free_at - now > _LEAST_PAUSE:
             await asyncio.sleep(self._free_at - now)
 
-    def say(self, data: bytes) -> None:
-        # Behind a FIN that a test has sent there is nothing to say.
+    def send(self, data: bytes) -> None:
+        # Nothing can be sent after a FIN.
         with suppress(OSError, RuntimeError):
             self.writer.write(data)
 
-    def say_no_more(self) -> None:
+    def send_fin(self) -> None:
         with suppress(OSError, RuntimeError):
             self.writer.write_eof()
 
@@ -281,8 +281,8 @@ class _Connection:
 
     def __init__(self, ends: dict[Side, _End]) -> None:
         self.ends = ends
-        #: Sides whose words were lost.
-        self.deaf: set[Side] = set()
+        #: Sides from which data was dropped.
+        self.silenced: set[Side] = set()
 
     def reset(self) -> None:
         for end in self.ends.values():

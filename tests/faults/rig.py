@@ -1,4 +1,4 @@
-"""A broker, a proxy in front of it, and apps that are tried on both."""
+"""A broker, a proxy in front of it, and apps that use both."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from tests.faults.load import Answer, Load, p99
 from tests.faults.proxy import Proxy
 from tests.rabbitmq import Message, RabbitMQNode
 
-#: Seconds until all is delivered once nothing is wrong any more.
+#: The timeout in seconds for the delivery of all events once the fault is over.
 SETTLE_TIMEOUT = 60.0
-#: `SHUTDOWN_TIMEOUT` and a second.
+#: `SHUTDOWN_TIMEOUT` plus a second.
 LONGEST_EXIT = 2.0 + 1.0
-#: Where an event is that is still to be delivered.
+#: The states of events that are not delivered yet.
 UNDELIVERED = ("collected", "in_flight", "retained", "unadopted")
-#: How the names of the library's threads begin.
+#: The prefix of the names of the library's threads.
 OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
 EVENTS = 5
-#: Asks the app to note what the library says is published.
+#: Makes the app note the events that the library reports as published.
 NOTED = {"NOTE_CONFIRMED": 1}
-#: So that a run is short; a row may say otherwise.
+#: These keep runs short; a row may override them.
 SETTINGS: dict[str, Any] = {"HEARTBEAT": 1, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 1}
 #: Where events are kept, by the name of the mode.
 MODES: dict[str, dict[str, Any]] = {
     "memory": {},
     "spool": {"BACKLOG": "spool", "SPOOL_DIR": "{folder}/spool"},
 }
-#: What the naive publisher is called where the library has a mode.
+#: The name of the naive publisher, in place of a mode.
 BASELINE = "naive"
 
 _numbers = itertools.count(1)
@@ -52,22 +52,22 @@ _numbers = itertools.count(1)
 
 @dataclass
 class Rig:
-    """What all rows are run on."""
+    """The environment of all rows."""
 
     node: RabbitMQNode
     proxy: Proxy
     mode: str = "memory"
-    #: Whether the naive publisher is tried instead of the library.
+    #: Whether the naive publisher is used instead of the library.
     is_baseline: bool = False
     kind: str = "gunicorn-gthread"
     #: More options for its command line.
     options: tuple[str, ...] = ()
     random: random.Random = field(default_factory=lambda: random.Random(1))
-    #: Where each trial leaves its files; ``None``: they go when it has ended.
+    #: Where each trial leaves its files; ``None``: they are removed when it ends.
     folder: Path | None = None
 
     def restore(self) -> None:
-        """Let broker and proxy be as if nobody had used them."""
+        """Restore the initial state of the broker and the proxy."""
         self.proxy.restore()
         self.node.restore()
 
@@ -82,7 +82,7 @@ class Rig:
         asks: Mapping[str, str | int] | None = None,
         **settings: Any,
     ) -> Iterator[Trial]:
-        """Run an app of its own; at the end it has delivered all, and is checked.
+        """Run a new app; at the end, it has delivered everything, and is checked.
 
         *asks* are more of the variables that the app under test reads. A row that is
         about one *kind* of workers names it, with more options for its command line.
@@ -121,7 +121,7 @@ class Rig:
             yield Path(folder)
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        """The library's settings, unless a row wants others."""
+        """The library's settings, unless a row overrides them."""
         mode = {
             name: value.format(folder=folder)
             for name, value in MODES[self.mode].items()
@@ -130,14 +130,14 @@ class Rig:
 
 
 class Trial:
-    """An app under test: what was asked of it, what it said, and what has arrived."""
+    """An app under test: its requests, its responses, and the events that arrived."""
 
     def __init__(self, rig: Rig, host: Host, queue: str, spool: Path) -> None:
         self.rig = rig
         self.node, self.proxy = rig.node, rig.proxy
         self.host = host
         self.queue = queue
-        #: The folder of the files in which events wait, if the app has one.
+        #: The folder of the spool, if the app has one.
         self.spool = spool
         self.queues: list[str] = []
         self.figures = Figures()
@@ -147,18 +147,18 @@ class Trial:
         self._ended = False
         #: What the app has logged, once it has ended.
         self.log = ""
-        #: The events of forked children, which have said that they were published.
+        #: The events of forked children, which reported them as published.
         self.forked: list[str] = []
         self._may_lose: frozenset[str] = frozenset()
         #: Acknowledged events that neither arrived nor are on disk, dropped or not.
         self.missing: frozenset[str] = frozenset()
 
-    # What a row does.
+    # Called by rows.
 
     def requests(
         self, number: int, *, pause: float = 0.01, **query: str | int
     ) -> list[Answer]:
-        """Send so many requests; return when all are answered."""
+        """Send *number* requests; return when all are answered."""
         before = len(self.load.answers)
         with self.under_load(number, pause=pause, **query):
             pass
@@ -172,14 +172,14 @@ class Trial:
         self.load.pause = pause
         before = len(self.load.answers)
         with self.load.running(self.paths(number, query)):
-            # The fault strikes when the load is well under way.
+            # The fault is injected once the load is well under way.
             under_way = before + number // 10
             while self.load.is_running and len(self.load.answers) < under_way:
                 time.sleep(0.002)
             yield
 
     def hit(self, times: int = 1) -> None:
-        """The fault has struck."""
+        """Count a fault."""
         self.figures.hits += times
 
     def compare(self, healthy: Sequence[Answer], faulty: Sequence[Answer]) -> None:
@@ -187,17 +187,17 @@ class Trial:
         self.figures.longer.append(p99(faulty) - p99(healthy))
 
     def expect(self, what: str, holds: bool) -> None:
-        """Note what does not hold; the baseline promises nothing."""
+        """Note a broken promise; the baseline promises nothing."""
         if not holds and not self.rig.is_baseline:
-            self.figures.broken.append(f"not so: {what}")
+            self.figures.broken.append(f"expected: {what}")
 
     def expect_confirmed(self, number: int, *, since: int = 0) -> None:
-        """So many events were confirmed, at least, while others were refused."""
+        """At least *number* events were confirmed, while others were refused."""
         confirmed = self.stats("confirmed") - since
         self.expect(f"{number} are confirmed, not {confirmed}", confirmed >= number)
 
     def expect_no_wait(self, answers: Sequence[Answer]) -> None:
-        """None of these requests had to wait for a confirm that did not come."""
+        """None of these requests waited for a confirm in vain."""
         slowest = max(answer.seconds for answer in answers)
         self.expect(f"no wait, not {slowest:.3f} s", slowest < CONFIRM_TIMEOUT)
 
@@ -233,12 +233,12 @@ class Trial:
         return queue
 
     def drain(self) -> None:
-        """Take out of the queues what has arrived."""
+        """Consume everything that has arrived in the queues."""
         for queue in self.queues:
             self.arrived += self.node.get_all(queue)
 
     def settle(self) -> None:
-        """Wait until the workers have delivered all, what dead ones left included."""
+        """Wait until everything is delivered, including events of dead workers."""
         quiet: set[int] = set()
 
         def all_are_quiet() -> bool:
@@ -251,27 +251,27 @@ class Trial:
 
     @property
     def done(self) -> int:
-        """Of work that is no request: how many events belong to what was done."""
+        """How many events belong to finished units of work outside of requests."""
         return len(self._noted(side_file.done_in))
 
     @property
     def logged_drops(self) -> int:
-        """How many events the log, once it is complete, says were dropped."""
+        """How many events were dropped according to the complete log."""
         line = rf"Dropped (\d+) events? for {re.escape(self.queue)}:"
         return sum(map(int, re.findall(line, self.log)))
 
     def may_lose_unconfirmed(self, pid: int | None = None) -> None:
-        """This process, or the only one, was killed: memory loses what it had kept.
+        """This process, or the only one, was killed: memory loses the events it held.
 
-        That is at most what it had not said to be published, as the app must have been
-        asked to note.
+        These are at most the events that it had not reported as published. The app must
+        have been asked to note those.
         """
         if self.rig.mode == "memory":
             open_ones = self._acknowledged() - self._confirmed()
             self.may_lose(k for k in open_ones if pid in (None, _process_of(k)))
 
     def may_lose(self, keys: Iterable[str]) -> None:
-        """These events may be lost, without a word of the library."""
+        """These events may be lost without a report by the library."""
         self._may_lose |= frozenset(keys)
         self.figures.may_be_lost = len(self._may_lose)
 
@@ -282,16 +282,16 @@ class Trial:
     # The end.
 
     def expect_bounded_exit(self, *, itself: float = 0.0) -> None:
-        """End the app, which may take as long as it says and a second more.
+        """End the app, which may take its `SHUTDOWN_TIMEOUT` and one more second.
 
         *itself* are the seconds that its host would take without the library.
         """
         seconds = self.end()
         most = LONGEST_EXIT + itself
-        self.expect(f"it ends in {most:.0f} s, not in {seconds:.1f} s", seconds < most)
+        self.expect(f"it ends within {most:.0f} s, not {seconds:.1f} s", seconds < most)
 
     def finish(self) -> None:
-        """Let all be delivered, end the app, and compare what arrived."""
+        """Wait for all deliveries, end the app, and check what arrived."""
         if not self._ended:
             self.proxy.restore()
             if self.host.kind.serves:
@@ -308,7 +308,7 @@ class Trial:
         return self.await_end(lambda: self.host.end(number))
 
     def await_end(self, end: Callable[[], float] | None = None) -> float:
-        """Wait until the app has ended, by *end* or by itself; return the seconds."""
+        """Wait until the app has ended, by *end* or on its own; return the seconds."""
         dead = self._dead()
         self._ended = True
         try:
@@ -322,13 +322,13 @@ class Trial:
         return seconds
 
     def _expect_no_thread_left(self) -> None:
-        """Each process has ended the library's threads before it ended."""
+        """Each process ended the library's threads before it exited."""
         for books in self.host.last_books().values():
             left = [name for name in books["threads"] if name.startswith(OWN_THREADS)]
             self.expect(f"no thread is left, not {left}", not left)
 
     def _expect_discreet_log(self) -> None:
-        """Nobody may read a payload or a credential in the log."""
+        """The log must not contain a payload or a credential."""
         planted = [*side_file.read(self.host.side_file), "guest:guest"]
         found = sum(marker in self.log for marker in planted)
         self.expect(f"no secret in the log, not {found}", not found)
@@ -350,13 +350,14 @@ class Trial:
         found.kept = len(verdict.lost & on_disk)
         dropped = self._noted(side_file.dropped_in)
         lost = self.missing - dropped
-        self.expect("nothing else is lost than what may be", lost <= self._may_lose)
-        # A process that is killed at last may have said more than it has counted.
-        told = f"each drop is told, not {len(dropped)} of {found.dropped}"
-        self.expect(told, len(dropped) >= found.dropped)
+        self.expect("only events are lost that may be", lost <= self._may_lose)
+        # A process that is killed at the end may have reported more than it has
+        # counted.
+        signalled = f"each drop is signalled, not {len(dropped)} of {found.dropped}"
+        self.expect(signalled, len(dropped) >= found.dropped)
         arrived = {message.json()["key"] for message in self.arrived}
         self.expect(
-            "all that was said to be published arrived", self._confirmed() <= arrived
+            "all events reported as published arrived", self._confirmed() <= arrived
         )
         found.attempts = len(verdict.attempted)
         found.acknowledged = len(verdict.acknowledged)
@@ -373,7 +374,7 @@ class Trial:
         return [f for f in self.spool.glob("*.spool") if not is_running(creator_of(f))]
 
     def _on_disk(self) -> set[str]:
-        """The events that the app has left in its spool."""
+        """The events that the app left in its spool."""
         files = self.spool.glob("*.spool")
         return {s.event.payload["key"] for file in files for s in intact_rows(file)}
 
@@ -383,12 +384,12 @@ class Trial:
         return {key for key in tried if _process_of(key) == pid}
 
     @property
-    def told_aside(self) -> set[str]:
-        """The names of the files that the app was told to be set aside."""
-        return self._noted(side_file.set_aside_in)
+    def reported_quarantined(self) -> set[str]:
+        """The names of the files that were reported as quarantined."""
+        return self._noted(side_file.quarantined_in)
 
     def _acknowledged(self) -> set[str]:
-        """The events of all requests that succeeded, and of all work that was done."""
+        """The events of all requests and other units of work that succeeded."""
         answered = {key for a in self.load.answers if a.ok for key in a.keys}
         answered.update(self.forked)
         return answered | self._noted(side_file.done_in)
@@ -398,11 +399,11 @@ class Trial:
         return self._noted(side_file.confirmed_in)
 
     def _noted(self, kind: Callable[[Path], Path]) -> set[str]:
-        """What the app has noted beside its side file."""
+        """The keys in one of the files beside the side file."""
         return set(side_file.read(kind(self.host.side_file)))
 
     def paths(self, number: int, query: Mapping[str, str | int]) -> list[str]:
-        """Requests for so many orders, each with a number of its own."""
+        """Requests for *number* orders, each with its own number."""
         words = {"events": EVENTS, **query}
         asked = "&".join(f"{name}={value}" for name, value in words.items())
         orders = itertools.islice(self._orders, number)

@@ -1,4 +1,4 @@
-"""The rows of the fault matrix: what is done to the broker, and what must hold."""
+"""The rows of the fault matrix: faults, and promises that must be kept."""
 
 from __future__ import annotations
 
@@ -24,35 +24,35 @@ class Row:
 
     number: int
     fault: str
-    #: What must hold, in words; the fields below say it in numbers.
+    #: The promise, in words; the fields below express it in numbers.
     holds: str
     act: Act
-    #: How often it is run in tests, and for a report.
+    #: The number of runs in tests, and for a report.
     short: int
     long: int
-    #: Events that each run must confirm, and strokes of the fault, at least.
+    #: How many events must be confirmed, and how many faults must occur, per run.
     confirms: int
     hits: int = 1
-    #: Whether requests may be no slower than the latency rule says.
+    #: Whether requests must obey the latency rule.
     quick: bool = False
-    #: Whether the broker may get events twice, all marked.
+    #: Whether events may arrive twice, if marked.
     twice: bool = True
-    #: Whether events may be dead or dropped, counted.
+    #: Whether events may be dead or dropped, if counted.
     refuses: bool = False
     #: Whether requests may be left without an answer, because their worker ended.
     fails: bool = False
     #: Whether events may be discarded, because their requests fail.
     discards: bool = False
-    #: The kinds of workers that it runs, unless the rig says which.
+    #: The kinds of workers that it runs, unless the rig specifies one.
     kinds: tuple[str, ...] = ()
-    #: The modes that it is about.
+    #: The modes in which it is run.
     modes: tuple[str, ...] = EVERY_MODE
-    #: Says what this machine does not let it do; ``None``: nothing of the kind.
+    #: Why this machine does not permit it; ``None``: it does.
     denied: Callable[[], str | None] = lambda: None
 
     @property
     def missing(self) -> str | None:
-        """What is not installed; ``None``: all is there."""
+        """What is not installed; ``None``: nothing is missing."""
         wanted = (KINDS[kind].missing for kind in self.kinds)
         return next(filter(None, wanted), None)
 
@@ -66,7 +66,7 @@ class Row:
         return f"{self.number} {self.fault}"
 
     def run(self, rig: Rig, runs: int) -> Figures:
-        """Let the fault strike *runs* times; what does not hold is in `broken`."""
+        """Inject the fault in *runs* runs; broken promises are in `broken`."""
         rig.restore()
         began = time.monotonic()
         figures = self.act(rig, runs)
@@ -81,11 +81,11 @@ class Row:
             yield f"{found.failed} requests failed"
         least = self.confirms * found.runs
         if found.confirmed < least:
-            yield f"{found.confirmed} events were confirmed, which must be {least}"
+            yield f"{found.confirmed} events were confirmed, but must be {least}"
         if found.hits < self.hits * found.runs:
-            yield f"the fault struck {found.hits} times only"
+            yield f"the fault occurred only {found.hits} times"
         if not self.twice and found.duplicated:
-            yield f"{found.duplicated} events came twice"
+            yield f"{found.duplicated} events arrived twice"
         if not self.refuses and (found.dropped or found.dead):
             yield f"{found.dropped} events were dropped, {found.dead} are dead"
         if not self.discards and found.discarded:
@@ -132,7 +132,7 @@ def row(
     modes: tuple[str, ...] = EVERY_MODE,
     denied: Callable[[], str | None] = lambda: None,
 ) -> Callable[[Act], Row]:
-    """Declare a row; the function below it makes the fault happen so many times."""
+    """Declare a row; the decorated function injects the fault."""
 
     def declare(act: Act) -> Row:
         if number in ROWS:

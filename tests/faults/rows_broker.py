@@ -1,4 +1,4 @@
-"""Rows about a broker that is away, hangs or is short of something."""
+"""Rows about a broker that is unreachable, hangs, or is short of a resource."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tests.faults.rows import row
 
 #: Requests in each part of a comparison.
 SOME = 60
-#: Requests while something happens under load, which they outlast.
+#: Requests under load, which last longer than the fault.
 MANY = 300
-#: A heartbeat with which no confirm is overdue while a row does something else.
+#: A heartbeat so long that no confirm becomes overdue in the meantime.
 PATIENT = 15
 
 
@@ -100,7 +100,7 @@ def frozen(rig: Rig, runs: int) -> Figures:
             rig.node.freeze()
             trial.hit()
             faulty = trial.requests(SOME)
-            trial.expect("it is shown as stalled", trial.shows("stalled"))
+            trial.expect("its state is stalled", trial.shows("stalled"))
             rig.node.thaw()
             trial.compare(healthy, faulty)
             waited = sum(a.seconds >= CONFIRM_TIMEOUT for a in faulty)
@@ -135,7 +135,7 @@ def memory_alarm(rig: Rig, runs: int) -> Figures:
             rig.node.memory_alarm(False)
             trial.compare(healthy, faulty)
             trial.settle()
-        trial.expect("the connection is kept", rig.proxy.accepted == connections)
+        trial.expect("the connection was not lost", rig.proxy.accepted == connections)
     return trial.figures
 
 
@@ -207,7 +207,7 @@ def connections_closed(rig: Rig, runs: int) -> Figures:
                     rig.node.close_all_connections()
                     time.sleep(0.5)
             trial.settle()
-            # The broker is there, so that one attempt should do each time.
+            # The broker is reachable, so one attempt should suffice each time.
             most = 2 * 2 * workers
             made = rig.proxy.accepted - before
             trial.expect(f"at most {most} connections, not {made}", made <= most)
@@ -215,6 +215,6 @@ def connections_closed(rig: Rig, runs: int) -> Figures:
 
 
 def disk_alarm(rig: Rig, on: bool) -> None:
-    """Let the node believe that its disk is full."""
+    """Make the node believe that its disk is full."""
     limit = "1000000GB" if on else "1MB"
     rig.node.eval(f'rabbit_disk_monitor:set_disk_free_limit("{limit}").')

@@ -1,4 +1,4 @@
-"""Rows about the end of a worker: told, forced, or in the middle of a publish."""
+"""Rows about the end of a worker: by a signal, by force, or during a publish."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.faults.rows import row
 
 #: Requests in each part of a run, and under a random fault.
 SOME, MANY = 40, 120
-#: Seconds that these take themselves, since they look for a signal once a second.
+#: Seconds that these need themselves, since they check for signals once a second.
 SLOW_TO_HEAR = {"gevent": 1.0, "uwsgi": 1.0}
 
 
@@ -57,7 +57,7 @@ def interrupted(rig: Rig, runs: int) -> Figures:
 
 
 def _by_sigquit(rig: Rig) -> Figures:
-    """SystemExit is raised in a sync worker, wherever it is."""
+    """SystemExit is raised in a sync worker, at any point."""
     with rig.trial(kind="gunicorn-sync", workers=2, asks=NOTED) as trial:
         with trial.under_load(3 * MANY, pause=0.02):
             for _ in range(4):
@@ -71,7 +71,7 @@ def _by_sigquit(rig: Rig) -> Figures:
 
 
 def _by_gevent_timeout(rig: Rig) -> Figures:
-    """A greenlet is interrupted while it waits for confirms, or a moment before."""
+    """A greenlet is interrupted while it waits for confirms, or just before."""
     with rig.trial(kind="gunicorn-gevent", asks=NOTED) as trial:
         trial.requests(8)
         rig.proxy.latency = 0.01
@@ -83,8 +83,8 @@ def _by_gevent_timeout(rig: Rig) -> Figures:
                 continue
             trial.wait_for_broker("ready")
             trial.load.run([path])
-            # What is said from here on is lost, so that one event's confirm comes and
-            # the next one's does not.
+            # Everything from here on is lost, so one event's confirm arrives, but not
+            # the next one's.
             rig.proxy.silence(Side.CLIENT)
             trial.load.run([path] * 2)
             rig.proxy.silence()
@@ -95,7 +95,7 @@ def _by_gevent_timeout(rig: Rig) -> Figures:
     return trial.figures
 
 
-# Told to end, and told in time.
+# SIGTERM.
 
 
 @row(
@@ -112,7 +112,7 @@ def sigterm(rig: Rig, runs: int) -> Figures:
     found = Figures()
     ways: Sequence[Callable[[Rig, Ending], Trial]]
     ways = (_ended_silent, _ended_back, _ended_down)
-    # Each kind in each of the ways: their numbers have no common divisor but 3.
+    # Each kind in each of the ways: their numbers have only 3 as a common divisor.
     turns = zip(range(runs), itertools.cycle(AT_SIGTERM), strict=False)
     for run, ending in turns:
         trial = ways[(run + run // len(AT_SIGTERM)) % 3](rig, ending)
@@ -124,7 +124,7 @@ def _ended_silent(rig: Rig, ending: Ending) -> Trial:
     with pending(rig, ending) as trial:
         end_in_time(trial)
         may_be_uncounted(trial, ending)
-    trial.expect("all is counted", all_counted(trial) or not ending.counted)
+    trial.expect("all are counted", all_counted(trial) or not ending.counted)
     return trial
 
 
@@ -132,12 +132,12 @@ def _ended_down(rig: Rig, ending: Ending) -> Trial:
     with pending(rig, ending, Outage.DOWN) as trial:
         end_in_time(trial)
         may_be_uncounted(trial, ending)
-    trial.expect("all is counted", all_counted(trial) or not ending.counted)
+    trial.expect("all are counted", all_counted(trial) or not ending.counted)
     return trial
 
 
 def _ended_back(rig: Rig, ending: Ending) -> Trial:
-    """The broker comes back at the last moment, so what is counted may arrive."""
+    """The broker returns at the last moment, so counted events may still arrive."""
     with pending(rig, ending) as trial:
         rig.proxy.restore()
         end_in_time(trial)
@@ -146,7 +146,7 @@ def _ended_back(rig: Rig, ending: Ending) -> Trial:
 
 
 def may_be_uncounted(trial: Trial, ending: Ending) -> None:
-    """Where no exit handler runs, the memory is lost as by a kill."""
+    """Without exit handlers, events in memory are lost as by a kill."""
     if not ending.counted:
         trial.may_lose_unconfirmed()
 
@@ -174,11 +174,11 @@ def killed_at_random(rig: Rig, runs: int) -> Figures:
     ways: list[Callable[[], object]] = [
         *(_nothing, rig.node.stop_app, black_hole, rig.node.freeze)
     ]
-    for _, take_away in zip(range(runs), itertools.cycle(ways), strict=False):
+    for _, disrupt in zip(range(runs), itertools.cycle(ways), strict=False):
         with rig.trial(workers=2, asks=NOTED, HEARTBEAT=15) as trial:
             trial.requests(SOME)
             with trial.under_load(MANY, pause=0.02):
-                take_away()
+                disrupt()
                 time.sleep(rig.random.uniform(0, 0.3))
                 pid = rig.random.choice(trial.host.worker_pids)
                 trial.host.kill_worker(pid)
@@ -188,14 +188,14 @@ def killed_at_random(rig: Rig, runs: int) -> Figures:
             rig.node.thaw()
             rig.node.start_app()
             rig.proxy.restore()
-            # A connection that has lost bytes would never carry any again.
+            # A connection that has lost bytes stays broken.
             rig.proxy.cut()
         found.add(trial.figures)
     return found
 
 
 def _nothing() -> None:
-    """The broker stays."""
+    """The broker stays reachable."""
 
 
 @row(
@@ -225,7 +225,7 @@ def over_time(rig: Rig, runs: int) -> Figures:
     kinds=_kinds(OTHERS),
 )
 def other_ends(rig: Rig, runs: int) -> Figures:
-    # Celery itself takes some seconds to end.
+    # Celery itself takes several seconds to end.
     return _ended_each(rig, OTHERS, runs, longest=15.0)
 
 
@@ -237,9 +237,11 @@ def _ended_each(
         with pending(rig, ending) as trial:
             seconds = ending.end(trial)
             trial.hit()
-            trial.expect(f"it ends in time, not in {seconds:.1f} s", seconds < longest)
+            trial.expect(
+                f"it ends in time, not after {seconds:.1f} s", seconds < longest
+            )
             may_be_uncounted(trial, ending)
         if ending.counted:
-            trial.expect(f"{ending}: the log counts all", all_counted(trial))
+            trial.expect(f"{ending}: the log counts all events", all_counted(trial))
         found.add(trial.figures)
     return found

@@ -18,10 +18,10 @@ from tests.faults.tls import Authority, TLSProxy
 
 #: Requests in each part of a comparison.
 SOME = 60
-#: Requests while something happens under load, which they outlast.
+#: Requests under load, which last longer than the fault.
 MANY = 300
 HEARTBEAT: float = SETTINGS["HEARTBEAT"]
-#: Seconds within which a dead connection is given up.
+#: Seconds within which a dead connection is aborted.
 GIVEN_UP = 2 * (HEARTBEAT + 5)
 
 
@@ -42,13 +42,13 @@ def black_hole(rig: Rig, runs: int) -> Figures:
             trial.hit()
             began = time.monotonic()
             trial.compare(healthy, trial.requests(SOME))
-            trial.wait_until("given up", lambda: not trial.stats("in_flight"))
+            trial.wait_until("aborted", lambda: not trial.stats("in_flight"))
             seconds = time.monotonic() - began
             trial.expect(
-                f"given up in time, not in {seconds:.1f} s", seconds < GIVEN_UP
+                f"aborted in time, not after {seconds:.1f} s", seconds < GIVEN_UP
             )
             rig.proxy.restore()
-            # What reached into the black hole meanwhile would wait for an answer.
+            # Connections made during the black hole would wait for a response.
             rig.proxy.cut()
             trial.settle()
     return trial.figures
@@ -94,7 +94,7 @@ def confirms_cut(rig: Rig, runs: int) -> Figures:
             trial.settle()
     most = window * runs
     found = trial.figures.duplicated
-    trial.expect(f"at most {most} came twice, not {found}", 0 < found <= most)
+    trial.expect(f"at most {most} arrived twice, not {found}", 0 < found <= most)
     return trial.figures
 
 
@@ -137,7 +137,8 @@ def latency(rig: Rig, runs: int) -> Figures:
             rig.proxy.latency = 0.0
             trial.compare(healthy, one + many)
             grown = _median(many) - _median(one)
-            # Of longer latencies a busy machine makes waits that run out, one or many.
+            # With longer latencies, waits may time out on a busy machine, with one
+            # event or many.
             if seconds < CONFIRM_TIMEOUT / 2:
                 trial.expect(f"no longer with 20, not {grown:.3f} s", grown < seconds)
             trial.settle()
@@ -172,7 +173,7 @@ def narrow(rig: Rig, runs: int) -> Figures:
             trial.expect(f"little more memory, not {grown:,}", grown < 16_000_000)
             rig.proxy.restore()
             trial.settle()
-            trial.expect("the connection is kept", rig.proxy.accepted == accepted)
+            trial.expect("the connection was not lost", rig.proxy.accepted == accepted)
     return trial.figures
 
 
@@ -194,7 +195,7 @@ def idle(rig: Rig, runs: int) -> Figures:
             time.sleep(3 * HEARTBEAT)
             trial.hit()
             trial.requests(1)
-            trial.expect("the connection is kept", rig.proxy.accepted == accepted)
+            trial.expect("the connection was not lost", rig.proxy.accepted == accepted)
             trial.expect("confirmed at once", not trial.stats("in_flight"))
     return trial.figures
 
@@ -220,12 +221,12 @@ def resolver_hangs(rig: Rig, runs: int) -> Figures:
             threads = trial.stats("threads") or []
             connecting = [t for t in threads if t.startswith("eventcollector-io")]
             trial.expect(f"one connects, not {connecting}", len(connecting) == 1)
-            # That is how pika would resolve: in one more thread for each attempt.
+            # pika would resolve in this way: in an additional thread for each attempt.
             timers = [thread for thread in threads if "_resolve" in thread]
             trial.expect(f"no other resolves, not {timers}", not timers)
             trial.expect("none is confirmed", not trial.stats("confirmed"))
             trial.expect_bounded_exit()
-        # None can be confirmed here, so each of them is dropped, or stays on disk.
+        # No event can be confirmed, so each one is dropped or stays on disk.
         figures = trial.figures
         counted = figures.kept if rig.mode == "spool" else figures.dropped
         trial.expect(f"all are counted, not {counted}", counted == SOME * EVENTS)
@@ -255,9 +256,9 @@ def bad_certificate(rig: Rig, runs: int) -> Figures:
             trial.requests(SOME)
             trial.hit()
             trial.wait_until(
-                "it is told", lambda: "certificate" in trial.stats("broker_error")
+                "it is reported", lambda: "certificate" in trial.stats("broker_error")
             )
-            trial.expect("nothing went through", not tls.opened)
+            trial.expect("no connection was accepted", not tls.opened)
             tls.context = ours.context()
             trial.settle()
         found.add(trial.figures)
@@ -267,6 +268,6 @@ def bad_certificate(rig: Rig, runs: int) -> Figures:
 def _tls_url(rig: Rig, tls: TLSProxy, known: Path) -> str:
     words = {"cacertfile": str(known)}
     if rig.is_baseline:
-        # pika's own words.
+        # pika's own parameters.
         words = {"ssl_options": repr({"ca_certs": str(known)})}
     return f"amqps://guest:guest@localhost:{tls.port}/?{urlencode(words)}"

@@ -1,4 +1,4 @@
-"""Rows about more events than can be kept."""
+"""Rows about more events than can be retained."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.faults.figures import Figures
 from tests.faults.rig import Rig, Trial
 from tests.faults.rows import row
 
-#: What the process may hold, in events; ten times as many are enqueued.
+#: The limit of the process, in events; ten times as many are enqueued.
 LIMIT = 2_000
 TIMES = 10
 #: Events of each request, and bytes of each event.

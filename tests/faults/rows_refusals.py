@@ -1,4 +1,4 @@
-"""Rows about a broker that is there, and refuses."""
+"""Rows about a broker that is reachable, but refuses events."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.faults.rows import row
 #: Requests for each target.
 SOME = 40
 PASSWORD = "the-planted-password"
-#: Bytes that the events take up which are tried again within a second, at most. With
-#: bad luck these are seven tries; without any backoff it would be megabytes.
+#: The most bytes of events that are retried within a second. These are seven attempts
+#: at most; without backoff, it would be megabytes.
 FEW_TRIES = 100_000
 
 
@@ -94,7 +94,7 @@ def queue_full(rig: Rig, runs: int) -> Figures:
             time.sleep(1)
             sent = rig.proxy.passed[Side.CLIENT] - sent
             trial.expect(f"few tries, not {sent:,} bytes", sent < FEW_TRIES)
-            trial.wait_until("all is delivered", lambda: room_was_enough(trial))
+            trial.wait_until("all are delivered", lambda: room_was_enough(trial))
     return trial.figures
 
 
@@ -118,7 +118,7 @@ def too_large(rig: Rig, runs: int) -> Figures:
         confirmed = trial.stats("confirmed")
         trial.requests(1, events=1, padded=0, padding=10_000)
         trial.expect("dead at once", trial.stats("dead") == runs + 1)
-        trial.expect("the connection is kept", rig.proxy.accepted == tried)
+        trial.expect("the connection was not lost", rig.proxy.accepted == tried)
         trial.expect("99 of 100", confirmed == 99 * runs or rig.is_baseline)
     trial.expect("none is dropped", not trial.figures.dropped)
     return trial.figures
@@ -134,7 +134,7 @@ def too_large(rig: Rig, runs: int) -> Figures:
 )
 def locked_out(rig: Rig, runs: int) -> Figures:
     found = Figures()
-    doors = itertools.cycle((changed_password, taken_permission))
+    doors = itertools.cycle((changed_password, revoked_permission))
     for _, door in zip(range(runs), doors, strict=False):
         with user(rig) as name:
             url = rig.proxy.url.replace("guest:guest", f"{name}:{PASSWORD}")
@@ -145,11 +145,11 @@ def locked_out(rig: Rig, runs: int) -> Figures:
                     rig.node.close_all_connections()
                     trial.requests(SOME)
                     tried = rig.proxy.accepted
-                    trial.wait_until("told", partial(tells, trial, reason))
+                    trial.wait_until("it is reported", partial(reports, trial, reason))
                     time.sleep(1)
                     tried = rig.proxy.accepted - tried
                     trial.expect(f"at most 10 connects, not {tried}", tried <= 10)
-                    trial.expect("all are kept", trial.stats("retained") > 0)
+                    trial.expect("all are retained", trial.stats("retained") > 0)
                     trial.hit()
                 trial.settle()
             expect_quiet_log(trial)
@@ -158,7 +158,7 @@ def locked_out(rig: Rig, runs: int) -> Figures:
 
 
 def expect_quiet_log(trial: Trial) -> None:
-    """Nobody may read a credential in the log, nor the same line again and again."""
+    """The log must not contain a credential, or the same line again and again."""
     log = trial.log
     trial.expect("no password in the log", PASSWORD not in log)
     begins = ("Broker unavailable", "Broker still", "Broker available")
@@ -166,18 +166,18 @@ def expect_quiet_log(trial: Trial) -> None:
     trial.expect(f"a few lines, not {len(about)}", 1 <= len(about) <= 4)
 
 
-def tells(trial: Trial, reason: str) -> bool:
-    """Whether the app can say why nothing goes."""
+def reports(trial: Trial, reason: str) -> bool:
+    """Whether the app reports the reason."""
     return reason in str(trial.stats("broker_error"))
 
 
 def has_dead(trial: Trial, number: int) -> bool:
-    """Whether so many events are dead."""
+    """Whether *number* events are dead."""
     return bool(trial.stats("dead") == number)
 
 
 def room_was_enough(trial: Trial) -> bool:
-    """Make room in the queues; whether all is delivered."""
+    """Make room in the queues; returns whether everything was delivered."""
     trial.drain()
     return not (trial.stats("retained") or trial.stats("in_flight"))
 
@@ -188,7 +188,7 @@ def closed_channels(rig: Rig) -> int:
 
 
 def bind(trial: Trial, exchange: str) -> None:
-    """Declare an exchange that leads to the app's queue."""
+    """Declare an exchange, and bind the app's queue to it."""
     with trial.node.channel() as channel:
         channel.exchange_declare(exchange, durable=True)
         channel.queue_bind(trial.queue, exchange)
@@ -201,7 +201,7 @@ def delete_exchange(rig: Rig, exchange: str) -> None:
 
 @contextmanager
 def limited_messages(rig: Rig, size: int) -> Iterator[None]:
-    """Let the broker take no larger messages, in bytes."""
+    """Make the broker refuse larger messages; *size* is in bytes."""
     _limit_messages(rig, size)
     try:
         yield
@@ -210,7 +210,7 @@ def limited_messages(rig: Rig, size: int) -> Iterator[None]:
 
 
 def _limit_messages(rig: Rig, size: int) -> None:
-    # RabbitMQ 4 keeps it in a second place.
+    # RabbitMQ 4 also stores the limit in a second place.
     rig.node.eval(
         f"application:set_env(rabbit, max_message_size, {size}),"
         f" persistent_term:put(max_message_size, {size})."
@@ -219,7 +219,7 @@ def _limit_messages(rig: Rig, size: int) -> None:
 
 @contextmanager
 def user(rig: Rig) -> Iterator[str]:
-    """A user of the broker who may do anything."""
+    """A user of the broker with all permissions."""
     name = new_name("user")
     _as_admin(rig, "add_user", name, PASSWORD)
     _as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
@@ -231,7 +231,7 @@ def user(rig: Rig) -> Iterator[str]:
 
 @contextmanager
 def changed_password(rig: Rig, name: str) -> Iterator[str]:
-    """Give the user another password for a while; what the app then says."""
+    """Change the user's password during the block; yields the app's reason."""
     _as_admin(rig, "change_password", name, "another")
     try:
         yield "wrong user name or password"
@@ -240,8 +240,8 @@ def changed_password(rig: Rig, name: str) -> Iterator[str]:
 
 
 @contextmanager
-def taken_permission(rig: Rig, name: str) -> Iterator[str]:
-    """Let the user write nowhere for a while; what the app then says."""
+def revoked_permission(rig: Rig, name: str) -> Iterator[str]:
+    """Revoke the user's write permission during the block; yields the app's reason."""
     _as_admin(rig, "set_permissions", name, "/", ".*", "^$", ".*")
     try:
         yield "ACCESS_REFUSED"

@@ -1,4 +1,4 @@
-"""Rows about one folder of files on disk, and processes that end at a bad moment."""
+"""Rows about the spool's folder, and about processes that end at a bad moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.rows import row
 
 #: Requests in each part of a run.
 SOME = 60
-#: Bytes of an event beside a disk that fails.
+#: Bytes of padding per event, with a failing disk.
 PADDING = 1_000
 
 
@@ -27,7 +27,7 @@ PADDING = 1_000
     long=20,
     confirms=SOME * EVENTS // 2,
     hits=4,
-    # The memory of a worker that is reloaded ends with it, counted.
+    # A reloaded worker drops the events in its memory, and counts them.
     refuses=True,
     fails=True,
 )
@@ -48,11 +48,13 @@ def many_workers(rig: Rig, runs: int) -> Figures:
                 trial.hit()
             rig.node.start_app()
             trial.requests(SOME)
-        trial.expect("the disk makes no trouble", "Spool problem" not in trial.log)
+        trial.expect(
+            "there is no problem with the disk", "Spool problem" not in trial.log
+        )
         quarantined = "Quarantined spool file" in trial.log
         trial.expect("no file is quarantined", not quarantined)
         dropped = trial.figures.dropped if rig.mode == "spool" else 0
-        trial.expect(f"none of the spool's is dropped, not {dropped}", not dropped)
+        trial.expect(f"the spool drops no event, not {dropped}", not dropped)
         found.add(trial.figures)
     return found
 
@@ -77,10 +79,12 @@ def confirmed_not_erased(rig: Rig, runs: int) -> Figures:
                 _wait_until_half_is_sent(trial)
             else:
                 rig.node.start_app()
-                # Confirms are in, and their rows are erased within a second.
-                trial.wait_until("confirms come", lambda: trial.stats("confirmed") > 0)
+                # Confirms have arrived; their rows are erased within a second.
+                trial.wait_until(
+                    "confirms arrive", lambda: trial.stats("confirmed") > 0
+                )
             trial.host.kill_worker(pid)
-            # What it had still to send is lost with it.
+            # Anything that it had not sent yet is lost with it.
             rig.proxy.cut()
             rig.proxy.restore()
             trial.hit()
@@ -89,25 +93,25 @@ def confirmed_not_erased(rig: Rig, runs: int) -> Figures:
             trial.requests(SOME)
         found.add(trial.figures)
     if rig.mode == "spool" and not found.duplicated:
-        found.broken.append("nothing came twice, so nothing was left to be erased")
+        found.broken.append("nothing arrived twice, so no row was left to erase")
     return found
 
 
 def _wait_until_half_is_sent(trial: Trial) -> None:
-    """All is in flight, and the network is so slow that the rest is not there yet."""
+    """All events are in flight, on a network so slow that only some have arrived."""
     trial.proxy.bandwidth, trial.proxy.slice = 30_000, 1_000
     trial.node.start_app()
     trial.wait_until("some are confirmed and erased", lambda: _erased(trial) > 0)
-    trial.expect("not all is confirmed", trial.stats("in_flight") > 0)
+    trial.expect("some are not confirmed", trial.stats("in_flight") > 0)
 
 
 def _erased(trial: Trial) -> int:
-    """How many rows are gone of those whose events are confirmed."""
+    """How many rows of confirmed events were erased."""
     books = trial.host.stats()
     return int(books["confirmed"] - books["unerased"])
 
 
-# A disk that fails, and files that are not what was written.
+# Failing disks, and damaged files.
 
 
 @row(
@@ -131,50 +135,51 @@ def bad_disk(rig: Rig, runs: int) -> Figures:
 
 
 def _failing_disk(rig: Rig) -> Figures:
-    """The disk is full from the start, breaks, and is full while the broker returns."""
+    """The disk is full at first, then fails, and is full when the broker returns."""
     with small_disk() as disk:
         with rig.trial(SPOOL_DIR=str(disk.path), HEARTBEAT=15) as trial:
             each = SOME * EVENTS
             (pid,) = trial.host.worker_pids
             rig.node.stop_app()
             with disk.full():
-                _expect_trouble(trial, "full")
+                _expect_problem(trial, "full")
             _expect_written(trial, each)
             with failing_writes(pid):
-                _expect_trouble(trial, "I/O error")
+                _expect_problem(trial, "I/O error")
             _expect_written(trial, 2 * each)
             _kill(trial, pid)
-            # The next one has nothing but the disk.
+            # The next worker has only the events on disk.
             adopted = partial(trial.stats, "adopted")
-            trial.wait_until("all is adopted", lambda: adopted() == 2 * each)
+            trial.wait_until("all are adopted", lambda: adopted() == 2 * each)
             confirmed = partial(trial.stats, "confirmed")
             with disk.full():
-                _expect_trouble(trial, "full")
+                _expect_problem(trial, "full")
                 rig.node.start_app()
-                # What is in memory only is delivered, too, and nothing can be erased.
-                trial.wait_until("all is confirmed", lambda: confirmed() == 3 * each)
-            trial.wait_until("all is erased", lambda: not trial.stats("unerased"))
+                # Events that are only in memory are delivered, too. No row can be
+                # erased.
+                trial.wait_until("all are confirmed", lambda: confirmed() == 3 * each)
+            trial.wait_until("all are erased", lambda: not trial.stats("unerased"))
         _expect_no_file_left(trial)
     return trial.figures
 
 
-def _expect_trouble(trial: Trial, words: str) -> None:
+def _expect_problem(trial: Trial, words: str) -> None:
     answers = trial.requests(SOME, padding=PADDING)
     trial.hit()
     slowest = max(answer.seconds for answer in answers)
-    trial.expect(f"nobody waits, not {slowest:.3f} s", slowest < SLOWEST)
+    trial.expect(f"no request waits, not {slowest:.3f} s", slowest < SLOWEST)
     trial.wait_until("it is counted", lambda: trial.stats("unspooled") > 0)
-    trial.wait_until("it is told", lambda: words in trial.stats("spool_error"))
+    trial.wait_until("it is reported", lambda: words in trial.stats("spool_error"))
     trial.wait_until("it is logged", lambda: "Spool problem" in trial.host.log)
 
 
 def _expect_written(trial: Trial, number: int) -> None:
-    """The disk is well again, so nobody has to ask."""
+    """The disk works again, so the events are written without a request."""
 
-    def well() -> bool:
+    def recovered() -> bool:
         return not (trial.stats("unspooled") or trial.stats("spool_error"))
 
-    trial.wait_until("all is written", well)
+    trial.wait_until("all are written", recovered)
     spooled = trial.stats("spooled")
     trial.expect(f"{number} are on disk, not {spooled}", spooled == number)
 
@@ -193,7 +198,7 @@ def _expect_no_file_left(trial: Trial) -> None:
 def _damaged_files(rig: Rig) -> Figures:
     """All workers are killed, and all of their files but one are damaged."""
     number = len(DAMAGES)
-    preload = "gunicorn-gthread-preload"  # So that many start quickly.
+    preload = "gunicorn-gthread-preload"  # This starts many workers quickly.
     with rig.trial(kind=preload, workers=number + 1, HEARTBEAT=15) as trial:
         rig.node.stop_app()
         files = _a_file_each(trial)
@@ -205,12 +210,17 @@ def _damaged_files(rig: Rig) -> Figures:
         trial.host.start()
         trial.requests(SOME)
         rig.node.start_app()
-        # One whose rows are damaged, but not the file, when the others have arrived.
-        aside = partial(trial.stats, "quarantined")
-        trial.wait_until("each is quarantined", lambda: aside() == number)
+        # A file with damaged rows only is quarantined after its other events have
+        # arrived.
+        quarantined = partial(trial.stats, "quarantined")
+        trial.wait_until("each is quarantined", lambda: quarantined() == number)
         kept = len(list(trial.spool.glob("*.spool.quarantined")))
-        trial.expect(f"{number} are kept for people, not {kept}", kept == number)
-        trial.wait_until("each is told", lambda: len(trial.told_aside) == number)
+        trial.expect(
+            f"{number} are retained for inspection, not {kept}", kept == number
+        )
+        trial.wait_until(
+            "each is signalled", lambda: len(trial.reported_quarantined) == number
+        )
     logged = trial.log.count("Quarantined spool file")
     trial.expect(f"{number} are logged, not {logged}", logged == number)
     _expect_no_file_left(trial)
@@ -218,7 +228,7 @@ def _damaged_files(rig: Rig) -> Figures:
 
 
 def _a_file_each(trial: Trial) -> list[Path]:
-    """Send requests until each worker has written into a file of its own."""
+    """Send requests until each worker has written to its own file."""
 
     def files() -> list[Path]:
         return sorted(trial.spool.glob("*.spool"))

@@ -12,7 +12,7 @@ from tests.rabbitmq import Message
 
 #: Requests in each part of a run.
 SOME = 40
-#: Seconds that the broker's answer takes where greenlets are to wait side by side.
+#: Seconds until the broker responds, while greenlets wait concurrently.
 LATENCY = 0.1
 
 UWSGI = ("uwsgi", "uwsgi-enable-threads", "uwsgi-threads", "uwsgi-lazy-apps")
@@ -54,7 +54,7 @@ def many_threads(rig: Rig, runs: int) -> Figures:
     holds="works with each, even while the broker does not respond",
     short=len(UWSGI),
     long=5 * len(UWSGI),
-    # It does not always run the exit handlers, and then a worker leaves no books.
+    # It does not always run the exit handlers. Without them, a worker leaves no counts.
     confirms=SOME * EVENTS,
     kinds=UWSGI,
 )
@@ -68,7 +68,7 @@ def uwsgi_options(rig: Rig, runs: int) -> Figures:
     holds="works; greenlets wait for confirms concurrently",
     short=len(GEVENT),
     long=5 * len(GEVENT),
-    # uWSGI's gevent loop runs no exit handlers, so it leaves no books.
+    # uWSGI's gevent loop runs no exit handlers, so it leaves no counts.
     confirms=SOME * EVENTS,
     kinds=GEVENT,
 )
@@ -79,9 +79,9 @@ def greenlets(rig: Rig, runs: int) -> Figures:
 def _an_outage_each(
     rig: Rig, kinds: Sequence[str], runs: int, *, side_by_side: bool = False
 ) -> Figures:
-    """Let each kind serve, while the broker is there and while it is away."""
+    """Let each kind serve requests, with the broker reachable and then unreachable."""
     found = Figures()
-    # Whoever waits in vain for others to be done has to be seen to wait.
+    # Long enough that waits one after the other would be noticed.
     patience = 4 * CONFIRM_TIMEOUT if side_by_side else CONFIRM_TIMEOUT
     for _, kind in zip(range(runs), itertools.cycle(kinds), strict=False):
         with rig.trial(
@@ -102,13 +102,13 @@ def _an_outage_each(
 
 
 def _expect_side_by_side(trial: Trial) -> None:
-    trial.requests(8)  # Until the workers are connected.
+    trial.requests(8)  # Wait until the workers are connected.
     trial.proxy.latency = LATENCY
     slowest = max(answer.seconds for answer in trial.requests(8, pause=0))
     trial.proxy.latency = 0.0
-    # There and back again; one after the other, 8 would take eight times as long.
+    # Both ways; one after the other, 8 would take eight times as long.
     most = 2 * LATENCY + 0.5
-    trial.expect(f"they wait at the same time, not {slowest:.2f} s", slowest < most)
+    trial.expect(f"they wait concurrently, not {slowest:.2f} s", slowest < most)
 
 
 def _mixed(*paths: Sequence[str]) -> list[str]:
@@ -116,7 +116,7 @@ def _mixed(*paths: Sequence[str]) -> list[str]:
 
 
 def _mixed_up(arrived: Sequence[Message]) -> list[str]:
-    """The requests whose events did not arrive in order, with no other's between."""
+    """The requests whose events did not arrive together and in order."""
     places = [
         (key.partition(".")[0], event["place"])
         for event in (message.json() for message in arrived)

@@ -1,4 +1,4 @@
-"""Rows run one after the other, in each mode, and beside the naive baseline."""
+"""Runs rows one after the other, in each mode and with the naive baseline."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.rabbitmq import RabbitMQNode
 
 @dataclass(frozen=True)
 class Task:
-    """A row in one mode, so many times."""
+    """Some runs of a row in one mode."""
 
     row: Row
     #: Where events are kept, or `BASELINE`.
@@ -37,18 +37,18 @@ class Task:
 
 @dataclass(frozen=True)
 class Result:
-    """What a task has found."""
+    """The result of a task."""
 
     task: Task
     figures: Figures
-    #: What the apps have left, if something did not hold.
+    #: The files of the apps, if a promise was broken.
     folder: Path | None = None
-    #: Why it was not run, so that it has found nothing.
+    #: Why it was not run; ``None``: it was.
     skipped: str | None = None
 
     @property
     def holds(self) -> bool:
-        """Whether nothing is broken that is promised; the baseline promises nothing."""
+        """Whether every promise was kept; the baseline promises nothing."""
         return self.task.is_baseline or not self.figures.broken
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def plan(
 
 
 def run_all(node: RabbitMQNode, tasks: Iterable[Task]) -> Iterator[Result]:
-    """Run the tasks on one node; whatever one of them does, the next is run."""
+    """Run the tasks on one node; if one of them fails, the next one is still run."""
     with Proxy(node.port) as proxy:
         for task in tasks:
             if why_not := task.row.why_not(task.mode):
@@ -102,7 +102,7 @@ def _run(task: Task, rig: Rig) -> Figures:
     except Exception as error:
         assert rig.folder is not None
         (rig.folder / "traceback").write_text(traceback.format_exc())
-        # A host's error has its whole log behind the first line.
+        # A host's error has its whole log after the first line.
         words = next(iter(str(error).splitlines()), "")
         cut_short = f"it could not be finished: {type(error).__name__}: {words}"
         return Figures(runs=task.runs, broken=[cut_short])

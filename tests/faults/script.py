@@ -1,4 +1,4 @@
-"""A script that does units of work, and then ends in the way that it is told.
+"""A script that does some units of work, then ends in the requested way.
 
 python -m tests.faults.script ORDERS EVENTS end|exit|wait|handle
 """
@@ -30,6 +30,6 @@ def main(
 
 
 if __name__ == "__main__":
-    # The app outlives main(), so its signals can tell of the end.
+    # The app outlives main(), so that its signals are sent at the end.
     app, events = create()
     main(app, events, int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])

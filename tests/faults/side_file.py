@@ -1,9 +1,10 @@
-"""What an app under test has tried to enqueue, written down where nothing can lose it.
+"""Files in which an app under test notes its events, where they can't be lost.
 
-One line an event, `KEY REQUEST`, handed to the kernel before the event is enqueued: it
-is still there when the process is killed the moment after. Files beside it tell in the
-same form which events the library has said to be published, or dropped, which files of
-the spool it has said to be set aside, and, of work that is no request, which was done.
+The side file has one line per event, `KEY REQUEST`, which is passed to the kernel
+before the event is enqueued. So it survives if the process is killed a moment later.
+Files beside it have the same form. They list the events that the library reported as
+published or dropped, the spool files that it reported as quarantined, and the events of
+units of work outside of requests that have ended.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def note(path: Path | str, key: str, request: str) -> None:
 
 
 def read(path: Path | str) -> dict[str, str]:
-    """Return the request of each key in the file; a torn last line is left out."""
+    """Return the request of each key in the file; a torn last line is ignored."""
     try:
         text = Path(path).read_text()
     except FileNotFoundError:
@@ -32,20 +33,20 @@ def read(path: Path | str) -> dict[str, str]:
 
 
 def confirmed_in(path: Path | str) -> Path:
-    """Where the events are noted that are said to be published."""
+    """Where events are noted that were reported as published."""
     return Path(f"{path}.confirmed")
 
 
 def dropped_in(path: Path | str) -> Path:
-    """Where the events are noted that are said to be dropped."""
+    """Where events are noted that were reported as dropped."""
     return Path(f"{path}.dropped")
 
 
-def set_aside_in(path: Path | str) -> Path:
-    """Where the files are noted that are said to be set aside."""
-    return Path(f"{path}.set-aside")
+def quarantined_in(path: Path | str) -> Path:
+    """Where files are noted that were reported as quarantined."""
+    return Path(f"{path}.quarantined")
 
 
 def done_in(path: Path | str) -> Path:
-    """Where the events are noted whose unit of work has ended well."""
+    """Where events are noted whose unit of work has succeeded."""
     return Path(f"{path}.done")

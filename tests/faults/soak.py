@@ -1,4 +1,4 @@
-"""Faults in a random order that a seed repeats, over several workers under load."""
+"""Random faults, repeatable by a seed, on several workers under load."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.faults.rig import EVENTS, NOTED, Rig, Trial
 from tests.faults.rows import Row
 from tests.faults.rows_broker import disk_alarm
 
-#: Seconds that a stroke takes, about, with the load that outlasts it.
+#: The approximate duration of a stroke in seconds, with its load.
 STROKE = 5.0
-#: Requests while a stroke lasts.
+#: Requests during a stroke.
 REQUESTS = 120
 WORKERS = 3
-#: How many of the strokes hit a worker as well.
+#: The share of strokes that also affect a worker.
 SHARE_OF_WORKERS = 0.5
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """One fault, for so many seconds, and perhaps what a worker suffers meanwhile."""
+    """One fault for some seconds, possibly with a fault of a worker."""
 
     fault: str
     seconds: float
@@ -52,12 +52,12 @@ def _draw(dice: random.Random) -> Stroke:
 
 
 def strokes_in(minutes: float) -> int:
-    """How many strokes fit into so many minutes; one at least."""
+    """How many strokes fit into *minutes*; at least one."""
     return max(1, round(60 * minutes / STROKE))
 
 
 def soak(seed: int) -> Row:
-    """A row whose faults are those of a seed."""
+    """A row with the faults of a seed."""
 
     def act(rig: Rig, runs: int) -> Figures:
         with rig.trial(workers=WORKERS, asks=NOTED) as trial:
@@ -65,8 +65,8 @@ def soak(seed: int) -> Row:
                 strike(trial, stroke)
             heal(trial)
             trial.settle()
-            # Everybody alive has delivered all, so that what is not confirmed now was
-            # in the memory of a process that was killed.
+            # All running workers have delivered everything. So events that are not
+            # confirmed now were in the memory of a killed process.
             trial.may_lose_unconfirmed()
         least = runs * REQUESTS * EVENTS // 2
         known = trial.figures.acknowledged
@@ -76,11 +76,11 @@ def soak(seed: int) -> Row:
     return Row(
         number=0,
         fault=f"soak with seed {seed}",
-        holds="0 lost that was said to be published, or that nobody killed",
+        holds="0 lost that were reported as published, or not in a killed process",
         act=act,
         short=2,
         long=strokes_in(60),
-        # Killed workers leave no books, so acknowledged events are counted instead.
+        # Killed workers leave no counts, so acknowledged events are counted instead.
         confirms=0,
         refuses=True,
         fails=True,
@@ -89,7 +89,7 @@ def soak(seed: int) -> Row:
 
 
 def strike(trial: Trial, stroke: Stroke) -> None:
-    """Let one stroke hit while requests come in, and let all of it pass."""
+    """Inject one stroke under load, and wait until it is over."""
     with trial.under_load(REQUESTS, pause=0.1), FAULTS[stroke.fault](trial):
         trial.hit()
         time.sleep(stroke.seconds / 2)
@@ -100,13 +100,13 @@ def strike(trial: Trial, stroke: Stroke) -> None:
 
 
 def heal(trial: Trial) -> None:
-    """Let nothing be wrong any more, neither broker nor network."""
+    """End all faults of the broker and the network."""
     trial.proxy.restore()
-    # A connection that has lost bytes would never carry any again.
+    # A connection that has lost bytes stays broken.
     trial.proxy.cut()
 
 
-# What befalls the broker, or the way to it, until the block ends.
+# Faults of the broker or the network, during a block.
 
 
 @contextmanager
@@ -204,18 +204,18 @@ FAULTS: dict[str, Callable[[Trial], AbstractContextManager[None]]] = {
     "broker frozen": _frozen,
     "broker killed": _killed,
     "broker stopped": _stopped,
-    "confirms swallowed": _without_confirms,
+    "confirms dropped": _without_confirms,
     "connections cut": _cut,
     "connections half closed": _half_closed,
     "disk alarm": _short_of_disk,
     "latency": _slow,
     "memory alarm": _short_of_memory,
-    "nothing carried": _held,
+    "network paused": _held,
     "narrow network": _narrow,
 }
 
 
-# What befalls a worker.
+# Faults of a worker.
 
 
 def _kill_one(trial: Trial) -> None:
@@ -242,6 +242,6 @@ def _oldest(trial: Trial) -> int:
 #: By name.
 WORKER_FAULTS: dict[str, Callable[[Trial], None]] = {
     "a worker killed": _kill_one,
-    "a worker told to end": _end_one,
+    "a worker stopped": _end_one,
     "all workers reloaded": _reload,
 }

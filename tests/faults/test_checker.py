@@ -1,4 +1,4 @@
-"""The checker finds what was lost, doubled or made up."""
+"""The checker finds lost, duplicated and unexpected events."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ def test_what_was_acknowledged_and_did_not_arrive_is_lost() -> None:
     assert check({"a", "b"}, {"a", "b"}, [message("a")]).lost == {"b"}
 
 
-def test_what_was_only_tried_may_be_missing() -> None:
+def test_what_was_only_attempted_may_be_missing() -> None:
     assert not check({"a"}, set(), []).lost
 
 
-def test_what_arrived_without_a_word_is_recovered() -> None:
+def test_what_arrived_unacknowledged_is_recovered() -> None:
     assert check({"a"}, set(), [message("a")]).recovered == {"a"}
 
 
-def test_what_nobody_tried_is_unexpected() -> None:
+def test_what_was_not_attempted_is_unexpected() -> None:
     assert check(set(), set(), [message("a")]).unexpected == {"a"}
 
 
-def test_a_second_copy_that_says_so_is_a_duplicate() -> None:
+def test_a_marked_second_copy_is_a_duplicate() -> None:
     found = check({"a"}, {"a"}, [message("a"), message("a", marked=True)])
 
     assert found.duplicated == {"a"}
     assert not found.unmarked
 
 
-def test_a_second_copy_that_does_not_say_so_is_unmarked() -> None:
+def test_a_second_copy_without_a_mark_is_unmarked() -> None:
     assert check({"a"}, {"a"}, [message("a"), message("a")]).unmarked == {"a"}
 
 
@@ -59,7 +59,7 @@ def test_a_second_copy_with_another_id_is_unmarked() -> None:
     assert check({"a"}, {"a"}, copies).unmarked == {"a"}
 
 
-def test_the_side_file_tells_what_was_tried_but_for_a_torn_line(tmp_path: Path) -> None:
+def test_the_side_file_lists_attempts_except_for_a_torn_line(tmp_path: Path) -> None:
     file = tmp_path / "side-file"
     side_file.note(file, "a", "7")
     side_file.note(file, "b", "7")

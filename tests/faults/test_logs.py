@@ -1,4 +1,4 @@
-"""No log tells a payload or a credential, however noisy the fault."""
+"""No log contains a payload or a credential, however noisy the fault."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tests.faults.rig import EVENTS, Rig, Trial
 from tests.faults.rows_refusals import PASSWORD, user
 from tests.rabbitmq import RabbitMQNode
 
-#: In each payload, and in no name.
+#: A word in each payload, but in no name.
 PAYLOAD = "the-planted-payload"
-#: Erlang that names the broker's users.
+#: Erlang code that returns the broker's users.
 USERS = "rabbit_auth_backend_internal:list_users()."
 
 

@@ -1,4 +1,4 @@
-"""Rows of the fault matrix in their short form; the rest: `python -m tests.faults`."""
+"""Rows of the fault matrix in their short form."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
 
 
 @pytest.mark.parametrize("row", in_tests("spool"), ids=str)
-def test_what_must_hold_with_the_spool_holds_under(row: Row, rig: Rig) -> None:
+def test_with_the_spool_promises_are_kept_under(row: Row, rig: Rig) -> None:
     rig.mode = "spool"
     assert broken(row, rig) == []
 
 
 @pytest.mark.parametrize("row", in_tests("memory"), ids=str)
-def test_what_must_hold_holds_under(row: Row, rig: Rig) -> None:
+def test_promises_are_kept_under(row: Row, rig: Rig) -> None:
     assert broken(row, rig) == []
 
 
@@ -44,6 +44,6 @@ def broken(row: Row, rig: Rig) -> list[str]:
     """Run the row, unless it can't be run here."""
     require(row.missing)
     if denied := row.denied():
-        # Not even under CI, which need not run as root.
+        # Even with CI set, since CI may not run as root.
         pytest.skip(MISSING + denied)
     return row.run(rig, row.short).broken

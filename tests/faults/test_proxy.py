@@ -1,4 +1,4 @@
-"""The proxy does to bytes what it was told, and nothing else."""
+"""The proxy does to bytes what was requested, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.faults.proxy import Proxy, Side
 
 @pytest.fixture
 def echo() -> Iterator[int]:
-    """The port of a server that says all back, and FIN for FIN."""
+    """The port of an echo server, which answers a FIN with a FIN."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_serve, args=(listener,), daemon=True).start()
         yield listener.getsockname()[1]
@@ -170,7 +170,7 @@ def test_a_client_that_is_told_no_more_may_still_talk(
 def test_nobody_behind_it_ends_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
-    # It may end before the call that makes it has returned.
+    # The connection may end before the call that creates it has returned.
     with (
         Proxy(port) as proxy,
         pytest.raises(ConnectionResetError),

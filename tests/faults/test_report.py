@@ -1,4 +1,4 @@
-"""The command that runs the rows, and what it shows."""
+"""The command that runs the rows, and its output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.rabbitmq import RabbitMQNode
 
 
 class Node:
-    """Stands for a node that nothing happens to."""
+    """A stub of a node that never fails."""
 
     port = 1
     version = "3.10.8"
@@ -53,7 +53,7 @@ def make_row(figures: Figures | Exception, number: int = 90, **more: Any) -> Row
 
 
 def good(**more: Any) -> Figures:
-    """Figures of two runs that a row can't complain about."""
+    """Figures of two runs without a problem."""
     return Figures(attempts=5, acknowledged=5, confirmed=5, hits=2, **more)
 
 
@@ -63,14 +63,14 @@ def run(figures: Figures | Exception, mode: str = "memory", **more: Any) -> Resu
     return result
 
 
-def test_a_row_that_holds_leaves_nothing_behind() -> None:
+def test_a_row_without_problems_leaves_no_files() -> None:
     result = run(good())
     assert result.holds
     assert result.folder is None
     assert problems(result) == []
 
 
-def test_a_row_that_does_not_hold_says_what_and_where_its_logs_are() -> None:
+def test_a_broken_promise_is_reported_with_the_folder_of_the_logs() -> None:
     result = run(good(lost=3))
     assert not result.holds
     assert result.folder is not None
@@ -82,7 +82,7 @@ def test_a_row_that_does_not_hold_says_what_and_where_its_logs_are() -> None:
     result.folder.rmdir()
 
 
-def test_a_row_that_can_not_be_finished_does_not_hold() -> None:
+def test_a_row_that_can_not_be_finished_is_broken() -> None:
     result = run(ValueError("no way\nand a long log"))
     assert result.folder is not None
     (traceback,) = result.folder.iterdir()
@@ -161,7 +161,7 @@ def test_json_has_every_figure() -> None:
     assert result["slowest"] == 0.5
 
 
-def test_a_page_keeps_what_people_wrote_and_other_versions(tmp_path: Path) -> None:
+def test_a_page_keeps_its_own_text_and_other_versions(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# Faults\n\nWritten by hand.\n")
     Report("3.10.8", [run(good())]).write_into(page)
@@ -209,7 +209,7 @@ def test_a_page_keeps_the_figures_of_rows_that_were_not_run_again(
     assert text.count("| 10 | nothing happens | memory | all of it |") == 1
 
 
-def test_figures_of_another_version_do_not_stay(tmp_path: Path) -> None:
+def test_figures_of_another_patch_release_are_removed(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     Report("3.10.8", [run(good(), number=9)]).write_into(page)
     Report("3.10.9", [run(good(), number=10)]).write_into(page)
@@ -219,7 +219,7 @@ def test_figures_of_another_version_do_not_stay(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("figures", "code"), [(good(), 0), (good(lost=1), 1)], ids=["holds", "does not"]
 )
-def test_the_exit_code_says_whether_all_holds(
+def test_the_exit_code_tells_whether_every_promise_was_kept(
     figures: Figures,
     code: int,
     monkeypatch: pytest.MonkeyPatch,
@@ -242,12 +242,12 @@ def test_the_exit_code_says_whether_all_holds(
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ("nine", "'nine' is no list of rows, such as 1,4,9"),
+        ("nine", "'nine' is not a list of rows, for example 1,4,9"),
         ("999", "there is no row 999; there are 1, 2"),
-        ("20", "row 20 is held by tests/test_encoding.py"),
+        ("20", "row 20 is tested by tests/test_encoding.py"),
     ],
 )
-def test_rows_that_are_not_there_are_told(
+def test_unknown_rows_are_reported(
     words: str, problem: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

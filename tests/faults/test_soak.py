@@ -1,4 +1,4 @@
-"""Faults in a random order: that a seed repeats them, and that nothing is lost."""
+"""Random faults: a seed repeats them, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def test_a_longer_soak_begins_as_a_shorter_one() -> None:
     assert plan(7, 50)[:20] == plan(7, 20)
 
 
-def test_every_fault_has_its_turn() -> None:
+def test_every_fault_occurs() -> None:
     strokes = plan(1, 500)
     assert {stroke.fault for stroke in strokes} == set(FAULTS)
     assert {stroke.worker for stroke in strokes} == {None, *WORKER_FAULTS}
 
 
-def test_a_soak_has_one_stroke_at_least() -> None:
+def test_a_soak_has_at_least_one_stroke() -> None:
     assert strokes_in(0.001) == 1
     assert strokes_in(5) == 60
 
 
-def test_nothing_is_lost_that_nobody_killed(
+def test_nothing_is_lost_except_in_killed_processes(
     private_rabbitmq: RabbitMQNode, tmp_path: Path
 ) -> None:
     row = soak(seed=7)

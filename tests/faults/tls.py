@@ -1,4 +1,4 @@
-"""TLS in front of a broker that speaks none, with certificates good and bad."""
+"""A TLS proxy for a broker without TLS, with trusted or untrusted certificates."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ import trustme
 
 
 class Authority:
-    """Issues certificates, which those trust who know it."""
+    """A certificate authority."""
 
     def __init__(self) -> None:
         self._authority = trustme.CA()
 
     def context(self, name: str = "localhost") -> ssl.SSLContext:
-        """What a server with a certificate for *name* uses."""
+        """The TLS context of a server with a certificate for *name*."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         self._authority.issue_cert(name).configure_cert(context)
         return context
 
     @contextmanager
     def file(self) -> Iterator[Path]:
-        """A file by which clients know it."""
+        """A file with its own certificate, for clients."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "ca.pem"
             self._authority.cert_pem.write_to_path(str(path))
@@ -36,12 +36,12 @@ class Authority:
 
 
 class TLSProxy:
-    """Listens with TLS, and passes what is in it to a port in the clear."""
+    """Listens with TLS, and forwards the plain data to a port."""
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
-        #: What it shows to the next client.
+        #: The TLS context for the next client.
         self.context = context
-        #: Connections that clients have accepted.
+        #: How many clients have accepted the certificate.
         self.opened = 0
         self._to = ("127.0.0.1", port)
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ class TLSProxy:
                     self._connect(plain)
 
     def _connect(self, plain: socket.socket) -> None:
-        # One that refuses the certificate closes while we wait for its word.
+        # A client that rejects the certificate closes the connection meanwhile.
         plain.settimeout(5)
         self._sockets.append(plain)
         client = self.context.wrap_socket(plain, server_side=True)
