@@ -1,4 +1,4 @@
-"""Brokers for all tests, and an honest word on tests that could not run."""
+"""Brokers for all tests, and a report on tests that could not run."""
 
 import importlib.util
 import os
@@ -14,7 +14,8 @@ from tests import external_rabbitmq
 from tests.external_rabbitmq import ExternalRabbitMQ
 from tests.rabbitmq import RabbitMQNode, find_programs
 
-# No deadline: a loaded machine is no bug. In CI the same examples every time.
+# No deadline, since a loaded machine is not a bug. In CI, the examples are the same
+# every time.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
@@ -38,7 +39,7 @@ def _missing_browser() -> str | None:
     return None if shutil.which("chromium") else "Chromium (Debian: chromium)"
 
 
-# What the tests with a marker need beside Python packages.
+# What the tests with a marker need besides Python packages.
 NEEDS: dict[str, Callable[[], str | None]] = {
     "rabbitmq": _missing_rabbitmq,
     "browser": _missing_browser,
@@ -64,7 +65,7 @@ def _needs(item: pytest.Item, marker: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what uses a broker's fixture, so that `-m "not rabbitmq"` leaves it out."""
+    """Mark tests that use a broker, so that `-m "not rabbitmq"` deselects them."""
     brokers = {"rabbitmq", "private_rabbitmq"}
     for item in items:
         if brokers & set(getattr(item, "fixturenames", ())):
@@ -84,7 +85,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    # In a worker of pytest-xdist; the process that reports has no node of its own.
+    # In a worker of pytest-xdist; the reporting process has no node.
     output = getattr(session.config, "workeroutput", None)
     version = session.config.stash.get(RABBITMQ_VERSION, None)
     if output is not None and version:
@@ -118,10 +119,10 @@ def pytest_terminal_summary(
 
 @pytest.fixture(scope="session")
 def rabbitmq(pytestconfig: pytest.Config) -> Iterator[RabbitMQNode]:
-    """A running node for all tests that need no more than a broker.
+    """A running node for all tests that only need a broker.
 
-    They share it: use queue names of your own (`queue_name`, `make_queue`), and leave
-    it running.
+    They share it: use unique queue names (`queue_name`, `make_queue`), and leave it
+    running.
     """
     _require("rabbitmq")
     port = external_rabbitmq.find_port()
@@ -150,8 +151,8 @@ def _running_node(node: RabbitMQNode, config: pytest.Config) -> Iterator[RabbitM
 def private_rabbitmq(_second_node: RabbitMQNode) -> RabbitMQNode:
     """A running, empty node that the test may stop, kill, freeze or alarm.
 
-    It is the same one for all tests that ask for it. Each finds it as new, so none
-    needs to tidy up.
+    All tests share it. Each test gets it in its initial state, so no test needs to
+    clean up.
     """
     _second_node.restore()
     return _second_node
@@ -159,7 +160,7 @@ def private_rabbitmq(_second_node: RabbitMQNode) -> RabbitMQNode:
 
 @pytest.fixture
 def queue_name(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A queue name that no other test uses; what `rabbitmq` has there is deleted."""
+    """A queue name that no other test uses; the queue on `rabbitmq` is deleted."""
     name = _unique_name(request)
     yield name
     if "rabbitmq" in request.fixturenames:

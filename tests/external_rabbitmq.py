@@ -1,7 +1,7 @@
-"""A RabbitMQ that somebody else runs, for the tests that need no more than a broker.
+"""An externally run RabbitMQ, for tests that only need a broker.
 
-It is at port `$TEST_RABBITMQ_PORT` of 127.0.0.1 and lets guest in. What only a node of
-our own can do (be stopped, killed, alarmed, asked by Erlang) skips the test.
+It listens on port `$TEST_RABBITMQ_PORT` of 127.0.0.1 and accepts the user guest. Tests
+that need a private node (to stop, kill or alarm it, or to evaluate Erlang) are skipped.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ VARIABLE = "TEST_RABBITMQ_PORT"
 
 
 def find_port() -> int | None:
-    """Return the external broker's port, or None if there is none."""
+    """Return the external broker's port, or None."""
     port = os.environ.get(VARIABLE)
     return int(port) if port else None
 
@@ -27,7 +27,7 @@ def skip(*_: object, **__: object) -> NoReturn:
 
 
 class ExternalRabbitMQ(RabbitMQNode):
-    """Offers what a node offers to tests that neither control nor inspect it."""
+    """Has a node's interface, for tests that neither control nor inspect the node."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -43,13 +43,13 @@ class ExternalRabbitMQ(RabbitMQNode):
             return str(connection._impl.server_properties["version"])
 
     def start(self) -> None:
-        """It runs, or it does not."""
+        """It runs already."""
 
     def close(self) -> None:
-        """It goes on."""
+        """It keeps running."""
 
     def declare(self, queue: str, **arguments: str | int | bool) -> str:
-        # Nobody kills it, so what it has in its buffers is safe.
+        # It is not killed, so its buffers are safe.
         return self._declare(queue, **arguments)
 
     pid = property(skip)

@@ -1,4 +1,4 @@
-"""What the tests share: an app on the memory broker, its books, recorded signals."""
+"""Shared by the tests: an app on the memory broker, its counts, recorded signals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from flask_eventcollector import Event, EventCollector
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.testing import FaultInjector
 
-#: Seconds; more than any wait should take on a busy machine.
+#: Seconds: longer than any wait should take on a busy machine.
 DEADLINE = 20.0
 
 SIGNALS: dict[str, blinker.NamedSignal] = {
@@ -48,7 +48,7 @@ _BOOKS = (
 class Shop(flask.Flask):
     """An app with an event collector on the memory broker.
 
-    It answers failures as in production, with an error page.
+    It responds to failures with an error page, as in production.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Shop(flask.Flask):
 
     @property
     def faults(self) -> FaultInjector:
-        """What lets the app's broker fail."""
+        """The fault injector of the app's broker."""
         return FaultInjector.of(self.broker)
 
     def enqueue(self, *payloads: Any, queue: str = "q") -> None:
@@ -78,11 +78,11 @@ class Shop(flask.Flask):
             self.events.enqueue_event(payload, queue)
 
     def sent(self, queue: str = "q") -> list[Any]:
-        """The payloads that the broker has taken, in order."""
+        """The payloads that the broker has confirmed, in order."""
         return payloads(self.broker.events(queue))
 
     def silence(self) -> None:
-        """Let the broker take events from now on, and never confirm them."""
+        """From now on, let the broker accept events without ever confirming them."""
         broker = self.broker
 
         def take() -> None:
@@ -114,15 +114,15 @@ def books(events: EventCollector) -> dict[str, int]:
 
 
 def payloads(events: tuple[Event, ...]) -> list[Any]:
-    """What the events say."""
+    """The payloads of the events."""
     return [event.payload for event in events]
 
 
 def unmeasured() -> dict[str, str]:
-    """The environment of a process that is not to be measured for coverage.
+    """The environment of a process without measurement of coverage.
 
-    For what forks beside threads: a child that inherits coverage's lock while another
-    thread holds it hangs.
+    For processes that fork while threads run: a child would hang if it inherited
+    coverage's lock while another thread holds it.
     """
     return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
 
@@ -130,7 +130,7 @@ def unmeasured() -> dict[str, str]:
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Return as soon as *condition* holds; fail after the deadline.
 
-    For what nobody announces; whatever is announced is waited for by its event.
+    For conditions without a notification; otherwise, wait for the notification.
     """
     deadline = time.monotonic() + DEADLINE
     pause = threading.Event()
@@ -140,7 +140,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 def in_thread(target: Callable[[], object]) -> None:
-    """Run *target* in a thread of its own to its end; raise what it raises."""
+    """Run *target* in a new thread until it ends; raise what it raises."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -207,18 +207,18 @@ class Heard:
 
     @property
     def events(self) -> tuple[Event, ...]:
-        """The events that it was about."""
+        """The events of the signal."""
         events: tuple[Event, ...] = self.about.get("events", ())
         return events or (self.about["event"],)
 
     @property
     def payloads(self) -> list[Any]:
-        """What these events say."""
+        """The payloads of the events."""
         return payloads(self.events)
 
 
 class Recorder:
-    """Notes what the six signals say about an app, within a ``with`` block."""
+    """Records the six signals about an app's events, during a ``with`` block."""
 
     def __init__(self, app: flask.Flask) -> None:
         self._app = app
@@ -236,7 +236,7 @@ class Recorder:
             SIGNALS[name].disconnect(receiver, sender=self._app)
 
     def heard(self, name: str) -> list[Heard]:
-        """What signal *name* has said so far."""
+        """The calls by signal *name* so far."""
         with self._changed:
             return [heard for heard in self._heard if heard.name == name]
 
@@ -246,7 +246,7 @@ class Recorder:
             return [heard.name for heard in self._heard]
 
     def one(self, name: str) -> Heard:
-        """The only thing that signal *name* says; waits for it."""
+        """The only call by signal *name*; waits for it."""
         self.wait_for(lambda: bool(self.heard(name)), name)
         (heard,) = self.heard(name)
         return heard
@@ -258,7 +258,7 @@ class Recorder:
         assert met, f"still waiting: {what}"
 
     def wait_for_count(self, name: str, count: int) -> None:
-        """Wait until signal *name* has spoken *count* times."""
+        """Wait until signal *name* was sent *count* times."""
         self.wait_for(lambda: len(self.heard(name)) == count, f"{count} {name}")
 
     def _receiver(self, name: str) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""What the tests of single parts share: events, a clock, a ledger with its broker."""
+"""Shared by the tests of single parts: events, a clock, a ledger with its broker."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.stores.memory import MemoryStore
 from tests.helpers import DEADLINE
 
-#: Seconds after the first, second… failure in a row.
+#: Seconds of delay per failure in a row.
 DELAY = 10.0
 
 
 class Clock:
-    """A monotonic clock that only moves when it is told to."""
+    """A monotonic clock that advances only on demand."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -60,7 +60,7 @@ def make_event(
     size: int | None = None,
     id: str | None = None,
 ) -> Event:
-    """An event as the encoder makes one; *size* may claim to be anything."""
+    """An event as the encoder creates it, with any *size*."""
     body = json.dumps(payload).encode()
     return Event(
         id=id or f"{queue}-{next(_numbers)}",
@@ -77,7 +77,7 @@ _numbers = itertools.count(1)
 
 
 def limits(**changes: Any) -> Limits:
-    """Generous limits, with *changes*; delays grow by ten seconds a failure."""
+    """Generous limits, with *changes*; delays grow by ten seconds per failure."""
     values: dict[str, Any] = {
         "max_events": 1000,
         "max_bytes": 1 << 30,
@@ -92,9 +92,9 @@ def limits(**changes: Any) -> Limits:
 
 
 class Desk:
-    """A ledger whose clock and broker are the test.
+    """A ledger whose clock and broker are controlled by the test.
 
-    An event is named by one letter, its payload, which no other event of the test has.
+    Each event is named by one letter, its payload, which is unique in the test.
     """
 
     def __init__(self, state: BrokerState = BrokerState.READY, **changes: Any) -> None:
@@ -130,13 +130,13 @@ class Desk:
         self.ledger.hand_over(self.collect(letters, queue, size), waiter)
 
     def take(self, limit: int = 1000) -> str:
-        """Be given what may be sent; returns the letters."""
+        """Take the events that may be sent; returns their letters."""
         return letters(self.ledger.take(limit))
 
     def settle(
         self, letters: str, outcome: Outcome | None = Outcome.CONFIRMED, **more: Any
     ) -> bool:
-        """Tell the outcome of some events, all at once."""
+        """Settle some events at once."""
         return self.ledger.settle(
             Settlement(self[letter], outcome, **more) for letter in letters
         )
@@ -146,7 +146,7 @@ class Desk:
         return self.settle(letters, outcome, reason="no")
 
     def is_(self, state: BrokerState) -> None:
-        """Tell the broker's state."""
+        """Change the broker's state."""
         self.ledger.on_state_change(state)
 
     def pass_(self, seconds: float) -> None:
@@ -154,7 +154,7 @@ class Desk:
         self.clock.advance(seconds)
 
     def notices(self) -> list[tuple[str, str]]:
-        """Take what there is to tell: kinds and letters."""
+        """Take the notices, as kinds and letters."""
         return told(drain(self.ledger))
 
     def in_state(self, state: State) -> str:
@@ -167,17 +167,17 @@ class Desk:
 
 
 def letters(entries: Iterable[Entry]) -> str:
-    """The letters that the events of *entries* are named by."""
+    """The letters of *entries*."""
     return "".join(entry.event.payload for entry in entries)
 
 
 def drain(ledger: Ledger) -> list[Notice]:
-    """Take the ledger's news."""
+    """Take the ledger's deferred notices."""
     return ledger.take_deferred()
 
 
 def told(notices: Iterable[Notice]) -> list[tuple[str, str]]:
-    """Kinds and letters of *news*."""
+    """The kinds and letters of *notices*."""
     return [(item.kind.value, item.event.payload) for item in notices]
 
 
@@ -190,7 +190,7 @@ def books(holder: Ledger | Delivery) -> dict[str, int]:
 
 
 class Told:
-    """What an announcer has told, as the app's receivers would hear it."""
+    """Records the signals that a notifier sends."""
 
     def __init__(self) -> None:
         self._heard: list[tuple[str, dict[str, Any]]] = []
@@ -206,13 +206,13 @@ class Told:
             self._changed.notify_all()
 
     def payloads(self, name: str) -> list[Any]:
-        """What the signal *name* was about so far."""
+        """The payloads of the events in the signals *name* so far."""
         with self._changed:
             heard = [about for signal, about in self._heard if signal == name]
         return [event.payload for about in heard for event in about["events"]]
 
     def reasons(self, name: str) -> list[str]:
-        """The reasons that the signal *name* gave so far."""
+        """The reasons in the signals *name* so far."""
         with self._changed:
             return [
                 about.get("reason", about.get("error", ""))
@@ -221,7 +221,7 @@ class Told:
             ]
 
     def wait_for(self, name: str, payloads: Iterable[Any]) -> None:
-        """Wait until the signal *name* was about just these."""
+        """Wait until the signals *name* had exactly these payloads."""
         expected = list(payloads)
         with self._changed:
             met = self._changed.wait_for(
@@ -240,7 +240,7 @@ def delivering(
     backlog: Callable[[Ledger], Store] | None = None,
     **changes: Any,
 ) -> Iterator[Delivery]:
-    """A delivery through *broker* that is closed at the end of the block."""
+    """A delivery to *broker*, which is closed at the end of the block."""
     delivery = make_delivery(
         broker,
         told,
@@ -264,7 +264,7 @@ def make_delivery(
     backlog: Callable[[Ledger], Store] | None = None,
     **changes: Any,
 ) -> Delivery:
-    """A delivery through *broker*."""
+    """A delivery to *broker*."""
     ledger, reporter = Ledger(limits(**changes)), ThrottledLog()
     notifier = Notifier(told or Told(), reporter, ledger.defer)
     return Delivery(
@@ -288,7 +288,7 @@ def collect(delivery: Delivery, *payloads: Any, queue: str = "q") -> list[Entry]
 
 @contextmanager
 def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
-    """Run *target* beside the block, and to its end; raise what it raises."""
+    """Run *target* during the block and until it ends; raise what it raises."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -309,7 +309,7 @@ def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
 class Interruption:
     """Raises ``SystemExit`` at the *number*-th line that *modules* run in a block.
 
-    :attr:`struck` tells whether the block came so far.
+    :attr:`struck` tells whether the block reached that line.
     """
 
     def __init__(
@@ -321,7 +321,7 @@ class Interruption:
         self.struck = ""
 
     def __enter__(self) -> Interruption:
-        # Coverage may be tracing, and goes on afterwards.
+        # Coverage may be tracing, and continues afterwards.
         self._traced_by = sys.gettrace()
         sys.settrace(self._trace)
         return self
@@ -352,7 +352,7 @@ def _is_with(frame: FrameType) -> bool:
 def interruptions(
     modules: Iterable[ModuleType], spared: Iterable[str] = ()
 ) -> Iterator[Interruption]:
-    """Interruptions at one line after the other, until one comes too late."""
+    """Interruptions at each line in turn, until the block ends before one."""
     modules = list(modules)
     number = 0
     while True:
@@ -365,7 +365,7 @@ def interruptions(
 
 
 class ManualBroker:
-    """A broker whose every word is the test's."""
+    """A broker that is controlled by the test."""
 
     def __init__(self, state: BrokerState = BrokerState.READY) -> None:
         self.state = state
@@ -394,18 +394,18 @@ class ManualBroker:
         return True
 
     def becomes(self, state: BrokerState, error: str = "") -> None:
-        """Have the broker tell a new state."""
+        """Have the broker report a new state."""
         self.state = state
         self.relay.on_state_change(state, error)
 
     def settle(self, outcome: Outcome = Outcome.CONFIRMED, **more: Any) -> bool:
-        """Have the broker tell the same outcome of all that it has taken."""
+        """Have the broker settle all events that it has taken with the same outcome."""
         with self._changed:
             taken, self.taken = self.taken, []
         return self.relay.settle([Settlement(e, outcome, **more) for e in taken])
 
     def wait_for(self, events: int) -> None:
-        """Wait until the broker has taken so many events."""
+        """Wait until the broker has taken *count* events."""
         with self._changed:
             met = self._changed.wait_for(lambda: len(self.taken) >= events, DEADLINE)
         assert met, f"{letters(self.taken)} were taken, not {events}"

@@ -1,7 +1,7 @@
 """A private RabbitMQ node for tests, which they may stop, kill, freeze and alarm.
 
-Nothing of it is shared with a node of the system: name, ports, folders, Erlang cookie
-and port mapper are its own. It ends with the process that started it.
+It shares nothing with a node of the system: it has its own name, ports, folders, Erlang
+cookie and port mapper. It ends with the process that started it.
 
 The programs are those in `$RABBITMQ_BIN`, else in the folder of the `rabbitmq-server`
 on PATH, else in Debian's /usr/lib/rabbitmq/bin.
@@ -33,13 +33,14 @@ START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
 CALL_TIMEOUT = 30.0
 
-# What Debian puts on PATH only runs the system's node, as the system's user.
+# The program that Debian puts on PATH can only run the system's node, as the system's
+# user.
 DEBIAN_WRAPPER = Path("/usr/sbin/rabbitmq-server")
 DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 
-# Below the ports that systems hand to clients. A client that keeps trying a port of
-# its own range while nobody listens there ends up connected to itself, and the node
-# could not start again.
+# Below the ports that systems assign to clients. A client that keeps trying a port of
+# that range without a listener ends up connected to itself, and the node could not
+# start again.
 PORTS = range(15_000, 30_000)
 
 _KEEPER = Path(__file__).with_name("rabbitmq_keeper.py")
@@ -48,11 +49,11 @@ _T = TypeVar("_T")
 
 
 class RabbitMQError(RuntimeError):
-    """The node did not do what it was told."""
+    """The node did not do what was requested."""
 
 
 class Message(NamedTuple):
-    """What a consumer reads from a queue."""
+    """A message as a consumer receives it."""
 
     properties: pika.BasicProperties
     body: bytes
@@ -66,7 +67,7 @@ class Message(NamedTuple):
 
 
 def find_programs() -> Path | None:
-    """Return the folder of RabbitMQ's programs, or None if there are none."""
+    """Return the folder of RabbitMQ's programs, or None."""
     if folder := os.environ.get("RABBITMQ_BIN"):
         return Path(folder)
     on_path = shutil.which("rabbitmq-server")
@@ -107,7 +108,7 @@ def _end_port_mapper(port: int) -> None:
 
 
 class RabbitMQNode:
-    """A node with folders of its own; `start()` it, and `close()` it in the end."""
+    """A node with its own folders: `start()` it, and `close()` it in the end."""
 
     def __init__(self, programs: Path | None = None) -> None:
         programs = programs or find_programs()
@@ -139,7 +140,7 @@ class RabbitMQNode:
 
     @property
     def log(self) -> str:
-        """What the node has said since its first start."""
+        """The node's log since its first start."""
         return self._log.read_text(errors="replace")
 
     @property
@@ -149,7 +150,7 @@ class RabbitMQNode:
     # Life
 
     def start(self) -> None:
-        """Start the node, with what it had kept; return when it takes connections."""
+        """Start the node, with its earlier data; return when it accepts connections."""
         if self.is_running:
             return
         with self._log.open("ab") as log:
@@ -170,27 +171,27 @@ class RabbitMQNode:
         self._pid = int(self._wait_until_ready().strip('"'))
 
     def stop(self) -> None:
-        """Stop the node in good order."""
+        """Stop the node gracefully."""
         self.thaw()
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """Kill the node at once; what it had written stays for the next `start()`."""
+        """Kill the node; its data stays for the next `start()`."""
         self._end(signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill the node and remove all that it had kept."""
+        """Kill the node and remove its data."""
         if self._pid:
             self.kill()
         elif self._keeper is not None:
-            # It never became ready: the keeper leads a process group of its own.
+            # It never became ready: the keeper leads its own process group.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._keeper.pid, signal.SIGKILL)
             self._keeper.wait(STOP_TIMEOUT)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def restore(self) -> None:
-        """Make the node run as if nobody had used it."""
+        """Restore the node's initial state, and run it."""
         self.thaw()
         self.start()
         self.start_app()
@@ -199,7 +200,7 @@ class RabbitMQNode:
         self.delete_everything()
 
     def freeze(self) -> None:
-        """Stop the node's process where it is: connections stay, nothing answers."""
+        """Suspend the node's process: connections stay open, without a response."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -210,7 +211,8 @@ class RabbitMQNode:
     def ctl(self, *args: str) -> str:
         """Run rabbitmqctl, which takes seconds; `eval` takes milliseconds."""
         if not self.is_running:
-            # It would start a port mapper as a daemon, and leave it behind.
+            # Otherwise it would start a port mapper as a daemon, which would be left
+            # running.
             raise RabbitMQError(f"{self} is not running")
         return _run([str(self.programs / "rabbitmqctl"), *args], self._environment)
 
@@ -227,22 +229,22 @@ class RabbitMQNode:
         return value
 
     def stop_app(self) -> None:
-        """Close the broker and leave its process running; quicker than `stop()`."""
+        """Stop the broker, but not its process; faster than `stop()`."""
         self.eval("rabbit:stop().")
 
     def start_app(self) -> None:
         self.eval("rabbit:start().")
 
     def memory_alarm(self, on: bool) -> None:
-        """Let the node believe that its memory is used up: it blocks publishers."""
+        """Make the node believe that it is out of memory; it then blocks publishers."""
         self.eval(
             f"vm_memory_monitor:set_vm_memory_high_watermark({0 if on else 0.4})."
         )
         self._wait_for(lambda: self._has_memory_alarm() == on, "the memory alarm")
 
     def close_all_connections(self) -> None:
-        """Let the node close each client's connection, with an error code."""
-        # One that ends by itself just now would end the call as well.
+        """Make the node close each client's connection, with an error code."""
+        # A connection that is just ending would also end the call.
         self.eval(
             '[catch rabbit_networking:close_connection(Pid, "closed by a test")'
             " || Pid <- rabbit_networking:connections()]."
@@ -262,7 +264,7 @@ class RabbitMQNode:
 
     @contextlib.contextmanager
     def channel(self) -> Iterator[BlockingChannel]:
-        """A channel on a connection of its own, for what has no helper here."""
+        """A channel on a new connection, for operations without a helper here."""
         connection = pika.BlockingConnection(pika.URLParameters(self.url))
         try:
             yield connection.channel()
@@ -271,10 +273,10 @@ class RabbitMQNode:
                 connection.close()
 
     def declare(self, queue: str, **arguments: str | int | bool) -> str:
-        """Declare a durable queue; `x_max_length=1` stands for `x-max-length`."""
+        """Declare a durable queue; `x_max_length=1` means `x-max-length`."""
         self._declare(queue, **arguments)
-        # The node keeps what it knows of queues in a buffer for a second or two: killed
-        # within that time it would have lost the queue, confirmed messages and all.
+        # The node buffers its metadata of queues for a second or two. If it were killed
+        # within that time, it would lose the queue with all confirmed messages.
         self.eval("catch mnesia:sync_log().")
         return queue
 
@@ -296,7 +298,7 @@ class RabbitMQNode:
         return declared.method.message_count
 
     def publish(self, queue: str, *bodies: bytes) -> None:
-        """Publish persistent messages, each confirmed before the next is sent."""
+        """Publish persistent messages, and wait for each confirm."""
         persistent = pika.BasicProperties(delivery_mode=2)
         with self.channel() as channel:
             channel.confirm_delivery()
@@ -304,7 +306,7 @@ class RabbitMQNode:
                 channel.basic_publish("", queue, body, persistent, mandatory=True)
 
     def get_all(self, queue: str) -> list[Message]:
-        """Take all messages that are ready out of the queue, the oldest first."""
+        """Consume all ready messages of the queue, the oldest first."""
         with self.channel() as channel:
             return list(_take(channel, queue))
 
@@ -318,7 +320,7 @@ class RabbitMQNode:
         return "memory" in self.eval("rabbit_alarm:get_alarms().")
 
     def _wait_until_ready(self) -> str:
-        """Return the node's process id: it answers once it has booted completely."""
+        """Return the node's process id once it has booted completely."""
         return self._wait_for(self._answer_to_process_id, "its start", START_TIMEOUT)
 
     def _answer_to_process_id(self) -> str | None:
@@ -335,7 +337,7 @@ class RabbitMQNode:
     def _wait_for(
         self, ask: Callable[[], _T | None], what: str, timeout: float = CALL_TIMEOUT
     ) -> _T:
-        """Ask until the answer is true; return it."""
+        """Evaluate until the result is true; return it."""
         deadline = time.monotonic() + timeout
         while not (answer := ask()):
             if time.monotonic() > deadline:
@@ -344,7 +346,7 @@ class RabbitMQNode:
         return answer
 
     def _end(self, number: signal.Signals) -> None:
-        """Send the node a signal that ends it; the keeper ends after it."""
+        """End the node by a signal; then the keeper ends."""
         if self._keeper is None:
             return
         self._signal(number)
@@ -358,7 +360,7 @@ class RabbitMQNode:
             self._pid = 0
 
     def _signal(self, number: signal.Signals) -> None:
-        # An id of 0 would mean our own process group.
+        # An id of 0 would mean this process group.
         if self.is_running and self._pid:
             os.kill(self._pid, number)
 
@@ -372,7 +374,7 @@ def _take(channel: BlockingChannel, queue: str) -> Iterator[Message]:
 
 
 def free_ports(number: int) -> list[int]:
-    """Return ports that nobody listens on, different ones to two test runs."""
+    """Return unused ports; two test runs get different ones."""
     candidates = random.sample(_own_ports(), k=200)
     return list(itertools.islice(filter(_is_free, candidates), number))
 
@@ -381,7 +383,7 @@ def _own_ports() -> range:
     """The ports of this worker of pytest-xdist: two must not choose the same one."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
-    # A worker that replaces one that has crashed has a number beyond the count.
+    # A worker that replaces a crashed one has a higher number than the count.
     return PORTS[int(worker) % int(workers) :: int(workers)]
 
 
@@ -396,7 +398,7 @@ def _is_free(port: int) -> bool:
 
 
 def _clean_environment() -> dict[str, str]:
-    """The environment without what would lead the programs to the system's node."""
+    """The environment without variables that refer to the system's node."""
     private = ("RABBITMQ_", "ERL_")
     kept = {k: v for k, v in unmeasured().items() if not k.startswith(private)}
     return kept | {
@@ -421,9 +423,10 @@ def _environment(folder: Path, distribution: int, epmd: int) -> dict[str, str]:
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
         "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-        # The script becomes the node instead of waiting for it: one process to end.
+        # The script becomes the node instead of waiting for it, so there is one process
+        # to end.
         "RABBITMQ_ALLOW_INPUT": "1",
-        # Bound to cores, the schedulers of two nodes would share the first ones.
+        # If bound to cores, the schedulers of two nodes would share the first ones.
         "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
             f'-noinput +S 2:2 -eval file:script("{control}")'
@@ -462,14 +465,14 @@ listeners.tcp.1 = 127.0.0.1:%d
 disk_free_limit.absolute = 1MB
 """
 
-# Erlang asks the name server for names; with no server it waits seconds for each.
+# Erlang resolves names by the name server; without one, each takes seconds.
 _INETRC = """
 {lookup, [file]}.
 {host, {127,0,0,1}, ["localhost", "%s"]}.
 """
 
-# Runs in the node after its boot: one expression a connection, answered with a line
-# that says "ok" or what went wrong, and the value.
+# Runs in the node after its boot. It takes one expression per connection, and responds
+# with a line "ok" or the error, then the value.
 _CONTROL = """
 Read = fun Read(Socket, Read_) ->
     case gen_tcp:recv(Socket, 0, 5000) of

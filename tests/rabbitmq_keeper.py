@@ -1,6 +1,6 @@
 """Runs a RabbitMQ node that ends with the test run, however the test run ends.
 
-Started by `tests.rabbitmq` as a program of its own, in a session of its own:
+Started by `tests.rabbitmq` as a separate program, in a new session:
 
     python rabbitmq_keeper.py FOLDER PARENT PROGRAM
 """
@@ -17,10 +17,12 @@ POLL = 0.05
 
 
 def main(folder: str, parent: int, program: str) -> None:
-    # Our own epmd, in the foreground: Erlang would start a daemon and leave it behind.
+    # A private epmd in the foreground: Erlang would start a daemon, which would be left
+    # running.
     epmd = _start("epmd") if shutil.which("epmd") else None
     server = _start(program)
-    # The parent's id, not a pipe to it: a pipe stays open in what the tests fork.
+    # The parent's id, not a pipe, which would stay open in processes that the tests
+    # fork.
     while server.poll() is None and os.getppid() == parent:
         time.sleep(POLL)
     for process in filter(None, (server, epmd)):
@@ -28,7 +30,7 @@ def main(folder: str, parent: int, program: str) -> None:
         process.wait()
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)
-    # The node's helpers end with it; this is for one that does not, and ends us too.
+    # The node's helpers end with it. This ends those that don't, and this process.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(0, signal.SIGKILL)
 

@@ -1,4 +1,4 @@
-"""An app context tells of what it leaves unpublished in its thread's collector."""
+"""An app context warns of events left unpublished in its thread's collector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shop() -> Iterator[Shop]:
 
 @pytest.fixture
 def publishing_shop() -> Iterator[Shop]:
-    """Publishes what an app context leaves."""
+    """A shop that publishes the events left by an app context."""
     with open_shop(AT_CONTEXT_END="publish") as shop:
         yield shop
 
@@ -230,7 +230,7 @@ def test_keep_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
 
 
 class Double:
-    """A collector that notes what it is asked for."""
+    """A collector that records its calls."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source."""
+"""The rules for imports, checked in the source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PACKAGE = "flask_eventcollector"
 ROOT = Path(flask_eventcollector.__file__).parent
 
 #: From the outside to the inside. A module imports only from its own room and from
-#: those further inside.
+#: rooms further inside.
 ROOMS = [
     {"__init__", "pytest_plugin"},
     {"testing"},
@@ -39,7 +39,7 @@ ROOMS = [
 ]
 UNITS = {unit for room in ROOMS for unit in room}
 
-#: Who may import what is not ours; nobody else may.
+#: Which modules may import each foreign package.
 FOREIGN = {
     "blinker": {"delivery.notifier", "dispatch", "signals", "testing"},
     "click": {"cli"},
@@ -57,23 +57,23 @@ FOREIGN = {
     "pytest": {"pytest_plugin", "testing"},
 }
 
-#: Who looks outwards all the same: at a type, or only when it is called.
+#: The permitted imports outwards: of a type, or in a function.
 OUTWARDS = {
     ("extension", "testing", "call"),
     ("extension", "testing", "type"),
 }
 
-#: Who names a type of what is not ours, and does not load it.
+#: The permitted foreign types that are not loaded.
 FOREIGN_TYPES = {("config.settings", "flask")}
 
 
 class Import(NamedTuple):
-    """One import: of what, and what it takes place for."""
+    """One import, with its purpose."""
 
     name: str
-    #: The names that it takes out of that.
+    #: The name that it imports from there.
     taken: str
-    #: ``load``: of the module; ``call``: of a function; ``type``: the type checker's.
+    #: ``load``: at import; ``call``: in a function; ``type``: for type checkers.
     when: str
 
     @property
@@ -150,13 +150,13 @@ def unit_of(module: str) -> str:
 
 
 def ours(module: str, *when: str) -> set[str]:
-    """Which of our other rooms *module* imports from."""
+    """The other rooms of the package from which *module* imports."""
     found = {unit_of(name) for name in our_modules(module, *when)}
     return found - {unit_of(module)}
 
 
 def our_modules(module: str, *when: str) -> set[str]:
-    """Which of our modules *module* imports."""
+    """The modules of the package that *module* imports."""
     return {
         i.name.removeprefix(f"{PACKAGE}.") if "." in i.name else "__init__"
         for i in IMPORTS[module]
@@ -205,7 +205,7 @@ def test_types_and_deferred_imports_point_inwards_with_few_exceptions(
 
 def test_no_module_is_in_a_circle() -> None:
     graph = {m: our_modules(m, "load", "type") - {m} for m in MODULES}
-    graph["__init__"] = set()  # It imports what is asked of it, and nothing else.
+    graph["__init__"] = set()  # It imports only the requested names.
     tuple(TopologicalSorter(graph).static_order())
 
 
@@ -249,7 +249,7 @@ def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.M | re.S)
     assert dependencies is not None
     required = {name.lower() for name in re.findall(r'"([\w-]+)', dependencies[1])}
-    # Only those use the test kit who have pytest.
+    # The test kit requires pytest to be installed.
     assert required == FOREIGN.keys() - {"pytest"}
 
 

@@ -1,4 +1,4 @@
-"""The delays before the next try."""
+"""The delays before the next retry."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""The counts that must balance, also after a step was cut short."""
+"""The counts that must balance, even after an interrupted step."""
 
 from datetime import datetime, timedelta, timezone
 

@@ -1,4 +1,4 @@
-"""The broker's state, and for how long it was ready."""
+"""The broker's state and its uptime."""
 
 import pytest
 

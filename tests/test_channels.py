@@ -1,4 +1,4 @@
-"""One channel to RabbitMQ, in the turns that are too short for a real one."""
+"""One channel to RabbitMQ, in situations too brief for a real one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOO_LARGE = "PRECONDITION_FAILED - message size 9 is larger than configured max 
 
 
 class Channel:
-    """What pika calls a channel, with the answers up to the test."""
+    """A stub of pika's channel; the test controls the responses."""
 
     def __init__(self) -> None:
         self.is_open = True
@@ -47,7 +47,7 @@ class Channel:
 
 
 class Stage:
-    """A channel of ours on a channel of the test's."""
+    """An ExchangeChannel on a stub channel."""
 
     def __init__(self, exchange: str = "") -> None:
         self.pikas = Channel()
@@ -69,7 +69,7 @@ class Stage:
         return self.pikas
 
     def open(self) -> None:
-        """Have the channel open, and go on until it waits for the confirms' answer."""
+        """Open the channel, up to the wait for the response to confirm.select."""
         self._opened(self.pikas)
         if "found" in self.pikas.calls:
             self.pikas.calls["found"](None)
@@ -105,7 +105,7 @@ def stage() -> Stage:
 
 
 def ready_with(stage: Stage, number: int) -> list[Entry]:
-    """A channel that has sent so many events."""
+    """A channel that has sent *count* events."""
     stage.become_ready()
     sent = entries(number)
     for entry in sent:

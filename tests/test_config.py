@@ -1,4 +1,4 @@
-"""Configuration: what ``app.config`` may hold, and what it gets for the rest."""
+"""The values in ``app.config``, and the defaults."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from flask_eventcollector.errors import ConfigurationError
 
 SECRET = "hunter2"
 
-# No deadline: a busy machine is no failure.
+# No deadline, since a busy machine is not a failure.
 quick = settings(deadline=None, max_examples=100)
 KEY = "EVENTCOLLECTOR_BROKER_URL"
 
@@ -730,7 +730,7 @@ def test_what_is_no_url_is_refused(value: Any, part: str) -> None:
     assert refusal(BROKER_URL=value).startswith(f"{KEY} {part}")
 
 
-# Characters that mean something in a URL, and a few that don't.
+# Characters with a meaning in a URL, and a few without.
 odd = st.text("@:/?#[];,%& =\n\x00ü" + "ax1", max_size=6)
 endings = st.sampled_from(
     [

@@ -1,4 +1,4 @@
-"""The way of a batch: to the broker, else into the backlog."""
+"""The path of a batch: to the broker, or into the backlog."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def flusher(name: str = "test") -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == name]
 
 
-# The two ends of its life
+# Start and end
 
 
 def test_no_thread_and_no_connection_begins_before_the_first_event(
@@ -84,7 +84,7 @@ def test_its_thread_ends_with_it() -> None:
 
 
 class SlowBroker(ManualBroker):
-    """Starts so slowly that another thread would start it as well."""
+    """A broker that starts so slowly that another thread would start it, too."""
 
     def start(self, callbacks: BrokerCallbacks) -> None:
         super().start(callbacks)
@@ -299,7 +299,7 @@ def test_what_waits_is_sent_when_the_broker_is_back(
     broker.wait_for(1)
 
 
-# What people call
+# Called by the application
 
 
 def test_a_flush_tries_what_was_refused_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Encoding: what becomes of a payload, its names and its headers."""
+"""The encoding of payloads, names and headers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ UTC = timezone.utc
 SECRET = "hunter2"
 JSON_TYPE = "application/json"
 
-# No deadline: a busy machine is no failure.
+# No deadline, since a busy machine is not a failure.
 quick = settings(deadline=None, max_examples=100)
 
 
@@ -260,7 +260,7 @@ def endless() -> list[Any]:
 
 
 def type_id(value: Any) -> str:
-    # pytest's own would print an int that has too many digits.
+    # pytest's own ids would print an int with too many digits.
     return type(value).__name__
 
 
@@ -403,7 +403,7 @@ def test_an_exception_from_elsewhere_goes_on_as_itself(
 ) -> None:
     """A signal handler raises while the encoder runs, or while its error is explained.
 
-    The second one strikes in the conversion that the explanation repeats.
+    The second one raises in the conversion that the explanation repeats.
     """
 
     class TimeLimit(Exception):
@@ -479,7 +479,7 @@ def test_a_type_that_flasks_provider_does_not_know_is_refused() -> None:
 
 
 class Dumper(JSONProvider):
-    """A provider like those over orjson: it has ``dumps`` and no ``default``."""
+    """A provider like those for orjson, with ``dumps`` but without ``default``."""
 
     def dumps(self, obj: Any, **_: Any) -> str:
         return json.dumps(obj, default=lambda _: ["known"])
@@ -532,7 +532,7 @@ def received_headers(event: Event) -> Any:
 
 
 def aware(value: Any) -> Any:
-    """With a time zone, which pika 1.3 leaves out."""
+    """With a time zone, which pika 1.3 omits."""
     if isinstance(value, dict):
         return {key: aware(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -766,7 +766,7 @@ def test_what_a_browser_sends_is_no_failure_if_text_is_replaced(
             shop.events.enqueue_event(flask.request.get_json(), "q")
             return "placed"
 
-        # What JSON.stringify makes of half an emoji.
+        # The result of JSON.stringify for half an emoji.
         body = '{"name": "cut off \\ud83d"}'
         answer = shop.test_client().post("/", data=body, content_type=JSON_TYPE)
 

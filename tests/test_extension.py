@@ -1,4 +1,4 @@
-"""The extension: apps, the errors that teach, limits, and what looks after events."""
+"""The extension: apps, helpful errors, limits, and managing events."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def add_view(shop: Shop) -> None:
 
 
 def sent(shop: Shop) -> list[Any]:
-    """What the broker of one app among several has taken."""
+    """The payloads confirmed by the broker of one of several apps."""
     with shop.app_context():
         return shop.sent()
 
@@ -417,7 +417,7 @@ def test_while_debugging_the_embedded_broker_is_used(events: EventCollector) -> 
     assert events.publish() == PublishResult(confirmed=1)
 
 
-# uWSGI, of which older versions run no threads by themselves.
+# uWSGI, whose older versions run no threads by default.
 
 
 def test_uwsgi_without_threads_is_refused_with_the_cure(
@@ -440,7 +440,7 @@ def test_uwsgi_with_threads_is_fine_whatever_turned_them_on(
     assert shop.events.publish().complete
 
 
-# What enqueue_event refuses.
+# Arguments that enqueue_event rejects.
 
 
 def test_a_payload_that_json_cannot_hold_leaves_the_collector_as_it_was(
@@ -870,7 +870,7 @@ def kill(shop: Shop, *payloads: Any) -> list[str]:
 
 @pytest.fixture
 def strict_shop() -> Iterator[Shop]:
-    """Gives up on an event that is refused for the first time."""
+    """A shop that dead-letters an event at its first refusal."""
     with open_shop(DEAD_AFTER=0) as shop:
         yield shop
 

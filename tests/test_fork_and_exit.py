@@ -1,4 +1,4 @@
-"""Processes: a forked child starts empty, and the end of a process loses no count."""
+"""Processes: a forked child starts empty, and at exit every event is accounted for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.helpers import (
 
 ROOT = Path(__file__).parents[1]
 
-# Newer Pythons warn of each fork beside threads; that it goes well is the point here.
+# Newer Pythons warn about forks while threads run. These tests show that it works.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 
@@ -299,7 +299,7 @@ def test_threads_that_start_at_once_in_a_child_share_its_delivery(shop: Shop) ->
 
 
 def test_a_childs_thread_is_not_taken_for_a_thread_of_its_parent(shop: Shop) -> None:
-    # The system gives new threads the identifiers of threads that are gone.
+    # The system reuses the identifiers of threads that have ended.
     shop.enqueue("parent")
 
     def work() -> list[int]:
@@ -323,7 +323,7 @@ def test_a_process_id_really_comes_back(tmp_path: Path) -> None:
 
 
 def unshared(command: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run *command* in a namespace of process ids of its own."""
+    """Run *command* in a new namespace of process ids."""
     return subprocess.run(
         ["unshare", "--user", "--map-root-user", "--pid", "--kill-child", *command],
         env=unmeasured() | {"PYTHONPATH": str(ROOT)},
@@ -421,9 +421,9 @@ def test_close_in_a_child_leaves_the_parent_open(shop: Shop) -> None:
 def run_script(
     tmp_path: Path, body: str, *, measured: bool = True
 ) -> subprocess.CompletedProcess[str]:
-    """Run *body* after a prologue, in a process of its own.
+    """Run *body* after a prologue, in a new process.
 
-    The last line of its output says how many seconds it took to end.
+    The last line of its output is the number of seconds that it took to end.
     """
     script = tmp_path / "script.py"
     script.write_text(PROLOGUE + dedent(body) + "ended = time.monotonic()\n")
@@ -695,7 +695,7 @@ def test_a_child_that_ends_tells_of_its_own_events_only(tmp_path: Path) -> None:
     assert "for q" not in done.stderr
 
 
-# An app that is thrown away.
+# An app that is garbage-collected.
 
 
 def threads_of(name: str) -> list[threading.Thread]:
@@ -712,7 +712,7 @@ def use_and_throw_away(use: Callable[[Shop], None], name: str) -> weakref.ref[Sh
         gc.collect()
         return reference() is None
 
-    # Its thread may just be in the middle of a round.
+    # Its thread may be in the middle of a run.
     wait_until(is_gone, "the app is collected")
     return reference
 

@@ -1,4 +1,4 @@
-"""One target's waiting events, and the patience shown to that target."""
+"""One target's waiting events, with its backoff."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NEVER = None
 
 
 class Road:
-    """A lane with a clock, whose events are named by letters."""
+    """A lane with a clock; events are named by letters."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -249,7 +249,7 @@ def test_it_knows_whether_others_were_taken_meanwhile(road: Road) -> None:
 
 
 def aside(road: Road, letter: str, seconds: float) -> None:
-    """Let an event wait aside for so long."""
+    """Delay an event for some seconds."""
     entry = road.entries[letter] = Entry(make_event(letter))
     entry.sequence, entry.state = ord(letter), State.RETAINED
     road.lane.add_delayed(entry, road.clock.now + seconds)

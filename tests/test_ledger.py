@@ -1,4 +1,4 @@
-"""Each event's state, changed in one place, and what follows from it."""
+"""The state of each event, and what follows from it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ OVERFLOWS: dict[str, dict[str, Any]] = {
     "reject": {"reject": True},
 }
 
-#: Names of events that only fill a limit.
+#: Names of events whose only purpose is to reach a limit.
 MANY = string.ascii_uppercase
 
 
@@ -112,7 +112,7 @@ def test_a_second_hand_over_of_the_same_events_does_nothing(desk: Desk) -> None:
     assert desk.take() == ""
 
 
-# Sending, and what becomes of it
+# Sending, and outcomes
 
 
 def test_what_is_taken_is_in_flight(desk: Desk) -> None:
@@ -301,7 +301,7 @@ def test_the_same_queue_of_another_exchange_is_another_target(desk: Desk) -> Non
     assert desk.take() == "b"
 
 
-# Patience with a target
+# Backoff per target
 
 
 def test_a_refused_target_is_left_alone_for_a_while(desk: Desk) -> None:
@@ -1208,14 +1208,14 @@ def confirm_all_left(held: Ledger, taken: list[Entry]) -> None:
         held.settle([Settlement(entry, Outcome.CONFIRMED) for entry in given])
 
 
-# A step that is cut short
+# An interrupted step
 
 
 def busy_desk(**changes: Any) -> Desk:
-    """A desk with events in each living state.
+    """A desk with events in every live state.
 
-    Collected are A and B, retained C, D and the refused G, in flight E, F and, for
-    another target, I; H is dead.
+    A and B are collected. C, D and G are retained; G was refused. E and F are in
+    flight, and so is I, for another target. H is dead.
     """
     desk = Desk(dead_after=1000, **changes)
     desk.hand_over("EFGH")
@@ -1282,12 +1282,12 @@ def test_an_overflow_that_is_cut_short_leaves_the_books_balanced(overflow: str) 
         assert_sound(desk, interruption.struck)
 
 
-#: What mends is not itself cut short: these are the few lines that nothing mends.
+#: The repair itself is not interrupted: these few lines are not repaired.
 WRAPPERS = ("locked", "_mend", "mend", "_balance")
 
 
 def assert_sound(desk: Desk, where: str) -> None:
-    """The books are right, and all that waits can be sent, once each and in order."""
+    """The books are correct, and each waiting event can be sent once, in order."""
     counted = desk.books()
     for state in (State.COLLECTED, State.RETAINED, State.IN_FLIGHT, State.DEAD):
         known = desk.in_state(state).replace("Z", "")

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the ledger keeps its promises."""
+"""The ledger keeps its promises for any sequence of calls."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ MAX_IN_FLIGHT = 4
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Collectors, callers and a broker, in any order that they may come in."""
+    """Collectors, callers and a broker, in any order."""
 
-    #: Whether a backlog on disk is to keep what is not confirmed.
+    #: Whether there is a backlog on disk.
     durable = False
 
     collectors: Bundle[list[Entry]] = Bundle("collectors")
@@ -221,10 +221,10 @@ class LedgerMachine(RuleBasedStateMachine):
         ]
         self.ledger.settle(words)
         self.hand = [entry for entry in self.hand if entry not in entries]
-        # A second word on the same event is ignored.
+        # A second settlement of the same event is ignored.
         self.ledger.settle(words)
 
-    # Time, and people
+    # Time, and the application
 
     @rule(seconds=st.sampled_from([0.001, 10.0, 31.0]))
     def advance(self, seconds: float) -> None:
@@ -262,7 +262,7 @@ class LedgerMachine(RuleBasedStateMachine):
         ids = [*self.all, "unknown"]
         return data.draw(st.lists(st.sampled_from(ids), max_size=3))
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def all_is_well(self) -> None:
@@ -299,7 +299,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def went_alone(self) -> bool:
         larger = [e for e in self.hand if e.event.size > MAX_IN_FLIGHT_BYTES]
         others = [e for e in self.hand if e not in larger]
-        # Small ones were on their way before: never when a large one is sent.
+        # Small ones were in flight before: never when a large one is sent.
         return len(larger) == 1 and all(e.event.size == 0 for e in others)
 
     def each_last_word_is_told_once(self) -> None:
@@ -327,10 +327,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def count(self, *states: State) -> int:
         return sum(entry.state in states for entry in self.all.values())
 
-    # How it ends
+    # The end
 
     def teardown(self) -> None:
-        """With a broker that takes everything, all that waits is confirmed."""
+        """With a broker that accepts everything, all waiting events are confirmed."""
         if not hasattr(self, "ledger"):
             return
         self.lose_connection()
@@ -344,7 +344,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.settle(list(self.hand), Outcome.CONFIRMED)
         assert self.count(State.RETAINED, State.IN_FLIGHT) == 0
         self.the_books_balance()
-        # Lanes that became empty otherwise are forgotten by the next turn.
+        # Lanes that became empty in another way are removed by the next step.
         self.take(MAX_EVENTS)
         assert self.ledger._lanes == {}
 
@@ -352,7 +352,7 @@ class LedgerMachine(RuleBasedStateMachine):
 def assert_goes_in_order(
     entry: Entry, hand: list[Entry], known: dict[str, Entry], refused: set[str]
 ) -> None:
-    """No event of the same target that was never refused is overtaken."""
+    """No event is overtaken by another for the same target, unless it was refused."""
     if entry.event.id in refused:
         return
     for other in known.values():

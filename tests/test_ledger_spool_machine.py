@@ -1,4 +1,4 @@
-"""With a backlog on disk, too: what the disk holds is what the ledger says."""
+"""With a backlog on disk, the disk agrees with the ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.test_ledger_machine import (
 
 #: More than the ledger ever holds.
 ALL = 10 * MAX_EVENTS
-#: Seconds before the hand-over: of all that is not on disk, nothing is too young.
+#: Negative, so that no event that is not on disk is too young.
 AT_ONCE = -1.0
 
 
@@ -34,18 +34,18 @@ class File:
 
     def __init__(self) -> None:
         self.rows: dict[int, Entry] = {}
-        #: The numbers of those that are dead on disk.
+        #: The numbers of rows that are dead on disk.
         self.dead: set[int] = set()
 
     def write(self, entry: Entry, number: int) -> None:
-        """Write the row of *entry*, dead or alive as it is now."""
+        """Write the row of *entry* in its current state."""
         self.erase(number)
         self.rows[number] = entry
         if entry.state is State.DEAD:
             self.dead.add(number)
 
     def erase(self, number: int) -> None:
-        """Erase a row, if it is there."""
+        """Erase a row if it exists."""
         self.rows.pop(number, None)
         self.dead.discard(number)
 
@@ -71,27 +71,27 @@ class Transaction:
         self.is_committed = True
 
     def fail(self, error: Exception) -> None:
-        """The file could not be written."""
+        """The write has failed."""
         if not self.writing.__exit__(type(error), error, None):
             raise error
 
 
 class SpoolingLedgerMachine(LedgerMachine):
-    """The same as above, beside a spool with files that a list stands for.
+    """The same machine with a spool, whose files are lists.
 
-    A file is written by one thread, so the steps of that come one after the other.
-    Whatever the broker and people do may come between any two of them.
+    A file is written by one thread, so its steps follow each other. Calls by the broker
+    and the application may come between any two of them.
     """
 
     durable = True
 
     def __init__(self) -> None:
         super().__init__()
-        #: All that was ever handed over or adopted, in order, and when it was.
+        #: All events ever handed over or adopted, in order, with their times.
         self.order: dict[Entry, float] = {}
         self.adopted = 0
         self.unadopted = 0
-        #: What the ledger was told is on disk.
+        #: What was reported to the ledger as being on disk.
         self.safe: set[Entry] = set()
         self.own = File()
         self.orphans: list[File] = []
@@ -106,16 +106,16 @@ class SpoolingLedgerMachine(LedgerMachine):
         self.collect(first, queue, 1, 1)
         self.collect(second, queue, 1, 1)
         self.hand_over(second)
-        # The order is noted with each hand-over.
+        # The order is recorded at each hand-over.
         self.note_the_order()
         self.hand_over(first)
 
-    # The spool writes: it asks the ledger, commits, and says so.
+    # A write: the spool asks the ledger, commits, and reports back.
 
     @precondition(lambda self: self.transaction is None)
     @rule(data=st.data(), seconds=st.sampled_from([AT_ONCE, 0.25, 10.0]))
     def begin_to_write(self, data: st.DataObject, seconds: float) -> None:
-        # What callers wait for may have ended since, or be on disk already.
+        # The events that callers wait for may be final or on disk by now.
         known = list(self.order)
         wanted = data.draw(st.lists(st.sampled_from(known))) if known else []
         self.write(wanted, seconds)
@@ -136,7 +136,7 @@ class SpoolingLedgerMachine(LedgerMachine):
         return self.transaction
 
     def oldest(self, seconds: float, limit: int) -> list[Entry]:
-        """What is not on disk, *seconds* after it was handed over."""
+        """The events not on disk *seconds* after their hand-over."""
         return self.ledger._disk_index.oldest(self.clock.now - seconds, limit)
 
     @precondition(lambda self: self.transaction is None and self.orphans)
@@ -166,7 +166,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     @precondition(lambda self: self.transaction and not self.transaction.is_committed)
     @rule(damaged=st.booleans())
     def fail_to_write(self, damaged: bool) -> None:
-        """The disk is full, or the file turns out to be damaged."""
+        """The disk is full, or the file is damaged."""
         assert self.transaction is not None
         file = self.transaction.file
         with pytest.raises(OSError, match="full"):
@@ -193,7 +193,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     def adopt(
         self, data: st.DataObject, queue: str, dead: list[bool], whole: bool
     ) -> None:
-        """A page of a file comes in; of one that is damaged, it is only copied."""
+        """A page of a file is adopted; from a damaged file, it is only copied."""
         events, size = self.ledger.free()
         new = [make_event(queue=queue) for _ in dead[:events]]
         if sum(event.size for event in new) > size:
@@ -242,7 +242,7 @@ class SpoolingLedgerMachine(LedgerMachine):
             self.orphans.remove(file)
 
     def note_unread(self, data: st.DataObject) -> dict[Target | None, int]:
-        """What is still to be read of other files."""
+        """The unread rows of other files."""
         queue, count = data.draw(QUEUES), data.draw(st.integers(0, 2))
         self.unadopted = count + 1 if count else 0
         return {Target("", queue): count, None: 1} if count else {}
@@ -251,7 +251,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     def read_nothing(self, data: st.DataObject) -> None:
         assert self.ledger.adopt([], self.note_unread(data)) == []
 
-    # What always holds
+    # Invariants
 
     @rule(seconds=st.sampled_from([0.0, 0.001, 10.0]), limit=st.integers(0, 4))
     def overdue(self, seconds: float, limit: int) -> None:
@@ -326,18 +326,18 @@ class SpoolingLedgerMachine(LedgerMachine):
         return [self.own, *self.orphans]
 
     def outdated_in(self, file: File) -> list[Entry]:
-        """The entries whose rows in *file* are to follow; they stay where they are."""
+        """The entries whose rows in *file* must be updated; nothing is removed."""
         return list(self.ledger._disk_index._outdated.get(file, []))
 
     def unstored(self) -> list[Entry]:
-        """What is not on disk and should be, in order."""
+        """The events that should be on disk but are not, in order."""
         kept = set(self.handed_over()) - self.safe
         return [entry for entry in self.order if entry in kept]
 
-    # How it ends
+    # The end
 
     def teardown(self) -> None:
-        """When all is delivered, what is left on disk is dead."""
+        """When everything is delivered, only dead events are left on disk."""
         super().teardown()
         if not hasattr(self, "ledger"):
             return

@@ -66,7 +66,7 @@ class Log:
         queue: str = "q",
         events: int = 1,
     ) -> list[str]:
-        """The lines about so many events."""
+        """The lines about *number* events."""
         self.throttled.notices(
             [
                 Notice(
@@ -314,7 +314,7 @@ def test_what_is_lost_is_an_error_and_what_is_kept_a_warning(log: Log) -> None:
     [
         (NoticeKind.PUBLISHED, "", None),
         (NoticeKind.DISCARDED, "the response was 500", None),
-        # The lines about the broker tell these.
+        # The lines about the broker report these.
         (NoticeKind.FAILED, "it was lost", Outcome.UNKNOWN),
         (NoticeKind.FAILED, "the broker is down", None),
     ],

@@ -1,4 +1,4 @@
-"""What is special about the broker inside the process."""
+"""Features of the broker inside the process."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_it_can_be_down_before_its_first_event(broker: MemoryBroker) -> None:
 
 
 MODULES = [ledger, lanes, books_module, broker_module, delivery_module, memory]
-#: What mends is not itself cut short.
+#: The repair itself is not interrupted.
 SPARED = ["locked", "_mend", "mend", "_balance"]
 
 

@@ -1,4 +1,4 @@
-"""Where no thread can be started, events wait, and are counted; nothing is raised."""
+"""If no thread can be started, events wait and are counted; nothing is raised."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE = f"No thread could be started: {OUT_OF_THREADS}. Events wait until one can
 
 @contextmanager
 def no_thread_for(*names: str) -> Iterator[None]:
-    """Let threads with such beginnings of their names fail to start."""
+    """Make threads fail to start whose names have these prefixes."""
     start = threading.Thread.start
 
     def fail(thread: threading.Thread) -> None:

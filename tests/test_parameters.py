@@ -1,4 +1,4 @@
-"""What pika is told of a URL: addresses with their zones, and the URL's parameters."""
+"""pika's parameters for a URL: addresses with their zones, and the URL's parameters."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_urls_own_heartbeat_is_the_connections() -> None:
 
 
 def in_own_network(body: str) -> Any:
-    """Run *body* where only a loopback interface is; returns the JSON it prints."""
+    """Run *body* with only a loopback interface; returns the JSON that it prints."""
     setup = "ip link set lo up && ip address add fe80::1/64 dev lo nodad"
     command = f"{setup} && exec {sys.executable} -c '{dedent(body)}'"
     done = subprocess.run(

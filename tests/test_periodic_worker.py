@@ -1,4 +1,4 @@
-"""A daemon thread that does, in rounds, what no caller waits for."""
+"""A daemon thread that runs background work periodically."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.helpers import DEADLINE
 
 
 class Work:
-    """Counts the rounds; each may do something of the test's."""
+    """Counts the runs; each may call back the test."""
 
     def __init__(self, act: Callable[[], float] = lambda: TICK) -> None:
         self._act = act
@@ -52,7 +52,7 @@ def never() -> float:
 
 @pytest.fixture
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no round come by itself in the time of a test."""
+    """Prevent unrequested runs during a test."""
     monkeypatch.setattr(
         "flask_eventcollector.delivery.periodic_worker.TICK", 10 * DEADLINE
     )

@@ -1,4 +1,4 @@
-"""Whatever happens to a whole process, and to those after it, no event is lost."""
+"""No event is lost for any sequence of events in a process and its successors."""
 
 from __future__ import annotations
 
@@ -35,24 +35,24 @@ from flask_eventcollector.events import BrokerState, Event, Outcome, Stats
 from tests.helpers import DEADLINE, SIGNALS, Shop, in_child, wait_until
 from tests.parts import thread
 
-# Newer Pythons warn of each fork beside threads; that it goes well is the point here.
+# Newer Pythons warn about forks while threads run. These tests show that it works.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
 
 QUEUES = st.sampled_from(["a", "b", "c"])
-# Of what there is, those at these places. Threads may differ in how much that is, and
-# Hypothesis wants the same draws in the same order.
+# The items at these positions. Threads may vary the number of items, but Hypothesis
+# needs the same draws in the same order.
 PLACES = st.lists(st.integers(0, 5), unique=True, min_size=1)
 STATES = st.sampled_from([BrokerState.READY, BrokerState.BLOCKED, BrokerState.DOWN])
 REFUSALS = st.sampled_from([Outcome.NACKED, Outcome.RETURNED])
 UNITS = st.integers(0, 2)
 MAX_EVENTS = 16
-#: A process that ends at once has not much to lose.
+#: A process that ends immediately has few events to lose.
 FEWEST_STEPS = 10
 MAX_IN_FLIGHT = 4
-#: Seconds for what is not to wait for a broker that says nothing.
+#: Seconds for calls that must not wait for a silent broker.
 SOON = 0.02
-#: Seconds that a flush or a close may take longer than it was told: two looks at the
-#: disk, three threads to end, and a busy machine.
+#: Seconds by which a flush or a close may exceed its timeout: two disk accesses, three
+#: threads to stop, and a busy machine.
 GRACE = 5.0
 LAST_WORDS = {
     "events_published": "confirmed",
@@ -61,17 +61,17 @@ LAST_WORDS = {
 }
 OPTIONS = {
     "TESTING_BROKER": True,
-    "BROKER_URL": "amqp://127.0.0.1:1/",  # Nobody connects to it.
+    "BROKER_URL": "amqp://127.0.0.1:1/",  # No connection is made to it.
     "MAX_EVENTS": MAX_EVENTS,
     "MAX_IN_FLIGHT": MAX_IN_FLIGHT,
-    # Nothing is tried again before it is asked for.
+    # Nothing is retried before it is requested.
     "RETRY_DELAY": 1e9,
     "RETRY_MAX_DELAY": 1e9,
 }
 
 
 class ModelBroker:
-    """A broker whose every word is a step of the machine.
+    """A broker that is controlled by the machine's steps.
 
     The library's threads only wake it. It takes nothing unless it was woken.
     """
@@ -80,12 +80,12 @@ class ModelBroker:
         self._history = history
         self.state = BrokerState.READY
         self.hand: list[Entry] = []
-        #: Whether it settles what is on its way when it is closed.
+        #: Whether it settles events in flight when it is closed.
         self.ends_well = True
         self._woken = threading.Event()
         self._callbacks: BrokerCallbacks | None = None
 
-    # What the library calls.
+    # Called by the library.
 
     def start(self, callbacks: BrokerCallbacks) -> None:
         if self._callbacks is None:
@@ -96,7 +96,7 @@ class ModelBroker:
         self._woken.set()
 
     def reconnect_now(self) -> None:
-        """Only the machine lets it be ready."""
+        """Only the machine makes it ready."""
 
     def close(self, timeout: float) -> bool:
         self.state = BrokerState.CLOSED
@@ -104,15 +104,15 @@ class ModelBroker:
             self.settle(self.hand, Outcome.UNKNOWN)
         return True
 
-    # What the machine lets it do.
+    # Called by the machine.
 
     @property
     def can_take(self) -> bool:
-        """Whether somebody has said that there is something to take."""
+        """Whether it was woken to take events."""
         return self.state is BrokerState.READY and self._woken.is_set()
 
     def becomes(self, state: BrokerState) -> None:
-        """Tell a new state; what was on its way is lost with the connection."""
+        """Report a new state; events in flight are lost with the connection."""
         if state is BrokerState.DOWN:
             self.settle(self.hand, Outcome.UNKNOWN)
         self.state = state
@@ -122,7 +122,7 @@ class ModelBroker:
             self.wake()
 
     def take(self, limit: int) -> list[Entry]:
-        """Take events, and come back if there may be more."""
+        """Take events, and continue later if there may be more."""
         if self._callbacks is None or not self.can_take:
             return []
         self._woken.clear()
@@ -136,7 +136,7 @@ class ModelBroker:
     def settle(
         self, entries: Sequence[Entry], outcome: Outcome | None, **more: Any
     ) -> None:
-        """Tell the same outcome of some events, and once more, which is ignored."""
+        """Settle some events with the same outcome, and once more, which is ignored."""
         if self._callbacks is None:
             return
         words = [Settlement(entry, outcome, "no", **more) for entry in entries]
@@ -149,9 +149,9 @@ class ModelBroker:
 
     @contextmanager
     def answering(self, refused: Sequence[str] = ()) -> Iterator[None]:
-        """Take all, in a thread of its own, as long as the block runs.
+        """Confirm everything, in a separate thread, during the block.
 
-        It is a little slow, so that who does not wait for it has gone before.
+        It is slightly slow, so that callers that do not wait have returned before.
         """
         ended = threading.Event()
 
@@ -175,7 +175,7 @@ class ModelBroker:
 
 
 class Heard:
-    """What the signals say. It has no lock that a forked child could find locked."""
+    """Records the signals. It has no lock that a forked child could find locked."""
 
     def __init__(self) -> None:
         self._news: deque[tuple[str, str]] = deque()
@@ -194,34 +194,33 @@ class Heard:
             SIGNALS[name].disconnect(receiver, sender=shop)
 
     def take(self) -> list[tuple[str, str]]:
-        """What was said since the last call: signals and ids."""
+        """The signals since the last call, with ids."""
         return [self._news.popleft() for _ in range(len(self._news))]
 
 
 class History:
-    """What is known of all events, in whatever process they are."""
+    """Everything known about all events, in any process."""
 
     def __init__(self) -> None:
         self.queues: dict[str, str] = {}
-        #: The process that each was handed over in, in the order of the hand-overs.
+        #: The process of each event's hand-over, in the order of the hand-overs.
         self.handed_over: dict[str, int] = {}
         self.last_words: dict[str, str] = {}
-        #: What the broker has taken, whether it was told already or not.
+        #: What the broker has confirmed, whether or not it was reported yet.
         self.confirmed: set[str] = set()
         self.dead: set[str] = set()
-        #: Those that the broker has refused, or people have sent again: they may be
-        #: overtaken.
+        #: Events that were refused or retried on request, which may be overtaken.
         self.refused: set[str] = set()
 
     def speak(self, id: str, word: str) -> None:
-        """Note an event's last word."""
+        """Note an event's final signal."""
         assert id not in self.last_words, f"{self.last_words[id]} before, {word} now"
         assert (word == "confirmed") == (id in self.confirmed)
         self.last_words[id] = word
         self.dead.discard(id)
 
     def alive(self) -> list[str]:
-        """What was handed over and has not ended, in order."""
+        """The events that were handed over and are not final, in order."""
         return [id for id in self.handed_over if id not in self.last_words]
 
     def note_taken(self, taken: Sequence[Entry], hand: Sequence[Entry]) -> None:
@@ -261,10 +260,10 @@ class Unit:
 
 
 class ProcessMachine(RuleBasedStateMachine):
-    """Units of work, people and a broker, in one process after the other.
+    """Units of work, calls by the application and a broker, in successive processes.
 
-    A process ends with its `close()`, and the next one begins with a new app, which on
-    disk finds what the last one has left. A forked child is a real one.
+    A process ends with its `close()`. The next one begins with a new app, which finds
+    on disk what the last one has left. Forked children are real.
     """
 
     def __init__(self) -> None:
@@ -272,7 +271,7 @@ class ProcessMachine(RuleBasedStateMachine):
         self.history, self.heard = History(), Heard()
         self.processes = 0
         self.forks = 0
-        #: What earlier processes and children have left on disk for this one.
+        #: The events that earlier processes and children have left on disk.
         self.left = 0
         self._folder = TemporaryDirectory()
         self._patch = patch.object(app_state, "_make_broker", self.make_broker)
@@ -349,7 +348,7 @@ class ProcessMachine(RuleBasedStateMachine):
         unit, self.units[place] = self.units[place], self.new_unit()
         unit.collector = None
         self.delivery.stats()
-        # The flusher may be about to tell it.
+        # The flusher may be about to signal it.
         wait_until(lambda: self.have_ended(unit.ids), "the abandoned events' last word")
         self.expect(unit.ids, "discarded")
 
@@ -431,7 +430,7 @@ class ProcessMachine(RuleBasedStateMachine):
         hand = self.broker.hand
         return [hand[place] for place in places if place < len(hand)]
 
-    # People
+    # The application
 
     @rule(everything=st.booleans(), places=PLACES)
     def retry(self, everything: bool, places: list[int]) -> None:
@@ -470,7 +469,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
     @contextmanager
     def refusing(self, queues: Sequence[str]) -> Iterator[None]:
-        """Have the broker answer, and refuse what is for some queues."""
+        """Have the broker respond, and refuse events for some queues."""
         waiting = [id for id in self.history.alive() if self.queue(id) in queues]
         self.history.refused.update(waiting)
         with self.broker.answering(queues):
@@ -480,7 +479,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
     @property
     def has_room(self) -> bool:
-        """Whether what is on disk can be brought into memory."""
+        """Whether events on disk can be read into memory."""
         stats = self.delivery.stats()
         held = stats.collected + stats.dead + stats.retained + stats.in_flight
         return held + self.left < MAX_EVENTS
@@ -538,12 +537,12 @@ class ProcessMachine(RuleBasedStateMachine):
         dropped = self.words_here["dropped"] - dropped
         assert delivered == (not (waits_on_disk or dropped))
         assert not (self.spool and dropped)
-        # It has nothing more to say; what it had is dropped, or on disk.
+        # It sends no more signals; its events are dropped or on disk.
         self.broker.hand = [e for e in self.broker.hand if e.state.alive]
         self.the_books_balance()
 
     def go_on_after_the_end(self) -> None:
-        """Some thread has not heard of it: what is on disk is not its own any more."""
+        """A thread still uses the closed app, which does not own its file any more."""
         left = self.history.alive()
         self.publish_without_waiting(0, "a", 3)
         self.enqueue(1, "a", 1)
@@ -579,13 +578,13 @@ class ProcessMachine(RuleBasedStateMachine):
             assert len(report["words"]) == count
         self.left += len(report["own"]) - len(report["words"])
         if away:
-            # Finds what the child has left, without waiting for the next look.
+            # Find what the child has left, without waiting for the next scan.
             self.flush([])
 
     def be_a_child(
         self, place: int, queue: str, count: int, away: bool
     ) -> dict[str, Any]:
-        """The child has nothing of its parent's, and publishes its own."""
+        """The child has none of its parent's events, and publishes its own."""
         self.heard.take()
         parents, unit = self.broker, self.units[place]
         assert unit.collector is not None
@@ -611,7 +610,7 @@ class ProcessMachine(RuleBasedStateMachine):
         assert stats.enqueued == count
         return {"own": own, "words": words}
 
-    # What always holds
+    # Invariants
 
     @invariant()
     def all_is_well(self) -> None:
@@ -622,14 +621,14 @@ class ProcessMachine(RuleBasedStateMachine):
         self.the_books_balance()
 
     def wait_for_the_disk(self) -> None:
-        """Have the spool adopt all that there is room for, so that a step is one."""
+        """Have the spool adopt everything that fits, so that steps are atomic."""
         before = -1
         while before < (now := self.delivery.stats().adopted) < self.left:
             before = now
             self.delivery._store.scan(DEADLINE)
 
     def listen(self) -> None:
-        """Hear what there is to tell; whoever is telling it has finished then."""
+        """Collect the signals, once the notifying thread has finished."""
         self.delivery.notify_pending()
         collected = {id for unit in self.units for id in unit.ids}
         for name, id in self.heard.take():
@@ -675,10 +674,10 @@ class ProcessMachine(RuleBasedStateMachine):
         assert 0 <= stats.adopted <= self.left
         assert held + self.left - stats.adopted == len(self.history.alive())
 
-    # How it ends
+    # The end
 
     def teardown(self) -> None:
-        """With a broker that takes all, nothing is left that has no last word."""
+        """With a broker that accepts everything, every event gets a final signal."""
         try:
             if hasattr(self, "shop"):
                 self.deliver_the_rest()
@@ -704,12 +703,12 @@ class ProcessMachine(RuleBasedStateMachine):
         assert os.listdir(self._folder.name) == [], "files are left"
 
     def deliver_all(self) -> None:
-        """Send what is dead again, too, until it is no more."""
+        """Retry everything, including dead events, until it is delivered."""
         deadline = time.monotonic() + DEADLINE
         with self.broker.answering():
             while not self.events.flush(1) or self.events.dead():
                 if time.monotonic() > deadline:
-                    # What the broker's thread has to say comes first.
+                    # Reports of the broker's thread come first.
                     break
                 self.events.retry()
         self.history.dead.clear()
@@ -721,6 +720,6 @@ TestProcess.settings = settings(
     max_examples=50,
     stateful_step_count=60,
     suppress_health_check=[HealthCheck.too_slow],
-    # No shrinking: an example that hangs takes its time, each time.
+    # No shrinking, since each run of an example that hangs takes long.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )

@@ -1,4 +1,4 @@
-"""What is said of the project in several places is the same in all of them."""
+"""Statements about the project are the same in all places."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ TESTS = jobs(ROOT / ".github" / "workflows" / "tests.yml")
 
 
 def tox_environments() -> set[str]:
-    """The names in tox.ini, and those that tox knows by itself."""
+    """The names in tox.ini, and tox's built-in ones."""
     sections = configparser.ConfigParser(interpolation=None)
     sections.read_string(read("tox.ini"))
     return {s.partition(":")[2] or "py" for s in sections if s.startswith("testenv")}
@@ -110,7 +110,7 @@ def test_the_workflow_has_both_versions_of_rabbitmq_as_a_service() -> None:
     service = job["services"]["rabbitmq"]
     assert re.fullmatch(f"rabbitmq:{EXPRESSION}", service["image"])
     assert f"{job['env']['TEST_RABBITMQ_PORT']}:5672" in service["ports"]
-    # It takes only folders and files that are there.
+    # It names only folders and files that exist.
     (run,) = [s["run"] for s in job["steps"] if "tox run" in s.get("run", "")]
     paths = re.findall(r"\btests/\S+", run)
     assert paths

@@ -1,4 +1,4 @@
-"""The thread that owns the connection: it ends when it is told to, at any moment."""
+"""The thread that owns the connection: it ends on request, at any moment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers import DEADLINE
 
 @pytest.fixture
 def connecting() -> Iterator[RabbitMQBroker]:
-    """A broker whose node takes connections, and never says a word."""
+    """A broker whose node accepts connections, but never responds."""
     with socket.create_server(("127.0.0.1", 0)) as node:
         url = f"amqp://guest:guest@127.0.0.1:{node.getsockname()[1]}/"
         yield RabbitMQBroker(

@@ -1,4 +1,4 @@
-"""The private node does what tests of faults ask of it, and leaves nothing behind."""
+"""The private node supports all faults of the tests, and leaves nothing running."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.rabbitmq
 
 ROOT = Path(__file__).parent.parent
 
-# Does what a test run does with a node, and forks a process that outlives it.
+# Uses a node as a test run does, and forks a process that outlives it.
 TEST_RUN = """
 import os, time
 from tests.rabbitmq import RabbitMQNode
@@ -37,7 +37,7 @@ time.sleep(60)
 
 
 def eventually(check: Callable[[], bool], timeout: float = 10) -> bool:
-    """Ask until the answer is yes or the time is up."""
+    """Poll until the condition holds or the timeout has passed."""
     deadline = time.monotonic() + timeout
     while not check():
         if time.monotonic() > deadline:
@@ -47,7 +47,7 @@ def eventually(check: Callable[[], bool], timeout: float = 10) -> bool:
 
 
 def processes_of(folder: str) -> list[str]:
-    """Return the command lines of the living processes that run in a node's folder."""
+    """Return the command lines of the running processes in a node's folder."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:

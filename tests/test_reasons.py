@@ -1,4 +1,4 @@
-"""What RabbitMQ's and pika's exceptions mean, in words, and without a credential."""
+"""The texts for RabbitMQ's and pika's exceptions, which contain no credential."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ CONNECTION_ERRORS = connection_errors()
 
 
 def made(kind: type[BaseException]) -> BaseException:
-    """An instance as pika makes it."""
+    """An instance as pika creates it."""
     if issubclass(kind, exceptions.ConnectionClosed):
         return kind(320, "CONNECTION_FORCED - broker forced connection closure")
     return kind("some words")
 
 
 def wrapped(error: BaseException) -> BaseException:
-    """*error* as it comes when a connection can't be made."""
+    """*error* as pika raises it when a connection can't be made."""
     phase = workflow.AMQPConnectorAMQPHandshakeError(error)
     return exceptions.AMQPConnectionError(
         workflow.AMQPConnectionWorkflowFailed([OSError("an earlier one"), phase])

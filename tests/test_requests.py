@@ -1,4 +1,4 @@
-"""A request is a unit of work, however it ends and whatever stands around it."""
+"""A request is a unit of work, however it ends, and in any context."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def shop() -> Iterator[Shop]:
 
 @pytest.fixture
 def eager_shop() -> Iterator[Shop]:
-    """Publishes whatever became of the request."""
+    """A shop that publishes regardless of the request's outcome."""
     with open_shop(PUBLISH_ON="always") as shop:
         yield shop
 
 
 def add_view(shop: Shop, answer: Any = "ok", path: str = "/") -> None:
-    """A view that enqueues "a", then answers or raises *answer*."""
+    """A view that enqueues "a", then returns or raises *answer*."""
 
     @shop.get(path, endpoint=path)
     def view() -> Any:
@@ -77,7 +77,7 @@ def begin(shop: Shop, path: str = "/") -> Any:
     return iter(shop.wsgi_app(environ, lambda *args: lambda data: None))
 
 
-# A request that simply succeeds, or has nothing to say.
+# Requests that succeed, or enqueue nothing.
 
 
 def test_a_successful_request_publishes_what_it_enqueued_in_order(shop: Shop) -> None:
@@ -385,7 +385,7 @@ def test_a_receiver_of_request_finished_that_raises_discards(shop: Shop) -> None
     assert shop.books() == {"discarded": 1}
 
 
-# A worker that is told to stop.
+# A worker that was asked to stop.
 
 
 def test_a_worker_that_is_stopped_in_the_view_discards(shop: Shop) -> None:
@@ -513,7 +513,7 @@ def test_a_stream_that_nobody_reads_loses_nothing_uncounted(shop: Shop) -> None:
 def test_a_stream_that_is_abandoned_in_the_middle_is_discarded_with_a_warning(
     shop: Shop, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Flask can't leave its contexts in a thread that has not entered them.
+    # Flask can't pop its contexts in a thread that has not pushed them.
     monkeypatch.setattr(sys, "unraisablehook", lambda error: None)
     add_stream(shop)
     bodies: list[Any] = []
@@ -563,7 +563,7 @@ def test_a_stream_without_the_request_context_is_no_part_of_the_request(
     assert shop.events.clear_events_to_publish() == 1
 
 
-# Contexts that stay longer than the request.
+# Contexts that outlive the request.
 
 
 def test_a_client_in_a_with_block_publishes_once_and_at_the_request(
@@ -1178,7 +1178,7 @@ def test_a_callable_that_raises_discards_and_disturbs_no_request(
     assert "the rule's bug" in caplog.text
 
 
-# The broker does not disturb the request.
+# The broker does not affect the request.
 
 
 def test_a_request_succeeds_while_the_broker_is_down(shop: Shop) -> None:

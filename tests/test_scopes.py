@@ -1,4 +1,4 @@
-"""Which collector is current: the innermost scope's, else the thread's."""
+"""The current collector: the innermost scope's, otherwise the thread's."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def test_a_command_that_is_no_shell_publishes_nothing_by_itself(shop: Shop) -> N
 
 
 class Double:
-    """A collector that only notes its calls."""
+    """A collector that only records its calls."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []

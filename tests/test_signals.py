@@ -1,4 +1,4 @@
-"""Signals tell what becomes of events; receivers harm nothing."""
+"""Signals report the fate of events; receivers can't disturb the library."""
 
 from __future__ import annotations
 
@@ -47,14 +47,14 @@ def shop() -> Iterator[Shop]:
 
 @pytest.fixture
 def heard(shop: Shop) -> Iterator[Recorder]:
-    """What the signals say about the shop."""
+    """The signals about the shop's events."""
     with Recorder(shop) as recorder:
         yield recorder
 
 
 @pytest.fixture
 def full_shop() -> Iterator[Shop]:
-    """Holds one event, and no more."""
+    """A shop that holds at most one event."""
     with open_shop(MAX_EVENTS=1) as shop:
         shop.faults.go_down()
         publish(shop, "fills it up")
@@ -263,7 +263,7 @@ def test_the_signals_have_a_namespace_of_their_own() -> None:
     assert blinker.signal("events-published") is not events_published
 
 
-# In which thread they come.
+# The threads in which they are sent.
 
 
 def test_what_a_caller_waits_for_is_told_in_its_thread(
@@ -584,7 +584,7 @@ def test_a_receiver_may_ask_for_the_books_and_the_dead() -> None:
     def ask(sender: Shop, **extra: Any) -> None:
         seen.append((sender.books(), len(sender.events.dead())))
 
-    # The next try is a long way off.
+    # The next retry is far in the future.
     with (
         open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop,
         publish_failed.connected_to(ask, shop),
@@ -640,7 +640,7 @@ def test_a_receiver_that_enqueues_whenever_publishing_fails_does_not_recurse(
 
 
 class Enqueueing(logging.Handler):
-    """A handler that sends each line of the log as an event."""
+    """A handler that enqueues each log line as an event."""
 
     def __init__(self, shop: Shop) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""TLS files are read when the app is made, and no passphrase is asked for."""
+"""TLS files are read when the app is created, and no passphrase is requested."""
 
 from __future__ import annotations
 

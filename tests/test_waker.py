@@ -43,7 +43,7 @@ def test_a_call_between_reading_and_clearing_is_not_the_last_one(
 
     def read_and_be_called(descriptor: int, size: int) -> bytes:
         content = read(descriptor, size)
-        # Whoever calls now is heard, since the I/O thread has yet to look.
+        # A call now is noticed, since the I/O thread has not checked yet.
         waker.wake()
         return content
 
