@@ -5,10 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import pika
-
 from ...delivery.entries import Entry, Settlement
 from .channels import ChannelState, ExchangeChannel, Settle, too_large
+from .connection import Ack, Connection
 from .reasons import explain
 
 #: The most channels: the broker has a limit, and each channel costs it memory.
@@ -22,7 +21,7 @@ class ChannelPool:
 
     def __init__(
         self,
-        connection: pika.SelectConnection,
+        connection: Connection,
         settle: Settle,
         report_problem: Callable[[str, str], None],
         *,
@@ -34,6 +33,8 @@ class ChannelPool:
         self._app_id = app_id
         #: By exchange, the most recently used one last.
         self._channels: dict[str, ExchangeChannel] = {}
+        #: By number.
+        self._numbered: dict[int, ExchangeChannel] = {}
         #: Replaced by new ones, but waiting for their last confirms.
         self._retired: list[ExchangeChannel] = []
         #: The broker's message size limit in bytes, once known.
@@ -64,6 +65,15 @@ class ChannelPool:
             except Exception as error:
                 reason = f"it could not be sent: {explain(error)}"
                 self._settle([Settlement(entry, None, reason, back_off=True)])
+
+    def on_acks(self, acks: list[Ack]) -> None:
+        """The broker has confirmed messages."""
+        settlements: list[Settlement] = []
+        for number, tag, multiple in acks:
+            channel = self._numbered.get(number)
+            if channel is not None:
+                settlements += channel.confirmed(tag, multiple=multiple)
+        self._settle(settlements)
 
     def look_after(self) -> None:
         """Close idle and worn channels, and abandon those that do not open."""
@@ -100,6 +110,7 @@ class ChannelPool:
                 self._report_problem,
                 app_id=self._app_id,
             )
+            self._numbered[channel.number] = channel
         self._channels[exchange] = channel
         return channel
 

@@ -9,18 +9,18 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import pika
 from pika.channel import Channel
 from pika.exceptions import (
     ChannelClosedByBroker,
     ShortStringTooLong,
     UnsupportedAMQPFieldException,
 )
-from pika.spec import Basic, BasicProperties
+from pika.spec import FRAME_MAX_SIZE, Basic, BasicProperties
 
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
-from ...messages.amqp_fields import POSSIBLE_DUPLICATE
+from .connection import Connection
+from .frames import MessageFrames
 from .reasons import (
     accuses_an_event,
     broker_text,
@@ -64,7 +64,7 @@ class ExchangeChannel:
 
     def __init__(
         self,
-        connection: pika.SelectConnection,
+        connection: Connection,
         exchange: str,
         settle: Settle,
         complain: Callable[[str, str], None],
@@ -73,7 +73,6 @@ class ExchangeChannel:
     ) -> None:
         self._exchange = exchange
         self._about = f"exchange {exchange}"
-        self._app_id = app_id
         self._settle = settle
         self._report_problem = complain
         self.state = ChannelState.OPENING
@@ -92,8 +91,14 @@ class ExchangeChannel:
         self._opening_since = time.monotonic()
         #: ``basic.return`` arrives before the ack of the same message.
         self._returned: dict[str, str] = {}
-        self._frame_max = int(connection.params.frame_max or 0)
+        self._frame_max = int(connection.params.frame_max or FRAME_MAX_SIZE)
+        self._connection = connection
         self._channel = connection.channel(on_open_callback=self._opened)
+        #: The channel's number on the connection.
+        self.number = int(self._channel.channel_number)
+        self._frames = MessageFrames(
+            self.number, exchange, app_id=app_id, frame_max=self._frame_max
+        )
 
     @property
     def owes_since(self) -> float | None:
@@ -184,24 +189,17 @@ class ExchangeChannel:
             # The channel is being closed, and settles this one when it is closed.
             self._pending.append(entry)
             return
-        event = entry.event
         too_wide = self._too_wide(entry)
         if too_wide:
             self._settle([Settlement(entry, Outcome.NACKED, too_wide, final=True)])
             return
         try:
-            self._channel.basic_publish(
-                event.exchange,
-                event.target_queue,
-                event.body,
-                _properties(entry, self._app_id),
-                mandatory=True,
-            )
+            frames = self._frames.encode(entry)
         except _CANT_BE_ENCODED as error:
-            # pika encodes before it writes, so nothing was sent.
             reason = f"it can't be encoded: {type(error).__name__}"
             self._settle([Settlement(entry, Outcome.NACKED, reason, final=True)])
             return
+        self._connection.send_frames(frames)
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = entry
 
@@ -214,7 +212,7 @@ class ExchangeChannel:
         """
         headers = entry.event.size - len(entry.event.body)
         most = self._frame_max - _PROPERTIES_SIZE
-        if headers <= most or not self._frame_max:
+        if headers <= most:
             return ""
         return (
             f"its headers take {headers} bytes, but the broker's frame_max leaves"
@@ -229,13 +227,21 @@ class ExchangeChannel:
         self._returned[str(properties.message_id)] = reason
 
     def _on_confirm(self, frame: Any) -> None:
-        self.last_confirm_at = time.monotonic()
         method: Basic.Ack | Basic.Nack = frame.method
         tag, multiple = int(method.delivery_tag or 0), bool(method.multiple)
         nacked = isinstance(method, Basic.Nack)
-        entries = self._covered(tag, multiple)
+        self._settle(self.confirmed(tag, multiple=multiple, nacked=nacked))
+
+    def confirmed(
+        self, tag: int, *, multiple: bool, nacked: bool = False
+    ) -> list[Settlement]:
+        """The outcomes of the messages that a confirm with *tag* is about."""
+        self.last_confirm_at = time.monotonic()
         self._report_problem(self._about, "")
-        self._settle([self._settlement(entry, nacked) for entry in entries])
+        entries = self._covered(tag, multiple)
+        if not (nacked or self._returned or self._nacked_since):
+            return [Settlement(entry, Outcome.CONFIRMED) for entry in entries]
+        return [self._settlement(entry, nacked) for entry in entries]
 
     def _covered(self, tag: int, multiple: bool) -> list[Entry]:
         """The events that a confirm with *tag* covers."""
@@ -315,18 +321,3 @@ def too_large(entry: Entry, limit: int) -> Settlement:
     size = len(entry.event.body)
     reason = f"its {size} bytes are more than the broker's limit of {limit}"
     return Settlement(entry, Outcome.NACKED, reason, final=True)
-
-
-def _properties(entry: Entry, app_id: str) -> BasicProperties:
-    event = entry.event
-    headers = dict(event.headers)
-    if entry.possible_duplicate:
-        headers[POSSIBLE_DUPLICATE] = True
-    return BasicProperties(
-        message_id=event.id,
-        timestamp=int(event.enqueued_at.timestamp()),
-        app_id=app_id,
-        content_type="application/json",
-        delivery_mode=2,
-        headers=headers or None,
-    )

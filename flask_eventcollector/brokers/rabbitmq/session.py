@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
-from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker
 
 from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
 from ...events import BrokerState
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
+from .connection import Connection
 from .probe import Probe
 from .reasons import accuses_an_event, broker_text, explain
 from .waker import Waker
@@ -33,47 +33,6 @@ _TICK = 0.5
 _MOST_DECLARES = 2
 
 Queues = Mapping[str, Mapping[str, Any]]
-
-
-class _Connection(pika.SelectConnection):
-    """pika's connection, with three features that its public interface lacks."""
-
-    _corked: list[bytes] | None = None
-    _is_ending = False
-
-    @contextmanager
-    def corked(self) -> Iterator[None]:
-        """Write everything that the block sends in one system call.
-
-        pika writes each of a message's three frames with a separate system call, and
-        each of these releases the GIL to the app's threads.
-        """
-        corked: list[bytes] = []
-        self._corked = corked
-        try:
-            yield
-        finally:
-            self._corked = None
-            if corked:
-                self._adapter_emit_data(b"".join(corked))
-
-    def _adapter_emit_data(self, data: bytes) -> None:
-        if self._corked is None:
-            super()._adapter_emit_data(data)  # type: ignore[misc]
-        else:
-            self._corked.append(data)
-
-    def abort(self, reason: str) -> None:
-        """End the connection without the closing handshake, which may time out."""
-        self._terminate_stream(AMQPConnectionError(reason))
-
-    def _terminate_stream(self, error: Exception | None) -> None:
-        # A close while the connection is opening will end the stream. An abort in
-        # between would end it a second time, and pika would call callbacks that it has
-        # cleared.
-        if not self._is_ending:
-            self._is_ending = True
-            super()._terminate_stream(error)  # type: ignore[misc]
 
 
 class Session:
@@ -112,7 +71,7 @@ class Session:
         self._error = ""
         self._waker = waker
         self._ioloop = IOLoop()
-        self._connection = _Connection(
+        self._connection = Connection(
             parameters,
             on_open_callback=self._opened,
             on_open_error_callback=self._ended,
@@ -122,6 +81,7 @@ class Session:
         self._channels = ChannelPool(
             self._connection, self._settle, self._report_problem, app_id=app_id
         )
+        self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)
 
     def run(self) -> str:

@@ -1,0 +1,140 @@
+"""Messages are encoded as pika encodes them, byte for byte."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pika import frame, spec
+from pika.connection import Connection
+from pika.exceptions import UnsupportedAMQPFieldException
+
+from flask_eventcollector.brokers.rabbitmq.frames import MessageFrames
+from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.events import Event
+from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
+from tests.amqp import decoded_frames
+from tests.parts import make_event
+
+APP, EXCHANGE, CHANNEL, FRAME_MAX = "shop", "events", 7, 4096
+
+short_names = st.text(min_size=1, max_size=60)
+headers = st.dictionaries(
+    short_names, st.one_of(st.text(max_size=20), st.integers(0, 2**31), st.booleans())
+)
+ids = st.one_of(st.uuids().map(str), st.just("another"), st.just("é" * 18))
+times = st.datetimes(
+    datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.just(timezone.utc)
+)
+
+
+class PikasEncoder:
+    """What pika would write for a message, with nothing of ours in between."""
+
+    _send_message: Any = vars(Connection)["_send_message"]
+
+    def __init__(self, frame_max: int) -> None:
+        self._body_max_length = frame_max - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
+        self.written = b""
+
+    def _output_marshaled_frames(self, frames: list[bytes]) -> None:
+        self.written += b"".join(frames)
+
+    def encode(self, entry: Entry) -> bytes:
+        event = entry.event
+        headers = dict(event.headers)
+        if entry.possible_duplicate:
+            headers[POSSIBLE_DUPLICATE] = True
+        properties = spec.BasicProperties(
+            message_id=event.id,
+            timestamp=int(event.enqueued_at.timestamp()),
+            app_id=APP,
+            content_type="application/json",
+            delivery_mode=2,
+            headers=headers or None,
+        )
+        publish = spec.Basic.Publish(
+            exchange=EXCHANGE, routing_key=event.target_queue, mandatory=True
+        )
+        self._send_message(CHANNEL, publish, (properties, event.body))
+        return self.written
+
+
+def an_entry(
+    queue: str = "q", body: bytes = b"1", *, again: bool = False, **more: Any
+) -> Entry:
+    about = {
+        "id": str(uuid.UUID(int=5)),
+        "headers": {},
+        "enqueued_at": datetime(2026, 1, 2, tzinfo=timezone.utc),
+        **more,
+    }
+    entry = Entry(
+        Event(target_queue=queue, exchange=EXCHANGE, body=body, size=len(body), **about)
+    )
+    entry.possible_duplicate = again
+    return entry
+
+
+def frames(app_id: str = APP) -> MessageFrames:
+    return MessageFrames(CHANNEL, EXCHANGE, app_id=app_id, frame_max=FRAME_MAX)
+
+
+@given(
+    queue=short_names,
+    body=st.one_of(
+        st.binary(min_size=1, max_size=300),
+        st.integers(FRAME_MAX - 20, 3 * FRAME_MAX).map(lambda size: b"x" * size),
+    ),
+    id=ids,
+    headers=headers,
+    enqueued_at=times,
+    again=st.booleans(),
+)
+def test_a_message_is_encoded_as_pika_encodes_it(
+    queue: str, body: bytes, again: bool, **more: Any
+) -> None:
+    entry = an_entry(queue, body, again=again, **more)
+    expected = PikasEncoder(FRAME_MAX).encode(entry)
+    ours = frames()
+    assert ours.encode(entry) == expected
+    # From the template that the first one has left.
+    assert ours.encode(entry) == expected
+
+
+@pytest.mark.parametrize("size", [1, FRAME_MAX - 8, FRAME_MAX - 7, FRAME_MAX * 2])
+def test_no_frame_is_larger_than_the_broker_allows(size: int) -> None:
+    data = frames().encode(an_entry(body=b"x" * size))
+    bodies = [f.fragment for f in decoded_frames(data) if isinstance(f, frame.Body)]
+    assert b"".join(bodies) == b"x" * size
+    assert all(len(body) + 8 <= FRAME_MAX for body in bodies)
+
+
+def test_an_empty_body_has_no_frame() -> None:
+    assert frames().encode(an_entry(body=b"")) == PikasEncoder(FRAME_MAX).encode(
+        an_entry(body=b"")
+    )
+
+
+@pytest.mark.parametrize("app_id", ["", "i" * 36, "tttttttt", "ssssssss"])
+def test_an_app_may_have_any_name(app_id: str) -> None:
+    data = frames(app_id).encode(an_entry())
+    header = next(f for f in decoded_frames(data) if isinstance(f, frame.Header))
+    assert header.properties.app_id == app_id
+    assert header.properties.message_id == str(uuid.UUID(int=5))
+
+
+def test_templates_do_not_pile_up() -> None:
+    ours = frames()
+    for number in range(3000):
+        ours.encode(an_entry(f"queue-{number}"))
+    assert len(ours._templates) <= 1000
+
+
+def test_what_pika_can_not_encode_raises() -> None:
+    with pytest.raises(UnsupportedAMQPFieldException):
+        frames().encode(Entry(make_event(headers={"number": 2j})))
