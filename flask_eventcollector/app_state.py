@@ -31,6 +31,7 @@ from .delivery.backoff import full_jitter
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
 from .delivery.entries import Notice
+from .delivery.exits import close_at_exit, close_when_gone
 from .delivery.ledger import Ledger
 from .delivery.limits import Limits
 from .delivery.log import ThrottledLog
@@ -46,12 +47,6 @@ from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
 
 logger = logging.getLogger("flask_eventcollector")
-
-#: By process: the deliveries started there, with the seconds that each may take to shut
-#: down. A delivery outlives its app, since it may have events to deliver or to
-#: account for: a script's app is often a local variable of its main function.
-deliveries: dict[object, weakref.WeakKeyDictionary[Delivery, float]] = {}
-
 
 #: The key in ``app.extensions``.
 EXTENSION_KEY = "eventcollector"
@@ -143,10 +138,10 @@ class AppState:
             name=name,
             background=self.scopes.background,
         )
-        process = current_process()
-        delivery = self._deliveries.setdefault(process, delivery)
-        started = deliveries.setdefault(process, weakref.WeakKeyDictionary())
-        started[delivery] = config.shutdown_timeout
+        delivery = self._deliveries.setdefault(current_process(), delivery)
+        close_at_exit(delivery, config.shutdown_timeout)
+        if (connection := contexts.connection_of_process()) is not None:
+            close_when_gone(connection)
         weakref.finalize(self.app, delivery.request_stop).atexit = False
         return delivery
 

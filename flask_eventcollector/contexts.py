@@ -6,6 +6,7 @@ are nested or run inside an outer app context share one ``g``.
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,25 @@ def note_torn_down(scope: RequestScope) -> None:
     _unfinished().pop(scope, None)
     if _ends_app_context(_request_ctx._get_current_object()):
         vars(_app_context())[_TORN_DOWN] = scope
+
+
+def connection_of_process() -> object | None:
+    """What exists as long as this process, if it was forked for one connection.
+
+    Werkzeug's server does that with ``processes``. Such a process leaves by
+    ``os._exit()`` once its connection is closed; all that runs before is what the
+    deletion of its objects brings. See ``ForkingMixIn`` in
+    https://docs.python.org/3/library/socketserver.html.
+    """
+    if not flask.has_request_context():
+        return None
+    environ = flask.request.environ
+    if not (environ.get("wsgi.multiprocess") and "werkzeug.socket" in environ):
+        return None
+    source = environ["wsgi.input"]
+    # A body in chunks has a reader of its own around the connection's.
+    source = getattr(source, "_rfile", source)
+    return source if isinstance(source, io.BufferedReader) else None
 
 
 def _ending_request(app: flask.Flask) -> RequestScope | None:

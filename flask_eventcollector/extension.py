@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import sys
 import threading
 import time
@@ -17,7 +16,7 @@ import flask
 import flask.globals
 from flask import Flask
 
-from .app_state import EXTENSION_KEY, AppState, deliveries, state_of
+from .app_state import EXTENSION_KEY, AppState, state_of
 from .cli.group import add_commands, errors_shown
 from .collecting.blocks import AutoPublishingEventCollector
 from .collecting.collector import CollectorLike
@@ -25,7 +24,6 @@ from .collecting.scopes import Scopes
 from .config.settings import Config
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
-from .delivery.process import current_process
 from .errors import ConfigurationError
 from .events import DeadEvent, Event, PublishResult, Stats
 from .hooks import Hooks
@@ -361,15 +359,6 @@ class EventCollector:
         for delivery in self._deliveries():
             worked &= act(delivery, max(0.0, deadline - time.monotonic()))
         return worked
-
-
-@atexit.register
-def _close_all() -> None:
-    """Let in-flight events finish, without new threads or connections."""
-    started = time.monotonic()
-    for delivery, timeout in list(deliveries.get(current_process(), {}).items()):
-        left = started + timeout - time.monotonic()
-        delivery.close(max(0.0, left), reconnect=False)
 
 
 def _check_threads() -> None:

@@ -9,6 +9,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -38,7 +39,9 @@ LOST = find_one(
 )
 LEFT = find_one(page="docs/deployment.md", language="text", heading="Jobs")
 TASK = find_one(page="docs/deployment.md", language="python", heading="Jobs")
-CELERY = find_one(page="docs/deployment.md", heading="Celery", language="python")
+RQ = find_one(
+    page="docs/deployment.md", language="python", heading="Without exit handlers"
+)
 
 
 @runs_each(PROGRAMS)
@@ -136,16 +139,21 @@ def test_a_task_of_celery_is_a_block(fails: bool) -> None:
         assert shop.books() == {"discarded" if fails else "confirmed": 1}
 
 
-@runs(CELERY)
-def test_celery_closes_the_collector() -> None:
-    signals = pytest.importorskip("celery.signals")
+@runs(RQ)
+def test_a_worker_of_rq_closes_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_shop() as shop:
-        names = {"events": shop.events}
-        with shop.app_context():
-            shop.enqueue("an order")
-            shop.events.publish()
-            exec(CELERY.code, names)
 
-        signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0)
+        class Worker:
+            def perform_job(self, payload: str, *, queue: str) -> bool:
+                with shop.events.auto_publish():
+                    shop.enqueue(payload, queue=queue)
+                return True
 
+        monkeypatch.setitem(sys.modules, "rq", SimpleNamespace(Worker=Worker))
+        names: dict[str, Any] = {"events": shop.events}
+        exec(RQ.code, names)
+
+        assert names["EventWorker"]().perform_job("an order", queue="q")
+
+        assert shop.books() == {"confirmed": 1}
         assert shop.events.stats().broker == "closed"

@@ -1,7 +1,6 @@
 """A Celery app whose only task is one unit of work; its messages are files.
 
-``FLASK_FAULTS_TASKS`` names their folder. With ``FLASK_FAULTS_CLOSES``, a child process
-closes the event collector when it ends, since Python's exit handlers do not run there.
+``FLASK_FAULTS_TASKS`` names their folder.
 """
 
 from __future__ import annotations
@@ -10,12 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from celery import Celery, signals  # type: ignore[import-untyped]
+from celery import Celery  # type: ignore[import-untyped]
 
-from tests.faults.app import PREFIX, create, work, write_books
-
-#: Seconds that a child may take for its last flush.
-CLOSE_TIMEOUT = 2.0
+from tests.faults.app import PREFIX, create, work
 
 
 def new_celery(folder: Path | str) -> Any:
@@ -40,12 +36,6 @@ def _new_worker() -> Any:
         with flask_app.app_context():
             work(events, order, number)
 
-    def close(**about: Any) -> None:
-        events.close(CLOSE_TIMEOUT)
-        write_books(events)
-
-    if os.environ.get(PREFIX + "CLOSES"):
-        signals.worker_process_shutdown.connect(close, weak=False)
     return celery
 
 

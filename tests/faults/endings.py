@@ -47,7 +47,6 @@ class Ending:
     counted: bool = True
     options: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    asks: Mapping[str, str | int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.how}"
@@ -87,7 +86,6 @@ def pending(
         broker_is_up=False,
         kind=ending.kind,
         options=options,
-        asks=ending.asks,
         **ending.settings,
     ) as trial:
         give_work(trial)
@@ -178,7 +176,6 @@ UWSGI = ["uwsgi", "uwsgi-threads", "uwsgi-lazy-apps"]
 _TIMEOUT = ("--timeout", str(TIMEOUT))
 _RECYCLED = ("--max-requests", str(2 * ORDERS))
 _FEW_TASKS = ("--max-tasks-per-child", str(ORDERS // 2))
-_CLOSES = {"CLOSES": 1}
 
 #: Ended by SIGTERM. uWSGI runs no exit handlers in a worker that is busy.
 AT_SIGTERM = [
@@ -233,10 +230,9 @@ OTHERS = [
     ),
     Ending(
         kind="celery",
-        how="`--max-tasks-per-child`, with `close()`",
+        how="`--max-tasks-per-child`",
         end=by_sigterm,
         options=_FEW_TASKS,
-        asks=_CLOSES,
     ),
     # Only a report runs these.
     Ending(kind="waitress", how="SIGINT", end=partial(by_signal, signal.SIGINT)),
@@ -249,20 +245,7 @@ OTHERS = [
     Ending(
         kind="script", how="SIGTERM", end=by_sigterm, options=("wait",), counted=False
     ),
-    Ending(
-        kind="celery",
-        how="`--max-tasks-per-child`",
-        end=by_sigterm,
-        options=_FEW_TASKS,
-        counted=False,
-    ),
-    Ending(kind="celery", how="SIGTERM", end=by_sigterm, counted=False),
-    Ending(
-        kind="celery",
-        how="SIGTERM, with `close()`",
-        end=by_sigterm,
-        asks=_CLOSES,
-    ),
+    Ending(kind="celery", how="SIGTERM", end=by_sigterm),
     Ending(
         kind="uwsgi",
         how="over `--max-requests`",

@@ -1,0 +1,73 @@
+"""Closes the deliveries of a process that ends, also where it skips exit handlers."""
+
+from __future__ import annotations
+
+import atexit
+import sys
+import time
+import weakref
+
+from .delivery import Delivery
+from .process import current_process
+
+#: By process: the deliveries started there, with the seconds that each may take to shut
+#: down. A delivery outlives its app, since it may have events to deliver or to account
+#: for: a script's app is often a local variable of its main function.
+_deliveries: dict[object, weakref.WeakKeyDictionary[Delivery, float]] = {}
+
+
+def close_at_exit(delivery: Delivery, timeout: float) -> None:
+    """Close *delivery* when this process ends, within *timeout* seconds."""
+    process = current_process()
+    is_first = process not in _deliveries
+    started = _deliveries.setdefault(process, weakref.WeakKeyDictionary())
+    started[delivery] = timeout
+    if is_first:
+        _close_at_end_of_multiprocessing()
+        _close_at_end_of_celery()
+
+
+def close_when_gone(owner: object) -> None:
+    """Close all deliveries of this process when *owner* is deleted."""
+    weakref.finalize(owner, close_all)
+
+
+@atexit.register
+def close_all() -> None:
+    """Let in-flight events finish, without new threads or connections."""
+    started = time.monotonic()
+    for delivery, timeout in list(_deliveries.get(current_process(), {}).items()):
+        left = started + timeout - time.monotonic()
+        delivery.close(max(0.0, left), reconnect=False)
+
+
+# Processes that leave by os._exit(), so without atexit. A process that belongs to one
+# of these modules has imported it; nothing is imported here.
+
+
+def _close_at_end_of_multiprocessing() -> None:
+    """Use the exit handlers that a child of multiprocessing does run.
+
+    See https://docs.python.org/3/library/multiprocessing.html for the end of a process.
+    """
+    module = sys.modules.get("multiprocessing.process")
+    if module is not None and module.parent_process() is not None:
+        # The lowest priority: after the child's own handlers, and its own children.
+        finalize = sys.modules["multiprocessing.util"].Finalize
+        finalize(None, close_all, exitpriority=-1000)
+
+
+def _close_at_end_of_celery() -> None:
+    """Use the signal that a child of a Celery worker sends at its end.
+
+    See https://docs.celeryq.dev/en/stable/userguide/signals.html.
+    """
+    module = sys.modules.get("celery.signals")
+    if module is not None:
+        module.worker_process_shutdown.connect(
+            _on_celery_shutdown, weak=False, dispatch_uid=__name__
+        )
+
+
+def _on_celery_shutdown(**_about: object) -> None:
+    close_all()
