@@ -1,1 +1,1 @@
-"""What publishing costs, side by side with what one would write otherwise."""
+"""Benchmarks: this library and handwritten alternatives."""

@@ -22,7 +22,7 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
 class Publish(Protocol):
-    """Publishes one batch of so many events."""
+    """Publishes one batch of some events."""
 
     def __call__(self, events: int) -> None: ...
 
@@ -135,7 +135,7 @@ def connection_per_batch(url: str, queue: str) -> Iterator[Publish]:
     yield publish
 
 
-#: By the name to show; the first is what the others are compared with.
+#: By the displayed name; the first one is the baseline.
 CONTESTANTS: dict[str, Contestant] = {
     "one BlockingConnection": one_connection,
     "BlockingConnection per thread": per_thread(_blocking),

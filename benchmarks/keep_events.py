@@ -1,12 +1,12 @@
-"""Measure what it costs to keep a batch while the broker is away, and to drain a file.
+"""Measure the cost of retaining a batch while the broker is unreachable.
 
     python -m benchmarks.keep_events
     python -m benchmarks.keep_events --drain 1000000 --json
 
-Each contestant keeps the same batches of five events, one after the other. What one
-would write otherwise is an outbox: a table of one's own, and a commit a batch. The
-drain has a dead process's file adopted and delivered to the broker in the process.
-Figures of one run compare with each other and with nothing else.
+Each contestant retains the same batches of five events, one after the other. The
+handwritten alternative is an outbox: a table, with one commit per batch. This also
+measures how fast a dead process's file is adopted and delivered, to the broker inside
+the process. Compare only figures of the same run.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from flask_eventcollector.stores.spool.rows import row_of
 
 EVENTS = 5
 PAYLOAD = {"order_id": 7, "padding": "x" * 200}
-#: Nobody listens there, and the library knows that at once.
-AWAY = "amqp://localhost:1/"
+#: Without a listener, which the library notices at once.
+UNREACHABLE = "amqp://localhost:1/"
 NAME = "benchmark"
 
 Keep = Callable[[], object]
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-# Keeping
+# Retaining
 
 
 def _costs(folder: Path, batches: int) -> dict[str, float]:
@@ -74,19 +74,19 @@ def _costs(folder: Path, batches: int) -> dict[str, float]:
         "spool, full": _library(
             BACKLOG="spool", SPOOL_DIR=str(folder / "full"), SPOOL_SYNC="full"
         ),
-        "own SQLite table, WAL, normal": _own_table(folder / "own-normal", "NORMAL"),
-        "own SQLite table, WAL, full": _own_table(folder / "own-full", "FULL"),
+        "an SQLite table, WAL, normal": _own_table(folder / "own-normal", "NORMAL"),
+        "an SQLite table, WAL, full": _own_table(folder / "own-full", "FULL"),
     }
     return {
         name: _median(begin, batches)
         for name, begin in track(
-            contestants.items(), "keeping", console=Console(stderr=True)
+            contestants.items(), "retaining", console=Console(stderr=True)
         )
     }
 
 
 def _median(begin: Any, batches: int) -> float:
-    """Seconds that a batch takes in the middle."""
+    """The median time of a batch, in seconds."""
     seconds = []
     with begin as keep:
         keep()
@@ -100,7 +100,7 @@ def _median(begin: Any, batches: int) -> float:
 
 @contextmanager
 def _library(**settings: Any) -> Iterator[Keep]:
-    app, events = _app(BROKER_URL=AWAY, SHUTDOWN_TIMEOUT=0, **settings)
+    app, events = _app(BROKER_URL=UNREACHABLE, SHUTDOWN_TIMEOUT=0, **settings)
 
     def keep() -> None:
         with events.auto_publish():
@@ -161,14 +161,14 @@ def _drain(folder: Path, events: int) -> dict[str, Any]:
     return {
         "events": events,
         "events_per_second": [round(rate) for rate in tenths],
-        # The first tenth has the look through the whole file in it.
+        # The first tenth includes the check of the whole file.
         "last_to_second_tenth": tenths[-1] / tenths[1],
         "most_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
 
 def _leave(folder: Path, events: int) -> None:
-    """A file with so many events, as a process leaves it that was killed."""
+    """A file with *events* events, as left by a killed process."""
     claim = Folder(folder, NAME).claim_new()
     journal = Journal.create(claim.path)
     steps = range(0, events, 5000)
@@ -192,18 +192,18 @@ def _entry(number: int) -> Entry:
 
 
 def _show(costs: dict[str, float], drained: dict[str, Any]) -> None:
-    table = Table(title=f"Keeping a batch of {EVENTS} events, the broker away")
+    table = Table(title=f"Retaining {EVENTS} events, broker unreachable")
     table.add_column("where")
     table.add_column("ms", justify="right")
-    table.add_column("times the memory", justify="right")
+    table.add_column("ratio to memory", justify="right")
     for name, seconds in costs.items():
         ratio = seconds / costs["memory"]
         table.add_row(name, f"{1000 * seconds:.2f}", f"{ratio:.1f}")
     console = Console()
     console.print(table)
     console.print(
-        f"Draining {drained['events']:,} events of a dead process, events a second in"
-        f" each tenth: {drained['events_per_second']}; memory at most"
+        f"Draining {drained['events']:,} events of a dead process, in events per second"
+        f" for each tenth: {drained['events_per_second']}. Peak memory:"
         f" {drained['most_memory_bytes'] / 2**20:.0f} MiB"
     )
 

@@ -1,10 +1,10 @@
-"""Measure how many events a second each contestant publishes, all confirmed.
+"""Measure how many confirmed events per second each contestant publishes.
 
     python -m benchmarks.publish_events
     python -m benchmarks.publish_events --url amqp://guest:guest@localhost/ --json
 
-Without --url a private RabbitMQ node is started. Figures of one run compare with each
-other and with nothing else: the machine, the broker and the load share its cores.
+Without --url, this starts a private RabbitMQ node. Compare only figures of the same
+run: the broker and the load share the cores of the machine.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from benchmarks.contestants import CONTESTANTS, Contestant, Publish
 from tests.rabbitmq import RabbitMQNode, find_version
 
 BASELINE = next(iter(CONTESTANTS))
-#: Characters of the longest bar: the table fits into 80.
+#: The width of the longest bar, so that the table fits into 80 columns.
 _BAR = 20
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What one contestant reached."""
+    """The result of one contestant."""
 
     name: str
     events: int
-    #: Events a second: the median of the rounds.
+    #: Events per second: the median of the rounds.
     rate: float
-    #: How many times the baseline's rate.
+    #: The ratio to the baseline's rate.
     ratio: float
 
 
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--batch", type=int, default=20, help="events in a batch")
     options.add_argument("--threads", type=int, default=8)
     options.add_argument("--rounds", type=int, default=3)
-    options.add_argument("--json", action="store_true", help="for machines")
+    options.add_argument("--json", action="store_true", help="write JSON")
     return options
 
 
@@ -108,7 +108,7 @@ def _round(contestant: Contestant, url: str, options: argparse.Namespace) -> flo
 
 
 def _run_threads(publish: Publish, options: argparse.Namespace) -> None:
-    # One queue of work for all threads. Each item is the events of a batch.
+    # One work queue for all threads. Each item is the number of events of a batch.
     todo: SimpleQueue[int] = SimpleQueue()
     for done in range(0, options.events, options.batch):
         todo.put(min(options.batch, options.events - done))
@@ -127,7 +127,7 @@ def _run_threads(publish: Publish, options: argparse.Namespace) -> None:
 
 @contextmanager
 def _queue(url: str, events: int) -> Iterator[str]:
-    """A queue that must hold so many *events* in the end, or more."""
+    """A queue that must have at least *events* events at the end."""
     connection = pika.BlockingConnection(pika.URLParameters(url))
     channel = connection.channel()
     queue = f"benchmark.{time.time_ns()}"

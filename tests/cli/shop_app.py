@@ -1,4 +1,4 @@
-"""An app as a user has it: its settings come from the environment."""
+"""An app like a user's, whose settings come from the environment."""
 
 from flask import Flask
 

@@ -1,4 +1,4 @@
-"""``flask events`` in processes of their own."""
+"""``flask events`` in separate processes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 
-#: Seconds; more than any command of a test should take on a busy machine.
+#: Seconds: longer than any command should take on a busy machine.
 DEADLINE = 60.0
 
 
 class FlaskEvents:
-    """Calls the commands as a user does, in a shell of the app's user."""
+    """Calls the commands like a user, in a shell of the app's user."""
 
     def __init__(self, folder: Path, url: str) -> None:
         self.folder = folder
@@ -31,7 +31,7 @@ class FlaskEvents:
         }
 
     def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command until it ends."""
         with self.started(*args) as process:
             output, errors = process.communicate(timeout=DEADLINE)
         return subprocess.CompletedProcess(
@@ -39,12 +39,12 @@ class FlaskEvents:
         )
 
     def json(self, *args: str) -> Any:
-        """What a command writes for machines."""
+        """The JSON output of a command."""
         return json.loads(self(*args, "--json").stdout)
 
     @contextmanager
     def started(self, *args: str, **more: Any) -> Iterator[subprocess.Popen[str]]:
-        """Start a command, which ends with the block at the latest."""
+        """Start a command, which is ended with the block at the latest."""
         command = ["-m", "flask", "events", *args]
         with self._started(command, stdin=subprocess.DEVNULL, **more) as process:
             yield process

@@ -1,4 +1,4 @@
-"""``flask events``, beside a process that lives and one that was killed."""
+"""``flask events``, with a running process and a killed one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ for line in sys.stdin:
 
 
 class Worker:
-    """A process with one dead event and one that waits, both on disk."""
+    """A process with one dead and one waiting event, both on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.process = subprocess.Popen(
@@ -338,7 +338,7 @@ def test_what_a_damaged_wal_hides_is_not_taken_for_nothing(
     assert "its -wal is damaged" in result.output
     with pytest.raises(Unreadable, match="its -wal is damaged"):
         change(path, ControlRequest("purge", [killed.waiting]), lambda notices: None)
-    # So who looks next sees it, too.
+    # So the next reader sees it, too.
     assert Path(f"{path}-shm").read_bytes() == shared
 
 

@@ -1,4 +1,4 @@
-"""``flask events`` as a user calls it: in processes of their own, on RabbitMQ."""
+"""``flask events`` as a user calls it: in separate processes, with RabbitMQ."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def flask_events(folder: Path, rabbitmq: RabbitMQNode) -> FlaskEvents:
 
 @pytest.fixture
 def away(folder: Path) -> FlaskEvents:
-    """With a broker that nobody finds."""
+    """With an unreachable broker."""
     return FlaskEvents(folder, f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/")
 
 
 def sent(rabbitmq: RabbitMQNode, queue: str) -> list[int]:
-    """What is in the queue, in order; each message says that it may be a copy."""
+    """The messages in the queue, in order; each is marked as a possible duplicate."""
     messages = rabbitmq.get_all(queue)
     for message in messages:
         assert message.properties.headers == {"x-possible-duplicate": True}
@@ -192,7 +192,7 @@ def test_status_beside_a_flush_finds_nothing_to_complain_about(
 
 
 def on_a_terminal(flask_events: FlaskEvents, *args: str) -> str:
-    """All that a terminal gets from a command."""
+    """The whole output of a command on a terminal."""
     ours, theirs = pty.openpty()
     with flask_events.started(*args, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -204,7 +204,7 @@ def on_a_terminal(flask_events: FlaskEvents, *args: str) -> str:
 
 def chunks(terminal: int) -> Iterable[bytes]:
     deadline = time.monotonic() + DEADLINE
-    # Linux says by an error that nobody has the other side open any more.
+    # Linux reports by an error that the other side is closed.
     with suppress(OSError):
         while select.select([terminal], [], [], deadline - time.monotonic())[0]:
             if not (chunk := os.read(terminal, 4096)):

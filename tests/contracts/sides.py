@@ -1,4 +1,4 @@
-"""Both brokers, each with a hand on what happens to it."""
+"""Both brokers, each with means to control it."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ class Arrived(NamedTuple):
 
 
 class BrokerCallbacks:
-    """What the broker talks to: a ledger, with a record of what was said."""
+    """The broker's callbacks: a ledger, with a record of the calls."""
 
     def __init__(self, **changes: Any) -> None:
         self.ledger = Ledger(limits(**{"max_events": 100_000} | changes))
         self.states: list[BrokerState] = []
         self.taken: list[Entry] = []
-        #: In the order in which they came: the id, and the outcome.
+        #: The ids and outcomes, in the order of the settlements.
         self.settled: list[tuple[str, Outcome | None]] = []
         self.reasons: dict[str, str] = {}
-        #: What the broker did that it must not do.
+        #: Violations of the protocol by the broker.
         self.wrongs: list[str] = []
         self._changed = threading.Condition()
 
-    # What the broker calls.
+    # Called by the broker.
 
     def take(self, limit: int) -> list[Entry]:
         with self._changed:
@@ -80,7 +80,7 @@ class BrokerCallbacks:
             self.ledger.on_state_change(state, error)
             self._changed.notify_all()
 
-    # What the test calls.
+    # Called by the test.
 
     def give(
         self,
@@ -105,12 +105,12 @@ class BrokerCallbacks:
         return events
 
     def outcomes(self, event: Event) -> list[Outcome | None]:
-        """What became of the event, try by try."""
+        """The outcomes of the event, one per attempt."""
         with self._changed:
             return [outcome for id, outcome in self.settled if id == event.id]
 
     def reason(self, event: Event) -> str:
-        """The broker's last word on the event."""
+        """The reason of the event's last settlement."""
         with self._changed:
             return self.reasons[event.id]
 
@@ -119,7 +119,7 @@ class BrokerCallbacks:
         self._wait_for(lambda: self.states[-1:] == [state], f"the state {state}")
 
     def wait_for(self, outcome: Outcome, events: list[Event]) -> None:
-        """Wait until the last word on each of the events is this one."""
+        """Wait until the last outcome of each event is this one."""
         ids = [event.id for event in events]
         self._wait_for(
             lambda: all(dict(self.settled).get(id) is outcome for id in ids),
@@ -140,52 +140,52 @@ class BrokerCallbacks:
 
 
 class Side(ABC):
-    """One broker, with the means to make trouble for it."""
+    """One broker, with means to cause faults."""
 
     broker: Broker
 
     @abstractmethod
     def make_queue(self) -> str:
-        """A queue that takes events."""
+        """A queue that accepts events."""
 
     @abstractmethod
     def make_full_queue(self) -> str:
-        """A queue that takes none, though it is there."""
+        """An existing queue that refuses events."""
 
     @abstractmethod
     def missing_queue(self) -> str:
-        """A name that no queue has."""
+        """The name of a queue that does not exist."""
 
     @abstractmethod
     def declare(self, queue: str) -> None:
-        """Have a missing queue be there."""
+        """Declare a missing queue."""
 
     @abstractmethod
     def arrived(self, queue: str) -> list[Arrived]:
-        """All that is in the queue, oldest first; perhaps it is empty afterwards."""
+        """The events in the queue, oldest first; the queue may be empty afterwards."""
 
     @abstractmethod
     def fall_silent(self) -> None:
-        """Confirm nothing that is sent from now on."""
+        """Confirm nothing from now on."""
 
     @abstractmethod
     def go_down(self) -> None:
-        """Be away, whatever is on its way."""
+        """Become unreachable, even with events in flight."""
 
     @abstractmethod
     def come_up(self) -> None:
-        """Be there again."""
+        """Become reachable."""
 
     @abstractmethod
     def block(self) -> None:
-        """Take nothing more, as with an alarm; perhaps it says so at the next event."""
+        """Accept nothing more, as with an alarm; the next event may reveal it."""
 
     @abstractmethod
     def unblock(self) -> None:
-        """Take events again."""
+        """Accept events again."""
 
     def close(self) -> None:
-        """End the broker, and all that was begun for it."""
+        """Close the broker, and everything started for it."""
         self.broker.close(1)
 
 
@@ -217,7 +217,7 @@ class MemorySide(Side):
         return [Arrived(event.id, event.body, event.headers) for event in events]
 
     def fall_silent(self) -> None:
-        # It answers within the same call, so this is its word on what comes next.
+        # It settles within the same call, so this plans the next settlements.
         self.faults.fail_next(Outcome.UNKNOWN)
 
     def go_down(self) -> None:
@@ -234,7 +234,7 @@ class MemorySide(Side):
 
 
 class RabbitMQSide(Side):
-    """RabbitMQ, behind a proxy that may hold and cut what passes."""
+    """RabbitMQ, behind a proxy that can hold and cut connections."""
 
     def __init__(self, node: RabbitMQNode) -> None:
         self._node = node
@@ -246,7 +246,7 @@ class RabbitMQSide(Side):
             ),
             queues={},
             heartbeat=15,
-            # Only a hurry makes it connect again in time.
+            # Without this, it would not reconnect in time.
             delay=lambda failures: 10 * DEADLINE,
             name="contract",
         )
@@ -297,7 +297,7 @@ class RabbitMQSide(Side):
 
 
 class Proxy:
-    """Passes bytes on to a port of this machine, or not."""
+    """Forwards bytes to a port of this machine, or not."""
 
     def __init__(self, target: int) -> None:
         self._target = target
@@ -311,7 +311,7 @@ class Proxy:
         self._run(self._accept)
 
     def hold(self) -> None:
-        """Keep back what comes from the target."""
+        """Hold back data from the target."""
         self._answers.clear()
 
     def cut(self) -> None:
@@ -324,12 +324,12 @@ class Proxy:
         self._answers.set()
 
     def restore(self) -> None:
-        """Pass everything on again."""
+        """Forward everything again."""
         with self._lock:
             self._is_up = True
 
     def close(self) -> None:
-        """End for good."""
+        """Close it."""
         self.cut()
         _end(self._listener)
 
@@ -367,7 +367,7 @@ def _pipe(
 
 
 def _end(each: socket.socket) -> None:
-    # A shutdown wakes the thread that reads from it; a close does not.
+    # A shutdown wakes a reading thread; a close does not.
     with contextlib.suppress(OSError):
         each.shutdown(socket.SHUT_RDWR)
     each.close()

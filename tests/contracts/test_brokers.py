@@ -1,4 +1,4 @@
-"""What every broker promises, the one inside the process like RabbitMQ."""
+"""The promises of every broker: the in-memory one, and RabbitMQ."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def side(request: pytest.FixtureRequest) -> Iterator[Side]:
 
 @pytest.fixture(params=BROKERS)
 def blockable(request: pytest.FixtureRequest) -> Iterator[Side]:
-    """Each of the brokers in turn; they may be blocked."""
+    """Each of the brokers in turn; the test may block it."""
     if request.param == "memory":
         yield from closing(MemorySide())
     else:
@@ -45,7 +45,7 @@ def closing(side: Side) -> Iterator[Side]:
 
 @pytest.fixture
 def callbacks() -> Iterator[BrokerCallbacks]:
-    """What the broker talks to; in the end it must have kept to the rules."""
+    """The broker's callbacks; at the end, it must have kept the rules."""
     callbacks = BrokerCallbacks()
     yield callbacks
     assert callbacks.wrongs == []
@@ -309,8 +309,8 @@ def test_it_can_go_and_come_many_times(side: Side, callbacks: BrokerCallbacks) -
 
 
 def lose(side: Side, callbacks: BrokerCallbacks, queue: str) -> list[Event]:
-    """Have the broker go while an event is on its way."""
-    # RabbitMQ's channel opens for the first event, which would not be sent yet.
+    """Make the broker unreachable while an event is in flight."""
+    # RabbitMQ's channel opens with the first event, which would not be sent yet.
     callbacks.wait_for(
         Outcome.CONFIRMED, publish(side, callbacks, side.make_queue(), 0)
     )
@@ -368,7 +368,7 @@ def test_a_blocked_one_can_be_closed(
 
 
 def block(side: Side, callbacks: BrokerCallbacks, queue: str) -> list[Event]:
-    """Block the broker; RabbitMQ says so when it gets the next event."""
+    """Block the broker; RabbitMQ reports that at the next event."""
     side.block()
     events = publish(side, callbacks, queue, 1)
     callbacks.wait_for_state(BrokerState.BLOCKED)

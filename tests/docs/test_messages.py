@@ -39,7 +39,7 @@ NODE_PATH = ROOT / ".consumers" / "node_modules"
 QUEUE = "orders.created"
 UUID_PATTERN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-#: For the values in the page's tables.
+#: Names used in the page's tables.
 NAMES: dict[str, Any] = {
     "Decimal": Decimal,
     "UUID": UUID,
@@ -54,7 +54,7 @@ NAMES: dict[str, Any] = {
 
 
 def section(heading: str) -> str:
-    """What stands below *heading*, up to the next heading."""
+    """The text below *heading*, up to the next heading."""
     below = PAGE.partition(f"\n{heading}\n")[2]
     assert below, heading
     return re.split(r"^##", below, flags=re.M)[0]
@@ -69,7 +69,7 @@ def table(heading: str) -> list[list[str]]:
 
 
 def code(cell: str) -> str:
-    """What a cell has in back quotes, first."""
+    """The first code in a cell."""
     found = re.match(r"`([^`]*)`", cell)
     assert found, cell
     return found[1]
@@ -119,7 +119,7 @@ def publish(relay: Relay, headers: dict[str, Any]) -> Event:
 
 
 def get(relay: Relay) -> wire.Published:
-    """Get the next message, as the bytes in which it comes."""
+    """Get the next message, as raw bytes."""
     with pika.BlockingConnection(pika.URLParameters(relay.url)) as connection:
         connection.channel().basic_get(QUEUE, auto_ack=True)
         (message,) = wire.messages(bytes(relay.received[-1]))
@@ -205,12 +205,12 @@ def test_the_body_is_as_the_table_says(row: list[str]) -> None:
 
 
 class Language(NamedTuple):
-    """How to run a consumer, and what its client makes of headers."""
+    """How to run a consumer, and to show how its client decodes headers."""
 
     heading: str
     client: str
     file: str
-    #: What is missing to run it, if something is.
+    #: What is missing to run it, if anything.
     missing: Callable[[], str | None]
     #: Prints the client's version, then each header in the client's notation, by name.
     probe: str
@@ -243,7 +243,7 @@ def _unless(*command: str, missing: str) -> str | None:
 
 
 def environment(url: str = "") -> dict[str, str]:
-    """For a consumer of the broker at *url*."""
+    """The environment of a consumer of the broker at *url*."""
     paths = [str(NODE_PATH), *os.environ.get("NODE_PATH", "").split(os.pathsep)]
     return unmeasured() | {
         "AMQP_URL": f"{url}%2F",
@@ -320,7 +320,7 @@ def language(request: pytest.FixtureRequest) -> Language:
 
 
 def publish_twice(relay: Relay) -> None:
-    """Publish one order, and lose its first confirm together with the connection."""
+    """Publish one order, and lose its first confirm with the connection."""
     relay.lose_confirm = True
     with shop(relay) as (app, events):
         assert app.test_client().post("/orders/7").text == "placed"
@@ -346,7 +346,7 @@ def test_a_consumer_says_what_the_page_shows(
 
 
 def lines_of(language: Language, folder: Path, url: str, count: int) -> str:
-    """The first lines of a consumer, which is ended then."""
+    """The first lines of a consumer, which is then ended."""
     with subprocess.Popen(
         language.command,
         cwd=folder,
@@ -396,7 +396,7 @@ def notation(row: list[str], language: Language) -> str:
 
 
 def test_the_table_marks_what_a_client_reads_wrongly() -> None:
-    """Checked where it can be: numbers, and arrays by their length."""
+    """Checked where possible: numbers, and arrays by their length."""
     for row in table("## Headers"):
         sent = value(row[0])
         if type(sent) not in (int, list):

@@ -1,4 +1,4 @@
-"""The README's links hold on a package index, where relative ones don't."""
+"""The README's links work on a package index, where relative ones don't."""
 
 from __future__ import annotations
 

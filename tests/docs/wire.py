@@ -1,6 +1,6 @@
-"""Bytes between a client and the broker: recorded, and read as AMQP 0-9-1.
+"""Records bytes between a client and the broker, and parses them as AMQP 0-9-1.
 
-It reads by itself, without pika, so that what it says of pika's encoding is no echo.
+It parses without pika, so that it verifies pika's encoding independently.
 https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf
 """
 
@@ -38,18 +38,18 @@ PROPERTIES = {
 
 
 class Relay:
-    """Listens on a port of its own, passes everything on, and remembers it."""
+    """Listens on its own port, forwards everything, and records it."""
 
     def __init__(self, broker_port: int) -> None:
         self._broker = ("127.0.0.1", broker_port)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._sockets: list[socket.socket] = []
         self._lock = threading.Lock()
-        #: What clients have said, one item a connection.
+        #: Data from clients, one item per connection.
         self.sent: list[bytearray] = []
-        #: What the broker has said, one item a connection.
+        #: Data from the broker, one item per connection.
         self.received: list[bytearray] = []
-        #: End the connection instead of passing on the next confirm.
+        #: Whether to end the connection instead of forwarding the next confirm.
         self.lose_confirm = False
 
     def __enter__(self) -> Relay:
@@ -140,7 +140,7 @@ class Published(NamedTuple):
     routing_key: str
     #: Of ``basic.publish``: mandatory is bit 0, immediate is bit 1.
     bits: int
-    #: Those that are there, with the bytes of their values.
+    #: The present properties, with the bytes of their values.
     properties: dict[str, bytes]
     body: bytes
 

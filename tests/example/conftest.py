@@ -1,4 +1,4 @@
-"""A shop of its own for each test."""
+"""A separate shop for each test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class OpenShop(Protocol):
 
 @pytest.fixture
 def open_shop(tmp_path: Path) -> OpenShop:
-    """Open a shop with settings of one's own."""
+    """Open a shop with the given settings."""
 
     @contextmanager
     def opened(**config: Any) -> Iterator[Flask]:
@@ -54,11 +54,11 @@ def shop(open_shop: OpenShop) -> Iterator[Flask]:
 
 @pytest.fixture
 def app(shop: Flask) -> Flask:
-    """Return the shop, as `captured_events` knows it."""
+    """Return the shop, for `captured_events`."""
     return shop
 
 
 @pytest.fixture
 def visitor(shop: Flask) -> FlaskClient:
-    """Return a client that asks for JSON answers, as the page's script does."""
+    """Return a client that requests JSON, like the page's script."""
     return script_client(shop)

@@ -1,4 +1,4 @@
-"""The shop as a process of its own, which may be killed and started again."""
+"""The shop as a separate process, which can be killed and started again."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class ServedShop:
 
     @property
     def log(self) -> str:
-        """What the process that was started last has said."""
+        """The log of the latest process."""
         return self._log.read_text()
 
     def start(self) -> str:
-        """Start it; returns its address as soon as it serves."""
+        """Start it; returns its address once it responds."""
         with self._log.open("w") as output:
             self._server = server = subprocess.Popen(
                 [*PYTHON, "-m", "flask", "--app", "example_app", "run", "--port", "0"],
@@ -56,13 +56,13 @@ class ServedShop:
             self._server.wait(DEADLINE)
 
     def stop(self) -> None:
-        """Ask it to end, if it runs."""
+        """Ask it to exit if it is running."""
         if self._server is not None:
             self._server.terminate()
             self._server.wait(DEADLINE)
 
     def post(self, path: str, **form: str) -> int:
-        """Send a form; returns the answer's status."""
+        """Send a form; returns the status of the response."""
         request = Request(
             f"{self.address}{path}",
             data=urlencode(form).encode(),
@@ -73,7 +73,7 @@ class ServedShop:
             return status
 
     def state(self) -> dict[str, Any]:
-        """Return what the page shows."""
+        """Return the page's data."""
         url = f"{self.address}/state.json"
         with urlopen(url, timeout=DEADLINE) as answer:
             shown: dict[str, Any] = json.load(answer)

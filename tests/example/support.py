@@ -1,4 +1,4 @@
-"""What the tests of the example share."""
+"""Shared by the tests of the example."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flask.testing import FlaskClient
 ROOT = Path(__file__).parents[2]
 PYTHON = (sys.executable, "-X", "utf8")
 
-#: Seconds; more than any wait should take on a busy machine.
+#: Seconds: longer than any wait should take on a busy machine.
 DEADLINE = 20.0
 
 
@@ -29,12 +29,12 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def database_uri(folder: Path) -> str:
-    """Return the URI of a database of one's own."""
+    """Return the URI of a new database."""
     return f"sqlite:///{folder / 'shop.sqlite3'}"
 
 
 def environment(folder: Path, **variables: str) -> dict[str, str]:
-    """Return the environment of a shop's process with a database of its own."""
+    """Return the environment of a shop's process with a new database."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("FLASK_")}
     uri = database_uri(folder)
     return inherited | {"FLASK_SQLALCHEMY_DATABASE_URI": uri} | variables
@@ -43,7 +43,7 @@ def environment(folder: Path, **variables: str) -> dict[str, str]:
 def run_python(
     folder: Path, *arguments: str, typed: str = "", **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run Python to its end, with a shop's environment and something typed in."""
+    """Run Python until it ends, with a shop's environment and some input."""
     return subprocess.run(
         [*PYTHON, *arguments],
         cwd=ROOT,
@@ -57,26 +57,26 @@ def run_python(
 
 
 def script_client(app: Flask) -> FlaskClient:
-    """Return a client that asks for JSON answers, as the page's script does."""
+    """Return a client that requests JSON, like the page's script."""
     client = app.test_client()
     client.environ_base["HTTP_ACCEPT"] = "application/json"
     return client
 
 
 def state(visitor: FlaskClient) -> dict[str, Any]:
-    """Return what the page shows."""
+    """Return the page's data."""
     shown: dict[str, Any] = visitor.get("/state.json").get_json()
     return shown
 
 
 def books(visitor: FlaskClient) -> dict[str, Any]:
-    """Return the books that are not zero, without sizes and ages."""
+    """Return the counts that are not zero, without sizes and ages."""
     aside = ("enqueued", "held_bytes", "oldest_age", "broker", "broker_error")
     shown = state(visitor)["books"]
     return {k: v for k, v in shown.items() if v and k not in aside}
 
 
 def order(visitor: FlaskClient, quantity: int = 1) -> int:
-    """Place an order; return the answer's status."""
+    """Place an order; return the status of the response."""
     form = {"product": 1, "quantity": quantity}
     return visitor.post("/orders", data=form).status_code

@@ -1,4 +1,4 @@
-"""The broker's bad days, played on the embedded one."""
+"""Faults of the embedded broker."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_a_restock_that_fails_sends_nothing(shop: Flask) -> None:
         mug = db.session.get(Product, 1)
         assert mug
         assert mug.stock == 40
-        # Two products could give away 20; the database refused the third.
+        # Two products had 20 in stock; the database rejected the third.
         assert events.stats().discarded == 2
         assert events.stats().confirmed == 0
 

@@ -44,7 +44,7 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Return the address of a shop of its own, served as a user would serve it."""
+    """Return the address of a new shop, served as a user would serve it."""
     shop = ServedShop(tmp_path)
     try:
         yield shop.start()
@@ -54,7 +54,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def empty_page(chromium: Browser) -> Iterator[Page]:
-    """Return a page; the test fails if a script of what it shows does."""
+    """Return a page; the test fails if one of its scripts fails."""
     context = chromium.new_context(viewport={"width": 1280, "height": 1100})
     page = context.new_page()
     errors: list[str] = []
@@ -73,7 +73,7 @@ def page(empty_page: Page, address: str) -> Page:
 
 @pytest.fixture
 def spooling_shop(tmp_path: Path) -> Iterator[ServedShop]:
-    """Return a shop with the spool, started; it may be killed and started again."""
+    """Return a running shop with the spool, which can be killed and started again."""
     shop = ServedShop(
         tmp_path,
         FLASK_EVENTCOLLECTOR_BACKLOG="spool",
@@ -171,7 +171,7 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
         }"""
     )
     asked.clear()
-    # Longer than the page's period, by the page's own clock.
+    # Longer than the page's period, by the page's clock.
     page.evaluate("() => new Promise((done) => setTimeout(done, 1500))")
     assert asked == []
 

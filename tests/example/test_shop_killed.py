@@ -1,4 +1,4 @@
-"""The shop is killed while the broker is away, and started again."""
+"""The shop is killed while the broker is unreachable, and started again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.rabbitmq import RabbitMQNode
 from .serving import ServedShop
 from .support import wait_for
 
-#: Starts a shop with a backlog of this kind.
+#: Starts a shop with this kind of backlog.
 Serve = Callable[[str], ServedShop]
 
 CARDS = 499
@@ -21,7 +21,7 @@ CARDS = 499
 
 @pytest.fixture
 def serve(tmp_path: Path, private_rabbitmq: RabbitMQNode) -> Iterator[Serve]:
-    """Serve shops that publish to RabbitMQ, and stop them in the end."""
+    """Serve shops that publish to RabbitMQ, and stop them at the end."""
     served: list[ServedShop] = []
 
     def start(backlog: str) -> ServedShop:
@@ -51,14 +51,14 @@ def test_what_waits_in_the_spool_arrives_after_the_next_start(
 
     private_rabbitmq.start_app()
     shop.start()
-    # Like any process, it looks for what others have left at its first request.
+    # Like any process, it adopts events of dead processes at its first request.
     wait_for(lambda: bool(shop.state()["books"]["confirmed"] == CARDS + 3), "all")
 
     orders = private_rabbitmq.get_all("orders.created")
     assert [order.json()["order_id"] for order in orders] == [1, 2, 3]
     mails = private_rabbitmq.get_all("mail.send")
     assert [mail.json()["card"] for mail in mails] == list(range(1, CARDS + 1))
-    # Nobody knows whether the dead process had sent them.
+    # It is unknown whether the dead process had sent them.
     marks = {m.properties.headers["x-possible-duplicate"] for m in [*orders, *mails]
              if m.properties.headers}  # fmt: skip
     assert marks == {True}
@@ -77,7 +77,7 @@ def test_the_page_tells_what_the_earlier_process_has_left(
     shop.start()
     wait_for(lambda: shop.state()["books"]["adopted"] > 0, "it has found them")
     books = shop.state()["books"]
-    # A part of them is brought into memory at a time.
+    # Only a part of them is read into memory at a time.
     assert books["unadopted"] > 0
     assert books["spooled"] + books["unadopted"] == CARDS + 3
     private_rabbitmq.start_app()
@@ -109,7 +109,7 @@ def test_what_waits_in_memory_is_lost(
 
 
 def place_orders(shop: ServedShop) -> None:
-    """Place two orders of one thing each, and one of gift cards."""
+    """Place two orders of one item each, and one of gift cards."""
     assert shop.post("/orders", product="1", quantity="1") == 201
     assert shop.post("/orders", product="2", quantity="1") == 201
     assert shop.post("/orders/gift-cards") == 201

@@ -1,4 +1,4 @@
-"""Orders: what each button of the page leads to."""
+"""Orders: the effect of each button of the page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page, its data, and how forms are answered."""
+"""The page, its data, and the responses to forms."""
 
 from __future__ import annotations
 

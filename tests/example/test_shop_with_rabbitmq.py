@@ -1,4 +1,4 @@
-"""The shop, its commands and its worker on a real RabbitMQ, each as its own process."""
+"""The shop, its commands and its worker with a real RabbitMQ, in separate processes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Queues = Mapping[str, Mapping[str, Any]]
 
 
 class StartWorker(Protocol):
-    """Starts a worker; the block's end asks it to stop, and checks that it did."""
+    """Starts a worker, which is stopped and checked at the end of the block."""
 
     def __call__(self, queues: Queues = QUEUES) -> AbstractContextManager[None]: ...
 
@@ -134,7 +134,7 @@ def test_the_worker_requests_an_invoice_for_each_order(
     for invoice, created in zip(invoices, orders, strict=True):
         assert invoice.properties.headers
         assert invoice.properties.headers["caused-by"] == created["id"]
-    # It had acknowledged them: nothing came back when it ended.
+    # It had acknowledged them: nothing was requeued when it ended.
     assert private_rabbitmq.count("orders.created") == 0
 
 
@@ -154,7 +154,7 @@ def test_the_worker_outlives_the_broker(
         private_rabbitmq.start_app()
         wait_for(lambda: _invoices(private_rabbitmq) >= 2, "the second is requested")
 
-    # A third would be the first again, if its acknowledgement was lost.
+    # A third one would be the first again, with a lost acknowledgement.
     invoices = private_rabbitmq.get_all("invoices.requested")
     assert {invoice.json()["order_id"] for invoice in invoices} == {1, 2}
     wait_for(lambda: books(visitor) == {"confirmed": 2}, "the shop has recovered too")

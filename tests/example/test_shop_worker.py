@@ -23,14 +23,14 @@ ORDER = json.dumps({"order_id": 7, "total": "9.50"}).encode()
 
 @pytest.fixture
 def worker(shop: Flask) -> Iterator[Worker]:
-    """Return a worker, inside its app context and short of patience."""
+    """Return a worker in its app context, with short timeouts."""
     with shop.app_context():
         yield Worker(shop, publish_timeout=0.05, pause=0)
 
 
 @pytest.fixture
 def channel() -> Mock:
-    """Return a channel that remembers what it was told."""
+    """Return a channel that records its calls."""
     channel: Mock = create_autospec(BlockingChannel, instance=True)
     channel.connection = Mock()
     return channel

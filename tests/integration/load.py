@@ -17,8 +17,8 @@ from flask_eventcollector import EventCollector, Outcome, Stats, publish_failed
 from tests.rabbitmq import Message
 
 EVENTS_PER_REQUEST = 5
-#: What a request may take at most while the broker misbehaves: ``CONFIRM_TIMEOUT`` and
-#: half a second.
+#: The most seconds that a request may take while the broker misbehaves:
+#: ``CONFIRM_TIMEOUT`` plus half a second.
 SLOWEST = 0.25 + 0.5
 
 
@@ -48,7 +48,7 @@ def make_app(url: str, queue: str, **settings: Any) -> tuple[Flask, EventCollect
 
 @dataclass
 class Load:
-    """Requests from several threads, each timed."""
+    """Sends requests from several threads, and times each."""
 
     app: Flask
     threads: int = 8
@@ -63,7 +63,7 @@ class Load:
 
     @contextmanager
     def running(self, paths: Iterable[str]) -> Iterator[None]:
-        """Send them while the block runs, and until the last is answered."""
+        """Send them during the block, and until the last one is answered."""
         todo = iter(paths)
         taking = threading.Lock()
 
@@ -93,7 +93,7 @@ def _next(todo: Iterator[str], taking: threading.Lock) -> str | None:
 
 
 class Duplicates:
-    """Counts the events whose outcome was *unknown*: these may arrive twice."""
+    """Counts the events with the outcome *unknown*, which may arrive twice."""
 
     def __init__(self, app: Flask) -> None:
         self.possible: set[str] = set()
@@ -110,7 +110,7 @@ def orders(numbers: Iterable[int]) -> list[str]:
 
 
 def places_by_order(messages: Iterable[Message]) -> dict[int, list[int]]:
-    """What arrived of each order, in the order of its first arrival."""
+    """The events that arrived for each order, in the order of their first arrival."""
     found: dict[int, list[int]] = defaultdict(list)
     seen: set[str | None] = set()
     for message in messages:
@@ -122,17 +122,17 @@ def places_by_order(messages: Iterable[Message]) -> dict[int, list[int]]:
 
 
 def complete(numbers: Iterable[int]) -> dict[int, list[int]]:
-    """What must have arrived."""
+    """The events that must have arrived."""
     return {number: list(range(EVENTS_PER_REQUEST)) for number in numbers}
 
 
 def ids(messages: Iterable[Message]) -> list[str | None]:
-    """The message ids, second copies included."""
+    """The message ids, including those of second copies."""
     return [message.id for message in messages]
 
 
 def marked(messages: Iterable[Message]) -> set[str | None]:
-    """The ids of the messages that say they may be a second copy."""
+    """The ids of the messages marked as possible duplicates."""
     return {
         message.id
         for message in messages
@@ -158,7 +158,7 @@ def wait_for(condition: Callable[[], bool], timeout: float = 20.0) -> None:
 
 
 def assert_all_confirmed(stats: Stats, events: int) -> None:
-    """Nothing is under way, dropped or dead, and the books balance."""
+    """Nothing is in flight, retained, dropped or dead, and the books balance."""
     assert stats.balanced
     assert stats.confirmed == events
     left = (stats.collected, stats.in_flight, stats.retained, stats.dead, stats.dropped)

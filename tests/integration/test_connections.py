@@ -1,4 +1,4 @@
-"""Ways in which a connection to RabbitMQ is made, refused and kept."""
+"""How connections to RabbitMQ are made, refused and maintained."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def url_of(node: RabbitMQNode, credentials: str, vhost: str = "") -> str:
 
 
 def assert_retained(events: EventCollector, because: str) -> None:
-    """The event waits, and both the state and the log can say why."""
+    """The event is retained, and both the state and the log tell the reason."""
     load.wait_for(lambda: because in events.stats().broker_error)
     stats = events.stats()
-    # A next try may just be under way.
+    # The next attempt may be in progress.
     assert (stats.retained + stats.in_flight, stats.confirmed) == (1, 0)
     assert stats.balanced
 
@@ -96,7 +96,7 @@ def test_a_missing_permission_is_told_and_the_events_are_kept(
         assert_retained(events, "ACCESS_REFUSED")
         assert events.stats().broker is BrokerState.READY
         rabbitmq.ctl("set_permissions", name, ".*", ".*", ".*")
-        # RabbitMQ remembers a permission for a channel; each try has a new one.
+        # RabbitMQ caches permissions per channel; each attempt has a new channel.
         load.wait_for(lambda: events.flush(5))
         assert events.stats().broker_error == ""
 
@@ -207,7 +207,7 @@ def test_confirms_that_stay_away_end_the_connection(
         assert load.marked(messages) == {messages[-1].id}
 
 
-# TLS, by a proxy that ends it.
+# TLS, with a proxy that terminates it.
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_a_certificate_for_another_name_is_refused(
 
 @contextmanager
 def _tls_proxy(port: int, authority: trustme.CA, name: str) -> Iterator[int]:
-    """Listens with TLS, and passes what is in it to the node's *port*."""
+    """Listens with TLS, and forwards the plain data to the node's *port*."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert(name).configure_cert(context)
     with ExitStack() as stack:
@@ -296,7 +296,7 @@ def _pipe(source: socket.socket, sink: socket.socket) -> None:
 
 
 def _nobody() -> str:
-    """The URL of a port at which nobody listens."""
+    """The URL of a port without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return f"amqp://guest:guest@127.0.0.1:{port}/"

@@ -1,4 +1,4 @@
-"""A process that ends: what it owes is delivered, or counted, and never hangs."""
+"""The end of a process: its events are delivered or counted, and it never hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.rabbitmq import RabbitMQNode
 
 pytestmark = pytest.mark.rabbitmq
 
-#: ``SHUTDOWN_TIMEOUT`` and one second more.
+#: ``SHUTDOWN_TIMEOUT`` plus one second.
 LONGEST_EXIT = 3.0
 
 SCRIPT = """
@@ -49,7 +49,7 @@ class Ended:
 
 
 class Script:
-    """A script in a process of its own, which waits for a word before it publishes."""
+    """A script in a separate process, which waits for a signal before it publishes."""
 
     def __init__(self, url: str, queue: str, *options: str) -> None:
         self._process = subprocess.Popen(

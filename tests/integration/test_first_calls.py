@@ -1,4 +1,4 @@
-"""A script whose first call concerns what killed processes have left."""
+"""A script whose first call concerns events of killed processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A broker that goes away under load, in each of the ways it can."""
+"""A broker that becomes unreachable under load, in all ways."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tests.rabbitmq import RabbitMQNode
 pytestmark = pytest.mark.rabbitmq
 
 REQUESTS = 500
-#: How many of them come before the broker is gone, or while it goes.
+#: How many requests are sent before the outage, or as it begins.
 BEFORE = 400
 EVENTS = REQUESTS * load.EVENTS_PER_REQUEST
 
 
 class Shop(NamedTuple):
-    """The app, with what the test needs to look at."""
+    """The app, with the objects that the test inspects."""
 
     app: Flask
     events: EventCollector
@@ -40,7 +40,7 @@ def shop(private_rabbitmq: RabbitMQNode) -> Iterator[Shop]:
     # The first request connects; it isn't part of the load.
     events.enqueue_event({"order": -1, "place": 0}, queue)
     assert events.publish(timeout=20).complete
-    # RabbitMQ 3.10 writes a new queue to disk a second later, unless it is told to.
+    # RabbitMQ 3.10 writes a new queue to disk only after a second, unless requested.
     private_rabbitmq.declare(queue)
     private_rabbitmq.get_all(queue)
     requests = load.Load(app, pause=0.02)
@@ -49,12 +49,12 @@ def shop(private_rabbitmq: RabbitMQNode) -> Iterator[Shop]:
 
 
 def run_with(shop: Shop, away: Callable[[], None]) -> None:
-    """Put the shop under load, and take the broker away in the middle of it."""
+    """Put the shop under load, and cause an outage in the middle of it."""
     gone = threading.Event()
 
     def paths() -> Iterator[str]:
         yield from load.orders(range(BEFORE))
-        # However slow the broker or the machine is: the others find it gone.
+        # Even if the broker or the machine is slow, the others see the outage.
         gone.wait(60)
         yield from load.orders(range(BEFORE, REQUESTS))
 
@@ -74,7 +74,7 @@ def assert_everything_arrives(shop: Shop, broker: RabbitMQNode) -> None:
     load.assert_all_confirmed(shop.events.stats(), EVENTS + 1)
     messages = broker.get_all(shop.queue)
     assert load.places_by_order(messages) == load.complete(range(REQUESTS))
-    # Only what had an unknown outcome came twice, and the second copy says so.
+    # Only events with an unknown outcome arrived twice, and the second copy is marked.
     assert load.marked(messages) == shop.duplicates.possible
     assert set(load.ids(load.second_copies(messages))) <= load.marked(messages)
 

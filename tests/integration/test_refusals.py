@@ -1,4 +1,4 @@
-"""Events that RabbitMQ refuses, beside others that it takes."""
+"""Events that RabbitMQ refuses, together with events that it accepts."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def opened(node: RabbitMQNode, **settings: Any) -> Iterator[Shop]:
 
 @pytest.fixture
 def shop(rabbitmq: RabbitMQNode) -> Iterator[Shop]:
-    """A shop that soon tries again what was refused, and for as long as it takes."""
+    """A shop that retries refused events soon, and never gives up."""
     # A confirm takes milliseconds, but the machine may be busy.
     quick = {"RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.3, "CONFIRM_TIMEOUT": 10}
     with opened(rabbitmq, **quick) as shop:
@@ -71,7 +71,7 @@ def shop(rabbitmq: RabbitMQNode) -> Iterator[Shop]:
 
 @pytest.fixture
 def calm_shop(rabbitmq: RabbitMQNode) -> Iterator[Shop]:
-    """A shop that tries nothing again while the test looks at it, but by a flush."""
+    """A shop that retries nothing during the test, except by a flush."""
     with opened(rabbitmq, RETRY_DELAY=300, RETRY_MAX_DELAY=300) as shop:
         yield shop
 
@@ -101,11 +101,11 @@ def test_a_missing_queue_does_not_delay_another(
             shop.events.enqueue_event(number, "no.such.queue")
             shop.events.enqueue_event(number, shop.queue)
             began = time.perf_counter()
-            # The served queue's event is confirmed within the call, each time.
+            # The event for the existing queue is confirmed within the call, each time.
             assert shop.events.publish().confirmed == 1
             seconds.append(time.perf_counter() - began)
 
-    # The missing queue's next try is 0.15 s away on the average.
+    # The missing queue's next retry comes after 0.15 s on average.
     assert median(seconds) < 0.1
     arrived = [message.json() for message in rabbitmq.get_all(shop.queue)]
     assert arrived == list(range(200))
@@ -113,7 +113,7 @@ def test_a_missing_queue_does_not_delay_another(
 
 @pytest.fixture
 def strict_shop(rabbitmq: RabbitMQNode) -> Iterator[Shop]:
-    """A shop that gives up soon."""
+    """A shop that dead-letters events soon."""
     strict = {"RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 0.3, "DEAD_AFTER": 0.5}
     with opened(rabbitmq, **strict) as shop:
         yield shop
@@ -222,7 +222,7 @@ def test_an_exchange_that_is_deleted_under_load_disturbs_no_other(
 
 
 def limit_messages(node: RabbitMQNode, size: int) -> None:
-    """Set the broker's limit, in bytes; RabbitMQ 4 keeps it in a second place."""
+    """Set the broker's limit in bytes; RabbitMQ 4 also stores it in a second place."""
     node.eval(
         f"application:set_env(rabbit, max_message_size, {size}),"
         f" persistent_term:put(max_message_size, {size})."
@@ -247,7 +247,7 @@ def test_an_event_over_the_brokers_limit_is_dead_at_once_and_alone(
         assert (stats.confirmed, stats.dead, stats.retained) == (99, 1, 0)
         [dead] = shop.events.dead()
         assert "2000" in dead.reason
-        # Once the limit is known, the next is refused without a try.
+        # Once the limit is known, the next one is dead-lettered without being sent.
         shop.events.enqueue_event("y" * 5000, shop.queue)
         assert shop.events.publish(timeout=10).dead == 1
         assert shop.events.stats().broker_error == ""

@@ -1,1 +1,1 @@
-"""Nothing holds up anything else: no event, queue, wait or destructor."""
+"""Isolation: no event, queue, wait or destructor delays another."""

@@ -1,4 +1,4 @@
-"""A broker that speaks just enough AMQP to misbehave as a test wants it to."""
+"""A broker with just enough AMQP to misbehave on demand."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from pika.exceptions import ProtocolVersionMismatch
 
 from tests.helpers import DEADLINE
 
-#: What pika wants to know before it asks for confirms.
+#: The capabilities that pika requires before it requests confirms.
 _PROPERTIES = {"capabilities": {"publisher_confirms": True, "basic.nack": True}}
 
 
 class Message(NamedTuple):
-    """What a client has published."""
+    """A message that a client has published."""
 
     connection: int
     channel: int
-    #: Which of the channels of this connection it came on, counted from 1.
+    #: The number of its channel on this connection, from 1.
     opened: int
     exchange: str
     queue: str
     body: bytes
 
 
-#: Says what to do with a message.
+#: Decides what to do with a message.
 Answer = Callable[[Message], str]
 
 
@@ -60,10 +60,10 @@ class _Connection:
 
 
 class FakeBroker:
-    """Takes connections on loopback until the block ends.
+    """Accepts connections on loopback until the block ends.
 
-    *answer* says for each message: ``"ack"``, ``"nack"``, ``"nothing"``,
-    ``"close channel"``, ``"close connection"`` or ``"drop connection"``.
+    *answer* decides for each message: ``"ack"``, ``"nack"``, ``"nothing"``, ``"close
+    channel"``, ``"close connection"`` or ``"drop connection"``.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class FakeBroker:
     ) -> None:
         self.answer = answer
         self.channel_max = channel_max
-        #: Methods that get no answer, by name: ``"Queue.Declare"``.
+        #: Names of methods that get no response, such as ``"Queue.Declare"``.
         self.unanswered: set[str] = set()
         self.messages: list[Message] = []
         self.connections = 0
         self._open: list[socket.socket] = []
-        #: What clients have agreed to, in seconds.
+        #: The heartbeats that clients have agreed to, in seconds.
         self.heartbeats: list[int] = []
         family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         self._listener = socket.create_server(address, family=family)
@@ -221,7 +221,7 @@ class FakeBroker:
         elif answer == "close connection":
             close = spec.Connection.Close(501, "FRAME_ERROR - a marker", 60, 40)
             connection.send(0, close)
-            # What was published behind it is read, and has no effect.
+            # Messages published after it are read, without effect.
             connection.channels.clear()
         elif answer == "drop connection":
             linger = struct.pack("ii", 1, 0)

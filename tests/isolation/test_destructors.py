@@ -67,7 +67,7 @@ print(sum(handed_over))
 
 
 def run(url: str, seconds: float) -> int:
-    """How many units of work were done beside noisy destructors, in *seconds*."""
+    """The number of units of work done in *seconds*, with noisy destructors."""
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, url, str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 60)
     assert done.returncode == 0, done.stderr[-4000:]

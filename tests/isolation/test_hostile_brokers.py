@@ -1,4 +1,4 @@
-"""What a broker does to one event, queue or channel is no other's business."""
+"""A broker's treatment of one event, queue or channel affects no other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MARKER = b'"culprit"'
 
 @contextmanager
 def shop_at(broker: FakeBroker, **settings: Any) -> Iterator[Shop]:
-    """A shop that publishes to *broker*, and is impatient."""
+    """A shop that publishes to *broker*, with short timeouts."""
     defaults = {"RETRY_DELAY": 0.02, "RETRY_MAX_DELAY": 0.1, "CONFIRM_TIMEOUT": 0}
     settings = {"BROKER_URL": broker.url, "TESTING_BROKER": True} | defaults | settings
     with open_shop(**settings) as shop:
@@ -44,7 +44,7 @@ def confirmed(shop: Shop, number: int) -> None:
     wait_until(lambda: shop.events.stats().confirmed == number, f"{number} confirmed")
 
 
-# An event over which the broker ends the connection.
+# An event over which the broker closes the connection.
 
 
 @pytest.mark.parametrize("neighbours", [0, 100])
@@ -156,7 +156,7 @@ def test_a_refusing_queue_gets_a_few_probes_at_a_time() -> None:
         publish(shop, *range(1000), queue="full")
         time.sleep(1)
         first = len([m for m in broker.messages[:100] if m.queue == "full"])
-        # The first window, and then at most four at each of some twenty tries.
+        # The first window, then at most four at each of about twenty retries.
         assert len(refused) <= first + 4 * 120
         publish(shop, "x", queue="healthy")
         confirmed(shop, 1)
@@ -176,7 +176,7 @@ def test_nacks_that_stick_to_a_channel_are_left_behind_with_it(
         assert broker.connections == 1
 
 
-# Channels, and steps that get no answer.
+# Channels, and steps without a response.
 
 
 def test_more_exchanges_than_channels_are_served_in_turn() -> None:

@@ -1,4 +1,4 @@
-"""Files of the spool as dead processes leave them, and spools that find them."""
+"""Spool files as dead processes leave them, and spools that adopt them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ APP = "shop"
 def rows(
     payloads: Iterable[Any], *, first: int = 1, queue: str = "q", **more: Any
 ) -> list[tuple[Any, ...]]:
-    """A row for each payload, which is its event's id, too."""
+    """A row for each payload, which is also the event's id."""
     entries = [Entry(make_event(p, queue, id=str(p), **more)) for p in payloads]
     return [row_of(entry, first + place) for place, entry in enumerate(entries)]
 
 
 def dead_rows(payloads: Iterable[Any]) -> list[tuple[Any, ...]]:
-    """A row for the dead event of each payload, which is its id, too."""
+    """A row of a dead event for each payload, which is also the event's id."""
     found = []
     for number, payload in enumerate(payloads, 1000):
         entry = Entry(make_event(payload, "q", id=str(payload)))
@@ -40,7 +40,7 @@ def dead_rows(payloads: Iterable[Any]) -> list[tuple[Any, ...]]:
 
 
 def leave(folder: Path, payloads: Iterable[Any], queue: str = "q", **more: Any) -> Path:
-    """A file with these events, as a process leaves it that was killed."""
+    """A file with these events, as left by a killed process."""
     spool = Folder(folder, APP)
     spool.make()
     claim = spool.claim_new()
@@ -54,7 +54,7 @@ def leave(folder: Path, payloads: Iterable[Any], queue: str = "q", **more: Any) 
 def spooling(
     folder: Path, *, patience: float = 0.25, page: int = PAGE, **more: Any
 ) -> Callable[[Ledger], Spool]:
-    """What makes the backlog of a delivery."""
+    """Creates the spool of a delivery."""
 
     def spool(ledger: Ledger) -> Spool:
         return Spool(
@@ -70,7 +70,7 @@ def spooling(
 
 
 def stored(folder: Path) -> list[Any]:
-    """What is on disk in *folder*, read by another process as it is now."""
+    """The current events on disk in *folder*, as another process reads them."""
     code = (
         "import json, sys; from pathlib import Path\n"
         "from flask_eventcollector.stores.spool.journal import Journal\n"
@@ -88,7 +88,7 @@ def stored(folder: Path) -> list[Any]:
 
 
 def failing(error: Exception) -> Callable[..., Any]:
-    """A function that can only raise *error*."""
+    """A function that raises *error*."""
 
     def fail(*args: Any, **more: Any) -> None:
         raise error

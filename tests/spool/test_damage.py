@@ -1,4 +1,4 @@
-"""Damaged files: whatever is whole in them is delivered, and the app goes on."""
+"""Damaged files: their intact rows are delivered, and the app keeps working."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from tests.helpers import DEADLINE, wait_until
 from tests.parts import Told, collect, make_delivery, make_event
 from tests.spool.support import leave, rows, spooling
 
-#: So that a file has some pages.
+#: This gives a file several pages.
 PADDING = {"padding": "x" * 150}
-#: SQLite's own, which the files are taken apart with, without the library.
+#: SQLite's formats, to parse the files without the library.
 WAL_HEADER, FRAME_HEADER = 32, 24
 FRAME = FRAME_HEADER + PAGE_SIZE
 ROOT = 2
 INTERIOR, LEAF = 5, 13
 
-#: What a file and those beside it hold, by their suffixes.
+#: The content of a file and its companions, by suffix.
 Content = dict[str, bytes]
 Damage = Callable[[Path, random.Random], None]
 
 
 def flip(path: Path, chance: random.Random) -> None:
-    """Flip some bits anywhere."""
+    """Flip some random bits."""
     flip_between(path, 0, path.stat().st_size, chance, chance.choice([1, 1, 5, 50]))
 
 
@@ -57,17 +57,17 @@ def truncate(path: Path, chance: random.Random) -> None:
 
 
 def lose_a_page(path: Path, chance: random.Random) -> None:
-    """Overwrite a page, as a disk does that writes to the wrong place."""
+    """Overwrite a page, as by a misdirected write of the disk."""
     overwrite(path, chance.randrange(1, path.stat().st_size // PAGE_SIZE), chance)
 
 
 def lose_the_root(path: Path, chance: random.Random) -> None:
-    """Overwrite the page that leads to all others of the table."""
+    """Overwrite the root page of the table."""
     overwrite(path, ROOT - 1, chance)
 
 
 def lose_a_guide(path: Path, chance: random.Random) -> None:
-    """Overwrite a page that leads to some of the rows."""
+    """Overwrite an interior page, which refers to some of the rows."""
     content = path.read_bytes()
     pages = range(ROOT, len(content) // PAGE_SIZE)
     guides = [n for n in pages if kind(content, n) == INTERIOR]
@@ -75,7 +75,7 @@ def lose_a_guide(path: Path, chance: random.Random) -> None:
 
 
 def flip_in_wal(path: Path, chance: random.Random) -> None:
-    """Flip some bits in what was not moved into the file yet."""
+    """Flip some bits in the "-wal"."""
     flip(wal_of(path), chance)
 
 
@@ -114,12 +114,12 @@ def overwrite(path: Path, page: int, chance: random.Random) -> None:
 
 
 def kind(content: bytes, page: int) -> int:
-    """What kind of page it is, of the pages numbered from 0."""
+    """The type of a page; pages are numbered from 0."""
     return content[page * PAGE_SIZE]
 
 
 def event_row(number: int, length: int) -> tuple[Any, ...]:
-    """A row whose body tells its number on each page that has a part of it."""
+    """A row whose body contains its number on each of its pages."""
     payload = f"<{number}>" * max(1, length // len(f"<{number}>"))
     queue, id = f"q{number % 3}", f"id-{number}"
     event = make_event(payload, queue, headers=PADDING, id=id)
@@ -129,8 +129,8 @@ def event_row(number: int, length: int) -> tuple[Any, ...]:
 def left(folder: Path, lengths: Sequence[int], *, unmoved: int = 0) -> Content:
     """A file with bodies of these *lengths*, written one by one.
 
-    The last *unmoved* of them were not moved into the file when its process was killed,
-    and behind them are older frames.
+    The last *unmoved* of them were still in the "-wal" when the process was killed,
+    followed by older frames.
     """
     path = folder / "made"
     journal = Journal.create(path)
@@ -153,7 +153,7 @@ def content_of(path: Path) -> Content:
 
 
 def put(folder: Path, content: Content) -> Path:
-    """Lay a dead process's file into the spool's folder."""
+    """Put a dead process's file into the spool's folder."""
     path = leave(folder, [])
     for suffix, part in content.items():
         Path(f"{path}{suffix}").write_bytes(part)
@@ -161,7 +161,7 @@ def put(folder: Path, content: Content) -> Path:
 
 
 class Piece(NamedTuple):
-    """Where the newest image of a page is."""
+    """The place of the newest image of a page."""
 
     suffix: str
     place: int
@@ -172,14 +172,14 @@ class Piece(NamedTuple):
 
 
 def newest_images(content: Content) -> list[Piece]:
-    """Those of all pages, found without the library."""
+    """The newest images of all pages, found without the library."""
     main, wal = content[""], content.get("-wal", b"")
     images = {
         place // PAGE_SIZE + 1: Piece("", place, PAGE_SIZE)
         for place in range(0, len(main) - PAGE_SIZE + 1, PAGE_SIZE)
     }
     for place in range(WAL_HEADER, len(wal) - FRAME + 1, FRAME):
-        # Older frames have other salts than the header.
+        # The salts of older frames differ from the header's.
         if wal[place + 8 : place + 16] == wal[16:24]:
             page = int.from_bytes(wal[place : place + 4], "big")
             images[page] = Piece("-wal", place, FRAME)
@@ -187,7 +187,7 @@ def newest_images(content: Content) -> list[Piece]:
 
 
 def pieces_of_rows(content: Content) -> dict[int, list[Piece]]:
-    """Where the parts of each row are."""
+    """The places of the parts of each row."""
     pieces: dict[int, list[Piece]] = defaultdict(list)
     for piece in newest_images(content):
         for number in set(re.findall(rb"<(\d+)>", piece.of(content))):
@@ -196,10 +196,10 @@ def pieces_of_rows(content: Content) -> dict[int, list[Piece]]:
 
 
 def whole_rows_of(before: Content, after: Content) -> set[int]:
-    """The rows of which all parts are as they were.
+    """The rows whose parts are all intact.
 
-    What was cut off counts as if it had never been written: of its pages there may be
-    older images, which are the newest then.
+    Data that was cut off counts as never written: its pages may have older images,
+    which then are the newest.
     """
     rest = {suffix: before[suffix][: len(part)] for suffix, part in after.items()}
     all_pieces = pieces_of_rows(before)
@@ -230,17 +230,18 @@ def published(told: Told) -> list[int]:
     return sorted(number_of(p) for p in payloads if p.startswith("<"))
 
 
-#: Some bodies that are larger than a page.
+#: Some bodies larger than a page.
 LENGTHS = [20] * 24 + [9_000, 20, 5_000, 40_000] + [20] * 16 + [9_000] + [20] * 15
 
 FILES: dict[str, Callable[[Path], Content]] = {
     "closed": lambda folder: left(folder, LENGTHS),
     "killed": lambda folder: left(folder, LENGTHS, unmoved=30),
-    # A page has one row, so many that the root can't lead to all of them itself.
+    # Each page has one row, and there are too many pages for the root to refer to
+    # directly.
     "large": lambda folder: left(folder, [2_500] * 560 + [9_000] * 10),
 }
 
-#: What is damaged, how, and how often.
+#: The kinds of damage, with their numbers of runs.
 TRIALS: list[tuple[str, Damage, int]] = [
     ("closed", flip, 25),
     ("closed", flip_in_header, 25),
@@ -280,7 +281,8 @@ def test_the_whole_rows_of_a_damaged_file_are_delivered(
 
     delivery = deliver(folder, told)
     try:
-        # The app serves: its own events go, whatever is in the folder.
+        # The app works: its own events are delivered, regardless of the folder's
+        # content.
         assert delivery.publish(collect(delivery, "own")).confirmed == 1
         assert delivery.flush(DEADLINE)
         wait_until(lambda: set(published(told)) >= expected, "all is told")
@@ -293,7 +295,7 @@ def test_the_whole_rows_of_a_damaged_file_are_delivered(
     assert len(found) == len(set(found))
     assert expected <= set(found) <= everything
     assert stats.balanced
-    # Nothing of it is deleted unless each of its events was delivered.
+    # No file is deleted unless all of its events were delivered.
     aside = {name for name in names if name.startswith(f"{path.name}.quarantined")}
     assert names == aside
     assert bool(aside) == (stats.quarantined == 1)
@@ -358,7 +360,7 @@ def test_the_rows_come_in_order_wherever_they_are(tmp_path: Path) -> None:
     journal = Journal.open(path)
     journal.write([event_row(number, 2_500) for number in range(1, 41)])
     journal.write((), range(1, 31))
-    # They get the pages of those that were erased.
+    # New rows reuse the pages of the erased ones.
     journal.write([event_row(number, 2_500) for number in range(41, 61)])
     journal.close()
     assert whole(path) == list(range(31, 61))
@@ -397,7 +399,7 @@ def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
     made.close()
     leaf = made.path.read_bytes()[(ROOT - 1) * PAGE_SIZE :][:PAGE_SIZE]
     row = leaf[int.from_bytes(leaf[8:10], "big") :]
-    # A page that the body fills has a number before what it has of the body.
+    # On an overflow page, a number precedes its part of the body.
     part = bytearray(struct.pack(">H", 1000) * 2_046)
     part[996 : 996 + len(row)] = row
 
@@ -410,7 +412,7 @@ def test_a_payload_is_not_taken_for_rows(tmp_path: Path) -> None:
         journal.close()
         return path
 
-    # Where it lies in its page depends on what is before it.
+    # Its position in the page depends on the preceding data.
     place = write(0).read_bytes().index(row) % PAGE_SIZE
     path = write((place - 1000) % len(part))
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Whatever a process calls first, it knows what dead processes have left."""
+"""Any first call of a process considers the events of dead processes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def shop(make_shop: MakeShop) -> Shop:
 
 
 def leave_two(folder: Path) -> None:
-    """A hundred events of two dead processes."""
+    """A hundred events, left by two dead processes."""
     leave(folder, range(50))
     leave(folder, range(50, 100))
 
@@ -63,7 +63,7 @@ def leave_dead(folder: Path, payloads: str) -> None:
 
 
 def slow_disk(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Let the check of each file wait for the event."""
+    """Make the check of each file wait for the event."""
     go_on = threading.Event()
     check = Journal.check
 

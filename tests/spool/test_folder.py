@@ -1,4 +1,4 @@
-"""The spool's folder: whose each file is, and which have nobody left."""
+"""The spool's folder: the owners of its files, and orphans."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def folder(tmp_path: Path) -> Folder:
 def owner(
     folder: Folder, app: str = APP
 ) -> Iterator[tuple[Path, subprocess.Popen[str]]]:
-    """Another process with a file of its own."""
+    """Another process with its own file."""
     command = [sys.executable, "-c", OWNER, str(folder.path), app]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as process:
@@ -107,7 +107,7 @@ def test_a_file_is_claimed_once_in_one_process(folder: Folder) -> None:
     path = leave(folder.path, "a")
     claim = claim_orphan(path)
     assert claim is not None
-    # A second look must not give the first one's lock away either.
+    # A second scan must not release the first one's lock either.
     assert claim_orphan(path) is None
     assert holder_as_others_see_it(path) == str(os.getpid())
     claim.release()
@@ -119,7 +119,7 @@ def test_a_forked_child_never_holds_its_parents_file(folder: Folder) -> None:
     claim.path.touch()
     reader, writer = os.pipe()
     if (child := os.fork()) == 0:
-        # Nothing that the child does with its copy of the lock changes anything.
+        # Operations of the child on its copy of the lock have no effect.
         os.write(writer, b"free" if holder_of(claim.path) is None else b"held")
         os.close(claim._descriptor)
         os._exit(0)
@@ -205,7 +205,7 @@ def test_what_was_let_go_here_is_left_to_the_next_process(folder: Folder) -> Non
     claim = folder.claim_new()
     claim.path.touch()
     claim.release()
-    # Its events are still known here: adopted, they would be taken for doubles.
+    # Its events are still known here, and would be rejected as duplicates.
     assert list(folder.claim_orphans()) == []
     [found] = Folder(folder.path, "shop").claim_orphans()
     assert found.path == claim.path

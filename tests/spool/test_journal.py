@@ -1,4 +1,4 @@
-"""One file of the spool: events as rows of an SQLite table."""
+"""One spool file: events as rows of an SQLite table."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_failed_write_leaves_nothing_and_the_next_one_works(
 def test_what_was_written_is_there_for_the_next_process(path: Path) -> None:
     journal = Journal.create(path)
     journal.write(rows("ab"))
-    # Not closed, as after a kill: the file beside it has the rows.
+    # Not closed, as after a kill: the rows are in the "-wal".
     other = Journal.open(path)
     assert was_begun(path)
     other.check()

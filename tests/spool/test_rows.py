@@ -1,4 +1,4 @@
-"""An event as a row of the spool, with a checksum, and back."""
+"""Conversion of an event to a checksummed row and back."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HEADERS: st.SearchStrategy[Any] = st.recursive(
 
 
 def stored(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The row as it comes back: text as bytes."""
+    """The row as it is read: text as bytes."""
     return tuple(v.encode() if isinstance(v, str) else v for v in row)
 
 

@@ -1,4 +1,4 @@
-"""The backlog on disk: what is not confirmed outlives the process."""
+"""The backlog on disk: unconfirmed events outlive the process."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a round come soon by itself."""
+    """Shorten the time between runs."""
     for module in (adopter, writer):
         monkeypatch.setattr(module, "TICK", 0.05)
 
@@ -93,7 +93,7 @@ def deliver(folder: Path, told: Told) -> Iterator[Deliver]:
 
 
 def eventually(delivery: Delivery, **expected: Any) -> None:
-    """Wait until the figures are these."""
+    """Wait for these figures."""
 
     def shows() -> bool:
         stats = delivery.stats()
@@ -111,7 +111,7 @@ def spool_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name in names]
 
 
-# What is written, and when
+# Writing
 
 
 def test_while_the_broker_confirms_in_time_nothing_is_written(
@@ -213,7 +213,7 @@ def requests(delivery: Delivery) -> Any:
     return backlog._writer._requests
 
 
-# What is erased, and when
+# Erasing
 
 
 def test_a_confirm_takes_the_row_away(
@@ -324,7 +324,7 @@ def test_what_is_in_flight_at_the_end_stays_on_disk(
 def test_what_is_left_is_not_adopted_by_the_process_that_leaves_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The adopter looks all the time, also when the writer has let its file go.
+    # The adopter keeps scanning, even after the writer has released its file.
     monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.0)
     monkeypatch.setattr(adopter, "TICK", 0.0)
     for number in range(10):
@@ -404,7 +404,7 @@ def test_the_order_outlives_a_process_that_sent_nothing(
     delivery = deliver(away, page=4)
     delivery.start()
     eventually(delivery, adopted=4, unadopted=6)
-    # What is overdue would be written into the own file.
+    # Overdue events would be written into the own file.
     delivery.publish(collect(delivery, "new", queue="other"))
     assert not delivery.close(0)
     journal = Journal.open(path, read_only=True)
@@ -494,7 +494,7 @@ def test_a_missing_queue_holds_up_no_other(deliver: Deliver, folder: Path) -> No
     assert delivery.stats().retained < 2 * 20
 
     def is_all_counted() -> bool:
-        # While a page is being brought in, it counts twice.
+        # While a page is being adopted, its events count twice.
         stats = delivery.stats()
         return stats.retained + stats.unadopted == 200
 
@@ -506,7 +506,7 @@ def test_memory_that_is_full_waits_with_adopting(
 ) -> None:
     delivery = deliver(away, max_events=2)
     entries = collect(delivery, 1, 2)
-    # Only now, since what is found before the memory is full is adopted.
+    # Only now, since files found before the memory is full are adopted.
     leave(folder, "abc")
     delivery.flush(0)
     eventually(delivery, unadopted=3)
@@ -581,7 +581,7 @@ def test_a_dead_event_is_dead_on_disk_and_in_the_next_process(
     eventually(heir, adopted=1, dead=1)
     [dead] = heir.dead()
     assert (dead.event.payload, dead.reason) == (1, "too large")
-    # What was not sent again stays for the next one.
+    # Events that were not retried stay for the next process.
     heir.close(0)
     assert stored(folder) == [1]
 
@@ -631,7 +631,7 @@ def test_a_confirm_that_comes_while_a_retried_row_is_written_takes_the_file_away
     assert heir.stats().quarantined == 0
 
 
-# A disk that fails
+# Failing disks
 
 
 def test_what_a_full_disk_does_not_take_stays_in_memory_counted(
@@ -774,7 +774,7 @@ def test_a_file_that_turns_out_to_be_damaged_stays_until_its_events_are_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "write", fail)
-        # Their rows are to follow, which shows the damage.
+        # Their rows must be updated, which reveals the damage.
         broker.settle(Outcome.NACKED, reason="too large", final=True)
         eventually(delivery, unspooled=2, spool_error="database or disk is full")
         delivery._store.scan(DEADLINE)
@@ -858,7 +858,7 @@ def test_a_forked_child_leaves_its_parents_file_alone(
     delivery = deliver(away)
     delivery.publish(collect(delivery, 1))
     if (child := os.fork()) == 0:
-        # It ends as a Python process does: with its copy of the connection closed.
+        # Like any Python process, it closes its copy of the connection at its end.
         backlog: Any = delivery._store
         backlog._writer._own[1].close()
         os._exit(0)
@@ -885,11 +885,11 @@ def test_the_spool_needs_nobody_who_waits(folder: Path) -> None:
         assert delivery.flush(0)
 
 
-# What the command line asks for
+# Requests from the command line
 
 
 def leave_with_dead(folder: Path) -> Path:
-    """A file with ten events that wait and, behind them, three that are dead."""
+    """A file with ten waiting events, followed by three dead ones."""
     path = leave(folder, range(10))
     journal = Journal.open(path)
     journal.write(dead_rows("abc"))
@@ -931,7 +931,7 @@ def test_events_are_purged_that_are_not_in_memory_yet(
 
     asked(path, "purge", "089b")
 
-    # 0 was in memory, so there is room for another now.
+    # Event 0 was in memory, so there is room for another one now.
     eventually(delivery, dropped=4, unerased=0)
     told.wait_for("events-dropped", [0, 8, 9, "b"])
     assert stored(folder) == [*range(1, 8), "a", "c"]

@@ -1,4 +1,4 @@
-"""Whether a folder can hold the spool: checked when the app is made."""
+"""The check of the spool's folder when the app is created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flask_eventcollector.stores.spool.folder import Folder
 from tests.helpers import Shop, in_child
 from tests.spool.support import failing
 
-#: Nobody listens on port 1.
+#: Port 1 has no listener.
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"
 
 
@@ -112,7 +112,7 @@ def test_the_cure_for_a_mounted_volume_is_one_that_a_pod_can_apply(mode: int) ->
 
 
 def cure_in_a_pod(volume: Path) -> tuple[str, int, str]:
-    """Start as a pod's user, do what the error says, and start again."""
+    """Start as a pod's user, apply the cure of the error, and start again."""
     os.setgroups([VOLUME_GROUP])
     os.setgid(APP_USER)
     os.setuid(APP_USER)
@@ -164,6 +164,6 @@ def test_it_is_checked_when_the_app_is_made(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(ConfigurationError, match="that is not a folder") as raised:
         Shop(BACKLOG="spool", SPOOL_DIR=str(path))
-    # Nothing of click's where no command was called.
+    # click is not involved without a command.
     assert type(raised.value) is ConfigurationError
     Shop(BACKLOG="memory", SPOOL_DIR=str(path))

@@ -1,4 +1,4 @@
-"""The "-wal" beside a file: what SQLite would not read of it is noticed."""
+"""The "-wal": content that SQLite would not read is detected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.spool.support import rows
 
 FRAME = 24 + 4096
 
-#: Writes rows until it is killed, and tells which of them it has written.
+#: Writes rows until it is killed, and reports the written rows.
 WRITER = """
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ for first in range(1, 1_000_000, 50):
 
 
 def copy(path: Path, to: str) -> Path:
-    """A copy of what is on disk now, as a process leaves it that is killed."""
+    """A copy of the current files, as left by a killed process."""
     other = path.with_name(to)
     for suffix in ("", *SUFFIXES):
         Path(f"{other}{suffix}").write_bytes(Path(f"{path}{suffix}").read_bytes())
@@ -157,7 +157,7 @@ def test_one_that_is_gone_shows_in_the_shm(path: Path) -> None:
 def test_a_transaction_without_its_end_is_no_damage(path: Path) -> None:
     before = len(read_wal(path).frames)
     journal = Journal.open(path)
-    # So that SQLite writes pages before it commits, and some of them twice.
+    # This makes SQLite write pages before it commits, and some of them twice.
     journal._connection.execute("PRAGMA cache_size = 10")
     with journal._transaction() as connection:
         for number in range(101, 301):
@@ -176,7 +176,7 @@ def test_a_file_is_sound_when_its_end_was_torn_and_then_overwritten(
     path: Path,
 ) -> None:
     with wal_of(path).open("r+b") as file:
-        # The header of a frame, which says no commit, and a part of the page.
+        # The header of a frame without a commit, and a part of the page.
         file.seek(in_use(path) - FRAME + 8)
         salts = file.read(8)
         file.seek(in_use(path))
@@ -197,7 +197,7 @@ def test_a_page_that_is_whole_in_the_file_is_read_there(path: Path) -> None:
     later = copy(path, "later")
     journal.close()
     content = wal_of(later).read_bytes()
-    # On a page that it fills, not on the one where it begins.
+    # On an overflow page, not on the leaf where it begins.
     place = content.index(b"long" * 1_000)
     flip(wal_of(later), place, random.Random(1))
     assert [stored.number for stored in intact_rows(later)][-1] == 200
@@ -208,13 +208,13 @@ def test_a_page_that_may_be_whole_is_read_before_older_ones(path: Path) -> None:
     journal.write(rows(["erased" * 5_000], first=200))
     journal.write((), [200])
     journal._connection.execute("PRAGMA wal_checkpoint").fetchall()
-    # It gets the same pages.
+    # It reuses the same pages.
     journal.write(rows(["long" * 5_000], first=201))
     later = copy(path, "later")
     journal.close()
     content = wal_of(later).read_bytes()
     frame = (content.index(b"long" * 1_000) - 32) // FRAME
-    # The checksum of the frame, whose page is whole.
+    # The checksum of the frame; its page is intact.
     flip(wal_of(later), 32 + frame * FRAME + 20, random.Random(1))
     assert not read_wal(later).frames[frame].is_sure
     assert [stored.number for stored in intact_rows(later)][-1] == 201
@@ -251,7 +251,7 @@ def test_a_real_kill_loses_nothing(tmp_path: Path, seed: int) -> None:
         lines += process.stdout
     written = {int(n) for line in lines if line.endswith("\n") for n in line.split()}
     # A kill in the microseconds in which SQLite rewrites the checksums of a transaction
-    # looks like damage (docs/backlog.md says so); even then nothing is lost.
+    # looks like damage (see docs/backlog.md). Even then, nothing is lost.
     with suppress(sqlite3.DatabaseError):
         check_wal(path)
     assert written <= {stored.number for stored in intact_rows(path)}

@@ -15,7 +15,7 @@ from .shop_app import OpenShop, make_shop
 
 @pytest.fixture
 def open_shop() -> Iterator[OpenShop]:
-    """Open shops with settings of their own."""
+    """Open shops with individual settings."""
     shops: list[Shop] = []
 
     def opened(**settings: Any) -> Shop:
@@ -35,6 +35,6 @@ def shop(open_shop: OpenShop) -> Shop:
 
 @pytest.fixture
 def captured(shop: Shop) -> Iterator[Captured]:
-    """What becomes of the shop's events."""
+    """The capture of the shop's events."""
     with shop.events.capture() as captured:
         yield captured

@@ -51,13 +51,13 @@ def place(shop: Shop, sku: str = "A1", path: str = "") -> None:
 
 
 def publish(shop: Shop, payload: Any, queue: str = "q", **options: Any) -> None:
-    """Publish one event in a block of its own."""
+    """Publish one event in a block."""
     with shop.app_context(), shop.events.auto_publish():
         shop.events.enqueue_event(payload, queue, **options)
 
 
 def failure(assertion: Callable[..., object], *args: Any, **options: Any) -> str:
-    """What *assertion* says when it fails, without the numbers of lines."""
+    """The message of the failing *assertion*, without line numbers."""
     with pytest.raises(AssertionError) as caught:
         assertion(*args, **options)
     return re.sub(r"\(\S*shop_app\.py:\d+ in", "(shop_app.py in", str(caught.value))

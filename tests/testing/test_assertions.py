@@ -1,4 +1,4 @@
-"""Each assertion: when it holds, what it says when it doesn't, how it is misused."""
+"""Each assertion: when it passes, its message when it fails, and its misuse."""
 
 from __future__ import annotations
 

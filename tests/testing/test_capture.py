@@ -1,4 +1,4 @@
-"""What a capture records, and what it leaves as it was."""
+"""What a capture records, and what it restores."""
 
 from __future__ import annotations
 

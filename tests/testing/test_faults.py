@@ -57,7 +57,7 @@ def test_the_flusher_leaves_it_alone(open_shop: OpenShop) -> None:
     with shop.events.capture() as captured:
         captured.fail_next(queue="held")
         publish(shop, 1, queue="held")
-        # Another target shows that the flusher has had its rounds meanwhile.
+        # Another target shows that the flusher has run meanwhile.
         shop.faults.fail_next(Outcome.NACKED, n=3)
         publish(shop, 2, queue="free")
         wait_until(lambda: shop.sent("free"), "the flusher's tries")
@@ -449,7 +449,7 @@ def test_the_signals_are_those_of_production(shop: Shop, captured: Captured) -> 
 
 
 def at_once(act: Callable[[], Any]) -> Any:
-    """What *act* returns, which must not take time."""
+    """The result of *act*, which must return immediately."""
     began = time.monotonic()
     result = act()
     assert time.monotonic() - began < DEADLINE / 4

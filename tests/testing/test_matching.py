@@ -1,4 +1,4 @@
-"""Payloads: what a test expects, and what a consumer would see."""
+"""Payloads: the expectations of tests, and what a consumer would see."""
 
 from __future__ import annotations
 

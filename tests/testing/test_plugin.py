@@ -1,4 +1,4 @@
-"""The pytest plugin, in projects of their own."""
+"""The pytest plugin, in separate projects."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ WITH_OR_WITHOUT = pytest.mark.parametrize(
 
 @pytest.fixture
 def project(pytester: pytest.Pytester) -> pytest.Pytester:
-    """A project with an app, and nothing of this one's configuration."""
+    """A project with an app, without this project's configuration."""
     pytester.makeini("[pytest]")
     pytester.makeconftest(APP)
     return pytester
 
 
 def run(project: pytest.Pytester, *options: str) -> pytest.RunResult:
-    # With the plugins that are installed here, but without their leftovers.
+    # With the installed plugins, but without their files.
     return project.runpytest("-p", "no:cacheprovider", *options)
 
 
@@ -126,7 +126,7 @@ COMPARISON = """
 
 
 def compared(project: pytest.Pytester, comparison: str, *options: str) -> list[str]:
-    """What pytest says of *comparison*, without the numbers of lines."""
+    """pytest's explanation of *comparison*, without line numbers."""
     project.makepyfile(
         COMPARISON
         + f"""

@@ -63,7 +63,7 @@ def shop() -> Iterator[Shop]:
 
 
 def captured(shop: Shop, payload: Any) -> Captured:
-    """What was captured of one event."""
+    """The capture of one event."""
     with shop.app_context(), shop.events.capture() as captured:
         publish(shop, payload)
     return captured
@@ -152,7 +152,7 @@ def with_value(value: Any, path: Path, other: Any) -> Any:
 
 
 def differs(other: Any, value: Any) -> bool:
-    """Whether a consumer could tell them apart."""
+    """Whether a consumer could distinguish them."""
     plain = _plain(other)
     if isinstance(plain, dict) and isinstance(value, dict):
         # A part of an object is found.

@@ -1,4 +1,4 @@
-"""The same assertions, whatever the broker.
+"""The same assertions with every broker.
 
 With pytest-flask: its request context stays pushed for the whole test, and its client
 keeps the context of the last request.
@@ -20,10 +20,10 @@ from flask.typing import ResponseReturnValue
 from flask_eventcollector.testing import Captured, event
 from tests.helpers import DEADLINE, Shop
 
-#: The broker in the process, once more with the backlog on disk, and the real one.
+#: The in-memory broker, the same with the spool, and RabbitMQ.
 BROKERS = ["memory", "spool", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)]
 
-#: Queues of this module's own, on a broker that others use too.
+#: Unique queue names, on a broker shared with other tests.
 ORDERS = f"orders.created.{uuid4().hex}"
 MAIL = f"mail.send.{uuid4().hex}"
 
@@ -31,7 +31,7 @@ Post = Callable[..., None]
 
 
 class Sent(NamedTuple):
-    """What a consumer gets."""
+    """A message as a consumer receives it."""
 
     payload: Any
     headers: Mapping[str, Any]
@@ -54,7 +54,7 @@ def app(broker: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
     if broker == "rabbitmq":
         node = request.getfixturevalue("rabbitmq")
         settings = {"BROKER_URL": node.url, "TESTING_BROKER": True}
-        # However slow the machine is: a request ends when the broker has had its say.
+        # Even on a slow machine, a request ends only after the broker's confirm.
         settings["CONFIRM_TIMEOUT"] = DEADLINE
         node.declare(ORDERS)
         node.declare(MAIL)
@@ -68,7 +68,7 @@ def app(broker: str, request: pytest.FixtureRequest) -> Iterator[Shop]:
 
 @pytest.fixture
 def post(client: FlaskClient, captured_events: Captured) -> Post:
-    """Place an order; return when its events are where they belong."""
+    """Place an order; return when its events have been delivered."""
 
     def posted(path: str = "/orders", **order: Any) -> None:
         client.post(path, json={"sku": "A1", **order})
@@ -81,7 +81,7 @@ def post(client: FlaskClient, captured_events: Captured) -> Post:
 def sent(
     app: Shop, broker: str, request: pytest.FixtureRequest
 ) -> Callable[[str], list[Sent]]:
-    """Read what the broker holds."""
+    """Read the messages on the broker."""
 
     def read(queue: str) -> list[Sent]:
         if broker == "rabbitmq":

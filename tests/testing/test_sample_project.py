@@ -1,4 +1,4 @@
-"""A project that uses the installed package, in an environment of its own."""
+"""A project that uses the installed package, in a new environment."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-#: Seconds; most of it is for the package registry.
+#: Seconds, mostly for the package index.
 PATIENCE = 300
 
 
 def run(*command: str, folder: Path) -> str:
-    """Run *command* in *folder*, as a user's shell would; return what it says."""
+    """Run *command* in *folder*, as in a user's shell; return its output."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST", "COV"))}
     done = subprocess.run(
         command,
@@ -33,7 +33,7 @@ def run(*command: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A Python that has the package's wheel, pytest, and nothing else of ours."""
+    """A Python with the package's wheel and pytest only."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)
     python = str(folder / "bin" / "python")
@@ -48,7 +48,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A copy of the sample project, far from this one's configuration."""
+    """A copy of the sample project, outside of this project's configuration."""
     ignored = shutil.ignore_patterns("__pycache__", ".pytest_cache")
     copy = tmp_path / "project"
     return Path(

@@ -15,7 +15,7 @@ from .shop_app import make_shop, place
 
 
 class ShopCase(CapturedEventsMixin, unittest.TestCase):
-    """The tests of a user; pytest doesn't collect them from here."""
+    """A user's tests, which pytest does not collect from here."""
 
     __test__ = False
     app: Shop
@@ -97,7 +97,7 @@ def _receivers() -> set[tuple[str, object]]:
 
 
 def run(case: type[unittest.TestCase], test: str = "test_published") -> str:
-    """What is wrong with the test; ``""``: nothing."""
+    """The problem of the test; ``""``: none."""
     result = unittest.TestResult()
     case(test).run(result)
     assert result.testsRun == 1
