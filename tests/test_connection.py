@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterable
 from typing import Any
 
-import pika
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame
+from pika.exceptions import InvalidFrameError
 from pika.spec import Basic
 
 from flask_eventcollector.brokers.rabbitmq.connection import Ack, Connection
@@ -86,5 +86,5 @@ def test_frames_may_be_cut_anywhere(parts: list[bytes], cuts: list[int]) -> None
 
 def test_a_confirm_with_a_wrong_end_is_pikas_to_refuse() -> None:
     broken = ack(1)[:-1] + b"x"
-    with pytest.raises(pika.exceptions.InvalidFrameError):
+    with pytest.raises(InvalidFrameError):
         Idle().receive([broken])

@@ -367,7 +367,7 @@ def test_stats_show_the_broker_and_the_books(
     broker.becomes(BrokerState.DOWN, "it was lost")
     stats = delivery.stats()
     assert (stats.broker, stats.broker_error) == (BrokerState.DOWN, "it was lost")
-    assert (stats.enqueued, stats.in_flight) == (1, 1)
+    assert (stats.enqueued, stats.retained) == (1, 1)
 
 
 # Closing

@@ -115,6 +115,20 @@ def test_a_second_hand_over_of_the_same_events_does_nothing(desk: Desk) -> None:
 # Sending, and outcomes
 
 
+def test_a_broker_that_goes_down_gives_back_what_it_has_said_nothing_about(
+    desk: Desk,
+) -> None:
+    waiter = Waiter(patient=False)
+    desk.hand_over("a", waiter=waiter)
+    desk.take()
+    desk.is_(BrokerState.DOWN)
+    assert desk.books() == {"retained": 1}
+    assert desk["a"].possible_duplicate
+    assert waiter.done.is_set()
+    desk.is_(BrokerState.READY)
+    assert desk.take() == "a"
+
+
 def test_what_is_taken_is_in_flight(desk: Desk) -> None:
     desk.hand_over("ab")
     assert desk.take() == "ab"

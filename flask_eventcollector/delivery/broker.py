@@ -21,7 +21,7 @@ class BrokerCallbacks(Protocol):
     def on_state_change(
         self, state: BrokerState, error: str = "", *, final: bool = False
     ) -> None:
-        """Report a new state. Before ``DOWN``, everything in flight must be settled.
+        """Report a new state. At ``DOWN``, everything still in flight is *unknown*.
 
         *final*: no other state will follow, so callers must not wait for one.
         """

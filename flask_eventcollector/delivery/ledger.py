@@ -289,7 +289,9 @@ class Ledger:
         """
         if self._broker.state is BrokerState.CLOSED:
             return
-        if state is BrokerState.READY and not self._broker.state.is_connected:
+        if state is BrokerState.DOWN:
+            self._give_back(error)
+        elif state is BrokerState.READY and not self._broker.state.is_connected:
             self._reopen()
         self._broker.change(state, error, final=final)
         for waiter in self._waiters:
@@ -724,6 +726,15 @@ class Ledger:
         if entry.waiter is not None:
             entry.waiter.settled(settlement)
         self._forget_if_idle(entry.target)
+
+    def _give_back(self, reason: str) -> None:
+        """The broker is gone, so there will be no word on what is still in flight.
+
+        It should have settled all of it, but something may have kept it from that.
+        """
+        now = self._clock()
+        for entry in self._books.in_state(State.IN_FLIGHT):
+            self._settle(Settlement(entry, Outcome.UNKNOWN, reason), now)
 
     def _confirmed(self, entry: Entry, lane: Lane, now: float) -> None:
         self._broker.confirmed(now, entry.sent_at)

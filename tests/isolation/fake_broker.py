@@ -44,6 +44,7 @@ class _Channel:
     opened: int
     tag: int = 0
     method: spec.Basic.Publish | None = None
+    properties: spec.BasicProperties | None = None
     size: int = 0
     body: bytes = b""
 
@@ -62,8 +63,9 @@ class _Connection:
 class FakeBroker:
     """Accepts connections on loopback until the block ends.
 
-    *answer* decides for each message: ``"ack"``, ``"nack"``, ``"nothing"``, ``"close
-    channel"``, ``"close connection"`` or ``"drop connection"``.
+    *answer* decides for a message: ``"ack"``, ``"nack"``, ``"return"``, ``"nothing"``,
+    ``"close channel"``, ``"close connection"``, ``"drop connection"``, or ``"block"``,
+    which is an ack after an alarm that has come and gone.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class FakeBroker:
             return True
         if isinstance(frame, frames.Header):
             channel.size, channel.body = frame.body_size, b""
+            channel.properties = frame.properties
         elif isinstance(frame, frames.Body):
             channel.body += frame.fragment
         if len(channel.body) < channel.size:
@@ -215,6 +218,13 @@ class FakeBroker:
             connection.send(number, spec.Basic.Ack(channel.tag))
         elif answer == "nack":
             connection.send(number, spec.Basic.Nack(channel.tag))
+        elif answer == "return":
+            self._return(connection, number, method, channel)
+            connection.send(number, spec.Basic.Ack(channel.tag))
+        elif answer == "block":
+            connection.send(0, spec.Connection.Blocked("an alarm"))
+            connection.send(0, spec.Connection.Unblocked())
+            connection.send(number, spec.Basic.Ack(channel.tag))
         elif answer == "close channel":
             connection.channels.pop(number)
             connection.send(number, spec.Channel.Close(403, "ACCESS_REFUSED", 60, 40))
@@ -228,3 +238,21 @@ class FakeBroker:
             connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             return False
         return True
+
+    def _return(
+        self,
+        connection: _Connection,
+        number: int,
+        method: spec.Basic.Publish,
+        channel: _Channel,
+    ) -> None:
+        returned = spec.Basic.Return(
+            312, "NO_ROUTE", method.exchange, method.routing_key
+        )
+        assert channel.properties is not None
+        connection.send(number, returned)
+        for frame in (
+            frames.Header(number, channel.size, channel.properties),
+            frames.Body(number, channel.body),
+        ):
+            connection.socket.sendall(frame.marshal())

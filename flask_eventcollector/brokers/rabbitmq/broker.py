@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import pika
 
@@ -17,6 +19,8 @@ from .pika_logging import silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
 from .waker import Waker
+
+logger = logging.getLogger("flask_eventcollector")
 
 #: Seconds for the thread to end after its connection was aborted.
 _ABORT_TIMEOUT = 0.2
@@ -102,6 +106,19 @@ class RabbitMQBroker:
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
+        while not self._closing():
+            self._run_guarded()
+
+    def _run_guarded(self) -> None:
+        try:
+            self._keep_connected()
+        except Exception as error:
+            with suppress(Exception):
+                logger.exception("Background thread failed: %s", self._thread.name)
+                self.relay.on_state_change(BrokerState.DOWN, explain(error))
+            self._retry_now.wait(self._delay(1))
+
+    def _keep_connected(self) -> None:
         failures = 0
         while not self._closing():
             # A request that arrives during the round starts another one.

@@ -6,9 +6,8 @@ import time
 from collections.abc import Callable
 
 from ...delivery.entries import Entry, Settlement
-from .channels import ChannelState, ExchangeChannel, Settle, too_large
+from .channels import ChannelState, ExchangeChannel, Settle, not_sent, too_large
 from .connection import Ack, Connection
-from .reasons import explain
 
 #: The most channels: the broker has a limit, and each channel costs it memory.
 _MOST_CHANNELS = 32
@@ -56,15 +55,15 @@ class ChannelPool:
         """Send *entries*. Those that can't be sent are settled in any case."""
         channel: ExchangeChannel | None = None
         for entry in entries:
+            if not self._fits(entry):
+                continue
             try:
-                if not self._fits(entry):
-                    continue
                 if channel is None or not channel.serves(entry):
                     channel = self._channel(entry.event.exchange)
-                channel.publish(entry)
             except Exception as error:
-                reason = f"it could not be sent: {explain(error)}"
-                self._settle([Settlement(entry, None, reason, back_off=True)])
+                self._settle([not_sent(entry, error)])
+            else:
+                channel.publish(entry)
 
     def on_acks(self, acks: list[Ack]) -> None:
         """The broker has confirmed messages."""

@@ -199,6 +199,10 @@ class ExchangeChannel:
             reason = f"it can't be encoded: {type(error).__name__}"
             self._settle([Settlement(entry, Outcome.NACKED, reason, final=True)])
             return
+        except Exception as error:
+            self._settle([not_sent(entry, error)])
+            return
+        # Should this fail, nobody knows what was sent: the connection has to end.
         self._connection.send_frames(frames)
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = entry
@@ -314,6 +318,12 @@ class ExchangeChannel:
             else Settlement(entry, Outcome.UNKNOWN, reason)
             for entry in self._unconfirmed.values()
         ]
+
+
+def not_sent(entry: Entry, error: Exception) -> Settlement:
+    """*entry* stayed here, because of *error*."""
+    reason = f"it could not be sent: {explain(error)}"
+    return Settlement(entry, None, reason, back_off=True)
 
 
 def too_large(entry: Entry, limit: int) -> Settlement:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import pika
 from pika import spec
-from pika.exceptions import AMQPConnectionError
 
 
 class Ack(NamedTuple):
@@ -35,6 +34,8 @@ class Connection(pika.SelectConnection):
 
     #: Called with the confirms that have come, in order.
     on_acks: Callable[[list[Ack]], None] | None = None
+    #: What a callback raised. pika then ends the connection, and keeps it to itself.
+    failure: Exception | None = None
     _corked: list[bytes] | None = None
     _is_ending = False
 
@@ -64,9 +65,9 @@ class Connection(pika.SelectConnection):
         self.bytes_sent += len(data)
         self._adapter_emit_data(data)
 
-    def abort(self, reason: str) -> None:
+    def end(self, error: Exception) -> None:
         """End the connection without the closing handshake, which may time out."""
-        self._terminate_stream(AMQPConnectionError(reason))
+        self._terminate_stream(error)
 
     # What pika calls.
 
@@ -77,11 +78,18 @@ class Connection(pika.SelectConnection):
             self._corked.append(data)
 
     def _on_data_available(self, data_in: bytes) -> None:
+        try:
+            self._handle_data(data_in)
+        except Exception as error:
+            self.failure = error
+            raise
+
+    def _handle_data(self, data: bytes) -> None:
         if self.on_acks is not None:
-            data_in = self._take_acks(self._frame_buffer + data_in, self.on_acks)
+            data = self._take_acks(self._frame_buffer + data, self.on_acks)
             self._frame_buffer = b""
-        if data_in:
-            super()._on_data_available(data_in)  # type: ignore[misc]
+        if data:
+            super()._on_data_available(data)  # type: ignore[misc]
 
     def _take_acks(self, data: bytes, on_acks: Callable[[list[Ack]], None]) -> bytes:
         """Take the confirms at the beginning of *data*; returns the rest."""

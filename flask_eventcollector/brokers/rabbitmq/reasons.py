@@ -7,7 +7,10 @@ import socket
 import ssl
 
 from pika import exceptions
-from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
+from pika.adapters.utils.connection_workflow import (
+    AMQPConnectorException,
+    AMQPConnectorStackTimeout,
+)
 
 from ...errors import ConfigurationError
 
@@ -25,6 +28,12 @@ def explain(error: BaseException) -> str:
         if isinstance(cause, kind):
             return words.format(text=_text(cause))
     return f"{type(cause).__name__}: {_text(cause)}"
+
+
+def is_unexpected(error: BaseException) -> bool:
+    """Whether *error* is neither the network's nor the broker's."""
+    known = (exceptions.AMQPError, AMQPConnectorException, OSError)
+    return not isinstance(_root(error), known)
 
 
 def broker_text(error: BaseException) -> str:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
@@ -19,7 +19,7 @@ from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
 from .connection import Connection
 from .probe import Probe
-from .reasons import accuses_an_event, broker_text, explain
+from .reasons import accuses_an_event, broker_text, explain, is_unexpected
 from .waker import Waker
 
 logger = logging.getLogger("flask_eventcollector")
@@ -71,46 +71,69 @@ class Session:
         self._error = ""
         self._waker = waker
         self._ioloop = IOLoop()
-        self._connection = Connection(
-            parameters,
-            on_open_callback=self._opened,
-            on_open_error_callback=self._ended,
-            on_close_callback=self._ended,
-            custom_ioloop=self._ioloop,
-        )
+        self._connection = self._connect(parameters)
         self._channels = ChannelPool(
             self._connection, self._settle, self._report_problem, app_id=app_id
         )
         self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)
 
+    def _connect(self, parameters: pika.ConnectionParameters) -> Connection:
+        try:
+            return Connection(
+                parameters,
+                on_open_callback=self._opened,
+                on_open_error_callback=self._ended,
+                on_close_callback=self._ended,
+                custom_ioloop=self._ioloop,
+            )
+        except BaseException:
+            self._ioloop.close()
+            raise
+
     def run(self) -> str:
         """Connect and serve until the connection ends; returns why it ended."""
         try:
             self._ioloop.add_handler(
-                self._waker.open(), lambda *_: self._drain(), IOLoop.READ
+                self._waker.open(), self._guarded(self._drain), IOLoop.READ
             )
             self._ioloop.start()
         except Exception as error:
             # pika does not handle an end at every point of its handshake.
-            if not self._unwanted:
-                logger.exception("Broker connection failed unexpectedly")
             self._ended(None, error)
         finally:
             self._ioloop.close()
         return self._error
+
+    def _guarded(self, callback: Callable[[], None]) -> Callable[..., None]:
+        """What the loop itself may call: if *callback* raises, the connection ends.
+
+        pika does the same when a frame's callback raises. So whatever fails here, what
+        was in flight is given back.
+        """
+
+        def call(*_: object) -> None:
+            try:
+                callback()
+            except Exception as error:
+                self._ready = False
+                self._connection.end(error)
+
+        return call
 
     # What other threads call.
 
     def close(self) -> None:
         """Close the connection gracefully."""
         self._unwanted = True
-        self._ioloop.add_callback_threadsafe(self._close)
+        self._ioloop.add_callback_threadsafe(self._guarded(self._close))
 
     def abort(self) -> None:
         """End the connection without the closing handshake."""
         self._unwanted = True
-        self._ioloop.add_callback_threadsafe(lambda: self._abort("it was given up"))
+        self._ioloop.add_callback_threadsafe(
+            self._guarded(lambda: self._abort("it was given up"))
+        )
 
     # The connection's life.
 
@@ -202,10 +225,13 @@ class Session:
 
     def _abort(self, reason: str) -> None:
         self._ready = False
-        self._connection.abort(reason)
+        self._connection.end(AMQPConnectionError(reason))
 
     def _ended(self, _: object, error: BaseException) -> None:
         self._ready = False
+        error = self._connection.failure or error
+        if is_unexpected(error) and not (self._unwanted or self._error):
+            logger.error("Broker connection failed unexpectedly", exc_info=error)
         self._error = explain(error)
         self._channels.lose(self._error, suspect=accuses_an_event(error))
         self._ioloop.stop()
@@ -239,7 +265,7 @@ class Session:
             self._channels.look_after()
             self._check_overdue()
             self._drain()
-        self._ioloop.call_later(_TICK, self._tick)
+        self._ioloop.call_later(_TICK, self._guarded(self._tick))
 
     def _check_overdue(self) -> None:
         """Abort the connection if the broker has stopped confirming altogether.

@@ -1,0 +1,239 @@
+"""Whatever fails in the I/O thread, each event is confirmed or given back."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, NamedTuple
+
+import pika
+import pytest
+
+from flask_eventcollector import delivery
+from flask_eventcollector.brokers import rabbitmq
+from flask_eventcollector.brokers.rabbitmq import channels, session
+from tests.helpers import Recorder, Shop, open_shop, wait_until
+
+from .fake_broker import FakeBroker, Message
+
+ROOM = str(Path(str(rabbitmq.__file__)).parent)
+PIKA = str(Path(pika.__file__).parent)
+RELAY = str(Path(str(delivery.__file__)).with_name("broker.py"))
+
+#: Every call takes a minute. Otherwise a few of them fail.
+EVERY = os.environ.get("TEST_CUTS") == "all"
+PARTS = 6 if EVERY else 1
+_SAMPLE = 20
+
+#: What a failure that nothing foresees writes, once.
+LOST = "Broker connection failed unexpectedly"
+THREAD = "Background thread failed: eventcollector-io-shop"
+
+
+class Call(NamedTuple):
+    """A call that crosses the border of the room in which pika is used."""
+
+    caller: str
+    callee: str
+
+
+#: It shows that the broker has answered a probe.
+PROBE_ANSWERED = Call("channel._on_openok", "probe._answered")
+
+
+class Injected(Exception):
+    """What a call raises."""
+
+
+@dataclass
+class Border:
+    """Counts the calls in the I/O thread; one of them may fail."""
+
+    fails: Call | None = None
+    #: Which of them, counted from 1.
+    at: int = 1
+    calls: Counter[Call] = field(default_factory=Counter)
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the threads that the block starts."""
+        threading.setprofile(self._profile)
+        try:
+            yield
+        finally:
+            threading.setprofile(None)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.fails is not None and self.calls[self.fails] >= self.at
+
+    def _profile(self, frame: FrameType, what: str, _: object) -> None:
+        if not threading.current_thread().name.startswith("eventcollector-io"):
+            sys.setprofile(None)
+            return
+        call = _crossing(frame) if what == "call" else None
+        if call is not None:
+            self.calls[call] += 1
+            if call == self.fails and self.calls[call] == self.at:
+                raise Injected(f"{call.callee}, called by {call.caller}")
+
+
+def _crossing(frame: FrameType) -> Call | None:
+    """The call that began *frame*, if it crosses the border."""
+    code, caller = frame.f_code, frame.f_back
+    if caller is None:
+        return None
+    is_inside = code.co_filename.startswith(ROOM)
+    is_from_inside = caller.f_code.co_filename.startswith(ROOM)
+    crosses_outwards = code.co_filename.startswith((PIKA, RELAY)) and is_from_inside
+    crosses_inwards = is_inside and caller.f_code.co_filename.startswith(PIKA)
+    if not (crosses_outwards or crosses_inwards):
+        return None
+    return Call(_name(caller), _name(frame))
+
+
+def _name(frame: FrameType) -> str:
+    code = frame.f_code
+    return f"{Path(code.co_filename).stem}.{code.co_name}"
+
+
+def answers() -> Callable[[Message], str]:
+    """Answers once what a message asks for, and confirms it when it comes again."""
+    asked: set[bytes] = set()
+
+    def answer(message: Message) -> str:
+        words = str(json.loads(message.body))
+        if " " not in words or message.body in asked:
+            return "ack"
+        asked.add(message.body)
+        return words.partition(": ")[0]
+
+    return answer
+
+
+def publish(shop: Shop, *payloads: Any, exchange: str = "") -> None:
+    for payload in payloads:
+        shop.events.enqueue_event(payload, "q", exchange=exchange)
+    shop.events.publish()
+
+
+def live(shop: Shop, broker: FakeBroker, border: Border) -> None:
+    """All that happens to a connection: it is made, used, broken, and made again."""
+
+    def confirmed(number: int) -> None:
+        wait_until(
+            lambda: shop.events.stats().confirmed == number, f"{number} confirmed"
+        )
+
+    publish(shop, "1", "return: 2")
+    publish(shop, "3", exchange="shop")
+    confirmed(3)
+    publish(shop, "block: 4", "nack: 5")
+    confirmed(5)
+    publish(shop, "close channel: 6", "7")
+    confirmed(7)
+    publish(shop, "nothing: 8", exchange="shop")
+    wait_until(lambda: border.has_failed or border.calls[PROBE_ANSWERED], "a probe")
+    wait_until(lambda: broker.copies(b'"nothing: 8"'), "8 is in flight")
+    publish(shop, "drop connection: 9")
+    confirmed(9)
+    publish(shop, "10")
+    confirmed(10)
+    (thread,) = [t for t in threading.enumerate() if t.name == "eventcollector-io-shop"]
+    assert thread.is_alive()
+    stats = shop.events.stats()
+    assert stats.balanced, stats
+    assert stats.in_flight == stats.retained == stats.dead == stats.dropped == 0, stats
+    assert shop.events.close(5)
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def run(border: Border) -> list[str]:
+    """The log of a life in which one call may fail."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("flask_eventcollector")
+    logger.addHandler(handler)
+    try:
+        with (
+            FakeBroker(answers()) as broker,
+            border.watched(),
+            open_shop(
+                BROKER_URL=broker.url,
+                TESTING_BROKER=True,
+                QUEUES={"declared": {}, "too": {}},
+                RETRY_DELAY=0.01,
+                RETRY_MAX_DELAY=0.05,
+                CONFIRM_TIMEOUT=0,
+            ) as shop,
+            Recorder(shop) as recorder,
+        ):
+            live(shop, broker, border)
+            for heard in recorder.heard("publish_failed"):
+                assert heard.about["error"], heard
+    finally:
+        logger.removeHandler(handler)
+    return lines
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten all that a life waits for."""
+    monkeypatch.setattr(channels, "STEP_TIMEOUT", 0.3)
+    monkeypatch.setattr(session, "STEP_TIMEOUT", 0.3)
+    monkeypatch.setattr(session, "_TICK", 0.02)
+    patience = property(lambda _: 0.1, lambda *_: None)
+    monkeypatch.setattr(session.Session, "_patience", patience, raising=False)
+
+
+def failing(calls: Counter[Call]) -> list[tuple[Call, int]]:
+    """Which calls are to fail: each at the first time, a later one, and the last."""
+    each = [
+        (call, at)
+        for call, times in sorted(calls.items())
+        for at in sorted({1, (times + 1) // 2, times})
+    ]
+    return each if EVERY else each[:: max(1, len(each) // _SAMPLE)]
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+# Where pika's own loop fails, the garbage collector closes the socket.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_whatever_fails_each_event_is_confirmed_and_the_thread_lives(
+    part: int,
+) -> None:
+    whole = Border()
+    assert not {LOST, THREAD} & set(run(whole))
+    assert len(whole.calls) > 50, "the border has moved"
+    struck = 0
+    chosen = failing(whole.calls)[part::PARTS]
+    for call, at in chosen:
+        border = Border(call, at)
+        lines = run(border)
+        assert lines.count(LOST) + lines.count(THREAD) <= 1, (call, at, lines)
+        struck += border.has_failed
+    assert struck > len(chosen) / 2
+    gc.collect()
+
+
+def test_what_a_channel_fails_to_send_when_it_opens_is_given_back() -> None:
+    border = Border(Call("frames._properties", "spec.__init__"))
+    assert LOST not in run(border)
+    assert border.has_failed
+
+
+def test_what_a_callback_raises_is_logged_with_its_place() -> None:
+    border = Border(Call("callback.process", "channels._on_confirm"))
+    assert LOST in run(border)
