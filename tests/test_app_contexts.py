@@ -48,7 +48,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 # A warning, the default.
 
 
-def test_a_job_that_forgets_to_publish_is_told(
+def test_a_job_that_forgets_to_publish_is_warned(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_job(shop, "a", "b")
@@ -62,7 +62,7 @@ def test_a_job_that_forgets_to_publish_is_told(
     assert shop.events.publish().confirmed == 2
 
 
-def test_a_job_that_fails_is_told_with_its_exception(
+def test_a_job_that_fails_is_warned_with_its_exception(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail_job(shop, "a")
@@ -72,7 +72,7 @@ def test_a_job_that_fails_is_told_with_its_exception(
     assert "the thread's next publish() sends them" in line
 
 
-def test_jobs_that_forget_to_publish_are_told_once_a_minute(
+def test_jobs_that_forget_to_publish_are_warned_once_a_minute(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(190):
@@ -86,7 +86,7 @@ def test_jobs_that_forget_to_publish_are_told_once_a_minute(
 
 
 @pytest.mark.parametrize("end", ["publish", "clear_events_to_publish"])
-def test_a_job_that_leaves_nothing_is_not_told(
+def test_a_job_that_leaves_nothing_is_not_warned(
     shop: Shop, caplog: pytest.LogCaptureFixture, end: str
 ) -> None:
     with shop.app_context():
@@ -96,7 +96,7 @@ def test_a_job_that_leaves_nothing_is_not_told(
     assert lines(caplog) == []
 
 
-def test_only_what_the_context_itself_has_enqueued_is_told(
+def test_only_events_enqueued_in_the_context_itself_are_reported(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop.enqueue("before")
@@ -108,7 +108,7 @@ def test_only_what_the_context_itself_has_enqueued_is_told(
     assert "Left unpublished 2 events" in lines(caplog)[0]
 
 
-def test_what_is_enqueued_after_a_publish_is_told(
+def test_events_enqueued_after_a_publish_are_reported(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop.enqueue("before")
@@ -120,7 +120,7 @@ def test_what_is_enqueued_after_a_publish_is_told(
     assert "Left unpublished 1 event" in lines(caplog)[0]
 
 
-def test_what_a_later_teardown_enqueues_is_told(
+def test_events_enqueued_by_a_later_teardown_are_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     class WithLateTeardown(EventCollector):
@@ -137,7 +137,7 @@ def test_what_a_later_teardown_enqueues_is_told(
     late.events.close(0)
 
 
-def test_requests_and_blocks_in_an_app_context_are_not_told(
+def test_requests_and_blocks_in_an_app_context_are_not_warned(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     @shop.get("/")
@@ -154,7 +154,7 @@ def test_requests_and_blocks_in_an_app_context_are_not_told(
     assert lines(caplog) == []
 
 
-def test_the_threads_collector_in_a_request_is_not_told(
+def test_the_threads_collector_in_a_request_is_not_warned(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     with shop.test_request_context():
@@ -163,7 +163,7 @@ def test_the_threads_collector_in_a_request_is_not_told(
     assert lines(caplog) == []
 
 
-def test_what_a_receiver_enqueues_outside_of_app_contexts_is_not_told(
+def test_events_enqueued_by_a_receiver_outside_of_app_contexts_are_not_reported(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     def receive(sender: flask.Flask, event: Any, **extra: Any) -> None:
@@ -177,7 +177,7 @@ def test_what_a_receiver_enqueues_outside_of_app_contexts_is_not_told(
     assert lines(caplog) == []
 
 
-def test_each_of_two_nested_contexts_tells_of_its_own(
+def test_each_of_two_nested_contexts_reports_its_own_events(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     with shop.app_context():
@@ -201,7 +201,9 @@ def test_another_apps_context_does_not_end_the_work(
     assert lines(caplog) == []
 
 
-def test_flasks_shell_is_not_told(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_flasks_shell_is_not_warned(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     with shop.app_context():
         shop.make_shell_context()
         shop.enqueue("a")
@@ -210,14 +212,14 @@ def test_flasks_shell_is_not_told(shop: Shop, caplog: pytest.LogCaptureFixture) 
     assert lines(caplog) == []
 
 
-def test_a_double_is_not_told(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_double_is_not_warned(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     with shop.events.use_collector(Double()):
         run_job(shop, "a")
 
     assert lines(caplog) == []
 
 
-def test_keep_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+def test_keep_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with open_shop(AT_CONTEXT_END="keep") as shop:
         run_job(shop, "a")
         fail_job(shop, "b")

@@ -57,7 +57,7 @@ def test_a_block_gives_its_collector(shop: Shop) -> None:
     assert shop.sent() == ["a"]
 
 
-def test_a_block_that_raises_discards_and_the_exception_goes_on(shop: Shop) -> None:
+def test_a_block_that_raises_discards_and_the_exception_propagates(shop: Shop) -> None:
     error = ValueError("no")
 
     with Recorder(shop) as recorder, pytest.raises(ValueError, match="no") as caught:
@@ -190,7 +190,7 @@ def test_blocks_in_generators_may_end_in_any_order(shop: Shop) -> None:
     assert shop.books() == {"confirmed": 2}
 
 
-def test_a_block_that_has_ended_is_nobodys_scope(shop: Shop) -> None:
+def test_a_block_that_has_ended_is_no_scope(shop: Shop) -> None:
     with shop.events.auto_publish():
         shop.enqueue("block")
         context = contextvars.copy_context()
@@ -227,7 +227,7 @@ def test_a_decorated_function_discards_when_it_raises(shop: Shop) -> None:
     assert shop.books() == {"discarded": 1}
 
 
-def test_a_decorated_function_keeps_its_name_and_its_words(shop: Shop) -> None:
+def test_a_decorated_function_keeps_its_name_and_its_docstring(shop: Shop) -> None:
     @shop.events.auto_publish()
     def restock() -> None:
         """Count the shelves."""
@@ -235,7 +235,7 @@ def test_a_decorated_function_keeps_its_name_and_its_words(shop: Shop) -> None:
     assert (restock.__name__, restock.__doc__) == ("restock", "Count the shelves.")
 
 
-def test_each_call_of_a_decorated_function_stands_alone(shop: Shop) -> None:
+def test_each_call_of_a_decorated_function_is_a_separate_unit(shop: Shop) -> None:
     @shop.events.auto_publish()
     def work(number: int) -> None:
         shop.enqueue(number)

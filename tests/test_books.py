@@ -40,7 +40,7 @@ def test_a_move_changes_one_count_for_another(state: State) -> None:
 
 
 @pytest.mark.parametrize("state", ENDS)
-def test_a_last_word_ends_the_life_and_frees_the_bytes(state: State) -> None:
+def test_a_final_state_ends_the_life_and_frees_the_bytes(state: State) -> None:
     ledger = Books()
     (entry,) = opened(ledger, "a", size=7)
     assert ledger.bytes(*State) == 7

@@ -42,7 +42,7 @@ def test_the_times_in_which_it_was_ready_add_up(
     assert status.seconds() == 20
 
 
-def test_being_told_twice_that_it_is_ready_counts_no_time_twice(
+def test_a_repeated_ready_state_counts_no_time_twice(
     status: BrokerStatus, clock: Clock
 ) -> None:
     for _ in range(2):
@@ -92,12 +92,12 @@ def test_a_new_state_ends_the_stall(status: BrokerStatus) -> None:
     assert status.shown is BrokerState.READY
 
 
-def test_its_words_name_the_state_and_the_error(status: BrokerStatus) -> None:
+def test_its_text_names_the_state_and_the_error(status: BrokerStatus) -> None:
     status.change(BrokerState.DOWN, "it was lost")
     assert str(status) == "the broker is down: it was lost"
 
 
-def test_without_an_error_its_words_name_the_state_alone(
+def test_without_an_error_its_text_names_only_the_state(
     status: BrokerStatus,
 ) -> None:
     status.change(BrokerState.READY, "")

@@ -141,14 +141,14 @@ def test_confirms_may_come_out_of_order(stage: Stage) -> None:
     assert [settlement.entry for settlement in stage.settled] == [sent[2], *sent[:2]]
 
 
-def test_a_confirm_that_comes_twice_says_nothing_new(stage: Stage) -> None:
+def test_a_second_confirm_has_no_effect(stage: Stage) -> None:
     ready_with(stage, 1)
     stage.confirm(1)
     stage.confirm(1)
     assert stage.outcomes() == [Outcome.CONFIRMED]
 
 
-def test_a_returned_event_is_acknowledged_and_returned_all_the_same(
+def test_a_returned_event_that_is_acknowledged_counts_as_returned(
     stage: Stage,
 ) -> None:
     sent = ready_with(stage, 2)

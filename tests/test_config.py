@@ -828,7 +828,7 @@ def test_the_broker_is_chosen(
     assert choose_broker(config, app) == (parse(chosen),)
 
 
-def test_a_test_that_asks_for_a_real_broker_must_say_which() -> None:
+def test_a_test_that_requests_a_real_broker_must_name_it() -> None:
     app = flask.Flask(__name__)
     app.testing = True
     app.config["EVENTCOLLECTOR_TESTING_BROKER"] = True
@@ -843,7 +843,7 @@ def test_several_brokers_are_chosen_in_their_order() -> None:
     assert hosts == ["b", "a"]
 
 
-def test_without_a_url_production_is_told_both_choices() -> None:
+def test_without_a_url_the_error_in_production_names_both_choices() -> None:
     app = app_with()
     with pytest.raises(ConfigurationError) as caught:
         choose_broker(Config.from_app(app), app)

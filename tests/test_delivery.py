@@ -131,7 +131,7 @@ def test_a_full_backlog_is_an_error_that_names_the_queue_and_the_cure() -> None:
         assert books(delivery) == {"collected": 1}
 
 
-def test_what_overflows_is_told_in_the_callers_thread() -> None:
+def test_an_overflow_is_signalled_in_the_callers_thread() -> None:
     told = Told()
     with delivering(MemoryBroker(), told, max_events=1) as delivery:
         collect(delivery, 1, 2)
@@ -140,7 +140,9 @@ def test_what_overflows_is_told_in_the_callers_thread() -> None:
     assert told.threads["events-dropped"] == here
 
 
-def test_what_is_discarded_is_counted_and_told(delivery: Delivery, told: Told) -> None:
+def test_discarded_events_are_counted_and_reported(
+    delivery: Delivery, told: Told
+) -> None:
     assert delivery.discard(collect(delivery, 1, 2), "cleared") == 2
     assert told.payloads("events-discarded") == [1, 2]
     assert told.reasons("events-discarded") == ["cleared"]
@@ -185,7 +187,7 @@ def test_a_publish_waits_no_longer_than_the_confirm_timeout(
     assert result == PublishResult(in_flight=1)
 
 
-def test_a_publish_waits_no_longer_than_it_says(delivery: Delivery) -> None:
+def test_a_publish_waits_no_longer_than_its_timeout(delivery: Delivery) -> None:
     assert delivery.publish(collect(delivery, 1), 0.01) == PublishResult(in_flight=1)
 
 
@@ -197,7 +199,7 @@ def test_a_publish_without_time_does_not_wait_and_stalls_nothing(
     assert delivery.stats().broker is BrokerState.READY
 
 
-def test_after_a_wait_that_ran_out_nobody_waits(
+def test_after_a_wait_that_timed_out_no_caller_waits(
     broker: ManualBroker, delivery: Delivery
 ) -> None:
     delivery.publish(collect(delivery, 1), 0.01)
@@ -210,7 +212,7 @@ def test_after_a_wait_that_ran_out_nobody_waits(
 
 
 @pytest.mark.parametrize("away", AWAY)
-def test_an_ordinary_publish_does_not_wait_while_the_broker_is_away(
+def test_an_ordinary_publish_does_not_wait_while_the_broker_is_unreachable(
     broker: ManualBroker, delivery: Delivery, told: Told, away: BrokerState
 ) -> None:
     collect(delivery, 0)
@@ -251,20 +253,20 @@ def test_a_publish_that_waits_is_let_go_when_the_broker_goes(
     assert results == [PublishResult(retained=1)]
 
 
-def test_what_a_caller_waits_for_is_told_in_its_thread(told: Told) -> None:
+def test_what_a_caller_waits_for_is_signalled_in_its_thread(told: Told) -> None:
     with delivering(MemoryBroker(), told) as delivery:
         delivery.publish(collect(delivery, 1))
     assert told.threads["events-published"] == {threading.current_thread().name}
 
 
-def test_what_nobody_waits_for_is_told_by_the_flusher(told: Told) -> None:
+def test_what_no_caller_waits_for_is_signalled_by_the_flusher(told: Told) -> None:
     with delivering(MemoryBroker(), told, name="told") as delivery:
         delivery.hand_over(collect(delivery, 1))
         told.wait_for("events-published", [1])
     assert told.threads["events-published"] == {"eventcollector-flusher-told"}
 
 
-def test_what_comes_after_the_wait_is_told_by_the_flusher(
+def test_outcomes_after_the_wait_are_signalled_by_the_flusher(
     broker: ManualBroker, delivery: Delivery, told: Told
 ) -> None:
     delivery.publish(collect(delivery, 1), 0.01)
@@ -391,7 +393,7 @@ def test_closing_waits_for_what_is_on_its_way(
         assert delivery.close(DEADLINE)
 
 
-def test_closing_drops_what_is_left_and_tells(delivery: Delivery, told: Told) -> None:
+def test_closing_drops_and_signals_what_is_left(delivery: Delivery, told: Told) -> None:
     delivery.hand_over(collect(delivery, 1))
     assert not delivery.close(0.01)
     assert told.payloads("events-dropped") == [1]
@@ -465,7 +467,7 @@ def test_a_caller_that_waits_is_let_go_by_closing(
 
 
 @pytest.mark.parametrize("reconnect", [True, False])
-def test_closing_takes_no_longer_than_it_says(
+def test_closing_takes_no_longer_than_its_timeout(
     broker: ManualBroker, delivery: Delivery, reconnect: bool
 ) -> None:
     delivery.hand_over(collect(delivery, 1))
@@ -474,7 +476,7 @@ def test_closing_takes_no_longer_than_it_says(
     assert time.monotonic() - began < DEADLINE
 
 
-def test_without_reconnecting_closing_does_not_wait_for_a_broker_that_is_away(
+def test_without_reconnecting_closing_does_not_wait_for_an_unreachable_broker(
     broker: ManualBroker, delivery: Delivery
 ) -> None:
     collect(delivery, 0)

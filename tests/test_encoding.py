@@ -370,7 +370,7 @@ def test_a_default_that_returns_what_it_got_is_refused() -> None:
     assert "contains itself" in refusal(Unknown(), default=lambda value: value)
 
 
-def test_a_default_that_raises_is_refused_without_its_words() -> None:
+def test_a_default_that_raises_is_refused_without_its_message() -> None:
     def default(_value: object) -> None:
         raise KeyError(SECRET)
 
@@ -390,7 +390,7 @@ def test_a_dict_whose_own_code_raises_is_refused() -> None:
     assert SECRET not in message
 
 
-def test_a_value_that_fails_only_once_is_refused_all_the_same() -> None:
+def test_a_value_that_fails_only_once_is_still_refused() -> None:
     answers: Iterator[Any] = iter([float("nan")])
     message = refusal([Unknown()], default=lambda _: next(answers, "fine"))
     assert message.startswith("payload of type list can't be encoded (")
@@ -398,7 +398,7 @@ def test_a_value_that_fails_only_once_is_refused_all_the_same() -> None:
 
 @pytest.mark.parametrize("strikes_at", [1, 2])
 @pytest.mark.parametrize("payload", [[1j], [1j, float("nan")], [1j, {1}]])
-def test_an_exception_from_elsewhere_goes_on_as_itself(
+def test_an_unrelated_exception_propagates_unchanged(
     strikes_at: int, payload: Any
 ) -> None:
     """A signal handler raises while the encoder runs, or while its error is explained.
@@ -831,13 +831,13 @@ def test_small_headers_that_unfold_without_end_are_refused_at_once() -> None:
     assert "at least" in message
 
 
-def test_a_refused_event_says_nothing_of_its_values() -> None:
+def test_the_error_for_a_refused_event_shows_none_of_its_values() -> None:
     for value in (Unknown(), {Unknown()}, f"{SECRET}\ud800", [SECRET, 1.5]):
         _, message = header_refusal(value)
         assert SECRET not in message
 
 
-def test_bytes_can_be_sent_as_the_cure_says() -> None:
+def test_bytes_can_be_sent_with_the_cure() -> None:
     cured = base64.b64encode(b"x").decode()
     assert encode(cured).payload == cured
 
@@ -846,6 +846,6 @@ def items(values: list[Any]) -> Iterator[Any]:
     yield from values
 
 
-def test_a_generator_can_be_sent_as_the_cure_says() -> None:
+def test_a_generator_can_be_sent_with_the_cure() -> None:
     assert "send list(value)" in refusal(items([1]))
     assert encode(list(items([1]))).payload == [1]

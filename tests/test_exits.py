@@ -104,7 +104,7 @@ POOL = """
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
-def test_children_of_multiprocessing_deliver_to_a_broker_that_is_far_away(
+def test_children_of_multiprocessing_deliver_to_a_distant_broker(
     tmp_path: Path, broker: FakeBroker, far_url: str, method: str
 ) -> None:
     log = run(tmp_path, CHILDREN, far_url, method)
@@ -113,7 +113,7 @@ def test_children_of_multiprocessing_deliver_to_a_broker_that_is_far_away(
     assert log == ""
 
 
-def test_a_pool_of_processes_delivers_to_a_broker_that_is_far_away(
+def test_a_pool_of_processes_delivers_to_a_distant_broker(
     tmp_path: Path, broker: FakeBroker, far_url: str
 ) -> None:
     log = run(tmp_path, POOL, far_url)
@@ -128,7 +128,7 @@ def test_children_of_multiprocessing_count_what_is_lost(tmp_path: Path) -> None:
     assert log.count("Dropped 1 event for q: process ended") == 3
 
 
-def test_a_child_that_only_enqueues_in_its_parents_request_is_told_at_once(
+def test_a_child_that_only_enqueues_in_its_parents_request_is_warned_at_once(
     tmp_path: Path, broker: FakeBroker
 ) -> None:
     log = run(
@@ -208,7 +208,7 @@ def ask(url: str, body: bytes | Iterator[bytes] | None = None) -> None:
         assert answer.read() == b"ok"
 
 
-def test_a_process_for_each_connection_delivers_to_a_broker_that_is_far_away(
+def test_a_process_for_each_connection_delivers_to_a_distant_broker(
     tmp_path: Path, broker: FakeBroker, far_url: str
 ) -> None:
     with started(tmp_path, SERVER, far_url) as process:

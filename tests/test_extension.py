@@ -269,7 +269,7 @@ def test_one_extension_can_serve_an_app_in_many_threads(shop: Shop) -> None:
 # Used wrongly.
 
 
-def test_init_app_twice_says_what_to_do(shop: Shop) -> None:
+def test_init_app_twice_names_the_cure(shop: Shop) -> None:
     with pytest.raises(RuntimeError, match=r"call init_app\(\) once for each app"):
         shop.events.init_app(shop)
 
@@ -279,7 +279,7 @@ def test_a_second_extension_on_one_app_is_refused(shop: Shop) -> None:
         EventCollector(shop)
 
 
-def test_without_an_app_the_error_says_what_to_do(events: EventCollector) -> None:
+def test_without_an_app_the_error_names_the_cure(events: EventCollector) -> None:
     with pytest.raises(RuntimeError, match=r"no app: call events.init_app\(app\)"):
         events.enqueue_event("a", "q")
 
@@ -306,7 +306,7 @@ def test_without_an_app_nothing_works(events: EventCollector, name: str) -> None
         USES[name](events)
 
 
-def test_with_several_apps_outside_a_context_the_error_says_what_to_do(
+def test_with_several_apps_outside_a_context_the_error_names_the_cure(
     events: EventCollector,
 ) -> None:
     apps = [Shop(events, "one"), Shop(events, "two")]
@@ -317,7 +317,7 @@ def test_with_several_apps_outside_a_context_the_error_says_what_to_do(
     assert len(apps) == 2
 
 
-def test_in_the_context_of_a_foreign_app_the_error_says_what_to_do(
+def test_in_the_context_of_a_foreign_app_the_error_names_the_cure(
     shop: Shop,
 ) -> None:
     foreign = flask.Flask("foreign")
@@ -329,7 +329,7 @@ def test_in_the_context_of_a_foreign_app_the_error_says_what_to_do(
         shop.events.enqueue_event("a", "q")
 
 
-def test_in_the_context_of_another_extensions_app_the_error_says_what_to_do(
+def test_in_the_context_of_another_extensions_app_the_error_names_the_cure(
     events: EventCollector, shop: Shop
 ) -> None:
     with shop.app_context(), pytest.raises(RuntimeError, match="not registered with"):
@@ -429,7 +429,7 @@ def test_uwsgi_without_threads_is_refused_with_the_cure(
         Shop()
 
 
-def test_uwsgi_with_threads_is_fine_whatever_turned_them_on(
+def test_uwsgi_with_threads_is_accepted_whichever_option_enabled_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "uwsgi", SimpleNamespace(has_threads=1, opt={}))
@@ -625,7 +625,7 @@ def test_dead_events_have_a_limit_of_their_own() -> None:
 # publish().
 
 
-def test_publish_tells_what_became_of_the_events(shop: Shop) -> None:
+def test_publish_returns_the_state_of_its_events(shop: Shop) -> None:
     assert shop.events.publish() == PublishResult()
     shop.enqueue("a")
     assert shop.events.publish() == PublishResult(confirmed=1)
@@ -638,7 +638,9 @@ def test_publish_tells_what_became_of_the_events(shop: Shop) -> None:
     assert not result.complete
 
 
-def test_publish_with_a_timeout_waits_while_the_broker_is_away(shop: Shop) -> None:
+def test_publish_with_a_timeout_waits_while_the_broker_is_unreachable(
+    shop: Shop,
+) -> None:
     shop.faults.go_down()
     shop.enqueue("a")
 
@@ -885,7 +887,7 @@ def test_what_is_refused_for_too_long_is_dead(strict_shop: Shop) -> None:
     assert strict_shop.books() == {"dead": 2}
 
 
-def test_publish_tells_how_many_are_dead(strict_shop: Shop) -> None:
+def test_publish_returns_how_many_events_are_dead(strict_shop: Shop) -> None:
     strict_shop.faults.refuse("missing")
     strict_shop.enqueue("a", queue="missing")
     strict_shop.enqueue("b")
@@ -979,7 +981,7 @@ def test_stats_before_the_first_event_are_empty(shop: Shop) -> None:
     assert shop.events.stats().balanced
 
 
-def test_stats_tell_the_age_of_the_oldest_undelivered_event(shop: Shop) -> None:
+def test_stats_have_the_age_of_the_oldest_undelivered_event(shop: Shop) -> None:
     shop.enqueue("a")
     assert shop.events.stats().oldest_age is None
     shop.faults.go_down()
@@ -993,7 +995,7 @@ def test_stats_tell_the_age_of_the_oldest_undelivered_event(shop: Shop) -> None:
     assert shop.events.stats().oldest_age is None
 
 
-def test_stats_tell_how_the_broker_is_and_why(shop: Shop) -> None:
+def test_stats_have_the_brokers_state_and_its_reason(shop: Shop) -> None:
     shop.enqueue("a")
     shop.faults.block()
 

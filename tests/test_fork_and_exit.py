@@ -167,7 +167,7 @@ def test_a_request_begun_before_the_fork_works_on_both_sides(shop: Shop) -> None
 
 @pytest.mark.parametrize("parent_enqueues", [True, False])
 @pytest.mark.parametrize("kind", ["request", "block"])
-def test_a_child_that_enqueues_in_an_inherited_scope_is_told_once(
+def test_a_child_that_enqueues_in_an_inherited_scope_is_warned_once(
     shop: Shop, caplog: pytest.LogCaptureFixture, kind: str, parent_enqueues: bool
 ) -> None:
     enter = shop.test_request_context if kind == "request" else shop.events.auto_publish
@@ -187,7 +187,7 @@ def test_a_child_that_enqueues_in_an_inherited_scope_is_told_once(
     assert caplog.text == ""
 
 
-def test_a_childs_own_scopes_inside_an_inherited_one_are_not_told(
+def test_a_childs_own_scopes_inside_an_inherited_one_are_not_warned(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     def work() -> list[Any]:
@@ -383,7 +383,7 @@ os.wait()
 """
 
 
-def test_a_fork_in_the_middle_of_other_threads_work_harms_nobody(shop: Shop) -> None:
+def test_a_fork_in_the_middle_of_other_threads_work_breaks_nothing(shop: Shop) -> None:
     stop = threading.Event()
 
     def load() -> None:
@@ -457,7 +457,7 @@ def seconds_to_end(done: subprocess.CompletedProcess[str]) -> float:
     return float(done.stdout.splitlines()[-1])
 
 
-def test_a_script_that_publishes_and_ends_says_nothing(tmp_path: Path) -> None:
+def test_a_script_that_publishes_and_ends_logs_nothing(tmp_path: Path) -> None:
     done = run_script(
         tmp_path,
         """
@@ -470,7 +470,7 @@ def test_a_script_that_publishes_and_ends_says_nothing(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_script_that_never_publishes_is_told_how_many_events_are_lost(
+def test_a_script_that_never_publishes_is_warned_about_the_lost_events(
     tmp_path: Path,
 ) -> None:
     done = run_script(
@@ -528,7 +528,7 @@ def test_with_the_broker_down_the_end_is_prompt_and_the_loss_is_counted(
     assert seconds_to_end(done) < DEADLINE
 
 
-def test_the_last_word_on_an_event_is_the_last_line_about_it(tmp_path: Path) -> None:
+def test_the_final_state_of_an_event_is_the_last_line_about_it(tmp_path: Path) -> None:
     done = run_script(
         tmp_path,
         """
@@ -660,7 +660,7 @@ def test_the_exit_code_stays_what_it_was(tmp_path: Path) -> None:
     assert done.returncode == 3
 
 
-def test_a_script_that_fails_is_told_how_many_events_are_lost(tmp_path: Path) -> None:
+def test_a_script_that_fails_is_warned_about_the_lost_events(tmp_path: Path) -> None:
     done = run_script(
         tmp_path,
         """
@@ -674,7 +674,7 @@ def test_a_script_that_fails_is_told_how_many_events_are_lost(tmp_path: Path) ->
     assert "Discarded 1 event for q" in done.stderr
 
 
-def test_a_child_that_ends_tells_of_its_own_events_only(tmp_path: Path) -> None:
+def test_a_child_that_ends_reports_only_its_own_events(tmp_path: Path) -> None:
     done = run_script(
         tmp_path,
         """
@@ -721,7 +721,7 @@ def test_an_app_that_was_never_used_is_collected() -> None:
     assert use_and_throw_away(lambda shop: None, "unused")() is None
 
 
-def test_an_app_that_is_thrown_away_is_collected_and_its_threads_end() -> None:
+def test_an_unused_app_is_garbage_collected_and_its_threads_end() -> None:
     threads: list[threading.Thread] = []
 
     def use(shop: Shop) -> None:
@@ -752,7 +752,7 @@ def test_an_app_that_has_served_requests_is_collected() -> None:
 
 
 @pytest.mark.parametrize("where", ["collected", "retained"])
-def test_what_an_app_held_when_it_was_thrown_away_is_counted_in_the_log(
+def test_what_a_garbage_collected_app_held_is_counted_in_the_log(
     where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def use(shop: Shop) -> None:
@@ -769,7 +769,7 @@ def test_what_an_app_held_when_it_was_thrown_away_is_counted_in_the_log(
     assert f"{word} 2 events for q" in caplog.text
 
 
-def test_one_app_that_is_thrown_away_leaves_the_others_alone() -> None:
+def test_one_garbage_collected_app_does_not_affect_the_others() -> None:
     with open_shop() as shop:
         use_and_throw_away(lambda other: other.enqueue("a"), "other")
 

@@ -157,27 +157,27 @@ def test_reopening_lets_everything_go_at_once(road: Road) -> None:
     assert road.take() == "abc"
 
 
-def test_reopening_calls_back_what_waits_aside(road: Road) -> None:
+def test_reopening_ends_the_delay_of_delayed_events(road: Road) -> None:
     road.add("b")
     aside(road, "a", 100)
     road.lane.reopen()
     assert road.take() == "ab"
 
 
-def test_what_waits_aside_holds_up_nobody(road: Road) -> None:
+def test_delayed_events_do_not_delay_others(road: Road) -> None:
     aside(road, "a", 100)
     road.add("b")
     assert road.take() == "b"
 
 
-def test_what_waits_aside_comes_back_to_its_place(road: Road) -> None:
+def test_delayed_events_return_to_their_places(road: Road) -> None:
     aside(road, "a", 100)
     road.add("b")
     road.clock.advance(100)
     assert road.take() == "ab"
 
 
-def test_what_waits_aside_is_due_at_its_own_time(road: Road) -> None:
+def test_delayed_events_are_due_at_their_own_times(road: Road) -> None:
     aside(road, "a", 100)
     aside(road, "b", 50)
     assert road.due_in() == 50

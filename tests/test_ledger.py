@@ -58,7 +58,7 @@ def test_an_event_is_collected_first(desk: Desk) -> None:
     assert desk.books() == {"collected": 1}
 
 
-def test_what_is_discarded_is_counted_and_told(desk: Desk) -> None:
+def test_discarded_events_are_counted_and_reported(desk: Desk) -> None:
     entries = desk.collect("ab")
     notices = desk.ledger.discard(entries, "cleared")
     assert told(notices) == [("events_discarded", "a"), ("events_discarded", "b")]
@@ -146,7 +146,7 @@ def test_no_more_is_taken_than_is_asked_for(desk: Desk) -> None:
     assert desk.take(2) == "ab"
 
 
-def test_what_is_confirmed_ends_and_is_told(desk: Desk) -> None:
+def test_confirmed_events_end_and_are_reported(desk: Desk) -> None:
     desk.hand_over("a")
     desk.pass_(3)
     desk.take()
@@ -168,7 +168,7 @@ def test_what_is_unknown_is_sent_again_as_a_possible_duplicate(desk: Desk) -> No
     assert desk["a"].possible_duplicate
 
 
-def test_what_is_unknown_is_told_as_failed(desk: Desk) -> None:
+def test_unknown_outcomes_are_reported_as_failed(desk: Desk) -> None:
     desk.hand_over("a")
     desk.take()
     desk.settle("a", Outcome.UNKNOWN, reason="lost")
@@ -203,7 +203,7 @@ def test_what_was_not_sent_after_all_was_no_attempt(desk: Desk) -> None:
     assert not desk["a"].possible_duplicate
 
 
-def test_what_was_not_sent_for_a_reason_is_told(desk: Desk) -> None:
+def test_events_not_sent_for_a_reason_are_reported(desk: Desk) -> None:
     desk.hand_over("a")
     desk.take()
     desk.settle("a", None, reason="no such exchange")
@@ -211,7 +211,7 @@ def test_what_was_not_sent_for_a_reason_is_told(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("outcome", REFUSALS)
-def test_what_is_refused_is_retained_and_told(desk: Desk, outcome: Outcome) -> None:
+def test_refused_events_are_retained_and_reported(desk: Desk, outcome: Outcome) -> None:
     desk.hand_over("a")
     desk.take()
     desk.settle("a", outcome, reason="no")
@@ -250,7 +250,7 @@ def test_what_the_broker_can_never_take_holds_up_no_neighbour(desk: Desk) -> Non
 
 
 @pytest.mark.parametrize("again", [*Outcome, None])
-def test_a_second_word_on_an_event_is_ignored(
+def test_a_second_settlement_of_an_event_is_ignored(
     desk: Desk, again: Outcome | None
 ) -> None:
     desk.hand_over("a")
@@ -261,7 +261,9 @@ def test_a_second_word_on_an_event_is_ignored(
     assert (desk.notices(), desk.books()) == ([], {"confirmed": 1})
 
 
-def test_a_word_on_an_event_that_was_dropped_meanwhile_is_ignored(desk: Desk) -> None:
+def test_a_settlement_of_an_event_that_was_dropped_meanwhile_is_ignored(
+    desk: Desk,
+) -> None:
     desk.hand_over("a")
     desk.take()
     desk.ledger.drop_all("the end")
@@ -379,7 +381,7 @@ def test_an_event_that_is_refused_alone_does_not_hold_up_its_neighbours(
         desk.pass_(desk.ledger.due() or 0)
 
 
-def test_what_is_refused_alone_waits_aside_longer_and_longer(desk: Desk) -> None:
+def test_an_event_refused_individually_is_delayed_longer_and_longer(desk: Desk) -> None:
     desk.hand_over("a")
     waits = []
     for neighbour in "bcdefgh":
@@ -465,7 +467,7 @@ def test_what_is_refused_for_less_is_tried_again() -> None:
 
 
 @pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
-def test_the_time_in_which_the_broker_was_away_does_not_count(
+def test_the_time_in_which_the_broker_was_unreachable_does_not_count(
     away: BrokerState,
 ) -> None:
     desk = Desk(dead_after=100)
@@ -628,7 +630,7 @@ def test_dead_events_may_take_a_quarter_of_the_bytes_on_top() -> None:
     assert desk.books() == {"dead": 2, "collected": 1, "dropped": 1}
 
 
-def test_the_newest_dead_event_is_kept_whatever_its_size() -> None:
+def test_the_newest_dead_event_is_retained_regardless_of_its_size() -> None:
     desk = Desk(max_bytes=100)
     die(desk, "a", size=90)
     assert desk.books() == {"dead": 1}
@@ -934,7 +936,7 @@ def test_an_ordinary_caller_waits_while_a_confirm_may_come(
 
 
 @pytest.mark.parametrize("away", AWAY)
-def test_an_ordinary_caller_does_not_wait_for_a_broker_that_is_away(
+def test_an_ordinary_caller_does_not_wait_for_an_unreachable_broker(
     desk: Desk, waiter: Waiter, away: BrokerState
 ) -> None:
     desk.is_(away)
@@ -953,7 +955,7 @@ def test_an_ordinary_caller_is_let_go_when_the_broker_goes(
 
 
 @pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
-def test_a_patient_caller_waits_also_while_the_broker_is_away(
+def test_a_patient_caller_waits_even_while_the_broker_is_unreachable(
     desk: Desk, patient: Waiter, away: BrokerState
 ) -> None:
     desk.is_(away)
@@ -961,7 +963,9 @@ def test_a_patient_caller_waits_also_while_the_broker_is_away(
     assert not patient.done.is_set()
 
 
-def test_nobody_waits_for_a_broker_that_is_closed(desk: Desk, patient: Waiter) -> None:
+def test_no_caller_waits_for_a_broker_that_is_closed(
+    desk: Desk, patient: Waiter
+) -> None:
     late = Waiter(patient=True)
     desk.hand_over("a", waiter=patient)
     desk.is_(BrokerState.CLOSED)
@@ -970,7 +974,7 @@ def test_nobody_waits_for_a_broker_that_is_closed(desk: Desk, patient: Waiter) -
     assert late.done.is_set()
 
 
-def test_nobody_waits_behind_events_that_were_refused(
+def test_no_caller_waits_behind_events_that_were_refused(
     desk: Desk, patient: Waiter
 ) -> None:
     desk.hand_over("a")
@@ -993,7 +997,7 @@ def test_a_purged_event_is_waited_for_no_longer(desk: Desk, patient: Waiter) -> 
     assert patient.done.is_set()
 
 
-def test_the_result_tells_how_each_event_stands(desk: Desk, waiter: Waiter) -> None:
+def test_the_result_has_the_state_of_each_event(desk: Desk, waiter: Waiter) -> None:
     desk.hand_over("abcde", waiter=waiter)
     desk.take(4)
     desk.settle("a")
@@ -1003,7 +1007,9 @@ def test_the_result_tells_how_each_event_stands(desk: Desk, waiter: Waiter) -> N
     assert result == PublishResult(confirmed=1, dead=1, in_flight=1, retained=2)
 
 
-def test_a_waiters_news_are_the_callers_to_tell(desk: Desk, waiter: Waiter) -> None:
+def test_a_waiters_notices_are_returned_to_its_caller(
+    desk: Desk, waiter: Waiter
+) -> None:
     desk.hand_over("a", waiter=waiter)
     desk.take()
     desk.settle("a")
@@ -1011,7 +1017,7 @@ def test_a_waiters_news_are_the_callers_to_tell(desk: Desk, waiter: Waiter) -> N
     assert told(waiter.notices) == [("events_published", "a")]
 
 
-def test_news_after_the_wait_are_the_flushers_to_tell(
+def test_notices_after_the_wait_are_left_to_the_flusher(
     desk: Desk, waiter: Waiter
 ) -> None:
     desk.hand_over("a", waiter=waiter)
@@ -1023,7 +1029,7 @@ def test_news_after_the_wait_are_the_flushers_to_tell(
 
 
 @pytest.mark.parametrize("away", [BrokerState.DOWN, BrokerState.BLOCKED])
-def test_the_caller_is_told_why_nothing_was_tried(
+def test_the_caller_learns_why_nothing_was_sent(
     desk: Desk, waiter: Waiter, away: BrokerState
 ) -> None:
     desk.ledger.on_state_change(away, "it was lost")
@@ -1034,7 +1040,7 @@ def test_the_caller_is_told_why_nothing_was_tried(
     assert notices.outcome is None
 
 
-def test_the_caller_is_told_that_it_stands_behind_refused_events(
+def test_the_caller_learns_that_it_waits_behind_refused_events(
     desk: Desk, waiter: Waiter
 ) -> None:
     desk.hand_over("a")
@@ -1047,7 +1053,7 @@ def test_the_caller_is_told_that_it_stands_behind_refused_events(
     assert "refused other events for the same target" in notices.reason
 
 
-def test_the_caller_is_told_nothing_about_what_is_still_to_come(
+def test_the_caller_learns_nothing_about_pending_outcomes(
     desk: Desk, waiter: Waiter
 ) -> None:
     desk.hand_over("ab", waiter=waiter)
@@ -1088,7 +1094,7 @@ def test_a_wait_that_ends_at_its_last_moment_stalls_nothing(
     assert desk.ledger.stats().broker is BrokerState.READY
 
 
-def test_nobody_waits_for_a_stalled_broker(desk: Desk, waiter: Waiter) -> None:
+def test_no_caller_waits_for_a_stalled_broker(desk: Desk, waiter: Waiter) -> None:
     stall(desk)
     desk.hand_over("a", waiter=waiter)
     assert waiter.done.is_set()

@@ -88,7 +88,9 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
 
 
 @pytest.mark.parametrize("state", AWAY)
-def test_one_line_tells_that_the_broker_went(log: Log, state: BrokerState) -> None:
+def test_one_line_reports_that_the_broker_became_unavailable(
+    log: Log, state: BrokerState
+) -> None:
     assert log.broker(state, "it was lost", retained=3, in_flight=2, dead=1) == [
         f"Broker unavailable ({state}): it was lost."
         " 3 events retained, 2 in flight, 1 dead."
@@ -109,7 +111,7 @@ def test_while_it_is_gone_there_is_one_line_a_minute(log: Log) -> None:
     ]
 
 
-def test_one_line_tells_that_it_is_back(log: Log) -> None:
+def test_one_line_reports_that_it_is_available_again(log: Log) -> None:
     log.broker(BrokerState.DOWN)
     log.clock.advance(90)
     assert log.broker(BrokerState.READY, retained=7) == [
@@ -125,7 +127,9 @@ def test_a_broker_that_was_never_gone_is_not_back(log: Log) -> None:
 @pytest.mark.parametrize(
     "state", [BrokerState.IDLE, BrokerState.CONNECTING, BrokerState.CLOSED]
 )
-def test_a_broker_that_begins_or_ends_is_no_news(log: Log, state: BrokerState) -> None:
+def test_starting_and_closing_a_broker_is_not_logged(
+    log: Log, state: BrokerState
+) -> None:
     assert log.broker(state) == []
 
 
@@ -154,25 +158,25 @@ def test_one_that_stalls_again_and_again_makes_one_line_a_minute(log: Log) -> No
     assert len(lines) == 2
 
 
-def test_one_that_goes_again_soon_is_told_at_once(log: Log) -> None:
+def test_another_outage_soon_after_is_logged_at_once(log: Log) -> None:
     log.broker(BrokerState.DOWN)
     log.broker(BrokerState.READY)
     log.clock.advance(1)
     assert len(log.broker(BrokerState.DOWN)) == 1
 
 
-def test_what_was_dropped_so_far_is_told_with_the_broker(log: Log) -> None:
+def test_dropped_events_are_logged_with_the_broker(log: Log) -> None:
     (line,) = log.broker(BrokerState.DOWN, dropped=4)
     assert line.endswith("0 dead; 4 dropped so far.")
 
 
-def test_what_is_wrong_with_a_broker_that_is_there_is_told(log: Log) -> None:
+def test_a_problem_of_a_reachable_broker_is_logged(log: Log) -> None:
     assert log.broker(BrokerState.READY, "no such exchange") == [
         "Broker problem: no such exchange"
     ]
 
 
-def test_what_is_wrong_with_it_is_told_once_a_minute(log: Log) -> None:
+def test_its_problem_is_logged_once_a_minute(log: Log) -> None:
     lines = []
     for _ in range(121):
         lines += log.broker(BrokerState.READY, "no such exchange")
@@ -190,7 +194,7 @@ def test_a_text_that_is_new_each_time_makes_no_new_problem_of_it(log: Log) -> No
     ]
 
 
-def test_a_thread_that_cannot_be_started_is_told_once_a_minute(log: Log) -> None:
+def test_a_thread_that_cannot_be_started_is_logged_once_a_minute(log: Log) -> None:
     for number in range(121):
         log.throttled.no_threads(RuntimeError(f"can't start thread {number}"))
         log.clock.advance(1)
@@ -200,7 +204,7 @@ def test_a_thread_that_cannot_be_started_is_told_once_a_minute(log: Log) -> None
 # The spool
 
 
-def test_a_problem_of_the_spool_is_told_once_a_minute_whatever_its_text(
+def test_a_problem_of_the_spool_is_logged_once_a_minute_regardless_of_its_text(
     log: Log,
 ) -> None:
     for number in range(121):
@@ -213,7 +217,7 @@ def test_a_problem_of_the_spool_is_told_once_a_minute_whatever_its_text(
     ]
 
 
-def test_another_problem_of_the_spool_is_told_at_once(log: Log) -> None:
+def test_another_problem_of_the_spool_is_logged_at_once(log: Log) -> None:
     problems = [StoreProblem("writing: OSError 24", "no files")]
     log.throttled.spool(problems, 0)
     problems.append(StoreProblem("reading: OSError 24", "no files"))
@@ -230,7 +234,7 @@ def test_another_problem_of_the_spool_is_told_at_once(log: Log) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.NACKED, Outcome.RETURNED])
-def test_refused_events_are_told_with_queue_and_reason(
+def test_refused_events_are_logged_with_queue_and_reason(
     log: Log, outcome: Outcome
 ) -> None:
     assert log.notices(NoticeKind.FAILED, "no queue 'q'", outcome, events=3) == [
@@ -239,7 +243,7 @@ def test_refused_events_are_told_with_queue_and_reason(
     ]
 
 
-def test_one_event_that_is_refused_again_and_again_is_not_told_as_many_events(
+def test_one_event_that_is_refused_again_and_again_is_not_logged_as_many_events(
     log: Log,
 ) -> None:
     refused = Notice(NoticeKind.FAILED, make_event(), "no queue", Outcome.RETURNED)
@@ -261,7 +265,7 @@ def test_one_event_that_is_refused_again_and_again_is_not_told_as_many_events(
         (NoticeKind.DEAD, None),
     ],
 )
-def test_words_that_differ_for_each_event_are_told_once_a_minute(
+def test_reasons_that_differ_for_each_event_are_logged_once_a_minute(
     log: Log, kind: NoticeKind, outcome: Outcome | None
 ) -> None:
     lines = []
@@ -278,19 +282,19 @@ def test_words_that_differ_for_each_event_are_told_once_a_minute(
     ]
 
 
-def test_dead_events_are_told_with_queue_and_reason(log: Log) -> None:
+def test_dead_events_are_logged_with_queue_and_reason(log: Log) -> None:
     (line,) = log.notices(NoticeKind.DEAD, "too large")
     assert line.startswith("Dead-lettered 1 event for q: too large")
 
 
-def test_dropped_events_are_told_with_queue_and_reason(log: Log) -> None:
+def test_dropped_events_are_logged_with_queue_and_reason(log: Log) -> None:
     assert log.notices(NoticeKind.DROPPED, "overflow") == [
         "Dropped 1 event for q: overflow."
     ]
 
 
 @pytest.mark.parametrize("reason", [ABANDONED, NEVER_PUBLISHED])
-def test_events_that_nobody_discarded_on_purpose_are_told(
+def test_events_that_were_not_discarded_on_purpose_are_logged(
     log: Log, reason: str
 ) -> None:
     assert log.notices(NoticeKind.DISCARDED, reason) == [
@@ -325,7 +329,7 @@ def test_what_is_usual_has_no_line_of_its_own(
     assert log.notices(kind, reason, outcome) == []
 
 
-def test_the_same_trouble_is_told_once_a_minute_with_the_count_of_all(
+def test_the_same_problem_is_logged_once_a_minute_with_the_total_count(
     log: Log,
 ) -> None:
     assert log.notices(events=2) == ["Dropped 2 events for q: overflow."]
@@ -336,7 +340,7 @@ def test_the_same_trouble_is_told_once_a_minute_with_the_count_of_all(
     assert log.lines() == ["Dropped 7 events for q: overflow."]
 
 
-def test_a_trouble_that_is_over_is_told_no_more(log: Log) -> None:
+def test_a_problem_that_is_over_is_not_logged_again(log: Log) -> None:
     log.notices()
     log.clock.advance(INTERVAL)
     log.throttled.log_suppressed()
@@ -344,7 +348,7 @@ def test_a_trouble_that_is_over_is_told_no_more(log: Log) -> None:
     assert log.notices() != []
 
 
-def test_nothing_is_told_again_within_the_minute(log: Log) -> None:
+def test_nothing_is_logged_again_within_the_minute(log: Log) -> None:
     log.notices()
     log.notices()
     log.clock.advance(INTERVAL - 1)
@@ -352,7 +356,7 @@ def test_nothing_is_told_again_within_the_minute(log: Log) -> None:
     assert log.lines() == []
 
 
-def test_at_the_end_all_that_was_passed_over_is_told(log: Log) -> None:
+def test_at_the_end_everything_suppressed_is_logged(log: Log) -> None:
     log.notices()
     log.notices(events=5)
     log.throttled.log_suppressed(at_last=True)
@@ -368,7 +372,7 @@ def test_each_queue_and_each_reason_has_a_line_of_its_own(log: Log) -> None:
     assert len(lines) == 3
 
 
-def test_events_of_several_queues_are_told_by_queue(log: Log) -> None:
+def test_events_of_several_queues_are_logged_by_queue(log: Log) -> None:
     events = [make_event(None, queue) for queue in ("one", "other", "one")]
     log.throttled.notices(
         [Notice(NoticeKind.DROPPED, event, "overflow") for event in events]
@@ -391,7 +395,7 @@ def test_many_troubles_are_not_remembered_for_ever(log: Log) -> None:
     assert len(log.throttled._suppressed) <= 1001
 
 
-def test_more_queues_than_can_be_told_apart_share_a_line(log: Log) -> None:
+def test_more_queues_than_are_tracked_share_a_line(log: Log) -> None:
     lines = []
     for number in range(5000):
         lines += log.notices(queue=f"queue-{number}")

@@ -89,7 +89,7 @@ def test_a_consumer_that_waits_gets_an_event_when_it_comes(
     assert time.monotonic() - began < DEADLINE
 
 
-def test_a_consumer_waits_no_longer_than_it_says(broker: MemoryBroker) -> None:
+def test_a_consumer_waits_no_longer_than_its_timeout(broker: MemoryBroker) -> None:
     assert broker.get("q", 0.01) is None
 
 
@@ -122,7 +122,7 @@ def test_it_confirms_before_a_publish_returns(delivery: Delivery) -> None:
     assert delivery.publish(collect(delivery, 1, 2)).confirmed == 2
 
 
-def test_so_many_events_fail_as_was_said(
+def test_as_many_events_fail_as_planned(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
     FaultInjector.of(broker).fail_next(Outcome.NACKED, n=2)
@@ -151,7 +151,7 @@ def test_a_queue_is_refused_until_it_is_accepted(
     assert delivery.flush(DEADLINE)
 
 
-def test_outcomes_that_stay_unknown_hold_up_nobody(
+def test_outcomes_that_stay_unknown_delay_no_one_else(
     broker: MemoryBroker, delivery: Delivery
 ) -> None:
     FaultInjector.of(broker).refuse("q", Outcome.UNKNOWN)
@@ -213,7 +213,7 @@ def test_a_publish_that_is_cut_short_sends_nothing_twice_unmarked() -> None:
         assert_each_arrived_once_unmarked(broker, interruption.struck)
 
 
-def test_a_publish_that_is_cut_short_leaves_it_to_the_flusher_to_tell() -> None:
+def test_after_an_interrupted_publish_the_flusher_reports_the_outcomes() -> None:
     modules = [module for module in MODULES if module is not delivery_module]
     for interruption in interruptions(modules, spared=SPARED):
         told = Told()

@@ -81,7 +81,7 @@ def test_the_first_event_is_taken_and_waits(
         assert shop.books() == {"retained": 2}
 
 
-def test_nobody_waits_for_a_broker_that_has_no_thread(node: FakeBroker) -> None:
+def test_no_caller_waits_for_a_broker_without_a_thread(node: FakeBroker) -> None:
     with (
         real_shop(node, CONFIRM_TIMEOUT=10 * DEADLINE) as shop,
         no_thread_for("eventcollector-"),
@@ -110,7 +110,7 @@ def test_the_next_event_starts_what_could_not_be_started(
         heard.wait_for(lambda: told() == 2, "both are told")
 
 
-def test_what_no_flusher_has_told_is_told_by_close() -> None:
+def test_what_no_flusher_has_signalled_is_signalled_by_close() -> None:
     told = Told()
     with (
         no_thread_for("eventcollector-flusher"),

@@ -146,7 +146,7 @@ def test_it_leaves_once_after_its_last_round() -> None:
     assert work.left == 1
 
 
-def test_stopping_waits_no_longer_than_it_says() -> None:
+def test_stopping_waits_no_longer_than_its_timeout() -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def hold() -> float:
@@ -167,7 +167,7 @@ def test_it_can_be_stopped_before_it_has_started() -> None:
     assert work.flusher.stop(0)
 
 
-def test_it_can_be_told_to_stop_soon_without_waiting() -> None:
+def test_a_stop_can_be_requested_without_waiting() -> None:
     work = Work()
     work.flusher.start()
     work.wait_for_rounds(1)

@@ -43,7 +43,7 @@ def test_it_can_be_closed_while_it_connects(connecting: RabbitMQBroker) -> None:
     assert closes_at_once(connecting)
 
 
-def test_a_close_that_does_not_wait_ends_it_without_a_word(
+def test_a_close_that_does_not_wait_ends_it_silently(
     connecting: RabbitMQBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     connecting.start(BrokerCallbacks())

@@ -170,7 +170,7 @@ def test_is_as_new_when_it_is_restored(private_rabbitmq: RabbitMQNode) -> None:
     assert private_rabbitmq.eval("rabbit_alarm:get_alarms().") == "[]"
 
 
-def test_tells_what_went_wrong_in_an_expression(rabbitmq: RabbitMQNode) -> None:
+def test_an_error_in_an_expression_is_reported(rabbitmq: RabbitMQNode) -> None:
     with pytest.raises(RabbitMQError, match="undef"):
         rabbitmq.eval("no_such_module:run().")
 

@@ -56,14 +56,16 @@ def wrapped(error: BaseException) -> BaseException:
 
 
 @pytest.mark.parametrize("kind", CONNECTION_ERRORS)
-def test_each_of_pikas_connection_errors_has_words(kind: type[BaseException]) -> None:
+def test_each_of_pikas_connection_errors_has_an_explanation(
+    kind: type[BaseException],
+) -> None:
     words = explain(made(kind))
     assert words
     assert kind.__name__ not in words
 
 
 @pytest.mark.parametrize("kind", CONNECTION_ERRORS)
-def test_an_error_without_words_of_its_own_is_named(
+def test_an_error_without_an_explanation_is_named(
     kind: type[BaseException],
 ) -> None:
     if not issubclass(kind, exceptions.ConnectionClosed):
@@ -107,12 +109,12 @@ def test_an_error_without_words_of_its_own_is_named(
         ),
     ],
 )
-def test_the_innermost_cause_is_told(error: BaseException, words: str) -> None:
+def test_the_innermost_cause_is_explained(error: BaseException, words: str) -> None:
     assert words in explain(error)
     assert explain(wrapped(error)) == explain(error)
 
 
-def test_a_refused_certificate_is_told_apart_from_other_tls_errors() -> None:
+def test_a_refused_certificate_is_distinguished_from_other_tls_errors() -> None:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     assert explain(wrapped(error)).startswith("certificate verification failed")
 
@@ -127,7 +129,7 @@ def test_errors_that_wrap_each_other_come_to_an_end() -> None:
     assert explain(one)
 
 
-def test_a_password_is_in_none_of_the_words() -> None:
+def test_a_password_is_in_none_of_the_explanations() -> None:
     credentials = pika.PlainCredentials("user", SECRET)
     parameters = pika.ConnectionParameters("h", credentials=credentials)
     for kind in CONNECTION_ERRORS:
@@ -140,7 +142,7 @@ def test_a_password_is_in_none_of_the_words() -> None:
 @pytest.mark.parametrize(
     "kind", [exceptions.ProbableAuthenticationError, exceptions.AuthenticationError]
 )
-def test_what_is_said_about_a_login_is_not_repeated(kind: type[BaseException]) -> None:
+def test_a_message_about_a_login_is_not_repeated(kind: type[BaseException]) -> None:
     assert SECRET not in explain(wrapped(kind(f"login with {SECRET} was refused")))
 
 
@@ -151,17 +153,17 @@ def closed(code: int, text: str) -> exceptions.ChannelClosedByBroker:
     return exceptions.ChannelClosedByBroker(code, text)
 
 
-def test_the_brokers_own_words_are_used_where_it_said_any() -> None:
+def test_the_brokers_own_message_is_used_if_there_is_one() -> None:
     assert broker_text(closed(404, "NOT_FOUND - no exchange")) == (
         "NOT_FOUND - no exchange"
     )
 
 
-def test_without_words_of_the_broker_the_error_is_explained() -> None:
+def test_without_a_message_of_the_broker_the_error_is_explained() -> None:
     assert broker_text(exceptions.StreamLostError("EOF")) == "the connection was lost"
 
 
-def test_the_brokers_size_limit_is_read_from_its_words() -> None:
+def test_the_brokers_size_limit_is_read_from_its_message() -> None:
     assert size_limit(closed(406, TOO_LARGE)) == 16_777_216
 
 

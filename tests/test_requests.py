@@ -232,7 +232,7 @@ def test_an_exception_that_flask_lets_through_discards(shop: Shop) -> None:
     assert shop.books() == {"discarded": 1}
 
 
-def test_an_unhandled_exception_discards_whatever_the_error_page_answers(
+def test_an_unhandled_exception_discards_regardless_of_the_error_page(
     shop: Shop,
 ) -> None:
     add_view(shop, ValueError("no"))
@@ -500,7 +500,7 @@ def test_a_stream_that_raises_discards_what_it_had_enqueued_itself(
     assert shop.sent() in (["view"], [])
 
 
-def test_a_stream_that_nobody_reads_loses_nothing_uncounted(shop: Shop) -> None:
+def test_an_unread_stream_loses_nothing_uncounted(shop: Shop) -> None:
     add_stream(shop)
     body = begin(shop)
 
@@ -531,7 +531,7 @@ def test_a_stream_that_is_abandoned_in_the_middle_is_discarded_with_a_warning(
     assert re.search("Discarded .* for q: collector abandoned", caplog.text)
 
 
-def test_a_request_context_that_is_thrown_away_is_discarded_with_a_warning(
+def test_a_garbage_collected_request_context_is_discarded_with_a_warning(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     def forget() -> None:
@@ -1102,7 +1102,7 @@ def test_the_tasks_of_an_async_view_share_its_collector(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("answer", [ValueError("no"), ("no", 500), "ok"], ids=repr)
-def test_always_publishes_whatever_became_of_the_request(
+def test_always_publishes_regardless_of_the_requests_outcome(
     eager_shop: Shop, answer: Any
 ) -> None:
     add_view(eager_shop, answer)

@@ -116,7 +116,7 @@ def test_the_events_of_a_thread_that_has_ended_are_discarded_with_a_warning(
     assert "Discarded 2 events for q" in caplog.text
 
 
-def test_the_flusher_discards_what_a_thread_has_abandoned_when_nobody_asks(
+def test_the_flusher_discards_what_a_thread_has_abandoned_without_a_request(
     shop: Shop,
 ) -> None:
     with Recorder(shop) as recorder:

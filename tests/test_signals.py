@@ -98,7 +98,7 @@ def test_events_published_carries_the_events_the_attempt_and_the_time(
     assert 0 <= said.about["elapsed"] < DEADLINE
 
 
-def test_publish_failed_carries_the_outcome_and_the_brokers_word(
+def test_publish_failed_carries_the_outcome_and_the_brokers_reason(
     shop: Shop, heard: Recorder
 ) -> None:
     shop.faults.fail_next(Outcome.RETURNED)
@@ -151,7 +151,7 @@ def test_events_discarded_carries_the_reason(shop: Shop, heard: Recorder) -> Non
     ],
     ids=["status", "exception"],
 )
-def test_events_discarded_tells_how_the_request_has_failed(
+def test_events_discarded_carries_the_reason_of_the_failure(
     shop: Shop, heard: Recorder, answer: Any, reason: str
 ) -> None:
     @shop.get("/")
@@ -201,7 +201,7 @@ def test_each_signal_carries_just_the_events_that_it_is_about(
     assert heard.one("publish_failed").payloads == ["b"]
 
 
-def test_an_event_that_fails_at_first_has_one_last_word(
+def test_an_event_that_fails_at_first_has_one_final_signal(
     shop: Shop, heard: Recorder
 ) -> None:
     shop.faults.fail_next(Outcome.NACKED, n=2)
@@ -266,7 +266,7 @@ def test_the_signals_have_a_namespace_of_their_own() -> None:
 # The threads in which they are sent.
 
 
-def test_what_a_caller_waits_for_is_told_in_its_thread(
+def test_what_a_caller_waits_for_is_signalled_in_its_thread(
     shop: Shop, heard: Recorder
 ) -> None:
     def call() -> None:
@@ -297,7 +297,7 @@ def test_a_requests_signals_come_in_its_thread_with_the_request_at_hand(
     assert paths == ["/orders"]
 
 
-def test_what_nobody_waits_for_is_told_by_the_flusher(
+def test_what_no_caller_waits_for_is_signalled_by_the_flusher(
     shop: Shop, heard: Recorder
 ) -> None:
     shop.faults.go_down()

@@ -68,7 +68,7 @@ def test_an_encrypted_key_needs_its_passphrase_when_the_app_is_made(
     assert "the-planted" not in message
 
 
-def test_nobody_is_asked_at_the_terminal(files: Path) -> None:
+def test_no_passphrase_is_requested_at_the_terminal(files: Path) -> None:
     script = """
 from flask import Flask
 from flask_eventcollector import EventCollector
@@ -126,7 +126,7 @@ def test_a_key_of_another_certificate_is_refused(
     assert "write PEM files that belong together" in message
 
 
-def test_a_file_that_may_not_be_read_is_refused(
+def test_a_file_without_read_permission_is_refused(
     files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(*_: object) -> None:
@@ -176,7 +176,9 @@ def test_a_client_with_an_encrypted_key_is_let_in(
             assert shop.events.publish(timeout=DEADLINE).complete
 
 
-def test_a_key_that_is_encrypted_later_is_told_and_not_asked_for(files: Path) -> None:
+def test_a_key_that_is_encrypted_later_is_reported_without_a_prompt(
+    files: Path,
+) -> None:
     url = url_with(files, "key.pem", port=1)
     with open_shop(BROKER_URL=url, TESTING_BROKER=True) as shop:
         (files / "encrypted.pem").rename(files / "key.pem")

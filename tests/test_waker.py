@@ -32,7 +32,7 @@ def test_it_wakes_once_for_many_calls(waker: Waker) -> None:
     assert not is_woken(waker)
 
 
-def test_before_it_is_open_there_is_nobody_to_wake() -> None:
+def test_before_it_is_open_there_is_no_thread_to_wake() -> None:
     Waker().wake()
 
 

@@ -121,7 +121,7 @@ def status(run: Callable[..., Result]) -> Any:
     return json.loads(run("status", "--json").stdout)
 
 
-def test_status_tells_whose_file_it_is_and_what_waits(
+def test_status_shows_the_process_of_a_file_and_its_events(
     run: Callable[..., Result], worker: Worker
 ) -> None:
     [file] = status(run)["files"]
@@ -192,7 +192,7 @@ def test_flush_leaves_to_a_living_process_what_it_has(
     assert shop.sent("orders") == []
 
 
-def test_flush_says_why_something_is_left(
+def test_flush_explains_why_events_are_left(
     run: Callable[..., Result], shop: Shop, killed: Worker
 ) -> None:
     shop.faults.go_down()
@@ -273,7 +273,7 @@ def test_purge_is_asked_of_a_living_process(
     assert worker.counts() == ["0", "2"]
 
 
-def test_purge_drops_and_tells_and_removes_an_empty_file(
+def test_purge_drops_and_reports_and_removes_an_empty_file(
     run: Callable[..., Result], shop: Shop, killed: Worker, folder: Path
 ) -> None:
     with Recorder(shop) as recorder:
@@ -311,7 +311,7 @@ def test_what_is_not_dead_can_t_be_retried(
     assert "Not dead" in result.output
 
 
-def test_a_damaged_file_is_told_with_the_cure(
+def test_a_damaged_file_is_reported_with_the_cure(
     run: Callable[..., Result], folder: Path, killed: Worker
 ) -> None:
     [path] = folder.glob("*.spool")

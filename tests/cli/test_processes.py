@@ -102,7 +102,7 @@ def test_flush_delivers_more_files_than_are_open_at_a_time(
     assert sorted(sent(rabbitmq, queue)) == list(range(40))
 
 
-def test_flush_delivers_what_is_whole_of_a_damaged_file_and_sets_it_aside(
+def test_flush_delivers_the_intact_rows_of_a_damaged_file_and_quarantines_it(
     flask_events: FlaskEvents,
     rabbitmq: RabbitMQNode,
     make_queue: MakeQueue,
@@ -317,7 +317,7 @@ def test_a_process_that_hangs_is_not_waited_for_and_does_nothing_later(
         assert worker.stdout.readline() == "1 0\n"
 
 
-def test_a_wrong_setting_is_told_in_one_line(away: FlaskEvents) -> None:
+def test_a_wrong_setting_is_reported_in_one_line(away: FlaskEvents) -> None:
     away.environment["FLASK_EVENTCOLLECTOR_MAX_EVENTS"] = "many"
     result = away("status")
     assert result.returncode == 1

@@ -289,7 +289,7 @@ def test_nothing_is_taken_while_it_is_down(
     assert [arrived.headers for arrived in side.arrived(queue)] == [{}, {}]
 
 
-def test_it_says_why_it_is_down(side: Side, callbacks: BrokerCallbacks) -> None:
+def test_it_reports_why_it_is_down(side: Side, callbacks: BrokerCallbacks) -> None:
     start(side, callbacks)
     side.go_down()
     callbacks.wait_for_state(BrokerState.DOWN)
@@ -345,7 +345,7 @@ def test_while_it_is_blocked_nothing_is_sent(
     assert [each.headers for each in arrived] == [{}] * 3
 
 
-def test_it_says_that_it_is_blocked_and_why(
+def test_it_reports_that_it_is_blocked_and_why(
     blockable: Side, callbacks: BrokerCallbacks
 ) -> None:
     queue = blockable.make_queue()
@@ -416,7 +416,7 @@ def test_closing_leaves_nothing_in_flight(
     assert callbacks.taken == []
 
 
-def test_a_silent_one_is_closed_all_the_same(
+def test_a_silent_one_can_still_be_closed(
     side: Side, callbacks: BrokerCallbacks
 ) -> None:
     start(side, callbacks)

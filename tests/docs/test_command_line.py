@@ -150,7 +150,7 @@ def reasons(flask_events: FlaskEvents) -> int:
 
 
 @runs(*TRANSCRIPTS)
-def test_the_commands_say_what_the_page_shows(
+def test_the_commands_print_what_the_page_shows(
     rabbitmq: RabbitMQNode, tmp_path: Path
 ) -> None:
     with ExitStack() as workers:

@@ -93,7 +93,7 @@ def test_the_books_balance(example: Example) -> None:
 
 
 @runs(LOST)
-def test_the_log_says_what_an_end_has_lost(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_reports_what_an_end_has_lost(caplog: pytest.LogCaptureFixture) -> None:
     with open_shop() as shop, shop.app_context():
         shop.faults.go_down()
         shop.enqueue(*range(100), queue="orders.created")
@@ -103,7 +103,7 @@ def test_the_log_says_what_an_end_has_lost(caplog: pytest.LogCaptureFixture) -> 
 
 
 @runs(LEFT)
-def test_the_log_says_what_a_context_has_left_unpublished(
+def test_the_log_reports_what_a_context_has_left_unpublished(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with open_shop() as shop:

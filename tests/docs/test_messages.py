@@ -127,7 +127,7 @@ def get(relay: Relay) -> wire.Published:
 
 
 @pytest.mark.rabbitmq
-def test_it_is_published_and_arrives_as_the_page_says(relay: Relay) -> None:
+def test_it_is_published_and_arrives_as_documented(relay: Relay) -> None:
     event = publish(relay, {"tenant": "acme"})
 
     (sent,) = wire.messages(bytes(relay.sent[0]))
@@ -195,7 +195,7 @@ def test_the_second_copy_is_the_same_but_for_its_mark(relay: Relay) -> None:
 
 
 @pytest.mark.parametrize("row", table("## Body"), ids=lambda row: code(row[0]))
-def test_the_body_is_as_the_table_says(row: list[str]) -> None:
+def test_the_body_is_as_documented(row: list[str]) -> None:
     event = encode_event(value(row[0]), QUEUE, max_event_bytes=1000)
 
     assert event.body.decode() == code(row[1])
@@ -331,7 +331,7 @@ def publish_twice(relay: Relay) -> None:
 
 @runs(SHOP, *(block for each in LANGUAGES for block in blocks(each.heading)))
 @pytest.mark.rabbitmq
-def test_a_consumer_says_what_the_page_shows(
+def test_a_consumer_prints_what_the_page_shows(
     relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
 ) -> None:
     source, output = blocks(language.heading)
@@ -367,7 +367,7 @@ def lines_of(language: Language, folder: Path, url: str, count: int) -> str:
 
 
 @pytest.mark.rabbitmq
-def test_a_client_reads_headers_as_the_table_says(
+def test_a_client_reads_headers_as_documented(
     relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
 ) -> None:
     (tmp_path / language.file).write_text(language.probe)

@@ -50,7 +50,7 @@ def test_the_examples_pass(project: pytest.Pytester, options: tuple[str, ...]) -
 
 
 @runs(MESSAGE, find_one(page="docs/testing.md", file=FAILING))
-def test_the_failure_says_what_the_page_says(project: pytest.Pytester) -> None:
+def test_the_failure_message_is_that_of_the_page(project: pytest.Pytester) -> None:
     result = run(project, "-p", "no:flask", FAILING)
 
     result.assert_outcomes(failed=1)

@@ -73,7 +73,7 @@ def test_dead_events_are_listed_and_can_be_sent_again_or_dropped(
         assert state(visitor)["dead"] == []
 
 
-def test_send_now_tells_whether_something_still_waits(
+def test_send_now_shows_whether_events_are_still_waiting(
     visitor: FlaskClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("example_app.broker.FLUSH_TIMEOUT", 0.05)

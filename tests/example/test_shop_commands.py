@@ -55,7 +55,7 @@ def test_a_recall_writes_to_each_buyer(shop: Flask, visitor: FlaskClient) -> Non
     assert len(_broker(shop).events("mail.send")) == 2
 
 
-def test_a_command_says_so_when_its_events_do_not_arrive(
+def test_a_command_reports_that_its_events_do_not_arrive(
     shop: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     FaultInjector.of(_broker(shop)).go_down()
@@ -74,7 +74,7 @@ def test_the_nightly_script_reports_the_stock(shop: Flask) -> None:
     assert event.payload["stock"]["Coffee mug"] == 40
 
 
-def test_the_nightly_script_tells_when_the_report_was_not_confirmed(
+def test_the_nightly_script_shows_that_the_report_was_not_confirmed(
     shop: Flask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     FaultInjector.of(_broker(shop)).go_down()

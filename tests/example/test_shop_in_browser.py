@@ -184,7 +184,7 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
         )
 
 
-def test_the_page_says_when_the_shop_is_gone(page: Page) -> None:
+def test_the_page_shows_that_the_shop_has_ended(page: Page) -> None:
     _expect(page, "#broker-state", "idle")
     page.route("**/state.json", lambda route: route.abort())
     _expect(page, "#broker-error", "The shop does not respond")

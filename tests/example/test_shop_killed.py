@@ -64,7 +64,7 @@ def test_what_waits_in_the_spool_arrives_after_the_next_start(
     assert marks == {True}
 
 
-def test_the_page_tells_what_the_earlier_process_has_left(
+def test_the_page_shows_what_the_earlier_process_has_left(
     serve: Serve, private_rabbitmq: RabbitMQNode
 ) -> None:
     private_rabbitmq.stop_app()

@@ -20,7 +20,7 @@ def test_the_page_names_the_embedded_broker_and_its_faults(shop: Flask) -> None:
     assert "Take it down" in page
 
 
-def test_the_state_tells_the_broker_and_balanced_books(visitor: FlaskClient) -> None:
+def test_the_state_has_the_broker_and_balanced_books(visitor: FlaskClient) -> None:
     order(visitor)
 
     shown = state(visitor)

@@ -80,7 +80,7 @@ def test_a_message_that_is_no_order_is_refused_for_good(
 
 
 @pytest.mark.parametrize("settings", [{}, {URL_VARIABLE: "memory://"}])
-def test_without_rabbitmq_it_says_what_to_set(
+def test_without_rabbitmq_it_names_the_variable_to_set(
     settings: dict[str, str], tmp_path: Path
 ) -> None:
     worker = run_python(tmp_path, "-m", "example_app.worker", **settings)

@@ -110,7 +110,7 @@ def test_bandwidth_is_kept_to(proxy: Proxy, client: socket.socket) -> None:
     assert 0.2 < time.monotonic() - began < 5
 
 
-def test_what_a_silent_side_says_is_lost_for_good(
+def test_data_of_a_silenced_side_is_lost_for_good(
     proxy: Proxy, client: socket.socket
 ) -> None:
     proxy.silence(Side.BROKER)
@@ -156,7 +156,7 @@ def test_a_planned_cut_comes_after_so_many_bytes(
     assert (proxy.cuts, proxy.planned_cuts) == (1, 0)
 
 
-def test_a_client_that_is_told_no_more_may_still_talk(
+def test_a_client_that_gets_a_fin_can_still_send(
     proxy: Proxy, client: socket.socket
 ) -> None:
     assert proxy.half_close(Side.CLIENT) == 1
@@ -167,7 +167,7 @@ def test_a_client_that_is_told_no_more_may_still_talk(
     _wait_for(lambda: proxy.passed[Side.CLIENT] == before + 10)
 
 
-def test_nobody_behind_it_ends_the_connection() -> None:
+def test_without_a_broker_behind_it_the_connection_ends() -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:
         port = nobody.getsockname()[1]
     # The connection may end before the call that creates it has returned.

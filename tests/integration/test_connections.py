@@ -57,7 +57,7 @@ def assert_retained(events: EventCollector, because: str) -> None:
     assert stats.balanced
 
 
-def test_a_wrong_password_is_told_without_the_password(
+def test_a_wrong_password_is_reported_without_the_password(
     rabbitmq: RabbitMQNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -73,7 +73,7 @@ def test_a_wrong_password_is_told_without_the_password(
         assert PASSWORD not in repr(events.broker)
 
 
-def test_a_missing_vhost_is_told(rabbitmq: RabbitMQNode) -> None:
+def test_a_missing_vhost_is_reported(rabbitmq: RabbitMQNode) -> None:
     with collecting(url_of(rabbitmq, "guest:guest", "nowhere")) as (events, queue):
         events.enqueue_event(1, queue)
 
@@ -82,7 +82,7 @@ def test_a_missing_vhost_is_told(rabbitmq: RabbitMQNode) -> None:
         assert_retained(events, "nowhere")
 
 
-def test_a_missing_permission_is_told_and_the_events_are_kept(
+def test_a_missing_permission_is_reported_and_the_events_are_retained(
     rabbitmq: RabbitMQNode,
 ) -> None:
     with ExitStack() as stack:
@@ -101,7 +101,7 @@ def test_a_missing_permission_is_told_and_the_events_are_kept(
         assert events.stats().broker_error == ""
 
 
-def test_a_name_that_does_not_resolve_is_told() -> None:
+def test_a_name_that_does_not_resolve_is_reported() -> None:
     with collecting("amqp://guest:guest@no-such-host.invalid/") as (events, queue):
         events.enqueue_event(1, queue)
 
@@ -149,7 +149,7 @@ def test_queues_are_declared_again_after_a_reconnect(
         assert private_rabbitmq.count(queue) == 1
 
 
-def test_a_new_connection_under_an_alarm_tells_that_it_is_blocked(
+def test_a_new_connection_during_an_alarm_is_shown_as_blocked(
     private_rabbitmq: RabbitMQNode,
 ) -> None:
     private_rabbitmq.memory_alarm(True)
@@ -185,7 +185,7 @@ def test_no_more_than_the_limit_is_in_flight(private_rabbitmq: RabbitMQNode) -> 
         assert arrived == [-1, *range(50)]
 
 
-def test_confirms_that_stay_away_end_the_connection(
+def test_missing_confirms_end_the_connection(
     private_rabbitmq: RabbitMQNode,
 ) -> None:
     with collecting(private_rabbitmq.url, HEARTBEAT=1) as (events, queue):

@@ -90,7 +90,7 @@ def test_a_script_that_publishes_once_and_ends_loses_nothing(
     rabbitmq.delete(queue)
 
 
-def test_a_script_that_never_publishes_is_told(
+def test_a_script_that_never_publishes_is_warned(
     rabbitmq: RabbitMQNode, queue: str
 ) -> None:
     ended = Script(rabbitmq.url, queue, "forget").finish()
@@ -123,7 +123,7 @@ def test_an_alarm_does_not_hold_up_the_exit(
     assert f"Dropped 1 event for {queue}" in ended.log
 
 
-def test_a_broker_that_is_away_does_not_hold_up_the_exit(
+def test_an_unreachable_broker_does_not_delay_the_exit(
     private_rabbitmq: RabbitMQNode, queue: str
 ) -> None:
     script = Script(private_rabbitmq.url, queue, "connect")

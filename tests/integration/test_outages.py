@@ -103,7 +103,7 @@ def test_a_broker_that_is_killed_costs_nothing(
     assert_everything_arrives(shop, private_rabbitmq)
 
 
-def test_a_frozen_broker_holds_up_nobody_and_gets_nothing_twice(
+def test_a_frozen_broker_delays_no_request_and_gets_nothing_twice(
     shop: Shop, private_rabbitmq: RabbitMQNode
 ) -> None:
     run_with(shop, private_rabbitmq.freeze)
@@ -137,7 +137,7 @@ def test_while_it_is_frozen_only_the_first_waits_run_out(
     assert shop.events.flush(30)
 
 
-def test_an_alarm_holds_up_nobody_and_costs_nothing(
+def test_an_alarm_delays_no_request_and_loses_nothing(
     shop: Shop, private_rabbitmq: RabbitMQNode
 ) -> None:
     run_with(shop, lambda: private_rabbitmq.memory_alarm(True))
@@ -164,7 +164,7 @@ def test_connections_that_the_broker_closes_are_made_again(
     assert_everything_arrives(shop, private_rabbitmq)
 
 
-def test_a_broker_that_is_away_at_the_start_gets_everything_later(
+def test_a_broker_that_is_unreachable_at_the_start_gets_everything_later(
     private_rabbitmq: RabbitMQNode,
 ) -> None:
     queue = load.fresh_queue()

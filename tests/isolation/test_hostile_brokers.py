@@ -131,7 +131,7 @@ def test_a_queue_that_never_confirms_holds_up_no_other() -> None:
         assert broker.connections == 1
 
 
-def test_a_silent_queue_ends_nobodys_connection() -> None:
+def test_a_silent_queue_does_not_end_the_connection() -> None:
     def silent(message: Message) -> str:
         return "nothing" if message.queue == "silent" else "ack"
 
@@ -203,7 +203,7 @@ def test_a_channel_that_does_not_open_gives_its_events_back(
         confirmed(shop, 1)
 
 
-def test_a_declare_that_is_not_answered_holds_up_nobody(
+def test_a_declare_without_a_response_delays_no_one_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(

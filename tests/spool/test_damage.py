@@ -488,7 +488,7 @@ def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_another_users_file_is_set_aside_unread(
+def test_another_users_file_is_quarantined_unread(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "spool"
@@ -528,7 +528,7 @@ def test_a_file_that_was_never_begun_is_removed(tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def test_what_a_full_disk_does_not_take_of_a_damaged_file_is_delivered_all_the_same(
+def test_events_of_a_damaged_file_are_delivered_even_if_the_disk_is_full(
     tmp_path: Path, files: dict[str, Content], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "spool"

@@ -40,7 +40,7 @@ while not events.stats().spooled:
 """
 
 
-def test_it_says_so_once_a_minute_and_goes_on_when_there_are_some(
+def test_it_is_logged_once_a_minute_and_recovers_when_there_are_some(
     tmp_path: Path,
 ) -> None:
     ended = subprocess.run(

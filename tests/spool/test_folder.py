@@ -164,7 +164,7 @@ def test_a_file_that_was_removed_meanwhile_is_no_orphan(folder: Folder) -> None:
     assert list(folder.path.iterdir()) == []
 
 
-def test_a_file_that_is_set_aside_is_found_no_more(folder: Folder) -> None:
+def test_a_quarantined_file_is_not_found_again(folder: Folder) -> None:
     path = leave(folder.path, "a")
     (folder.path / f"{path.name}-wal").touch()
     claim = claim_orphan(path)
@@ -175,7 +175,7 @@ def test_a_file_that_is_set_aside_is_found_no_more(folder: Folder) -> None:
     assert folder.files() == []
 
 
-def test_a_lock_that_may_not_be_opened_belongs_to_nobody_here(folder: Folder) -> None:
+def test_a_lock_without_permission_belongs_to_no_process(folder: Folder) -> None:
     path = leave(folder.path, "a")
     lock = Path(f"{path}.lock")
     lock.unlink()

@@ -119,7 +119,7 @@ def test_a_sync_can_be_asked_for(path: Path) -> None:
     assert level(Journal.open(path, full_sync=True)) == 2
 
 
-def test_a_file_that_never_got_its_table_is_told_apart(path: Path) -> None:
+def test_a_file_that_never_got_its_table_is_recognised(path: Path) -> None:
     path.touch()
     assert not was_begun(path)
     with sqlite3.connect(path) as connection:
@@ -177,5 +177,7 @@ def test_a_reader_changes_nothing(journal: Journal, path: Path) -> None:
         (OSError("no space left"), False),
     ],
 )
-def test_damage_is_told_from_what_may_pass(error: Exception, damaged: bool) -> None:
+def test_damage_is_distinguished_from_temporary_errors(
+    error: Exception, damaged: bool
+) -> None:
     assert is_damage(error) == damaged

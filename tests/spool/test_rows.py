@@ -77,7 +77,7 @@ def test_a_dead_event_keeps_its_reason() -> None:
 
 
 @given(st.integers(0, len(COLUMNS) - 1), st.integers(0, 255), st.integers(0))
-def test_whatever_is_changed_is_noticed(column: int, byte: int, place: int) -> None:
+def test_any_change_is_detected(column: int, byte: int, place: int) -> None:
     damaged = list(row())
     before = damaged[column]
     if isinstance(before, bytes):

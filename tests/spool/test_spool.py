@@ -132,7 +132,7 @@ def test_what_is_not_confirmed_in_time_is_on_disk_when_publish_returns(
     assert delivery.stats().spooled == 2
 
 
-def test_while_the_broker_is_away_it_is_on_disk_at_once(
+def test_while_the_broker_is_unreachable_it_is_on_disk_at_once(
     deliver: Deliver, away: ManualBroker, folder: Path
 ) -> None:
     delivery = deliver(away, confirm_timeout=DEADLINE)
@@ -142,7 +142,7 @@ def test_while_the_broker_is_away_it_is_on_disk_at_once(
     assert stored(folder) == [1]
 
 
-def test_where_nobody_waits_for_confirms_it_is_on_disk_before_it_is_sent(
+def test_without_a_wait_for_confirms_it_is_on_disk_before_it_is_sent(
     deliver: Deliver, folder: Path
 ) -> None:
     seen: list[Any] = []
@@ -216,7 +216,7 @@ def requests(delivery: Delivery) -> Any:
 # Erasing
 
 
-def test_a_confirm_takes_the_row_away(
+def test_a_confirm_erases_the_row(
     deliver: Deliver, broker: ManualBroker, folder: Path, told: Told
 ) -> None:
     delivery = deliver(broker)
@@ -227,7 +227,7 @@ def test_a_confirm_takes_the_row_away(
     told.wait_for("events-published", [1, 2])
 
 
-def test_a_confirm_that_comes_during_the_write_takes_the_row_away(
+def test_a_confirm_during_the_write_erases_the_row(
     deliver: Deliver,
     broker: ManualBroker,
     folder: Path,
@@ -425,7 +425,7 @@ def test_several_files_are_adopted(deliver: Deliver, folder: Path) -> None:
     wait_until(lambda: files(folder) == [], "the files are removed")
 
 
-def test_nobody_waits_while_a_large_file_is_looked_through(
+def test_no_caller_waits_while_a_large_file_is_checked(
     deliver: Deliver,
     away: ManualBroker,
     folder: Path,
@@ -602,7 +602,7 @@ def test_a_dead_event_that_is_retried_is_dead_no_more(
     eventually(heir, confirmed=1)
 
 
-def test_a_confirm_that_comes_while_a_retried_row_is_written_takes_the_file_away(
+def test_a_confirm_while_a_retried_row_is_written_removes_the_file(
     deliver: Deliver,
     broker: ManualBroker,
     folder: Path,
@@ -655,7 +655,7 @@ def test_what_a_full_disk_does_not_take_stays_in_memory_counted(
     assert stored(folder) == [1, 2]
 
 
-def test_nobody_waits_again_and_again_for_a_disk_that_hangs(
+def test_no_caller_waits_again_and_again_for_a_disk_that_hangs(
     deliver: Deliver, away: ManualBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hangs = threading.Event()
@@ -681,7 +681,7 @@ def test_a_folder_that_can_not_be_made_is_no_reason_to_fail(
     assert books(delivery) == {"dropped": 1}
 
 
-def test_an_own_file_that_is_damaged_is_set_aside_and_written_anew(
+def test_a_damaged_own_file_is_quarantined_and_written_anew(
     deliver: Deliver, away: ManualBroker, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     delivery = deliver(away)
@@ -696,7 +696,7 @@ def test_an_own_file_that_is_damaged_is_set_aside_and_written_anew(
     assert sorted(stored(folder)) == [1, 2]
 
 
-def test_a_file_that_is_set_aside_at_the_last_moment_is_told(
+def test_a_file_quarantined_at_the_last_moment_is_signalled(
     deliver: Deliver, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = leave(folder, ["first"])
@@ -879,7 +879,7 @@ def test_the_figures_of_two_apps_can_be_added() -> None:
     assert both.spool_error == "full"
 
 
-def test_the_spool_needs_nobody_who_waits(folder: Path) -> None:
+def test_the_spool_needs_no_waiting_caller(folder: Path) -> None:
     with delivering(MemoryBroker(), backlog=spooling(folder), durable=True) as delivery:
         # It was never started.
         assert delivery.flush(0)
@@ -988,7 +988,7 @@ def test_who_waits_for_the_disk_does_not_wait_for_a_wish(
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "retry", "ids": 7}', "\0"])
-def test_a_wish_that_makes_no_sense_is_taken_away(
+def test_an_invalid_request_is_removed(
     deliver: Deliver, away: ManualBroker, folder: Path, text: str
 ) -> None:
     delivery = deliver(away)

@@ -134,7 +134,7 @@ def cure_in_a_pod(volume: Path) -> tuple[str, int, str]:
     return message, spooled, "fine"
 
 
-def test_what_may_not_be_written_is_refused(
+def test_a_folder_without_write_permission_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "spool"
@@ -144,7 +144,7 @@ def test_what_may_not_be_written_is_refused(
     assert "has no permission to create it in" in problem(tmp_path / "other")
 
 
-def test_a_folder_in_which_it_may_not_look_is_refused(
+def test_a_folder_without_read_permission_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "stat", failing(PermissionError()))

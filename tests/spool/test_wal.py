@@ -127,7 +127,7 @@ def test_a_damaged_shm_is_no_damage(path: Path) -> None:
     check_wal(path)
 
 
-def test_the_shm_of_an_earlier_begin_says_nothing(path: Path) -> None:
+def test_the_shm_of_an_earlier_use_is_ignored(path: Path) -> None:
     shared = Path(f"{path}-shm").read_bytes()
     journal = Journal.open(path)
     journal._connection.execute("PRAGMA wal_checkpoint").fetchall()

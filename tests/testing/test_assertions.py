@@ -422,7 +422,7 @@ def test_what_was_discarded_was_not_published(shop: Shop, captured: Captured) ->
     captured.assert_nothing_published()
 
 
-def test_what_says_something_else_was_not_published(
+def test_an_event_with_another_payload_was_not_published(
     shop: Shop, captured: Captured
 ) -> None:
     place(shop)
@@ -494,7 +494,7 @@ def test_a_strict_sequence_has_no_others_between(
     )
 
 
-def test_a_broken_sequence_says_where_it_breaks_off(
+def test_a_broken_sequence_shows_where_it_breaks_off(
     shop: Shop, captured: Captured
 ) -> None:
     place(shop)
@@ -654,7 +654,7 @@ MISUSES: dict[str, tuple[Assertion, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES)
-def test_misuse_is_told_at_once(
+def test_misuse_is_reported_at_once(
     captured: Captured, misuse: tuple[Assertion, type[Exception], str]
 ) -> None:
     assertion, kind, words = misuse
@@ -665,7 +665,7 @@ def test_misuse_is_told_at_once(
     assert str(caught.value) == words
 
 
-def test_misuse_is_told_although_nothing_was_captured(captured: Captured) -> None:
+def test_misuse_is_reported_although_nothing_was_captured(captured: Captured) -> None:
     with pytest.raises(TypeError, match="complex"):
         captured.assert_published("q", 1j)
 

@@ -245,7 +245,7 @@ def test_a_capture_is_used_once(shop: Shop) -> None:
         pass
 
 
-def test_a_capture_without_its_block_says_how_it_is_written(shop: Shop) -> None:
+def test_a_capture_without_its_block_shows_how_to_write_it(shop: Shop) -> None:
     captured = shop.events.capture()
 
     with pytest.raises(RuntimeError) as caught:

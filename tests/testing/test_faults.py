@@ -185,7 +185,7 @@ MISUSES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("misuse", MISUSES.values(), ids=MISUSES)
-def test_misuse_is_told_at_once(
+def test_misuse_is_reported_at_once(
     captured: Captured, misuse: tuple[dict[str, Any], type[Exception], str]
 ) -> None:
     options, kind, words = misuse
@@ -237,7 +237,9 @@ def test_when_the_broker_is_up_again_a_flush_delivers(
     assert shop.events.stats().broker is BrokerState.READY
 
 
-def test_nobody_waits_for_a_broker_that_is_down(shop: Shop, captured: Captured) -> None:
+def test_no_caller_waits_for_a_broker_that_is_down(
+    shop: Shop, captured: Captured
+) -> None:
     captured.broker_down()
     shop.enqueue(1)
 
@@ -277,7 +279,7 @@ def test_a_broker_that_was_never_used_is_as_before(
     captured.assert_published("q")
 
 
-def test_what_the_broker_says_of_itself_meanwhile_holds_afterwards(
+def test_the_brokers_real_state_is_restored_afterwards(
     shop: Shop, captured: Captured
 ) -> None:
     publish(shop, 1)
@@ -358,7 +360,7 @@ def test_an_inner_block_leaves_the_outer_one_its_faults(
 # flush
 
 
-def test_a_flush_hears_of_what_nobody_waited_for(
+def test_a_flush_reports_what_no_caller_waited_for(
     shop: Shop, captured: Captured
 ) -> None:
     def audit(sender: Shop, events: Any, **extra: Any) -> None:

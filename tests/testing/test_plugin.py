@@ -210,7 +210,7 @@ def test_other_comparisons_are_explained_by_pytest(project: pytest.Pytester) -> 
     assert "  At index 1 diff: 2 != 3" in lines
 
 
-def test_without_an_app_the_fixture_says_what_it_needs(
+def test_without_an_app_the_fixture_names_what_it_needs(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile("def test_order(captured_events): pass")
@@ -227,7 +227,7 @@ def test_without_an_app_the_fixture_says_what_it_needs(
     )
 
 
-def test_an_app_fixture_that_lacks_a_fixture_itself_is_told_as_usual(
+def test_an_app_fixture_that_lacks_a_fixture_itself_is_reported_as_usual(
     pytester: pytest.Pytester,
 ) -> None:
     pytester.makepyfile(
@@ -258,7 +258,7 @@ def test_an_app_fixture_that_lacks_a_fixture_itself_is_told_as_usual(
         ("'shop'", "captured_events: the app must be a Flask app, not of type str"),
     ],
 )
-def test_an_app_without_events_is_told_so(
+def test_an_app_without_events_gets_a_clear_error(
     pytester: pytest.Pytester, returned: str, message: str
 ) -> None:
     pytester.makepyfile(

@@ -313,7 +313,7 @@ def test_the_tests_own_code_publishes_in_a_block(
     captured_events.assert_published(ORDERS, {"id": 1}, times=1)
 
 
-def test_the_tests_own_code_without_a_block_is_told_what_it_lacks(
+def test_the_tests_own_code_without_a_block_gets_a_hint(
     app: Shop, captured_events: Captured
 ) -> None:
     app.enqueue({"id": 1}, queue=ORDERS)

@@ -134,14 +134,14 @@ def test_only_in_strict_mode_each_event_must_be_asserted_on() -> None:
     assert run(ShopCase, "test_passes_over_an_event") == ""
 
 
-def test_without_an_app_it_says_what_it_needs() -> None:
+def test_without_an_app_it_names_what_it_needs() -> None:
     assert (
         "RuntimeError: there is no app to capture events of: define create_app(), or"
         " call self.capture_events(app) in setUp()"
     ) in run(CaseWithoutAnApp)
 
 
-def test_an_app_without_events_is_told_so() -> None:
+def test_an_app_without_events_gets_a_clear_error() -> None:
     assert "RuntimeError: the app 'plain' has no EventCollector" in run(
         CaseWithoutEvents
     )
