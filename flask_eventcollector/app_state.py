@@ -225,5 +225,6 @@ def _make_broker(urls: Sequence[BrokerURL], config: Config, name: str) -> Broker
         heartbeat=config.heartbeat,
         delay=_delay(config),
         name=name,
+        exchanges=config.exchanges,
         keyfile_password=config.keyfile_password,
     )

@@ -12,6 +12,7 @@ from pika.spec import Basic, BasicProperties
 
 from flask_eventcollector.brokers.rabbitmq.channels import ChannelState, ExchangeChannel
 from flask_eventcollector.brokers.rabbitmq.connection import Connection
+from flask_eventcollector.config.exchanges import ExchangeOptions
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.events import Outcome
 from tests.amqp import decoded_frames
@@ -44,9 +45,10 @@ class Channel:
 class Stage:
     """An ExchangeChannel on a stub channel."""
 
-    def __init__(self, exchange: str = "") -> None:
+    def __init__(self, exchange: str = "", **options: Any) -> None:
         self.pikas = Channel()
         self.sent: list[str] = []
+        self.mandatory: bool | None = None
         self.settled: list[Settlement] = []
         self.problems: list[str] = []
         self._opened: Any = None
@@ -56,6 +58,7 @@ class Stage:
             self.settled.extend,
             lambda about, problem: self.problems.append(problem),
             app_id="test",
+            options=ExchangeOptions(**options),
         )
 
     params = pika.ConnectionParameters(frame_max=131_072)
@@ -65,8 +68,9 @@ class Stage:
         return self.pikas
 
     def send_frames(self, data: bytes) -> None:
-        headers = [f for f in decoded_frames(data) if isinstance(f, pika.frame.Header)]
-        self.sent += [str(header.properties.message_id) for header in headers]
+        method, header, *_ = decoded_frames(data)
+        self.mandatory = method.method.mandatory
+        self.sent.append(str(header.properties.message_id))
 
     def open(self) -> None:
         """Open the channel, up to the wait for the response to confirm.select."""
@@ -157,6 +161,35 @@ def test_a_returned_event_that_is_acknowledged_counts_as_returned(
     assert stage.outcomes() == [Outcome.RETURNED, Outcome.CONFIRMED]
     assert "NO_ROUTE" in stage.settled[0].reason
     assert "secret" not in stage.settled[0].reason
+
+
+@pytest.mark.parametrize(
+    ("exchange", "options", "possibly_taken"),
+    [
+        ("", {}, False),
+        ("amq.topic", {}, False),
+        ("amq.topic", {"mandatory": True}, False),
+        ("shop", {"type": "topic"}, False),
+        ("shop", {"type": "x-delayed-message"}, True),
+        ("shop", {}, True),
+    ],
+)
+def test_what_an_exchange_returns_may_be_taken_unless_it_is_plain(
+    exchange: str, options: dict[str, Any], possibly_taken: bool
+) -> None:
+    stage = Stage(exchange, **options)
+    sent = ready_with(stage, 1)
+    assert stage.mandatory is True
+    stage.send_back(sent[0])
+    stage.confirm(1)
+    assert stage.outcomes() == [Outcome.RETURNED]
+    assert stage.settled[0].possibly_taken is possibly_taken
+
+
+def test_an_exchange_may_be_published_to_without_mandatory() -> None:
+    stage = Stage("shop", mandatory=False)
+    ready_with(stage, 1)
+    assert stage.mandatory is False
 
 
 def test_a_nack_may_be_for_several(stage: Stage) -> None:

@@ -23,6 +23,7 @@ from flask_eventcollector.config.broker_url import (
     mask_url,
     parse_broker_urls,
 )
+from flask_eventcollector.config.exchanges import ExchangeOptions
 from flask_eventcollector.config.keys import Settings
 from flask_eventcollector.config.settings import (
     BACKLOGS,
@@ -79,11 +80,14 @@ def test_without_settings_the_defaults_hold() -> None:
 
 
 def test_the_defaults_are_those_that_are_documented() -> None:
-    assert dataclasses.asdict(dataclasses.replace(Config(), queues={})) == {
+    assert dataclasses.asdict(
+        dataclasses.replace(Config(), queues={}, exchanges={})
+    ) == {
         "broker_urls": None,
         "keyfile_password": None,
         "exchange": "",
         "queues": {},
+        "exchanges": {},
         "publish_on": Config().publish_on,
         "confirm_timeout": 0.25,
         "backlog": "memory",
@@ -188,6 +192,7 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         "HEARTBEAT": "20",
         "CONFIRM_TIMEOUT": "0.5",
         "AUTOFLUSH": "true",
+        "EXCHANGES": '{"shop": {"type": "topic", "mandatory": false}, "": {}}',
         "QUEUES": '{"orders.created": {"x-queue-type": "quorum"}, "plain": null}',
         "OVERFLOW": "reject",
     }
@@ -201,6 +206,10 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         confirm_timeout=0.5,
         autoflush=True,
         queues={"orders.created": {"x-queue-type": "quorum"}, "plain": {}},
+        exchanges={
+            "shop": ExchangeOptions(type="topic", mandatory=False),
+            "": ExchangeOptions(),
+        },
         overflow=Overflow.REJECT,
     )
 
@@ -316,6 +325,12 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
             {"a": {"x-max-length": 1.5}},
             ["EVENTCOLLECTOR_QUEUES['a'][\"x-max-length\"] is of type float"],
         ),
+        ("EXCHANGES", ["shop"], ["is of type list", "{'name': {'mandatory': False}}"]),
+        ("EXCHANGES", {7: {}}, ["an exchange of EVENTCOLLECTOR_EXCHANGES is of type"]),
+        ("EXCHANGES", {"a": None}, ["['a'] is of type NoneType: it must be a dict"]),
+        ("EXCHANGES", {"a": {"type": 5}}, ["EXCHANGES['a']['type'] is of type int"]),
+        ("EXCHANGES", {"a": {"mandatory": 0}}, ["['a'] may have 'mandatory', True or"]),
+        ("EXCHANGES", {"a": {"mandatroy": False}}, ["['a'] may have 'mandatory', Tr"]),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_cure(

@@ -37,7 +37,8 @@ class PikasEncoder:
 
     _send_message: Any = vars(Connection)["_send_message"]
 
-    def __init__(self, frame_max: int) -> None:
+    def __init__(self, frame_max: int, *, mandatory: bool = True) -> None:
+        self._mandatory = mandatory
         self._body_max_length = frame_max - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
         self.written = b""
 
@@ -58,7 +59,9 @@ class PikasEncoder:
             headers=headers or None,
         )
         publish = spec.Basic.Publish(
-            exchange=EXCHANGE, routing_key=event.target_queue, mandatory=True
+            exchange=EXCHANGE,
+            routing_key=event.target_queue,
+            mandatory=self._mandatory,
         )
         self._send_message(CHANNEL, publish, (properties, event.body))
         return self.written
@@ -80,8 +83,10 @@ def an_entry(
     return entry
 
 
-def frames(app_id: str = APP) -> MessageFrames:
-    return MessageFrames(CHANNEL, EXCHANGE, app_id=app_id, frame_max=FRAME_MAX)
+def frames(app_id: str = APP, *, mandatory: bool = True) -> MessageFrames:
+    return MessageFrames(
+        CHANNEL, EXCHANGE, app_id=app_id, frame_max=FRAME_MAX, mandatory=mandatory
+    )
 
 
 @given(
@@ -94,13 +99,14 @@ def frames(app_id: str = APP) -> MessageFrames:
     headers=headers,
     enqueued_at=times,
     again=st.booleans(),
+    mandatory=st.booleans(),
 )
 def test_a_message_is_encoded_as_pika_encodes_it(
-    queue: str, body: bytes, again: bool, **more: Any
+    queue: str, body: bytes, again: bool, mandatory: bool, **more: Any
 ) -> None:
     entry = an_entry(queue, body, again=again, **more)
-    expected = PikasEncoder(FRAME_MAX).encode(entry)
-    ours = frames()
+    expected = PikasEncoder(FRAME_MAX, mandatory=mandatory).encode(entry)
+    ours = frames(mandatory=mandatory)
     assert ours.encode(entry) == expected
     # From the template that the first one has left.
     assert ours.encode(entry) == expected

@@ -232,6 +232,17 @@ def test_what_is_refused_is_no_possible_duplicate(desk: Desk, outcome: Outcome) 
     assert not desk["a"].possible_duplicate
 
 
+def test_what_is_refused_but_possibly_taken_is_a_possible_duplicate(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.settle("a", Outcome.RETURNED, possibly_taken=True)
+    assert desk["a"].possible_duplicate
+    desk.ledger.reopen()
+    desk.take()
+    desk.settle("a", Outcome.NACKED)
+    assert desk["a"].possible_duplicate
+
+
 def test_what_the_broker_can_never_take_is_dead_at_once(desk: Desk) -> None:
     desk.hand_over("ab")
     desk.take()

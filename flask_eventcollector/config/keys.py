@@ -27,6 +27,7 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_KEYFILE_PASSWORD: str | None
     EVENTCOLLECTOR_EXCHANGE: str
     EVENTCOLLECTOR_QUEUES: Mapping[str, Mapping[str, Any] | None]
+    EVENTCOLLECTOR_EXCHANGES: Mapping[str, Mapping[str, str | bool]]
     EVENTCOLLECTOR_PUBLISH_ON: Literal["success", "always"] | PublishRule
     EVENTCOLLECTOR_CONFIRM_TIMEOUT: float
     EVENTCOLLECTOR_BACKLOG: Literal["memory", "spool"]

@@ -18,6 +18,7 @@ from ..errors import ConfigurationError
 from ..messages.amqp_fields import check_name, copy_table
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
+from .exchanges import Exchanges, parse_exchanges
 from .spool_dir import OWN_NAME, check_spool_dir
 from .tls import tls_context
 
@@ -111,6 +112,9 @@ class Config:
     queues: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )
+    #: Exchanges with a behaviour of their own: name → ``{"mandatory": False}`` for one
+    #: that returns what it delivers all the same, and its ``"type"``. Not declared.
+    exchanges: Exchanges = field(default_factory=lambda: MappingProxyType({}))
     #: When a request's events are published. ``"success"``: no exception and a status
     #: below 400; ``"always"``; or a callable ``(status, exception) -> bool``.
     publish_on: PublishRule = publish_on_success
@@ -320,6 +324,10 @@ def _arguments(key: str, name: str, arguments: object) -> Mapping[str, Any]:
     return MappingProxyType(copy_table(arguments, f"{key}[{name!r}]")[0])
 
 
+def _exchanges(key: str, value: object) -> Exchanges:
+    return parse_exchanges(value, key)
+
+
 def _publish_on(key: str, value: object) -> PublishRule:
     if callable(value):
         return value
@@ -426,6 +434,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "keyfile_password": _keyfile_password,
         "exchange": _exchange,
         "queues": _queues,
+        "exchanges": _exchanges,
         "publish_on": _publish_on,
         "confirm_timeout": _seconds,
         "backlog": _backlog,

@@ -762,6 +762,7 @@ class Ledger:
     def _refused(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
         self._broker.stalled = False
+        entry.possible_duplicate |= settlement.possibly_taken
         entry.refused(now, self._broker.seconds())
         if settlement.final or self._refused_too_long(entry):
             self._notice(entry, NoticeKind.DEAD, settlement.outcome)

@@ -13,6 +13,7 @@ from pika import frame as frames
 from pika import spec
 from pika.exceptions import ProtocolVersionMismatch
 
+from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from tests.helpers import DEADLINE
 
 #: The capabilities that pika requires before it requests confirms.
@@ -29,6 +30,13 @@ class Message(NamedTuple):
     exchange: str
     queue: str
     body: bytes
+    mandatory: bool
+    properties: spec.BasicProperties
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether it says that it may be a second copy."""
+        return bool((self.properties.headers or {}).get(POSSIBLE_DUPLICATE))
 
 
 #: Decides what to do with a message.
@@ -201,7 +209,9 @@ class FakeBroker:
         self, connection: _Connection, number: int, channel: _Channel
     ) -> bool:
         method = channel.method
+        properties = channel.properties
         assert method is not None
+        assert properties is not None
         channel.method = None
         channel.tag += 1
         message = Message(
@@ -211,6 +221,8 @@ class FakeBroker:
             str(method.exchange),
             str(method.routing_key),
             channel.body,
+            bool(method.mandatory),
+            properties,
         )
         self.messages.append(message)
         answer = self.answer(message)
@@ -219,7 +231,8 @@ class FakeBroker:
         elif answer == "nack":
             connection.send(number, spec.Basic.Nack(channel.tag))
         elif answer == "return":
-            self._return(connection, number, method, channel)
+            if method.mandatory:
+                self._return(connection, number, method, channel)
             connection.send(number, spec.Basic.Ack(channel.tag))
         elif answer == "block":
             connection.send(0, spec.Connection.Blocked("an alarm"))

@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import MappingProxyType
 
 import pika
 
 from ...config.broker_url import BrokerURL
+from ...config.exchanges import Exchanges
 from ...delivery.broker import BrokerCallbacks, CallbackRelay
 from ...delivery.signal import Signal
 from ...delivery.threads import OwnThread
@@ -41,6 +43,7 @@ class RabbitMQBroker:
         heartbeat: float,
         delay: Callable[[int], float],
         name: str,
+        exchanges: Exchanges = MappingProxyType({}),
         keyfile_password: str | None = None,
     ) -> None:
         self._urls = list(urls)
@@ -48,6 +51,7 @@ class RabbitMQBroker:
         self._heartbeat = heartbeat
         self._delay = delay
         self._name = name
+        self._exchanges = exchanges
         self._keyfile_password = keyfile_password
         self.relay = CallbackRelay()
         self._session: Session | None = None
@@ -170,6 +174,7 @@ class RabbitMQBroker:
             queues=self._queues,
             heartbeat=heartbeat,
             app_id=self._name,
+            exchanges=self._exchanges,
             waker=self._waker,
         )
         if self._closing():

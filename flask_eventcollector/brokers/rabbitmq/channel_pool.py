@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from ...config.exchanges import ExchangeOptions, Exchanges
 from ...delivery.entries import Entry, Settlement
 from .channels import ChannelState, ExchangeChannel, Settle, not_sent, too_large
 from .connection import Ack, Connection
@@ -25,11 +26,13 @@ class ChannelPool:
         report_problem: Callable[[str, str], None],
         *,
         app_id: str,
+        exchanges: Exchanges,
     ) -> None:
         self._connection = connection
         self._settle_outside = settle
         self._report_problem = report_problem
         self._app_id = app_id
+        self._exchanges = exchanges
         #: By exchange, the most recently used one last.
         self._channels: dict[str, ExchangeChannel] = {}
         #: By number.
@@ -108,6 +111,7 @@ class ChannelPool:
                 self._settle,
                 self._report_problem,
                 app_id=self._app_id,
+                options=self._exchanges.get(exchange, ExchangeOptions()),
             )
             self._numbered[channel.number] = channel
         self._channels[exchange] = channel

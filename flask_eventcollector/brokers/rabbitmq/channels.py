@@ -17,6 +17,7 @@ from pika.exceptions import (
 )
 from pika.spec import FRAME_MAX_SIZE, Basic, BasicProperties
 
+from ...config.exchanges import ExchangeOptions, is_plain
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
 from .connection import Connection
@@ -70,8 +71,10 @@ class ExchangeChannel:
         complain: Callable[[str, str], None],
         *,
         app_id: str,
+        options: ExchangeOptions,
     ) -> None:
         self._exchange = exchange
+        self._options = options
         self._about = f"exchange {exchange}"
         self._settle = settle
         self._report_problem = complain
@@ -97,7 +100,11 @@ class ExchangeChannel:
         #: The channel's number on the connection.
         self.number = int(self._channel.channel_number)
         self._frames = MessageFrames(
-            self.number, exchange, app_id=app_id, frame_max=self._frame_max
+            self.number,
+            exchange,
+            app_id=app_id,
+            frame_max=self._frame_max,
+            mandatory=options.mandatory,
         )
 
     @property
@@ -262,7 +269,10 @@ class ExchangeChannel:
         returned = self._returned.pop(entry.event.id, None)
         if returned is not None:
             reason = f"no queue for {entry.event.target_queue!r}: {returned}"
-            return Settlement(entry, Outcome.RETURNED, reason)
+            possibly_taken = not is_plain(self._exchange, self._options)
+            return Settlement(
+                entry, Outcome.RETURNED, reason, possibly_taken=possibly_taken
+            )
         queue = entry.event.target_queue
         if nacked:
             self._nacked_since.setdefault(queue, self.last_confirm_at)

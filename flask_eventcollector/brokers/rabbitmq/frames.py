@@ -41,11 +41,18 @@ class MessageFrames:
     """
 
     def __init__(
-        self, channel_number: int, exchange: str, *, app_id: str, frame_max: int
+        self,
+        channel_number: int,
+        exchange: str,
+        *,
+        app_id: str,
+        frame_max: int,
+        mandatory: bool,
     ) -> None:
         self._channel_number = channel_number
         self._exchange = exchange
         self._app_id = app_id
+        self._mandatory = mandatory
         #: The most bytes of a body in one frame.
         self._body_max = frame_max - _OVERHEAD
         #: By target queue.
@@ -119,7 +126,7 @@ class MessageFrames:
 
     def _method(self, queue: str) -> bytes:
         publish = spec.Basic.Publish(
-            exchange=self._exchange, routing_key=queue, mandatory=True
+            exchange=self._exchange, routing_key=queue, mandatory=self._mandatory
         )
         return Method(self._channel_number, publish).marshal()
 

@@ -12,6 +12,7 @@ from pika.adapters.select_connection import IOLoop
 from pika.channel import Channel
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
+from ...config.exchanges import Exchanges
 from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
 from ...events import BrokerState
@@ -50,6 +51,7 @@ class Session:
         queues: Queues,
         heartbeat: float,
         app_id: str,
+        exchanges: Exchanges,
         waker: Waker,
     ) -> None:
         self._callbacks = callbacks
@@ -73,7 +75,11 @@ class Session:
         self._ioloop = IOLoop()
         self._connection = self._connect(parameters)
         self._channels = ChannelPool(
-            self._connection, self._settle, self._report_problem, app_id=app_id
+            self._connection,
+            self._settle,
+            self._report_problem,
+            app_id=app_id,
+            exchanges=exchanges,
         )
         self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)
