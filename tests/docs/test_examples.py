@@ -6,7 +6,6 @@ import importlib
 import shlex
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +20,7 @@ from tests.docs.reader import Example, find, find_one, runs, runs_each
 from tests.helpers import open_shop
 
 PROGRAMS = find(page="docs/signals.md", language="python")
-SETTINGS = find(page="docs/backlog.md", language="python")
+SETTINGS = [e for e in find(language="python") if e.code.startswith("EVENTCOLLECTOR_")]
 COMMANDS = [
     example
     for page in ("benchmarks", "deployment", "faults", "faults-long")
@@ -31,14 +30,8 @@ BOOKS = [
     find_one(page="docs/signals.md", language="text"),
     find_one(page="README.md", language="text"),
 ]
-URL = find_one(page="docs/reference/settings.md")
-LOST = find_one(
-    page="docs/deployment.md",
-    language="text",
-    heading="What is lost when a process ends",
-)
-LEFT = find_one(page="docs/deployment.md", language="text", heading="Jobs")
-TASK = find_one(page="docs/deployment.md", language="python", heading="Jobs")
+URL = find_one(page="docs/reference/settings.md", language="text")
+LOST = find_one(page="docs/deployment.md", language="text")
 RQ = find_one(
     page="docs/deployment.md", language="python", heading="Without exit handlers"
 )
@@ -100,43 +93,6 @@ def test_the_log_reports_what_an_end_has_lost(caplog: pytest.LogCaptureFixture) 
         shop.events.publish()
 
     assert LOST.code.strip() in caplog.messages
-
-
-@runs(LEFT)
-def test_the_log_reports_what_a_context_has_left_unpublished(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    with open_shop() as shop:
-
-        def job() -> None:
-            with shop.app_context():
-                shop.enqueue(1, queue="orders.created")
-                raise ValueError("of the job")
-
-        with pytest.raises(ValueError, match="of the job"):
-            job()
-
-        assert caplog.messages[-1].startswith(LEFT.code.rstrip(" …\n"))
-        shop.events.clear_events_to_publish()
-
-
-@runs(TASK)
-@pytest.mark.parametrize("fails", [False, True])
-def test_a_task_of_celery_is_a_block(fails: bool) -> None:
-    pytest.importorskip("celery")
-    with open_shop() as shop:
-        names: dict[str, Any] = {"app": shop, "events": shop.events}
-        exec(TASK.code, names)
-
-        def run(_: object) -> None:
-            shop.enqueue("counted")
-            assert not fails
-
-        task = type("Count", (names["FlaskTask"],), {"run": run})()
-        with pytest.raises(AssertionError) if fails else nullcontext():
-            task()
-
-        assert shop.books() == {"discarded" if fails else "confirmed": 1}
 
 
 @runs(RQ)
