@@ -195,7 +195,7 @@ class SpoolingLedgerMachine(LedgerMachine):
     ) -> None:
         """A page of a file is adopted; from a damaged file, it is only copied."""
         events, size = self.ledger.free()
-        new = [make_event(queue=queue) for _ in dead[:events]]
+        new = [make_event(queue=queue) for _ in dead[: max(0, events)]]
         if sum(event.size for event in new) > size:
             return
         known = [e.event for e in self.handed_over()] + new
