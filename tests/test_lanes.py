@@ -253,3 +253,13 @@ def aside(road: Road, letter: str, seconds: float) -> None:
     entry = road.entries[letter] = Entry(make_event(letter))
     entry.sequence, entry.state = ord(letter), State.RETAINED
     road.lane.add_delayed(entry, road.clock.now + seconds)
+
+
+def test_a_target_that_confirms_nothing_is_sent_less_than_blocks_a_connection() -> None:
+    lane, clock = Lane(lambda failures: DELAY), Clock()
+    for number in range(1000):
+        entry = Entry(make_event())
+        entry.sequence, entry.state = number, State.RETAINED
+        lane.add(entry)
+    taken = list(lane.take(clock.now, 1000, 1 << 30))
+    assert len(taken) < 400

@@ -449,6 +449,21 @@ def test_what_ends_while_it_waits_leaves_nothing_behind(desk: Desk, end: str) ->
     assert desk.ledger._lanes == {}
 
 
+def test_suspects_of_a_target_that_refuses_one_wait_with_it(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.hand_over("c", "other")
+    assert sorted(desk.take()) == ["a", "b", "c"]
+    desk.settle("abc", Outcome.UNKNOWN, suspect=True)
+    assert desk.take() == "a"
+    desk.settle("a", Outcome.UNKNOWN, suspect=True)
+    assert desk.take() == "c", "the only one that may go"
+    desk.settle("c")
+    assert desk.take() == ""
+    assert desk.ledger.due() == DELAY
+    desk.pass_(DELAY)
+    assert desk.take() == "a"
+
+
 # Dead events
 
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .entries import Entry
 
-#: The window of a target that has refused nothing: effectively unlimited.
-WIDE_OPEN = 1 << 30
+#: The window of a target that refuses nothing. RabbitMQ stops reading a connection from
+#: which it has 400 messages for a queue that takes none.
+#: https://www.rabbitmq.com/docs/flow-control
+WIDE_OPEN = 300
 #: A time that never comes.
 NEVER = float("inf")
 #: A refusing target is probed with at most 2 to this power events at a time.
@@ -70,6 +72,11 @@ class Lane:
     def backing_off(self) -> bool:
         """Whether the target refused an event and has confirmed none since."""
         return self._retry_at is not None
+
+    @property
+    def retry_at(self) -> float:
+        """When the next event here may be sent."""
+        return self._retry_at or 0.0
 
     @property
     def resting(self) -> bool:

@@ -781,6 +781,7 @@ class Ledger:
     def _back_off(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
         lane.back_off(now, entry.sent_at, settlement.retry_after)
+        self._suspects.hold_back(entry.target, lane.retry_at)
         self._refused_lanes[entry.target] = lane
 
     def _die(self, entry: Entry) -> None:

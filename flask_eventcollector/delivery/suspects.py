@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING
 
+from ..events import Target
+
 if TYPE_CHECKING:
     from .entries import Entry
 
@@ -51,6 +53,14 @@ class Suspects:
         """Take the next suspect, which is then in flight alone."""
         self.alone = heapq.heappop(self._waiting)[2]
         return self.alone
+
+    def hold_back(self, target: Target, until: float) -> None:
+        """Let none of *target*'s go before *until*."""
+        self._waiting = [
+            (max(due, until) if entry.target == target else due, sequence, entry)
+            for due, sequence, entry in self._waiting
+        ]
+        heapq.heapify(self._waiting)
 
     def settled(self, entry: Entry) -> bool:
         """Note that *entry* was settled; returns whether it was in flight alone."""
