@@ -10,14 +10,18 @@ It is configured only by environment variables. Besides the library's own settin
 - ``FLASK_FAULTS_NOTE_CONFIRMED``: ``1`` to note each event that is reported as
   published, see :mod:`.side_file`;
 - ``FLASK_FAULTS_PLANTED``: a word for each payload, which must not appear in any log;
+- ``FLASK_FAULTS_NOISY``: ``1`` to let finalizers and a log handler enqueue events;
 - ``FLASK_FAULTS_BEFORE_FORK``: how many events are published while the app is created.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import json
+import logging
 import os
+import random
 import select
 import signal
 import socket
@@ -74,6 +78,8 @@ def create() -> tuple[Flask, EventCollector]:
     if os.environ.get(PREFIX + "NOTE_CONFIRMED"):
         note_confirmed(app)
     note_losses(app)
+    if os.environ.get(PREFIX + "NOISY"):
+        make_noise(app, events)
     publish_before_the_fork(app, events)
     Path(os.environ[PREFIX + "STATS"], f"{os.getpid()}.up").touch()
     return app, events
@@ -188,6 +194,36 @@ def note_losses(app: Flask) -> None:
     spool_file_quarantined.connect(quarantined, app, weak=False)
 
 
+def make_noise(app: Flask, events: EventCollector) -> None:
+    """Let finalizers and a log handler enqueue events, at any moment."""
+
+    def enqueue_noise() -> None:
+        key = f"noise-{os.getpid()}-{uuid4().hex[:12]}"
+        note(os.environ[PREFIX + "SIDE_FILE"], key, "noise")
+        events.enqueue_event({"key": key, "order": 0, "place": 0}, own_queue())
+
+    class Noisy:
+        def __init__(self) -> None:
+            # In a circle, so that only the garbage collector ends it.
+            self.me = self
+
+        def __del__(self) -> None:
+            enqueue_noise()
+
+    class NoisyHandler(logging.StreamHandler[Any]):
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            enqueue_noise()
+
+    @app.before_request
+    def litter() -> None:
+        for _ in range(5):
+            Noisy()
+        gc.set_threshold(random.randrange(1, 60))
+
+    logging.getLogger("flask_eventcollector").addHandler(NoisyHandler())
+
+
 def publish_before_the_fork(app: Flask, events: EventCollector) -> None:
     """Publish events in the process that the workers are forked from."""
     number = int(os.environ.get(PREFIX + "BEFORE_FORK", "0"))
@@ -228,8 +264,16 @@ def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> lis
         note(os.environ[PREFIX + "SIDE_FILE"], key, name)
         event = {"key": key, "order": order, "place": place, **padding(place)}
         event["planted"] = os.environ.get(PREFIX + "PLANTED", "")
-        events.enqueue_event(event, own_queue(), **more)
+        events.enqueue_event(event, own_queue(), **headers(place), **more)
     return keys
+
+
+def headers(place: int) -> dict[str, Any]:
+    """What makes the headers of one event as wide as the request wants."""
+    if not has_request_context() or "width" not in request.args:
+        return {}
+    widened = place == number_of("widened")
+    return {"headers": {"wide": "x" * number_of("width")}} if widened else {}
 
 
 def padding(place: int) -> dict[str, str]:

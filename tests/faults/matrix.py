@@ -6,6 +6,7 @@ from tests.faults import (
     rows_broker,
     rows_exits,
     rows_forks,
+    rows_isolation,
     rows_network,
     rows_overflow,
     rows_refusals,
@@ -24,7 +25,7 @@ ELSEWHERE = {
 #: With the memory backlog, only `python -m tests.faults` runs them.
 SLOW = (8, 12, 13, 28, 29, 33, 35, 40)
 #: The rows in which the spool is busiest.
-BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36)
+BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36, 54)
 
 
 def in_tests(mode: str) -> list[Row]:
@@ -56,6 +57,7 @@ __all__ = [
     "rows_broker",
     "rows_exits",
     "rows_forks",
+    "rows_isolation",
     "rows_network",
     "rows_overflow",
     "rows_refusals",

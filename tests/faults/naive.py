@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import flask
@@ -30,11 +31,19 @@ class NaiveCollector:
         self._here = threading.local()
         app.teardown_request(self._publish_all)
 
-    def enqueue_event(self, payload: Any, queue: str, *, exchange: str = "") -> None:
+    def enqueue_event(
+        self,
+        payload: Any,
+        queue: str,
+        *,
+        exchange: str = "",
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
         """Publish this at the end of the request."""
         if not hasattr(flask.g, "events"):
             flask.g.events = []
-        flask.g.events.append((exchange, queue, json.dumps(payload).encode()))
+        body = json.dumps(payload).encode()
+        flask.g.events.append((exchange, queue, body, headers))
 
     def stats(self) -> Stats:
         """It has no counts."""
@@ -50,15 +59,17 @@ class NaiveCollector:
             except Exception:
                 logger.exception("An event could not be published")
 
-    def _publish_twice(self, exchange: str, queue: str, body: bytes) -> None:
+    def _publish_twice(self, *event: Any) -> None:
         try:
-            self._publish(exchange, queue, body)
+            self._publish(*event)
         except pika.exceptions.AMQPError:
             self._here.channel = None
-            self._publish(exchange, queue, body)
+            self._publish(*event)
 
-    def _publish(self, exchange: str, queue: str, body: bytes) -> None:
-        persistent = pika.BasicProperties(delivery_mode=2)
+    def _publish(
+        self, exchange: str, queue: str, body: bytes, headers: dict[str, Any] | None
+    ) -> None:
+        persistent = pika.BasicProperties(delivery_mode=2, headers=headers)
         self._channel().basic_publish(exchange, queue, body, persistent, mandatory=True)
 
     def _channel(self) -> BlockingChannel:

@@ -145,6 +145,8 @@ class Trial:
         self.load = Load(self.host.port, patience=2.0 if rig.is_baseline else 10.0)
         self._orders = itertools.count(1)
         self._ended = False
+        #: Where no event may be in the end.
+        self.undelivered: tuple[str, ...] = UNDELIVERED
         #: What the app has logged, once it has ended.
         self.log = ""
         #: The events of forked children, which reported them as published.
@@ -243,7 +245,7 @@ class Trial:
 
         def all_are_quiet() -> bool:
             books = self.host.stats()
-            if not any(books[state] for state in UNDELIVERED):
+            if not any(books[state] for state in self.undelivered):
                 quiet.add(books["pid"])
             return quiet >= set(self.host.worker_pids) and not self._orphans()
 
@@ -274,6 +276,12 @@ class Trial:
         """These events may be lost without a report by the library."""
         self._may_lose |= frozenset(keys)
         self.figures.may_be_lost = len(self._may_lose)
+
+    @property
+    def most_copies(self) -> int:
+        """How often one and the same event has arrived, at most."""
+        arrived = Counter(message.json()["key"] for message in self.arrived)
+        return max(arrived.values(), default=0)
 
     def resident_bytes(self) -> int:
         """The memory of all workers."""
@@ -370,8 +378,9 @@ class Trial:
         found.slowest = max((a.seconds for a in answers), default=0.0)
 
     def _orphans(self) -> list[Path]:
-        """The files in the spool whose process has ended."""
-        return [f for f in self.spool.glob("*.spool") if not is_running(creator_of(f))]
+        """The files in the spool whose process has ended, with events to deliver."""
+        files = [f for f in self.spool.glob("*.spool") if not is_running(creator_of(f))]
+        return [file for file in files if _has_undelivered(file)]
 
     def _on_disk(self) -> set[str]:
         """The events that the app left in its spool."""
@@ -408,6 +417,15 @@ class Trial:
         asked = "&".join(f"{name}={value}" for name, value in words.items())
         orders = itertools.islice(self._orders, number)
         return [f"/orders/{order}?{asked}" for order in orders]
+
+
+def _has_undelivered(file: Path) -> bool:
+    # Whoever has adopted it leaves its dead events where they are.
+    try:
+        rows = list(intact_rows(file))
+    except FileNotFoundError:
+        return False
+    return not rows or any(row.dead is None for row in rows)
 
 
 def _process_of(key: str) -> int:

@@ -187,11 +187,13 @@ def closed_channels(rig: Rig) -> int:
     return rig.node.log.count("operation basic.publish caused a channel exception")
 
 
-def bind(trial: Trial, exchange: str) -> None:
+def bind(
+    trial: Trial, exchange: str, kind: str = "direct", key: str | None = None
+) -> None:
     """Declare an exchange, and bind the app's queue to it."""
     with trial.node.channel() as channel:
-        channel.exchange_declare(exchange, durable=True)
-        channel.queue_bind(trial.queue, exchange)
+        channel.exchange_declare(exchange, kind, durable=True)
+        channel.queue_bind(trial.queue, exchange, key)
 
 
 def delete_exchange(rig: Rig, exchange: str) -> None:
@@ -221,34 +223,35 @@ def _limit_messages(rig: Rig, size: int) -> None:
 def user(rig: Rig) -> Iterator[str]:
     """A user of the broker with all permissions."""
     name = new_name("user")
-    _as_admin(rig, "add_user", name, PASSWORD)
-    _as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
+    as_admin(rig, "add_user", name, PASSWORD)
+    as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
     try:
         yield name
     finally:
-        _as_admin(rig, "delete_user", name)
+        as_admin(rig, "delete_user", name)
 
 
 @contextmanager
 def changed_password(rig: Rig, name: str) -> Iterator[str]:
     """Change the user's password during the block; yields the app's reason."""
-    _as_admin(rig, "change_password", name, "another")
+    as_admin(rig, "change_password", name, "another")
     try:
         yield "wrong user name or password"
     finally:
-        _as_admin(rig, "change_password", name, PASSWORD)
+        as_admin(rig, "change_password", name, PASSWORD)
 
 
 @contextmanager
 def revoked_permission(rig: Rig, name: str) -> Iterator[str]:
     """Revoke the user's write permission during the block; yields the app's reason."""
-    _as_admin(rig, "set_permissions", name, "/", ".*", "^$", ".*")
+    as_admin(rig, "set_permissions", name, "/", ".*", "^$", ".*")
     try:
         yield "ACCESS_REFUSED"
     finally:
-        _as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
+        as_admin(rig, "set_permissions", name, "/", ".*", ".*", ".*")
 
 
-def _as_admin(rig: Rig, action: str, *words: str) -> None:
+def as_admin(rig: Rig, action: str, *words: str) -> None:
+    """Change users or permissions."""
     given = ", ".join(f'<<"{word}">>' for word in (*words, "test"))
     rig.node.eval(f"rabbit_auth_backend_internal:{action}({given}).")
