@@ -124,6 +124,19 @@ def test_what_no_flusher_has_signalled_is_signalled_by_close() -> None:
         assert told.payloads("events-published") == ["a"]
 
 
+def test_a_connection_needs_no_thread_but_its_own(
+    node: FakeBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: threading.Timer) -> None:
+        raise RuntimeError(OUT_OF_THREADS)
+
+    # In one of these, pika would look up the host.
+    monkeypatch.setattr(threading.Timer, "start", fail)
+    with real_shop(node) as shop:
+        shop.enqueue("a")
+        assert shop.events.publish(timeout=DEADLINE).complete
+
+
 AT_EXIT = """
         import _thread
 

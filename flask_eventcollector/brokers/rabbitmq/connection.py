@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pika
 from pika import spec
+from pika.adapters.select_connection import IOLoop
+from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
 
 class Ack(NamedTuple):
@@ -23,6 +26,32 @@ class Ack(NamedTuple):
 #: A frame with a ``basic.ack``: type, channel, size, method, tag, multiple, end.
 _ACK = struct.Struct(">BHIIQBB")
 _ACK_SIZE = _ACK.size - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
+
+
+class IOServices(SelectorIOServicesAdapter):
+    """pika's I/O services, for hosts that are addresses.
+
+    pika starts a thread for each lookup, even of an address. A machine may have none
+    left, and Python starts none when it shuts down.
+    """
+
+    def __init__(self, loop: IOLoop) -> None:
+        super().__init__(cast(Any, loop))
+
+    def getaddrinfo(
+        self,
+        host: str | bytes | None,
+        port: str | bytes | int | None,
+        on_done: Callable[..., None],
+        family: int = 0,
+        socktype: int = 0,
+        proto: int = 0,
+        flags: int = 0,
+    ) -> Any:
+        """Tell *on_done* the socket addresses of *host*, from the I/O loop."""
+        flags |= socket.AI_NUMERICHOST
+        found = socket.getaddrinfo(host, port, family, socktype, proto, flags)
+        return self.call_later(0, lambda: on_done(found))
 
 
 class Connection(pika.SelectConnection):

@@ -18,7 +18,7 @@ from ...delivery.entries import Settlement
 from ...events import BrokerState
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
-from .connection import Connection
+from .connection import Connection, IOServices
 from .probe import Probe
 from .reasons import accuses_an_event, broker_text, explain, is_unexpected
 from .waker import Waker
@@ -91,7 +91,7 @@ class Session:
                 on_open_callback=self._opened,
                 on_open_error_callback=self._ended,
                 on_close_callback=self._ended,
-                custom_ioloop=self._ioloop,
+                custom_ioloop=IOServices(self._ioloop),
             )
         except BaseException:
             self._ioloop.close()
