@@ -155,7 +155,7 @@ class Desk:
 
     def notices(self) -> list[tuple[str, str]]:
         """Take the notices, as kinds and letters."""
-        return told(drain(self.ledger))
+        return kinds_and_letters(drain(self.ledger))
 
     def in_state(self, state: State) -> str:
         """The letters of the events in *state*."""
@@ -176,7 +176,7 @@ def drain(ledger: Ledger) -> list[Notice]:
     return ledger.take_deferred()
 
 
-def told(notices: Iterable[Notice]) -> list[tuple[str, str]]:
+def kinds_and_letters(notices: Iterable[Notice]) -> list[tuple[str, str]]:
     """The kinds and letters of *notices*."""
     return [(item.kind.value, item.event.payload) for item in notices]
 
@@ -189,7 +189,7 @@ def books(holder: Ledger | Delivery) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-class Told:
+class SignalLog:
     """Records the signals that a notifier sends."""
 
     def __init__(self) -> None:
@@ -233,7 +233,7 @@ class Told:
 @contextmanager
 def delivering(
     broker: Broker,
-    told: Told | None = None,
+    signal_log: SignalLog | None = None,
     *,
     confirm_timeout: float = DEADLINE,
     name: str = "test",
@@ -243,7 +243,7 @@ def delivering(
     """A delivery to *broker*, which is closed at the end of the block."""
     delivery = make_delivery(
         broker,
-        told,
+        signal_log,
         confirm_timeout=confirm_timeout,
         name=name,
         backlog=backlog,
@@ -257,7 +257,7 @@ def delivering(
 
 def make_delivery(
     broker: Broker,
-    told: Told | None = None,
+    signal_log: SignalLog | None = None,
     *,
     confirm_timeout: float = DEADLINE,
     name: str = "test",
@@ -266,7 +266,7 @@ def make_delivery(
 ) -> Delivery:
     """A delivery to *broker*."""
     ledger, reporter = Ledger(limits(**changes)), ThrottledLog()
-    notifier = Notifier(told or Told(), reporter, ledger.defer)
+    notifier = Notifier(signal_log or SignalLog(), reporter, ledger.defer)
     return Delivery(
         ledger,
         broker,

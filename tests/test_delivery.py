@@ -17,7 +17,7 @@ from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
-    Told,
+    SignalLog,
     books,
     collect,
     delivering,
@@ -35,13 +35,13 @@ def broker() -> ManualBroker:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def signal_log() -> SignalLog:
+    return SignalLog()
 
 
 @pytest.fixture
-def delivery(broker: ManualBroker, told: Told) -> Iterator[Delivery]:
-    with delivering(broker, told) as delivery:
+def delivery(broker: ManualBroker, signal_log: SignalLog) -> Iterator[Delivery]:
+    with delivering(broker, signal_log) as delivery:
         yield delivery
 
 
@@ -109,14 +109,14 @@ def test_many_threads_start_it_once() -> None:
 
 
 def test_it_can_be_stopped_without_waiting() -> None:
-    told = Told()
-    delivery = make_delivery(ManualBroker(), told, name="soon")
+    signal_log = SignalLog()
+    delivery = make_delivery(ManualBroker(), signal_log, name="soon")
     delivery.hand_over(collect(delivery, 1))
     collect(delivery, 2)
     delivery.request_stop()
     wait_until(lambda: not flusher("soon"), "the thread's end")
-    assert told.payloads("events-dropped") == [1]
-    assert told.payloads("events-discarded") == [2]
+    assert signal_log.payloads("events-dropped") == [1]
+    assert signal_log.payloads("events-discarded") == [2]
     assert books(delivery) == {"dropped": 1, "discarded": 1}
 
 
@@ -132,28 +132,28 @@ def test_a_full_backlog_is_an_error_that_names_the_queue_and_the_cure() -> None:
 
 
 def test_an_overflow_is_signalled_in_the_callers_thread() -> None:
-    told = Told()
-    with delivering(MemoryBroker(), told, max_events=1) as delivery:
+    signal_log = SignalLog()
+    with delivering(MemoryBroker(), signal_log, max_events=1) as delivery:
         collect(delivery, 1, 2)
-        assert told.payloads("events-dropped") == [2]
+        assert signal_log.payloads("events-dropped") == [2]
     here = {threading.current_thread().name}
-    assert told.threads["events-dropped"] == here
+    assert signal_log.threads["events-dropped"] == here
 
 
 def test_discarded_events_are_counted_and_reported(
-    delivery: Delivery, told: Told
+    delivery: Delivery, signal_log: SignalLog
 ) -> None:
     assert delivery.discard(collect(delivery, 1, 2), "cleared") == 2
-    assert told.payloads("events-discarded") == [1, 2]
-    assert told.reasons("events-discarded") == ["cleared"]
+    assert signal_log.payloads("events-discarded") == [1, 2]
+    assert signal_log.reasons("events-discarded") == ["cleared"]
 
 
 def test_what_is_abandoned_is_discarded_by_the_flusher(
-    delivery: Delivery, told: Told
+    delivery: Delivery, signal_log: SignalLog
 ) -> None:
     delivery.abandon(collect(delivery, 1))
-    told.wait_for("events-discarded", [1])
-    assert told.reasons("events-discarded") == ["collector abandoned"]
+    signal_log.wait_for("events-discarded", [1])
+    assert signal_log.reasons("events-discarded") == ["collector abandoned"]
 
 
 def test_what_is_abandoned_is_in_no_later_stats(delivery: Delivery) -> None:
@@ -213,15 +213,17 @@ def test_after_a_wait_that_timed_out_no_caller_waits(
 
 @pytest.mark.parametrize("away", AWAY)
 def test_an_ordinary_publish_does_not_wait_while_the_broker_is_unreachable(
-    broker: ManualBroker, delivery: Delivery, told: Told, away: BrokerState
+    broker: ManualBroker, delivery: Delivery, signal_log: SignalLog, away: BrokerState
 ) -> None:
     collect(delivery, 0)
     broker.becomes(away, "it was lost")
     began = time.monotonic()
     assert delivery.publish(collect(delivery, 1)) == PublishResult(retained=1)
     assert time.monotonic() - began < DEADLINE
-    assert told.payloads("publish-failed") == [1]
-    assert told.reasons("publish-failed") == [f"the broker is {away}: it was lost"]
+    assert signal_log.payloads("publish-failed") == [1]
+    assert signal_log.reasons("publish-failed") == [
+        f"the broker is {away}: it was lost"
+    ]
 
 
 @pytest.mark.parametrize("away", AWAY)
@@ -253,26 +255,30 @@ def test_a_publish_that_waits_is_let_go_when_the_broker_goes(
     assert results == [PublishResult(retained=1)]
 
 
-def test_what_a_caller_waits_for_is_signalled_in_its_thread(told: Told) -> None:
-    with delivering(MemoryBroker(), told) as delivery:
+def test_what_a_caller_waits_for_is_signalled_in_its_thread(
+    signal_log: SignalLog,
+) -> None:
+    with delivering(MemoryBroker(), signal_log) as delivery:
         delivery.publish(collect(delivery, 1))
-    assert told.threads["events-published"] == {threading.current_thread().name}
+    assert signal_log.threads["events-published"] == {threading.current_thread().name}
 
 
-def test_what_no_caller_waits_for_is_signalled_by_the_flusher(told: Told) -> None:
-    with delivering(MemoryBroker(), told, name="told") as delivery:
+def test_what_no_caller_waits_for_is_signalled_by_the_flusher(
+    signal_log: SignalLog,
+) -> None:
+    with delivering(MemoryBroker(), signal_log, name="signals") as delivery:
         delivery.hand_over(collect(delivery, 1))
-        told.wait_for("events-published", [1])
-    assert told.threads["events-published"] == {"eventcollector-flusher-told"}
+        signal_log.wait_for("events-published", [1])
+    assert signal_log.threads["events-published"] == {"eventcollector-flusher-signals"}
 
 
 def test_outcomes_after_the_wait_are_signalled_by_the_flusher(
-    broker: ManualBroker, delivery: Delivery, told: Told
+    broker: ManualBroker, delivery: Delivery, signal_log: SignalLog
 ) -> None:
     delivery.publish(collect(delivery, 1), 0.01)
     broker.settle()
-    told.wait_for("events-published", [1])
-    assert told.threads["events-published"] == {"eventcollector-flusher-test"}
+    signal_log.wait_for("events-published", [1])
+    assert signal_log.threads["events-published"] == {"eventcollector-flusher-test"}
 
 
 def test_a_hand_over_does_not_wait(broker: ManualBroker, delivery: Delivery) -> None:
@@ -281,12 +287,12 @@ def test_a_hand_over_does_not_wait(broker: ManualBroker, delivery: Delivery) -> 
 
 
 def test_what_is_due_is_sent_without_being_asked_for() -> None:
-    told = Told()
+    signal_log = SignalLog()
     broker = MemoryBroker()
     FaultInjector.of(broker).fail_next(Outcome.NACKED, n=3)
-    with delivering(broker, told, delay=lambda failures: 0.01) as delivery:
+    with delivering(broker, signal_log, delay=lambda failures: 0.01) as delivery:
         delivery.hand_over(collect(delivery, 1))
-        told.wait_for("events-published", [1])
+        signal_log.wait_for("events-published", [1])
         assert books(delivery) == {"confirmed": 1}
 
 
@@ -348,7 +354,7 @@ def test_a_flush_of_collected_events_has_nothing_to_do(delivery: Delivery) -> No
 
 
 def test_dead_events_are_listed_retried_and_purged(
-    broker: ManualBroker, delivery: Delivery, told: Told
+    broker: ManualBroker, delivery: Delivery, signal_log: SignalLog
 ) -> None:
     delivery.hand_over(collect(delivery, 1, 2))
     broker.settle(Outcome.NACKED, reason="too large", final=True)
@@ -357,7 +363,7 @@ def test_dead_events_are_listed_retried_and_purged(
     assert delivery.retry([first]) == 1
     broker.wait_for(1)
     assert delivery.purge([second]) == 1
-    assert told.payloads("events-dropped") == [2]
+    assert signal_log.payloads("events-dropped") == [2]
     assert books(delivery) == {"in_flight": 1, "dropped": 1}
 
 
@@ -375,14 +381,14 @@ def test_stats_show_the_broker_and_the_books(
 # Closing
 
 
-def test_closing_delivers_what_it_can(told: Told) -> None:
+def test_closing_delivers_what_it_can(signal_log: SignalLog) -> None:
     broker = MemoryBroker()
     FaultInjector.of(broker).fail_next(Outcome.NACKED)
-    with delivering(broker, told) as delivery:
+    with delivering(broker, signal_log) as delivery:
         delivery.publish(collect(delivery, 1))
         assert delivery.close(DEADLINE)
         assert books(delivery) == {"confirmed": 1}
-        assert told.payloads("events-published") == [1]
+        assert signal_log.payloads("events-published") == [1]
 
 
 def test_closing_waits_for_what_is_on_its_way(
@@ -393,20 +399,22 @@ def test_closing_waits_for_what_is_on_its_way(
         assert delivery.close(DEADLINE)
 
 
-def test_closing_drops_and_signals_what_is_left(delivery: Delivery, told: Told) -> None:
+def test_closing_drops_and_signals_what_is_left(
+    delivery: Delivery, signal_log: SignalLog
+) -> None:
     delivery.hand_over(collect(delivery, 1))
     assert not delivery.close(0.01)
-    assert told.payloads("events-dropped") == [1]
+    assert signal_log.payloads("events-dropped") == [1]
     assert books(delivery) == {"dropped": 1}
 
 
 def test_closing_discards_what_was_never_published(
-    delivery: Delivery, told: Told
+    delivery: Delivery, signal_log: SignalLog
 ) -> None:
     collect(delivery, 1)
     assert delivery.close(DEADLINE)
-    assert told.payloads("events-discarded") == [1]
-    assert told.reasons("events-discarded") == ["never published"]
+    assert signal_log.payloads("events-discarded") == [1]
+    assert signal_log.reasons("events-discarded") == ["never published"]
 
 
 def test_closing_twice_is_closing_once(
@@ -447,12 +455,12 @@ def test_a_publish_after_closing_never_waits_and_is_counted(
 
 
 def test_what_was_published_after_closing_is_dropped_by_the_next_close(
-    delivery: Delivery, told: Told
+    delivery: Delivery, signal_log: SignalLog
 ) -> None:
     delivery.close(DEADLINE)
     delivery.publish(collect(delivery, 1))
     assert not delivery.close(DEADLINE)
-    assert told.payloads("events-dropped") == [1]
+    assert signal_log.payloads("events-dropped") == [1]
 
 
 def test_a_caller_that_waits_is_let_go_by_closing(

@@ -180,10 +180,10 @@ def test_a_child_that_enqueues_in_an_inherited_scope_is_warned_once(
     with enter():
         if parent_enqueues:
             shop.enqueue("parent")
-        told = in_child(work)
+        logged = in_child(work)
 
-    assert told.count(f"Enqueued in an inherited {kind}: ") == 1
-    assert "'with events.auto_publish():' in the child" in told
+    assert logged.count(f"Enqueued in an inherited {kind}: ") == 1
+    assert "'with events.auto_publish():' in the child" in logged
     assert caplog.text == ""
 
 
@@ -258,7 +258,7 @@ def fork_without_hooks() -> int:
         pytest.param(
             fork_without_hooks,
             marks=pytest.mark.skipif(
-                sys.platform != "linux", reason="only Linux tells of such a fork"
+                sys.platform != "linux", reason="only Linux reveals such a fork"
             ),
         ),
     ],

@@ -159,27 +159,27 @@ def test_reopening_lets_everything_go_at_once(road: Road) -> None:
 
 def test_reopening_ends_the_delay_of_delayed_events(road: Road) -> None:
     road.add("b")
-    aside(road, "a", 100)
+    delay(road, "a", 100)
     road.lane.reopen()
     assert road.take() == "ab"
 
 
 def test_delayed_events_do_not_delay_others(road: Road) -> None:
-    aside(road, "a", 100)
+    delay(road, "a", 100)
     road.add("b")
     assert road.take() == "b"
 
 
 def test_delayed_events_return_to_their_places(road: Road) -> None:
-    aside(road, "a", 100)
+    delay(road, "a", 100)
     road.add("b")
     road.clock.advance(100)
     assert road.take() == "ab"
 
 
 def test_delayed_events_are_due_at_their_own_times(road: Road) -> None:
-    aside(road, "a", 100)
-    aside(road, "b", 50)
+    delay(road, "a", 100)
+    delay(road, "b", 50)
     assert road.due_in() == 50
 
 
@@ -203,7 +203,7 @@ def test_a_lane_whose_window_is_full_is_not_due(road: Road) -> None:
 
 def test_the_oldest_is_found_among_all_that_wait(road: Road) -> None:
     road.add("bc")
-    aside(road, "a", 100)
+    delay(road, "a", 100)
     assert road.lane.oldest() is road.entries["a"]
     road.entries["a"].state = State.DROPPED
     assert road.lane.oldest() is road.entries["b"]
@@ -213,13 +213,13 @@ def test_an_empty_lane_has_no_oldest(road: Road) -> None:
     assert road.lane.oldest() is None
 
 
-@pytest.mark.parametrize("held", ["waiting", "aside", "in flight"])
+@pytest.mark.parametrize("held", ["waiting", "delayed", "in flight"])
 def test_a_lane_counts_as_empty_only_when_nothing_is_left(
     road: Road, held: str
 ) -> None:
     assert not road.lane
-    if held == "aside":
-        aside(road, "a", 100)
+    if held == "delayed":
+        delay(road, "a", 100)
     else:
         road.add("a")
     if held == "in flight":
@@ -248,7 +248,7 @@ def test_it_knows_whether_others_were_taken_meanwhile(road: Road) -> None:
     assert not road.lane.confirmed_since(road.clock.now)
 
 
-def aside(road: Road, letter: str, seconds: float) -> None:
+def delay(road: Road, letter: str, seconds: float) -> None:
     """Delay an event for some seconds."""
     entry = road.entries[letter] = Entry(make_event(letter))
     entry.sequence, entry.state = ord(letter), State.RETAINED

@@ -23,11 +23,11 @@ from tests.parts import (
     books,
     drain,
     interruptions,
+    kinds_and_letters,
     letters,
     limits,
     make_event,
     thread,
-    told,
 )
 
 REFUSALS = [Outcome.NACKED, Outcome.RETURNED]
@@ -61,7 +61,10 @@ def test_an_event_is_collected_first(desk: Desk) -> None:
 def test_discarded_events_are_counted_and_reported(desk: Desk) -> None:
     entries = desk.collect("ab")
     notices = desk.ledger.discard(entries, "cleared")
-    assert told(notices) == [("events_discarded", "a"), ("events_discarded", "b")]
+    assert kinds_and_letters(notices) == [
+        ("events_discarded", "a"),
+        ("events_discarded", "b"),
+    ]
     assert {item.reason for item in notices} == {"cleared"}
     assert (entries, desk.books()) == ([], {"discarded": 2})
 
@@ -84,7 +87,10 @@ def test_what_was_handed_over_is_not_discarded(desk: Desk) -> None:
 def test_what_an_abandoned_collector_held_is_discarded(desk: Desk) -> None:
     desk.ledger.abandon(desk.collect("ab"))
     notices = desk.ledger.discard_abandoned()
-    assert told(notices) == [("events_discarded", "a"), ("events_discarded", "b")]
+    assert kinds_and_letters(notices) == [
+        ("events_discarded", "a"),
+        ("events_discarded", "b"),
+    ]
     assert desk.ledger.discard_abandoned() == []
 
 
@@ -92,7 +98,7 @@ def test_all_that_no_collector_handed_over_can_be_discarded(desk: Desk) -> None:
     desk.hand_over("a")
     desk.collect("b")
     notices = desk.ledger.discard_collected("the end")
-    assert told(notices) == [("events_discarded", "b")]
+    assert kinds_and_letters(notices) == [("events_discarded", "b")]
     assert desk.books() == {"retained": 1, "discarded": 1}
 
 
@@ -153,7 +159,7 @@ def test_confirmed_events_end_and_are_reported(desk: Desk) -> None:
     desk.pass_(4)
     desk.settle("a")
     (notices,) = drain(desk.ledger)
-    assert told([notices]) == [("events_published", "a")]
+    assert kinds_and_letters([notices]) == [("events_published", "a")]
     assert (notices.attempt, notices.elapsed) == (1, 7)
     assert desk.books() == {"confirmed": 1}
 
@@ -173,7 +179,7 @@ def test_unknown_outcomes_are_reported_as_failed(desk: Desk) -> None:
     desk.take()
     desk.settle("a", Outcome.UNKNOWN, reason="lost")
     (notices,) = drain(desk.ledger)
-    assert told([notices]) == [("publish_failed", "a")]
+    assert kinds_and_letters([notices]) == [("publish_failed", "a")]
     assert (notices.outcome, notices.reason) == (Outcome.UNKNOWN, "lost")
 
 
@@ -568,7 +574,10 @@ def test_what_is_dead_or_retained_can_be_purged(desk: Desk, state: State) -> Non
         desk.take()
         desk.settle("a", Outcome.NACKED, final=True)
     (notices,) = desk.ledger.purge([desk["a"].event.id])
-    assert (told([notices]), notices.reason) == ([("events_dropped", "a")], "purged")
+    assert (kinds_and_letters([notices]), notices.reason) == (
+        [("events_dropped", "a")],
+        "purged",
+    )
     assert desk.books() == {"dropped": 1}
     assert desk.take() == ""
 
@@ -1040,7 +1049,7 @@ def test_a_waiters_notices_are_returned_to_its_caller(
     desk.take()
     desk.settle("a")
     assert desk.notices() == []
-    assert told(waiter.notices) == [("events_published", "a")]
+    assert kinds_and_letters(waiter.notices) == [("events_published", "a")]
 
 
 def test_notices_after_the_wait_are_left_to_the_flusher(
@@ -1075,7 +1084,7 @@ def test_the_caller_learns_that_it_waits_behind_refused_events(
     desk.hand_over("b", waiter=waiter)
     leave(desk, waiter)
     (notices,) = waiter.notices
-    assert told([notices]) == [("publish_failed", "b")]
+    assert kinds_and_letters([notices]) == [("publish_failed", "b")]
     assert "refused other events for the same target" in notices.reason
 
 

@@ -36,7 +36,7 @@ STATES = [
     BrokerState.BLOCKED,
     BrokerState.DOWN,
 ]
-LAST_WORDS = {
+FINAL_STATES = {
     NoticeKind.PUBLISHED: State.CONFIRMED,
     NoticeKind.DISCARDED: State.DISCARDED,
     NoticeKind.DROPPED: State.DROPPED,
@@ -65,7 +65,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.hand: list[Entry] = []
         self.ever_refused: set[str] = set()
         self.last_words: Counter[str] = Counter()
-        self.spoken: dict[str, State] = {}
+        self.final_states: dict[str, State] = {}
         self.waiting: list[Waiter] = []
         #: These had a limit of their own while they were dead.
         self.retried = 0
@@ -107,7 +107,7 @@ class LedgerMachine(RuleBasedStateMachine):
             if len(entries) > before:
                 self.all[event.id] = entries[-1]
             elif taken:
-                assert self.spoken[event.id] is State.DROPPED
+                assert self.final_states[event.id] is State.DROPPED
 
     @rule(entries=collectors)
     def discard(self, entries: list[Entry]) -> None:
@@ -160,8 +160,8 @@ class LedgerMachine(RuleBasedStateMachine):
         taken = self.ledger.take(limit)
         assert len(taken) <= (1 if was_full else limit)
         for entry in taken:
-            assert self.spoken.get(entry.event.id) is None, "it had ended"
-            assert entry not in self.hand, "it was on its way"
+            assert self.final_states.get(entry.event.id) is None, "it had ended"
+            assert entry not in self.hand, "it was in flight"
             assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
             self.hand.append(entry)
         if not was_full:
@@ -196,10 +196,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(STATES))
     def on_state_change(self, state: BrokerState) -> None:
-        if state is BrokerState.READY and self.broker is BrokerState.DOWN:
-            self.settle(list(self.hand), Outcome.UNKNOWN)
+        lost = self.hand
         self.ledger.on_state_change(state)
         self.broker = state
+        if state is BrokerState.DOWN:
+            # The ledger has settled them; a late settlement is ignored.
+            self.hand = []
+            self.settle(lost, Outcome.UNKNOWN)
 
     def answer(
         self, data: st.DataObject, outcome: Outcome, *, final: bool = False
@@ -220,14 +223,14 @@ class LedgerMachine(RuleBasedStateMachine):
     ) -> None:
         if outcome in (Outcome.NACKED, Outcome.RETURNED):
             self.ever_refused |= {entry.event.id for entry in entries}
-        words = [
+        settlements = [
             Settlement(e, outcome, "no", final=final, back_off=back_off)
             for e in entries
         ]
-        self.ledger.settle(words)
+        self.ledger.settle(settlements)
         self.hand = [entry for entry in self.hand if entry not in entries]
         # A second settlement of the same event is ignored.
-        self.ledger.settle(words)
+        self.ledger.settle(settlements)
 
     # Time, and the application
 
@@ -316,13 +319,13 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def each_last_word_is_told_once(self) -> None:
         self.hear(drain(self.ledger))
-        told = set(self.spoken)
+        signalled = set(self.final_states)
         for waiter in self.waiting:
-            told |= {n.event.id for n in waiter.notices if n.kind in LAST_WORDS}
+            signalled |= {n.event.id for n in waiter.notices if n.kind in FINAL_STATES}
         ended = {id for id, entry in self.all.items() if not entry.state.alive}
-        assert ended == told & set(self.all)
-        for id, word in self.spoken.items():
-            assert id not in self.all or self.all[id].state is word
+        assert ended == signalled & set(self.all)
+        for id, state in self.final_states.items():
+            assert id not in self.all or self.all[id].state is state
 
     def callers_wait_only_for_what_may_come(self) -> None:
         for waiter in self.waiting:
@@ -332,9 +335,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def hear(self, notices: list[Notice]) -> None:
         for item in notices:
-            if item.kind in LAST_WORDS:
-                assert item.event.id not in self.spoken, "a second last word"
-                self.spoken[item.event.id] = LAST_WORDS[item.kind]
+            if item.kind in FINAL_STATES:
+                assert item.event.id not in self.final_states, "a second final signal"
+                self.final_states[item.event.id] = FINAL_STATES[item.kind]
 
     def count(self, *states: State) -> int:
         return sum(entry.state in states for entry in self.all.values())

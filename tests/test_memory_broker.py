@@ -18,7 +18,7 @@ from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE
-from tests.parts import Told, books, collect, delivering, interruptions, thread
+from tests.parts import SignalLog, books, collect, delivering, interruptions, thread
 
 
 @pytest.fixture
@@ -216,15 +216,17 @@ def test_a_publish_that_is_cut_short_sends_nothing_twice_unmarked() -> None:
 def test_after_an_interrupted_publish_the_flusher_reports_the_outcomes() -> None:
     modules = [module for module in MODULES if module is not delivery_module]
     for interruption in interruptions(modules, spared=SPARED):
-        told = Told()
-        with delivering(MemoryBroker(), told) as delivery:
+        signal_log = SignalLog()
+        with delivering(MemoryBroker(), signal_log) as delivery:
             entries = collect(delivery, 1, 2, 3)
             with interruption:
                 delivery.publish(entries)
             delivery.publish(entries)
             assert delivery.flush(DEADLINE)
             delivery.notify_pending()
-        assert set(told.payloads("events-published")) == {1, 2, 3}, interruption.struck
+        assert set(signal_log.payloads("events-published")) == {1, 2, 3}, (
+            interruption.struck
+        )
 
 
 def test_a_start_that_is_cut_short_is_made_up_for_by_the_next_event() -> None:

@@ -14,7 +14,7 @@ from flask_eventcollector import BrokerState, PublishResult
 from flask_eventcollector.brokers.memory import MemoryBroker
 from tests.helpers import DEADLINE, Recorder, Shop, open_shop, wait_until
 from tests.isolation.fake_broker import FakeBroker
-from tests.parts import Told, collect, delivering
+from tests.parts import SignalLog, collect, delivering
 from tests.test_fork_and_exit import run_script
 
 OUT_OF_THREADS = "can't start new thread"
@@ -104,24 +104,24 @@ def test_the_next_event_starts_what_could_not_be_started(
 
         wait_until(lambda: shop.books() == {"confirmed": 2}, "both are confirmed")
 
-        def told() -> int:
+        def signal_log() -> int:
             return sum(len(each.events) for each in heard.heard("events_published"))
 
-        heard.wait_for(lambda: told() == 2, "both are told")
+        heard.wait_for(lambda: signal_log() == 2, "both are signalled")
 
 
 def test_what_no_flusher_has_signalled_is_signalled_by_close() -> None:
-    told = Told()
+    signal_log = SignalLog()
     with (
         no_thread_for("eventcollector-flusher"),
-        delivering(MemoryBroker(), told) as delivery,
+        delivering(MemoryBroker(), signal_log) as delivery,
     ):
         delivery.hand_over(collect(delivery, "a"))
-        assert told.payloads("events-published") == []
+        assert signal_log.payloads("events-published") == []
 
         delivery.close(DEADLINE)
 
-        assert told.payloads("events-published") == ["a"]
+        assert signal_log.payloads("events-published") == ["a"]
 
 
 def test_a_connection_needs_no_thread_but_its_own(

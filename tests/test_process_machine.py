@@ -54,7 +54,7 @@ SOON = 0.02
 #: Seconds by which a flush or a close may exceed its timeout: two disk accesses, three
 #: threads to stop, and a busy machine.
 GRACE = 5.0
-LAST_WORDS = {
+FINAL_STATES = {
     "events_published": "confirmed",
     "events_discarded": "discarded",
     "events_dropped": "dropped",
@@ -139,13 +139,13 @@ class ModelBroker:
         """Settle some events with the same outcome, and once more, which is ignored."""
         if self._callbacks is None:
             return
-        words = [Settlement(entry, outcome, "no", **more) for entry in entries]
+        settlements = [Settlement(entry, outcome, "no", **more) for entry in entries]
         self.hand = [entry for entry in self.hand if entry not in entries]
         if outcome is Outcome.CONFIRMED:
             self._history.confirmed.update(entry.event.id for entry in entries)
-        if self._callbacks.settle(words):
+        if self._callbacks.settle(settlements):
             self.wake()
-        self._callbacks.settle(words)
+        self._callbacks.settle(settlements)
 
     @contextmanager
     def answering(self, refused: Sequence[str] = ()) -> Iterator[None]:
@@ -205,23 +205,25 @@ class History:
         self.queues: dict[str, str] = {}
         #: The process of each event's hand-over, in the order of the hand-overs.
         self.handed_over: dict[str, int] = {}
-        self.last_words: dict[str, str] = {}
+        self.final_states: dict[str, str] = {}
         #: What the broker has confirmed, whether or not it was reported yet.
         self.confirmed: set[str] = set()
         self.dead: set[str] = set()
         #: Events that were refused or retried on request, which may be overtaken.
         self.refused: set[str] = set()
 
-    def speak(self, id: str, word: str) -> None:
+    def note_final(self, id: str, state: str) -> None:
         """Note an event's final signal."""
-        assert id not in self.last_words, f"{self.last_words[id]} before, {word} now"
-        assert (word == "confirmed") == (id in self.confirmed)
-        self.last_words[id] = word
+        assert id not in self.final_states, (
+            f"{self.final_states[id]} before, {state} now"
+        )
+        assert (state == "confirmed") == (id in self.confirmed)
+        self.final_states[id] = state
         self.dead.discard(id)
 
     def alive(self) -> list[str]:
         """The events that were handed over and are not final, in order."""
-        return [id for id in self.handed_over if id not in self.last_words]
+        return [id for id in self.handed_over if id not in self.final_states]
 
     def note_taken(self, taken: Sequence[Entry], hand: Sequence[Entry]) -> None:
         """The broker has taken events: nothing is sent twice or overtaken."""
@@ -231,7 +233,7 @@ class History:
             assert id in self.handed_over, "nobody has published it"
             assert id not in on_its_way, "it was on its way"
             assert id not in self.confirmed, "it was confirmed"
-            assert id not in self.last_words, "it had ended"
+            assert id not in self.final_states, "it had ended"
             self._see_in_order(id, on_its_way)
             on_its_way.append(id)
 
@@ -300,7 +302,7 @@ class ProcessMachine(RuleBasedStateMachine):
         self.processes += 1
         self.steps = 0
         self.enqueued = 0
-        self.words_here: Counter[str] = Counter()
+        self.counts_here: Counter[str] = Counter()
         self.shop = Shop(name="machine", **self.options)
         self.events = self.shop.events
         state = self.shop.extensions["eventcollector"]
@@ -330,7 +332,7 @@ class ProcessMachine(RuleBasedStateMachine):
             self.enqueued += 1
             self.history.queues[event.id] = queue
             self.listen()
-            if event.id in self.history.last_words:
+            if event.id in self.history.final_states:
                 assert self.options["OVERFLOW"] != "reject"
             else:
                 unit.ids.append(event.id)
@@ -349,7 +351,7 @@ class ProcessMachine(RuleBasedStateMachine):
         unit.collector = None
         self.delivery.stats()
         # The flusher may be about to signal it.
-        wait_until(lambda: self.have_ended(unit.ids), "the abandoned events' last word")
+        wait_until(lambda: self.have_ended(unit.ids), "the final signal")
         self.expect(unit.ids, "discarded")
 
     @rule(place=UNITS, queue=QUEUES, timeout=st.sampled_from([None, 0, SOON]))
@@ -360,7 +362,7 @@ class ProcessMachine(RuleBasedStateMachine):
         ids = self.hand_over_ids(unit)
         result = unit.collector.publish(timeout)
         self.listen()
-        ended = [self.history.last_words.get(id) for id in ids]
+        ended = [self.history.final_states.get(id) for id in ids]
         assert result.confirmed == ended.count("confirmed")
         assert result.dropped == ended.count("dropped")
         left = result.in_flight + result.retained + result.dead
@@ -441,10 +443,10 @@ class ProcessMachine(RuleBasedStateMachine):
 
     @rule(places=PLACES)
     def purge(self, places: list[int]) -> None:
-        before = self.words_here["dropped"]
+        before = self.counts_here["dropped"]
         count = self.events.purge(self.some_ids(places))
         self.listen()
-        assert self.words_here["dropped"] - before == count
+        assert self.counts_here["dropped"] - before == count
 
     @rule()
     def flush_in_vain(self) -> None:
@@ -527,14 +529,14 @@ class ProcessMachine(RuleBasedStateMachine):
             if each.name.startswith("eventcollector-") and "machine" in each.name:
                 each.join(DEADLINE)
                 assert not each.is_alive(), f"{each.name} goes on"
-        dropped = self.words_here["dropped"]
+        dropped = self.counts_here["dropped"]
         self.listen()
         for unit in self.units:
             self.expect(unit.ids, "discarded")
             unit.ids = []
         waits_on_disk = set(self.history.alive()) - self.history.dead
         assert self.spool or not self.history.alive()
-        dropped = self.words_here["dropped"] - dropped
+        dropped = self.counts_here["dropped"] - dropped
         assert delivered == (not (waits_on_disk or dropped))
         assert not (self.spool and dropped)
         # It sends no more signals; its events are dropped or on disk.
@@ -568,15 +570,15 @@ class ProcessMachine(RuleBasedStateMachine):
         report = in_child(lambda: self.be_a_child(place, queue, count, away))
         for id in report["own"]:
             self.history.queues[id] = queue
-        for id, word in report["words"]:
-            if word == "confirmed":
+        for id, state in report["final"]:
+            if state == "confirmed":
                 self.history.confirmed.add(id)
-            self.history.speak(id, word)
+            self.history.note_final(id, state)
         if self.spool:
             self.history.handed_over |= dict.fromkeys(report["own"], -self.forks)
         else:
-            assert len(report["words"]) == count
-        self.left += len(report["own"]) - len(report["words"])
+            assert len(report["final"]) == count
+        self.left += len(report["own"]) - len(report["final"])
         if away:
             # Find what the child has left, without waiting for the next scan.
             self.flush([])
@@ -604,11 +606,11 @@ class ProcessMachine(RuleBasedStateMachine):
                 assert unit.collector.publish(DEADLINE).confirmed == count
                 assert self.events.close(DEADLINE)
         heard = self.heard.take()
-        words = [(id, LAST_WORDS[name]) for name, id in heard if name in LAST_WORDS]
+        final = [(id, FINAL_STATES[name]) for name, id in heard if name in FINAL_STATES]
         stats = self.events.stats()
         assert stats.balanced
         assert stats.enqueued == count
-        return {"own": own, "words": words}
+        return {"own": own, "final": final}
 
     # Invariants
 
@@ -632,9 +634,9 @@ class ProcessMachine(RuleBasedStateMachine):
         self.delivery.notify_pending()
         collected = {id for unit in self.units for id in unit.ids}
         for name, id in self.heard.take():
-            if name in LAST_WORDS:
-                self.history.speak(id, LAST_WORDS[name])
-                self.words_here[LAST_WORDS[name]] += 1
+            if name in FINAL_STATES:
+                self.history.note_final(id, FINAL_STATES[name])
+                self.counts_here[FINAL_STATES[name]] += 1
             elif name == "events_dead":
                 assert id not in self.history.dead
                 self.history.dead.add(id)
@@ -643,11 +645,11 @@ class ProcessMachine(RuleBasedStateMachine):
 
     def have_ended(self, ids: Sequence[str]) -> bool:
         self.listen()
-        return all(id in self.history.last_words for id in ids)
+        return all(id in self.history.final_states for id in ids)
 
-    def expect(self, ids: Sequence[str], word: str) -> None:
+    def expect(self, ids: Sequence[str], state: str) -> None:
         self.listen()
-        assert [self.history.last_words.get(id) for id in ids] == [word] * len(ids)
+        assert [self.history.final_states.get(id) for id in ids] == [state] * len(ids)
 
     def each_event_has_one_owner(self) -> None:
         for unit in self.units:
@@ -667,8 +669,8 @@ class ProcessMachine(RuleBasedStateMachine):
         assert stats.balanced
         assert stats.enqueued == self.enqueued
         assert stats.collected == sum(len(unit.ids) for unit in self.units)
-        for word in LAST_WORDS.values():
-            assert getattr(stats, word) == self.words_here[word]
+        for state in FINAL_STATES.values():
+            assert getattr(stats, state) == self.counts_here[state]
         assert stats.in_flight == len(self.broker.hand)
         held = stats.in_flight + stats.retained + stats.dead
         assert 0 <= stats.adopted <= self.left
@@ -691,15 +693,17 @@ class ProcessMachine(RuleBasedStateMachine):
     def deliver_the_rest(self) -> None:
         for place in range(len(self.units)):
             self.clear(place)
-        dropped = sum(word == "dropped" for word in self.history.last_words.values())
+        dropped = sum(
+            state == "dropped" for state in self.history.final_states.values()
+        )
         for _ in range(2):
             self.broker.becomes(BrokerState.READY)
             self.deliver_all()
             self.has_ended(self.events.close(DEADLINE))
             self.begin_the_next_process()
-        words = Counter(self.history.last_words.values())
-        assert words["dropped"] == dropped
-        assert set(self.history.last_words) == set(self.history.queues)
+        counts = Counter(self.history.final_states.values())
+        assert counts["dropped"] == dropped
+        assert set(self.history.final_states) == set(self.history.queues)
         assert os.listdir(self._folder.name) == [], "files are left"
 
     def deliver_all(self) -> None:

@@ -68,7 +68,7 @@ def test_it_can_be_closed_while_it_begins_to_connect(
     monkeypatch.setattr(broker, "Session", SlowSession)
     connecting.start(BrokerCallbacks())
     assert begins.wait(DEADLINE)
-    # It goes on when the close is waiting for it, and was told nothing.
+    # It continues while the close is waiting for it, without a notification.
     threading.Timer(0.2, closing.set).start()
 
     assert closes_at_once(connecting)

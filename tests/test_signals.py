@@ -309,9 +309,9 @@ def test_what_no_caller_waits_for_is_signalled_by_the_flusher(
 
 
 def test_the_app_context_is_pushed_for_receivers(shop: Shop, heard: Recorder) -> None:
-    publish(shop, "told by the caller")
+    publish(shop, "signalled by the caller")
     shop.faults.go_down()
-    publish(shop, "told by the flusher")
+    publish(shop, "signalled by the flusher")
     shop.faults.come_up()
 
     heard.wait_for_count("events_published", 2)
@@ -611,7 +611,7 @@ def test_a_receiver_that_enqueues_whenever_events_are_dropped_ends(
 
     with events_dropped.connected_to(insist, full_shop):
         full_shop.enqueue("too much")
-        wait_until(lambda: len(calls) == 3, "the flusher tells the rest")
+        wait_until(lambda: len(calls) == 3, "the flusher signals the rest")
 
     assert deepest == [1]
     assert full_shop.books() == {"retained": 1, "dropped": 3}

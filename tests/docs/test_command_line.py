@@ -64,7 +64,7 @@ with app.app_context():
 
 
 class Worker:
-    """A process of the app, which does what it is told."""
+    """A process of the app, which carries out requests."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process

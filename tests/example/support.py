@@ -71,9 +71,9 @@ def state(visitor: FlaskClient) -> dict[str, Any]:
 
 def books(visitor: FlaskClient) -> dict[str, Any]:
     """Return the counts that are not zero, without sizes and ages."""
-    aside = ("enqueued", "held_bytes", "oldest_age", "broker", "broker_error")
+    omitted = ("enqueued", "held_bytes", "oldest_age", "broker", "broker_error")
     shown = state(visitor)["books"]
-    return {k: v for k, v in shown.items() if v and k not in aside}
+    return {k: v for k, v in shown.items() if v and k not in omitted}
 
 
 def order(visitor: FlaskClient, quantity: int = 1) -> int:

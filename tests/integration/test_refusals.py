@@ -31,23 +31,23 @@ class Shop(NamedTuple):
     app: Flask
     events: EventCollector
     queue: str
-    told: list[tuple[str, dict[str, Any]]]
+    signalled: list[tuple[str, dict[str, Any]]]
 
 
 def make_shop(node: RabbitMQNode, **settings: Any) -> Shop:
     queue = load.fresh_queue()
     app, events = load.make_app(node.url, queue, **settings)
-    told: list[tuple[str, dict[str, Any]]] = []
+    signalled: list[tuple[str, dict[str, Any]]] = []
 
     def failed(app: Flask, **about: Any) -> None:
-        told.append(("failed", about))
+        signalled.append(("failed", about))
 
     def dead(app: Flask, **about: Any) -> None:
-        told.append(("dead", about))
+        signalled.append(("dead", about))
 
     publish_failed.connect(failed, app, weak=False)
     events_dead.connect(dead, app, weak=False)
-    return Shop(app, events, queue, told)
+    return Shop(app, events, queue, signalled)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def test_a_missing_queue_is_named_in_result_signal_and_log(
     result = shop.events.publish(timeout=10)
 
     assert result == PublishResult(retained=1)
-    kind, about = shop.told[0]
+    kind, about = shop.signalled[0]
     assert (kind, about["outcome"]) == ("failed", Outcome.RETURNED)
     assert about["events"] == (event,)
     assert "no.such.queue" in about["error"]
@@ -133,7 +133,7 @@ def test_what_is_refused_for_long_is_dead_and_can_be_retried(
     assert dead.event is event
     assert dead.attempts > 1
     assert late in dead.reason
-    load.wait_for(lambda: shop.told[-1][0] == "dead")
+    load.wait_for(lambda: shop.signalled[-1][0] == "dead")
     rabbitmq.declare(late)
     assert shop.events.retry() == 1
     assert shop.events.flush(10)
@@ -167,7 +167,7 @@ def test_a_full_queue_gets_the_rest_when_there_is_room(
         shop.events.enqueue_event(number, full)
     result = shop.events.publish(timeout=10)
     assert result.confirmed == 2
-    assert shop.told[0][1]["outcome"] is Outcome.NACKED
+    assert shop.signalled[0][1]["outcome"] is Outcome.NACKED
 
     first = rabbitmq.get_all(full)
     load.wait_for(lambda: shop.events.stats().confirmed == 4)
@@ -188,7 +188,7 @@ def test_a_missing_exchange_is_refused_and_recovers(
     result = shop.events.publish(timeout=10)
 
     assert result == PublishResult(confirmed=1, retained=1)
-    assert exchange in shop.told[0][1]["error"]
+    assert exchange in shop.signalled[0][1]["error"]
     with rabbitmq.channel() as channel:
         channel.exchange_declare(exchange, "direct")
         channel.queue_bind(shop.queue, exchange, shop.queue)
@@ -217,7 +217,7 @@ def test_an_exchange_that_is_deleted_under_load_disturbs_no_other(
         shop.events.enqueue_event(number, shop.queue)
         assert shop.events.publish().confirmed == 1
 
-    outcomes = {about["outcome"] for kind, about in shop.told if kind == "failed"}
+    outcomes = {about["outcome"] for kind, about in shop.signalled if kind == "failed"}
     assert Outcome.RETURNED in outcomes
 
 

@@ -24,7 +24,7 @@ from flask_eventcollector.stores.spool.journal import PAGE_SIZE, SUFFIXES, Journ
 from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.stores.spool.rows import row_of
 from tests.helpers import DEADLINE, wait_until
-from tests.parts import Told, collect, make_delivery, make_event
+from tests.parts import SignalLog, collect, make_delivery, make_event
 from tests.spool.support import leave, rows, spooling
 
 #: This gives a file several pages.
@@ -219,14 +219,18 @@ def number_of(payload: str) -> int:
     return int(payload[1 : payload.index(">")])
 
 
-def deliver(folder: Path, told: Told) -> Delivery:
+def deliver(folder: Path, signal_log: SignalLog) -> Delivery:
     return make_delivery(
-        MemoryBroker(), told, backlog=spooling(folder), durable=True, max_events=10_000
+        MemoryBroker(),
+        signal_log,
+        backlog=spooling(folder),
+        durable=True,
+        max_events=10_000,
     )
 
 
-def published(told: Told) -> list[int]:
-    payloads = told.payloads("events-published")
+def published(signal_log: SignalLog) -> list[int]:
+    payloads = signal_log.payloads("events-published")
     return sorted(number_of(p) for p in payloads if p.startswith("<"))
 
 
@@ -277,30 +281,34 @@ def test_the_whole_rows_of_a_damaged_file_are_delivered(
     path = put(folder, before)
     damage(path, random.Random(seed))
     expected = whole_rows_of(before, content_of(path))
-    told = Told()
+    signal_log = SignalLog()
 
-    delivery = deliver(folder, told)
+    delivery = deliver(folder, signal_log)
     try:
         # The app works: its own events are delivered, regardless of the folder's
         # content.
         assert delivery.publish(collect(delivery, "own")).confirmed == 1
         assert delivery.flush(DEADLINE)
-        wait_until(lambda: set(published(told)) >= expected, "all is told")
+        wait_until(
+            lambda: set(published(signal_log)) >= expected, "all events are signalled"
+        )
         delivery.close(DEADLINE)
         names = {p.name for p in folder.iterdir()}
         stats = delivery.stats()
     finally:
         delivery.close(0)
-    found, everything = published(told), set(pieces_of_rows(before))
+    found, everything = published(signal_log), set(pieces_of_rows(before))
     assert len(found) == len(set(found))
     assert expected <= set(found) <= everything
     assert stats.balanced
     # No file is deleted unless all of its events were delivered.
-    aside = {name for name in names if name.startswith(f"{path.name}.quarantined")}
-    assert names == aside
-    assert bool(aside) == (stats.quarantined == 1)
+    quarantined = {
+        name for name in names if name.startswith(f"{path.name}.quarantined")
+    }
+    assert names == quarantined
+    assert bool(quarantined) == (stats.quarantined == 1)
     if set(found) < everything:
-        assert aside
+        assert quarantined
 
 
 def test_the_files_are_what_the_trials_need(files: dict[str, Content]) -> None:
@@ -427,12 +435,12 @@ def test_what_was_not_moved_into_a_file_that_is_gone_is_delivered(
     folder = tmp_path / "spool"
     path = put(folder, files["killed"])
     path.write_bytes(b"")
-    told = Told()
-    delivery = deliver(folder, told)
+    signal_log = SignalLog()
+    delivery = deliver(folder, signal_log)
     delivery.start()
-    wait_until(lambda: delivery.stats().quarantined == 1, "it is set aside")
+    wait_until(lambda: delivery.stats().quarantined == 1, "it is quarantined")
     delivery.close(DEADLINE)
-    assert len(published(told)) >= 30
+    assert len(published(signal_log)) >= 30
 
 
 def test_a_page_that_the_disk_can_not_read_is_damage(
@@ -462,10 +470,10 @@ def test_a_damaged_file_that_can_not_be_opened_is_tried_again(
         return open_file(name, flags, *more, **others)
 
     monkeypatch.setattr(os, "open", fail)
-    told = Told()
-    delivery = deliver(folder, told)
+    signal_log = SignalLog()
+    delivery = deliver(folder, signal_log)
     delivery.start()
-    wait_until(lambda: len(published(told)) == len(LENGTHS), "all is delivered")
+    wait_until(lambda: len(published(signal_log)) == len(LENGTHS), "all is delivered")
     delivery.close(DEADLINE)
 
 
@@ -473,13 +481,13 @@ def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     path = leave(folder, ["first", "second", "third"])
     path.write_bytes(path.read_bytes().replace(b'"second"', b'"sEcond"'))
-    told = Told()
-    delivery = deliver(folder, told)
+    signal_log = SignalLog()
+    delivery = deliver(folder, signal_log)
     delivery.start()
-    told.wait_for("events-published", ["first", "third"])
+    signal_log.wait_for("events-published", ["first", "third"])
     delivery.close(DEADLINE)
     assert {p.name for p in folder.iterdir()} == {f"{path.name}.quarantined"}
-    [about] = [a for name, a in told._heard if name == "spool-file-quarantined"]
+    [about] = [a for name, a in signal_log._heard if name == "spool-file-quarantined"]
     assert about == {
         "path": folder / f"{path.name}.quarantined",
         "reason": "checksum mismatch in 1 row",
@@ -494,12 +502,12 @@ def test_another_users_file_is_quarantined_unread(
     folder = tmp_path / "spool"
     path = leave(folder, "ab")
     os.chown(path, 12345, -1)
-    told = Told()
-    delivery = deliver(folder, told)
+    signal_log = SignalLog()
+    delivery = deliver(folder, signal_log)
     assert delivery.publish(collect(delivery, "own")).confirmed == 1
-    wait_until(lambda: delivery.stats().quarantined == 1, "it is set aside")
+    wait_until(lambda: delivery.stats().quarantined == 1, "it is quarantined")
     delivery.close(DEADLINE)
-    assert told.payloads("events-published") == ["own"]
+    assert signal_log.payloads("events-published") == ["own"]
     assert "belongs to the user with id 12345" in caplog.text
 
 
@@ -510,7 +518,7 @@ def test_a_newer_versions_file_is_left_where_it_is(tmp_path: Path) -> None:
         connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 2}")
         connection.execute("PRAGMA user_version = 2")
     connection.close()
-    delivery = deliver(folder, Told())
+    delivery = deliver(folder, SignalLog())
     delivery.start()
     wait_until(lambda: "version 2" in delivery.stats().spool_error, "it is noted")
     delivery.close(DEADLINE)
@@ -521,7 +529,7 @@ def test_a_file_that_was_never_begun_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     path = leave(folder, [])
     path.write_bytes(b"")
-    delivery = deliver(folder, Told())
+    delivery = deliver(folder, SignalLog())
     delivery.start()
     assert delivery.flush(DEADLINE)
     delivery.close(DEADLINE)
@@ -539,8 +547,8 @@ def test_events_of_a_damaged_file_are_delivered_even_if_the_disk_is_full(
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(Journal, "write", fail)
-    told = Told()
-    delivery = deliver(folder, told)
+    signal_log = SignalLog()
+    delivery = deliver(folder, signal_log)
     delivery.start()
-    wait_until(lambda: len(published(told)) == len(LENGTHS), "all is delivered")
+    wait_until(lambda: len(published(signal_log)) == len(LENGTHS), "all is delivered")
     delivery.close(DEADLINE)

@@ -51,7 +51,7 @@ def test_it_is_logged_once_a_minute_and_recovers_when_there_are_some(
     )
     assert ended.returncode == 0, ended.stderr
     lines = ended.stderr.splitlines()
-    told = [line for line in lines if line.startswith("Spool problem: ")]
-    assert len(told) == 1
-    assert "Too many open files" in told[0]
-    assert "1 event in memory only." in told[0]
+    problems = [line for line in lines if line.startswith("Spool problem: ")]
+    assert len(problems) == 1
+    assert "Too many open files" in problems[0]
+    assert "1 event in memory only." in problems[0]

@@ -169,9 +169,12 @@ def test_a_quarantined_file_is_not_found_again(folder: Folder) -> None:
     (folder.path / f"{path.name}-wal").touch()
     claim = claim_orphan(path)
     assert claim is not None
-    aside = claim.quarantine()
-    assert aside.name == f"{path.name}.quarantined"
-    assert {p.name for p in folder.path.iterdir()} == {aside.name, f"{aside.name}-wal"}
+    quarantined = claim.quarantine()
+    assert quarantined.name == f"{path.name}.quarantined"
+    assert {p.name for p in folder.path.iterdir()} == {
+        quarantined.name,
+        f"{quarantined.name}-wal",
+    }
     assert folder.files() == []
 
 

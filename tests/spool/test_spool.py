@@ -30,7 +30,7 @@ from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
-    Told,
+    SignalLog,
     books,
     collect,
     delivering,
@@ -53,8 +53,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def signal_log() -> SignalLog:
+    return SignalLog()
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ Deliver = Callable[..., Delivery]
 
 
 @pytest.fixture
-def deliver(folder: Path, told: Told) -> Iterator[Deliver]:
+def deliver(folder: Path, signal_log: SignalLog) -> Iterator[Deliver]:
     begun: list[Delivery] = []
 
     def deliver(broker: Any, *, confirm_timeout: float = 0.1, **more: Any) -> Delivery:
         about_spool = {k: more.pop(k) for k in ("page", "full_sync") if k in more}
         delivery = make_delivery(
             broker,
-            told,
+            signal_log,
             confirm_timeout=confirm_timeout,
             backlog=spooling(folder, patience=confirm_timeout, **about_spool),
             durable=True,
@@ -217,14 +217,14 @@ def requests(delivery: Delivery) -> Any:
 
 
 def test_a_confirm_erases_the_row(
-    deliver: Deliver, broker: ManualBroker, folder: Path, told: Told
+    deliver: Deliver, broker: ManualBroker, folder: Path, signal_log: SignalLog
 ) -> None:
     delivery = deliver(broker)
     delivery.publish(collect(delivery, 1, 2))
     broker.settle()
     eventually(delivery, confirmed=2, unerased=0, spooled=0)
     assert stored(folder) == []
-    told.wait_for("events-published", [1, 2])
+    signal_log.wait_for("events-published", [1, 2])
 
 
 def test_a_confirm_during_the_write_erases_the_row(
@@ -300,14 +300,14 @@ def test_what_is_purged_is_erased(
 
 
 def test_what_is_left_at_the_end_stays_on_disk_and_is_not_dropped(
-    deliver: Deliver, away: ManualBroker, folder: Path, told: Told
+    deliver: Deliver, away: ManualBroker, folder: Path, signal_log: SignalLog
 ) -> None:
     delivery = deliver(away)
     delivery.hand_over(collect(delivery, 1, 2))
     assert not delivery.close(0)
     assert stored(folder) == [1, 2]
     assert books(delivery) == {"retained": 2}
-    assert told.payloads("events-dropped") == []
+    assert signal_log.payloads("events-dropped") == []
     assert spool_threads() == []
 
 
@@ -362,13 +362,13 @@ def test_a_file_with_nothing_in_it_is_removed_at_the_end(
 
 
 def test_the_next_process_delivers_what_was_left(
-    deliver: Deliver, folder: Path, told: Told
+    deliver: Deliver, folder: Path, signal_log: SignalLog
 ) -> None:
     leave(folder, "abc")
     memory = MemoryBroker()
     delivery = deliver(memory)
     assert delivery.publish(collect(delivery, "new")).confirmed == 1
-    told.wait_for("events-published", ["new", "a", "b", "c"])
+    signal_log.wait_for("events-published", ["new", "a", "b", "c"])
     eventually(delivery, adopted=3, confirmed=4, unerased=0, retained=0)
     wait_until(lambda: files(folder) == [], "the file is removed")
     assert [e.payload for e in memory.events("q")] == ["new", "a", "b", "c"]
@@ -697,7 +697,10 @@ def test_a_damaged_own_file_is_quarantined_and_written_anew(
 
 
 def test_a_file_quarantined_at_the_last_moment_is_signalled(
-    deliver: Deliver, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+    deliver: Deliver,
+    folder: Path,
+    signal_log: SignalLog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     path = leave(folder, ["first"])
     path.write_bytes(path.read_bytes().replace(b"first", b"fIrst"))
@@ -720,7 +723,9 @@ def test_a_file_quarantined_at_the_last_moment_is_signalled(
     monkeypatch.setattr(delivery._flusher, "stop", stop_and_say_so)
     delivery.start()
     delivery.close(0.1)
-    assert told.reasons("spool-file-quarantined") == ["checksum mismatch in 1 row"]
+    assert signal_log.reasons("spool-file-quarantined") == [
+        "checksum mismatch in 1 row"
+    ]
 
 
 def test_a_file_that_can_not_be_read_for_now_is_tried_again(
@@ -922,7 +927,7 @@ def test_dead_events_are_retried_that_are_not_in_memory_yet(
 
 
 def test_events_are_purged_that_are_not_in_memory_yet(
-    deliver: Deliver, away: ManualBroker, folder: Path, told: Told
+    deliver: Deliver, away: ManualBroker, folder: Path, signal_log: SignalLog
 ) -> None:
     path = leave_with_dead(folder)
     delivery = deliver(away, page=4)
@@ -933,7 +938,7 @@ def test_events_are_purged_that_are_not_in_memory_yet(
 
     # Event 0 was in memory, so there is room for another one now.
     eventually(delivery, dropped=4, unerased=0)
-    told.wait_for("events-dropped", [0, 8, 9, "b"])
+    signal_log.wait_for("events-dropped", [0, 8, 9, "b"])
     assert stored(folder) == [*range(1, 8), "a", "c"]
     assert delivery.stats().balanced
 
