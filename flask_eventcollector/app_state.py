@@ -135,6 +135,7 @@ class AppState:
             Notifier(self._dispatcher.send, log, ledger.defer),
             log,
             confirm_timeout=config.confirm_timeout,
+            reconnect_timeout=config.reconnect_timeout,
             name=name,
             background=self.scopes.background,
         )

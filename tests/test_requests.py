@@ -21,7 +21,7 @@ from flask.testing import FlaskClient
 from werkzeug.test import EnvironBuilder
 
 from flask_eventcollector import EventCollector
-from tests.helpers import DEADLINE, Shop, in_thread, open_shop
+from tests.helpers import DEADLINE, Shop, in_thread, open_shop, wait_until
 
 
 @pytest.fixture
@@ -1190,6 +1190,37 @@ def test_a_request_succeeds_while_the_broker_is_down(shop: Shop) -> None:
     assert shop.books() == {"retained": 1}
     shop.faults.come_up()
     assert shop.books() == {"confirmed": 1}
+
+
+@pytest.mark.parametrize("confirm_timeout", [0, 0.25])
+def test_a_request_waits_for_a_reconnect_if_it_should(confirm_timeout: float) -> None:
+    settings = {
+        "CONFIRM_TIMEOUT": confirm_timeout,
+        "RECONNECT_TIMEOUT": DEADLINE,
+    }
+    with open_shop(**settings) as shop:
+        add_view(shop)
+        shop.faults.go_down()
+        request = threading.Thread(target=status_of, args=(shop,))
+        request.start()
+        wait_until(lambda: shop.books() == {"retained": 1}, "the request waits")
+        assert request.is_alive()
+
+        shop.faults.come_up()
+        request.join(DEADLINE)
+
+        assert shop.books() == {"confirmed": 1}
+
+
+def test_a_request_waits_for_a_reconnect_no_longer_than_it_may() -> None:
+    with open_shop(CONFIRM_TIMEOUT=0, RECONNECT_TIMEOUT=0.3) as shop:
+        add_view(shop)
+        shop.faults.go_down()
+        begun = time.monotonic()
+        assert status_of(shop) == 200
+
+        assert 0.3 <= time.monotonic() - begun < DEADLINE
+        assert shop.books() == {"retained": 1}
 
 
 def test_a_request_waits_for_its_confirms_no_longer_than_it_may() -> None:

@@ -30,6 +30,7 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_EXCHANGES: Mapping[str, Mapping[str, str | bool]]
     EVENTCOLLECTOR_PUBLISH_ON: Literal["success", "always"] | PublishRule
     EVENTCOLLECTOR_CONFIRM_TIMEOUT: float
+    EVENTCOLLECTOR_RECONNECT_TIMEOUT: float
     EVENTCOLLECTOR_BACKLOG: Literal["memory", "spool"]
     EVENTCOLLECTOR_SPOOL_DIR: str | os.PathLike[str] | None
     EVENTCOLLECTOR_SPOOL_SYNC: Literal["normal", "full"]

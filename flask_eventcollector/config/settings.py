@@ -120,6 +120,10 @@ class Config:
     publish_on: PublishRule = publish_on_success
     #: Seconds that a publish waits for confirms. 0: it does not wait.
     confirm_timeout: float = 0.25
+    #: Seconds that a publish waits instead, if that is longer, also while the broker is
+    #: unreachable. 0: it does not wait for a reconnect. For processes that are frozen
+    #: between requests.
+    reconnect_timeout: float = 0.0
     #: Where events wait: ``"memory"``, or ``"spool"``: files on disk, which outlive the
     #: process.
     backlog: str = "memory"
@@ -437,6 +441,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "exchanges": _exchanges,
         "publish_on": _publish_on,
         "confirm_timeout": _seconds,
+        "reconnect_timeout": _seconds,
         "backlog": _backlog,
         "spool_dir": _spool_dir,
         "spool_sync": _one_of(SpoolSync),

@@ -40,6 +40,7 @@ class Delivery:
         log: ThrottledLog,
         *,
         confirm_timeout: float,
+        reconnect_timeout: float = 0.0,
         name: str,
         background: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
@@ -48,7 +49,9 @@ class Delivery:
         self._store = backlog
         self._notifier = notifier
         self._log = log
-        self._confirm_timeout = confirm_timeout
+        #: How long a caller waits that does not say how long it would.
+        self._timeout = max(confirm_timeout, reconnect_timeout)
+        self._is_patient = reconnect_timeout > 0
         #: The scope of events that are enqueued in the flusher's thread.
         self._background = background
         self._flusher = PeriodicWorker(
@@ -87,20 +90,22 @@ class Delivery:
 
         With ``None``, waits at most ``CONFIRM_TIMEOUT`` seconds, and not at all while
         the broker is unreachable. A caller that passes a *timeout* in seconds waits
-        until each event is confirmed or refused, even while it is unreachable.
+        until each event is confirmed or refused, even while it is unreachable; so does
+        every caller with ``RECONNECT_TIMEOUT``.
         """
         if self._ledger.is_in_step or is_own_thread():
             return self._publish_later(entries)
-        waiter = Waiter(patient=timeout is not None)
-        if timeout is None:
-            timeout = self._confirm_timeout
+        waiter = Waiter(patient=self._is_patient or timeout is not None)
+        timeout = self._timeout if timeout is None else timeout
         try:
             self._ledger.hand_over(entries, waiter)
-            if not self._confirm_timeout:
+            if not self._timeout:
                 # No caller waits for the broker, so only the disk makes the events
                 # safe.
                 self._store.persist(waiter.entries)
             self.broker.wake()
+            if waiter.patient and timeout:
+                self.broker.reconnect_now()
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)

@@ -63,6 +63,8 @@ class Session:
         self._declaring: set[str] = set()
         #: When to stop waiting for the declares.
         self._begin_at = float("inf")
+        #: When timeouts were last handled.
+        self._ticked_at = float("inf")
         self._blocked = False
         self._unblocked_at = float("-inf")
         #: Whether events could ever be published on it.
@@ -146,7 +148,8 @@ class Session:
     def _opened(self, _: object) -> None:
         self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
-        self._begin_at = time.monotonic() + STEP_TIMEOUT
+        self._ticked_at = time.monotonic()
+        self._begin_at = self._ticked_at + STEP_TIMEOUT
         self._declare_next()
         self._tick()
 
@@ -266,12 +269,27 @@ class Session:
         """Handle timeouts, even if a wake-up or a response was missed."""
         if self._connection.is_closing or self._connection.is_closed:
             return
+        if self._was_frozen():
+            return
         self._begin_without_answers()
         if self._ready:
             self._channels.look_after()
             self._check_overdue()
             self._drain()
         self._ioloop.call_later(_TICK, self._guarded(self._tick))
+
+    def _was_frozen(self) -> bool:
+        """Whether this process was stopped for so long that the connection is lost.
+
+        The broker gives up a connection that is silent for two heartbeats, and what it
+        sends then may not reach a machine that sleeps.
+        """
+        ticked_at, self._ticked_at = self._ticked_at, time.monotonic()
+        stopped = self._ticked_at - ticked_at
+        if stopped <= self._patience:
+            return False
+        self._abort(f"this process was stopped for {stopped:.0f} s")
+        return True
 
     def _check_overdue(self) -> None:
         """Abort the connection if the broker has stopped confirming altogether.
