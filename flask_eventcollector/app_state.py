@@ -102,7 +102,7 @@ class AppState:
     def delivery_with_orphans(self) -> Delivery | None:
         """This process's delivery, started if dead processes have left events.
 
-        ``None``: nothing was enqueued here, and nothing was left.
+        ``None``: nothing was enqueued here, and no dead process has left events.
         """
         delivery = self.delivery_if_used()
         if delivery is None or not delivery.is_started:

@@ -58,11 +58,11 @@ def note_torn_down(scope: RequestScope) -> None:
 
 
 def connection_of_process() -> object | None:
-    """What exists as long as this process, if it was forked for one connection.
+    """An object that lives as long as this process, if forked for one connection.
 
-    Werkzeug's server does that with ``processes``. Such a process leaves by
-    ``os._exit()`` once its connection is closed; all that runs before is what the
-    deletion of its objects brings. See ``ForkingMixIn`` in
+    Werkzeug's server forks in this way with ``processes``. Such a process exits by
+    ``os._exit()`` once its connection is closed; before that, only finalizers of its
+    objects run. See ``ForkingMixIn`` in
     https://docs.python.org/3/library/socketserver.html.
     """
     if not flask.has_request_context():
@@ -71,7 +71,7 @@ def connection_of_process() -> object | None:
     if not (environ.get("wsgi.multiprocess") and "werkzeug.socket" in environ):
         return None
     source = environ["wsgi.input"]
-    # A body in chunks has a reader of its own around the connection's.
+    # A chunked body has its own reader around the connection's.
     source = getattr(source, "_rfile", source)
     return source if isinstance(source, io.BufferedReader) else None
 
@@ -97,7 +97,7 @@ def note_use(app: flask.Flask, collector: CollectorLike) -> None:
 
 
 def take_use() -> Use | None:
-    """Take the use of the thread's collector by the current app context, which ends."""
+    """Take the use of the thread's collector by the app context that is ending."""
     use: Use | None = vars(_app_context()).pop(_USE, None)
     return use
 

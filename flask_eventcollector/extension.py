@@ -56,8 +56,8 @@ class EventCollector:
     Inside an app context, every method applies to that app. Outside, it applies to the
     only app that was initialised, unless the method says otherwise. Every method raises
     :exc:`RuntimeError` if no such app can be determined. No connection is made and no
-    thread is started before the first event. With the spool, the events that dead
-    processes have left count, too.
+    thread is started before the first event. With the spool, that includes events that
+    dead processes have left.
 
     :param app: calls :meth:`init_app` with this app.
     """
@@ -253,8 +253,8 @@ class EventCollector:
         """The event counts of this process, with the broker's state.
 
         Outside an app context, it is the sum over all apps. With the spool, a call in
-        the first second of a process waits until events of dead processes were looked
-        for, at most until that second is over. Otherwise it does not block.
+        the first second of a process waits for the scan for events of dead processes,
+        at most until that second is over. Otherwise, it does not block.
 
         :returns: a :class:`Stats`.
         """
@@ -267,8 +267,8 @@ class EventCollector:
     def dead(self) -> tuple[DeadEvent, ...]:
         """The dead-lettered events, which the broker kept refusing.
 
-        With the spool, also those of dead processes that this process has adopted.
-        Blocks no longer than :meth:`stats`.
+        With the spool, that includes events of dead processes that this process has
+        adopted. Blocks no longer than :meth:`stats`.
 
         :returns: a tuple of :class:`DeadEvent`.
         """
@@ -349,7 +349,7 @@ class EventCollector:
         return delivery
 
     def _deliveries(self) -> list[Delivery]:
-        """Those of the apps in question that have, or may find, any events."""
+        """The deliveries of the apps in question that have, or may find, events."""
         found = [state.delivery_with_orphans() for state in self._states()]
         return [delivery for delivery in found if delivery is not None]
 

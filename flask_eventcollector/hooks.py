@@ -89,7 +89,7 @@ class Hooks:
     def _on_appcontext_tearing_down(
         self, sender: Flask, exc: BaseException | None = None, **extra: Any
     ) -> None:
-        # Other teardown functions may have enqueued after ours has run.
+        # Other teardown functions may have enqueued events after this one.
         self._on_teardown_appcontext(exc)
 
     def _on_shell(self) -> dict[str, Any]:

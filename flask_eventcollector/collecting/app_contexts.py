@@ -1,4 +1,4 @@
-"""What an app context leaves unpublished in its thread's collector."""
+"""Handles events that an app context leaves unpublished in its thread's collector."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ logger = logging.getLogger("flask_eventcollector")
 
 
 class Use:
-    """The use that one app context has made of its thread's collector.
+    """The use of its thread's collector by one app context.
 
     :param collector: the thread's collector, before the use.
     """
@@ -52,7 +52,7 @@ class Use:
 
 
 def _is_success(error: BaseException | None) -> bool:
-    """Whether work that ended with *error* succeeded; ``sys.exit(0)`` is no failure."""
+    """Whether work that ended with *error* succeeded, as with ``sys.exit(0)``."""
     if isinstance(error, SystemExit):
         return error.code in (None, 0)
     return error is None

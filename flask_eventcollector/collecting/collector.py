@@ -119,7 +119,7 @@ class Collector:
         delivery = self._current_delivery()
         return delivery.collected(self._entries) if self._entries else ()
 
-    # What its thread's app contexts call.
+    # Called by its thread's app contexts.
 
     @property
     def newest(self) -> object:
@@ -128,25 +128,25 @@ class Collector:
         return self._entries[-1] if self._entries else None
 
     def warn_of_unpublished(self, before: object, reason: str) -> None:
-        """Warn of what was collected after *before*, and is still here."""
+        """Warn of events collected after *before* that are still unpublished."""
         delivery = self._current_delivery()
         delivery.warn_of_unpublished(self._entries[self._place_after(before) :], reason)
 
     def publish_since(self, before: object) -> None:
-        """Publish what was collected after *before*."""
+        """Publish the events collected after *before*."""
         delivery, place = self._current_delivery(), self._place_after(before)
         if len(self._entries) > place:
             delivery.publish(self._entries[place:])
             del self._entries[place:]
 
     def discard_since(self, before: object, reason: str) -> None:
-        """Discard what was collected after *before*."""
+        """Discard the events collected after *before*."""
         delivery, place = self._current_delivery(), self._place_after(before)
         delivery.discard(self._entries[place:], reason)
         del self._entries[place:]
 
     def _place_after(self, before: object) -> int:
-        """Where what was collected after *before* begins; 0: that is here no more."""
+        """The position after *before*; 0: *before* is not here any more."""
         places = range(len(self._entries), 0, -1)
         return next((n for n in places if self._entries[n - 1] is before), 0)
 

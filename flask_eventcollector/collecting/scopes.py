@@ -22,13 +22,13 @@ _INHERITED = (
 class Scope:
     """A unit of work. Its collector is created on first use."""
 
-    #: What the log calls it.
+    #: Its name in the log.
     kind = "thread"
 
     def __init__(self, scopes: Scopes) -> None:
         self.scopes = scopes
-        #: Whether it was entered before this process was forked. Its end is the
-        #: parent's affair, so most likely nothing ends it here.
+        #: Whether it was entered before this process was forked. The parent ends it, so
+        #: probably nothing ends it here.
         self.is_inherited = False
         self._collector: Collector | None = None
 

@@ -16,7 +16,7 @@ from ..messages.wording import type_name
 from .url_options import problem_with_name, problem_with_value
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
-#: Celery's name for its usual client.
+#: Celery's name for its default client.
 _SYNONYMS = {"pyamqp": "amqp"}
 
 
@@ -47,7 +47,7 @@ class BrokerURL:
 
     @property
     def zoneless_host(self) -> str:
-        """The host without the zone of a link-local address, for others to see."""
+        """The host without the zone of a link-local address, for display."""
         return self.host.partition("%")[0]
 
     def number(self, option: str) -> int | None:

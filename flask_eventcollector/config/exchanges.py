@@ -1,4 +1,4 @@
-"""What the settings say about exchanges."""
+"""The settings of exchanges."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..errors import ConfigurationError
 from ..messages.amqp_fields import check_name
 from ..messages.wording import type_name
 
-#: What RabbitMQ itself has. An exchange of one of these returns only what it has not
-#: put into any queue. https://www.rabbitmq.com/docs/exchanges#types
+#: RabbitMQ's built-in types. Exchanges of these types return only messages that they
+#: have not put into any queue. https://www.rabbitmq.com/docs/exchanges#types
 PLAIN_TYPES = ("direct", "fanout", "headers", "topic")
 
 
@@ -23,7 +23,8 @@ class ExchangeOptions:
     #: ``"direct"``, ``"topic"``, ``"fanout"``, ``"headers"`` or a plugin's; ``None``:
     #: unknown.
     type: str | None = None
-    #: Whether the broker returns what reaches no queue. Otherwise RabbitMQ confirms it.
+    #: Whether the broker returns messages that reach no queue. Otherwise, RabbitMQ
+    #: confirms them.
     mandatory: bool = True
 
 
@@ -32,9 +33,10 @@ Exchanges = Mapping[str, ExchangeOptions]
 
 
 def is_plain(name: str, options: ExchangeOptions) -> bool:
-    """Whether what the exchange returns has certainly reached no queue.
+    """Whether a message that the exchange returns has certainly reached no queue.
 
-    Also plain are the default exchange and those that each virtual host begins with.
+    The default exchange and the predeclared exchanges of each virtual host are plain,
+    too.
     """
     return not name or name.startswith("amq.") or options.type in PLAIN_TYPES
 

@@ -112,15 +112,16 @@ class Config:
     queues: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: MappingProxyType({})
     )
-    #: Exchanges with a behaviour of their own: name → ``{"mandatory": False}`` for one
-    #: that returns what it delivers all the same, and its ``"type"``. Not declared.
+    #: Exchanges with special behaviour: name → ``{"mandatory": False}`` for one that
+    #: returns messages although it delivers them, and its ``"type"``. They are not
+    #: declared.
     exchanges: Exchanges = field(default_factory=lambda: MappingProxyType({}))
     #: When a request's events are published. ``"success"``: no exception and a status
     #: below 400; ``"always"``; or a callable ``(status, exception) -> bool``.
     publish_on: PublishRule = publish_on_success
     #: Seconds that a publish waits for confirms. 0: it does not wait.
     confirm_timeout: float = 0.25
-    #: Seconds that a publish waits instead, if that is longer, also while the broker is
+    #: Seconds that a publish waits instead, if that is longer, even while the broker is
     #: unreachable. 0: it does not wait for a reconnect. For processes that are frozen
     #: between requests.
     reconnect_timeout: float = 0.0
@@ -146,7 +147,7 @@ class Config:
     #: At a limit: ``"drop-newest"``, ``"drop-oldest"``, or ``"reject"``
     #: (``enqueue_event`` raises ``BacklogFull``).
     overflow: Overflow = Overflow.DROP_NEWEST
-    #: The most events in flight. For one target, 300 at most.
+    #: The most events in flight; at most 300 for one target.
     max_in_flight: int = 2_000
     #: Seconds of being refused until an event is dead-lettered; outages do not count.
     dead_after: float = 3600.0

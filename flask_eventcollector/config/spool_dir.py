@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConfigurationError
 
-#: A folder of this name is the library's own: it may change the folder's mode.
+#: A folder of this name belongs to the library, which may change its mode.
 OWN_NAME = "eventcollector-spool"
 
 

@@ -9,7 +9,7 @@ from .broker_url import BrokerURL
 
 
 def tls_context(url: BrokerURL, keyfile_password: str | None = None) -> ssl.SSLContext:
-    """Read the URL's TLS files. Never asks at the terminal for a passphrase.
+    """Read the URL's TLS files. Never asks for a passphrase at the terminal.
 
     :param keyfile_password: the passphrase of the URL's ``keyfile``, or of the key in
         its ``certfile``; only used if the key is encrypted.
@@ -44,7 +44,7 @@ def _load_certificate(
         nonlocal is_encrypted
         is_encrypted = True
         if password is None:
-            # Without an answer OpenSSL would ask at the terminal, and wait.
+            # Without a passphrase, OpenSSL would ask at the terminal, and wait.
             raise _error(
                 url,
                 "has an encrypted keyfile: set EVENTCOLLECTOR_KEYFILE_PASSWORD to its"

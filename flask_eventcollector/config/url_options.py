@@ -10,7 +10,7 @@ from collections.abc import Mapping
 _TLS_FILES = ("cacertfile", "certfile", "keyfile")
 TLS_OPTIONS = (*_TLS_FILES, "verify", "server_name_indication")
 
-#: The least and the most of each number, with its unit.
+#: The minimum and maximum of each number, with its unit.
 _NUMBERS: Mapping[str, tuple[int, int, str]] = {
     "heartbeat": (1, 65_535, "seconds"),
     # Some clients count in seconds, so a small number is likely to be one of these.
@@ -22,8 +22,8 @@ _OPTIONS = (*TLS_OPTIONS, *_NUMBERS, "auth_mechanism")
 
 _USELESS = "leave it out, since it has no use here"
 
-#: What other clients call it, by what to do instead: pika, kombu, aiormq, amqplib,
-#: bunny, and RabbitMQ's own for Erlang.
+#: Names that other clients use, by the cure: pika, kombu, aiormq, amqplib, bunny, and
+#: RabbitMQ's Erlang client.
 _CURES: Mapping[str, tuple[str, ...]] = {
     "write amqps:// instead": ("ssl", "tls", "use_ssl"),
     "write amqps:// with cacertfile, certfile and keyfile": ("ssl_options",),
@@ -88,7 +88,7 @@ def problem_with_name(name: str, scheme: str) -> str:
 
 
 def problem_with_value(name: str, text: str) -> str:
-    """Why *text* is no value for *name*; ``""``: it is. It may be confidential."""
+    """Why *text*, which may be confidential, is invalid; ``""``: it is valid."""
     if not text:
         return f"has {name} without a value: add one, or leave it out"
     if name in _TLS_FILES and not os.path.isfile(text):

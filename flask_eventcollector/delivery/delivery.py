@@ -49,7 +49,7 @@ class Delivery:
         self._store = backlog
         self._notifier = notifier
         self._log = log
-        #: How long a caller waits that does not say how long it would.
+        #: How long a caller without a timeout waits.
         self._timeout = max(confirm_timeout, reconnect_timeout)
         self._is_patient = reconnect_timeout > 0
         #: The scope of events that are enqueued in the flusher's thread.
@@ -139,7 +139,7 @@ class Delivery:
         return len(notices)
 
     def warn_of_unpublished(self, entries: list[Entry], reason: str) -> None:
-        """Log that *entries* are still collected where their work has ended."""
+        """Log that *entries* are still collected although their work has ended."""
         self._log.unpublished(self._ledger.collected(entries), reason)
 
     def abandon(self, entries: list[Entry]) -> None:
@@ -161,9 +161,9 @@ class Delivery:
         return self._ledger.wait_until_flushed(deadline) and all_known
 
     def _retry_now(self, timeout: float) -> bool:
-        """Send all that waits, and what dead processes have left.
+        """Retry all waiting events, and look for events of dead processes.
 
-        Returns whether the latter is known after *timeout* seconds at most.
+        Waits at most *timeout* seconds; returns whether the latter are known.
         """
         all_known = self._store.scan(timeout)
         self._ledger.reopen()
@@ -273,14 +273,14 @@ class Delivery:
         return self._started
 
     def wait_for_first_scan(self) -> None:
-        """Wait until events of dead processes were looked for, a second at most."""
+        """Wait for the first scan for events of dead processes, at most one second."""
         if not self._ledger.is_in_step:
             self._store.wait_for_first_scan()
 
     def start(self) -> None:
         """Start the threads and the first connection, once; does not wait.
 
-        Where no thread can be started, the events wait, and the next call tries again.
+        If no thread can be started, the events wait, and the next call tries again.
         """
         if self._started or holds(self._starting):
             # The latter: called by a destructor that interrupted the start.
@@ -310,14 +310,14 @@ class Delivery:
         return not was_closed
 
     def _shut_down(self, deadline: float, *, reconnect: bool) -> bool:
-        """Stop; returns whether it is known what dead processes have left."""
+        """Stop; returns whether the events of dead processes are known."""
         self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
         # Before the flush: the process may be killed in the middle of it.
         self._store.persist_all()
         all_known = not reconnect or self._retry_now(deadline - time.monotonic())
         state = self._ledger.stats().broker
         if reconnect or state.is_connected or state is BrokerState.CONNECTING:
-            # Also without a new connection, what is in flight may be confirmed.
+            # Even without a new connection, events in flight may be confirmed.
             self._ledger.wait_until_flushed(deadline)
         self._stop(deadline)
         return all_known

@@ -67,7 +67,7 @@ class Entry:
         self.attempts = 0
         self.handed_over_at = 0.0
         self.sent_at = 0.0
-        #: Set once an attempt has ended in such a way that it may have been delivered.
+        #: Set once an attempt has ended with a possible delivery.
         self.possible_duplicate = False
         #: Whether the broker may have closed a channel or a connection because of it.
         self.is_suspect = False
@@ -111,7 +111,7 @@ class Settlement(NamedTuple):
     suspect: bool = False
     #: Whether to pause the target. A refusal always does.
     back_off: bool = False
-    #: Whether the broker may deliver the event although it has refused it.
+    #: Whether the broker may deliver the event although it refused it.
     possibly_taken: bool = False
     #: Seconds until this event is retried, regardless of others for the target;
     #: ``None``: the backoff decides.

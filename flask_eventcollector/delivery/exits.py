@@ -1,4 +1,4 @@
-"""Closes the deliveries of a process that ends, also where it skips exit handlers."""
+"""Closes the deliveries of a process at its end, even if it skips exit handlers."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def close_all() -> None:
         delivery.close(max(0.0, left), reconnect=False)
 
 
-# Processes that leave by os._exit(), so without atexit. A process that belongs to one
-# of these modules has imported it; nothing is imported here.
+# Processes that exit by os._exit(), so without atexit. A process that belongs to one of
+# these modules has imported it; nothing is imported here.
 
 
 def _close_at_end_of_multiprocessing() -> None:
-    """Use the exit handlers that a child of multiprocessing does run.
+    """Use the exit handlers that a child of multiprocessing runs.
 
     See https://docs.python.org/3/library/multiprocessing.html for the end of a process.
     """

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .entries import Entry
 
-#: The window of a target that refuses nothing. RabbitMQ stops reading a connection from
-#: which it has 400 messages for a queue that takes none.
+#: The window of a target that refuses nothing. RabbitMQ stops reading from a connection
+#: with 400 messages for a queue that accepts none.
 #: https://www.rabbitmq.com/docs/flow-control
 WIDE_OPEN = 300
 #: A time that never comes.

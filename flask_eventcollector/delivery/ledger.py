@@ -728,9 +728,9 @@ class Ledger:
         self._forget_if_idle(entry.target)
 
     def _give_back(self, reason: str) -> None:
-        """The broker is gone, so there will be no word on what is still in flight.
+        """Settle the events in flight as *unknown*, since the broker is unreachable.
 
-        It should have settled all of it, but something may have kept it from that.
+        The broker should have settled them, but may have failed to.
         """
         now = self._clock()
         for entry in self._books.in_state(State.IN_FLIGHT):

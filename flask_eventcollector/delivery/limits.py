@@ -1,4 +1,4 @@
-"""How many events a process may hold, and who may use the last of the room."""
+"""The limits of a process, and who may use the reserve."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..events import Event
 from .books import Books
 from .entries import Entry, State
 
-#: What counts against ``max_events`` and ``max_bytes``.
+#: The states that count against ``max_events`` and ``max_bytes``.
 _LIMITED = (State.COLLECTED, State.RETAINED, State.IN_FLIGHT)
 
 
@@ -23,7 +23,7 @@ class Limits:
     max_in_flight: int
     #: At the limit: drop the oldest event instead of the newest.
     drop_oldest: bool
-    #: At the limit: refuse the newest event instead of dropping any.
+    #: At the limit: reject the newest event instead of dropping any.
     reject: bool
     #: Seconds of being refused after which an event is dead-lettered.
     dead_after: float
@@ -34,10 +34,10 @@ class Limits:
 
 
 class Room:
-    """What the limits leave.
+    """The free room within the limits.
 
-    A tenth of it is a reserve, so that a target that is refused, or a thread that never
-    publishes, can't take the room of all others.
+    A tenth is a reserve, so that a refused target, or a thread that never publishes,
+    can't take the room of all others.
 
     Not thread-safe: the ledger's lock guards it.
     """
@@ -47,7 +47,7 @@ class Room:
         self._books = books
         self._reserve = limits.max_events // 10
         self._reserve_bytes = limits.max_bytes // 10
-        #: Beside the bytes that the other events take.
+        #: In addition to the bytes of the other events.
         self._dead_bytes = limits.max_bytes // 4
 
     def has(self, events: int, size: int, *, reserve: bool) -> bool:
@@ -72,7 +72,8 @@ class Room:
     def to_adopt(self) -> tuple[int, int]:
         """How many more events, and bytes, of dead processes fit.
 
-        Their dead events are read, too. Those beyond the limit take the others' room.
+        Their dead events are read, too. Those beyond their limit take room from the
+        others.
         """
         left, bytes_left = self.free()
         dead = self._books.count(State.DEAD) - self._limits.max_dead_events
@@ -82,7 +83,7 @@ class Room:
     def is_share(self, collected: Sequence[Entry]) -> bool:
         """Whether one unit of work holds no more than the size of the reserve.
 
-        Without a reserve, as with fewer than ten events, it holds what it can.
+        Without a reserve, as with fewer than ten events, it may hold everything.
         """
         if len(collected) > self._reserve > 0:
             return False

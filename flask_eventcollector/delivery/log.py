@@ -31,13 +31,13 @@ _CURE = (
 
 
 class Problem(NamedTuple):
-    """What a log record is about, apart from the count and the reason's words."""
+    """The subject of a log record, without the count and the text of the reason."""
 
     level: int
     #: How the record begins, which operators search for.
     action: str
     target: Target
-    #: What the reasons have in common. Their words may differ for each event.
+    #: What the reasons have in common. Their texts may differ for each event.
     kind: str
     #: What is counted. An event that is refused repeatedly counts each time.
     noun: str = "event"
@@ -45,9 +45,9 @@ class Problem(NamedTuple):
 
 
 class _Suppressed(NamedTuple):
-    """What is known of a problem since it was last logged."""
+    """Occurrences of a problem since it was last logged."""
 
-    #: When that was.
+    #: When it was last logged.
     last: float
     #: How often it has occurred since, and the latest reason.
     number: int
@@ -57,8 +57,8 @@ class _Suppressed(NamedTuple):
 class ThrottledLog:
     """Writes the log: rate-limited, with counts, never with a payload.
 
-    What was logged within the last minute is told by its kind and its place. Its text
-    may hold a name or a number that is new each time.
+    Problems are compared by kind and place, since their texts may contain a different
+    name or number each time.
 
     State is updated before a record is logged, and no lock is held while logging: a
     logging handler may enqueue events or raise.
@@ -115,7 +115,7 @@ class ThrottledLog:
     def spool(self, problems: Iterable[StoreProblem], unspooled: int) -> None:
         """Log problems with the disk. Only the flusher calls this.
 
-        :param unspooled: how many events are in memory only because of them.
+        :param unspooled: how many events are only in memory because of them.
         """
         line = "Spool problem: %s"
         if unspooled:
@@ -153,7 +153,7 @@ class ThrottledLog:
             self._note(problem, len(these), these[-1])
 
     def unpublished(self, events: Iterable[Event], reason: str) -> None:
-        """Log that *events* are left to their thread, because of *reason*."""
+        """Log that *events* stay with their thread, because of *reason*."""
         for target, number in Counter(event.target for event in events).items():
             problem = Problem(
                 logging.WARNING, "Left unpublished", target, reason, suffix=_CURE

@@ -36,7 +36,7 @@ def current_process() -> tuple[int, int]:
     even by a descendant, which has inherited the memory of the process.
 
     :returns: the process's id, and its generation: how many forks there are between it
-        and the process that has imported this module.
+        and the process that imported this module.
     """
     global _newest
     # Two threads may be here at once. The page is read last and written first, so both

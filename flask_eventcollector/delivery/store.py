@@ -20,11 +20,11 @@ class QuarantinedFile(NamedTuple):
 
 
 class StoreProblem(NamedTuple):
-    """What keeps events from being stored or adopted."""
+    """A problem that keeps events from being stored or adopted."""
 
-    #: What and where it is, in words that are the same whenever it occurs.
+    #: Its kind and place, in a text that is the same at each occurrence.
     kind: str
-    #: What is known of this occurrence, such as the name of a file.
+    #: Details of this occurrence, such as the name of a file.
     text: str
 
 
@@ -53,7 +53,7 @@ class Store(Protocol):
         """
 
     def wait_for_first_scan(self) -> None:
-        """Wait until it has looked once, at most until a second after its start."""
+        """Wait for the first scan, at most until one second after the start."""
 
     def close(self, timeout: float) -> None:
         """Store the rest, then stop, within *timeout* seconds."""

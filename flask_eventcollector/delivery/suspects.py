@@ -55,7 +55,7 @@ class Suspects:
         return self.alone
 
     def hold_back(self, target: Target, until: float) -> None:
-        """Let none of *target*'s go before *until*."""
+        """Send no suspect of *target* before *until*."""
         self._waiting = [
             (max(due, until) if entry.target == target else due, sequence, entry)
             for due, sequence, entry in self._waiting

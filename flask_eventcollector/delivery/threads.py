@@ -36,7 +36,7 @@ class OwnThread:
 
     @property
     def was_started(self) -> bool:
-        """Whether it has been started, and has perhaps ended."""
+        """Whether it has been started, even if it has ended."""
         return self._thread.ident is not None
 
     @property

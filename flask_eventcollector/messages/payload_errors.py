@@ -136,7 +136,7 @@ def _children(
 def _check_scalar(
     value: str | int | float | None, kind: type[Exception], what: str = "is"
 ) -> None:
-    # Otherwise it is not what the encoder has met, or it would have been replaced.
+    # Otherwise, the encoder has not reached it, or it would have been replaced.
     in_question = kind is UnicodeEncodeError
     if in_question and isinstance(value, str) and not _is_unicode(value):
         raise _BadValueError(

@@ -1,12 +1,12 @@
-"""Makes any text fit for UTF-8."""
+"""Makes any text encodable in UTF-8."""
 
 from __future__ import annotations
 
 
 def well_formed(text: str) -> str:
-    """*text* with U+FFFD in the place of each lone surrogate.
+    """*text* with each lone surrogate replaced by U+FFFD.
 
-    A browser that sends text on does the same:
+    JavaScript has the same function:
     https://developer.mozilla.org/docs/Web/JavaScript/Reference/Global_Objects/String/toWellFormed
     """
     if text.isascii():

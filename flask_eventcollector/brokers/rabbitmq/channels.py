@@ -209,7 +209,7 @@ class ExchangeChannel:
         except Exception as error:
             self._settle([not_sent(entry, error)])
             return
-        # Should this fail, nobody knows what was sent: the connection has to end.
+        # If this fails, it is unknown what was sent: the connection has to end.
         self._connection.send_frames(frames)
         self._last_tag += 1
         self._unconfirmed[self._last_tag] = entry
@@ -246,7 +246,7 @@ class ExchangeChannel:
     def confirmed(
         self, tag: int, *, multiple: bool, nacked: bool = False
     ) -> list[Settlement]:
-        """The outcomes of the messages that a confirm with *tag* is about."""
+        """The outcomes of the messages that a confirm with *tag* covers."""
         self.last_confirm_at = time.monotonic()
         self._report_problem(self._about, "")
         entries = self._covered(tag, multiple)
@@ -331,7 +331,7 @@ class ExchangeChannel:
 
 
 def not_sent(entry: Entry, error: Exception) -> Settlement:
-    """*entry* stayed here, because of *error*."""
+    """*entry* was not sent because of *error*."""
     reason = f"it could not be sent: {explain(error)}"
     return Settlement(entry, None, reason, back_off=True)
 

@@ -1,4 +1,4 @@
-"""pika's connection, with what its public face lacks."""
+"""pika's connection, with features that its public interface lacks."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ _ACK_SIZE = _ACK.size - spec.FRAME_HEADER_SIZE - spec.FRAME_END_SIZE
 class IOServices(SelectorIOServicesAdapter):
     """pika's I/O services, for hosts that are addresses.
 
-    pika starts a thread for each lookup, even of an address. A machine may have none
-    left, and Python starts none when it shuts down.
+    pika starts a thread for each lookup, even of an address. The machine may have no
+    more threads, and Python starts none while it shuts down.
     """
 
     def __init__(self, loop: IOLoop) -> None:
@@ -48,27 +48,27 @@ class IOServices(SelectorIOServicesAdapter):
         proto: int = 0,
         flags: int = 0,
     ) -> Any:
-        """Tell *on_done* the socket addresses of *host*, from the I/O loop."""
+        """Pass the socket addresses of *host* to *on_done*, in the I/O loop."""
         flags |= socket.AI_NUMERICHOST
         found = socket.getaddrinfo(host, port, family, socktype, proto, flags)
         return self.call_later(0, lambda: on_done(found))
 
 
 class Connection(pika.SelectConnection):
-    """Writes encoded messages, and reads confirms straight from the bytes.
+    """Writes encoded messages, and reads confirms directly from the bytes.
 
-    pika creates several objects for each frame, and looks for callbacks in several
-    places, which would be most of the cost of publishing.
+    pika creates several objects for each frame, and looks up callbacks in several
+    places. That would be most of the cost of publishing.
     """
 
-    #: Called with the confirms that have come, in order.
+    #: Called with the confirms that have arrived, in order.
     on_acks: Callable[[list[Ack]], None] | None = None
-    #: What a callback raised. pika then ends the connection, and keeps it to itself.
+    #: What a callback raised. pika then ends the connection without reporting it.
     failure: Exception | None = None
     _corked: list[bytes] | None = None
     _is_ending = False
 
-    # Of pika; its heartbeats look at the counts.
+    # pika's attributes; its heartbeats use the counts.
     bytes_received: int
     bytes_sent: int
     frames_received: int
@@ -98,7 +98,7 @@ class Connection(pika.SelectConnection):
         """End the connection without the closing handshake, which may time out."""
         self._terminate_stream(error)
 
-    # What pika calls.
+    # Called by pika.
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._corked is None:

@@ -11,7 +11,7 @@ from pika.frame import Body, Header, Method
 from ...delivery.entries import Entry
 from ...messages.amqp_fields import POSSIBLE_DUPLICATE
 
-#: What stands in a template for a message's own values.
+#: Placeholders in a template for a message's own values.
 _ID, _SECONDS, _SIZE = "i" * 36, int.from_bytes(b"t" * 8), int.from_bytes(b"s" * 8)
 
 #: Targets may be named after users or hosts, so their number is unbounded.
@@ -33,11 +33,11 @@ class _Template(NamedTuple):
 
 
 class MessageFrames:
-    """Encodes the messages of one channel, into the same bytes as pika does.
+    """Encodes the messages of one channel into the same bytes as pika.
 
-    Most messages for a target differ only in their id, time and body. pika encodes
-    what they have in common once; and whatever has headers, or a body of several
-    frames, as a whole. See https://www.rabbitmq.com/amqp-0-9-1-reference#class.basic.
+    Most messages for a target differ only in their id, time and body. pika encodes the
+    common parts once. It encodes messages with headers, or with several frames,
+    completely. See https://www.rabbitmq.com/amqp-0-9-1-reference#class.basic.
     """
 
     def __init__(

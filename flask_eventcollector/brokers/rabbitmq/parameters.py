@@ -48,7 +48,7 @@ def attempts(
 
 
 def _address(socket_address: tuple[Any, ...]) -> str:
-    """The address as text, with the zone of a link-local one, which IPv4 has not."""
+    """The address as text, with the zone of a link-local IPv6 address."""
     zone = socket_address[3] if len(socket_address) == 4 else 0
     return f"{socket_address[0]}%{zone}" if zone else str(socket_address[0])
 

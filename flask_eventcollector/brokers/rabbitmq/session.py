@@ -114,10 +114,10 @@ class Session:
         return self._error
 
     def _guarded(self, callback: Callable[[], None]) -> Callable[..., None]:
-        """What the loop itself may call: if *callback* raises, the connection ends.
+        """Wrap a callback of the loop: if *callback* raises, the connection ends.
 
-        pika does the same when a frame's callback raises. So whatever fails here, what
-        was in flight is given back.
+        pika does the same for the callbacks of frames. So after any failure, the events
+        in flight are settled.
         """
 
         def call(*_: object) -> None:
@@ -281,8 +281,8 @@ class Session:
     def _was_frozen(self) -> bool:
         """Whether this process was stopped for so long that the connection is lost.
 
-        The broker gives up a connection that is silent for two heartbeats, and what it
-        sends then may not reach a machine that sleeps.
+        The broker closes a connection that is silent for two heartbeats. What it sends
+        then may not reach a sleeping machine.
         """
         ticked_at, self._ticked_at = self._ticked_at, time.monotonic()
         stopped = self._ticked_at - ticked_at

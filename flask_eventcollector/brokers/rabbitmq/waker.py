@@ -26,7 +26,7 @@ class Waker:
         """
         if self._reader is None:
             self._reader, self._writer = os.pipe()
-            # The process's end closes it, too: until then, somebody may call.
+            # The end of the process closes it; until then, it may be called.
             weakref.finalize(self, _close, self._reader, self._writer).atexit = False
             os.set_blocking(self._reader, False)
             os.set_blocking(self._writer, False)

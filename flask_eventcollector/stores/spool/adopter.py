@@ -368,5 +368,5 @@ class Adopter:
         for orphan in self._orphans:
             close(orphan.claim, orphan.journal)
         for copied in self._copied:
-            # The last round has let go of those that are finished.
+            # The last run has closed those that are finished.
             copied.claim.release()

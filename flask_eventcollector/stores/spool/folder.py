@@ -91,8 +91,8 @@ class Folder:
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.path.name == OWN_NAME:
-            # Kubernetes opens all that is in a volume with an fsGroup to that group,
-            # each time it mounts it.
+            # Kubernetes gives the group access to everything in a volume with an
+            # fsGroup, each time it mounts the volume.
             self.path.chmod(0o700)
 
     def claim_new(self) -> Claim:
