@@ -42,6 +42,7 @@ class AutoPublishingEventCollector:
     As a decorator, it wraps functions and coroutine functions.
 
     :param events: the :class:`EventCollector`.
+    :type events: EventCollector
     :raises TypeError: it decorates a generator function, whose body runs after the call
         has returned, a class, or an object that is not callable.
     """

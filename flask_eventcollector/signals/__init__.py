@@ -45,28 +45,29 @@ __all__ = [
     "spool_file_quarantined",
 ]
 
-#: ``event`` (:class:`Event`): it was added to a collector. Sent in the thread that
+#: ``event`` (:class:`.Event`): it was added to a collector. Sent in the thread that
 #: enqueues it.
 event_enqueued: TypedSignal[EventEnqueuedReceiver] = TypedSignal("event-enqueued")
 
-#: ``events`` (tuple of :class:`Event`), ``attempt`` (int, from 1), ``elapsed`` (float):
-#: the broker confirmed the events, *elapsed* seconds after the first one's hand-over.
+#: ``events`` (tuple of :class:`.Event`), ``attempt`` (int, from 1), ``elapsed``
+#: (float): the broker confirmed the events, *elapsed* seconds after the first one's
+#: hand-over.
 events_published: TypedSignal[EventsPublishedReceiver] = TypedSignal("events-published")
 
-#: ``events`` (tuple of :class:`Event`), ``outcome`` (:class:`Outcome` or ``None``),
+#: ``events`` (tuple of :class:`.Event`), ``outcome`` (:class:`.Outcome` or ``None``),
 #: ``error`` (str), ``attempt`` (int): the events are retained for retry. *outcome* is
 #: ``None`` if they were not sent, for example because the broker is unreachable.
 publish_failed: TypedSignal[PublishFailedReceiver] = TypedSignal("publish-failed")
 
-#: ``events`` (tuple of :class:`Event`), ``reason`` (str): the events were discarded,
+#: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were discarded,
 #: because their unit of work failed or was cleared.
 events_discarded: TypedSignal[EventsDiscardedReceiver] = TypedSignal("events-discarded")
 
-#: ``events`` (tuple of :class:`Event`), ``reason`` (str): the events were lost to a
+#: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were lost to a
 #: limit, purged, or left at the end of the process.
 events_dropped: TypedSignal[EventsDroppedReceiver] = TypedSignal("events-dropped")
 
-#: ``events`` (tuple of :class:`Event`), ``reason`` (str): the events were
+#: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were
 #: dead-lettered, because the broker kept refusing them or can never accept them.
 events_dead: TypedSignal[EventsDeadReceiver] = TypedSignal("events-dead")
 
