@@ -31,7 +31,12 @@ nitpick_ignore_regex = [
 
 html_theme = "flask"
 html_title = project
+toc_object_entries_show_parents = "hide"
 html_show_sourcelink = False
+html_sidebars = {"**": ["searchbox.html", "localtoc.html", "pages.html"]}
+templates_path = ["_templates"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -10,6 +10,7 @@ import pytest
 
 import flask_eventcollector
 from flask_eventcollector import testing
+from tests.browser import open_chromium
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,6 +32,20 @@ def test_every_page_is_reached_from_the_first(site: Path) -> None:
     pages = {page.stem for page in (ROOT / "docs").rglob("*.md")}
     built = {page.stem for page in site.rglob("*.html")}
     assert pages <= built
+
+
+@pytest.mark.browser
+def test_no_page_is_wider_than_a_phone(site: Path) -> None:
+    with open_chromium() as browser:
+        phone = browser.new_page(viewport={"width": 390, "height": 844})
+        wide = []
+        for page in sorted((ROOT / "docs").rglob("*.md")):
+            name = page.relative_to(ROOT / "docs").with_suffix(".html")
+            phone.goto((site / name).as_uri())
+            if phone.evaluate("document.documentElement.scrollWidth") > 390:
+                wide.append(str(name))
+
+    assert wide == []
 
 
 @pytest.mark.parametrize("page", ["api", "settings", "signals", "errors", "testing"])
