@@ -24,7 +24,7 @@ QUIET = (
 
 @contextmanager
 def open_chromium() -> Iterator[Browser]:
-    """Start it, and end it with the block, in which asyncio can't be used."""
+    """Start it for the duration of the block, in which asyncio can't be used."""
     from playwright.sync_api import sync_playwright
 
     executable = shutil.which("chromium")

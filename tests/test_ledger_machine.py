@@ -67,7 +67,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last_words: Counter[str] = Counter()
         self.final_states: dict[str, State] = {}
         self.waiting: list[Waiter] = []
-        #: These had a limit of their own while they were dead.
+        #: These had their own limit while they were dead.
         self.retried = 0
         #: These may exceed the limit for dead events.
         self.adopted_dead = 0
@@ -307,7 +307,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert size <= MAX_IN_FLIGHT_BYTES or self.went_alone()
 
     def heard_in_flight(self) -> list[Entry]:
-        """What is in flight for targets that are not silent."""
+        """The events in flight for targets that are not silent."""
         lanes = self.ledger._lanes
         return [e for e in self.hand if not self.ledger._is_silent(lanes[e.target])]
 

@@ -130,7 +130,7 @@ def test_a_connection_needs_no_thread_but_its_own(
     def fail(_: threading.Timer) -> None:
         raise RuntimeError(OUT_OF_THREADS)
 
-    # In one of these, pika would look up the host.
+    # In one of these, pika would resolve the host.
     monkeypatch.setattr(threading.Timer, "start", fail)
     with real_shop(node) as shop:
         shop.enqueue("a")

@@ -1,4 +1,4 @@
-"""The files of a page, as modules that find each other."""
+"""The files of a page, as modules that can import each other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.docs.reader import Example
 def imported(*examples: Example) -> Iterator[list[Any]]:
     """Import each example under the name of its file, in order.
 
-    At the end the modules are forgotten, and their collectors are closed.
+    At the end, the modules are removed, and their collectors are closed.
     """
     with pytest.MonkeyPatch.context() as patch:
         modules = [_import(example, patch) for example in examples]

@@ -1,4 +1,4 @@
-"""The examples of docs/jobs.md, and what the page says of them."""
+"""The examples of docs/jobs.md, and the page's statements about them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_task_of_celery_is_a_block(fails: bool) -> None:
 @runs(CONSUMER)
 def test_a_message_is_acknowledged_when_its_event_is_confirmed() -> None:
     with imported(JOBS, CONSUMER) as (jobs, consumer):
-        # Patience is for the broker's bad days, which a test would wait for in vain.
+        # The timeout is for outages, which a test does not have.
         publish = jobs.events.publish
         jobs.events.publish = lambda timeout: publish(timeout / 1000)
         channel, method = Mock(), Mock(delivery_tag=1)

@@ -1,4 +1,4 @@
-"""The tests that pages name exist, and each promise names some."""
+"""The tests named on pages exist, and each promise names some."""
 
 from __future__ import annotations
 

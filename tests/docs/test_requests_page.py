@@ -1,4 +1,4 @@
-"""The examples of docs/requests.md, and what the page says of them."""
+"""The examples of docs/requests.md, and the page's statements about them."""
 
 from __future__ import annotations
 

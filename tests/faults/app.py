@@ -195,7 +195,7 @@ def note_losses(app: Flask) -> None:
 
 
 def make_noise(app: Flask, events: EventCollector) -> None:
-    """Let finalizers and a log handler enqueue events, at any moment."""
+    """Make finalizers and a log handler enqueue events at any moment."""
 
     def enqueue_noise() -> None:
         key = f"noise-{os.getpid()}-{uuid4().hex[:12]}"
@@ -204,7 +204,7 @@ def make_noise(app: Flask, events: EventCollector) -> None:
 
     class Noisy:
         def __init__(self) -> None:
-            # In a circle, so that only the garbage collector ends it.
+            # In a reference cycle, so that only the garbage collector deletes it.
             self.me = self
 
         def __del__(self) -> None:
@@ -269,7 +269,7 @@ def enqueue(events: EventCollector, order: int, number: int, **more: Any) -> lis
 
 
 def headers(place: int) -> dict[str, Any]:
-    """What makes the headers of one event as wide as the request wants."""
+    """Headers to make those of one event as wide as the request demands."""
     if not has_request_context() or "width" not in request.args:
         return {}
     widened = place == number_of("widened")

@@ -145,7 +145,7 @@ class Trial:
         self.load = Load(self.host.port, patience=2.0 if rig.is_baseline else 10.0)
         self._orders = itertools.count(1)
         self._ended = False
-        #: Where no event may be in the end.
+        #: The states in which no event may be at the end.
         self.undelivered: tuple[str, ...] = UNDELIVERED
         #: What the app has logged, once it has ended.
         self.log = ""
@@ -279,7 +279,7 @@ class Trial:
 
     @property
     def most_copies(self) -> int:
-        """How often one and the same event has arrived, at most."""
+        """How often the most frequent event has arrived."""
         arrived = Counter(message.json()["key"] for message in self.arrived)
         return max(arrived.values(), default=0)
 
@@ -420,7 +420,7 @@ class Trial:
 
 
 def _has_undelivered(file: Path) -> bool:
-    # Whoever has adopted it leaves its dead events where they are.
+    # The process that adopted it leaves its dead events in it.
     try:
         rows = list(intact_rows(file))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows about one queue, event or finalizer that must not hold up the others."""
+"""Rows about a queue, event or finalizer that must not delay the others."""
 
 from __future__ import annotations
 
@@ -24,27 +24,26 @@ from tests.rabbitmq import Message
 
 #: Requests in each part of a run.
 SOME = 40
-#: Requests while something happens under load, which they outlast.
+#: Requests under load, which last longer than the fault.
 MANY = 300
-#: Events beside the one that the broker won't have.
+#: Events together with the one that the broker rejects.
 NEIGHBOURS = 100
 #: Seconds within which a healthy queue's events are confirmed.
 SOON = 1.0
-#: Seconds that a queue is silent: longer than the patience with a silent broker.
+#: Seconds that a queue is silent: longer than the timeout for a silent broker.
 SILENT_FOR = 4.0
 #: Bytes of the smallest frames that AMQP allows.
 FRAME_MAX = 4096
-#: Channels that may be closed until an event that is refused within a second is dead.
+#: How many channels may be closed until a refused event is dead.
 FEW = 30
-#: What the payload of one event alone has in it.
+#: A part of the payload of a single event.
 MARKER = b'"padding"'
 
 
 @row(
     53,
-    "a queue takes events and never confirms them",
-    holds="its neighbour's are confirmed within a second; the connection is kept;"
-    " nothing twice",
+    "queue accepts events, but never confirms",
+    holds="other queues confirm within a second; connection kept; no duplicates",
     short=1,
     long=20,
     confirms=MANY * EVENTS,
@@ -64,13 +63,13 @@ def silent_queue(rig: Rig, runs: int) -> Figures:
                 soon = f"confirmed within {SOON:.0f} s, not {slowest:.1f} s"
                 trial.expect(soon, slowest < SOON)
             made = rig.proxy.accepted - connections
-            trial.expect("the connection is kept", not made)
+            trial.expect("the connection was not lost", not made)
             trial.settle()
     return trial.figures
 
 
 def _delays(trial: Trial) -> Iterator[float]:
-    """The seconds until a request's events are confirmed, again and again."""
+    """The seconds until a request's events are confirmed, repeatedly."""
     end = time.monotonic() + SILENT_FOR
     while time.monotonic() < end:
         began, before = time.monotonic(), trial.stats("confirmed")
@@ -86,15 +85,15 @@ def _has_confirmed(trial: Trial, number: int) -> bool:
 
 @contextmanager
 def suspended(rig: Rig, queue: str) -> Iterator[None]:
-    """Let the process of *queue* do nothing while the block runs."""
-    _tell_process(rig, "suspend", queue)
+    """Suspend the process of *queue* during the block."""
+    _call_process(rig, "suspend", queue)
     try:
         yield
     finally:
-        _tell_process(rig, "resume", queue)
+        _call_process(rig, "resume", queue)
 
 
-def _tell_process(rig: Rig, what: str, queue: str) -> None:
+def _call_process(rig: Rig, what: str, queue: str) -> None:
     rig.node.eval(
         f'Name = rabbit_misc:r(<<"/">>, queue, <<"{queue}">>),'
         "{ok, Queue} = rabbit_amqqueue:lookup(Name),"
@@ -102,14 +101,14 @@ def _tell_process(rig: Rig, what: str, queue: str) -> None:
     )
 
 
-# An event that the broker won't have.
+# An event that the broker rejects.
 
 
 @row(
     54,
-    "an event over which the broker ends channel or connection",
-    holds="that one is dead with the reason, its neighbours delivered, at most once"
-    " more; spool: also after a `kill -9`",
+    "event over which the broker closes the channel or connection",
+    holds="dead-lettered with the reason; neighbours delivered, with at most one second"
+    " copy; spool: even after `kill -9`",
     short=1,
     long=10,
     confirms=3 * NEIGHBOURS,
@@ -130,12 +129,12 @@ def _too_wide(rig: Rig) -> Figures:
         with inherited(trial, rig.node.stop_app, rig.node.start_app):
             trial.requests(1, events=NEIGHBOURS + 1, widened=50, width=FRAME_MAX)
         _await_verdict(trial)
-    _expect_told(trial, "frame_max leaves")
+    _expect_reported(trial, "frame_max leaves")
     return trial.figures
 
 
 def _forbidden(rig: Rig) -> Figures:
-    """The user must not write with its routing key, so the channel is closed (403)."""
+    """The user may not write with its routing key, so the channel is closed (403)."""
     exchange, half = new_name("topics"), NEIGHBOURS // EVENTS // 2
     with user(rig) as name:
         url = rig.proxy.url.replace("guest:guest", f"{name}:{PASSWORD}")
@@ -150,12 +149,12 @@ def _forbidden(rig: Rig) -> Figures:
             _await_verdict(trial)
             closed = closed_channels(rig) - closed
             trial.expect(f"few channels are closed, not {closed}", closed <= FEW)
-    _expect_told(trial, "ACCESS_REFUSED")
+    _expect_reported(trial, "ACCESS_REFUSED")
     return trial.figures
 
 
 def _ends_the_connection(rig: Rig) -> Figures:
-    """Another broker ends the connection whenever it gets it (501)."""
+    """A fake broker closes the connection whenever it receives the event (501)."""
 
     def answer(message: Published) -> str:
         return "close connection" if MARKER in message.body else "ack"
@@ -170,7 +169,7 @@ def _ends_the_connection(rig: Rig) -> Figures:
             broker.answer = lambda message: "nothing"
 
         def recover() -> None:
-            # What was sent to the killed worker's broker is gone with it.
+            # Events sent to the killed worker's broker are lost with it.
             broker.messages.clear()
             broker.answer = answer
 
@@ -182,7 +181,7 @@ def _ends_the_connection(rig: Rig) -> Figures:
             for message in broker.messages
             if MARKER not in message.body
         ]
-    _expect_told(trial, "FRAME_ERROR - a marker")
+    _expect_reported(trial, "FRAME_ERROR - a marker")
     return trial.figures
 
 
@@ -190,9 +189,10 @@ def _ends_the_connection(rig: Rig) -> Figures:
 def inherited(
     trial: Trial, leave: Callable[[], None], come_back: Callable[[], None]
 ) -> Iterator[None]:
-    """With the spool: what the block enqueues is delivered by a killed worker's heir.
+    """With the spool: a killed worker's successor delivers the block's events.
 
-    *leave* takes the broker away before, *come_back* brings it back afterwards.
+    *leave* makes the broker unreachable before, *come_back* makes it reachable
+    afterwards.
     """
     if trial.rig.mode != "spool" or trial.rig.is_baseline:
         yield
@@ -213,8 +213,8 @@ def _await_verdict(trial: Trial) -> None:
     trial.expect("no other is dead", trial.stats("dead") == 1)
 
 
-def _expect_told(trial: Trial, reason: str) -> None:
-    """The log has the reason, and nothing came more often than twice."""
+def _expect_reported(trial: Trial, reason: str) -> None:
+    """The log has the reason, and no event arrived more than twice."""
     dead = [line for line in trial.log.splitlines() if "Dead-lettered" in line]
     trial.expect(f"{reason!r} is told", any(reason in line for line in dead))
     trial.expect("none is dropped", not trial.figures.dropped)
@@ -224,7 +224,7 @@ def _expect_told(trial: Trial, reason: str) -> None:
 
 @contextmanager
 def small_frames(rig: Rig) -> Iterator[None]:
-    """Let new connections have the smallest frames that AMQP allows."""
+    """Limit new connections to the smallest frames that AMQP allows."""
     _limit_frames(rig, FRAME_MAX)
     try:
         yield
@@ -241,12 +241,12 @@ def _limit_frames(rig: Rig, size: int) -> None:
 
 @row(
     56,
-    "finalizers and log handlers enqueue while the collector runs",
-    holds="nothing hangs; each request is answered; the books balance",
+    "finalizers and log handlers enqueue during garbage collection",
+    holds="nothing hangs; each request gets a response; books balance",
     short=1,
     long=60,
     confirms=MANY * EVENTS,
-    # What comes after the last flush is dropped, counted.
+    # Events after the last flush are dropped and counted.
     refuses=True,
     discards=True,
 )
@@ -254,11 +254,11 @@ def noisy_finalizers(rig: Rig, runs: int) -> Figures:
     found = Figures()
     for _ in range(runs):
         with rig.trial(asks={"NOISY": 1}) as trial:
-            # The library's own threads enqueue too, and publish nothing.
+            # The library's own threads also enqueue, but publish nothing.
             trial.undelivered = ("in_flight", "retained", "unadopted")
             with trial.under_load(MANY, pause=0):
                 for _ in range(2):
-                    # So that the library has something to log.
+                    # This makes the library log something.
                     rig.node.close_all_connections()
                     trial.hit()
                     time.sleep(0.3)

@@ -20,10 +20,10 @@ from tests.rabbitmq import RabbitMQNode
 
 ROOT = Path(__file__).parents[2]
 
-#: What RabbitMQ logs when it gives up a connection.
+#: RabbitMQ's log line when it closes a silent connection.
 HUNG_UP = "missed heartbeats from client"
 
-#: Answers a request for each line that it reads.
+#: Handles a request for each line that it reads.
 WORKER = """
 import sys
 from flask import Flask

@@ -35,7 +35,7 @@ class Message(NamedTuple):
 
     @property
     def is_marked(self) -> bool:
-        """Whether it says that it may be a second copy."""
+        """Whether it is marked as a possible duplicate."""
         return bool((self.properties.headers or {}).get(POSSIBLE_DUPLICATE))
 
 
@@ -73,7 +73,7 @@ class FakeBroker:
 
     *answer* decides for a message: ``"ack"``, ``"nack"``, ``"return"``, ``"nothing"``,
     ``"close channel"``, ``"close connection"``, ``"drop connection"``, or ``"block"``,
-    which is an ack after an alarm that has come and gone.
+    which is an ack after a temporary alarm.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Whatever fails in the I/O thread, each event is confirmed or given back."""
+"""After any failure in the I/O thread, each event is confirmed or settled."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ ROOM = str(Path(str(rabbitmq.__file__)).parent)
 PIKA = str(Path(pika.__file__).parent)
 RELAY = str(Path(str(delivery.__file__)).with_name("broker.py"))
 
-#: Every call takes a minute. Otherwise a few of them fail.
+#: All calls take a minute. By default, only a few of them fail.
 EVERY = os.environ.get("TEST_CUTS") == "all"
 PARTS = 6 if EVERY else 1
 _SAMPLE = 20
 
-#: What a failure that nothing foresees writes, once.
+#: The log line of an unforeseen failure.
 LOST = "Broker connection failed unexpectedly"
 THREAD = "Background thread failed: eventcollector-io-shop"
 
 
 class Call(NamedTuple):
-    """A call that crosses the border of the room in which pika is used."""
+    """A call into or out of the package that uses pika."""
 
     caller: str
     callee: str
@@ -60,13 +60,13 @@ class Border:
     """Counts the calls in the I/O thread; one of them may fail."""
 
     fails: Call | None = None
-    #: Which of them, counted from 1.
+    #: Its number among these calls, from 1.
     at: int = 1
     calls: Counter[Call] = field(default_factory=Counter)
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Watch the threads that the block starts."""
+        """Watch the threads started in the block."""
         threading.setprofile(self._profile)
         try:
             yield
@@ -108,7 +108,7 @@ def _name(frame: FrameType) -> str:
 
 
 def answers() -> Callable[[Message], str]:
-    """Answers once what a message asks for, and confirms it when it comes again."""
+    """Treats a message once as it requests, and confirms it when it arrives again."""
     asked: set[bytes] = set()
 
     def answer(message: Message) -> str:
@@ -128,7 +128,7 @@ def publish(shop: Shop, *payloads: Any, exchange: str = "") -> None:
 
 
 def live(shop: Shop, broker: FakeBroker, border: Border) -> None:
-    """All that happens to a connection: it is made, used, broken, and made again."""
+    """The whole life of a connection: it is made, used, broken, and made again."""
 
     def confirmed(number: int) -> None:
         wait_until(
@@ -190,7 +190,7 @@ def run(border: Border) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shorten all that a life waits for."""
+    """Shorten all timeouts of a life."""
     monkeypatch.setattr(channels, "STEP_TIMEOUT", 0.3)
     monkeypatch.setattr(session, "STEP_TIMEOUT", 0.3)
     monkeypatch.setattr(session, "_TICK", 0.02)
@@ -199,7 +199,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failing(calls: Counter[Call]) -> list[tuple[Call, int]]:
-    """Which calls are to fail: each at the first time, a later one, and the last."""
+    """The calls that fail: for each, the first, a later one, and the last."""
     each = [
         (call, at)
         for call, times in sorted(calls.items())
@@ -209,7 +209,7 @@ def failing(calls: Counter[Call]) -> list[tuple[Call, int]]:
 
 
 @pytest.mark.parametrize("part", range(PARTS))
-# Where pika's own loop fails, the garbage collector closes the socket.
+# If pika's own loop fails, the garbage collector closes the socket.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_whatever_fails_each_event_is_confirmed_and_the_thread_lives(
     part: int,

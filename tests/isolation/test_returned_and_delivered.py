@@ -1,4 +1,4 @@
-"""An exchange that returns an event and delivers it all the same."""
+"""An exchange that returns an event, but delivers it nevertheless."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COPIES = 4
 
 @pytest.fixture
 def broker() -> Iterator[FakeBroker]:
-    """It delivers what it returns, so each message counts."""
+    """It delivers the messages that it returns, so each message counts."""
     with FakeBroker(lambda _: "return") as broker:
         yield broker
 
