@@ -1,8 +1,10 @@
-"""Collects the examples of all pages, and notes which test runs each of them."""
+"""Collects all examples of pages and docstrings, and which test runs each of them."""
 
 from __future__ import annotations
 
+import ast
 import re
+import textwrap
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +20,10 @@ PAGES = (
     ROOT / "example_app" / "README.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 )
+#: The docstrings that the reference shows are among these.
+MODULES = sorted((ROOT / "flask_eventcollector").rglob("*.py"))
+#: What stands indented after two colons.
+LITERAL = re.compile(r"::\n\n((?: {4}.*\n|\n)+)")
 FILE_NAME = re.compile(r"(?:#|//) (\S+\.\w+)\n")
 NOTE = re.compile(r"<!-- (.*) -->\s*")
 
@@ -25,11 +31,11 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 class Example(NamedTuple):
-    """One fenced block of a page."""
+    """One fenced block of a page, or a literal block of a docstring."""
 
     page: str
     line: int
-    #: The heading above it.
+    #: The heading above it, or what the docstring belongs to.
     heading: str
     language: str
     #: The comment right above it, which the reader of the page does not see.
@@ -71,7 +77,22 @@ def _is_example(token: Token) -> bool:
     )
 
 
-EXAMPLES = tuple(example for path in PAGES for example in _read(path))
+def _read_docstrings(path: Path) -> Iterator[Example]:
+    page = str(path.relative_to(ROOT))
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            text = f"{ast.get_docstring(node) or ''}\n"
+            name = getattr(node, "name", path.stem)
+            for found in LITERAL.finditer(text):
+                line = node.body[0].lineno + text.count("\n", 0, found.start(1))
+                code = textwrap.dedent(found[1])
+                yield Example(page, line, name, "python", "", code)
+
+
+EXAMPLES = (
+    *(example for path in PAGES for example in _read(path)),
+    *(example for path in MODULES for example in _read_docstrings(path)),
+)
 
 
 def find(**about: str) -> list[Example]:
