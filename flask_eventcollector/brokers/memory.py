@@ -97,7 +97,7 @@ class MemoryBroker:
         except BaseException:
             # The caller's thread was asked to stop, and no other thread would settle
             # the rest. Entries that are already settled ignore a second settlement.
-            reason = "the thread that brought it was told to stop"
+            reason = "the publishing thread was asked to stop"
             rest = [Settlement(entry, Outcome.UNKNOWN, reason) for entry in taken]
             self.relay.settle(settlements + rest)
             raise

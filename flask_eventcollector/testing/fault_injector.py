@@ -18,7 +18,7 @@ Watcher = Callable[[Sequence[Entry]], None]
 _REASONS = {
     Outcome.NACKED: "the queue {queue!r} refused it",
     Outcome.RETURNED: "no queue {queue!r}",
-    Outcome.UNKNOWN: "the connection ended before the confirm came",
+    Outcome.UNKNOWN: "the connection was lost before the confirm arrived",
 }
 _NEVER = float("inf")
 

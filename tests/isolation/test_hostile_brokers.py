@@ -198,7 +198,7 @@ def test_a_channel_that_does_not_open_gives_its_events_back(
         shop.events.enqueue_event(1, "q", exchange="deaf")
         shop.events.publish()
         wait_until(lambda: shop.events.stats().broker_error != "", "it is reported")
-        assert "was not answered within" in shop.events.stats().broker_error
+        assert "no response to" in shop.events.stats().broker_error
         broker.unanswered = set()
         confirmed(shop, 1)
 
@@ -216,7 +216,7 @@ def test_a_declare_without_a_response_delays_no_one_else(
             confirmed(shop, 1)
             stats = shop.events.stats()
             assert stats.broker is BrokerState.READY
-            assert "queue.declare for 'deaf' was not answered" in stats.broker_error
+            assert "no response to queue.declare for 'deaf'" in stats.broker_error
 
 
 def test_who_waits_for_a_reconnect_waits_for_no_backoff() -> None:

@@ -664,7 +664,7 @@ def test_no_caller_waits_again_and_again_for_a_disk_that_hangs(
     monkeypatch.setattr(circuit_breaker, "PAUSE", DEADLINE)
     delivery = deliver(away)
     delivery.publish(collect(delivery, 1))
-    assert delivery.stats().spool_error == "the disk does not answer"
+    assert delivery.stats().spool_error == "the disk does not respond"
     delivery.publish(collect(delivery, 2))
     assert len(requests(delivery)) == 0
     hangs.set()

@@ -149,7 +149,7 @@ class ExchangeChannel:
         waited = now - self._opening_since
         if self.state is not ChannelState.OPENING or waited < STEP_TIMEOUT:
             return
-        reason = f"{self._step} was not answered within {STEP_TIMEOUT:.0f} s"
+        reason = f"no response to {self._step} within {STEP_TIMEOUT:.0f} s"
         self._report_problem(self._about, reason)
         self.close()
         pending = [Settlement(e, None, reason, back_off=True) for e in self._pending]

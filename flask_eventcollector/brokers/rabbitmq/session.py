@@ -140,7 +140,7 @@ class Session:
         """End the connection without the closing handshake."""
         self._unwanted = True
         self._ioloop.add_callback_threadsafe(
-            self._guarded(lambda: self._abort("it was given up"))
+            self._guarded(lambda: self._abort("it was aborted"))
         )
 
     # The connection's life.
@@ -198,7 +198,7 @@ class Session:
             return
         for queue in self._declaring:
             self._problems[f"queue {queue}"] = (
-                f"queue.declare for {queue!r} was not answered within"
+                f"no response to queue.declare for {queue!r} within"
                 f" {STEP_TIMEOUT:.0f} s"
             )
         self._begin()
@@ -308,4 +308,4 @@ class Session:
         if waited > self._patience and not self._probe.was_answered_after(
             max(since, self._unblocked_at)
         ):
-            self._abort(f"no confirm came for {waited:.0f} s")
+            self._abort(f"no confirm arrived for {waited:.0f} s")

@@ -84,7 +84,7 @@ class Writer:
             # This may be the thread that writes.
             return
         if not request.done.wait(LONGEST_WAIT):
-            self._breaker.record_failure(TimeoutError("the disk does not answer"))
+            self._breaker.record_failure(TimeoutError("the disk does not respond"))
 
     def wake(self) -> None:
         """Check now for rows to write or to erase."""
