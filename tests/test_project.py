@@ -225,6 +225,14 @@ def test_the_hooks_run_the_pinned_ruff() -> None:
     assert set(environments) <= tox_environments()
 
 
+def test_tools_that_find_new_faults_with_each_release_are_pinned() -> None:
+    groups: dict[str, list[str]] = PYPROJECT["dependency-groups"]
+    wanted = [*groups["style"], *groups["typing"]]
+    pinned = {re.split(r"\W", tool)[0] for tool in wanted if "==" in tool}
+
+    assert pinned >= {"ruff", "mypy", "pyright"}
+
+
 def test_the_contributors_page_names_environments_and_scripts_that_exist() -> None:
     text = read("CONTRIBUTING.md")
 
