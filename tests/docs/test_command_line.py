@@ -173,7 +173,7 @@ def test_the_commands_print_what_the_page_shows(
         page.check(ONE_KILLED)
 
         second.send_signal(signal.SIGCONT)
-        second.do("events.flush(1)")
+        wait_until(lambda: second.do("events.stats().adopted") == 5, "it has adopted")
         page.check(ADOPTED)
 
         second.send_signal(signal.SIGKILL)
