@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import flask
 from flask import Flask
 
 from . import contexts
@@ -74,6 +75,9 @@ class AppState:
         self.autoflush = config.autoflush
         self.scopes = Scopes(self._new_collector, self._current_request, self._note_use)
         self._dispatcher = Dispatcher(app, self.scopes)
+        #: Called after the last teardown function of an app context, once there was an
+        #: app context for which it matters. Requests seldom need it.
+        self.on_app_context_end: Callable[..., None] | None = None
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
         #: stream. ``setdefault`` is atomic; a lock instead might be held by a thread
@@ -157,10 +161,21 @@ class AppState:
 
     def _current_request(self) -> RequestScope | None:
         app = self._app()
-        return None if app is None else contexts.current_request(app, self.scopes)
+        if app is None:
+            return None
+        scope = contexts.current_request(app, self.scopes)
+        if scope is not None and scope.torn_down:
+            self._watch_app_contexts()
+        return scope
 
     def _note_use(self, collector: CollectorLike) -> None:
         contexts.note_use(self.app, collector)
+        self._watch_app_contexts()
+
+    def _watch_app_contexts(self) -> None:
+        if self.on_app_context_end is not None:
+            flask.appcontext_tearing_down.connect(self.on_app_context_end, self.app)
+            self.on_app_context_end = None
 
     def _encode(
         self,

@@ -52,9 +52,14 @@ def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
 
 def note_torn_down(scope: RequestScope) -> None:
     """Note that the current request's own teardown has run."""
-    _unfinished().pop(scope, None)
-    if _ends_app_context(_request_ctx._get_current_object()):
-        vars(_app_context())[_TORN_DOWN] = scope
+    app_context = vars(_app_context())
+    app_context.get(_UNFINISHED, {}).pop(scope, None)
+    # The app context ends with the request if the request has pushed it. Otherwise the
+    # request runs inside it, as in many tests. In Flask 3.2 a request is its app
+    # context, and stays current until that is torn down.
+    for _, pushed in vars(_request_ctx._get_current_object()).get("_cv_tokens", ()):
+        if pushed is not None:
+            app_context[_TORN_DOWN] = scope
 
 
 def connection_of_process() -> object | None:
@@ -114,22 +119,13 @@ def _has_app_context(app: flask.Flask) -> bool:
     return flask.has_app_context() and flask.globals.app_ctx.app is app
 
 
-def _ends_app_context(context: Any) -> bool:
-    """Whether the app context ends with the request, since the request has pushed it.
-
-    Otherwise the request runs inside it, as in many tests. In Flask 3.2 a request is
-    its app context, and stays current until that is torn down.
-    """
-    return any(
-        pushed is _app_context() for _, pushed in vars(context).get("_cv_tokens", ())
-    )
-
-
 def take_unfinished() -> list[RequestScope]:
     """Take the requests of this app context that were never torn down."""
-    unfinished = [scope for scope in _unfinished() if scope is not _enclosing()]
-    _unfinished().clear()
-    return unfinished
+    unfinished = vars(_app_context()).pop(_UNFINISHED, None)
+    if not unfinished:
+        return []
+    enclosing = _enclosing()
+    return [scope for scope in unfinished if scope is not enclosing]
 
 
 def _enclosing() -> RequestScope | None:

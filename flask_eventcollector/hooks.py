@@ -32,7 +32,7 @@ class Hooks:
             flask.request_started.connect(self._on_request_started, app)
         app.teardown_request(self._on_teardown_request)
         app.teardown_appcontext(self._on_teardown_appcontext)
-        flask.appcontext_tearing_down.connect(self._on_appcontext_tearing_down, app)
+        self._state.on_app_context_end = self._on_appcontext_tearing_down
         flask.request_finished.connect(self._on_request_finished, app)
         flask.got_request_exception.connect(self._on_request_exception, app)
         app.shell_context_processor(self._on_shell)
