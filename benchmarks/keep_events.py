@@ -29,8 +29,10 @@ from rich.progress import track
 from rich.table import Table
 
 from flask_eventcollector import EventCollector
+from flask_eventcollector.config.broker_url import MEMORY
 from flask_eventcollector.delivery.entries import Entry
 from flask_eventcollector.messages.encoding import encode_event
+from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import row_of
@@ -169,8 +171,9 @@ def _drain(folder: Path, events: int) -> dict[str, Any]:
 
 def _leave(folder: Path, events: int) -> None:
     """A file with *events* events, as left by a killed process."""
-    claim = Folder(folder, NAME).claim_new()
-    journal = Journal.create(claim.path)
+    destination = Destination.of([MEMORY])
+    claim = Folder(folder, NAME, destination).claim_new()
+    journal = Journal.create(claim.path, str(destination))
     steps = range(0, events, 5000)
     for first in track(steps, "writing", console=Console(stderr=True)):
         numbers = range(first, min(first + 5000, events))

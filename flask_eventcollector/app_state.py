@@ -44,6 +44,7 @@ from .events import Event
 from .messages.encoding import encode_event, provider_default
 from .stores.memory import MemoryStore
 from .stores.spool.adopter import PAGE, PAGE_BYTES
+from .stores.spool.destination import Destination
 from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
 
@@ -120,7 +121,9 @@ class AppState:
         """The folder of the spool; ``None``: the backlog is in memory."""
         if choose_backlog(self.config, self.app) != "spool":
             return None
-        return Folder(choose_spool_dir(self.config, self.app), self.app.name)
+        path = choose_spool_dir(self.config, self.app)
+        destination = Destination.of(choose_broker(self.config, self.app))
+        return Folder(path, self.app.name, destination)
 
     # The parts of one process.
 

@@ -178,6 +178,9 @@ class Stats:
     unadopted: int = 0
     #: Damaged spool files that were renamed.
     quarantined: int = 0
+    #: Spool files of dead processes whose events are for another broker or virtual
+    #: host, so that this process leaves them alone.
+    strays: int = 0
     #: Bytes held in memory, counted against ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0
     #: Seconds since the oldest in-flight or retained event was enqueued; ``None``:

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, total
-from ..stores.spool.folder import Folder
+from ..stores.spool.folder import Folder, destination_of
 from . import formatting
 
 
 def status(
-    app: str, folder: Folder, files: Sequence[Report], quarantined: Iterable[Path]
+    app: str,
+    folder: Folder,
+    files: Sequence[Report],
+    others: Sequence[Report],
+    quarantined: Iterable[Path],
 ) -> dict[str, Any]:
     """Each file, with the totals."""
     return {
         "app": app,
         "folder": str(folder.path),
+        "destination": list(folder.destination.addresses),
         "files": [_file(file) for file in files],
+        "others": [_file(file) for file in others],
         "quarantined": [str(path) for path in quarantined],
         "total": total(files)._asdict(),
     }
@@ -32,6 +39,7 @@ def _file(file: Report) -> dict[str, Any]:
     is_unreadable = bool(file.problem)
     return {
         "path": str(file.path),
+        "destination": _destination(file.path),
         "process": file.owner.process or None,
         "alive": file.owner.alive,
         "waiting": None if is_unreadable else file.waiting,
@@ -40,6 +48,11 @@ def _file(file: Report) -> dict[str, Any]:
         "bytes": file.bytes,
         "problem": file.problem,
     }
+
+
+def _destination(path: Path) -> list[str] | None:
+    destination = destination_of(path)
+    return None if destination is None else list(destination.addresses)
 
 
 def event(found: Found) -> dict[str, Any]:
@@ -74,6 +87,25 @@ def details(found: Found, *, payload: bool) -> dict[str, Any]:
 def drained(drained: Drained) -> dict[str, Any]:
     """What a flush delivered and what it left."""
     return {key: value for key, value in vars(drained).items() if key != "reason"}
+
+
+def adopted(adopted: Sequence[Adopted], problems: Mapping[Path, str]) -> dict[str, Any]:
+    """What became of each file that was to be adopted."""
+    return {
+        "adopted": sum(file.events for file in adopted),
+        "files": [
+            {
+                "path": str(file.path),
+                "events": file.events,
+                "quarantined": file.quarantined,
+            }
+            for file in adopted
+        ],
+        "left": [
+            {"path": str(path), "problem": problem}
+            for path, problem in problems.items()
+        ],
+    }
 
 
 def write(value: Any) -> None:

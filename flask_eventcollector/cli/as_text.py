@@ -12,17 +12,23 @@ from typing import Any
 
 import click
 
+from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, total
 from ..stores.spool.folder import Folder
+from ..stores.spool.strays import destination_name
 from . import formatting
 
 # The state of the spool.
 
 
 def show_status(
-    app: str, folder: Folder, files: Sequence[Report], quarantined: Iterable[Path]
+    app: str,
+    folder: Folder,
+    files: Sequence[Report],
+    others: Sequence[Report],
+    quarantined: Iterable[Path],
 ) -> None:
     """Each file, with the totals."""
     click.echo(f"Spool of {app!r}: {formatting.printable(str(folder.path))}")
@@ -34,6 +40,28 @@ def show_status(
         click.echo(
             f"Quarantined, since it is damaged: {formatting.printable(path.name)}"
         )
+    if others:
+        _show_others(folder, others)
+
+
+def _show_others(folder: Folder, files: Sequence[Report]) -> None:
+    click.echo(f"Left alone, since their events are not for {folder.destination}:")
+    for file in files:
+        click.echo(f"  {describe(file)}, of {file.owner}")
+    if any(not file.owner.alive for file in files):
+        click.echo(
+            "To send the events of processes that are gone to this app's broker all the"
+            " same, run 'flask events adopt FILE'."
+        )
+
+
+def describe(file: Report) -> str:
+    """What is in a file, and where it belongs."""
+    count = formatting.events(file.waiting + file.dead)
+    if file.problem:
+        count = "events that can't be read"
+    name = formatting.printable(file.path.name)
+    return f"{name}: {count} for {destination_name(file.path)}"
 
 
 def _show_files(files: Sequence[Report]) -> None:
@@ -161,6 +189,19 @@ def show_changed(what: str, changed: Changed) -> None:
             f" hangs): {abbreviated(changed.left)}",
             err=True,
         )
+
+
+def show_adopted(adopted: Sequence[Adopted]) -> None:
+    """The result of an ``adopt``."""
+    count = formatting.events(sum(file.events for file in adopted))
+    text = f"Adopted {count} of {formatting.count(len(adopted), 'file')}."
+    if adopted:
+        text += " The next worker sends them, or run 'flask events flush' now."
+    click.echo(text)
+    for file in adopted:
+        if file.quarantined:
+            name = formatting.printable(file.path.name)
+            click.echo(f"Quarantined, since it is damaged: {name}.quarantined")
 
 
 # Anywhere.

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import click
 from flask import current_app
 from flask.cli import with_appcontext
 
+from ..stores.spool.admin.adopting import Adopted, adopt
 from ..stores.spool.admin.changes import change
 from ..stores.spool.admin.draining import drain
-from ..stores.spool.admin.reading import Found, Unreadable, events_in, reports
+from ..stores.spool.admin.reading import (
+    Found,
+    Report,
+    Unreadable,
+    events_in,
+    report,
+    reports,
+    reports_of_others,
+)
 from ..stores.spool.control import ControlRequest
+from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting
 from .context import app_state, delivery, spool_folder
 from .exit_codes import Exit, Failure, end
-from .selection import select, with_ids
+from .selection import select, select_files, with_ids
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -49,14 +60,19 @@ _limit = click.option(
 def _status(for_machines: bool) -> None:
     """Show each spool file, its process, and its events.
 
-    Exits with 3 if any event is waiting or dead, or if a file can't be read.
+    Files of this app's name whose events are for another broker or virtual host are
+    listed apart; see 'adopt'. Exits with 3 if any event is waiting or dead, or if a
+    file can't be read. The files of other apps' running processes don't count.
     """
     folder = spool_folder()
-    files, quarantined = reports(folder), folder.quarantined_files()
+    files, others = reports(folder), reports_of_others(folder)
+    quarantined = folder.quarantined_files()
     if for_machines:
-        as_json.write(as_json.status(current_app.name, folder, files, quarantined))
+        shown = as_json.status(current_app.name, folder, files, others, quarantined)
+        as_json.write(shown)
     else:
-        as_text.show_status(current_app.name, folder, files, quarantined)
+        as_text.show_status(current_app.name, folder, files, others, quarantined)
+    files += [file for file in others if not file.owner.alive]
     as_text.report_problems(file.problem for file in files if file.problem)
     if any(file.waiting or file.dead or file.problem for file in files):
         end(Exit.WAITS)
@@ -200,6 +216,51 @@ def _purge(
             f"Drop {formatting.events(count)} for good?", abort=True, err=True
         )
     _change("purge", found, for_machines)
+
+
+@_command("adopt")
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option("--from", "source", metavar="APP", help="All files of the app APP.")
+@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+@_json
+def _adopt(
+    files: tuple[str, ...], source: str | None, yes: bool, for_machines: bool
+) -> None:
+    """Make events of other spool files this app's own.
+
+    For an app whose broker, name or EVENTCOLLECTOR_SPOOL_DIR has changed: processes
+    adopt only what their own app has left for their own broker and virtual host. The
+    events are moved into a file that the app's workers send to its present broker. FILE
+    is a name that 'status' shows, or a path. With --from and this app's own name, these
+    are its files for other brokers. Exits with 1 if a file is in use or can't be read.
+    """
+    folder = spool_folder()
+    paths = select_files(folder, files, source)
+    found = [file for path in paths if (file := report(path)) is not None]
+    if found and not yes:
+        _confirm_adoption(folder, found)
+    adopted: list[Adopted] = []
+    problems: dict[Path, str] = {}
+    for path in paths:
+        try:
+            adopted.append(adopt(path, folder))
+        except Unreadable as error:
+            problems[path] = str(error)
+    if for_machines:
+        as_json.write(as_json.adopted(adopted, problems))
+    else:
+        as_text.show_adopted(adopted)
+    for problem in problems.values():
+        click.echo(f"Not adopted: {formatting.printable(problem)}", err=True)
+    if problems:
+        end(Exit.FAILED)
+
+
+def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
+    for file in files:
+        click.echo(as_text.describe(file), err=True)
+    question = f"Send them to {folder.destination}?"
+    click.confirm(question, abort=True, err=True)
 
 
 def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:

@@ -28,12 +28,19 @@ def app_state() -> AppState:
 def spool_folder() -> Folder:
     """The folder of the app's spool.
 
-    :raises Failure: the backlog is in memory.
+    :raises Failure: the backlog is in memory, or the folder can't be read.
     """
     state = app_state()
     folder = state.spool_folder()
     if folder is None:
         raise Failure(_why_memory(state), Exit.MEMORY)
+    try:
+        folder.files()
+    except OSError as error:
+        raise Failure(
+            f"Can't read the folder {folder.path}: {error.strerror}. Run this as the"
+            " user that runs the app"
+        ) from error
     if not folder.path.exists():
         click.echo(
             f"The folder {folder.path} does not exist: no process of this app has ever"

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,10 @@ from flask_eventcollector.stores.spool.admin.changes import PATIENCE
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE
 from tests.cli.support import DEADLINE, FlaskEvents
 from tests.rabbitmq import RabbitMQNode, free_ports
-from tests.spool.support import leave
+from tests.spool import support
+
+#: Without a word about the broker, so that each one is the right one.
+leave = partial(support.leave, destination=None)
 
 MakeQueue = Callable[..., str]
 

@@ -22,23 +22,27 @@ from tests.docs.wire import Relay
 from tests.helpers import DEADLINE, wait_until
 from tests.rabbitmq import RabbitMQNode
 
-ONE_KILLED, ADOPTED, BOTH_KILLED = TRANSCRIPTS = find(
+ONE_KILLED, ADOPTED, BOTH_KILLED, MOVED = TRANSCRIPTS = find(
     page="docs/command-line.md", language="console"
 )
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: The spool's folder on the page.
 FOLDER = "/srv/shop/spool"
 ADDRESS = r"127\.0\.0\.1:\d+"
+#: The same broker by another name, as if it had moved there.
+MOVED_TO = r"localhost:\d+"
 #: What the app logs, which the page leaves out.
 LOG = re.compile(r"^(Broker unavailable|Left \d+ events).*\n", re.M)
 #: What differs from run to run, and what takes its place.
 VARYING = {
     r"@[0-9a-f]{8}\.spool": "@HEX.spool",
+    r"shop@[0-9a-f]{8}@": "shop@HEX@",
     r"\b\d+(\.\d+)? s\b": "AGE",
     r"\b\d+\.\d KiB": "SIZE",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME",
     r'("oldest_age"|"bytes"): [\d.]+': r"\1: NUMBER",
     ADDRESS: "ADDRESS",
+    MOVED_TO: "NEW ADDRESS",
     # The columns of a table are as wide as what varies.
     r"(?<=\S) +": " ",
     r"^ +(?=\d)": "",
@@ -122,6 +126,7 @@ class Page:
         code = "\n".join(f"$ {command}\n{output}" for command, output in said)
         code = code.replace(str(self._flask_events.folder), FOLDER)
         code = re.sub(ADDRESS, "127.0.0.1:5672", code)
+        code = re.sub(MOVED_TO, "localhost:5672", code)
         path = ROOT / example.page
         path.write_text(path.read_text().replace(example.code, code))
 
@@ -166,7 +171,7 @@ def test_the_commands_print_what_the_page_shows(
         ids += second.do("publish('orders.created', 9, 10, 11, tenant='a')")
         page = Page(flask_events)
         page.means(shown(ID.pattern), ids)
-        page.means(shown(r"shop@(\d+)@"), [first.pid, second.pid])
+        page.means(shown(r"shop@[0-9a-f]{8}@(\d+)@"), [first.pid, second.pid])
 
         second.send_signal(signal.SIGSTOP)  # so that it adopts nothing yet
         first.send_signal(signal.SIGKILL)
@@ -178,3 +183,7 @@ def test_the_commands_print_what_the_page_shows(
 
         second.send_signal(signal.SIGKILL)
         page.check(BOTH_KILLED)
+
+        url = rabbitmq.url.replace("127.0.0.1", "localhost")
+        flask_events.environment["FLASK_EVENTCOLLECTOR_BROKER_URL"] = url
+        page.check(MOVED)

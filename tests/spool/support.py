@@ -12,6 +12,7 @@ from typing import Any
 from flask_eventcollector.delivery.entries import Entry, State
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.stores.spool.adopter import PAGE, PAGE_BYTES
+from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import row_of
@@ -19,6 +20,8 @@ from flask_eventcollector.stores.spool.spool import Spool
 from tests.parts import make_event
 
 APP = "shop"
+HERE = Destination(("amqp://rabbit:5672/shop",))
+ELSEWHERE = Destination(("amqp://rabbit:5672/billing",))
 
 
 def rows(
@@ -39,27 +42,48 @@ def dead_rows(payloads: Iterable[Any]) -> list[tuple[Any, ...]]:
     return found
 
 
-def leave(folder: Path, payloads: Iterable[Any], queue: str = "q", **more: Any) -> Path:
-    """A file with these events, as left by a killed process."""
-    spool = Folder(folder, APP)
+def leave(
+    folder: Path,
+    payloads: Iterable[Any],
+    queue: str = "q",
+    *,
+    destination: Destination | None = HERE,
+    **more: Any,
+) -> Path:
+    """A file with these events, as left by a killed process.
+
+    Without a *destination*, of version 1 of its format.
+    """
+    spool = Folder(folder, APP, destination or HERE)
     spool.make()
     claim = spool.claim_new()
-    journal = Journal.create(claim.path)
+    path = claim.path
+    if destination is None:
+        # Version 1 said nothing about it, neither in the file nor in its name.
+        claim.remove()
+        path = folder / path.name.replace(f"@{HERE.digest}@", "@")
+    journal = Journal.create(path, str(destination or ""))
     journal.write(rows(payloads, queue=queue, **more))
     journal.close()
-    claim.release()
-    return claim.path
+    if destination is not None:
+        claim.release()
+    return path
 
 
 def spooling(
-    folder: Path, *, patience: float = 0.25, page: int = PAGE, **more: Any
+    folder: Path,
+    *,
+    patience: float = 0.25,
+    page: int = PAGE,
+    destination: Destination = HERE,
+    **more: Any,
 ) -> Callable[[Ledger], Spool]:
     """Creates the spool of a delivery."""
 
     def spool(ledger: Ledger) -> Spool:
         return Spool(
             ledger,
-            Folder(folder, APP),
+            Folder(folder, APP, destination),
             patience=patience,
             page=(page, PAGE_BYTES),
             name="test",

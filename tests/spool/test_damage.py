@@ -25,7 +25,7 @@ from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.stores.spool.rows import row_of
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import SignalLog, collect, make_delivery, make_event
-from tests.spool.support import leave, rows, spooling
+from tests.spool.support import HERE, leave, rows, spooling
 
 #: This gives a file several pages.
 PADDING = {"padding": "x" * 150}
@@ -133,7 +133,7 @@ def left(folder: Path, lengths: Sequence[int], *, unmoved: int = 0) -> Content:
     followed by older frames.
     """
     path = folder / "made"
-    journal = Journal.create(path)
+    journal = Journal.create(path, str(HERE))
     for number, length in enumerate(lengths, 1):
         if number == len(lengths) - unmoved + 1:
             checkpoint = journal._connection.execute("PRAGMA wal_checkpoint")
@@ -515,14 +515,14 @@ def test_a_newer_versions_file_is_left_where_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     path = leave(folder, "ab")
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 2}")
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 3}")
+        connection.execute("PRAGMA user_version = 3")
     connection.close()
     delivery = deliver(folder, SignalLog())
     delivery.start()
-    wait_until(lambda: "version 2" in delivery.stats().spool_error, "it is noted")
+    wait_until(lambda: "version 3" in delivery.stats().spool_error, "it is noted")
     delivery.close(DEADLINE)
-    assert Folder(folder, "shop").files() == [path]
+    assert Folder(folder, "shop", HERE).files() == [path]
 
 
 def test_a_file_that_was_never_begun_is_removed(tmp_path: Path) -> None:

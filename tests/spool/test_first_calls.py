@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,14 @@ import pytest
 from flask_eventcollector import EventCollector
 from flask_eventcollector.delivery.threads import note_own_thread
 from flask_eventcollector.stores.spool import adopter
+from flask_eventcollector.stores.spool import folder as folder_module
 from flask_eventcollector.stores.spool.journal import Journal
 from tests.helpers import DEADLINE, Shop, in_thread, open_shop, wait_until
-from tests.spool.support import APP, dead_rows, failing, leave
+from tests.spool import support
+from tests.spool.support import APP, dead_rows, failing
+
+#: Without a word about the broker, so that each one is the right one.
+leave = partial(support.leave, destination=None)
 
 MakeShop = Callable[..., Shop]
 
@@ -215,3 +222,43 @@ def test_the_library_s_own_threads_do_not_wait(
 
     in_thread(look)
     go_on.set()
+
+
+def test_a_folder_that_cannot_be_listed_is_no_empty_folder(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", failing(OSError(errno.EMFILE, "Too many files")))
+        assert not shop.events.flush(DEADLINE)
+        assert "Too many files" in shop.events.stats().spool_error
+    assert shop.events.flush(DEADLINE)
+    assert len(shop.sent()) == 100
+
+
+def test_a_file_that_cannot_be_locked_for_lack_of_descriptors_is_not_forgotten(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    with monkeypatch.context() as patch:
+        error = OSError(errno.EMFILE, "Too many files")
+        patch.setattr(folder_module, "_open_locked", failing(error))
+        assert not shop.events.flush(DEADLINE)
+    assert shop.events.flush(DEADLINE)
+
+
+def test_a_file_that_nobody_may_lock_holds_up_no_other(
+    shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_two(folder)
+    first = min(folder.glob("*.spool"))
+    open_locked = folder_module._open_locked
+
+    def refuse(path: Path) -> int | None:
+        if path == first:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return open_locked(path)
+
+    monkeypatch.setattr(folder_module, "_open_locked", refuse)
+    assert shop.events.flush(DEADLINE)
+    assert len(shop.sent()) == 50

@@ -19,13 +19,15 @@ from flask_eventcollector.stores.spool.folder import (
     claim_orphan,
     holder_of,
 )
-from tests.spool.support import APP, leave
+from tests.spool.support import APP, HERE, leave
 
 OWNER = """
 import sys
 from pathlib import Path
+from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import Folder
-claim = Folder(Path(sys.argv[1]), sys.argv[2]).claim_new()
+here = Destination(("amqp://rabbit:5672/shop",))
+claim = Folder(Path(sys.argv[1]), sys.argv[2], here).claim_new()
 claim.path.touch()
 print(claim.path, flush=True)
 sys.stdin.read()
@@ -36,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWa
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "spool", APP)
+    folder = Folder(tmp_path / "spool", APP, HERE)
     folder.make()
     return folder
 
@@ -74,14 +76,14 @@ def test_only_its_owner_may_enter_it(folder: Folder) -> None:
 
 
 def test_a_folder_that_is_not_there_has_no_files(tmp_path: Path) -> None:
-    folder = Folder(tmp_path / "nowhere", APP)
+    folder = Folder(tmp_path / "nowhere", APP, HERE)
     assert folder.files() == []
     assert not folder.has_orphans()
 
 
 def test_a_new_file_is_named_after_app_and_process(folder: Folder) -> None:
-    claim = Folder(folder.path, "a/b@c").claim_new()
-    assert claim.path.name.startswith(f"a%2Fb%40c@{os.getpid()}@")
+    claim = Folder(folder.path, "a/b@c", HERE).claim_new()
+    assert claim.path.name.startswith(f"a%2Fb%40c@{HERE.digest}@{os.getpid()}@")
     claim.remove()
 
 
@@ -135,7 +137,8 @@ def test_an_orphan_is_free_although_a_child_of_its_owner_lives(folder: Folder) -
     code = (
         "import os, sys, time; from pathlib import Path\n"
         "from flask_eventcollector.stores.spool.folder import Folder\n"
-        f"claim = Folder(Path(sys.argv[1]), {APP!r}).claim_new()\n"
+        "from tests.spool.support import HERE\n"
+        f"claim = Folder(Path(sys.argv[1]), {APP!r}, HERE).claim_new()\n"
         "claim.path.touch()\n"
         "if os.fork() == 0:\n"
         "    sys.stdin.read(); os._exit(0)\n"
@@ -152,8 +155,8 @@ def test_an_orphan_is_free_although_a_child_of_its_owner_lives(folder: Folder) -
 
 def test_another_apps_files_are_not_its_own(folder: Folder) -> None:
     path = leave(folder.path, "a")
-    assert orphans(Folder(folder.path, "shop2")) == []
-    assert orphans(Folder(folder.path, "sho")) == []
+    assert orphans(Folder(folder.path, "shop2", HERE)) == []
+    assert orphans(Folder(folder.path, "sho", HERE)) == []
     assert orphans(folder) == [path]
 
 
@@ -210,6 +213,6 @@ def test_what_was_let_go_here_is_left_to_the_next_process(folder: Folder) -> Non
     claim.release()
     # Its events are still known here, and would be rejected as duplicates.
     assert list(folder.claim_orphans()) == []
-    [found] = Folder(folder.path, "shop").claim_orphans()
+    [found] = Folder(folder.path, "shop", HERE).claim_orphans()
     assert found.path == claim.path
     found.release()

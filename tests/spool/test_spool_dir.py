@@ -14,7 +14,7 @@ from flask_eventcollector.config.spool_dir import OWN_NAME, check_spool_dir
 from flask_eventcollector.errors import ConfigurationError
 from flask_eventcollector.stores.spool.folder import Folder
 from tests.helpers import Shop, in_child
-from tests.spool.support import failing
+from tests.spool.support import HERE, failing
 
 #: Port 1 has no listener.
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"
@@ -72,14 +72,14 @@ def test_the_library_closes_a_folder_of_its_own_name_to_others(tmp_path: Path) -
     path.chmod(0o2770)
     check_spool_dir(path, "KEY")
 
-    Folder(path, "shop").make()
+    Folder(path, "shop", HERE).make()
 
     assert path.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_mode_of_any_other_folder_is_left_alone(tmp_path: Path) -> None:
     tmp_path.chmod(0o750)
-    Folder(tmp_path, "shop").make()
+    Folder(tmp_path, "shop", HERE).make()
     assert tmp_path.stat().st_mode & 0o777 == 0o750
 
 

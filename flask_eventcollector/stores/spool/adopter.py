@@ -22,6 +22,7 @@ from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
 from .orphan import CopiedFile, Orphan, open_sound
 from .quarantine import Quarantine
+from .strays import Strays
 from .writer import LONGEST_WAIT
 
 #: Seconds between two scans for files of dead processes.
@@ -73,6 +74,7 @@ class Adopter:
         self._are_more = False
         self._erase_breaker = CircuitBreaker("erasing")
         self._read_breaker = CircuitBreaker("reading")
+        self._strays = Strays(folder)
 
     # Called in any thread.
 
@@ -124,8 +126,17 @@ class Adopter:
     @property
     def problems(self) -> list[StoreProblem]:
         """Why files could not be read, or rows could not be erased."""
-        problems = (self._erase_breaker.problem, self._read_breaker.problem)
+        problems = (
+            self._erase_breaker.problem,
+            self._read_breaker.problem,
+            self._strays.problem,
+        )
         return [problem for problem in problems if problem is not None]
+
+    @property
+    def strays(self) -> int:
+        """How many orphans belong to another broker."""
+        return len(self._strays.files)
 
     # One run. Nothing below is called by other threads.
 
@@ -205,6 +216,13 @@ class Adopter:
         self._next_scan = clock + SCAN_INTERVAL
         self._read_breaker.record_success()
         self._are_more = False
+        try:
+            self._claim_files()
+            self._strays.scan()
+        except OSError as error:
+            self._read_breaker.record_failure(error)
+
+    def _claim_files(self) -> None:
         for claim in self._folder.claim_orphans():
             if not self._has_room():
                 claim.release()

@@ -18,7 +18,8 @@ except ImportError:  # pragma: no cover - Windows
 
 from ...config.spool_dir import OWN_NAME
 from ...delivery.process import current_process
-from .journal import SUFFIXES, was_begun
+from .destination import Destination
+from .journal import SUFFIXES, read_destination, was_begun
 
 EXTENSION = ".spool"
 #: A request from the command line to the process of a file; see `control`.
@@ -32,6 +33,10 @@ _QUARANTINED = ".quarantined"
 #: on it. So a process opens a lock file only once. See "Advisory record locking" in
 #: fcntl(2).
 _held: dict[tuple[object, str], object] = {}
+
+#: By file: what it says about where its events belong. That never changes.
+_destinations: dict[str, Destination] = {}
+_MOST_DESTINATIONS = 10_000
 
 
 class ForeignFile(Exception):
@@ -75,10 +80,12 @@ class Claim:
 
 
 class Folder:
-    """The files of one app. Several apps may share the folder itself."""
+    """The files of one app with one destination. Others may share the folder itself."""
 
-    def __init__(self, path: Path, app_name: str) -> None:
+    def __init__(self, path: Path, app_name: str, destination: Destination) -> None:
         self.path = path
+        #: Where the events of these files belong.
+        self.destination = destination
         self._prefix = f"{quote(app_name, safe='')}@"
         #: The files that were created through this object. They do not become orphans
         #: once released, since their writer still holds their events.
@@ -100,7 +107,8 @@ class Folder:
 
         :raises OSError: the lock file can't be created.
         """
-        name = f"{self._prefix}{os.getpid()}@{secrets.token_hex(4)}{EXTENSION}"
+        whose = f"{self._prefix}{self.destination.digest}@{os.getpid()}"
+        name = f"{whose}@{secrets.token_hex(4)}{EXTENSION}"
         claim = _lock(self.path / name)
         if claim is None:
             raise OSError(errno.EEXIST, "the spool file exists already", name)
@@ -108,44 +116,112 @@ class Folder:
         return claim
 
     def files(self) -> list[Path]:
-        """The app's files, sorted by name."""
-        return self._files(EXTENSION)
+        """The app's files with this destination, sorted by name.
+
+        :raises OSError: the folder can't be read.
+        """
+        return [path for path in self._files(EXTENSION) if self._is_ours(path)]
+
+    def other_files(self) -> list[Path]:
+        """The app's files with other destinations, sorted by name.
+
+        :raises OSError: the folder can't be read.
+        """
+        return [path for path in self._files(EXTENSION) if not self._is_ours(path)]
 
     def quarantined_files(self) -> list[Path]:
-        """The app's quarantined files, which no process uses."""
-        return self._files(EXTENSION + _QUARANTINED)
+        """The app's quarantined files, which no process uses.
+
+        :raises OSError: the folder can't be read.
+        """
+        paths = self._files(EXTENSION + _QUARANTINED)
+        return [path for path in paths if self._is_ours(path)]
 
     def _files(self, ending: str) -> list[Path]:
         try:
             names = os.listdir(self.path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return []
         own = (n for n in names if n.startswith(self._prefix))
         return [self.path / name for name in sorted(own) if name.endswith(ending)]
+
+    def _is_ours(self, path: Path) -> bool:
+        """Whether the events in *path* belong to this destination.
+
+        A file of version 1 does not say: then the app's name must do. If the first page
+        is damaged, the file's name tells.
+        """
+        found = destination_of(path)
+        if found is not None:
+            return self.destination.is_same(found)
+        named = path.name.split("@")[1:-2]
+        return not named or named == [self.destination.digest]
 
     def claim_orphans(self) -> Iterator[Claim]:
         """Lock the files of dead processes, one after the other.
 
         Files from :meth:`claim_new` of this object are excluded.
+
+        :raises OSError: the folder can't be read, or no file descriptors are left.
         """
         for path in self.files():
-            claim = None if path in self._own else claim_orphan(path)
+            claim = None if path in self._own else _claim_orphan(path)
             if claim is not None:
                 yield claim
 
     def has_orphans(self) -> bool:
-        """Whether any file's process is dead; takes microseconds for each file."""
-        for claim in self.claim_orphans():
-            claim.release()
+        """Whether any file's process is dead; takes microseconds for each file.
+
+        True if nobody can tell.
+        """
+        try:
+            for claim in self.claim_orphans():
+                claim.release()
+                return True
+        except OSError:
             return True
         return False
+
+
+def destination_of(path: Path) -> Destination | None:
+    """Where the events in *path* belong; ``None``: it does not say, or is unreadable.
+
+    A file that this process has locked is not opened, since closing it would release
+    the locks that SQLite has on it.
+    """
+    name, key, token = str(path), _key(path), object()
+    if name in _destinations or _held.setdefault(key, token) is not token:
+        return _destinations.get(name)
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return None
+        text = read_destination(path)
+    except OSError:
+        return None
+    finally:
+        del _held[key]
+    if not text:
+        return None
+    if len(_destinations) >= _MOST_DESTINATIONS:
+        _destinations.clear()
+    return _destinations.setdefault(name, Destination(tuple(text.split())))
 
 
 def claim_orphan(path: Path) -> Claim | None:
     """Lock the file of a dead process; ``None``: it is running, or locking failed."""
     try:
-        claim = _lock(path)
+        return _claim_orphan(path)
     except OSError:
+        return None
+
+
+def _claim_orphan(path: Path) -> Claim | None:
+    try:
+        claim = _lock(path)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            # That says nothing about the file.
+            raise
         return None
     if claim is not None and not os.path.lexists(path):
         # Its owner has just removed it.

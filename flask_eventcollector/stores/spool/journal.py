@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +17,8 @@ from urllib.parse import quote
 from ...events import Target
 from .rows import COLUMNS
 
-VERSION = 1
+#: 2 added the destination.
+VERSION = 2
 #: "EC" followed by the version. The redundancy ensures that a flipped bit is not
 #: mistaken for a newer version.
 _MARK = 0x4543 << 16
@@ -47,8 +50,10 @@ _SCHEMA = (
     )
     """,
     "CREATE INDEX events_by_target ON events (exchange, queue)",
-    f"PRAGMA application_id = {_MARK | VERSION}",
-    f"PRAGMA user_version = {VERSION}",
+)
+#: Its text is in the first page, where it can be read without SQLite.
+_DESTINATION = re.compile(
+    rb"CREATE VIEW destination AS SELECT '([^']+)' AS addresses, (\d+) AS checksum"
 )
 _PLACES = ", ".join("?" * len(COLUMNS))
 _INSERT = f"INSERT OR REPLACE INTO events VALUES ({_PLACES})"  # noqa: S608 - as below
@@ -87,20 +92,53 @@ def was_begun(path: Path) -> bool:
             f"the file has format version {version}, but this version of the library"
             f" supports {VERSION}"
         )
-    if _steady(page) == _steady(new_first_page()):
+    if _steady(page) == _steady(new_first_page(_destination_on(page))):
         return True
     if is_longer or len(page) not in (0, PAGE_SIZE) or any(page[PAGE_SIZE // 2 :]):
         raise sqlite3.DatabaseError("its first page is corrupt")
     return False
 
 
-@functools.cache
-def new_first_page() -> bytes:
+@functools.lru_cache(maxsize=16)
+def new_first_page(destination: str = "") -> bytes:
     """The first page of a new file, with the header and the schema."""
     with TemporaryDirectory() as folder:
         new = Path(folder, "new")
-        Journal.create(new).close()
+        Journal.create(new, destination).close()
         return new.read_bytes()[:PAGE_SIZE]
+
+
+def read_destination(path: Path) -> str:
+    """What was passed to :meth:`Journal.create` as *destination*.
+
+    Does not use SQLite. ``""``: the file has none, or its first page is damaged.
+
+    :raises OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        return _destination_on(file.read(PAGE_SIZE))
+
+
+def _destination_on(page: bytes) -> str:
+    found = _DESTINATION.search(page)
+    if found is None or zlib.crc32(found[1]) != int(found[2]):
+        return ""
+    return found[1].decode(errors="replace")
+
+
+def _schema(destination: str) -> Iterator[str]:
+    """The statements that create a file; without *destination*, one of version 1."""
+    yield from _SCHEMA
+    version = 1
+    if destination:
+        version = VERSION
+        checksum = zlib.crc32(destination.encode())
+        yield (
+            f"CREATE VIEW destination AS SELECT '{destination}' AS addresses,"
+            f" {checksum} AS checksum"
+        )
+    yield f"PRAGMA application_id = {_MARK | version}"
+    yield f"PRAGMA user_version = {version}"
 
 
 def _steady(page: bytes) -> bytes:
@@ -124,14 +162,20 @@ class Journal:
         connection.text_factory = bytes
 
     @classmethod
-    def create(cls, path: Path, *, full_sync: bool = False) -> Journal:
-        """Create a new file, which only its owner can read."""
+    def create(
+        cls, path: Path, destination: str = "", *, full_sync: bool = False
+    ) -> Journal:
+        """Create a new file, which only its owner can read.
+
+        :param destination: what to write into it about where its events belong: ASCII
+            without quotes, at most 2 000 characters.
+        """
         # SQLite creates the accompanying files with the same permissions.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
         journal = cls.open(path, full_sync=full_sync)
         try:
             with journal._transaction() as connection:
-                for statement in _SCHEMA:
+                for statement in _schema(destination):
                     connection.execute(statement)
             # Ensures that the schema is in the main file before any row.
             journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()

@@ -92,4 +92,5 @@ class Spool:
             "spool_error": next((problem.text for problem in self.problems()), ""),
             "unspooled": self._ledger.unstored() if fails else 0,
             "quarantined": self._quarantine.count,
+            "strays": self._adopter.strays,
         }

@@ -155,7 +155,11 @@ class Writer:
             self._folder.make()
             claim = self._folder.claim_new()
             try:
-                journal = Journal.create(claim.path, full_sync=self._full_sync)
+                journal = Journal.create(
+                    claim.path,
+                    str(self._folder.destination),
+                    full_sync=self._full_sync,
+                )
             except BaseException:
                 claim.remove()
                 raise

@@ -6,7 +6,7 @@ import heapq
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +89,29 @@ def owner_of(path: Path) -> Owner:
 
 def reports(folder: Folder) -> list[Report]:
     """A report on each file."""
-    found = (_report(path) for path in folder.files())
-    return [report for report in found if report is not None]
+    return _reports(folder.files())
+
+
+def reports_of_others(folder: Folder) -> list[Report]:
+    """A report on each file of the app that belongs to another broker."""
+    return _reports(folder.other_files())
+
+
+def report(path: Path) -> Report | None:
+    """A report on one file; ``None``: it is gone."""
+    owner = owner_of(path)
+    size = _size(path)
+    try:
+        with reading(path) as journal:
+            if journal is None:
+                return Report(path, owner, bytes=size)
+            waiting, dead, oldest = journal.sums()
+    except Gone:
+        return None
+    except Unreadable as error:
+        return Report(path, owner, bytes=size, problem=str(error))
+    age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
+    return Report(path, owner, waiting, dead, age, size)
 
 
 def total(files: Sequence[Report]) -> Total:
@@ -170,20 +191,9 @@ def explain_read_error(error: Exception) -> str:
     return f"reading failed ({error}): try again"
 
 
-def _report(path: Path) -> Report | None:
-    owner = owner_of(path)
-    size = _size(path)
-    try:
-        with reading(path) as journal:
-            if journal is None:
-                return Report(path, owner, bytes=size)
-            waiting, dead, oldest = journal.sums()
-    except Gone:
-        return None
-    except Unreadable as error:
-        return Report(path, owner, bytes=size, problem=str(error))
-    age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
-    return Report(path, owner, waiting, dead, age, size)
+def _reports(paths: Iterable[Path]) -> list[Report]:
+    found = (report(path) for path in paths)
+    return [report for report in found if report is not None]
 
 
 def _size(path: Path) -> int:
