@@ -20,7 +20,7 @@ def stats(of: Books) -> Stats:
 def opened(of: Books, *payloads: object, size: int = 1) -> list[Entry]:
     entries = [Entry(make_event(payload, size=size)) for payload in payloads]
     for entry in entries:
-        of.open(entry)
+        of.open([entry])
     return entries
 
 
@@ -110,7 +110,7 @@ def test_an_opening_that_is_cut_short_can_be_mended() -> None:
         (one,) = opened(ledger, "a", size=7)
         other = Entry(make_event("b", size=7))
         with interruption:
-            ledger.open(other)
+            ledger.open([other])
         ledger.rebuild()
         known = other.state is State.COLLECTED
         assert_consistent(ledger, [one, other] if known else [one])

@@ -46,7 +46,7 @@ class Road:
         for letter in some:
             self.lane.in_flight -= 1
             self.entries[letter].state = State.CONFIRMED
-            self.lane.confirmed(self.clock.now)
+            self.lane.confirmed(1, self.clock.now)
 
     def due_in(self) -> float | None:
         due = self.lane.due(self.clock.now)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .entries import Entry, State
+
+_ALIVE = frozenset(state for state in State if state.alive)
 
 
 class Books:
@@ -54,13 +56,17 @@ class Books:
             return list(self)
         return [self._live[id] for id in dict.fromkeys(ids) if id in self._live]
 
-    def open(self, entry: Entry) -> None:
-        """Count a new entry as collected."""
-        self._live[entry.event.id] = entry
-        entry.state = State.COLLECTED
-        self._counts[State.COLLECTED] += 1
-        self._enqueued += 1
-        self._bytes[State.COLLECTED] += entry.event.size
+    def open(self, entries: Sequence[Entry]) -> None:
+        """Count new entries as collected."""
+        size = 0
+        for entry in entries:
+            event = entry.event
+            self._live[event.id] = entry
+            entry.state = State.COLLECTED
+            size += event.size
+        self._counts[State.COLLECTED] += len(entries)
+        self._enqueued += len(entries)
+        self._bytes[State.COLLECTED] += size
 
     def adopt(self, entry: Entry) -> None:
         """Count an entry from another process, in its current state."""
@@ -80,6 +86,24 @@ class Books:
         else:
             del self._live[entry.event.id]
             self._foreign.pop(entry.event.id, None)
+
+    def moved(self, entries: Sequence[Entry], before: State, state: State) -> int:
+        """Count that all *entries* have moved from one state to another, bulkwise.
+
+        Returns their bytes. The caller has changed their states.
+        """
+        size = sum([entry.event.size for entry in entries])
+        self._counts[before] -= len(entries)
+        self._counts[state] += len(entries)
+        self._bytes[before] -= size
+        if state in _ALIVE:
+            self._bytes[state] += size
+            return size
+        for entry in entries:
+            del self._live[entry.event.id]
+            if self._foreign:
+                self._foreign.pop(entry.event.id, None)
+        return size
 
     def rebuild(self) -> None:
         """Recompute the counts after a step was interrupted."""

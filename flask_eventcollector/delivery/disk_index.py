@@ -78,10 +78,17 @@ class DiskIndex:
 
     # What must be written.
 
-    def open(self, entry: Entry) -> None:
-        """Note that *entry* must be stored from now on."""
-        if self._durable and not entry.is_stored:
-            self._unstored[entry.sequence] = entry
+    def open(self, entries: Iterable[Entry]) -> None:
+        """Note that *entries* must be stored from now on."""
+        if self._durable:
+            unstored = (entry for entry in entries if not entry.is_stored)
+            self._unstored.update((entry.sequence, entry) for entry in unstored)
+
+    def end(self, entries: Iterable[Entry]) -> None:
+        """Note that *entries*, whose rows are outdated, need not be stored any more."""
+        if self._unstored:
+            for entry in entries:
+                self._unstored.pop(entry.sequence, None)
 
     def oldest(self, before: float, limit: int) -> list[Entry]:
         """Of the *limit* oldest unstored entries, those handed over by *before*."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -87,22 +87,27 @@ class Lane:
         """Whether a confirm for others is *patience* seconds newer than any here."""
         return heard_at - self._unheard_since > patience
 
-    def sent(self, entry: Entry, now: float) -> None:
-        """Note that *entry* is in flight."""
+    def sent(self, events: int, size: int, now: float) -> None:
+        """Note that *events* of *size* bytes are in flight."""
         if not self.in_flight:
             self._unheard_since = now
-        self.in_flight += 1
-        self.bytes_in_flight += entry.event.size
+        self.in_flight += events
+        self.bytes_in_flight += size
 
-    def landed(self, entry: Entry, now: float) -> None:
-        """Note that *entry* is no longer in flight."""
-        self.in_flight -= 1
-        self.bytes_in_flight -= entry.event.size
+    def landed(self, events: int, size: int, now: float) -> None:
+        """Note that *events* of *size* bytes are no longer in flight."""
+        self.in_flight -= events
+        self.bytes_in_flight -= size
         self._unheard_since = now if self.in_flight else float("inf")
 
     def add(self, entry: Entry) -> None:
         """Queue *entry* by its sequence."""
         heapq.heappush(self._waiting, (entry.sequence, entry))
+
+    def add_all(self, entries: Iterable[Entry]) -> None:
+        """Queue *entries*, which are newer than all others."""
+        # What is greater than all of a heap may be appended.
+        self._waiting += [(entry.sequence, entry) for entry in entries]
 
     def add_delayed(self, entry: Entry, retry_at: float) -> None:
         """Delay *entry*, which was refused individually, until *retry_at*."""
@@ -117,22 +122,21 @@ class Lane:
 
     def take(
         self, now: float, room: int, room_bytes: int, *, alone: bool = False
-    ) -> Iterator[Entry]:
-        """Remove and yield what may be sent at *now*, in order, as far as room allows.
+    ) -> list[Entry]:
+        """Remove what may be sent at *now*, in order, as far as room allows.
 
         *alone*: nothing is in flight, so the first event may have any size.
         """
         self._requeue_delayed(now)
         room = min(room, self._allowance(now))
-        while room > 0 and self._skip_departed():
+        taken: list[Entry] = []
+        while len(taken) < room and self._skip_departed():
             entry = self._waiting[0][1]
-            if entry.event.size > room_bytes and not alone:
-                return
-            alone = False
-            heapq.heappop(self._waiting)
-            room -= 1
+            if entry.event.size > room_bytes and not (alone and not taken):
+                break
+            taken.append(heapq.heappop(self._waiting)[1])
             room_bytes -= entry.event.size
-            yield entry
+        return taken
 
     def due(self, now: float) -> float | None:
         """When an event here could be sent (``<= now``: at once); ``None``: never."""
@@ -141,12 +145,12 @@ class Lane:
             times.append(max(self._retry_at or now, now))
         return min(times, default=None)
 
-    def confirmed(self, now: float) -> None:
-        """The target confirmed an event."""
+    def confirmed(self, events: int, now: float) -> None:
+        """The target confirmed *events*."""
         self._confirmed_at = now
         self._failures = 0
         self._retry_at = None
-        self._window = min(self._window + 1, WIDE_OPEN)
+        self._window = min(self._window + events, WIDE_OPEN)
 
     def back_off(
         self, now: float, sent_at: float, retry_after: float | None = None

@@ -9,6 +9,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..events import (
@@ -48,6 +50,7 @@ _MOST_SCOUTS = 8
 #: bytes. With many threads, the limits may briefly be exceeded by that much.
 _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 
+_target_of = attrgetter("target")
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
 
@@ -89,10 +92,15 @@ class Ledger:
     """
 
     def __init__(
-        self, limits: Limits, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits,
+        clock: Callable[[], float] = time.monotonic,
+        is_heard: Callable[[], bool] = lambda: True,
     ) -> None:
         self._limits = limits
         self._clock = clock
+        #: Whether anybody wants to know of confirmed events.
+        self._is_heard = is_heard
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._books = Books()
@@ -150,14 +158,17 @@ class Ledger:
 
     @step
     def _collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
-        is_modest = self._room.is_share(entries) and not self._is_refused(event.target)
-        fits, notices = self._make_room(event, is_modest=is_modest)
+        fits, notices = self._room.has(1, event.size, reserve=False), list[Notice]()
+        if not fits:
+            is_modest = self._room.is_share(entries)
+            is_modest &= not self._is_refused(event.target)
+            fits, notices = self._make_room(event, is_modest=is_modest)
         if not fits and self._limits.reject:
             return False, notices
         entry = Entry(event)
         if fits:
             entries.append(entry)
-        self._books.open(entry)
+        self._books.open([entry])
         if not fits:
             notices.append(self._drop(entry, "overflow"))
         return True, notices
@@ -198,15 +209,18 @@ class Ledger:
     def hand_over(self, entries: list[Entry], waiter: Waiter | None = None) -> None:
         """Empty a collector: its events now wait for the broker."""
         now = self._clock()
-        for entry in entries:
-            if entry.state is State.COLLECTED:
-                entry.sequence = next(self._sequences)
-                entry.handed_over_at = now
-                if waiter is not None:
-                    waiter.entries.append(entry)
-                    entry.waiter = waiter
-                self._disk_index.open(entry)
-                self._retain(entry)
+        collected = [entry for entry in entries if entry.state is State.COLLECTED]
+        for entry in collected:
+            entry.sequence = next(self._sequences)
+            entry.handed_over_at = now
+            entry.waiter = waiter
+            entry.state = State.RETAINED
+        if waiter is not None:
+            waiter.entries += collected
+        self._books.moved(collected, State.COLLECTED, State.RETAINED)
+        self._disk_index.open(collected)
+        for target, group in groupby(collected, _target_of):
+            self._lane(target).add_all(group)
         entries.clear()
         if waiter is not None:
             self._begin_waiting(waiter)
@@ -273,9 +287,13 @@ class Ledger:
     def settle(self, settlements: Iterable[Settlement]) -> bool:
         """Record outcomes; returns whether more could be sent now."""
         now = self._clock()
-        for settlement in settlements:
-            if settlement.entry.state is State.IN_FLIGHT:
-                self._settle(settlement, now)
+        for are_confirms, group in groupby(settlements, _is_confirm):
+            if are_confirms and self._suspects.alone is None:
+                self._confirm([settlement.entry for settlement in group], now)
+                continue
+            for settlement in group:
+                if settlement.entry.state is State.IN_FLIGHT:
+                    self._settle(settlement, now)
         self._changed.notify_all()
         return _is_due(self._due(now), now)
 
@@ -331,7 +349,7 @@ class Ledger:
         for entry in dead:
             entry.reset_refusals()
             self._retain(entry)
-            self._lane(entry).reopen()
+            self._lane(entry.target).reopen()
         return len(dead)
 
     @step
@@ -414,9 +432,9 @@ class Ledger:
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
             self._books.adopt(entry)
-            self._disk_index.open(entry)
+            self._disk_index.open([entry])
             if entry.is_retained:
-                self._lane(entry).add(entry)
+                self._lane(entry.target).add(entry)
             else:
                 self._dead.append(entry)
         self._changed.notify_all()
@@ -482,24 +500,30 @@ class Ledger:
 
     def _catch_up(self) -> None:
         """Carry out what was recorded without the lock, or in the middle of a step."""
-        while self._arrivals:
-            self._arrive(self._arrivals[0])
-            # Removed afterwards: after an interruption, it is repeated, which has no
-            # effect.
+        arrivals = list(self._arrivals)
+        if arrivals:
+            self._arrive([e for e in arrivals if e.event.id not in self._books])
+        for _ in arrivals:
+            # Removed afterwards: after an interruption, they are repeated, which has
+            # no effect.
             self._arrivals.popleft()
         while self._postponed:
             # Each may be repeated, since it checks the entries' states.
             self._postponed[0]()
             self._postponed.popleft()
 
-    def _arrive(self, entry: Entry) -> None:
-        if entry.event.id in self._books or entry.state is State.DROPPED:
+    def _arrive(self, entries: list[Entry]) -> None:
+        if self._room.has(len(entries), len(entries) * _SMALL, reserve=True):
+            self._books.open(entries)
             return
-        fits, notices = self._make_room(entry.event, is_modest=True)
-        self._books.open(entry)
-        if not fits:
-            notices.append(self._drop(entry, "overflow"))
-        self._deferred.extend(notices)
+        for entry in entries:
+            if entry.state is State.DROPPED:
+                continue
+            fits, notices = self._make_room(entry.event, is_modest=True)
+            self._books.open([entry])
+            if not fits:
+                notices.append(self._drop(entry, "overflow"))
+            self._deferred.extend(notices)
 
     def _in_the_middle(
         self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -585,7 +609,8 @@ class Ledger:
 
     def _drop(self, entry: Entry, reason: str) -> Notice:
         if entry.state is State.IN_FLIGHT:
-            self._lane(entry).landed(entry, self._clock())
+            lane = self._lane(entry.target)
+            lane.landed(1, entry.event.size, self._clock())
             self._suspects.settled(entry)
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
@@ -604,14 +629,14 @@ class Ledger:
         if entry.is_suspect:
             self._suspects.add(entry, retry_at or 0.0)
         elif retry_at is None:
-            self._lane(entry).add(entry)
+            self._lane(entry.target).add(entry)
         else:
-            self._lane(entry).add_delayed(entry, retry_at)
+            self._lane(entry.target).add_delayed(entry, retry_at)
 
-    def _lane(self, entry: Entry) -> Lane:
-        lane = self._lanes.get(entry.target)
+    def _lane(self, target: Target) -> Lane:
+        lane = self._lanes.get(target)
         if lane is None:
-            lane = self._lanes[entry.target] = Lane(self._limits.delay)
+            lane = self._lanes[target] = Lane(self._limits.delay)
         return lane
 
     def _take(self, taken: list[Entry], limit: int) -> None:
@@ -631,13 +656,11 @@ class Ledger:
             if self._is_silent(lane):
                 continue
             alone = not self._books.count(State.IN_FLIGHT)
-            batch = list(lane.take(now, room, room_bytes, alone=alone))
-            for entry in batch:
-                taken.append(entry)
-                self._send(entry, lane, now)
-                room -= 1
-                room_bytes -= entry.event.size
+            batch = lane.take(now, room, room_bytes, alone=alone)
             if batch:
+                taken += batch
+                room -= len(batch)
+                room_bytes -= self._send(batch, lane, now)
                 # Its next turn is after the others'.
                 self._lanes[target] = self._lanes.pop(target)
             if room > 0 and _is_due(lane.due(now), now):
@@ -651,9 +674,10 @@ class Ledger:
         for lane in list(self._lanes.values()):
             if lane.in_flight:
                 continue
-            for entry in lane.take(now, 1, MAX_IN_FLIGHT_BYTES):
-                taken.append(entry)
-                self._send(entry, lane, now)
+            batch = lane.take(now, 1, MAX_IN_FLIGHT_BYTES)
+            if batch:
+                taken += batch
+                self._send(batch, lane, now)
                 return
 
     def _take_suspect(self, taken: list[Entry], now: float) -> bool:
@@ -666,7 +690,7 @@ class Ledger:
         if not self._busy():
             entry = self._suspects.take()
             taken.append(entry)
-            self._send(entry, self._lane(entry), now)
+            self._send([entry], self._lane(entry.target), now)
         return True
 
     def _busy(self) -> int:
@@ -699,25 +723,31 @@ class Ledger:
         size -= sum(lane.bytes_in_flight for lane in silent)
         return self._limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
 
-    def _send(self, entry: Entry, lane: Lane, now: float) -> None:
-        entry.attempts += 1
-        entry.sent_at = now
-        lane.sent(entry, now)
-        self._books.move(entry, State.IN_FLIGHT)
+    def _send(self, batch: list[Entry], lane: Lane, now: float) -> int:
+        """Note that *batch* is in flight; returns how many bytes that are."""
+        for entry in batch:
+            entry.attempts += 1
+            entry.sent_at = now
+            entry.state = State.IN_FLIGHT
+        size = self._books.moved(batch, State.RETAINED, State.IN_FLIGHT)
+        lane.sent(len(batch), size, now)
+        return size
 
     def _settle(self, settlement: Settlement, now: float) -> None:
         entry = settlement.entry
-        lane = self._lane(entry)
-        lane.landed(entry, now)
+        if settlement.outcome is Outcome.CONFIRMED:
+            self._suspects.settled(entry)
+            self._confirm([entry], now)
+            return
+        lane = self._lane(entry.target)
+        lane.landed(1, entry.event.size, now)
         if self._suspects.settled(entry):
             settlement = settlement.alone()
         elif settlement.suspect and self._suspects.alone is None:
             entry.is_suspect = True
         outcome = settlement.outcome
         entry.reason = settlement.reason
-        if outcome is Outcome.CONFIRMED:
-            self._confirmed(entry, lane, now)
-        elif outcome is None:
+        if outcome is None:
             self._not_sent(settlement, lane, now)
         elif outcome is Outcome.UNKNOWN:
             self._unknown(settlement, lane, now)
@@ -736,11 +766,32 @@ class Ledger:
         for entry in self._books.in_state(State.IN_FLIGHT):
             self._settle(Settlement(entry, Outcome.UNKNOWN, reason), now)
 
-    def _confirmed(self, entry: Entry, lane: Lane, now: float) -> None:
-        self._broker.confirmed(now, entry.sent_at)
-        lane.confirmed(now)
-        self._notice(entry, NoticeKind.PUBLISHED, elapsed=now - entry.handed_over_at)
-        self._move(entry, State.CONFIRMED)
+    def _confirm(self, entries: Iterable[Entry], now: float) -> None:
+        """The broker has confirmed *entries*, whatever it may have said before."""
+        is_heard = self._is_heard()
+        for target, group in groupby(entries, _target_of):
+            confirmed = []
+            for entry in group:
+                if entry.state is not State.IN_FLIGHT:
+                    continue
+                confirmed.append(entry)
+                entry.reason = ""
+                if is_heard:
+                    elapsed = now - entry.handed_over_at
+                    self._notice(entry, NoticeKind.PUBLISHED, elapsed=elapsed)
+                if entry.row is not None:
+                    self._disk_index.outdate(entry)
+                entry.state = State.CONFIRMED
+                if entry.waiter is not None:
+                    entry.waiter.resolve(entry)
+            if confirmed:
+                size = self._books.moved(confirmed, State.IN_FLIGHT, State.CONFIRMED)
+                self._disk_index.end(confirmed)
+                self._broker.confirmed(now, confirmed[-1].sent_at)
+                lane = self._lane(target)
+                lane.landed(len(confirmed), size, now)
+                lane.confirmed(len(confirmed), now)
+                self._forget_if_idle(target)
 
     def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -828,7 +879,7 @@ class Ledger:
             return ""
         if not self._broker.worth_waiting:
             return str(self._broker)
-        if self._lane(entry).backing_off:
+        if self._is_refused(entry.target):
             return "the broker refused other events for the same target"
         return ""
 
@@ -836,7 +887,7 @@ class Ledger:
         if self._worth_waiting(waiter):
             self._waiters.add(waiter)
             # Behind refused events, no confirm can be expected soon.
-            expected = (e for e in waiter.entries if not self._lane(e).backing_off)
+            expected = (e for e in waiter.entries if not self._is_refused(e.target))
             waiter.pending.update(expected)
         if not waiter.pending:
             waiter.done.set()
@@ -895,9 +946,9 @@ class Ledger:
             if entry.is_suspect:
                 self._suspects.add(entry)
             else:
-                self._lane(entry).add(entry)
+                self._lane(entry.target).add(entry)
         for entry in self._books.in_state(State.IN_FLIGHT):
-            self._lane(entry).sent(entry, self._clock())
+            self._lane(entry.target).sent(1, entry.event.size, self._clock())
             if entry is alone:
                 self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
@@ -918,6 +969,10 @@ _POSTPONED: dict[str, Callable[[], Any]] = {
     "settle": bool,
     "take": list,
 }
+
+
+def _is_confirm(settlement: Settlement) -> bool:
+    return settlement.outcome is Outcome.CONFIRMED
 
 
 def _is_due(due: float | None, now: float) -> bool:
