@@ -31,7 +31,7 @@ from rich.table import Table
 from flask_eventcollector import EventCollector
 from flask_eventcollector.config.broker_url import MEMORY
 from flask_eventcollector.delivery.entries import Entry
-from flask_eventcollector.messages.encoding import encode_event
+from flask_eventcollector.messages.encoding import EventEncoder
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import Journal
@@ -183,15 +183,9 @@ def _leave(folder: Path, events: int) -> None:
 
 
 def _entry(number: int) -> Entry:
-    event = encode_event(
-        {**PAYLOAD, "order_id": number},
-        f"queue-{number % 3}",
-        headers=None,
-        exchange="",
-        max_event_bytes=1 << 20,
-        default=None,
-    )
-    return Entry(event)
+    encoder = EventEncoder(max_event_bytes=1 << 20)
+    payload = {**PAYLOAD, "order_id": number}
+    return Entry(encoder.encode(payload, f"queue-{number % 3}"))
 
 
 def _show(costs: dict[str, float], drained: dict[str, Any]) -> None:

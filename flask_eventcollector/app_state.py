@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -40,8 +40,7 @@ from .delivery.notifier import Notifier
 from .delivery.process import current_process
 from .delivery.store import Store
 from .dispatch import Dispatcher
-from .events import Event
-from .messages.encoding import encode_event, provider_default
+from .messages.encoding import EventEncoder, provider_default
 from .stores.memory import MemoryStore
 from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.destination import Destination
@@ -79,6 +78,12 @@ class AppState:
         #: Called after the last teardown function of an app context, once there was an
         #: app context for which it matters. Requests seldom need it.
         self.on_app_context_end: Callable[..., None] | None = None
+        self._encoder = EventEncoder(
+            exchange=config.exchange,
+            max_event_bytes=config.max_event_bytes,
+            default=self._json_default,
+            replace_invalid_text=config.invalid_text is InvalidText.REPLACE,
+        )
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
         #: stream. ``setdefault`` is atomic; a lock instead might be held by a thread
@@ -160,7 +165,7 @@ class AppState:
         )
 
     def _new_collector(self) -> Collector:
-        return Collector(self.delivery, self._encode)
+        return Collector(self.delivery, self._encoder.encode)
 
     def _current_request(self) -> RequestScope | None:
         app = self._app()
@@ -180,23 +185,9 @@ class AppState:
             flask.appcontext_tearing_down.connect(self.on_app_context_end, self.app)
             self.on_app_context_end = None
 
-    def _encode(
-        self,
-        payload: Any,
-        target_queue: str,
-        *,
-        headers: Mapping[str, Any] | None,
-        exchange: str | None,
-    ) -> Event:
-        return encode_event(
-            payload,
-            target_queue,
-            headers=headers,
-            exchange=self.config.exchange if exchange is None else exchange,
-            max_event_bytes=self.config.max_event_bytes,
-            default=provider_default(self.app.json),
-            replace_invalid_text=self.config.invalid_text is InvalidText.REPLACE,
-        )
+    def _json_default(self, value: Any) -> Any:
+        """Convert *value* as the app's JSON provider does."""
+        return provider_default(self.app.json)(value)
 
 
 def _limits(config: Config, *, durable: bool) -> Limits:

@@ -16,6 +16,7 @@ import flask
 import flask.globals
 from flask import Flask
 
+from . import contexts
 from .app_state import EXTENSION_KEY, AppState, state_of
 from .cli.group import add_commands, errors_shown
 from .collecting.blocks import AutoPublishingEventCollector
@@ -317,8 +318,9 @@ class EventCollector:
         return state
 
     def _app(self) -> Flask:
-        if flask.has_app_context():
-            return flask.globals.app_ctx.app
+        app = contexts.current_app()
+        if app is not None:
+            return app
         apps = self._living_apps()
         if len(apps) == 1:
             return apps[0]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import enum
+import functools
 import json
+import operator
 import pathlib
 import uuid
 from collections import UserDict
@@ -25,7 +27,11 @@ from pika.data import decode_table, encode_table
 from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
-from flask_eventcollector.messages.encoding import encode_event, provider_default
+from flask_eventcollector.messages.encoding import (
+    EventEncoder,
+    new_id,
+    provider_default,
+)
 from tests.helpers import open_shop
 
 UTC = timezone.utc
@@ -37,9 +43,9 @@ quick = settings(deadline=None, max_examples=100)
 
 
 def encode(payload: Any = None, target_queue: Any = "orders", **options: Any) -> Event:
-    return encode_event(
-        payload, target_queue, **{"max_event_bytes": 1_000_000, **options}
-    )
+    about = {k: options.pop(k) for k in ("headers", "exchange") if k in options}
+    encoder = EventEncoder(**{"max_event_bytes": 1_000_000, **options})
+    return encoder.encode(payload, target_queue, **about)
 
 
 def refusal(payload: Any, **options: Any) -> str:
@@ -139,7 +145,7 @@ def test_a_bad_target_queue_is_named(name: Any, error: type, part: str) -> None:
 @pytest.mark.parametrize(
     ("name", "error", "part"),
     [
-        (None, TypeError, "exchange is of type NoneType: pass a str"),
+        (b"x", TypeError, "exchange is of type bytes: pass a str"),
         (
             "x" * 256,
             ValueError,
@@ -849,3 +855,20 @@ def items(values: list[Any]) -> Iterator[Any]:
 def test_a_generator_can_be_sent_with_the_cure() -> None:
     assert "send list(value)" in refusal(items([1]))
     assert encode(list(items([1]))).payload == [1]
+
+
+# Ids.
+
+
+def test_an_id_is_a_random_uuid() -> None:
+    ids = [new_id() for _ in range(1000)]
+    assert len(set(ids)) == 1000
+    for text in ids:
+        assert str(uuid.UUID(text)) == text
+        assert uuid.UUID(text).version == 4
+        assert uuid.UUID(text).variant == uuid.RFC_4122
+    # Every bit but the six of version and variant.
+    numbers = [uuid.UUID(text).int for text in ids]
+    ever = functools.reduce(operator.or_, numbers)
+    always = functools.reduce(operator.and_, numbers)
+    assert (ever & ~always).bit_count() == 122

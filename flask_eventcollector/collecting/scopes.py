@@ -165,6 +165,8 @@ class Scopes:
                 block.collector.hand_over()
 
     def _block(self) -> Block | None:
+        if _innermost.get() is None:
+            return None
         return next((b for b in _blocks() if b.scopes is self), None)
 
 

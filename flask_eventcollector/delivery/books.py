@@ -44,6 +44,11 @@ class Books:
         """How many bytes the entries in any of *states* take."""
         return sum(self._bytes[state] for state in states)
 
+    def held(self) -> tuple[int, int]:
+        """How many entries are alive and not dead, and their bytes."""
+        collected, retained, in_flight = self._counts[: State.DEAD]
+        return collected + retained + in_flight, sum(self._bytes[: State.DEAD])
+
     def in_state(self, *states: State) -> list[Entry]:
         """The live entries in any of *states*, oldest first."""
         if not self.count(*states):

@@ -38,48 +38,32 @@ class Row(NamedTuple):
 class Entry:
     """One event's life cycle in this process. Only the ledger changes it."""
 
-    __slots__ = (
-        "attempts",
-        "event",
-        "handed_over_at",
-        "is_stored",
-        "is_suspect",
-        "possible_duplicate",
-        "reason",
-        "refusals",
-        "refused_at",
-        "refused_since",
-        "row",
-        "sent_at",
-        "sequence",
-        "state",
-        "target",
-        "waiter",
-    )
+    # These are the class's until they change: most events need few of their own.
+
+    #: Not counted until the books open it.
+    state = State.DISCARDED
+    #: Its permanent position in the target's order, assigned at the hand-over.
+    sequence = 0
+    attempts = 0
+    handed_over_at = 0.0
+    sent_at = 0.0
+    #: Set once an attempt has ended in such a way that it may have been delivered.
+    possible_duplicate = False
+    #: Whether the broker may have closed a channel or a connection because of it.
+    is_suspect = False
+    refusals = 0
+    #: When it was first refused: by the clock, and in seconds of broker uptime.
+    refused_at = 0.0
+    refused_since = 0.0
+    reason = ""
+    #: Assigned before the row is written: the row exists only if `is_stored`.
+    row: Row | None = None
+    is_stored = False
+    waiter: Waiter | None = None
 
     def __init__(self, event: Event) -> None:
         self.event = event
         self.target = event.target
-        #: Not counted until the books open it.
-        self.state = State.DISCARDED
-        #: Its permanent position in the target's order, assigned at the hand-over.
-        self.sequence = 0
-        self.attempts = 0
-        self.handed_over_at = 0.0
-        self.sent_at = 0.0
-        #: Set once an attempt has ended with a possible delivery.
-        self.possible_duplicate = False
-        #: Whether the broker may have closed a channel or a connection because of it.
-        self.is_suspect = False
-        self.refusals = 0
-        #: When it was first refused: by the clock, and in seconds of broker uptime.
-        self.refused_at = 0.0
-        self.refused_since = 0.0
-        self.reason = ""
-        #: Assigned before the row is written: the row exists only if `is_stored`.
-        self.row: Row | None = None
-        self.is_stored = False
-        self.waiter: Waiter | None = None
 
     @property
     def is_retained(self) -> bool:

@@ -75,6 +75,7 @@ def step(
         with self._lock:
             try:
                 self._catch_up()
+                self._admitted = self._room.for_arrivals(_MOST_ARRIVALS, _SMALL)
                 return method(self, *args, **kwargs)
             except BaseException:
                 self._rebuild()
@@ -117,6 +118,8 @@ class Ledger:
         self._disk_index = DiskIndex(durable=limits.durable)
         #: Notices that no caller is waiting for; the flusher dispatches them.
         self._deferred: deque[Notice] = deque()
+        #: How many events may be collected without the lock.
+        self._admitted = 0
         #: Collected entries that are not in the books yet.
         self._arrivals: deque[Entry] = deque()
         #: Calls that were postponed in the middle of a step.
@@ -140,21 +143,14 @@ class Ledger:
         Unless a limit is near, this takes no lock: the event is recorded, and the next
         step enters it into the books.
         """
-        if self._is_far_from_limits(event) or self.is_in_step:
+        small = event.size <= _SMALL and len(self._arrivals) < self._admitted
+        if small or self.is_in_step:
             entry = Entry(event)
             # It gets its owner first: after an interruption here, it would have none.
             entries.append(entry)
             self._arrivals.append(entry)
             return True, []
         return self._collect(entries, event)
-
-    def _is_far_from_limits(self, event: Event) -> bool:
-        arrivals = len(self._arrivals) + 1
-        return (
-            arrivals < _MOST_ARRIVALS
-            and event.size <= _SMALL
-            and self._room.has(arrivals, arrivals * _SMALL, reserve=False)
-        )
 
     @step
     def _collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
@@ -213,7 +209,8 @@ class Ledger:
         for entry in collected:
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
-            entry.waiter = waiter
+            if waiter is not None:
+                entry.waiter = waiter
             entry.state = State.RETAINED
         if waiter is not None:
             waiter.entries += collected
@@ -775,7 +772,8 @@ class Ledger:
                 if entry.state is not State.IN_FLIGHT:
                     continue
                 confirmed.append(entry)
-                entry.reason = ""
+                if entry.reason:
+                    entry.reason = ""
                 if is_heard:
                     elapsed = now - entry.handed_over_at
                     self._notice(entry, NoticeKind.PUBLISHED, elapsed=elapsed)

@@ -9,9 +9,6 @@ from ..events import Event
 from .books import Books
 from .entries import Entry, State
 
-#: The states that count against ``max_events`` and ``max_bytes``.
-_LIMITED = (State.COLLECTED, State.RETAINED, State.IN_FLIGHT)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -58,16 +55,21 @@ class Room:
             bytes_left -= self._reserve_bytes
         return events <= left and size <= bytes_left
 
+    def for_arrivals(self, most: int, size: int) -> int:
+        """How many events of *size* bytes fit without the reserve, at *most*."""
+        left, bytes_left = self.free()
+        left -= self._reserve
+        bytes_left -= self._reserve_bytes
+        return min(most, left, bytes_left // size)
+
     def can_ever_hold(self, event: Event) -> bool:
         """Whether *event* would fit if nothing else were held."""
         return event.size <= self._limits.max_bytes
 
     def free(self) -> tuple[int, int]:
         """How many more events, and how many more bytes, fit."""
-        return (
-            self._limits.max_events - self._books.count(*_LIMITED),
-            self._limits.max_bytes - self._books.bytes(*_LIMITED),
-        )
+        events, size = self._books.held()
+        return self._limits.max_events - events, self._limits.max_bytes - size
 
     def to_adopt(self) -> tuple[int, int]:
         """How many more events, and bytes, of dead processes fit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timezone
@@ -22,42 +23,99 @@ from .wording import type_name
 Default = Callable[[Any], Any]
 
 
-def encode_event(
-    payload: Any,
-    target_queue: str,
-    *,
-    headers: Mapping[str, Any] | None = None,
-    exchange: str = "",
-    max_event_bytes: int,
-    default: Default | None = None,
-    replace_invalid_text: bool = False,
-) -> Event:
-    """Encode one payload for one target queue.
+class EventEncoder:
+    """Encodes payloads for target queues, by the settings of one app.
 
-    :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
-        Decimal (32 bits and a scale), aware datetime (whole seconds since 1970), None,
-        or a list or dict of these.
+    :param exchange: the exchange of events that name none.
     :param max_event_bytes: the largest allowed body, in bytes.
     :param default: converts any value that is not JSON, a time, a UUID, a Decimal or a
         dataclass; raises TypeError for an unknown type.
     :param replace_invalid_text: whether lone surrogates in the payload and the headers
         become U+FFFD; otherwise they are an error.
-    :raises TypeError: a name or header has the wrong type.
-    :raises ValueError: a name or header is invalid in AMQP.
-    :raises EncodingError: the payload can't be encoded as JSON, or is too large.
     """
-    target_queue = check_name(target_queue, "target_queue")
-    exchange = check_name(exchange, "exchange", allow_empty=True)
-    headers_copy, headers_size = copy_headers(headers, replace=replace_invalid_text)
-    body = _encode_body(payload, default, max_event_bytes, replace_invalid_text)
-    return Event(
-        id=str(uuid.uuid4()),
-        target_queue=target_queue,
-        exchange=exchange,
-        body=body,
-        headers=headers_copy,
-        enqueued_at=datetime.now(timezone.utc),
-        size=len(body) + headers_size,
+
+    def __init__(
+        self,
+        *,
+        exchange: str = "",
+        max_event_bytes: int,
+        default: Default | None = None,
+        replace_invalid_text: bool = False,
+    ) -> None:
+        self._exchange = exchange
+        self._max_event_bytes = max_event_bytes
+        self._replace = replace_invalid_text
+        self._convert = partial(_convert, default=default)
+        self._to_json = json.JSONEncoder(
+            ensure_ascii=False,
+            allow_nan=False,
+            separators=(",", ":"),
+            default=self._convert,
+        ).encode
+
+    def encode(
+        self,
+        payload: Any,
+        target_queue: str,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+    ) -> Event:
+        """Encode one payload for one target queue.
+
+        :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
+            Decimal (32 bits and a scale), aware datetime (whole seconds since 1970),
+            None, or a list or dict of these.
+        :raises TypeError: a name or header has the wrong type.
+        :raises ValueError: a name or header is invalid in AMQP.
+        :raises EncodingError: the payload can't be encoded as JSON, or is too large.
+        """
+        target_queue = check_name(target_queue, "target_queue")
+        if exchange is None:
+            exchange = self._exchange
+        else:
+            exchange = check_name(exchange, "exchange", allow_empty=True)
+        headers_copy, headers_size = copy_headers(headers, replace=self._replace)
+        body = self._body(payload)
+        return Event(
+            id=new_id(),
+            target_queue=target_queue,
+            exchange=exchange,
+            body=body,
+            headers=headers_copy,
+            enqueued_at=datetime.now(timezone.utc),
+            size=len(body) + headers_size,
+        )
+
+    def _body(self, payload: Any) -> bytes:
+        try:
+            body = _utf8(self._to_json(payload), self._replace)
+        except Exception as error:
+            reason = explain(payload, self._convert, error)
+            if reason is None:
+                raise
+            raise EncodingError(reason) from error
+        if len(body) > self._max_event_bytes:
+            raise EncodingError(
+                f"payload takes {len(body)} bytes as JSON, but"
+                f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {self._max_event_bytes} bytes:"
+                " send a reference to the data, or raise"
+                " EVENTCOLLECTOR_MAX_EVENT_BYTES"
+            )
+        return body
+
+
+def new_id() -> str:
+    """A random UUID, version 4 of RFC 9562.
+
+    :func:`uuid.uuid4` creates an object, and formats it in a loop. Nothing is buffered
+    between two calls, so a forked child can't repeat its parent's ids.
+    """
+    digits = os.urandom(16).hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return (
+        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}"
+        f"-{variant}{digits[17:20]}-{digits[20:]}"
     )
 
 
@@ -72,25 +130,6 @@ def provider_default(provider: Any) -> Default:
     return lambda value: json.loads(provider.dumps(value))
 
 
-def _encode_body(
-    payload: Any, default: Default | None, limit: int, replace: bool
-) -> bytes:
-    try:
-        body = _utf8(_encoder(default).encode(payload), replace)
-    except Exception as error:
-        reason = explain(payload, partial(_convert, default=default), error)
-        if reason is None:
-            raise
-        raise EncodingError(reason) from error
-    if len(body) > limit:
-        raise EncodingError(
-            f"payload takes {len(body)} bytes as JSON, but"
-            f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {limit} bytes: send a reference to"
-            " the data, or raise EVENTCOLLECTOR_MAX_EVENT_BYTES"
-        )
-    return body
-
-
 def _utf8(text: str, replace: bool) -> bytes:
     try:
         return text.encode()
@@ -98,16 +137,6 @@ def _utf8(text: str, replace: bool) -> bytes:
         if not replace:
             raise
         return well_formed(text).encode()
-
-
-def _encoder(default: Default | None) -> json.JSONEncoder:
-    # Not cached: a cache would keep the app alive that the provider belongs to.
-    return json.JSONEncoder(
-        ensure_ascii=False,
-        allow_nan=False,
-        separators=(",", ":"),
-        default=partial(_convert, default=default),
-    )
 
 
 def _convert(value: Any, default: Default | None) -> Any:

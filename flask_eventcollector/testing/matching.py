@@ -16,7 +16,7 @@ from unittest.mock import ANY
 
 from ..errors import EncodingError
 from ..messages.amqp_fields import copy_table
-from ..messages.encoding import Default, encode_event
+from ..messages.encoding import Default, EventEncoder
 from ..messages.wording import type_name
 
 #: The longest value that a message shows, in characters.
@@ -67,12 +67,10 @@ class Check(NamedTuple):
 
 def json_medium(default: Default) -> Medium:
     """JSON as an app's collectors encode it."""
+    encoder = EventEncoder(max_event_bytes=sys.maxsize, default=default)
 
     def carry(value: Any) -> Any:
-        event = encode_event(
-            value, "expected", max_event_bytes=sys.maxsize, default=default
-        )
-        return event.payload
+        return encoder.encode(value, "expected").payload
 
     return Medium("JSON", (dict, list, str, int, float, bool, type(None)), carry)
 
