@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import select
@@ -165,7 +166,7 @@ def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
         _report(work, writer)
     os.close(writer)
     try:
-        answer = json.loads(_read(reader))
+        answer = json.loads(_read(reader, child))
     finally:
         os.close(reader)
         os.kill(child, signal.SIGKILL)
@@ -175,6 +176,8 @@ def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
 
 
 def _report(work: Callable[[], Any], writer: int) -> None:
+    # If it hangs, its parent asks where.
+    faulthandler.register(signal.SIGUSR2, file=writer)
     try:
         answer = {"result": work()}
     except BaseException as error:
@@ -183,15 +186,17 @@ def _report(work: Callable[[], Any], writer: int) -> None:
     os._exit(0)
 
 
-def _read(reader: int) -> bytes:
+def _read(reader: int, child: int) -> bytes:
     said = b""
-    deadline = time.monotonic() + DEADLINE
-    while select.select([reader], [], [], max(0.0, deadline - time.monotonic()))[0]:
+    while select.select([reader], [], [], DEADLINE)[0]:
         part = os.read(reader, 65536)
         if not part:
             return said
         said += part
-    raise AssertionError("the child did not answer")
+    os.kill(child, signal.SIGUSR2)
+    while select.select([reader], [], [], 1)[0]:
+        said += os.read(reader, 65536)
+    raise AssertionError(f"the child did not answer; it stands at:\n{said.decode()}")
 
 
 @dataclass(frozen=True)

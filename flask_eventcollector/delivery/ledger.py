@@ -75,7 +75,7 @@ def step(
         with self._lock:
             try:
                 self._catch_up()
-                self._admitted = self._room.for_arrivals(_MOST_ARRIVALS, _SMALL)
+                self._admit()
                 return method(self, *args, **kwargs)
             except BaseException:
                 self._rebuild()
@@ -167,7 +167,12 @@ class Ledger:
         self._books.open([entry])
         if not fits:
             notices.append(self._drop(entry, "overflow"))
+        self._admit()
         return True, notices
+
+    def _admit(self) -> None:
+        """Say how many may be collected without the lock; again if more are held."""
+        self._admitted = self._room.for_arrivals(_MOST_ARRIVALS, _SMALL)
 
     @step
     def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
@@ -347,6 +352,7 @@ class Ledger:
             entry.reset_refusals()
             self._retain(entry)
             self._lane(entry.target).reopen()
+        self._admit()
         return len(dead)
 
     @step
@@ -434,6 +440,7 @@ class Ledger:
                 self._lane(entry.target).add(entry)
             else:
                 self._dead.append(entry)
+        self._admit()
         self._changed.notify_all()
         return duplicates
 
