@@ -35,8 +35,26 @@ class IOServices(SelectorIOServicesAdapter):
     more threads, and Python starts none while it shuts down.
     """
 
+    #: The socket of the connection, or of the last attempt to connect.
+    _socket: socket.socket | None = None
+
     def __init__(self, loop: IOLoop) -> None:
         super().__init__(cast(Any, loop))
+
+    def close_socket(self) -> None:
+        """Close what pika leaves open if its loop fails."""
+        if self._socket is not None:
+            self._socket.close()
+
+    def connect_socket(
+        self,
+        sock: socket.socket,
+        resolved_addr: Any,
+        on_done: Callable[[BaseException | None], None],
+    ) -> Any:
+        """Connect *sock*, then tell *on_done* the error or ``None``."""
+        self._socket = sock
+        return super().connect_socket(sock, resolved_addr, on_done)
 
     def getaddrinfo(
         self,

@@ -88,12 +88,13 @@ class Session:
 
     def _connect(self, parameters: pika.ConnectionParameters) -> Connection:
         try:
+            self._services = IOServices(self._ioloop)
             return Connection(
                 parameters,
                 on_open_callback=self._opened,
                 on_open_error_callback=self._ended,
                 on_close_callback=self._ended,
-                custom_ioloop=IOServices(self._ioloop),
+                custom_ioloop=self._services,
             )
         except BaseException:
             self._ioloop.close()
@@ -110,6 +111,7 @@ class Session:
             # pika does not handle an end at every point of its handshake.
             self._ended(None, error)
         finally:
+            self._services.close_socket()
             self._ioloop.close()
         return self._error
 
