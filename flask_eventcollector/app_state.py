@@ -41,6 +41,7 @@ from .delivery.process import current_process
 from .delivery.store import Store
 from .dispatch import Dispatcher
 from .messages.encoding import EventEncoder, provider_default
+from .signals import events_published
 from .stores.memory import MemoryStore
 from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.destination import Destination
@@ -138,7 +139,10 @@ class AppState:
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
             logger.warning("Broker is memory://, so events stay in this process")
         folder = self.spool_folder()
-        ledger = Ledger(_limits(config, durable=folder is not None))
+        ledger = Ledger(
+            _limits(config, durable=folder is not None),
+            is_heard=lambda: bool(events_published.receivers),
+        )
         log = ThrottledLog()
         delivery = Delivery(
             ledger,

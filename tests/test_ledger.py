@@ -601,6 +601,17 @@ def test_all_that_was_handed_over_can_be_dropped(desk: Desk) -> None:
     assert desk.books() == {"dropped": 3, "collected": 1}
 
 
+def test_a_confirm_is_not_noted_if_nobody_wants_to_know() -> None:
+    silent = Ledger(limits(), is_heard=lambda: False)
+    silent.on_state_change(BrokerState.READY)
+    entries: list[Entry] = []
+    silent.collect(entries, make_event("a"))
+    silent.hand_over(entries)
+    silent.settle([Settlement(e, Outcome.CONFIRMED) for e in silent.take(1)])
+    assert not silent.has_deferred
+    assert books(silent) == {"confirmed": 1}
+
+
 # Limits
 
 
