@@ -467,7 +467,109 @@ def test_suspects_of_a_target_that_refuses_one_wait_with_it(desk: Desk) -> None:
     assert desk.take() == ""
     assert desk.ledger.due() == DELAY
     desk.pass_(DELAY)
+    assert desk.take() == "b", "the one that was not refused yet"
+
+
+def suspected(desk: Desk, *queues: str) -> None:
+    """Let one event for each of *queues*, named like it, be a suspect."""
+    for queue in queues:
+        desk.hand_over(queue, queue)
+    names = "".join(queues)
+    assert desk.take() == names
+    desk.settle(names, Outcome.UNKNOWN, suspect=True)
+
+
+def test_a_suspect_for_a_silent_target_holds_up_others_for_a_moment(desk: Desk) -> None:
+    suspected(desk, "a", "b")
+    desk.hand_over("c", "c")
     assert desk.take() == "a"
+    desk.pass_(ledger.SILENCE / 2)
+    assert desk.take() == ""
+    assert desk.ledger.due() == ledger.SILENCE / 2
+    desk.pass_(ledger.SILENCE / 2)
+    assert desk.take() == "c"
+    desk.settle("c")
+    assert desk.take() == "b"
+
+
+def test_a_suspect_that_ended_nothing_is_not_to_blame_later(desk: Desk) -> None:
+    suspected(desk, "a", "b")
+    assert desk.take() == "a"
+    desk.pass_(ledger.SILENCE)
+    assert desk.take() == "b"
+    desk.settle("ab", Outcome.UNKNOWN, suspect=True, final=True)
+    assert desk.books() == {"retained": 1, "dead": 1}
+    assert desk["b"].state is State.DEAD
+
+
+def test_the_suspects_of_a_silent_target_wait_for_a_word_from_it(desk: Desk) -> None:
+    desk.hand_over("ab", "silent")
+    desk.take()
+    desk.settle("ab", Outcome.UNKNOWN, suspect=True)
+    desk.hand_over("cd", "silent")
+    assert desk.take() == "a"
+    for _ in range(10):
+        desk.pass_(ledger.SILENCE)
+        assert desk.take() == ""
+    desk.settle("a")
+    desk.pass_(ledger.SILENCE)
+    assert desk.take() == "cd"
+    desk.settle("cd")
+    assert desk.take() == "b"
+
+
+def test_a_suspect_waits_a_moment_for_what_a_silent_target_has(desk: Desk) -> None:
+    desk.hand_over("s", "silent")
+    desk.take()
+    suspected(desk, "a")
+    assert desk.take() == ""
+    desk.pass_(ledger.SILENCE)
+    assert desk.take() == "a"
+
+
+def test_a_suspect_that_is_refused_is_retried_later_and_later(desk: Desk) -> None:
+    suspected(desk, "a")
+    delays = []
+    for _ in range(3):
+        assert desk.take() == "a"
+        desk.settle("a", Outcome.UNKNOWN, suspect=True)
+        due = desk.ledger.due()
+        assert due is not None
+        delays.append(due - ledger.SILENCE)
+        desk.pass_(due)
+    assert delays == [DELAY, 2 * DELAY, 3 * DELAY]
+
+
+def test_many_suspects_for_one_target_do_not_hold_up_another(desk: Desk) -> None:
+    desk.hand_over("abc")
+    desk.hand_over("z", "other")
+    desk.take()
+    desk.settle("abcz", Outcome.UNKNOWN, suspect=True)
+    went = ""
+    for _ in range(4):
+        went += desk.take()
+        desk.settle(went[-1])
+    assert went == "azbc"
+
+
+@pytest.mark.parametrize("size", [1, MAX_IN_FLIGHT_BYTES // 2])
+def test_silent_targets_leave_room_for_others(size: int) -> None:
+    desk = Desk(max_in_flight=2)
+    desk.hand_over("ab", "silent", size=size)
+    desk.hand_over("cd", "also silent", size=size)
+    desk.hand_over("xyz", "healthy", size=size)
+    assert desk.take() == "ab"
+    desk.pass_(ledger.SILENCE)
+    assert desk.take() == "c", "a scout"
+    desk.pass_(ledger.SILENCE)
+    assert desk.take() == "x", "another"
+    desk.settle("x")
+    desk.take()
+    desk.pass_(ledger.SILENCE)
+    for letter in "yz":
+        desk.take()
+        desk.settle(letter)
+    assert desk.in_state(State.CONFIRMED) == "xyz"
 
 
 # Dead events

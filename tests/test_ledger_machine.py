@@ -156,15 +156,16 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, limit: int) -> None:
         if self.broker is not BrokerState.READY:
             return
-        was_full = len(self.heard_in_flight()) >= MAX_IN_FLIGHT
+        is_quiet = not self.ledger._is_busy(self.clock.now)
         taken = self.ledger.take(limit)
-        assert len(taken) <= (1 if was_full else limit)
+        assert len(taken) <= limit
         for entry in taken:
             assert self.final_states.get(entry.event.id) is None, "it had ended"
             assert entry not in self.hand, "it was in flight"
             assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
             self.hand.append(entry)
-        if not was_full:
+        is_scout = is_quiet and len(taken) == 1
+        if not is_scout:
             self.the_window_holds()
 
     @rule()

@@ -85,7 +85,15 @@ class Lane:
 
     def is_silent(self, heard_at: float, patience: float) -> bool:
         """Whether a confirm for others is *patience* seconds newer than any here."""
-        return heard_at - self._unheard_since > patience
+        return heard_at >= self.silent_at(patience)
+
+    def silent_at(self, patience: float) -> float:
+        """When the events in flight have been waiting for *patience* seconds."""
+        return self._unheard_since + patience
+
+    def mute(self) -> None:
+        """Send one event at a time until the target confirms one."""
+        self._window = 1
 
     def sent(self, events: int, size: int, now: float) -> None:
         """Note that *events* of *size* bytes are in flight."""

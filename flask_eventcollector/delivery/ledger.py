@@ -645,23 +645,31 @@ class Ledger:
 
     def _take(self, taken: list[Entry], limit: int) -> None:
         now = self._clock()
-        if self._suspects.alone is not None:
+        if self._suspects.alone is not None and not self._acquit(now):
             return
-        if self._suspects and self._take_suspect(taken, now):
+        if not self._suspects.is_others_turn and self._take_suspect(taken, now):
             return
-        room, room_bytes = self._window()
-        if room <= 0 and self._is_stuck(now):
+        self._take_others(taken, now, limit)
+        if not taken and self._is_stuck(now):
             self._send_scout(taken, now)
-            return
+        if taken:
+            self._suspects.is_others_turn = False
+        else:
+            self._take_suspect(taken, now)
+
+    def _take_others(self, taken: list[Entry], now: float, limit: int) -> None:
+        room, room_bytes = self._window()
+        # Except for silent targets, nothing is in flight.
+        alone = room == self._limits.max_in_flight
         for target, lane in list(self._lanes.items()):
             room = min(room, limit - len(taken))
             if room <= 0:
                 break
             if self._is_silent(lane):
                 continue
-            alone = not self._books.count(State.IN_FLIGHT)
             batch = lane.take(now, room, room_bytes, alone=alone)
             if batch:
+                alone = False
                 taken += batch
                 room -= len(batch)
                 room_bytes -= self._send(batch, lane, now)
@@ -675,48 +683,67 @@ class Ledger:
 
     def _send_scout(self, taken: list[Entry], now: float) -> None:
         """Send one event for a target that has nothing in flight."""
-        for lane in list(self._lanes.values()):
+        for target, lane in list(self._lanes.items()):
             if lane.in_flight:
                 continue
-            batch = lane.take(now, 1, MAX_IN_FLIGHT_BYTES)
+            batch = lane.take(now, 1, 0, alone=True)
             if batch:
                 taken += batch
                 self._send(batch, lane, now)
+                self._lanes[target] = self._lanes.pop(target)
                 return
 
     def _take_suspect(self, taken: list[Entry], now: float) -> bool:
-        """Send a suspect alone if it is its turn; returns whether others must wait."""
-        others = [lane.due(now) for lane in self._lanes.values()]
-        if not self._suspects.wants_to_go(
-            now, others=any(_is_due(due, now) for due in others)
-        ):
+        """Send a suspect alone if there is one; returns whether others must wait."""
+        while suspect := self._suspects.next(now):
+            if not self._is_unheard(suspect.target, now):
+                break
+            self._suspects.hold_back(suspect.target, now + SILENCE)
+        if suspect is None:
             return False
-        if not self._busy():
+        if not self._is_busy(now):
             entry = self._suspects.take()
             taken.append(entry)
             self._send([entry], self._lane(entry.target), now)
         return True
 
-    def _busy(self) -> int:
-        """How many events are in flight, without those of silent targets."""
-        silent = sum(n.in_flight for n in self._lanes.values() if self._is_silent(n))
-        return self._books.count(State.IN_FLIGHT) - silent
+    def _acquit(self, now: float) -> bool:
+        """Whether the suspect in flight is at no fault but that of a silent target."""
+        alone = self._suspects.alone
+        if alone is None or not self._is_unheard(alone.target, now):
+            return False
+        self._suspects.acquit()
+        self._lane(alone.target).mute()
+        return True
+
+    def _is_busy(self, now: float) -> bool:
+        """Whether there is soon more to hear about what is in flight."""
+        return any(
+            lane.in_flight and not self._is_unheard(target, now)
+            for target, lane in self._lanes.items()
+        )
+
+    def _is_unheard(self, target: Target, now: float) -> bool:
+        """Whether *target* has settled nothing for long, be it silent or the broker."""
+        lane = self._lanes.get(target)
+        return lane is not None and lane.is_silent(now, self._patience)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that a confirm may take."""
+        return SILENCE + 2 * self._broker.latency
 
     def _is_silent(self, lane: Lane) -> bool:
-        status = self._broker
-        return lane.is_silent(status.heard_at, SILENCE + 2 * status.latency)
+        return lane.is_silent(self._broker.heard_at, self._patience)
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether the window is full of events without any settlement.
+        """Whether nothing is heard of anything in flight, and scouts are left.
 
         Then an event for another target shows whether the broker or the target is at
         fault.
         """
-        in_flight = self._books.count(State.IN_FLIGHT)
-        busy = (lane for lane in self._lanes.values() if lane.in_flight)
-        return in_flight < self._limits.max_in_flight + _MOST_SCOUTS and all(
-            lane.is_silent(now, SILENCE) for lane in busy
-        )
+        room, _ = self._window()
+        return room > -_MOST_SCOUTS and not self._is_busy(now)
 
     def _window(self) -> tuple[int, int]:
         """How many events, and how many bytes, may still be sent."""
@@ -831,8 +858,11 @@ class Ledger:
             # The target accepts others, so they need not wait for this one.
             self._retain(entry, now + self._limits.delay(entry.refusals))
             return
-        self._retain(entry, retry_at)
         self._back_off(settlement, lane, now)
+        if entry.is_suspect and retry_at is None:
+            # After those of its target that were not refused alone.
+            retry_at = lane.retry_at + SILENCE
+        self._retain(entry, retry_at)
 
     def _back_off(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -922,13 +952,15 @@ class Ledger:
         return held + sum(self._disk_index.unadopted.values())
 
     def _due(self, now: float) -> float | None:
-        room, room_bytes = self._window()
-        if self._broker.state is not BrokerState.READY or min(room, room_bytes) <= 0:
+        ready = self._broker.state is BrokerState.READY
+        if not ready:
             return None
         if self._suspects.alone is not None:
-            return None
-        lanes = [lane for lane in self._lanes.values() if not self._is_silent(lane)]
-        times = [self._suspects.due(), *(lane.due(now) for lane in lanes)]
+            return self._lane(self._suspects.alone.target).silent_at(self._patience)
+        times = [self._suspects.due()]
+        if min(self._window()) > 0:
+            lanes = [lane for lane in self._lanes.values() if not self._is_silent(lane)]
+            times += [lane.due(now) for lane in lanes]
         return min((time for time in times if time is not None), default=None)
 
     def _reopen(self) -> None:
@@ -938,7 +970,7 @@ class Ledger:
 
     def _forget_if_idle(self, target: Target) -> None:
         # Targets may be named after users or hosts, so their number is unbounded.
-        if not self._lanes.get(target, True):
+        if not self._lanes.get(target, True) and not self._suspects.has(target):
             del self._lanes[target]
 
     def _rebuild(self) -> None:

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..events import Target
 
 if TYPE_CHECKING:
     from .entries import Entry
+
+
+class _Turn(NamedTuple):
+    """When it is a suspect's turn.
+
+    The one that was sent least often goes first; then the first of each target, the
+    second of each, and so on, so that many for one target delay no other.
+    """
+
+    not_before: float
+    attempts: int
+    rank: int
+    sequence: int
+    entry: Entry
 
 
 class Suspects:
@@ -21,65 +36,78 @@ class Suspects:
     """
 
     def __init__(self) -> None:
-        #: Ordered by the time of the next attempt. Those that have left are skipped
-        #: lazily.
-        self._waiting: list[tuple[float, int, Entry]] = []
+        #: A heap. Those that have left are skipped lazily.
+        self._waiting: list[_Turn] = []
+        #: The last one by target.
+        self._ranks: Counter[Target] = Counter()
         #: The one that is in flight alone, so that no other event could be at fault.
         self.alone: Entry | None = None
-        self._others_turn = False
+        #: Whether other events go first, since a suspect went last.
+        self.is_others_turn = False
 
     def __bool__(self) -> bool:
         return bool(self._skip_departed())
 
+    def has(self, target: Target) -> bool:
+        """Whether there is a suspect for *target*."""
+        return any(turn.entry.target == target for turn in self._waiting)
+
     def add(self, entry: Entry, not_before: float = 0.0) -> None:
         """Hold *entry* until it can be sent alone."""
-        heapq.heappush(self._waiting, (not_before, entry.sequence, entry))
+        if not self._waiting:
+            self._ranks.clear()
+        rank = self._ranks[entry.target] = self._ranks[entry.target] + 1
+        turn = _Turn(not_before, entry.attempts, rank, entry.sequence, entry)
+        heapq.heappush(self._waiting, turn)
 
     def due(self) -> float | None:
         """When the next suspect may be sent; ``None``: there is none."""
-        return self._waiting[0][0] if self._skip_departed() else None
+        return self._waiting[0].not_before if self._skip_departed() else None
 
-    def wants_to_go(self, now: float, *, others: bool) -> bool:
-        """Whether it is a suspect's turn; *others*: other events could be sent."""
+    def next(self, now: float) -> Entry | None:
+        """The suspect that may be sent at *now*, if any."""
         due = self.due()
-        if due is None or due > now or self.alone is not None:
-            return False
-        if self._others_turn and others:
-            self._others_turn = False
-            return False
-        return True
+        return None if due is None or due > now else self._waiting[0].entry
 
     def take(self) -> Entry:
         """Take the next suspect, which is then in flight alone."""
-        self.alone = heapq.heappop(self._waiting)[2]
+        self.alone = heapq.heappop(self._waiting).entry
         return self.alone
 
     def hold_back(self, target: Target, until: float) -> None:
         """Send no suspect of *target* before *until*."""
         self._waiting = [
-            (max(due, until) if entry.target == target else due, sequence, entry)
-            for due, sequence, entry in self._waiting
+            turn._replace(not_before=max(turn.not_before, until))
+            if turn.entry.target == target
+            else turn
+            for turn in self._waiting
         ]
         heapq.heapify(self._waiting)
+
+    def acquit(self) -> None:
+        """The one in flight alone has ended nothing, although it is not settled."""
+        if self.alone is not None:
+            self.alone.is_suspect = False
+            self.settled(self.alone)
 
     def settled(self, entry: Entry) -> bool:
         """Note that *entry* was settled; returns whether it was in flight alone."""
         if entry is not self.alone:
             return False
-        self.alone, self._others_turn = None, True
+        self.alone, self.is_others_turn = None, True
         return True
 
     def oldest(self) -> list[Entry]:
         """The waiting suspect with the lowest sequence, if any."""
-        waiting = [entry for _, _, entry in self._waiting if entry.is_retained]
+        waiting = [turn.entry for turn in self._waiting if turn.entry.is_retained]
         return sorted(waiting, key=lambda entry: entry.sequence)[:1]
 
     def reopen(self) -> None:
         """Allow all suspects to be sent at once."""
-        self._waiting = [(0.0, sequence, entry) for _, sequence, entry in self._waiting]
+        self._waiting = [turn._replace(not_before=0.0) for turn in self._waiting]
         heapq.heapify(self._waiting)
 
     def _skip_departed(self) -> bool:
-        while self._waiting and not self._waiting[0][2].is_retained:
+        while self._waiting and not self._waiting[0].entry.is_retained:
             heapq.heappop(self._waiting)
         return bool(self._waiting)

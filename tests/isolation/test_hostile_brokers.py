@@ -73,18 +73,18 @@ def test_two_such_events_in_one_batch_are_both_dead() -> None:
 
 def test_such_an_event_is_found_again_after_a_restart(tmp_path: Any) -> None:
     spool: dict[str, Any] = {"BACKLOG": "spool", "SPOOL_DIR": str(tmp_path / "spool")}
-    with FakeBroker(lambda _: "nothing") as broker, shop_at(broker, **spool) as shop:
-        publish(shop, *range(10), "culprit", *range(10, 20))
-        wait_until(lambda: shop.events.stats().spooled == 21, "all is on disk")
-    with (
-        FakeBroker(on_marker("close connection")) as broker,
-        shop_at(broker, **spool) as heir,
-    ):
-        heir.events.enqueue_event("new", "other")
-        heir.events.publish()
-        confirmed(heir, 21)
-        wait_until(lambda: heir.events.stats().dead == 1, "it is dead")
-        assert broker.copies(MARKER) <= 2
+    with FakeBroker(lambda _: "nothing") as broker:
+        with shop_at(broker, **spool) as shop:
+            publish(shop, *range(10), "culprit", *range(10, 20))
+            wait_until(lambda: shop.events.stats().spooled == 21, "all is on disk")
+        broker.messages.clear()
+        broker.answer = on_marker("close connection")
+        with shop_at(broker, **spool) as heir:
+            heir.events.enqueue_event("new", "other")
+            heir.events.publish()
+            confirmed(heir, 21)
+            wait_until(lambda: heir.events.stats().dead == 1, "it is dead")
+            assert broker.copies(MARKER) <= 2
 
 
 def test_an_event_that_closes_its_channel_is_refused_and_then_dead() -> None:
