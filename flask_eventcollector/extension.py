@@ -240,7 +240,8 @@ class EventCollector:
         The rest stays in the spool. With the memory backlog, the rest is dropped,
         counted and logged. Outside an app context, it applies to all apps. At exit, the
         same happens with ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, but without a new
-        connection.
+        connection. Events that are published later are written to the spool, or
+        dropped, at once.
 
         :param timeout: how long to block, in seconds; stopping the threads may take up
             to one more second.

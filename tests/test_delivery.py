@@ -450,17 +450,26 @@ def test_a_publish_after_closing_never_waits_and_is_counted(
     began = time.monotonic()
     result = delivery.publish(collect(delivery, 1), timeout)
     assert time.monotonic() - began < DEADLINE
-    assert result == PublishResult(retained=1)
-    assert books(delivery) == {"discarded": 1, "retained": 1}
+    assert result == PublishResult(dropped=1)
+    assert books(delivery) == {"discarded": 1, "dropped": 1}
 
 
-def test_what_was_published_after_closing_is_dropped_by_the_next_close(
+def test_what_was_published_after_closing_is_dropped_at_once(
     delivery: Delivery, signal_log: SignalLog
 ) -> None:
     delivery.close(DEADLINE)
     delivery.publish(collect(delivery, 1))
-    assert not delivery.close(DEADLINE)
-    assert signal_log.payloads("events-dropped") == [1]
+    delivery.hand_over(collect(delivery, 2))
+    assert signal_log.payloads("events-dropped") == [1, 2]
+
+
+def test_what_was_collected_after_closing_is_discarded_by_the_next_close(
+    delivery: Delivery, signal_log: SignalLog
+) -> None:
+    delivery.close(DEADLINE)
+    collect(delivery, 1)
+    delivery.close(DEADLINE)
+    assert signal_log.payloads("events-discarded") == [1]
 
 
 def test_a_caller_that_waits_is_let_go_by_closing(

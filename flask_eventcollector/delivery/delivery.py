@@ -23,6 +23,7 @@ from .threads import holds, is_own_thread
 _LAST_WRITE = 0.5
 
 _TOO_LATE = "process ended before confirmation"
+_LATE = "published after the last flush"
 
 
 class Delivery:
@@ -63,6 +64,10 @@ class Delivery:
         self._starting = threading.RLock()
         self._started = False
         self._closed = False
+        #: Whether nothing is delivered any more.
+        self._is_over = False
+        #: How many events on disk the log has told of at the end.
+        self._left = 0
 
     # What collectors call.
 
@@ -80,6 +85,8 @@ class Delivery:
                 " EVENTCOLLECTOR_MAX_BYTES allow; raise the limits, or see"
                 " events.stats() for what is waiting"
             )
+        if self._is_over:
+            self._log.enqueued_late(event.target)
         self._notifier.notify_enqueued(event)
         self._notifier.notify(notices)
 
@@ -99,6 +106,8 @@ class Delivery:
         timeout = self._timeout if timeout is None else timeout
         try:
             self._ledger.hand_over(entries, waiter)
+            if self._is_over:
+                self._account_for_late()
             if not self._timeout:
                 # No caller waits for the broker, so only the disk makes the events
                 # safe.
@@ -130,6 +139,8 @@ class Delivery:
     def hand_over(self, entries: list[Entry]) -> None:
         """Hand over *entries* without waiting; the flusher reports the outcomes."""
         self._ledger.hand_over(entries)
+        if self._is_over:
+            self._account_for_late()
         self.broker.wake()
 
     def discard(self, entries: list[Entry], reason: str) -> int:
@@ -331,6 +342,8 @@ class Delivery:
         self._store.close(max(_LAST_WRITE, deadline - time.monotonic()))
         # The flusher has stopped, but the store was working until now.
         self._notifier.quarantined(self._store.take_quarantined())
+        # From here on, whoever hands over events accounts for them.
+        self._is_over = True
 
     def _account_for_rest(self) -> bool:
         """Drop what is neither delivered nor on disk; returns whether nothing was."""
@@ -339,9 +352,23 @@ class Delivery:
         self._log.log_suppressed(at_last=True)
         left = self._ledger.drop_all(_TOO_LATE)
         self._notifier.notify(left)
-        self._log.left(self.stats())
-        self._log.log_suppressed(at_last=True)
+        self._log_last_words()
         return not (left or self._ledger.undelivered())
+
+    def _account_for_late(self) -> None:
+        """Write or drop what was handed over after the end."""
+        self._store.persist_all()
+        self._notifier.notify(self._ledger.drop_all(_LATE))
+        self._log_last_words()
+
+    def _log_last_words(self) -> None:
+        spooled = self.stats().spooled
+        self._log.left(spooled - self._left)
+        self._left = spooled
+        # What receivers have enqueued is over, too. No receiver hears of that: it might
+        # enqueue again, without end.
+        self._log.notices(self._ledger.take_deferred())
+        self._log.log_suppressed(at_last=True)
 
     # The flusher's work.
 

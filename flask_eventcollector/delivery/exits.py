@@ -14,11 +14,19 @@ from .process import current_process
 #: down. A delivery outlives its app, since it may have events to deliver or to account
 #: for: a script's app is often a local variable of its main function.
 _deliveries: dict[object, weakref.WeakKeyDictionary[Delivery, float]] = {}
+#: The processes whose deliveries were closed.
+_ended: set[object] = set()
 
 
 def close_at_exit(delivery: Delivery, timeout: float) -> None:
-    """Close *delivery* when this process ends, within *timeout* seconds."""
+    """Close *delivery* when this process ends, within *timeout* seconds.
+
+    Closes it now if the others were closed already, such as in an exit handler that
+    was registered before this library was imported: no other moment would come.
+    """
     process = current_process()
+    if process in _ended:
+        delivery.close(0, reconnect=False)
     is_first = process not in _deliveries
     started = _deliveries.setdefault(process, weakref.WeakKeyDictionary())
     started[delivery] = timeout
@@ -36,6 +44,7 @@ def close_when_gone(owner: object) -> None:
 def close_all() -> None:
     """Let in-flight events finish, without new threads or connections."""
     started = time.monotonic()
+    _ended.add(current_process())
     for delivery, timeout in list(_deliveries.get(current_process(), {}).items()):
         left = started + timeout - time.monotonic()
         delivery.close(max(0.0, left), reconnect=False)

@@ -129,11 +129,18 @@ class ThrottledLog:
         rescued = counted(file.rescued, "event")
         _log(logging.ERROR, line, file.path, file.reason, rescued)
 
-    def left(self, stats: Stats) -> None:
-        """Log, at shutdown, what stays on disk."""
-        if stats.spooled:
+    def left(self, number: int) -> None:
+        """Log, at shutdown, how many events stay on disk."""
+        if number:
             line = "Left %s in the spool for the next process."
-            _log(logging.WARNING, line, counted(stats.spooled, "event"))
+            _log(logging.WARNING, line, counted(number, "event"))
+
+    def enqueued_late(self, target: Target) -> None:
+        """Log that an event was enqueued after the last flush."""
+        suffix = "; once published, it stays in the spool, or is dropped."
+        reason = "after close() or the last flush"
+        problem = Problem(logging.WARNING, "Enqueued", target, "", suffix=suffix)
+        self._note(problem, 1, reason)
 
     def _log_problem(self, kind: str, line: str, problem: str) -> None:
         """Log *problem*, unless one of its *kind* was logged within a minute."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -11,7 +12,7 @@ from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
 from ...delivery.store import StoreProblem
-from ...delivery.threads import is_own_thread
+from ...delivery.threads import holds, is_own_thread
 from .circuit_breaker import CircuitBreaker
 from .control import apply, pending_request, withdraw
 from .files import close, write_rows
@@ -64,15 +65,25 @@ class Writer:
         self._requests: deque[_WriteRequest] = deque()
         self._own: tuple[Claim, Journal] | None = None
         self._breaker = CircuitBreaker("writing")
+        self._was_started = self._has_ended = False
+        #: Held while the rest is written.
+        self._at_last = threading.RLock()
 
     # Called in any thread.
 
     def start(self, wake_broker: Callable[[], object]) -> None:
         self._wake_broker = wake_broker
         self._worker.start()
+        self._was_started = True
 
     def write(self, entries: Sequence[Entry] | None) -> None:
-        """Write *entries*, or all events; waits at most one second."""
+        """Write *entries*, or all events; waits at most one second.
+
+        After :meth:`stop`, writes them in this thread, which the disk may block.
+        """
+        if self._has_ended:
+            self._write_rest()
+            return
         if self._breaker.is_open or not self._worker.is_running:
             # Callers do not wait for a failing disk again and again. Once it works,
             # missing events are written without a request.
@@ -92,7 +103,10 @@ class Writer:
 
     def stop(self, timeout: float) -> None:
         """Write the rest, then stop; waits at most *timeout* seconds."""
-        self._worker.stop(timeout)
+        self._has_ended = self._worker.stop(timeout)
+        if not self._was_started:
+            # No thread could be started.
+            self._write_rest()
 
     @property
     def problem(self) -> StoreProblem | None:
@@ -175,6 +189,14 @@ class Writer:
         journal.close()
         self._ledger.lost(journal)
         self._quarantine.add(claim, str(error), rescued)
+
+    def _write_rest(self) -> None:
+        """Do what the thread does at its end, in the calling thread."""
+        if holds(self._at_last):
+            # A destructor has interrupted this: what it asks for is written as well.
+            return
+        with self._at_last:
+            self._on_stop()
 
     def _on_stop(self) -> None:
         self._breaker.reset()
