@@ -31,7 +31,7 @@ def logged() -> Iterator[str]:
         for node in ast.walk(tree):
             for text in _beginnings(node):
                 known = constants.get(getattr(text, "id", ""), text)
-                if isinstance(known, ast.Constant):
+                if isinstance(known, ast.Constant) and isinstance(known.value, str):
                     yield known.value
 
 
