@@ -12,7 +12,8 @@ from ...delivery.entries import Entry
 from ...messages.amqp_fields import POSSIBLE_DUPLICATE
 
 #: Placeholders in a template for a message's own values.
-_ID, _SECONDS, _SIZE = "i" * 36, int.from_bytes(b"t" * 8), int.from_bytes(b"s" * 8)
+_ID = "i" * 36
+_SECONDS, _SIZE = (int.from_bytes(letter * 8, "big") for letter in (b"t", b"s"))
 
 #: Targets may be named after users or hosts, so their number is unbounded.
 _MOST_TEMPLATES = 1000
