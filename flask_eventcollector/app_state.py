@@ -155,18 +155,17 @@ class AppState:
             name=name,
             background=self.scopes.background,
         )
-        delivery = self._deliveries.setdefault(current_process(), delivery)
+        # Before anybody can use it: a signal handler may raise in between.
         close_at_exit(delivery, config.shutdown_timeout)
         if (connection := contexts.connection_of_process()) is not None:
             close_when_gone(connection)
         weakref.finalize(self.app, delivery.request_stop).atexit = False
-        return delivery
+        return self._deliveries.setdefault(current_process(), delivery)
 
     def notify(self, notices: Sequence[Notice]) -> None:
         """Report *notices* of events that this process never held."""
-        Notifier(self._dispatcher.send, ThrottledLog(), deque[Notice]().extend).notify(
-            notices
-        )
+        later = deque[Notice]().extend
+        Notifier(self._dispatcher.send, ThrottledLog(), later).notify([*notices])
 
     def _new_collector(self) -> Collector:
         return Collector(self.delivery, self._encoder.encode)

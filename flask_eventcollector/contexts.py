@@ -62,7 +62,7 @@ def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
 def note_torn_down(scope: RequestScope) -> None:
     """Note that the current request's own teardown has run."""
     app_context = vars(_app_context())
-    app_context.get(_UNFINISHED, {}).pop(scope, None)
+    note_finished(scope)
     # The app context ends with the request if the request has pushed it. Otherwise the
     # request runs inside it, as in many tests. In Flask 3.2 a request is its app
     # context, and stays current until that is torn down.
@@ -110,10 +110,15 @@ def note_use(app: flask.Flask, collector: CollectorLike) -> None:
             context[_USE] = Use(collector)
 
 
-def take_use() -> Use | None:
-    """Take the use of the thread's collector by the app context that is ending."""
-    use: Use | None = vars(_app_context()).pop(_USE, None)
+def current_use() -> Use | None:
+    """The use of the thread's collector by the app context that is ending."""
+    use: Use | None = vars(_app_context()).get(_USE)
     return use
+
+
+def forget_use() -> None:
+    """Note that the use of the thread's collector has ended."""
+    vars(_app_context()).pop(_USE, None)
 
 
 @contextmanager
@@ -128,13 +133,18 @@ def _has_app_context(app: flask.Flask) -> bool:
     return current_app() is app
 
 
-def take_unfinished() -> list[RequestScope]:
-    """Take the requests of this app context that were never torn down."""
-    unfinished = vars(_app_context()).pop(_UNFINISHED, None)
-    if not unfinished:
+def unfinished() -> list[RequestScope]:
+    """The requests of this app context that were never torn down."""
+    found = vars(_app_context()).get(_UNFINISHED)
+    if not found:
         return []
     enclosing = _enclosing()
-    return [scope for scope in unfinished if scope is not enclosing]
+    return [scope for scope in found if scope is not enclosing]
+
+
+def note_finished(scope: RequestScope) -> None:
+    """Note that the events of the request were published or discarded."""
+    vars(_app_context()).get(_UNFINISHED, {}).pop(scope, None)
 
 
 def _enclosing() -> RequestScope | None:

@@ -45,11 +45,11 @@ class Hooks:
         process = current_process()
         if process in self._served:
             return
-        self._served.add(process)
         try:
             self._state.delivery_with_orphans()
         except Exception:
             logger.exception("Spool adoption failed at the first request")
+        self._served.add(process)
 
     def _on_request_finished(
         self, sender: Flask, response: flask.Response, **extra: Any
@@ -72,19 +72,21 @@ class Hooks:
         if error is not None:
             scope.error = error
         scope.torn_down = True
-        try:
-            scope.finish(self._state.config.publish_on)
-        finally:
-            contexts.note_torn_down(scope)
+        scope.finish(self._state.config.publish_on)
+        # Noted afterwards: if a signal handler raises before, the teardown of the app
+        # context finishes it.
+        contexts.note_torn_down(scope)
 
     def _on_teardown_appcontext(self, error: BaseException | None = None) -> None:
-        for scope in contexts.take_unfinished():
+        for scope in contexts.unfinished():
             if error is not None and scope.error is None:
                 scope.error = error
             scope.finish(self._state.config.publish_on)
-        use = contexts.take_use()
+            contexts.note_finished(scope)
+        use = contexts.current_use()
         if use is not None:
             use.end(self._state.config.at_context_end, error)
+            contexts.forget_use()
 
     def _on_appcontext_tearing_down(
         self, sender: Flask, exc: BaseException | None = None, **extra: Any

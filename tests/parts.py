@@ -176,6 +176,15 @@ def drain(ledger: Ledger) -> list[Notice]:
     return ledger.take_deferred()
 
 
+class Owner:
+    """Stands for a collector."""
+
+
+def abandon(holder: Ledger | Delivery, entries: list[Entry]) -> None:
+    """Delete a collector that holds *entries*."""
+    holder.watch(Owner(), entries)
+
+
 def kinds_and_letters(notices: Iterable[Notice]) -> list[tuple[str, str]]:
     """The kinds and letters of *notices*."""
     return [(item.kind.value, item.event.payload) for item in notices]

@@ -18,6 +18,7 @@ from tests.helpers import DEADLINE, wait_until
 from tests.parts import (
     ManualBroker,
     SignalLog,
+    abandon,
     books,
     collect,
     delivering,
@@ -151,13 +152,13 @@ def test_discarded_events_are_counted_and_reported(
 def test_what_is_abandoned_is_discarded_by_the_flusher(
     delivery: Delivery, signal_log: SignalLog
 ) -> None:
-    delivery.abandon(collect(delivery, 1))
+    abandon(delivery, collect(delivery, 1))
     signal_log.wait_for("events-discarded", [1])
     assert signal_log.reasons("events-discarded") == ["collector abandoned"]
 
 
 def test_what_is_abandoned_is_in_no_later_stats(delivery: Delivery) -> None:
-    delivery.abandon(collect(delivery, 1))
+    abandon(delivery, collect(delivery, 1))
     assert books(delivery) == {"discarded": 1}
 
 

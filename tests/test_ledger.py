@@ -20,6 +20,7 @@ from tests.helpers import DEADLINE
 from tests.parts import (
     DELAY,
     Desk,
+    abandon,
     books,
     drain,
     interruptions,
@@ -85,7 +86,7 @@ def test_what_was_handed_over_is_not_discarded(desk: Desk) -> None:
 
 
 def test_what_an_abandoned_collector_held_is_discarded(desk: Desk) -> None:
-    desk.ledger.abandon(desk.collect("ab"))
+    abandon(desk.ledger, desk.collect("ab"))
     notices = desk.ledger.discard_abandoned()
     assert kinds_and_letters(notices) == [
         ("events_discarded", "a"),

@@ -25,7 +25,7 @@ from flask_eventcollector.delivery.entries import (
 )
 from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Target
-from tests.parts import Clock, drain, limits, make_event
+from tests.parts import Clock, abandon, drain, limits, make_event
 
 QUEUES = st.sampled_from(["a", "b", "c"])
 # Events claim to be large, so that few of them reach the limits.
@@ -116,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(entries=consumes(collectors))
     def abandon(self, entries: list[Entry]) -> None:
-        self.ledger.abandon(entries)
+        abandon(self.ledger, entries)
 
     @rule()
     def discard_abandoned(self) -> None:

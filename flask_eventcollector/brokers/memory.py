@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import replace
 
 from ..delivery.broker import BrokerCallbacks, CallbackRelay
 from ..delivery.entries import Entry, Settlement
+from ..delivery.signal import Broadcast
 from ..delivery.threads import holds
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
@@ -33,7 +35,9 @@ class MemoryBroker:
         #: Only one thread at a time takes and settles, which preserves the order.
         self._turn = threading.RLock()
         self._more = False
-        self._arrived = threading.Condition()
+        #: Guards the queues.
+        self._lock = threading.RLock()
+        self._arrived = Broadcast()
         self._queues: dict[str, deque[tuple[int, Event]]] = {}
         self._count = 0
         self._taken = 0
@@ -46,8 +50,10 @@ class MemoryBroker:
 
     def get(self, queue: str, timeout: float = 0.0) -> Event | None:
         """Remove the oldest event from *queue*; waits at most *timeout* seconds."""
-        with self._arrived:
-            self._arrived.wait_for(lambda: self._queues.get(queue), timeout)
+        if timeout > 0:
+            deadline = time.monotonic() + timeout
+            self._arrived.wait_for(lambda: self._queues.get(queue), deadline)
+        with self._lock:
             waiting = self._queues.get(queue)
             if not waiting:
                 return None
@@ -59,7 +65,7 @@ class MemoryBroker:
 
     def events(self, queue: str) -> tuple[Event, ...]:
         """The events in *queue*, oldest first, without removing them."""
-        with self._arrived:
+        with self._lock:
             return tuple(event for _, event in self._queues.get(queue, ()))
 
     # What the library calls.
@@ -87,7 +93,6 @@ class MemoryBroker:
         return True
 
     def _take_all(self) -> None:
-        taken: list[Entry] = []
         settlements: list[Settlement] = []
         try:
             while not self._closed and (taken := self.relay.take(_TURN)):
@@ -95,11 +100,12 @@ class MemoryBroker:
                 self.relay.settle(settlements)
                 settlements.clear()
         except BaseException:
-            # The caller's thread was asked to stop, and no other thread would settle
-            # the rest. Entries that are already settled ignore a second settlement.
+            # The calling thread was asked to stop, and no other thread would settle the
+            # rest. What was settled already is no longer in flight.
+            self.relay.settle(settlements)
             reason = "the publishing thread was asked to stop"
-            rest = [Settlement(entry, Outcome.UNKNOWN, reason) for entry in taken]
-            self.relay.settle(settlements + rest)
+            self.relay.on_state_change(BrokerState.DOWN, reason)
+            self.relay.on_state_change(BrokerState.READY)
             raise
 
     def _confirm(self, entry: Entry) -> Settlement:
@@ -107,14 +113,14 @@ class MemoryBroker:
         if entry.possible_duplicate:
             marked = {**event.headers, POSSIBLE_DUPLICATE: True}
             event = replace(event, headers=marked)
-        with self._arrived:
+        with self._lock:
             self._taken += 1
             waiting = self._queues.setdefault(event.target_queue, deque())
             waiting.append((self._taken, event))
             self._count += 1
             if self._count > self._keep:
                 self._forget_oldest()
-            self._arrived.notify_all()
+            self._arrived.wake_all()
         return Settlement(entry, Outcome.CONFIRMED)
 
     def _forget_oldest(self) -> None:

@@ -73,7 +73,7 @@ class AutoPublishingEventCollector:
 
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self:
+            with AutoPublishingEventCollector(self._events):
                 return function(*args, **kwargs)
 
         return run
@@ -81,7 +81,7 @@ class AutoPublishingEventCollector:
     def _wrap_coroutine(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         async def run(*args: Any, **kwargs: Any) -> Any:
-            with self:
+            with AutoPublishingEventCollector(self._events):
                 return await function(*args, **kwargs)
 
         return run

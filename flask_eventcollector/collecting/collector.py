@@ -76,10 +76,6 @@ class Collector:
     def __repr__(self) -> str:
         return f"<Collector of {counted(len(self.events_to_publish), 'event')}>"
 
-    def __del__(self) -> None:
-        if self._entries:
-            self._delivery.abandon(self._entries)
-
     def enqueue_event(
         self,
         payload: Any,
@@ -90,7 +86,10 @@ class Collector:
     ) -> Event:
         """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
         event = self._encode(payload, target_queue, headers=headers, exchange=exchange)
-        self._current_delivery().collect(self._entries, event)
+        delivery = self._current_delivery()
+        if not self._entries:
+            delivery.watch(self, self._entries)
+        delivery.collect(self._entries, event)
         return event
 
     def publish(self, timeout: float | None = None) -> PublishResult:

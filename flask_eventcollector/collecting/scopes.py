@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -45,20 +46,41 @@ class Scope:
         return self._collector
 
 
+class _Background:
+    """Enters a block for code that the library calls."""
+
+
 class Block(Scope):
-    """The scope of one run of a ``with`` block."""
+    """The scope of one run of a ``with`` block.
+
+    It ends when its owner leaves it, or at the latest when its owner is deleted: a
+    signal handler may raise at the beginning of an ``__exit__()``, which is then over.
+    """
 
     kind = "block"
 
     def __init__(self, scopes: Scopes, owner: object, outer: Block | None) -> None:
         super().__init__(scopes)
         #: Who entered the block, and may therefore leave it.
-        self.owner = owner
-        self.ended = False
+        self._owner = weakref.ref(owner)
+        self._left = False
         self._outer = outer
         #: The request in which the block was entered. A request that starts inside the
         #: block, for example by a test client, is a separate scope.
         self.request = scopes.current_request()
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended."""
+        return self._left or self._owner() is None
+
+    def belongs_to(self, owner: object) -> bool:
+        """Whether *owner* entered it."""
+        return self._owner() is owner
+
+    def leave(self) -> None:
+        """Note that its owner has left it."""
+        self._left = True
 
     @property
     def outer(self) -> Block | None:
@@ -155,7 +177,7 @@ class Scopes:
         For code that the library calls: signal receivers, and logging handlers in the
         flusher's thread.
         """
-        owner = object()
+        owner = _Background()
         block = self.enter(owner)
         try:
             yield
@@ -172,10 +194,10 @@ class Scopes:
 
 def leave(owner: object) -> Block:
     """Leave the innermost block that *owner* entered, of any app."""
-    block = next((b for b in _blocks() if b.owner is owner), None)
+    block = next((b for b in _blocks() if b.belongs_to(owner)), None)
     if block is None:
         raise RuntimeError("this block was exited but never entered")
-    block.ended = True
+    block.leave()
     _innermost.set(next(_blocks(), None))
     return block
 
@@ -183,9 +205,12 @@ def leave(owner: object) -> Block:
 def _blocks() -> Iterator[Block]:
     """The blocks that have not ended, innermost first."""
     block = _innermost.get()
+    if block is not None and block.ended:
+        # Otherwise it would keep its collector.
+        block = block.outer
+        _innermost.set(block)
     while block is not None:
-        if not block.ended:
-            yield block
+        yield block
         block = block.outer
 
 

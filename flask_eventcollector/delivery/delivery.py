@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from ..errors import BacklogFull
 from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
 from .broker import Broker
-from .entries import NEVER_PUBLISHED, Entry, Settlement, Waiter
+from .entries import NEVER_PUBLISHED, Entry, Notice, Settlement, Waiter
 from .ledger import Ledger
 from .log import ThrottledLog
 from .notifier import Notifier
 from .periodic_worker import TICK, PeriodicWorker
 from .store import Store
-from .threads import holds, is_own_thread
+from .threads import call_holding, holds, is_own_thread
 
 #: Seconds that the last write to the disk may take, however late it is.
 _LAST_WRITE = 0.5
@@ -63,8 +63,11 @@ class Delivery:
         self._notified = 0
         self._starting = threading.RLock()
         self._started = False
+        #: Held during the shutdown.
+        self._closing = threading.RLock()
+        #: Whether a shutdown has begun, so that nothing may be started any more.
         self._closed = False
-        #: Whether nothing is delivered any more.
+        #: Whether a shutdown has come to its end: nothing is delivered any more.
         self._is_over = False
         #: How many events on disk the log has told of at the end.
         self._left = 0
@@ -77,18 +80,18 @@ class Delivery:
         :raises BacklogFull: a limit is reached and ``OVERFLOW`` is ``"reject"``.
         """
         self.start()
-        accepted, notices = self._ledger.collect(entries, event)
-        if not accepted:
-            raise BacklogFull(
-                f"the event for {event.target_queue!r} was rejected: this process holds"
-                " as many events or bytes as EVENTCOLLECTOR_MAX_EVENTS and"
-                " EVENTCOLLECTOR_MAX_BYTES allow; raise the limits, or see"
-                " events.stats() for what is waiting"
-            )
-        if self._is_over:
-            self._log.enqueued_late(event.target)
-        self._notifier.notify_enqueued(event)
-        self._notifier.notify(notices)
+        notices: list[Notice] = []
+        try:
+            accepted, _ = self._ledger.collect(entries, event, notices)
+            if not accepted:
+                raise _backlog_full(event)
+            if self._is_over:
+                self._log.enqueued_late(event.target)
+            self._notifier.notify_enqueued(event)
+            self._notifier.notify(notices)
+        except BaseException:
+            self._ledger.defer(notices)
+            raise
 
     def publish(
         self, entries: list[Entry], timeout: float | None = None
@@ -118,13 +121,13 @@ class Delivery:
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)
+            self._notifier.notify(waiter.notices)
+            return result
         except BaseException:
             # The worker was asked to stop, so no user code may run now.
             self._ledger.stop_waiting(waiter, ran_out=False)
             self._ledger.defer(waiter.notices)
             raise
-        self._notifier.notify(waiter.notices)
-        return result
 
     def _publish_later(self, entries: list[Entry]) -> PublishResult:
         """Hand over *entries* without waiting, where waiting would deadlock.
@@ -145,17 +148,16 @@ class Delivery:
 
     def discard(self, entries: list[Entry], reason: str) -> int:
         """Discard *entries*; returns how many."""
-        notices = self._ledger.discard(entries, reason)
-        self._notifier.notify(notices)
-        return len(notices)
+        with self._telling() as notices:
+            return len(self._ledger.discard(entries, reason, notices))
 
     def warn_of_unpublished(self, entries: list[Entry], reason: str) -> None:
         """Log that *entries* are still collected although their work has ended."""
         self._log.unpublished(self._ledger.collected(entries), reason)
 
-    def abandon(self, entries: list[Entry]) -> None:
-        """Discard *entries* later. Takes no lock, so a destructor may call it."""
-        self._ledger.abandon(entries)
+    def watch(self, collector: object, entries: list[Entry]) -> None:
+        """Discard *entries* once *collector* is deleted."""
+        self._ledger.watch(collector, entries)
 
     # What the application calls.
 
@@ -193,17 +195,21 @@ class Delivery:
         is a spool. If it is memory, the rest is dropped, counted and logged. Without
         *reconnect*, no new connection is made.
         """
-        if self._ledger.is_in_step:
+        if self._ledger.is_in_step or holds(self._closing):
             return False
         deadline = time.monotonic() + timeout
-        all_known = True
-        if self._close_once():
-            all_known = self._shut_down(deadline, reconnect=reconnect)
-        return self._account_for_rest() and all_known
+        all_known: list[bool] = []
+
+        def shut_down() -> None:
+            all_known.append(self._shut_down_once(deadline, reconnect=reconnect))
+
+        call_holding(self._closing, timeout, shut_down)
+        return self._account_for_rest() and all(all_known)
 
     def stats(self) -> Stats:
         """The counts of this process; never blocks."""
-        self._notifier.notify(self._ledger.discard_abandoned())
+        with self._telling() as notices:
+            self._ledger.discard_abandoned(notices)
         return replace(self._ledger.stats(), **self._store.figures())
 
     def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
@@ -226,9 +232,8 @@ class Delivery:
 
     def purge(self, ids: Iterable[str]) -> int:
         """Drop events that are dead or retained; returns how many."""
-        notices = self._ledger.purge(ids)
-        self._notifier.notify(notices)
-        return len(notices)
+        with self._telling() as notices:
+            return len(self._ledger.purge(ids, notices))
 
     def notify_pending(self, timeout: float = threading.TIMEOUT_MAX) -> int:
         """Dispatch, in this thread, the notices that no caller is waiting for.
@@ -236,16 +241,31 @@ class Delivery:
         Waits at most *timeout* seconds for another thread that is dispatching. Returns
         how many notices were ever dispatched here: while it grows, more may follow.
         """
-        if self._notifying.acquire(timeout=timeout):
-            try:
-                notices = self._ledger.discard_abandoned()
-                notices += self._ledger.take_deferred()
-                self._notifier.notify(notices)
-                self._notifier.quarantined(self._store.take_quarantined())
-                self._notified += len(notices)
-            finally:
-                self._notifying.release()
+        call_holding(self._notifying, timeout, self._notify_pending)
         return self._notified
+
+    def _notify_pending(self) -> None:
+        with self._telling() as notices:
+            self._ledger.discard_abandoned(notices)
+            self._ledger.take_deferred(notices)
+            self._notified += len(notices)
+        self._notifier.quarantined(self._store.take_quarantined())
+
+    @contextmanager
+    def _telling(
+        self, tell: Callable[[list[Notice]], object] | None = None
+    ) -> Iterator[list[Notice]]:
+        """Dispatch what the block puts into the list, or *tell* it.
+
+        What is left of it when a signal handler raises, the flusher dispatches.
+        """
+        notices: list[Notice] = []
+        try:
+            yield notices
+            (tell or self._notifier.notify)(notices)
+        except BaseException:
+            self._ledger.defer(notices)
+            raise
 
     def request_stop(self) -> None:
         """Stop within a second. Takes no lock, so a destructor may call it."""
@@ -314,15 +334,18 @@ class Delivery:
 
     # Shutdown: by close(), or once the app no longer exists.
 
-    def _close_once(self) -> bool:
-        """Mark it as closed; returns whether this is the first call."""
-        with self._starting:
-            was_closed, self._closed = self._closed, True
-        return not was_closed
+    def _shut_down_once(self, deadline: float, *, reconnect: bool) -> bool:
+        """Shut down, unless that was done. The caller holds the lock for it.
+
+        If a signal handler has interrupted a shutdown, the next call begins again.
+        """
+        return self._is_over or self._shut_down(deadline, reconnect=reconnect)
 
     def _shut_down(self, deadline: float, *, reconnect: bool) -> bool:
         """Stop; returns whether the events of dead processes are known."""
-        self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
+        with self._starting:
+            self._closed = True
+        self._discard_unpublished()
         # Before the flush: the process may be killed in the middle of it.
         self._store.persist_all()
         all_known = not reconnect or self._retry_now(deadline - time.monotonic())
@@ -345,20 +368,25 @@ class Delivery:
         # From here on, whoever hands over events accounts for them.
         self._is_over = True
 
+    def _discard_unpublished(self) -> None:
+        with self._telling() as notices:
+            self._ledger.discard_collected(NEVER_PUBLISHED, notices)
+
     def _account_for_rest(self) -> bool:
         """Drop what is neither delivered nor on disk; returns whether nothing was."""
-        self._notifier.notify(self._ledger.discard_collected(NEVER_PUBLISHED))
+        self._discard_unpublished()
         # Refusals come before the drops that follow from them.
         self._log.log_suppressed(at_last=True)
-        left = self._ledger.drop_all(_TOO_LATE)
-        self._notifier.notify(left)
+        with self._telling() as notices:
+            left = len(self._ledger.drop_all(_TOO_LATE, notices))
         self._log_last_words()
         return not (left or self._ledger.undelivered())
 
     def _account_for_late(self) -> None:
         """Write or drop what was handed over after the end."""
         self._store.persist_all()
-        self._notifier.notify(self._ledger.drop_all(_LATE))
+        with self._telling() as notices:
+            self._ledger.drop_all(_LATE, notices)
         self._log_last_words()
 
     def _log_last_words(self) -> None:
@@ -367,7 +395,8 @@ class Delivery:
         self._left = spooled
         # What receivers have enqueued is over, too. No receiver hears of that: it might
         # enqueue again, without end.
-        self._log.notices(self._ledger.take_deferred())
+        with self._telling(self._log.notices) as notices:
+            self._ledger.take_deferred(notices)
         self._log.log_suppressed(at_last=True)
 
     # The flusher's work.
@@ -390,6 +419,17 @@ class Delivery:
     def _on_stop(self) -> None:
         """The flusher stops: delivery was closed, or the app no longer exists."""
         self.notify_pending()
-        if self._close_once():
-            self._shut_down(time.monotonic(), reconnect=False)
+        call_holding(self._closing, 0.0, self._end)
+
+    def _end(self) -> None:
+        if not self._is_over:
+            self._shut_down_once(time.monotonic(), reconnect=False)
             self._account_for_rest()
+
+
+def _backlog_full(event: Event) -> BacklogFull:
+    return BacklogFull(
+        f"the event for {event.target_queue!r} was rejected: this process holds as many"
+        " events or bytes as EVENTCOLLECTOR_MAX_EVENTS and EVENTCOLLECTOR_MAX_BYTES"
+        " allow; raise the limits, or see events.stats() for what is waiting"
+    )

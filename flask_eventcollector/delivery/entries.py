@@ -164,6 +164,13 @@ class Waiter:
         if not self.pending:
             self.done.set()
 
+    def look_again(self) -> None:
+        """Stop waiting for what was decided in an interrupted step."""
+        undecided = (State.RETAINED, State.IN_FLIGHT)
+        self.pending = {entry for entry in self.pending if entry.state in undecided}
+        if not self.pending:
+            self.done.set()
+
     def give_up(self) -> None:
         """Stop waiting altogether."""
         self.pending.clear()

@@ -6,6 +6,7 @@ import atexit
 import sys
 import time
 import weakref
+from contextlib import ExitStack
 
 from .delivery import Delivery
 from .process import current_process
@@ -27,12 +28,11 @@ def close_at_exit(delivery: Delivery, timeout: float) -> None:
     process = current_process()
     if process in _ended:
         delivery.close(0, reconnect=False)
-    is_first = process not in _deliveries
-    started = _deliveries.setdefault(process, weakref.WeakKeyDictionary())
-    started[delivery] = timeout
-    if is_first:
+    if process not in _deliveries:
         _close_at_end_of_multiprocessing()
         _close_at_end_of_celery()
+    started = _deliveries.setdefault(process, weakref.WeakKeyDictionary())
+    started[delivery] = timeout
 
 
 def close_when_gone(owner: object) -> None:
@@ -45,9 +45,19 @@ def close_all() -> None:
     """Let in-flight events finish, without new threads or connections."""
     started = time.monotonic()
     _ended.add(current_process())
-    for delivery, timeout in list(_deliveries.get(current_process(), {}).items()):
-        left = started + timeout - time.monotonic()
-        delivery.close(max(0.0, left), reconnect=False)
+    # Each is closed, also if a signal handler has ended the wait for another one.
+    with ExitStack() as stack:
+        for delivery, timeout in list(_deliveries.get(current_process(), {}).items()):
+            stack.callback(_close, delivery, started + timeout)
+
+
+def _close(delivery: Delivery, deadline: float) -> None:
+    try:
+        delivery.close(max(0.0, deadline - time.monotonic()), reconnect=False)
+    except BaseException:
+        # At least account for what is lost.
+        delivery.close(0.0, reconnect=False)
+        raise
 
 
 # Processes that exit by os._exit(), so without atexit. A process that belongs to one of

@@ -6,8 +6,9 @@ import functools
 import itertools
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 from contextlib import contextmanager
 from itertools import groupby
 from operator import attrgetter
@@ -28,7 +29,7 @@ from .disk_index import DiskIndex, Write
 from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
 from .lanes import Lane
 from .limits import Limits, Room
-from .periodic_worker import drain
+from .signal import Broadcast
 from .suspects import Suspects
 from .threads import holds
 
@@ -84,12 +85,29 @@ def step(
     return locked
 
 
+class _Watched(weakref.ref[object]):
+    """A collector, which may be deleted, with the list of its entries."""
+
+    __slots__ = ("entries",)
+
+    def __new__(
+        cls, collector: object, gone: Callable[[Any], object], entries: list[Entry]
+    ) -> _Watched:
+        return super().__new__(cls, collector, gone)
+
+    def __init__(
+        self, collector: object, gone: Callable[[Any], object], entries: list[Entry]
+    ) -> None:
+        self.entries = entries
+
+
 class Ledger:
     """The state of every event that this process holds, and the books.
 
     Every public method is one step under the lock: it takes microseconds, does no I/O
     and calls no outside code. Notices are returned or recorded: for the caller that
-    waits for the event, otherwise for the caller of :meth:`take_deferred`.
+    waits for the event, otherwise for the caller of :meth:`take_deferred`. Where a step
+    returns notices, they are in the caller's list *into* even if it is interrupted.
     """
 
     def __init__(
@@ -103,7 +121,7 @@ class Ledger:
         #: Whether anybody wants to know of confirmed events.
         self._is_heard = is_heard
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._changed = Broadcast(clock)
         self._books = Books()
         self._room = Room(limits, self._books)
         self._lanes: dict[Target, Lane] = {}
@@ -124,8 +142,9 @@ class Ledger:
         self._arrivals: deque[Entry] = deque()
         #: Calls that were postponed in the middle of a step.
         self._postponed: deque[Callable[[], object]] = deque()
-        #: The entries of collectors that are gone.
-        self._abandoned: deque[list[Entry]] = deque()
+        self._collectors: set[_Watched] = set()
+        #: The collectors that are gone.
+        self._abandoned: deque[_Watched] = deque()
 
     @property
     def is_in_step(self) -> bool:
@@ -134,7 +153,9 @@ class Ledger:
 
     # The collector's side.
 
-    def collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
+    def collect(
+        self, entries: list[Entry], event: Event, into: list[Notice] | None = None
+    ) -> tuple[bool, list[Notice]]:
         """Put *event* into a collector's *entries*.
 
         Returns whether it was accepted (``OVERFLOW="reject"`` may reject it), and the
@@ -143,32 +164,35 @@ class Ledger:
         Unless a limit is near, this takes no lock: the event is recorded, and the next
         step enters it into the books.
         """
+        notices: list[Notice] = [] if into is None else into
         small = event.size <= _SMALL and len(self._arrivals) < self._admitted
         if small or self.is_in_step:
             entry = Entry(event)
             # It gets its owner first: after an interruption here, it would have none.
             entries.append(entry)
             self._arrivals.append(entry)
-            return True, []
-        return self._collect(entries, event)
+            return True, notices
+        return self._collect(entries, event, notices), notices
 
     @step
-    def _collect(self, entries: list[Entry], event: Event) -> tuple[bool, list[Notice]]:
-        fits, notices = self._room.has(1, event.size, reserve=False), list[Notice]()
+    def _collect(
+        self, entries: list[Entry], event: Event, notices: list[Notice]
+    ) -> bool:
+        fits = self._room.has(1, event.size, reserve=False)
         if not fits:
             is_modest = self._room.is_share(entries)
             is_modest &= not self._is_refused(event.target)
-            fits, notices = self._make_room(event, is_modest=is_modest)
+            fits = self._make_room(event, notices, is_modest=is_modest)
         if not fits and self._limits.reject:
-            return False, notices
+            return False
         entry = Entry(event)
         if fits:
             entries.append(entry)
         self._books.open([entry])
         if not fits:
-            notices.append(self._drop(entry, "overflow"))
+            self._drop(entry, "overflow", notices)
         self._admit()
-        return True, notices
+        return True
 
     def _admit(self) -> None:
         """Say how many may be collected without the lock; again if more are held."""
@@ -180,45 +204,53 @@ class Ledger:
         return tuple(e.event for e in entries if e.state is State.COLLECTED)
 
     @step
-    def discard(self, entries: list[Entry], reason: str) -> list[Notice]:
+    def discard(
+        self, entries: list[Entry], reason: str, into: list[Notice] | None = None
+    ) -> list[Notice]:
         """Discard what a collector holds."""
-        return self._discard(entries, reason)
+        return self._discard(entries, reason, into)
 
-    def abandon(self, entries: list[Entry]) -> None:
-        """Schedule the discard of what a deleted collector held.
+    def watch(self, collector: object, entries: list[Entry]) -> None:
+        """Abandon *entries* once *collector* is deleted; takes no lock.
 
-        A collector's ``__del__`` may run at any moment, even while its thread holds the
-        lock. So this takes no lock and leaves the rest to :meth:`discard_abandoned`.
+        It may be deleted at any moment, even while its thread holds the lock. What is
+        called then is not Python code, in which an exception of a signal handler would
+        be lost. :meth:`discard_abandoned` does the rest.
         """
-        self._abandoned.append(entries)
+        self._collectors.add(_Watched(collector, self._abandoned.append, entries))
 
     @step
-    def discard_abandoned(self) -> list[Notice]:
+    def discard_abandoned(self, into: list[Notice] | None = None) -> list[Notice]:
         """Discard what deleted collectors held."""
-        notices: list[Notice] = []
+        notices: list[Notice] = [] if into is None else into
         while self._abandoned:
-            notices += self._discard(self._abandoned[0], ABANDONED)
+            watched = self._abandoned[0]
+            self._discard(watched.entries, ABANDONED, notices)
+            self._collectors.discard(watched)
             self._abandoned.popleft()
         return notices
 
     @step
-    def discard_collected(self, reason: str) -> list[Notice]:
+    def discard_collected(
+        self, reason: str, into: list[Notice] | None = None
+    ) -> list[Notice]:
         """Discard everything that was collected but not handed over."""
-        return self._discard(self._books.in_state(State.COLLECTED), reason)
+        return self._discard(self._books.in_state(State.COLLECTED), reason, into)
 
     @step
     def hand_over(self, entries: list[Entry], waiter: Waiter | None = None) -> None:
         """Empty a collector: its events now wait for the broker."""
         now = self._clock()
         collected = [entry for entry in entries if entry.state is State.COLLECTED]
+        if waiter is not None:
+            # First: an interrupted caller releases those that are in here.
+            waiter.entries += collected
         for entry in collected:
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
             if waiter is not None:
                 entry.waiter = waiter
             entry.state = State.RETAINED
-        if waiter is not None:
-            waiter.entries += collected
         self._books.moved(collected, State.COLLECTED, State.RETAINED)
         self._disk_index.open(collected)
         for target, group in groupby(collected, _target_of):
@@ -233,9 +265,15 @@ class Ledger:
         """Leave *notices* for :meth:`take_deferred`; takes no lock."""
         self._deferred.extend(notices)
 
-    def take_deferred(self) -> list[Notice]:
-        """Take the deferred notices; takes no lock."""
-        return drain(self._deferred)
+    @step
+    def take_deferred(self, into: list[Notice] | None = None) -> list[Notice]:
+        """Take the deferred notices."""
+        notices: list[Notice] = [] if into is None else into
+        for _ in range(len(self._deferred)):
+            notices.append(self._deferred[0])
+            # Afterwards: interrupted in between, it is taken once more.
+            self._deferred.popleft()
+        return notices
 
     @property
     def has_deferred(self) -> bool:
@@ -257,18 +295,18 @@ class Ledger:
                 waiter.notices.append(Notice(NoticeKind.FAILED, entry.event, obstacle))
         return waiter.result()
 
-    @step
     def wait_until_flushed(self, deadline: float) -> bool:
         """Wait until nothing is in flight or retained, at most until *deadline*.
 
-        Returns early once the broker has refused everything that is left. This is the
-        only step that blocks; it releases the lock while it waits.
+        Returns early once the broker has refused everything that is left.
         """
-        while not self._flushed():
-            left = deadline - self._clock()
-            if left <= 0 or not self._changed.wait(left):
-                break
-        return not self._undelivered()
+        if not self.is_in_step:
+            self._changed.wait_for(self._is_flushed, deadline)
+        return not self.undelivered()
+
+    @step
+    def _is_flushed(self) -> bool:
+        return self._flushed()
 
     # Called by the broker.
 
@@ -296,7 +334,7 @@ class Ledger:
             for settlement in group:
                 if settlement.entry.state is State.IN_FLIGHT:
                     self._settle(settlement, now)
-        self._changed.notify_all()
+        self._changed.wake_all()
         return _is_due(self._due(now), now)
 
     @step
@@ -317,7 +355,7 @@ class Ledger:
         for waiter in self._waiters:
             if not self._worth_waiting(waiter):
                 waiter.give_up()
-        self._changed.notify_all()
+        self._changed.wake_all()
 
     # Called by the flusher and by the application.
 
@@ -356,17 +394,20 @@ class Ledger:
         return len(dead)
 
     @step
-    def purge(self, ids: Iterable[str]) -> list[Notice]:
+    def purge(
+        self, ids: Iterable[str], into: list[Notice] | None = None
+    ) -> list[Notice]:
         """Drop events that are dead or retained."""
         selected = self._books.select(ids)
         idle = [e for e in selected if e.state in (State.DEAD, State.RETAINED)]
-        return self._drop_each([e for e in idle if self._is_ours(e)], "purged")
+        ours = [entry for entry in idle if self._is_ours(entry)]
+        return self._drop_each(ours, "purged", into)
 
     @step
-    def drop_all(self, reason: str) -> list[Notice]:
+    def drop_all(self, reason: str, into: list[Notice] | None = None) -> list[Notice]:
         """Drop everything handed over that is neither confirmed nor on disk."""
         left = [e for e in self._books.in_state(*_HANDED_OVER) if not e.is_stored]
-        return self._drop_each(left, reason)
+        return self._drop_each(left, reason, into)
 
     # Called by a store on disk.
 
@@ -441,7 +482,7 @@ class Ledger:
             else:
                 self._dead.append(entry)
         self._admit()
-        self._changed.notify_all()
+        self._changed.wake_all()
         return duplicates
 
     @step
@@ -506,7 +547,7 @@ class Ledger:
         """Carry out what was recorded without the lock, or in the middle of a step."""
         arrivals = list(self._arrivals)
         if arrivals:
-            self._arrive([e for e in arrivals if e.event.id not in self._books])
+            self._arrive([entry for entry in arrivals if self._is_new(entry)])
         for _ in arrivals:
             # Removed afterwards: after an interruption, they are repeated, which has
             # no effect.
@@ -516,18 +557,19 @@ class Ledger:
             self._postponed[0]()
             self._postponed.popleft()
 
+    def _is_new(self, entry: Entry) -> bool:
+        is_known = entry.event.id in self._books or entry.state is State.DROPPED
+        return not is_known
+
     def _arrive(self, entries: list[Entry]) -> None:
         if self._room.has(len(entries), len(entries) * _SMALL, reserve=True):
             self._books.open(entries)
             return
         for entry in entries:
-            if entry.state is State.DROPPED:
-                continue
-            fits, notices = self._make_room(entry.event, is_modest=True)
+            fits = self._make_room(entry.event, self._deferred, is_modest=True)
             self._books.open([entry])
             if not fits:
-                notices.append(self._drop(entry, "overflow"))
-            self._deferred.extend(notices)
+                self._drop(entry, "overflow", self._deferred)
 
     def _in_the_middle(
         self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -548,19 +590,20 @@ class Ledger:
 
     # Limits and final states.
 
-    def _make_room(self, event: Event, *, is_modest: bool) -> tuple[bool, list[Notice]]:
+    def _make_room(
+        self, event: Event, notices: MutableSequence[Notice], *, is_modest: bool
+    ) -> bool:
         """Make room for *event* according to ``OVERFLOW``; returns whether it fits.
 
         Only units of work that hold few events may use the reserve. For these, the
         events of refused targets are dropped first.
         """
-        notices: list[Notice] = []
         while not self._room.has(1, event.size, reserve=is_modest):
             oldest = self._victim(event, is_modest=is_modest)
             if oldest is None:
-                return False, notices
-            notices.append(self._drop(oldest, "overflow"))
-        return True, notices
+                return False
+            self._drop(oldest, "overflow", notices)
+        return True
 
     def _victim(self, event: Event, *, is_modest: bool) -> Entry | None:
         """The event to drop in favour of *event*."""
@@ -599,19 +642,33 @@ class Ledger:
         """Whether it may be dropped. After a close, stored events stay on disk."""
         return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
-    def _discard(self, entries: list[Entry], reason: str) -> list[Notice]:
-        collected = [e for e in entries if e.state is State.COLLECTED]
-        for entry in collected:
-            self._books.move(entry, State.DISCARDED)
+    def _discard(
+        self, entries: list[Entry], reason: str, into: list[Notice] | None
+    ) -> list[Notice]:
+        notices: list[Notice] = [] if into is None else into
+        for entry in entries:
+            if entry.state is State.COLLECTED:
+                notices.append(Notice(NoticeKind.DISCARDED, entry.event, reason))
+                self._books.move(entry, State.DISCARDED)
         entries.clear()
-        return [Notice(NoticeKind.DISCARDED, e.event, reason) for e in collected]
-
-    def _drop_each(self, entries: list[Entry], reason: str) -> list[Notice]:
-        notices = [self._drop(entry, reason) for entry in entries]
-        self._changed.notify_all()
         return notices
 
-    def _drop(self, entry: Entry, reason: str) -> Notice:
+    def _drop_each(
+        self, entries: list[Entry], reason: str, into: list[Notice] | None = None
+    ) -> list[Notice]:
+        notices: list[Notice] = [] if into is None else into
+        for entry in entries:
+            self._drop(entry, reason, notices)
+        self._changed.wake_all()
+        return notices
+
+    def _drop(
+        self, entry: Entry, reason: str, notices: MutableSequence[Notice]
+    ) -> None:
+        # Noted first: interrupted in between, it is noted twice rather than never.
+        notices.append(
+            Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
+        )
         if entry.state is State.IN_FLIGHT:
             lane = self._lane(entry.target)
             lane.landed(1, entry.event.size, self._clock())
@@ -619,7 +676,6 @@ class Ledger:
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
-        return Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
 
     # Sending and settling.
 
@@ -882,7 +938,7 @@ class Ledger:
             oldest = self._dead.popleft()
             if oldest.state is State.DEAD:
                 freed += oldest.event.size + 1
-                self._deferred.append(self._drop(oldest, "overflow"))
+                self._drop(oldest, "overflow", self._deferred)
 
     def _refused_too_long(self, entry: Entry) -> bool:
         refused_for = self._broker.seconds() - entry.refused_since
@@ -989,6 +1045,9 @@ class Ledger:
             if entry is alone:
                 self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
+        for waiter in self._waiters:
+            waiter.look_again()
+        self._changed.wake_all()
 
 
 #: Steps that change something, with their results when they are postponed. A broker

@@ -14,6 +14,16 @@ from .entries import Notice, NoticeKind, grouped
 from .log import ThrottledLog
 from .store import QuarantinedFile
 
+
+class _Local(threading.local):
+    """What each thread knows about itself."""
+
+    def __init__(self) -> None:
+        #: Locked while the thread is dispatching. A lock, since the interpreter unlocks
+        #: it whatever a signal handler raises.
+        self.dispatching = threading.Lock()
+
+
 #: Sends a signal to the app's receivers; never raises.
 Send = Callable[[NamedSignal, dict[str, Any]], None]
 
@@ -32,26 +42,31 @@ class Notifier:
         self._send = send
         self._log = log
         self._later = later
-        self._notifying = threading.local()
+        self._local = _Local()
 
     def notify_enqueued(self, event: Event) -> None:
         """Report an event that was just collected."""
         self._send(signals.event_enqueued, {"event": event})
 
-    def notify(self, notices: Sequence[Notice]) -> None:
-        """Report *notices*; blocks as long as the receivers do."""
+    def notify(self, notices: list[Notice]) -> None:
+        """Report *notices*; blocks as long as the receivers do.
+
+        What was reported is removed, so that the caller knows the rest if this is
+        interrupted.
+        """
         if not notices:
             return
-        if getattr(self._notifying, "now", False):
+        if self._local.dispatching.locked():
             self._later(notices)
+            notices.clear()
             return
-        self._notifying.now = True
-        try:
+        with self._local.dispatching:
             self._log.notices(notices)
-            for group in grouped(notices):
+            groups = grouped(notices)
+            notices[:] = [item for group in groups for item in group]
+            for group in groups:
                 self._signal(group)
-        finally:
-            self._notifying.now = False
+                del notices[: len(group)]
 
     def quarantined(self, files: Sequence[QuarantinedFile]) -> None:
         """Report quarantined spool files."""

@@ -1,8 +1,10 @@
-"""A wait that can be ended from anywhere, even from a destructor."""
+"""Waits that can be ended from anywhere, even from a destructor."""
 
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 
 
 class Signal:
@@ -35,3 +37,33 @@ class Signal:
     def wait(self, timeout: float) -> bool:
         """Wait at most *timeout* seconds; clears it, and returns whether it was set."""
         return self._lock.acquire(timeout=max(0.0, timeout))
+
+
+class Broadcast:
+    """Lets threads wait, each for a condition of its own.
+
+    It resembles ``threading.Condition``. But that one is not made for an exception of a
+    signal handler: its exit is Python code, and such an exception at its first bytecode
+    would leave the lock locked.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: set[Signal] = set()
+
+    def wait_for(self, condition: Callable[[], object], deadline: float) -> None:
+        """Wait until *condition* holds, at most until *deadline* by the clock."""
+        signal = Signal()
+        try:
+            self._waiting.add(signal)
+            while not condition() and signal.wait(deadline - self._clock()):
+                pass
+            self._waiting.discard(signal)
+        except BaseException:
+            self._waiting.discard(signal)
+            raise
+
+    def wake_all(self) -> None:
+        """Let every thread that waits look at its condition; never blocks."""
+        for signal in list(self._waiting):
+            signal.set()

@@ -84,6 +84,29 @@ def holds(lock: threading.RLock) -> bool:
     return owned
 
 
+def call_holding(
+    lock: threading.RLock, timeout: float, work: Callable[[], object]
+) -> bool:
+    """Call *work* while holding *lock*, if that is free within *timeout* seconds.
+
+    Returns whether it was. A ``with`` block has no timeout; and an exception of a
+    signal handler between ``acquire()`` and ``try`` would leave the lock locked.
+    """
+    if holds(lock):
+        work()
+        return True
+    try:
+        acquired = lock.acquire(timeout=timeout)
+        if acquired:
+            work()
+            lock.release()
+        return acquired
+    except BaseException:
+        if holds(lock):
+            lock.release()
+        raise
+
+
 def is_own_thread() -> bool:
     """Whether the current thread would wait for itself.
 

@@ -17,7 +17,9 @@ class Waker:
     def __init__(self) -> None:
         self._reader: int | None = None
         self._writer: int | None = None
-        self._woken = False
+        #: Counts the calls of :meth:`clear`. A byte was sent in the round *woken in*.
+        self._round = 0
+        self._woken_in = -1
 
     def open(self) -> int:
         """The descriptor to listen to.
@@ -34,24 +36,23 @@ class Waker:
 
     def wake(self) -> None:
         """Wake the I/O thread; never blocks."""
-        if self._woken or self._writer is None:
+        now = self._round
+        if self._woken_in == now or self._writer is None:
             return
-        self._woken = True
-        try:
-            # A full pipe wakes as well.
-            with suppress(BlockingIOError):
-                os.write(self._writer, b"\0")
-        except BaseException:
-            self._woken = False
-            raise
+        # A full pipe wakes as well.
+        with suppress(BlockingIOError):
+            os.write(self._writer, b"\0")
+        # Noted afterwards: a signal handler may have raised before.
+        self._woken_in = now
 
     def clear(self) -> None:
         """Reset it. The I/O thread calls this before it looks for work."""
         if self._reader is not None:
             with suppress(BlockingIOError):
                 os.read(self._reader, 4096)
-        # Reset last: otherwise this would consume a wake-up that stays marked as sent.
-        self._woken = False
+        # Counted last: otherwise this would consume a byte that was sent for the next
+        # round, in which no other would follow.
+        self._round += 1
 
 
 def _close(*descriptors: int) -> None:

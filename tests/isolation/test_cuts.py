@@ -1,0 +1,111 @@
+"""An exception from a signal handler, at any bytecode: nothing is stuck or lost."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_eventcollector.delivery import delivery, periodic_worker
+
+from .bench import OPERATIONS, Bench
+from .cuts import Cut, Knife, TimeLimit
+from .fake_broker import FakeBroker
+
+#: Every cut takes an hour. Otherwise a few are made, other ones each time.
+EVERY = os.environ.get("TEST_CUTS") == "all"
+PARTS = 20 if EVERY else 1
+_SAMPLE = 6
+
+
+@pytest.fixture(autouse=True)
+def quick_ticks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the flusher look more often at what is due."""
+    monkeypatch.setattr(periodic_worker, "TICK", 0.02)
+    monkeypatch.setattr(delivery, "TICK", 0.02)
+
+
+@pytest.fixture(params=["memory", "spool", "rabbitmq"])
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    """The settings of a shop on the memory broker, with the spool, or on RabbitMQ."""
+    with ExitStack() as stack:
+        found: dict[str, Any] = {"RETRY_DELAY": 0.01, "RETRY_MAX_DELAY": 0.05}
+        if request.param == "spool":
+            found |= {"BACKLOG": "spool", "SPOOL_DIR": str(tmp_path / "spool")}
+        if request.param == "rabbitmq":
+            broker = stack.enter_context(FakeBroker())
+            found |= {"BROKER_URL": broker.url, "TESTING_BROKER": True}
+        yield found
+
+
+@contextmanager
+def open_bench(operation: str, settings: dict[str, Any]) -> Iterator[Bench]:
+    bench = Bench(**settings)
+    try:
+        bench.prepare(operation)
+        yield bench
+    finally:
+        bench.close()
+
+
+def places(count: int, part: int) -> list[int]:
+    """Where to cut."""
+    every = range(1 + part, count + 1, PARTS)
+    return list(every) if EVERY else sorted(random.sample(every, _SAMPLE))
+
+
+def cut(bench: Bench, operation: str, knife: Knife) -> BaseException | None:
+    """Cut *operation*, and check; returns what it raised."""
+    raised = None
+    try:
+        with knife:
+            bench.run(operation)
+    except BaseException as error:
+        # Its traceback would keep what the interrupted frames hold.
+        raised = error.with_traceback(None)
+    try:
+        bench.check(operation)
+    except AssertionError as error:
+        raise AssertionError(f"cut at {knife.place}: {error}") from None
+    return raised
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("returns", [False, True], ids=["bytecodes", "calls"])
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_nothing_is_stuck_or_lost(
+    operation: str, returns: bool, part: int, settings: dict[str, Any]
+) -> None:
+    with ExitStack() as stack:
+        bench = stack.enter_context(open_bench(operation, settings))
+        whole = Knife(returns=returns)
+        assert cut(bench, operation, whole) is None
+        for at in places(whole.count, part):
+            if OPERATIONS[operation]:
+                stack.close()
+                bench = stack.enter_context(open_bench(operation, settings))
+            knife = Knife(at, returns=returns)
+            raised = cut(bench, operation, knife)
+            assert isinstance(raised, Cut) or not knife.place, (raised, knife.place)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_time_limit_goes_on_as_itself(
+    part: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is an ordinary exception. Where a receiver's would be logged, so is it."""
+    with open_bench("publish", {}) as bench:
+        whole = Knife()
+        cut(bench, "publish", whole)
+        for at in places(whole.count, part):
+            caplog.clear()
+            knife = Knife(at, TimeLimit)
+            raised = cut(bench, "publish", knife)
+            logged = "Signal receiver failed" in caplog.text
+            went_on = isinstance(raised, TimeLimit)
+            assert went_on or logged or not knife.place, (raised, knife.place)
