@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flask_eventcollector.brokers.rabbitmq import broker as rabbitmq_broker
 from flask_eventcollector.brokers.rabbitmq import channels
 from flask_eventcollector.events import BrokerState
 from tests.helpers import DEADLINE, Shop, open_shop, wait_until
@@ -174,6 +175,63 @@ def test_nacks_that_stick_to_a_channel_are_left_behind_with_it(
         publish(shop, *range(5))
         confirmed(shop, 5)
         assert broker.connections == 1
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels and nodes are left soon."""
+    monkeypatch.setattr(channels, "WORN_AFTER", 0.2)
+    monkeypatch.setattr(rabbitmq_broker, "_LEAST_STAY", 0.1)
+
+
+def refuse_some(message: Message) -> str:
+    return "nack" if message.queue == "refused" else "ack"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_node_that_nacks_on_every_channel_is_left_for_another() -> None:
+    with (
+        FakeBroker(refuse_some) as first,
+        FakeBroker() as second,
+        shop_at(first, BROKER_URL=[first.url, second.url]) as shop,
+    ):
+        publish(shop, *range(5), queue="refused")
+        for number in range(100, 150):
+            publish(shop, number, queue="healthy")
+        confirmed(shop, 55)
+        assert {m.queue for m in second.messages} >= {"refused"}
+        everything = [*first.messages, *second.messages]
+        taken = [m.body for m in everything if refuse_some(m) == "ack"]
+        assert len(taken) == len(set(taken)), "nothing was sent twice"
+        assert "nacked on a new channel, too: trying another node" not in (
+            shop.events.stats().broker_error
+        )
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_only_node_is_not_left() -> None:
+    with FakeBroker(refuse_some) as broker, shop_at(broker) as shop:
+        publish(shop, 1, queue="refused")
+        wait_until(
+            lambda: max((m.opened for m in broker.messages), default=0) > 3,
+            "more channels are tried",
+        )
+        assert broker.connections == 1
+
+
+@pytest.mark.usefixtures("impatient")
+def test_nodes_that_all_nack_are_left_less_and_less_often() -> None:
+    with (
+        FakeBroker(refuse_some) as first,
+        FakeBroker(refuse_some) as second,
+        shop_at(first, BROKER_URL=[first.url, second.url]) as shop,
+    ):
+        publish(shop, 1, queue="refused")
+        wait_until(lambda: first.connections == 2, "it is back")
+        broker = shop.events.broker
+        assert isinstance(broker, rabbitmq_broker.RabbitMQBroker)
+        assert broker._stay > rabbitmq_broker._LEAST_STAY
+        assert shop.events.stats().balanced
 
 
 # Channels, and steps without a response.

@@ -24,6 +24,10 @@ from .waker import Waker
 
 logger = logging.getLogger("flask_eventcollector")
 
+#: Seconds on a node before it may be left for another, at first and at most.
+_LEAST_STAY, _LONGEST_STAY = 10.0, 600.0
+#: Seconds beyond that after which leaving has helped.
+_HELPED_AFTER = 300.0
 #: Seconds for the thread to end after its connection was aborted.
 _ABORT_TIMEOUT = 0.2
 
@@ -55,6 +59,10 @@ class RabbitMQBroker:
         self._keyfile_password = keyfile_password
         self.relay = CallbackRelay()
         self._session: Session | None = None
+        #: Seconds on a node before it may be left for another, and since when.
+        self._stay = _LEAST_STAY
+        self._left_at = float("-inf")
+        self._is_leaving = False
         self._waker = Waker()
         self._is_closing = False
         self._retry_now = Signal()
@@ -132,7 +140,8 @@ class RabbitMQBroker:
                 return
             failures = 1 if was_ready else failures + 1
             self.relay.on_state_change(BrokerState.DOWN, error)
-            self._retry_now.wait(self._delay(failures))
+            if not self._is_leaving:
+                self._retry_now.wait(self._delay(failures))
 
     def _round(self) -> tuple[bool, str]:
         """Try each node until one works; returns whether one did, and the error."""
@@ -176,6 +185,7 @@ class RabbitMQBroker:
             app_id=self._name,
             exchanges=self._exchanges,
             waker=self._waker,
+            may_leave_at=self._may_leave_at(),
         )
         if self._closing():
             # A close() just before this found no session to close.
@@ -184,4 +194,19 @@ class RabbitMQBroker:
             error = session.run()
         finally:
             self._session = None
+        self._is_leaving = bool(session.leaves_because)
+        if self._is_leaving:
+            self._note_leaving(time.monotonic())
         return session.was_ready, error
+
+    def _may_leave_at(self) -> float:
+        """When a node may be left for another, if there is one."""
+        if len(self._urls) == 1:
+            return float("inf")
+        return self._left_at + self._stay
+
+    def _note_leaving(self, now: float) -> None:
+        """Stay longer each time, if leaving did not help: the queue may be full."""
+        helped = now - self._left_at > self._stay + _HELPED_AFTER
+        self._stay = _LEAST_STAY if helped else min(2 * self._stay, _LONGEST_STAY)
+        self._left_at = now

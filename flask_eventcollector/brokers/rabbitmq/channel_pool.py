@@ -39,6 +39,10 @@ class ChannelPool:
         self._numbered: dict[int, ExchangeChannel] = {}
         #: Replaced by new ones, but waiting for their last confirms.
         self._retired: list[ExchangeChannel] = []
+        #: By exchange, the queues that have nacked on its last channel for too long.
+        self._nacked_before: dict[str, set[str]] = {}
+        #: The queue that has done so on the channel after that, too.
+        self.hopeless_queue = ""
         #: The broker's message size limit in bytes, once known.
         self._size_limit: int | None = None
 
@@ -53,6 +57,11 @@ class ChannelPool:
         if not owed:
             return None
         return max(min(owed), *(c.last_confirm_at for c in channels))
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no confirm is outstanding."""
+        return all(c.is_idle for c in (*self._channels.values(), *self._retired))
 
     def publish(self, entries: list[Entry]) -> None:
         """Send *entries*. Those that can't be sent are settled in any case."""
@@ -82,7 +91,10 @@ class ChannelPool:
         now = time.monotonic()
         for exchange, channel in list(self._channels.items()):
             channel.give_up_opening(now)
-            if channel.is_worn(now):
+            if worn := channel.worn_by(now):
+                again = sorted(worn & channel.nacked_before)
+                self.hopeless_queue = next(iter(again), self.hopeless_queue)
+                self._nacked_before[exchange] = worn | channel.nacked_before
                 self._retired.append(self._channels.pop(exchange))
         for channel in list(self._retired):
             if channel.is_idle or channel.state is ChannelState.CLOSED:
@@ -112,6 +124,7 @@ class ChannelPool:
                 self._report_problem,
                 app_id=self._app_id,
                 options=self._exchanges.get(exchange, ExchangeOptions()),
+                nacked_before=self._nacked_before.pop(exchange, ()),
             )
             self._numbered[channel.number] = channel
         self._channels[exchange] = channel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import chain
 from typing import Any
 
@@ -72,6 +72,7 @@ class ExchangeChannel:
         *,
         app_id: str,
         options: ExchangeOptions,
+        nacked_before: Collection[str] = (),
     ) -> None:
         self._exchange = exchange
         self._options = options
@@ -91,6 +92,8 @@ class ExchangeChannel:
         self.last_confirm_at = float("-inf")
         #: Since when each queue has nacked without a confirm in between.
         self._nacked_since: dict[str, float] = {}
+        #: Queues that have nacked on the channel before this one, until a confirm.
+        self.nacked_before = set(nacked_before)
         self._opening_since = time.monotonic()
         #: ``basic.return`` arrives before the ack of the same message.
         self._returned: dict[str, str] = {}
@@ -135,14 +138,16 @@ class ExchangeChannel:
         else:
             self._pending.append(entry)
 
-    def is_worn(self, now: float) -> bool:
-        """Whether a queue has nacked for so long that a new channel is worth a try.
+    def worn_by(self, now: float) -> set[str]:
+        """The queues that have nacked for so long that a new channel is worth a try.
 
         RabbitMQ 3.10 keeps nacking on a channel that has seen the leader of a quorum
         queue die, even when the queue has a new leader.
         """
-        since = min(self._nacked_since.values(), default=now)
-        return self.state is ChannelState.OPEN and now - since >= WORN_AFTER
+        if self.state is not ChannelState.OPEN:
+            return set()
+        since = self._nacked_since
+        return {queue for queue in since if now - since[queue] >= WORN_AFTER}
 
     def give_up_opening(self, now: float) -> None:
         """Settle the events that wait for a channel that did not open in time."""
@@ -250,7 +255,8 @@ class ExchangeChannel:
         self.last_confirm_at = time.monotonic()
         self._report_problem(self._about, "")
         entries = self._covered(tag, multiple)
-        if not (nacked or self._returned or self._nacked_since):
+        odd = nacked or self._returned or self._nacked_since or self.nacked_before
+        if not odd:
             return [Settlement(entry, Outcome.CONFIRMED) for entry in entries]
         return [self._settlement(entry, nacked) for entry in entries]
 
@@ -278,6 +284,7 @@ class ExchangeChannel:
             self._nacked_since.setdefault(queue, self.last_confirm_at)
             return Settlement(entry, Outcome.NACKED, f"the queue {queue!r} refused it")
         self._nacked_since.pop(queue, None)
+        self.nacked_before.discard(queue)
         return Settlement(entry, Outcome.CONFIRMED)
 
     # The end.

@@ -30,6 +30,8 @@ _TURN = 200
 #: Seconds between two checks of timeouts.
 _TICK = 0.5
 
+#: Seconds that outstanding confirms may take before the node is left for another.
+_LEAVE_TIMEOUT = 2.0
 #: How many queues are declared at the same time; each takes a channel.
 _MOST_DECLARES = 2
 
@@ -53,6 +55,7 @@ class Session:
         app_id: str,
         exchanges: Exchanges,
         waker: Waker,
+        may_leave_at: float = float("inf"),
     ) -> None:
         self._callbacks = callbacks
         self._patience = 2 * heartbeat
@@ -70,6 +73,11 @@ class Session:
         #: Whether events could ever be published on it.
         self.was_ready = False
         self._ready = False
+        #: From when on the node may be left for another.
+        self._may_leave_at = may_leave_at
+        self._leave_by = float("inf")
+        #: Why it is left; ``""``: it is not.
+        self.leaves_because = ""
         #: It was asked to end, so its end is not reported.
         self._unwanted = False
         self._error = ""
@@ -243,7 +251,7 @@ class Session:
         error = self._connection.failure or error
         if is_unexpected(error) and not (self._unwanted or self._error):
             logger.error("Broker connection failed unexpectedly", exc_info=error)
-        self._error = explain(error)
+        self._error = self.leaves_because or explain(error)
         self._channels.lose(self._error, suspect=accuses_an_event(error))
         self._ioloop.stop()
 
@@ -252,7 +260,7 @@ class Session:
     def _drain(self) -> None:
         """Publish what can be sent, and serve the socket in between."""
         self._waker.clear()
-        if not self._ready or self._blocked:
+        if not self._ready or self._blocked or self.leaves_because:
             return
         taken = self._callbacks.take(_TURN)
         if taken:
@@ -264,6 +272,8 @@ class Session:
     def _settle(self, settlements: list[Settlement]) -> None:
         if settlements and self._callbacks.settle(settlements) and self._ready:
             self._waker.wake()
+        if self.leaves_because and self._ready and self._channels.is_idle:
+            self._close()
 
     # Timeouts.
 
@@ -277,6 +287,7 @@ class Session:
         if self._ready:
             self._channels.look_after()
             self._check_overdue()
+            self._leave_if_hopeless()
             self._drain()
         self._ioloop.call_later(_TICK, self._guarded(self._tick))
 
@@ -292,6 +303,20 @@ class Session:
             return False
         self._abort(f"this process was stopped for {stopped:.0f} s")
         return True
+
+    def _leave_if_hopeless(self) -> None:
+        """Leave the node for another if a queue nacks here on every channel.
+
+        First, the outstanding confirms may arrive.
+        """
+        now, queue = time.monotonic(), self._channels.hopeless_queue
+        if queue and now >= self._may_leave_at and not self.leaves_because:
+            self._leave_by = now + _LEAVE_TIMEOUT
+            self.leaves_because = (
+                f"the queue {queue!r} nacked on a new channel, too: trying another node"
+            )
+        if self.leaves_because and (self._channels.is_idle or now >= self._leave_by):
+            self._close()
 
     def _check_overdue(self) -> None:
         """Abort the connection if the broker has stopped confirming altogether.
