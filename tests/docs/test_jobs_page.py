@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock, call
 
 import pytest
@@ -15,8 +16,14 @@ from tests.docs.modules import imported, write
 from tests.docs.reader import find, find_one, runs
 from tests.helpers import books, open_shop
 
-JOBS, TASKS, CONSUMER, PARALLEL = find(page="docs/jobs.md", language="python")
+JOBS, TASKS, SCRIPT, CONSUMER, PARALLEL = find(page="docs/jobs.md", language="python")
 LEFT = find_one(page="docs/jobs.md", language="text")
+
+
+def impatient(events: Any) -> None:
+    """Let each publish() wait for a moment only, however long it was told to wait."""
+    publish = events.publish
+    events.publish = lambda timeout: publish(timeout / 1000)
 
 
 @runs(JOBS)
@@ -46,6 +53,21 @@ def test_a_task_of_celery_is_a_block(fails: bool) -> None:
             task()
 
         assert books(jobs.events) == {"discarded" if fails else "confirmed": 1}
+
+
+@runs(SCRIPT)
+@pytest.mark.parametrize(("is_down", "code"), [(False, 0), (True, 1)])
+def test_a_script_exits_with_0_if_its_events_are_confirmed(
+    is_down: bool, code: int
+) -> None:
+    with imported(JOBS) as (jobs,):
+        impatient(jobs.events)
+        if is_down:
+            FaultInjector.of(jobs.events.broker).go_down()
+        with pytest.raises(SystemExit) as exit, imported(SCRIPT):
+            pass
+
+        assert exit.value.code == code
 
 
 @runs(CONSUMER)
