@@ -76,8 +76,8 @@ class AppState:
         self.autoflush = config.autoflush
         self.scopes = Scopes(self._new_collector, self._current_request, self._note_use)
         self._dispatcher = Dispatcher(app, self.scopes)
-        #: Called after the last teardown function of an app context, once there was an
-        #: app context for which it matters. Requests seldom need it.
+        #: Called after the last teardown function of an app context, once an app
+        #: context has needed it. Requests rarely do.
         self.on_app_context_end: Callable[..., None] | None = None
         self._encoder = EventEncoder(
             exchange=config.exchange,

@@ -32,7 +32,7 @@ _INHERITED = "_eventcollector_inherited"
 
 def current_app() -> flask.Flask | None:
     """The app of the current app context; ``None``: there is no context."""
-    # Quicker than the proxy's attributes, since every event asks for it.
+    # Faster than the proxy's attributes; called for every event.
     if not flask.has_app_context():
         return None
     app: flask.Flask = _app_context().app

@@ -179,7 +179,7 @@ class Stats:
     #: Damaged spool files that were renamed.
     quarantined: int = 0
     #: Spool files of dead processes whose events are for another broker or virtual
-    #: host, so that this process leaves them alone.
+    #: host, so that this process does not adopt them.
     strays: int = 0
     #: Bytes held in memory, counted against ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0

@@ -176,7 +176,7 @@ def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:
 
 
 def _report(work: Callable[[], Any], writer: int) -> None:
-    # If it hangs, its parent asks where.
+    # If it hangs, its parent requests a stack trace.
     faulthandler.register(signal.SIGUSR2, file=writer)
     try:
         answer = {"result": work()}

@@ -1,7 +1,7 @@
-"""Whatever hostile targets and events do, healthy targets' events are confirmed.
+"""Healthy targets' events are confirmed, regardless of hostile targets and events.
 
-A ledger, with a session and a broker that are simulated as RabbitMQ behaves, on a clock
-of their own. `TEST_HOSTILE_RUNS` says how many runs there are.
+The session and the broker around a ledger are simulated like RabbitMQ, on a simulated
+clock. `TEST_HOSTILE_RUNS` sets the number of runs.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from flask_eventcollector.events import BrokerState, Outcome
 from tests.parts import Clock, limits, make_event
 
-#: Seconds from the client to the broker, and back.
+#: The round-trip time in seconds.
 HALF_WAY = 0.01
-#: Seconds between two looks at what is due, as in the session.
+#: Seconds between two checks of timeouts, as in the session.
 TICK = 0.5
-#: Seconds between two looks of the flusher, at least.
+#: The shortest time between two runs of the flusher, in seconds.
 LEAST_PAUSE = 0.02
 #: Seconds without a connection after each end of one.
 AWAY = 0.5
-#: Seconds within which a healthy target's event is confirmed, while connected, and
-#: more of them for each connection that ended meanwhile.
+#: Seconds within which a healthy target's event is confirmed while connected, and
+#: additional seconds for each connection that ended meanwhile.
 BOUND = 6.0
 BOUND_PER_END = 1.0
 MAX_IN_FLIGHT = 8
 
-#: Bytes that events claim to have: three of the large ones may be in flight.
+#: Simulated sizes of events: three of the large ones may be in flight.
 SIZES = st.sampled_from([1, 1, MAX_IN_FLIGHT_BYTES // 3])
 
 HEALTHY = "healthy"
@@ -50,7 +50,7 @@ CULPRITS = [CLOSES_CHANNEL, CLOSES_CONNECTION]
 
 
 def delay(failures: int) -> float:
-    """Seconds after so many failures in a row."""
+    """Seconds of delay after consecutive failures."""
     return min(0.5 * 2.0 ** (failures - 1), 5.0)
 
 
@@ -59,14 +59,14 @@ class Channel:
     """A channel, as client and broker see it."""
 
     unconfirmed: list[Entry] = field(default_factory=list)
-    #: Nothing that arrives has an effect any more.
+    #: Arriving frames have no effect any more.
     is_closed_by_broker: bool = False
-    #: No answer is heard any more.
+    #: Responses are ignored.
     is_lost: bool = False
 
 
 class SimulatedSession:
-    """What the RabbitMQ session and a broker do with what a ledger gives them."""
+    """Simulates the RabbitMQ session and a broker for a ledger."""
 
     def __init__(self, clock: Clock, ledger: Ledger) -> None:
         self.clock = clock
@@ -91,7 +91,7 @@ class SimulatedSession:
     # Time.
 
     def run(self, seconds: float) -> None:
-        """Let so much time pass."""
+        """Let *seconds* pass."""
         end = self.clock.now + seconds
         while self._agenda and self._agenda[0][0] <= end:
             at, _, act = heapq.heappop(self._agenda)
@@ -106,7 +106,7 @@ class SimulatedSession:
     # The session.
 
     def drain(self) -> None:
-        """Send what may be sent; come back when there is more, as the flusher does."""
+        """Send the events that may be sent, and again when there are more."""
         if self._is_up:
             for entry in self.ledger.take(200):
                 self._publish(entry)
@@ -149,7 +149,7 @@ class SimulatedSession:
             self._settle(_lost(channel, suspect=True))
 
     def end_connection(self, *, accuses: bool) -> None:
-        """The connection ends; *accuses*: the broker does not like what it got."""
+        """The connection ends; *accuses*: the broker blames an event."""
         if not self._is_up:
             return
         self._is_up = False
@@ -191,7 +191,7 @@ class SimulatedSession:
             self.end_connection(accuses=True)
 
     def recover(self, queue: str) -> None:
-        """Let a hostile queue be healthy, and confirm what it has."""
+        """Make a hostile queue healthy, and confirm its events."""
         self.behaviour[queue] = HEALTHY
         for channel in list(self._channels.values()):
             for entry in list(channel.unconfirmed):

@@ -472,7 +472,7 @@ def test_suspects_of_a_target_that_refuses_one_wait_with_it(desk: Desk) -> None:
 
 
 def suspected(desk: Desk, *queues: str) -> None:
-    """Let one event for each of *queues*, named like it, be a suspect."""
+    """Make one event for each of *queues*, with the same name, a suspect."""
     for queue in queues:
         desk.hand_over(queue, queue)
     names = "".join(queues)

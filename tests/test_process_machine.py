@@ -389,7 +389,7 @@ class ProcessMachine(RuleBasedStateMachine):
             result = unit.collector.publish(DEADLINE)
         assert time.monotonic() - began < DEADLINE
         if not (self.history.refused or self.has_lost_channels):
-            # Nobody waits behind a target that backs off.
+            # No caller waits behind a target that backs off.
             assert result.confirmed == len(ids)
 
     def hand_over_ids(self, unit: Unit) -> list[str]:

@@ -90,7 +90,7 @@ def drained(drained: Drained) -> dict[str, Any]:
 
 
 def adopted(adopted: Sequence[Adopted], problems: Mapping[Path, str]) -> dict[str, Any]:
-    """What became of each file that was to be adopted."""
+    """The result for each file to be adopted."""
     return {
         "adopted": sum(file.events for file in adopted),
         "files": [

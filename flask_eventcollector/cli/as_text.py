@@ -56,7 +56,7 @@ def _show_others(folder: Folder, files: Sequence[Report]) -> None:
 
 
 def describe(file: Report) -> str:
-    """What is in a file, and where it belongs."""
+    """The content of a file, and its destination."""
     count = formatting.events(file.waiting + file.dead)
     if file.problem:
         count = "events that can't be read"

@@ -93,7 +93,7 @@ class Books:
             self._foreign.pop(entry.event.id, None)
 
     def moved(self, entries: Sequence[Entry], before: State, state: State) -> int:
-        """Count that all *entries* have moved from one state to another, bulkwise.
+        """Count that all *entries* have moved from one state to another, in bulk.
 
         Returns their bytes. The caller has changed their states.
         """

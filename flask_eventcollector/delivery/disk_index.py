@@ -85,7 +85,7 @@ class DiskIndex:
             self._unstored.update((entry.sequence, entry) for entry in unstored)
 
     def end(self, entries: Iterable[Entry]) -> None:
-        """Note that *entries*, whose rows are outdated, need not be stored any more."""
+        """Note that *entries*, whose rows are outdated, no longer need to be stored."""
         if self._unstored:
             for entry in entries:
                 self._unstored.pop(entry.sequence, None)

@@ -38,7 +38,7 @@ class Row(NamedTuple):
 class Entry:
     """One event's life cycle in this process. Only the ledger changes it."""
 
-    # These are the class's until they change: most events need few of their own.
+    # These are class attributes until they change, since most events need few of them.
 
     #: Not counted until the books open it.
     state = State.DISCARDED

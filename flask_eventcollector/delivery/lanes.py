@@ -114,7 +114,7 @@ class Lane:
 
     def add_all(self, entries: Iterable[Entry]) -> None:
         """Queue *entries*, which are newer than all others."""
-        # What is greater than all of a heap may be appended.
+        # An item greater than all others may be appended to a heap.
         self._waiting += [(entry.sequence, entry) for entry in entries]
 
     def add_delayed(self, entry: Entry, retry_at: float) -> None:

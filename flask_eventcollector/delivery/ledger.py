@@ -118,7 +118,7 @@ class Ledger:
     ) -> None:
         self._limits = limits
         self._clock = clock
-        #: Whether anybody wants to know of confirmed events.
+        #: Whether notices of confirmed events are needed.
         self._is_heard = is_heard
         self._lock = threading.RLock()
         self._changed = Broadcast(clock)
@@ -195,7 +195,7 @@ class Ledger:
         return True
 
     def _admit(self) -> None:
-        """Say how many may be collected without the lock; again if more are held."""
+        """Compute how many may be collected without the lock, as more are held."""
         self._admitted = self._room.for_arrivals(_MOST_ARRIVALS, _SMALL)
 
     @step
@@ -764,7 +764,7 @@ class Ledger:
         return True
 
     def _acquit(self, now: float) -> bool:
-        """Whether the suspect in flight is at no fault but that of a silent target."""
+        """Whether the suspect in flight is not at fault: its target is silent."""
         alone = self._suspects.alone
         if alone is None or not self._is_unheard(alone.target, now):
             return False
@@ -773,14 +773,14 @@ class Ledger:
         return True
 
     def _is_busy(self, now: float) -> bool:
-        """Whether there is soon more to hear about what is in flight."""
+        """Whether settlements of events in flight can be expected soon."""
         return any(
             lane.in_flight and not self._is_unheard(target, now)
             for target, lane in self._lanes.items()
         )
 
     def _is_unheard(self, target: Target, now: float) -> bool:
-        """Whether *target* has settled nothing for long, be it silent or the broker."""
+        """Whether *target*, or the whole broker, has settled nothing for long."""
         lane = self._lanes.get(target)
         return lane is not None and lane.is_silent(now, self._patience)
 
@@ -793,7 +793,7 @@ class Ledger:
         return lane.is_silent(self._broker.heard_at, self._patience)
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether nothing is heard of anything in flight, and scouts are left.
+        """Whether no event in flight gets settled, and scouts are left.
 
         Then an event for another target shows whether the broker or the target is at
         fault.
@@ -854,7 +854,7 @@ class Ledger:
             self._settle(Settlement(entry, Outcome.UNKNOWN, reason), now)
 
     def _confirm(self, entries: Iterable[Entry], now: float) -> None:
-        """The broker has confirmed *entries*, whatever it may have said before."""
+        """The broker has confirmed *entries*, regardless of earlier settlements."""
         is_heard = self._is_heard()
         for target, group in groupby(entries, _target_of):
             confirmed = []
@@ -916,7 +916,7 @@ class Ledger:
             return
         self._back_off(settlement, lane, now)
         if entry.is_suspect and retry_at is None:
-            # After those of its target that were not refused alone.
+            # After events of its target that were not refused individually.
             retry_at = lane.retry_at + SILENCE
         self._retain(entry, retry_at)
 

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 class _Turn(NamedTuple):
     """When it is a suspect's turn.
 
-    The one that was sent least often goes first; then the first of each target, the
-    second of each, and so on, so that many for one target delay no other.
+    The one with the fewest attempts is first; then the first one of each target, the
+    second one of each, and so on. So many suspects of one target do not delay those of
+    others.
     """
 
     not_before: float
@@ -42,7 +43,7 @@ class Suspects:
         self._ranks: Counter[Target] = Counter()
         #: The one that is in flight alone, so that no other event could be at fault.
         self.alone: Entry | None = None
-        #: Whether other events go first, since a suspect went last.
+        #: Whether other events are next, since a suspect was sent last.
         self.is_others_turn = False
 
     def __bool__(self) -> bool:
@@ -85,7 +86,7 @@ class Suspects:
         heapq.heapify(self._waiting)
 
     def acquit(self) -> None:
-        """The one in flight alone has ended nothing, although it is not settled."""
+        """The suspect in flight alone is not at fault, although it is not settled."""
         if self.alone is not None:
             self.alone.is_suspect = False
             self.settled(self.alone)

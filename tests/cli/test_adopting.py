@@ -1,4 +1,4 @@
-"""``flask events adopt``, and how the other commands see what belongs elsewhere."""
+"""``flask events adopt``, and other commands with files of other destinations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.rabbitmq import RabbitMQNode, free_ports
 from tests.spool.support import ELSEWHERE, dead_rows, failing
 from tests.spool.support import leave as leave_for
 
-#: As the app left it when its broker was another one.
+#: As left by the app when it used another broker.
 leave = partial(leave_for, destination=ELSEWHERE)
 
 
@@ -55,7 +55,7 @@ def status(run: Run) -> Any:
     return json.loads(run("status", "--json").stdout)
 
 
-# What the other commands say
+# Other commands
 
 
 def test_status_names_what_is_left_alone(run: Run, folder: Path) -> None:
@@ -296,7 +296,7 @@ def test_a_newer_version_s_file_is_left_with_the_cure(run: Run, folder: Path) ->
     assert path.exists()
 
 
-# Cut short
+# Interruptions
 
 
 @pytest.mark.parametrize("place", [0, 1, 2, 3, 4])

@@ -21,7 +21,7 @@ from tests.cli.support import DEADLINE, FlaskEvents
 from tests.rabbitmq import RabbitMQNode, free_ports
 from tests.spool import support
 
-#: Without a word about the broker, so that each one is the right one.
+#: Without a destination, so that it fits every broker.
 leave = partial(support.leave, destination=None)
 
 MakeQueue = Callable[..., str]

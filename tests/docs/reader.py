@@ -1,4 +1,4 @@
-"""Collects all examples of pages and docstrings, and which test runs each of them."""
+"""Collects all examples of pages and docstrings, with the test that runs each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PAGES = (
 )
 #: The docstrings that the reference shows are among these.
 MODULES = sorted((ROOT / "flask_eventcollector").rglob("*.py"))
-#: What stands indented after two colons.
+#: A literal block after two colons.
 LITERAL = re.compile(r"::\n\n((?: {4}.*\n|\n)+)")
 FILE_NAME = re.compile(r"(?:#|//) (\S+\.\w+)\n")
 NOTE = re.compile(r"<!-- (.*) -->\s*")
@@ -35,7 +35,7 @@ class Example(NamedTuple):
 
     page: str
     line: int
-    #: The heading above it, or what the docstring belongs to.
+    #: The heading above it, or the name of the documented object.
     heading: str
     language: str
     #: The comment right above it, which the reader of the page does not see.

@@ -29,7 +29,7 @@ ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: The spool's folder on the page.
 FOLDER = "/srv/shop/spool"
 ADDRESS = r"127\.0\.0\.1:\d+"
-#: The same broker by another name, as if it had moved there.
+#: The same broker by another name, as if it had moved.
 MOVED_TO = r"localhost:\d+"
 #: What the app logs, which the page leaves out.
 LOG = re.compile(r"^(Broker unavailable|Left \d+ events).*\n", re.M)

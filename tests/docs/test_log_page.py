@@ -1,4 +1,4 @@
-"""The table of log lines has those of the code, and no others."""
+"""The table of log lines matches the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = re.findall(
 
 
 def logged() -> Iterator[str]:
-    """The texts in the package that a log line begins with."""
+    """The beginnings of log lines in the package."""
     for path in MODULES:
         tree = ast.parse(path.read_text())
         constants = {
@@ -48,7 +48,7 @@ def _beginnings(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def words(line: str) -> str:
-    """What a line begins with, up to what varies."""
+    """The beginning of a line, up to its first variable part."""
     return re.split(r"[…%(]", line)[0].strip(" :")
 
 

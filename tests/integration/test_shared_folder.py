@@ -46,7 +46,7 @@ FLUSH = "print(events.flush(20), events.stats().confirmed)"
 
 @pytest.fixture
 def billing(rabbitmq: RabbitMQNode) -> Iterator[str]:
-    """The URL of a virtual host of its own."""
+    """The URL of a new virtual host."""
     name = load.fresh_queue()
     all_of_it = ", ".join(['<<".*">>'] * 3)
     rabbitmq.eval(

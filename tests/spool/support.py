@@ -59,7 +59,7 @@ def leave(
     claim = spool.claim_new()
     path = claim.path
     if destination is None:
-        # Version 1 said nothing about it, neither in the file nor in its name.
+        # Version 1 has no destination, neither in the file nor in its name.
         claim.remove()
         path = folder / path.name.replace(f"@{HERE.digest}@", "@")
     journal = Journal.create(path, str(destination or ""))

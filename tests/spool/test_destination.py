@@ -1,4 +1,4 @@
-"""Where the events of a file belong: it says so, and no other broker gets them."""
+"""The destination of a file's events: it is stored, and no other broker gets them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def destination(urls: str) -> Destination:
     return Destination.of(parse_broker_urls(urls, "BROKER_URL"))
 
 
-# What it is
+# The value
 
 
 def test_it_has_no_credentials_and_no_options() -> None:
@@ -113,7 +113,7 @@ def test_of_very_many_addresses_as_many_are_kept_as_fit() -> None:
     assert len(destination(f"amqp://{'x' * 250}/{'%2F' * 255}").addresses) == 1
 
 
-# Where it is written
+# Storage
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_process_writes_it_into_its_file(path: Path) -> None:
         assert file.name.startswith(f"shop@{Destination.of([MEMORY]).digest}@")
 
 
-# Whose a file is
+# Ownership
 
 
 def test_a_file_for_another_virtual_host_is_another_s(
@@ -175,7 +175,7 @@ def test_a_file_from_before_a_node_was_added_is_the_app_s(path: Path) -> None:
     file = leave(path, "a", destination=HERE)
     grown = Folder(path, APP, BOTH)
     assert grown.files() == [file]
-    # Also while this process has it.
+    # Even while this process has locked it.
     claim = claim_orphan(file)
     assert claim is not None
     assert grown.files() == [file]
@@ -234,12 +234,12 @@ def test_only_so_many_are_remembered(
     assert 0 < len(known) <= 2
 
 
-# What a process does
+# Processes
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scan all the time, and have no patience with files that nobody adopts."""
+    """Scan continuously, and report unadopted files at once."""
     monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.0)
     monkeypatch.setattr(adopter, "TICK", 0.05)
     monkeypatch.setattr(strays, "PATIENCE", 0.1)

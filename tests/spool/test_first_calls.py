@@ -21,7 +21,7 @@ from tests.helpers import DEADLINE, Shop, in_thread, open_shop, wait_until
 from tests.spool import support
 from tests.spool.support import APP, dead_rows, failing
 
-#: Without a word about the broker, so that each one is the right one.
+#: Without a destination, so that it fits every broker.
 leave = partial(support.leave, destination=None)
 
 MakeShop = Callable[..., Shop]

@@ -42,7 +42,7 @@ class IOServices(SelectorIOServicesAdapter):
         super().__init__(cast(Any, loop))
 
     def close_socket(self) -> None:
-        """Close what pika leaves open if its loop fails."""
+        """Close the socket, which pika leaves open if its loop fails."""
         if self._socket is not None:
             self._socket.close()
 
@@ -52,7 +52,7 @@ class IOServices(SelectorIOServicesAdapter):
         resolved_addr: Any,
         on_done: Callable[[BaseException | None], None],
     ) -> Any:
-        """Connect *sock*, then tell *on_done* the error or ``None``."""
+        """Connect *sock*, then pass the error or ``None`` to *on_done*."""
         self._socket = sock
         return super().connect_socket(sock, resolved_addr, on_done)
 

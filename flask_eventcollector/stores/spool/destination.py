@@ -1,4 +1,4 @@
-"""Tells which broker the events of a spool file are for."""
+"""Identifies the broker of the events in a spool file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from ...config.broker_url import BrokerURL
 
-#: Characters; the addresses must fit into the first page of a file.
+#: In characters; the addresses must fit into the first page of a file.
 _LONGEST = 2_000
 _ADDRESS = re.compile(
     r"(?P<scheme>\w+)://(?:(?P<host>.*):(?P<port>\d+)/(?P<vhost>.*))?"
@@ -18,10 +18,11 @@ _ADDRESS = re.compile(
 
 
 class Destination(NamedTuple):
-    """A broker and a virtual host, as far as they tell where events belong.
+    """A broker and a virtual host, as the identity of a destination.
 
     Credentials and TLS settings are not part of it: they may change, and it is written
-    into files. Neither is the name of the cluster, which only a connection tells.
+    into files. Neither is the name of the cluster, which is known only from a
+    connection.
     """
 
     #: ``amqp://host:port/vhost`` for each known node, or ``memory://``.
@@ -64,6 +65,6 @@ def _is_same(address: str, other: str) -> bool:
     one, two = _ADDRESS.fullmatch(address), _ADDRESS.fullmatch(other)
     if one is None or two is None or one["vhost"] != two["vhost"]:
         return False
-    # A node listens for TLS on another port than without, so the port says nothing.
+    # A node has different ports with and without TLS, so the port is ignored.
     same_port = one["port"] == two["port"] or one["scheme"] != two["scheme"]
     return one["host"] == two["host"] and same_port

@@ -34,7 +34,7 @@ _QUARANTINED = ".quarantined"
 #: fcntl(2).
 _held: dict[tuple[object, str], object] = {}
 
-#: By file: what it says about where its events belong. That never changes.
+#: The destination by file, which never changes.
 _destinations: dict[str, Destination] = {}
 _MOST_DESTINATIONS = 10_000
 
@@ -84,7 +84,7 @@ class Folder:
 
     def __init__(self, path: Path, app_name: str, destination: Destination) -> None:
         self.path = path
-        #: Where the events of these files belong.
+        #: The destination of the events in these files.
         self.destination = destination
         self._prefix = f"{quote(app_name, safe='')}@"
         #: The files that were created through this object. They do not become orphans
@@ -148,8 +148,8 @@ class Folder:
     def _is_ours(self, path: Path) -> bool:
         """Whether the events in *path* belong to this destination.
 
-        A file of version 1 does not say: then the app's name must do. If the first page
-        is damaged, the file's name tells.
+        A file of version 1 has no destination: then the app's name decides. If the
+        first page is damaged, the file's name decides.
         """
         found = destination_of(path)
         if found is not None:
@@ -172,7 +172,7 @@ class Folder:
     def has_orphans(self) -> bool:
         """Whether any file's process is dead; takes microseconds for each file.
 
-        True if nobody can tell.
+        True if it is unknown.
         """
         try:
             for claim in self.claim_orphans():
@@ -184,7 +184,7 @@ class Folder:
 
 
 def destination_of(path: Path) -> Destination | None:
-    """Where the events in *path* belong; ``None``: it does not say, or is unreadable.
+    """The destination of the events in *path*; ``None``: unknown, or unreadable.
 
     A file that this process has locked is not opened, since closing it would release
     the locks that SQLite has on it.
@@ -220,7 +220,7 @@ def _claim_orphan(path: Path) -> Claim | None:
         claim = _lock(path)
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
-            # That says nothing about the file.
+            # This does not concern the file.
             raise
         return None
     if claim is not None and not os.path.lexists(path):

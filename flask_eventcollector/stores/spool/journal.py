@@ -109,7 +109,7 @@ def new_first_page(destination: str = "") -> bytes:
 
 
 def read_destination(path: Path) -> str:
-    """What was passed to :meth:`Journal.create` as *destination*.
+    """The *destination* that was passed to :meth:`Journal.create`.
 
     Does not use SQLite. ``""``: the file has none, or its first page is damaged.
 
@@ -167,8 +167,8 @@ class Journal:
     ) -> Journal:
         """Create a new file, which only its owner can read.
 
-        :param destination: what to write into it about where its events belong: ASCII
-            without quotes, at most 2 000 characters.
+        :param destination: the destination of its events: ASCII without quotes, at most
+        2 000 characters.
         """
         # SQLite creates the accompanying files with the same permissions.
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

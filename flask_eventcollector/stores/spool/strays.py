@@ -1,4 +1,4 @@
-"""Finds orphans whose events belong to another broker, and that nobody adopts."""
+"""Finds orphans for other brokers that no process adopts."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from pathlib import Path
 from ...delivery.store import StoreProblem
 from .folder import Folder, claim_orphan, destination_of
 
-#: Seconds after which a dead process's file counts: the processes that it belongs to
-#: have had time to adopt it.
+#: Seconds after which a dead process's file counts: its own app's processes have had
+#: time to adopt it.
 PATIENCE = 30.0
-#: How many files are named at a time.
+#: The most files named in one text.
 _MOST_NAMED = 3
 
 
 class Strays:
-    """The app's files that it must leave alone, since they belong to another broker."""
+    """The app's files that must not be adopted, since they are for another broker."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         #: When each file was first found to have no process.
         self._found_at: dict[Path, float] = {}
-        #: Those that nobody has adopted for a while.
+        #: The files that no process has adopted for a while.
         self.files: tuple[Path, ...] = ()
 
     def scan(self) -> None:
-        """Look for them.
+        """Scan for them.
 
         :raises OSError: the folder can't be read.
         """
@@ -37,7 +37,7 @@ class Strays:
 
     @property
     def problem(self) -> StoreProblem | None:
-        """Which files they are, with the cure; ``None``: there are none."""
+        """The files, with the cure; ``None``: there are none."""
         files = self.files
         if not files:
             return None
@@ -54,7 +54,7 @@ class Strays:
 
 
 def destination_name(path: Path) -> str:
-    """Where the events in *path* belong, in words."""
+    """The destination of the events in *path*, as text."""
     return str(destination_of(path) or "an unknown broker")
 
 

@@ -1,4 +1,4 @@
-"""Moves the events of a file that belongs elsewhere into one of this app's."""
+"""Moves the events of another app's or broker's file into one of this app's files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAGE = 1_000
 
 
 class Adopted(NamedTuple):
-    """What became of one file."""
+    """The result for one file."""
 
     path: Path
     #: How many events were moved.
@@ -34,9 +34,9 @@ class Adopted(NamedTuple):
 def adopt(path: Path, folder: Folder) -> Adopted:
     """Move the events of the dead process's file *path* into a new file of *folder*.
 
-    The app's next process that looks for files finds that one. An event is erased only
-    once it is on disk in the new file. If this is interrupted, up to 1 000 events are
-    in both files, and the rest is still in *path*.
+    The app's next process that scans for files finds it. An event is erased only once
+    it is on disk in the new file. If this is interrupted, up to 1 000 events are in
+    both files, and the others are still in *path*.
 
     :raises Unreadable: a process uses the file, or it can't be read or moved.
     """

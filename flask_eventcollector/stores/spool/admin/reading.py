@@ -98,7 +98,7 @@ def reports_of_others(folder: Folder) -> list[Report]:
 
 
 def report(path: Path) -> Report | None:
-    """A report on one file; ``None``: it is gone."""
+    """A report on one file; ``None``: it no longer exists."""
     owner = owner_of(path)
     size = _size(path)
     try:
