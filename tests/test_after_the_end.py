@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from flask_eventcollector import PublishResult, events_dropped
 from flask_eventcollector.stores.spool.journal import Journal
 from tests.helpers import DEADLINE, Recorder, Shop, in_thread, open_shop
+from tests.parts import thread
 from tests.spool.support import failing, stored
 from tests.test_no_threads import no_thread_for
 
@@ -171,6 +173,44 @@ def test_it_is_on_disk_and_the_next_process_sends_it(
     with spooling_shop(folder) as heir:
         assert heir.events.flush(DEADLINE)
         assert sorted(heir.sent()) == ["late", "later"]
+
+
+def test_what_a_destructor_publishes_in_the_middle_of_that_is_counted(
+    spooling: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    close(spooling, "in time")
+    write, payloads = Journal.write, ["destructor's"]
+
+    def interrupted(journal: Journal, *args: Any) -> None:
+        while payloads:
+            with spooling.events.auto_publish():
+                spooling.enqueue(payloads.pop())
+        write(journal, *args)
+
+    monkeypatch.setattr(Journal, "write", interrupted)
+    with spooling.events.auto_publish():
+        spooling.enqueue("late")
+
+    # The file is in use just then.
+    assert spooling.books() == {"confirmed": 1, "retained": 1, "dropped": 1}
+    assert stored(folder) == ["late"]
+
+
+def test_many_threads_may_publish_late(spooling: Shop, folder: Path) -> None:
+    close(spooling, "in time")
+
+    def work() -> None:
+        for number in range(20):
+            with spooling.events.auto_publish():
+                spooling.enqueue(number)
+
+    with ExitStack() as threads:
+        for _ in range(4):
+            threads.enter_context(thread(work))
+
+    assert spooling.books() == {"confirmed": 1, "retained": 80}
+    assert spooling.events.stats().spooled == 80
+    assert sorted(stored(folder)) == sorted(list(range(20)) * 4)
 
 
 def test_what_the_disk_does_not_take_is_dropped(

@@ -180,3 +180,24 @@ def test_it_can_stop_itself() -> None:
     work.flusher.start()
     work.wait_for_the_end()
     assert work.rounds == 1
+
+
+def test_a_run_that_fails_each_time_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = "flask_eventcollector.delivery.periodic_worker"
+    monkeypatch.setattr(f"{module}.TICK", 0.01)
+    texts = iter(range(1_000_000))
+
+    def fail() -> float:
+        raise OSError(f"no such file: {next(texts)}")
+
+    work = Work(fail)
+    with caplog.at_level(logging.ERROR, "flask_eventcollector"):
+        work.flusher.start()
+        work.wait_for_rounds(5)
+        assert len(caplog.records) == 1
+        monkeypatch.setattr(work.flusher, "_next_line", 0.0)
+        work.wait_for_rounds(work.rounds + 5)
+        assert len(caplog.records) == 2
+    assert work.flusher.stop(DEADLINE)

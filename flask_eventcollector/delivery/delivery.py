@@ -110,7 +110,7 @@ class Delivery:
         try:
             self._ledger.hand_over(entries, waiter)
             if self._is_over:
-                self._account_for_late()
+                self._account_for_late(waiter.entries)
             if not self._timeout:
                 # No caller waits for the broker, so only the disk makes the events
                 # safe.
@@ -141,9 +141,10 @@ class Delivery:
 
     def hand_over(self, entries: list[Entry]) -> None:
         """Hand over *entries* without waiting; the flusher reports the outcomes."""
+        handed_over = list(entries)
         self._ledger.hand_over(entries)
-        if self._is_over:
-            self._account_for_late()
+        if self._is_over and not self._ledger.is_in_step:
+            self._account_for_late(handed_over)
         self.broker.wake()
 
     def discard(self, entries: list[Entry], reason: str) -> int:
@@ -382,11 +383,14 @@ class Delivery:
         self._log_last_words()
         return not (left or self._ledger.undelivered())
 
-    def _account_for_late(self) -> None:
-        """Write or drop what was handed over after the end."""
-        self._store.persist_all()
+    def _account_for_late(self, entries: list[Entry]) -> None:
+        """Write or drop *entries*, which were handed over after the end.
+
+        No others: another thread may be writing them.
+        """
+        self._store.persist(entries)
         with self._telling() as notices:
-            self._ledger.drop_all(_LATE, notices)
+            self._ledger.drop_all(_LATE, notices, among=entries)
         self._log_last_words()
 
     def _log_last_words(self) -> None:

@@ -404,9 +404,20 @@ class Ledger:
         return self._drop_each(ours, "purged", into)
 
     @step
-    def drop_all(self, reason: str, into: list[Notice] | None = None) -> list[Notice]:
-        """Drop everything handed over that is neither confirmed nor on disk."""
-        left = [e for e in self._books.in_state(*_HANDED_OVER) if not e.is_stored]
+    def drop_all(
+        self,
+        reason: str,
+        into: list[Notice] | None = None,
+        *,
+        among: Iterable[Entry] | None = None,
+    ) -> list[Notice]:
+        """Drop everything handed over that is neither confirmed nor on disk.
+
+        :param among: only these, if any are given.
+        """
+        if among is None:
+            among = self._books.in_state(*_HANDED_OVER)
+        left = [e for e in among if e.state in _HANDED_OVER and not e.is_stored]
         return self._drop_each(left, reason, into)
 
     # Called by a store on disk.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +19,8 @@ logger = logging.getLogger("flask_eventcollector")
 #: The longest pause between two runs, in seconds. Callers that can only set a flag (a
 #: destructor, an interrupted caller) are noticed within that time.
 TICK = 1.0
+#: Seconds between two log records about failures of the same thread.
+INTERVAL = 60.0
 #: The shortest pause between two runs, in seconds, unless the worker is woken.
 _LEAST_PAUSE = 0.02
 
@@ -41,6 +44,8 @@ class PeriodicWorker:
         self._on_stop = on_stop
         self._wake = Signal()
         self._stopping = False
+        #: When the next failure may be logged.
+        self._next_line = float("-inf")
         self._thread = OwnThread(self._run, name)
 
     @property
@@ -81,6 +86,13 @@ class PeriodicWorker:
         try:
             return self._run_once()
         except Exception:
-            with suppress(Exception):  # A logging handler may raise, too.
-                logger.exception("Background thread failed: %s", self._thread.name)
+            self._report_failure()
             return TICK
+
+    def _report_failure(self) -> None:
+        now = time.monotonic()
+        if now < self._next_line:
+            return
+        self._next_line = now + INTERVAL
+        with suppress(Exception):  # A logging handler may raise, too.
+            logger.exception("Background thread failed: %s", self._thread.name)

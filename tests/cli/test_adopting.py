@@ -336,6 +336,21 @@ def test_when_no_new_file_can_be_made_the_old_one_is_left_to_others(
     assert "Adopted 2 events" in run("adopt", path.name, "--yes").stdout
 
 
+def test_an_interrupted_command_leaves_the_file_to_others(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: Any, **more: Any) -> None:
+        raise KeyboardInterrupt
+
+    path = leave(folder, "ab")
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "create", interrupt)
+        assert run("adopt", path.name, "--yes").exit_code == 1
+    claim = claim_orphan(path)
+    assert claim is not None
+    claim.release()
+
+
 # With RabbitMQ
 
 

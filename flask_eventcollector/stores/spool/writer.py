@@ -104,7 +104,7 @@ class Writer:
     def stop(self, timeout: float) -> None:
         """Write the rest, then stop; waits at most *timeout* seconds."""
         self._has_ended = self._worker.stop(timeout)
-        if not self._was_started:
+        if self._has_ended and not self._was_started:
             # No thread could be started.
             self._write_rest()
 
