@@ -36,15 +36,15 @@ class IOServices(SelectorIOServicesAdapter):
     """
 
     #: The socket of the connection, or of the last attempt to connect.
-    _socket: socket.socket | None = None
+    sock: socket.socket | None = None
 
     def __init__(self, loop: IOLoop) -> None:
         super().__init__(cast(Any, loop))
 
     def close_socket(self) -> None:
         """Close the socket, which pika leaves open if its loop fails."""
-        if self._socket is not None:
-            self._socket.close()
+        if self.sock is not None:
+            self.sock.close()
 
     def connect_socket(
         self,
@@ -53,7 +53,7 @@ class IOServices(SelectorIOServicesAdapter):
         on_done: Callable[[BaseException | None], None],
     ) -> Any:
         """Connect *sock*, then pass the error or ``None`` to *on_done*."""
-        self._socket = sock
+        self.sock = sock
         return super().connect_socket(sock, resolved_addr, on_done)
 
     def getaddrinfo(
@@ -91,6 +91,8 @@ class Connection(pika.SelectConnection):
     bytes_sent: int
     frames_received: int
     _frame_buffer: bytes
+    _nbio: IOServices
+    _transport: Any
 
     @contextmanager
     def corked(self) -> Iterator[None]:
@@ -119,10 +121,29 @@ class Connection(pika.SelectConnection):
     # Called by pika.
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if self._corked is None:
-            super()._adapter_emit_data(data)  # type: ignore[misc]
-        else:
+        if self._corked is not None:
             self._corked.append(data)
+            return
+        rest = self._send_now(data)
+        if rest:
+            super()._adapter_emit_data(rest)  # type: ignore[misc]
+
+    def _send_now(self, data: bytes) -> bytes:
+        """Send as much of *data* as the socket takes; returns the rest.
+
+        pika always asks the poller first whether the socket is writable, which takes
+        two system calls and a turn of the loop.
+        """
+        transport, sock = self._transport, self._nbio.sock
+        if transport is None or sock is None or self.params.ssl_options is not None:
+            return data
+        if self._is_ending or transport.get_write_buffer_size():
+            return data
+        try:
+            return data[sock.send(data) :]
+        except OSError:
+            # Would block, or is broken: pika will find out.
+            return data
 
     def _on_data_available(self, data_in: bytes) -> None:
         try:
