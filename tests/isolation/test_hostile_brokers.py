@@ -278,12 +278,13 @@ def test_a_declare_without_a_response_delays_no_one_else(
 
 
 def test_who_waits_for_a_reconnect_waits_for_no_backoff() -> None:
-    answers = iter(["drop connection", "ack"])
+    answers = iter(["ack", "drop connection", "ack"])
     slow = {"RECONNECT_TIMEOUT": DEADLINE, "RETRY_DELAY": 60, "RETRY_MAX_DELAY": 60}
     with FakeBroker(lambda _: next(answers)) as broker, shop_at(broker, **slow) as shop:
+        publish(shop, "connect")
         publish(shop, "a")
 
-        assert shop.books() == {"confirmed": 1}
+        assert shop.books() == {"confirmed": 2}
 
 
 def test_a_broker_that_stops_confirming_is_given_up() -> None:
