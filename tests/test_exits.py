@@ -31,6 +31,7 @@ from flask_eventcollector import EventCollector
 
 app = Flask("script")
 app.config["EVENTCOLLECTOR_BROKER_URL"] = sys.argv[1]
+app.config["EVENTCOLLECTOR_SHUTDOWN_TIMEOUT"] = 20  # The machine may be busy.
 events = EventCollector(app)
 
 
