@@ -90,15 +90,7 @@ class _Watched(weakref.ref[object]):
 
     __slots__ = ("entries",)
 
-    def __new__(
-        cls, collector: object, gone: Callable[[Any], object], entries: list[Entry]
-    ) -> _Watched:
-        return super().__new__(cls, collector, gone)
-
-    def __init__(
-        self, collector: object, gone: Callable[[Any], object], entries: list[Entry]
-    ) -> None:
-        self.entries = entries
+    entries: list[Entry]
 
 
 class Ledger:
@@ -217,7 +209,9 @@ class Ledger:
         called then is not Python code, in which an exception of a signal handler would
         be lost. :meth:`discard_abandoned` does the rest.
         """
-        self._collectors.add(_Watched(collector, self._abandoned.append, entries))
+        watched = _Watched(collector, self._abandoned.append)
+        watched.entries = entries
+        self._collectors.add(watched)
 
     @step
     def discard_abandoned(self, into: list[Notice] | None = None) -> list[Notice]:
