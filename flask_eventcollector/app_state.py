@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ from .delivery.log import ThrottledLog
 from .delivery.notifier import Notifier
 from .delivery.process import current_process
 from .delivery.store import Store
+from .delivery.threads import OwnThread
 from .dispatch import Dispatcher
 from .messages.encoding import EventEncoder, provider_default
 from .signals import events_published
@@ -49,6 +51,9 @@ from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
 
 logger = logging.getLogger("flask_eventcollector")
+
+#: Seconds to look for the files of dead processes.
+_LONGEST_LOOK = 1.0
 
 #: The key in ``app.extensions``.
 EXTENSION_KEY = "eventcollector"
@@ -118,7 +123,7 @@ class AppState:
         delivery = self.delivery_if_used()
         if delivery is None or not delivery.is_started:
             folder = self.spool_folder()
-            if folder is not None and folder.has_orphans():
+            if folder is not None and _has_orphans(folder):
                 delivery = self.delivery()
                 delivery.start()
         return delivery
@@ -191,6 +196,26 @@ class AppState:
     def _json_default(self, value: Any) -> Any:
         """Convert *value* as the app's JSON provider does."""
         return provider_default(self.app.json)(value)
+
+
+def _has_orphans(folder: Folder) -> bool:
+    """Whether dead processes have left events; ``True`` if it takes too long to know.
+
+    A file is locked for a moment to see that. In the main thread, an exception of a
+    signal handler could leave it locked, so another one looks.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return folder.has_orphans()
+    found: list[bool] = []
+    thread = OwnThread(
+        lambda: found.append(folder.has_orphans()), "eventcollector-look"
+    )
+    try:
+        thread.start()
+    except RuntimeError:
+        return folder.has_orphans()
+    thread.join(_LONGEST_LOOK)
+    return all(found)
 
 
 def _limits(config: Config, *, durable: bool) -> Limits:

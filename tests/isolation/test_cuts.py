@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flask_eventcollector.app_state import state_of
 from flask_eventcollector.delivery import delivery, periodic_worker
+from flask_eventcollector.stores.spool.folder import Folder
+from tests.helpers import open_shop, wait_until
+from tests.spool.support import APP, HERE, leave
 
 from .bench import OPERATIONS, Bench
 from .cuts import Cut, Knife, TimeLimit
 from .fake_broker import FakeBroker
+
+#: Where the events that :func:`leave` leaves are to go.
+URL = "amqp://rabbit:5672/shop"
 
 #: Every cut takes an hour. Otherwise a few are made, other ones each time.
 EVERY = os.environ.get("TEST_CUTS") == "all"
@@ -118,3 +125,27 @@ def test_a_time_limit_goes_on_as_itself(
             logged = "Signal receiver failed" in caplog.text
             went_on = isinstance(raised, TimeLimit)
             assert went_on or logged or not knife.place, (raised, knife.place)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_first_look_for_dead_processes_leaves_no_file_locked(
+    part: int, tmp_path: Path
+) -> None:
+    leave(tmp_path, [1])
+    folder = Folder(tmp_path, APP, HERE)
+
+    def look(knife: Knife) -> None:
+        settings = {"BACKLOG": "spool", "SPOOL_DIR": str(tmp_path), "BROKER_URL": URL}
+        with open_shop(**settings, TESTING_BROKER=True) as shop:
+            state = state_of(shop)
+            assert state is not None
+            state.delivery().start = lambda: None  # type: ignore[method-assign]
+            with suppress(Cut), knife:
+                assert state.delivery_with_orphans()
+        wait_until(folder.has_orphans, f"the file is free after a cut at {knife.place}")
+
+    look(Knife())
+    whole = Knife()
+    look(whole)
+    for at in places(whole.count, part):
+        look(Knife(at))
