@@ -177,6 +177,24 @@ def test_nacks_that_stick_to_a_channel_are_left_behind_with_it(
         assert broker.connections == 1
 
 
+def test_refused_and_dead_events_at_the_limit_cost_healthy_queues_nothing() -> None:
+    def retire(message: Message) -> str:
+        return "return" if message.queue == "retired" else "ack"
+
+    limits = {"MAX_EVENTS": 100, "MAX_DEAD_EVENTS": 20, "DEAD_AFTER": 0.5}
+    # Each publish() waits, unless the target was refused already.
+    limits |= {"CONFIRM_TIMEOUT": DEADLINE}
+    with FakeBroker(retire) as broker, shop_at(broker, **limits) as shop:
+        for number in range(50):
+            publish(shop, *["old"] * 10, queue="retired")
+            publish(shop, number, queue="healthy")
+        wait_until(lambda: shop.events.stats().dead == 20, "many are dead")
+        publish(shop, *range(50, 60), queue="healthy")
+        confirmed(shop, 60)
+        assert shop.events.stats().dropped > 0
+        assert shop.events.stats().balanced
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels and nodes are left soon."""
