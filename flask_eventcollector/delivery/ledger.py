@@ -706,7 +706,8 @@ class Ledger:
 
     def _take(self, taken: list[Entry], limit: int) -> None:
         now = self._clock()
-        if self._suspects.alone is not None and not self._acquit(now):
+        alone = self._suspects.alone
+        if alone is not None and not self._acquit(alone, now):
             return
         if not self._suspects.is_others_turn and self._take_suspect(taken, now):
             return
@@ -768,12 +769,11 @@ class Ledger:
             self._send([entry], self._lane(entry.target), now)
         return True
 
-    def _acquit(self, now: float) -> bool:
+    def _acquit(self, alone: Entry, now: float) -> bool:
         """Whether the suspect in flight is not at fault: its target is silent."""
-        alone = self._suspects.alone
-        if alone is None or not self._is_unheard(alone.target, now):
+        if not self._is_unheard(alone.target, now):
             return False
-        self._suspects.acquit()
+        self._suspects.acquit(alone)
         self._lane(alone.target).mute()
         return True
 

@@ -46,9 +46,6 @@ class Suspects:
         #: Whether other events are next, since a suspect was sent last.
         self.is_others_turn = False
 
-    def __bool__(self) -> bool:
-        return bool(self._skip_departed())
-
     def has(self, target: Target) -> bool:
         """Whether there is a suspect for *target*."""
         return any(turn.entry.target == target for turn in self._waiting)
@@ -85,11 +82,10 @@ class Suspects:
         ]
         heapq.heapify(self._waiting)
 
-    def acquit(self) -> None:
-        """The suspect in flight alone is not at fault, although it is not settled."""
-        if self.alone is not None:
-            self.alone.is_suspect = False
-            self.settled(self.alone)
+    def acquit(self, entry: Entry) -> None:
+        """*entry*, in flight alone, is not at fault, although it is not settled."""
+        entry.is_suspect = False
+        self.settled(entry)
 
     def settled(self, entry: Entry) -> bool:
         """Note that *entry* was settled; returns whether it was in flight alone."""

@@ -227,6 +227,26 @@ def test_a_node_that_nacks_on_every_channel_is_left_for_another() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_silent_queue_keeps_nobody_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "flask_eventcollector.brokers.rabbitmq.session._LEAVE_TIMEOUT", 0.2
+    )
+
+    def answer(message: Message) -> str:
+        return "nothing" if message.queue == "silent" else refuse_some(message)
+
+    with (
+        FakeBroker(answer) as first,
+        FakeBroker() as second,
+        shop_at(first, BROKER_URL=[first.url, second.url]) as shop,
+    ):
+        publish(shop, 1, queue="silent")
+        publish(shop, 2, queue="refused")
+        confirmed(shop, 2)
+        assert [m.is_marked for m in second.messages if m.queue == "silent"] == [True]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_the_only_node_is_not_left() -> None:
     with FakeBroker(refuse_some) as broker, shop_at(broker) as shop:
         publish(shop, 1, queue="refused")
