@@ -178,12 +178,12 @@ class Heard:
     """Records the signals. It has no lock that a forked child could find locked."""
 
     def __init__(self) -> None:
-        self._news: deque[tuple[str, str]] = deque()
+        self._signals: deque[tuple[str, str]] = deque()
         self._receivers = {name: partial(self._receive, name) for name in SIGNALS}
 
     def _receive(self, name: str, sender: Any, **about: Any) -> None:
         events: Sequence[Event] = about.get("events", ())
-        self._news.extend((name, event.id) for event in events)
+        self._signals.extend((name, event.id) for event in events)
 
     def connect(self, shop: Shop) -> None:
         for name, receiver in self._receivers.items():
@@ -195,7 +195,7 @@ class Heard:
 
     def take(self) -> list[tuple[str, str]]:
         """The signals since the last call, with ids."""
-        return [self._news.popleft() for _ in range(len(self._news))]
+        return [self._signals.popleft() for _ in range(len(self._signals))]
 
 
 class History:
@@ -227,17 +227,17 @@ class History:
 
     def note_taken(self, taken: Sequence[Entry], hand: Sequence[Entry]) -> None:
         """The broker has taken events: nothing is sent twice or overtaken."""
-        on_its_way = [entry.event.id for entry in hand]
+        in_flight = [entry.event.id for entry in hand]
         for entry in taken:
             id = entry.event.id
             assert id in self.handed_over, "nobody has published it"
-            assert id not in on_its_way, "it was on its way"
+            assert id not in in_flight, "it was in flight"
             assert id not in self.confirmed, "it was confirmed"
             assert id not in self.final_states, "it had ended"
-            self._see_in_order(id, on_its_way)
-            on_its_way.append(id)
+            self._see_in_order(id, in_flight)
+            in_flight.append(id)
 
-    def _see_in_order(self, id: str, on_its_way: Sequence[str]) -> None:
+    def _see_in_order(self, id: str, in_flight: Sequence[str]) -> None:
         if id in self.refused:
             return
         neighbours = [
@@ -248,9 +248,9 @@ class History:
             == (self.queues[id], self.handed_over[id])
         ]
         for before in neighbours[: neighbours.index(id)]:
-            assert before in on_its_way, "it has overtaken another"
+            assert before in in_flight, "it has overtaken another"
         for behind in neighbours[neighbours.index(id) :]:
-            assert behind not in on_its_way, "it went back"
+            assert behind not in in_flight, "it went back"
 
 
 class Unit:

@@ -393,7 +393,7 @@ def _number(key: str, value: object) -> float:
             key,
             value,
             "it must be a number without quotes (from_prefixed_env converts environment"
-            " variables by itself)",
+            " variables)",
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         _invalid(key, value, "it must be a number")

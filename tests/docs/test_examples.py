@@ -103,7 +103,8 @@ def test_a_worker_of_rq_closes_the_collector(monkeypatch: pytest.MonkeyPatch) ->
                 return True
 
         monkeypatch.setitem(sys.modules, "rq", SimpleNamespace(Worker=Worker))
-        names: dict[str, Any] = {"events": shop.events}
+        monkeypatch.setitem(sys.modules, "myapp", SimpleNamespace(events=shop.events))
+        names: dict[str, Any] = {}
         exec(RQ.code, names)
 
         assert names["EventWorker"]().perform_job("an order", queue="q")
