@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 
+from flask_eventcollector import Config
 from tests.docs.reader import MODULES, ROOT
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
@@ -15,8 +17,8 @@ PACKAGE = ROOT / "flask_eventcollector"
 CODED = sorted(set(re.findall(r"`([^`\n]+)`", PAGE)))
 #: What the code has no word for: pika's, Linux's and Sphinx's names, and our pages.
 FOREIGN = {"BlockingConnection", "POST", "__del__", "flock", "md", "toctree"}
-#: What it composes: a key of a setting, and the name of a room.
-COMPOSED = {"PUBLISH_ON", "pytest_plugin"}
+#: Keys of settings, and the name of a room.
+COMPOSED = {field.name.upper() for field in fields(Config)} | {"pytest_plugin"}
 
 
 def section(heading: str) -> str:
