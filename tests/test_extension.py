@@ -843,9 +843,7 @@ def test_close_with_a_broker_that_is_down_ends_in_time(shop: Shop) -> None:
     assert shop.books() == {"dropped": 1}
 
 
-def test_after_close_an_event_is_kept_and_counted_until_the_next_close(
-    shop: Shop,
-) -> None:
+def test_after_close_an_event_is_dropped_and_counted_at_once(shop: Shop) -> None:
     shop.enqueue("a")
     shop.events.close(0)
 
@@ -854,8 +852,7 @@ def test_after_close_an_event_is_kept_and_counted_until_the_next_close(
     result = shop.events.publish(timeout=2 * DEADLINE)
 
     assert time.monotonic() - began < DEADLINE
-    assert result == PublishResult(retained=1)
-    assert not shop.events.close(0)
+    assert result == PublishResult(dropped=1)
     assert shop.books() == {"discarded": 1, "dropped": 1}
 
 
