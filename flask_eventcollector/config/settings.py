@@ -157,7 +157,7 @@ class Config:
     retry_max_delay: float = 60.0
     #: Seconds that the shutdown at the end of the process may take.
     shutdown_timeout: float = 2.0
-    #: The most bytes of a payload; ``enqueue_event`` rejects a larger one.
+    #: The most bytes of a payload; ``enqueue_event`` raises an error for a larger one.
     max_event_bytes: int = 1024 * 1024
     #: What happens to a lone surrogate in a payload or in headers, which UTF-8 can't
     #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD;
