@@ -12,11 +12,19 @@ BASE = "https://github.com/flask-eventcollector/flask-eventcollector/blob/main/"
 LINKS = re.findall(r"\]\(([^)]*)\)", (ROOT / "README.md").read_text())
 
 
+def anchors(page: Path) -> set[str]:
+    """The names that GitHub and the site give to the headings of *page*."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+
+
 @pytest.mark.parametrize("link", LINKS)
 def test_each_link_is_absolute_and_leads_somewhere(link: str) -> None:
     assert link.startswith("https://")
     if link.startswith(BASE):
-        assert (ROOT / link.removeprefix(BASE).partition("#")[0]).is_file()
+        path, _, heading = link.removeprefix(BASE).partition("#")
+        assert (ROOT / path).is_file()
+        assert not heading or heading in anchors(ROOT / path)
 
 
 @pytest.mark.parametrize("page", [*(ROOT / "docs").rglob("*.md")], ids=str)
