@@ -325,6 +325,11 @@ class EventCollector:
         apps = self._living_apps()
         if len(apps) == 1:
             return apps[0]
+        if not apps and self._apps:
+            raise RuntimeError(
+                "this EventCollector's app was garbage-collected: keep a reference to"
+                " it, such as app = create_app()"
+            )
         if not apps:
             raise RuntimeError(
                 "this EventCollector has no app: call events.init_app(app), or create"

@@ -819,7 +819,7 @@ def test_headers_that_contain_themselves_are_refused(make: Callable[[], Any]) ->
 def test_headers_over_64_kib_are_refused_with_both_sizes() -> None:
     error, message = header_refusal("x" * MAX_TABLE_BYTES)
     assert error is ValueError
-    assert "headers takes at least 65547 bytes encoded" in message
+    assert "headers would take at least 65547 bytes encoded" in message
     assert "the limit is 65536 bytes: move the data into the payload" in message
 
 

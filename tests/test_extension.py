@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import sys
 import threading
@@ -304,6 +305,14 @@ USES: dict[str, Callable[[EventCollector], object]] = {
 def test_without_an_app_nothing_works(events: EventCollector, name: str) -> None:
     with pytest.raises(RuntimeError, match="no app"):
         USES[name](events)
+
+
+def test_if_nothing_refers_to_the_app_any_more_the_error_names_the_cure() -> None:
+    events = EventCollector(flask.Flask("forgotten"))
+    gc.collect()
+
+    with pytest.raises(RuntimeError, match="was garbage-collected: keep a reference"):
+        events.enqueue_event("a", "q")
 
 
 def test_with_several_apps_outside_a_context_the_error_names_the_cure(

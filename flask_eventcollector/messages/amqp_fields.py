@@ -123,8 +123,8 @@ class _TableCopier:
         self.size += size
         if self.size > MAX_TABLE_BYTES:
             raise ValueError(
-                f"{self.what} takes at least {self.size} bytes encoded, but the limit"
-                f" is {MAX_TABLE_BYTES} bytes: move the data into the payload"
+                f"{self.what} would take at least {self.size} bytes encoded, but the"
+                f" limit is {MAX_TABLE_BYTES} bytes: move the data into the payload"
             )
 
     def table(self, table: Mapping[Any, Any], path: _Path) -> dict[str, Any]:
