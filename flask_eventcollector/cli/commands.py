@@ -62,7 +62,7 @@ def _status(for_machines: bool) -> None:
 
     Files of this app's name whose events are for another broker or virtual host are
     listed apart; see 'adopt'. Exits with 3 if any event is waiting or dead, or if a
-    file can't be read. The files of other apps' running processes don't count.
+    file can't be read. Running processes with another broker don't count.
     """
     folder = spool_folder()
     files, others = reports(folder), reports_of_others(folder)
