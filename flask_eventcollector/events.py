@@ -181,11 +181,13 @@ class Stats:
     #: Spool files of dead processes whose events are for another broker or virtual
     #: host, so that this process does not adopt them.
     strays: int = 0
-    #: Bytes held in memory, counted against ``EVENTCOLLECTOR_MAX_BYTES``.
+    #: Bytes of all events held in memory. Those of dead events do not count against
+    #: ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0
     #: Seconds since the oldest in-flight or retained event was enqueued; ``None``:
     #: there is none.
     oldest_age: float | None = None
+    #: The broker's state.
     broker: BrokerState = BrokerState.IDLE
     #: The broker's current problem; ``""``: none.
     broker_error: str = ""
