@@ -375,6 +375,8 @@ class Delivery:
 
     def _account_for_rest(self) -> bool:
         """Drop what is neither delivered nor on disk; returns whether nothing was."""
+        # What a signal handler has interrupted, the flusher may not have dispatched.
+        self.notify_pending(0)
         self._discard_unpublished()
         # Refusals come before the drops that follow from them.
         self._log.log_suppressed(at_last=True)

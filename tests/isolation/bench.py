@@ -29,6 +29,7 @@ OPERATIONS = {
     "look": False,
     "first": True,
     "end": True,
+    "late": True,
 }
 
 _LAST_WORDS = ("events_published", "events_discarded", "events_dropped")
@@ -64,6 +65,9 @@ class Bench:
         if operation == "end":
             self.publish()
             self.enqueue()
+        elif operation == "late":
+            self.publish()
+            self.events.close(DEADLINE)
         elif operation != "first":
             self.request()
 
@@ -71,7 +75,7 @@ class Bench:
         """Check that nothing is stuck or lost after a cut."""
         held = [lock for lock in self._locks() if lock._is_owned()]
         assert not held, held
-        if operation == "end":
+        if operation in ("end", "late"):
             self.events.close(DEADLINE)
             wait_until(lambda: not self._threads(), "all threads have ended")
         else:
@@ -130,6 +134,9 @@ class Bench:
 
     def end(self) -> None:
         self.events.close(DEADLINE)
+
+    def late(self) -> None:
+        self.publish()
 
     def _check_good_request(self) -> None:
         before = self.events.stats().confirmed
