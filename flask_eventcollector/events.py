@@ -75,7 +75,6 @@ class PublishResult:
     """The state of one ``publish()`` call's events when it returned, as counts."""
 
     #: Confirmed by the broker.
-
     confirmed: int = 0
     #: Sent, but not confirmed yet.
     in_flight: int = 0
