@@ -129,8 +129,8 @@ class Config:
     #: process.
     backlog: str = "memory"
     #: The folder of the spool, on a local disk, which only the app's user can enter.
-    #: ``None``: a folder in the app's instance folder. In a mounted volume, name a
-    #: folder in it ``eventcollector-spool``.
+    #: ``None``: a folder in the app's instance folder. In a mounted volume, use a
+    #: folder in it called ``eventcollector-spool``.
     spool_dir: Path | None = None
     #: What the spool survives. ``"normal"``: ``kill -9``. ``"full"``: a power failure,
     #: too.
