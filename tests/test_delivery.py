@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from blinker import NamedSignal
 
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery.broker import BrokerCallbacks
@@ -390,6 +392,47 @@ def test_closing_delivers_what_it_can(signal_log: SignalLog) -> None:
         assert delivery.close(DEADLINE)
         assert books(delivery) == {"confirmed": 1}
         assert signal_log.payloads("events-published") == [1]
+
+
+def test_a_close_that_a_signal_handler_interrupts_is_done_by_the_next_one(
+    broker: ManualBroker, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = collect(delivery, 1)
+    delivery.hand_over(entries)
+    broker.wait_for(1)
+
+    def interrupted(timeout: float) -> bool:
+        raise SystemExit
+
+    with monkeypatch.context() as patched:
+        patched.setattr(broker, "close", interrupted)
+        with pytest.raises(SystemExit):
+            delivery.close(0)
+    assert books(delivery) == {"in_flight": 1}
+    broker.settle()
+    assert delivery.close(DEADLINE)
+    assert broker.state is BrokerState.CLOSED
+
+
+class Interrupted(SignalLog):
+    """Raises at the first signal about a discard, as a signal handler may."""
+
+    has_raised = False
+
+    def __call__(self, signal: NamedSignal, about: dict[str, Any]) -> None:
+        if signal.name == "events-discarded" and not self.has_raised:
+            self.has_raised = True
+            raise SystemExit
+        super().__call__(signal, about)
+
+
+def test_what_an_interrupted_caller_has_not_reported_the_flusher_reports() -> None:
+    signal_log = Interrupted()
+    with delivering(MemoryBroker(), signal_log) as delivery:
+        entries = collect(delivery, 1, 2)
+        with pytest.raises(SystemExit):
+            delivery.discard(entries, "cleared")
+        signal_log.wait_for("events-discarded", [1, 2])
 
 
 def test_closing_waits_for_what_is_on_its_way(

@@ -145,6 +145,19 @@ def test_the_events_of_a_collector_that_outlives_its_thread_are_not_lost(
 # Autoflush, and Flask's shell.
 
 
+def test_a_block_ends_with_its_owner_even_if_its_exit_was_interrupted(
+    shop: Shop,
+) -> None:
+    """A signal handler may raise at the first bytecode of an ``__exit__()``."""
+    block = shop.events.auto_publish()
+    block.__enter__()
+    shop.enqueue("a")
+    del block
+    shop.enqueue("b")
+    shop.events.publish()
+    assert shop.books() == {"confirmed": 1, "discarded": 1}
+
+
 def test_with_autoflush_an_event_outside_of_scopes_is_published_at_once() -> None:
     with open_shop(AUTOFLUSH=True) as shop:
         shop.enqueue("a")

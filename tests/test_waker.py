@@ -6,10 +6,12 @@ import os
 import select
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
 from flask_eventcollector.brokers.rabbitmq.waker import Waker
+from tests.isolation.cuts import Cut, Knife
 
 
 @pytest.fixture
@@ -30,6 +32,20 @@ def test_it_wakes_once_for_many_calls(waker: Waker) -> None:
     assert is_woken(waker)
     waker.clear()
     assert not is_woken(waker)
+
+
+def test_a_call_that_a_signal_handler_interrupts_keeps_back_no_later_one() -> None:
+    with Knife() as whole:
+        waker = Waker()
+        waker.open()
+        waker.wake()
+    for at in range(1, whole.count + 1):
+        waker = Waker()
+        waker.open()
+        with suppress(Cut), Knife(at):
+            waker.wake()
+        waker.wake()
+        assert is_woken(waker), at
 
 
 def test_before_it_is_open_there_is_no_thread_to_wake() -> None:
