@@ -98,9 +98,10 @@ def test_at_the_limit_events_are_dropped_and_counted(open_shop: OpenShop) -> Non
         for _ in range(2):
             visitor.post("/orders/gift-cards")
 
-        assert books(visitor) == {"retained": 600, "dropped": 400}
+        # The last tenth is for smaller units of work.
+        assert books(visitor) == {"retained": 561, "dropped": 439}
         dropped = state(visitor)["events"][0]
-        assert (dropped["state"], dropped["count"]) == ("dropped", 400)
+        assert (dropped["state"], dropped["count"]) == ("dropped", 439)
         assert dropped["reason"]
 
 
