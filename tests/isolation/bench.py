@@ -143,7 +143,7 @@ class Bench:
         began = time.monotonic()
         assert self._client.get("/order").status_code == 200
         assert time.monotonic() - began < PROMPT
-        assert self.events.stats().confirmed >= before + 2
+        wait_until(lambda: self.events.stats().confirmed >= before + 2, "its confirms")
         # What was enqueued outside of a request waits for the thread's next publish().
         self.events.publish()
         assert not list(scopes._blocks())
