@@ -110,20 +110,35 @@ def _end_port_mapper(port: int) -> None:
 class RabbitMQNode:
     """A node with its own folders: `start()` it, and `close()` it in the end."""
 
-    def __init__(self, programs: Path | None = None) -> None:
+    def __init__(
+        self,
+        programs: Path | None = None,
+        *,
+        epmd: int | None = None,
+        cookie: str | None = None,
+    ) -> None:
+        """Nodes of one cluster share the port of an *epmd*, and a *cookie*."""
         programs = programs or find_programs()
         if programs is None:
             raise RabbitMQError("RabbitMQ's programs were not found")
         self.programs = programs
         self.folder = Path(tempfile.mkdtemp(prefix="eventcollector-rabbitmq-"))
-        self.port, self._control_port, distribution, epmd = free_ports(4)
-        self._environment = _environment(self.folder, distribution, epmd)
+        self.port, self._control_port, distribution, own_epmd = free_ports(4)
+        self._environment = _environment(self.folder, distribution, epmd or own_epmd)
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
         _write_files(self.folder, self.port, self._control_port)
+        if cookie is not None:
+            (self.folder / ".erlang.cookie").write_text(cookie)
+            (self.folder / ".erlang.cookie").chmod(0o400)
 
     def __repr__(self) -> str:
         return f"<RabbitMQNode {self.url} of {self.programs}>"
+
+    @property
+    def name(self) -> str:
+        """Its name in a cluster."""
+        return self._environment["RABBITMQ_NODENAME"]
 
     @property
     def url(self) -> str:

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 POLL = 0.05
 
@@ -19,7 +20,8 @@ POLL = 0.05
 def main(folder: str, parent: int, program: str) -> None:
     # A private epmd in the foreground: Erlang would start a daemon, which would be left
     # running.
-    epmd = _start("epmd") if shutil.which("epmd") else None
+    has_epmd = Path(program).name != "epmd" and shutil.which("epmd")
+    epmd = _start("epmd") if has_epmd else None
     server = _start(program)
     # The parent's id, not a pipe, which would stay open in processes that the tests
     # fork.

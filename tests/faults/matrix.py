@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     rows_broker,
+    rows_cluster,
     rows_exits,
     rows_forks,
     rows_isolation,
@@ -23,7 +24,7 @@ ELSEWHERE = {
 
 #: Inherently slow rows: they wait for a slow network, or use many kinds of workers.
 #: With the memory backlog, only `python -m tests.faults` runs them.
-SLOW = (8, 12, 13, 28, 29, 33, 35, 40)
+SLOW = (8, 12, 13, 28, 29, 33, 35, 40, 55, 57)
 #: The rows in which the spool is busiest.
 BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36, 54)
 
@@ -55,6 +56,7 @@ __all__ = [
     "in_tests",
     "rest",
     "rows_broker",
+    "rows_cluster",
     "rows_exits",
     "rows_forks",
     "rows_isolation",

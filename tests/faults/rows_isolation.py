@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from functools import partial
 
 from tests.faults.figures import Figures
-from tests.faults.rig import EVENTS, Rig, Trial, new_name
+from tests.faults.load import Answer
+from tests.faults.rig import BASELINE, EVENTS, Rig, Trial, new_name
 from tests.faults.rows import row
 from tests.faults.rows_refusals import (
     PASSWORD,
@@ -24,6 +25,8 @@ from tests.rabbitmq import Message
 
 #: Requests in each part of a run.
 SOME = 40
+#: Events that a process may hold, and how many of them dead.
+LIMIT, MOST_DEAD = 300, 50
 #: Requests under load, which last longer than the fault.
 MANY = 300
 #: Events together with the one that the broker rejects.
@@ -234,6 +237,48 @@ def small_frames(rig: Rig) -> Iterator[None]:
 
 def _limit_frames(rig: Rig, size: int) -> None:
     rig.node.eval(f"application:set_env(rabbit, frame_max, {size}).")
+
+
+# Limits.
+
+
+@row(
+    55,
+    "refused and dead events at the limit",
+    holds="they have limits of their own; no event for a healthy queue is lost",
+    short=1,
+    long=20,
+    confirms=3 * SOME * EVENTS,
+    refuses=True,
+    modes=("memory", BASELINE),
+)
+def refused_at_the_limit(rig: Rig, runs: int) -> Figures:
+    found = Figures()
+    for _ in range(runs):
+        healthy: list[Answer] = []
+        with rig.trial(
+            MAX_EVENTS=LIMIT,
+            MAX_DEAD_EVENTS=MOST_DEAD,
+            DEAD_AFTER=0.5,
+            RETRY_DELAY=0.02,
+            RETRY_MAX_DELAY=0.1,
+        ) as trial:
+            retired = new_name("retired")
+            for _ in range(2):
+                trial.requests(LIMIT // EVENTS, pause=0, queue=retired)
+                healthy += trial.requests(SOME)
+            trial.hit(min(1, trial.stats("dropped")) or rig.is_baseline)
+            trial.wait_until("many are dead", partial(_has_dead, trial, MOST_DEAD))
+            healthy += trial.requests(SOME)
+        keys = {key for answer in healthy for key in answer.keys}
+        lost = keys - {message.json()["key"] for message in trial.arrived}
+        trial.expect(f"no healthy event is lost, not {len(lost)}", not lost)
+        found.add(trial.figures)
+    return found
+
+
+def _has_dead(trial: Trial, number: int) -> bool:
+    return bool(trial.stats("dead") >= number)
 
 
 # Finalizers.
