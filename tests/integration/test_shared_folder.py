@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,33 +11,10 @@ from typing import Any
 import pika
 import pytest
 
-from tests.integration import load
+from tests.integration import load, scripts
 from tests.rabbitmq import RabbitMQNode
 
 pytestmark = pytest.mark.rabbitmq
-
-SERVICE = """
-import os, signal, sys
-from flask import Flask
-from flask_eventcollector import EventCollector
-from flask_eventcollector.testing import FaultInjector
-
-url, folder, queue, number = sys.argv[1:]
-app = Flask("app")
-app.config["EVENTCOLLECTOR_BROKER_URL"] = url
-app.config["EVENTCOLLECTOR_BACKLOG"] = "spool"
-app.config["EVENTCOLLECTOR_SPOOL_DIR"] = folder
-app.config["EVENTCOLLECTOR_QUEUES"] = {queue: {}}
-events = EventCollector(app)
-"""
-
-KILLED = """
-FaultInjector.of(events.broker).go_down()
-with events.auto_publish():
-    for place in range(5):
-        events.enqueue_event([number, place], queue)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 FLUSH = "print(events.flush(20), events.stats().confirmed)"
 
@@ -72,24 +47,18 @@ def test_what_one_has_left_never_goes_to_the_other_s_virtual_host(
 ) -> None:
     stock, queue = rabbitmq.url, load.fresh_queue()
 
-    def run(url: str, code: str, number: str = "") -> str:
-        arguments = [url, str(tmp_path / "spool"), queue, number]
-        ended = subprocess.run(
-            [sys.executable, "-c", SERVICE + code, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        return ended.stdout
+    def flush(url: str) -> str:
+        return scripts.run(FLUSH, url, tmp_path / "spool", queue).stdout
 
-    run(stock, KILLED, "stock")
-    run(billing, KILLED, "billing")
+    for url, label in ((stock, "stock"), (billing, "billing")):
+        ended = scripts.run(scripts.KILLED, url, tmp_path / "spool", queue, label)
+        assert ended.returncode == -9, ended.stderr
 
     # With another node in front, the broker is the same one.
-    assert run(f"amqp://127.0.0.1:1/;{stock}", FLUSH) == "True 5\n"
-    assert run(stock, FLUSH) == "True 0\n"
-    assert run(billing, FLUSH) == "True 5\n"
+    assert flush(f"amqp://127.0.0.1:1/;{stock}") == "True 50\n"
+    assert flush(stock) == "True 0\n"
+    assert flush(billing) == "True 50\n"
 
-    assert get_all(stock, queue) == [["stock", place] for place in range(5)]
-    assert get_all(billing, queue) == [["billing", place] for place in range(5)]
+    assert get_all(stock, queue) == scripts.left_by("stock")
+    assert get_all(billing, queue) == scripts.left_by("billing")
     rabbitmq.delete(queue)
