@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import gc
 import sys
 from pathlib import Path
 from types import CodeType, FrameType
@@ -48,6 +49,8 @@ class Knife:
     def __enter__(self) -> Knife:
         # Coverage may be tracing, and goes on afterwards.
         self._before = (sys.gettrace(), sys.getprofile())
+        # It could finalise an earlier test's app, in which an exception is lost.
+        gc.disable()
         if self._returns:
             sys.setprofile(self._profile)
         else:
@@ -55,6 +58,7 @@ class Knife:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        gc.enable()
         trace, profile = self._before
         if self._returns:
             sys.setprofile(profile)
