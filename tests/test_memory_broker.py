@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -14,6 +15,8 @@ from flask_eventcollector.delivery import broker as broker_module
 from flask_eventcollector.delivery import delivery as delivery_module
 from flask_eventcollector.delivery import lanes, ledger, periodic_worker
 from flask_eventcollector.delivery.delivery import Delivery
+from flask_eventcollector.delivery.entries import Entry, Settlement
+from flask_eventcollector.delivery.threads import is_own_thread
 from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.testing import FaultInjector
@@ -245,3 +248,53 @@ def assert_each_arrived_once_unmarked(broker: MemoryBroker, where: str) -> None:
         assert (event.id not in seen) or event.headers[POSSIBLE_DUPLICATE], where
         seen.add(event.id)
     assert len(seen) == 3, where
+
+
+class Turn:
+    """Callbacks whose first call holds the broker's turn until the test says so."""
+
+    def __init__(self) -> None:
+        self.began, self.may_end = threading.Event(), threading.Event()
+        self.calls = 0
+        self.would_wait: list[bool] = []
+
+    def take(self, limit: int) -> list[Entry]:
+        self.calls += 1
+        self.would_wait.append(not is_own_thread())
+        if self.calls == 1:
+            self.began.set()
+            assert self.may_end.wait(DEADLINE)
+        return []
+
+    def settle(self, settlements: Iterable[Settlement]) -> bool:
+        return False
+
+    def on_state_change(
+        self, state: BrokerState, error: str = "", *, final: bool = False
+    ) -> None:
+        pass
+
+
+def test_no_thread_waits_for_another_s_turn_and_no_wake_up_is_lost(
+    broker: MemoryBroker,
+) -> None:
+    turn = Turn()
+    broker.relay.target = turn
+    with thread(broker.wake):
+        assert turn.began.wait(DEADLINE)
+        # A destructor that publishes may hold a lock that the turn is waiting for.
+        broker.wake()
+        assert turn.calls == 1
+        turn.may_end.set()
+    assert turn.calls == 2
+
+
+def test_nobody_waits_for_a_confirm_in_the_turn_that_brings_it(
+    broker: MemoryBroker,
+) -> None:
+    turn = Turn()
+    turn.may_end.set()
+    broker.relay.target = turn
+    broker.wake()
+    assert turn.would_wait == [False]
+    assert not is_own_thread()

@@ -10,7 +10,7 @@ from dataclasses import replace
 from ..delivery.broker import BrokerCallbacks, CallbackRelay
 from ..delivery.entries import Entry, Settlement
 from ..delivery.signal import Broadcast
-from ..delivery.threads import holds
+from ..delivery.threads import call_holding, holds, note_turn
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
 from ..messages.wording import counted
@@ -80,10 +80,16 @@ class MemoryBroker:
         if holds(self._turn):
             # A destructor has interrupted this thread's own turn.
             return
-        with self._turn:
-            while self._more:
-                self._more = False
-                self._take_all()
+        note_turn(self._turn)
+        # Nobody waits for the turn, since a destructor may hold any other lock. Whoever
+        # has it sees that there is more, at the latest after it has let it go.
+        while self._more and call_holding(self._turn, 0.0, self._take_turns):
+            pass
+
+    def _take_turns(self) -> None:
+        while self._more:
+            self._more = False
+            self._take_all()
 
     def reconnect_now(self) -> None:
         """There is nothing to connect to."""

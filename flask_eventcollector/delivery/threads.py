@@ -64,6 +64,8 @@ class _Local(threading.local):
     #: The process whose library has started the thread; ``None``: it was not the
     #: library. The only thread of a forked child is a copy of the one that forked.
     process: tuple[int, int] | None = None
+    #: While the thread holds this lock, it does a broker's work.
+    turn: threading.RLock | None = None
 
 
 _local = _Local()
@@ -72,6 +74,11 @@ _local = _Local()
 def note_own_thread() -> None:
     """Mark the current thread as one of the library's, until it ends."""
     _local.process = current_process()
+
+
+def note_turn(lock: threading.RLock) -> None:
+    """Note that the current thread does a broker's work while it holds *lock*."""
+    _local.turn = lock
 
 
 def holds(lock: threading.RLock) -> bool:
@@ -112,4 +119,7 @@ def is_own_thread() -> bool:
 
     A destructor or a signal receiver may call the library in any thread.
     """
+    turn = _local.turn
+    if turn is not None and holds(turn):
+        return True
     return _local.process is not None and _local.process == current_process()
