@@ -147,7 +147,7 @@ class Config:
     #: At a limit: ``"drop-newest"``, ``"drop-oldest"``, or ``"reject"``
     #: (``enqueue_event`` raises ``BacklogFull``).
     overflow: Overflow = Overflow.DROP_NEWEST
-    #: The most events in flight; at most 300 for one target.
+    #: The most events in flight; at most 200 for one target.
     max_in_flight: int = 2_000
     #: Seconds of being refused until an event is dead-lettered; outages do not count.
     dead_after: float = 3600.0

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from .entries import Entry
 
 #: The window of a target that refuses nothing. RabbitMQ stops reading from a connection
-#: with 400 messages for a queue that accepts none.
-#: https://www.rabbitmq.com/docs/flow-control
-WIDE_OPEN = 300
+#: with 400 messages for a queue that accepts none. It counts those of the past, too, up
+#: to 199 of them. https://www.rabbitmq.com/docs/flow-control
+WIDE_OPEN = 200
 #: A time that never comes.
 NEVER = float("inf")
 #: A refusing target is probed with at most 2 to this power events at a time.

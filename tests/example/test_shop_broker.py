@@ -43,7 +43,7 @@ def test_a_missing_queue_holds_up_no_other(visitor: FlaskClient) -> None:
         e for e in state(visitor)["events"] if e["queue"] == "mail.send"
     )
     assert waiting["state"] == refused["state"] == "retained"
-    # One target has 300 events in flight at most; the others wait behind them.
+    # One target has 200 events in flight at most; the others wait behind them.
     assert waiting["reason"] == "the broker refused other events for the same target"
     assert "mail.send" in refused["reason"]
 
