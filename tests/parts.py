@@ -110,11 +110,7 @@ class Desk:
         """Collect one event for each letter; returns the collector's list."""
         entries: list[Entry] = []
         for letter in letters:
-            taken, notices = self.ledger.collect(
-                entries, make_event(letter, queue, size=size)
-            )
-            assert taken
-            self.ledger.defer(notices)
+            assert self.ledger.collect(entries, make_event(letter, queue, size=size))
         self.entries |= {entry.event.payload: entry for entry in entries}
         return entries
 
@@ -173,7 +169,14 @@ def letters(entries: Iterable[Entry]) -> str:
 
 def drain(ledger: Ledger) -> list[Notice]:
     """Take the ledger's deferred notices."""
-    return ledger.take_deferred()
+    return notices_of(ledger.take_deferred)
+
+
+def notices_of(step: Callable[..., object], *args: object) -> list[Notice]:
+    """Run a ledger's *step*; returns its own notices."""
+    notices: list[Notice] = []
+    step(*args, into=notices)
+    return notices
 
 
 class Owner:

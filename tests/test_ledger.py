@@ -13,7 +13,13 @@ import pytest
 
 from flask_eventcollector.delivery import books as books_module
 from flask_eventcollector.delivery import lanes, ledger
-from flask_eventcollector.delivery.entries import Entry, Settlement, State, Waiter
+from flask_eventcollector.delivery.entries import (
+    Entry,
+    Notice,
+    Settlement,
+    State,
+    Waiter,
+)
 from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
 from tests.helpers import DEADLINE
@@ -28,6 +34,7 @@ from tests.parts import (
     letters,
     limits,
     make_event,
+    notices_of,
     thread,
 )
 
@@ -61,7 +68,7 @@ def test_an_event_is_collected_first(desk: Desk) -> None:
 
 def test_discarded_events_are_counted_and_reported(desk: Desk) -> None:
     entries = desk.collect("ab")
-    notices = desk.ledger.discard(entries, "cleared")
+    notices = notices_of(desk.ledger.discard, entries, "cleared")
     assert kinds_and_letters(notices) == [
         ("events_discarded", "a"),
         ("events_discarded", "b"),
@@ -74,33 +81,44 @@ def test_discarding_again_discards_nothing(desk: Desk) -> None:
     entries = desk.collect("a")
     copy = list(entries)
     desk.ledger.discard(entries, "cleared")
-    assert desk.ledger.discard(copy, "cleared") == []
+    assert notices_of(desk.ledger.discard, copy, "cleared") == []
 
 
 def test_what_was_handed_over_is_not_discarded(desk: Desk) -> None:
     entries = desk.collect("a")
     copy = list(entries)
     desk.ledger.hand_over(entries)
-    assert desk.ledger.discard(copy, "too late") == []
+    assert notices_of(desk.ledger.discard, copy, "too late") == []
     assert desk.books() == {"retained": 1}
 
 
 def test_what_an_abandoned_collector_held_is_discarded(desk: Desk) -> None:
     abandon(desk.ledger, desk.collect("ab"))
-    notices = desk.ledger.discard_abandoned()
+    notices = notices_of(desk.ledger.discard_abandoned)
     assert kinds_and_letters(notices) == [
         ("events_discarded", "a"),
         ("events_discarded", "b"),
     ]
-    assert desk.ledger.discard_abandoned() == []
+    assert notices_of(desk.ledger.discard_abandoned) == []
 
 
 def test_all_that_no_collector_handed_over_can_be_discarded(desk: Desk) -> None:
     desk.hand_over("a")
     desk.collect("b")
-    notices = desk.ledger.discard_collected("the end")
+    notices = notices_of(desk.ledger.discard_collected, "the end")
     assert kinds_and_letters(notices) == [("events_discarded", "b")]
     assert desk.books() == {"retained": 1, "discarded": 1}
+
+
+def test_a_step_in_the_middle_of_another_reports_later_and_once(desk: Desk) -> None:
+    first = desk.collect("a")
+    notices = notices_of(desk.ledger.discard, desk.collect("b"), "cleared")
+    with desk.ledger._lock:
+        assert desk.ledger.discard(first, "cleared", into=notices) == 0
+    assert desk.books() == {"discarded": 2}
+    # Its caller has dispatched the list before.
+    assert kinds_and_letters(notices) == [("events_discarded", "b")]
+    assert desk.notices() == [("events_discarded", "a")]
 
 
 def test_a_hand_over_empties_the_collector(desk: Desk) -> None:
@@ -676,7 +694,7 @@ def test_what_is_dead_or_retained_can_be_purged(desk: Desk, state: State) -> Non
     if state is State.DEAD:
         desk.take()
         desk.settle("a", Outcome.NACKED, final=True)
-    (notices,) = desk.ledger.purge([desk["a"].event.id])
+    (notices,) = notices_of(desk.ledger.purge, [desk["a"].event.id])
     assert (kinds_and_letters([notices]), notices.reason) == (
         [("events_dropped", "a")],
         "purged",
@@ -689,7 +707,8 @@ def test_what_is_collected_or_in_flight_is_not_purged(desk: Desk) -> None:
     desk.hand_over("a")
     desk.take()
     desk.collect("b")
-    assert desk.ledger.purge([entry.event.id for entry in desk.entries.values()]) == []
+    ids = [entry.event.id for entry in desk.entries.values()]
+    assert notices_of(desk.ledger.purge, ids) == []
     assert desk.books() == {"in_flight": 1, "collected": 1}
 
 
@@ -699,7 +718,7 @@ def test_all_that_was_handed_over_can_be_dropped(desk: Desk) -> None:
     desk.settle("a", Outcome.NACKED, final=True)
     desk.hand_over("c", "other")
     desk.collect("d")
-    notices = desk.ledger.drop_all("the end")
+    notices = notices_of(desk.ledger.drop_all, "the end")
     assert sorted(item.event.payload for item in notices) == ["a", "b", "c"]
     assert desk.books() == {"dropped": 3, "collected": 1}
 
@@ -858,7 +877,9 @@ def test_at_the_limit_the_newest_event_is_refused_if_asked_for() -> None:
     desk = Desk(max_events=1, reject=True)
     desk.hand_over("a")
     entries: list[Entry] = []
-    assert desk.ledger.collect(entries, make_event("b")) == (False, [])
+    notices: list[Notice] = []
+    assert not desk.ledger.collect(entries, make_event("b"), into=notices)
+    assert notices == []
     assert (entries, desk.books()) == ([], {"retained": 1})
 
 
@@ -951,7 +972,7 @@ def test_after_the_end_what_is_on_disk_is_the_next_processes() -> None:
     with desk.ledger.writing("journal", [desk["a"]]):
         pass
     desk.is_(BrokerState.CLOSED)
-    assert desk.ledger.purge([desk["a"].event.id]) == []
+    assert notices_of(desk.ledger.purge, [desk["a"].event.id]) == []
     desk.collect("b")
     assert desk.notices() == [("events_dropped", "b")]
     assert desk.books() == {"retained": 1, "dropped": 1}

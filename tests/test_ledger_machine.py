@@ -25,7 +25,7 @@ from flask_eventcollector.delivery.entries import (
 )
 from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Target
-from tests.parts import Clock, abandon, drain, limits, make_event
+from tests.parts import Clock, abandon, drain, limits, make_event, notices_of
 
 QUEUES = st.sampled_from(["a", "b", "c"])
 # Events claim to be large, so that few of them reach the limits.
@@ -102,7 +102,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for _ in range(events):
             before = len(entries)
             event = make_event(queue=queue, size=size)
-            taken, notices = self.ledger.collect(entries, event)
+            notices: list[Notice] = []
+            taken = self.ledger.collect(entries, event, into=notices)
             self.hear(notices)
             if len(entries) > before:
                 self.all[event.id] = entries[-1]
@@ -111,7 +112,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(entries=collectors)
     def discard(self, entries: list[Entry]) -> None:
-        self.hear(self.ledger.discard(entries, "cleared"))
+        self.hear(notices_of(self.ledger.discard, entries, "cleared"))
         assert not entries
 
     @rule(entries=consumes(collectors))
@@ -120,7 +121,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def discard_abandoned(self) -> None:
-        self.hear(self.ledger.discard_abandoned())
+        self.hear(notices_of(self.ledger.discard_abandoned))
         assert not self.ledger._abandoned
 
     @rule(entries=collectors)
@@ -245,7 +246,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def purge(self, data: st.DataObject) -> None:
-        self.hear(self.ledger.purge(self.some_ids(data)))
+        self.hear(notices_of(self.ledger.purge, self.some_ids(data)))
 
     @rule(data=st.data(), everything=st.booleans())
     def retry(self, data: st.DataObject, everything: bool) -> None:
@@ -258,7 +259,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def drop_all(self) -> None:
         kept = [e for e in self.handed_over() if self.is_on_disk(e)]
-        self.hear(self.ledger.drop_all("the end"))
+        self.hear(notices_of(self.ledger.drop_all, "the end"))
         assert self.handed_over() == kept
         ghosts = [entry for entry in self.hand if entry not in kept]
         self.settle(ghosts, Outcome.CONFIRMED)

@@ -82,8 +82,7 @@ class Delivery:
         self.start()
         notices: list[Notice] = []
         try:
-            accepted, _ = self._ledger.collect(entries, event, notices)
-            if not accepted:
+            if not self._ledger.collect(entries, event, into=notices):
                 raise _backlog_full(event)
             if self._is_over:
                 self._log.enqueued_late(event.target)
@@ -150,7 +149,7 @@ class Delivery:
     def discard(self, entries: list[Entry], reason: str) -> int:
         """Discard *entries*; returns how many."""
         with self._telling() as notices:
-            return len(self._ledger.discard(entries, reason, notices))
+            return self._ledger.discard(entries, reason, into=notices)
 
     def warn_of_unpublished(self, entries: list[Entry], reason: str) -> None:
         """Log that *entries* are still collected although their work has ended."""
@@ -210,7 +209,7 @@ class Delivery:
     def stats(self) -> Stats:
         """The counts of this process; never blocks."""
         with self._telling() as notices:
-            self._ledger.discard_abandoned(notices)
+            self._ledger.discard_abandoned(into=notices)
         return replace(self._ledger.stats(), **self._store.figures())
 
     def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
@@ -234,7 +233,7 @@ class Delivery:
     def purge(self, ids: Iterable[str]) -> int:
         """Drop events that are dead or retained; returns how many."""
         with self._telling() as notices:
-            return len(self._ledger.purge(ids, notices))
+            return self._ledger.purge(ids, into=notices)
 
     def notify_pending(self, timeout: float = threading.TIMEOUT_MAX) -> int:
         """Dispatch, in this thread, the notices that no caller is waiting for.
@@ -247,7 +246,7 @@ class Delivery:
 
     def _notify_pending(self) -> None:
         with self._telling() as notices:
-            self._ledger.discard_abandoned(notices)
+            self._ledger.discard_abandoned(into=notices)
             self._ledger.take_deferred(notices)
             self._notified += len(notices)
         self._notifier.quarantined(self._store.take_quarantined())
@@ -371,7 +370,7 @@ class Delivery:
 
     def _discard_unpublished(self) -> None:
         with self._telling() as notices:
-            self._ledger.discard_collected(NEVER_PUBLISHED, notices)
+            self._ledger.discard_collected(NEVER_PUBLISHED, into=notices)
 
     def _account_for_rest(self) -> bool:
         """Drop what is neither delivered nor on disk; returns whether nothing was."""
@@ -381,7 +380,7 @@ class Delivery:
         # Refusals come before the drops that follow from them.
         self._log.log_suppressed(at_last=True)
         with self._telling() as notices:
-            left = len(self._ledger.drop_all(_TOO_LATE, notices))
+            left = self._ledger.drop_all(_TOO_LATE, into=notices)
         self._log_last_words()
         return not (left or self._ledger.undelivered())
 
@@ -392,7 +391,7 @@ class Delivery:
         """
         self._store.persist(entries)
         with self._telling() as notices:
-            self._ledger.drop_all(_LATE, notices, among=entries)
+            self._ledger.drop_all(_LATE, among=entries, into=notices)
         self._log_last_words()
 
     def _log_last_words(self) -> None:

@@ -36,6 +36,9 @@ from .threads import holds
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: Where a step puts its notices.
+Notices = MutableSequence[Notice]
+
 #: The most bytes in flight, since pika's write buffer has no limit of its own. One
 #: event may always be sent, whatever its size.
 MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
@@ -97,9 +100,10 @@ class Ledger:
     """The state of every event that this process holds, and the books.
 
     Every public method is one step under the lock: it takes microseconds, does no I/O
-    and calls no outside code. Notices are returned or recorded: for the caller that
-    waits for the event, otherwise for the caller of :meth:`take_deferred`. Where a step
-    returns notices, they are in the caller's list *into* even if it is interrupted.
+    and calls no outside code. Notices are recorded: for the caller that waits for the
+    event, otherwise for the caller of :meth:`take_deferred`. A caller that dispatches
+    the notices of its own step passes a list *into*, which has them even if the step is
+    interrupted.
     """
 
     def __init__(
@@ -146,30 +150,26 @@ class Ledger:
     # The collector's side.
 
     def collect(
-        self, entries: list[Entry], event: Event, into: list[Notice] | None = None
-    ) -> tuple[bool, list[Notice]]:
+        self, entries: list[Entry], event: Event, *, into: Notices | None = None
+    ) -> bool:
         """Put *event* into a collector's *entries*.
 
-        Returns whether it was accepted (``OVERFLOW="reject"`` may reject it), and the
-        notices of events dropped to stay within the limits.
+        Returns whether it was accepted: ``OVERFLOW="reject"`` may reject it.
 
         Unless a limit is near, this takes no lock: the event is recorded, and the next
         step enters it into the books.
         """
-        notices: list[Notice] = [] if into is None else into
         small = event.size <= _SMALL and len(self._arrivals) < self._admitted
         if small or self.is_in_step:
             entry = Entry(event)
             # It gets its owner first: after an interruption here, it would have none.
             entries.append(entry)
             self._arrivals.append(entry)
-            return True, notices
-        return self._collect(entries, event, notices), notices
+            return True
+        return self._collect(entries, event, self._deferred if into is None else into)
 
     @step
-    def _collect(
-        self, entries: list[Entry], event: Event, notices: list[Notice]
-    ) -> bool:
+    def _collect(self, entries: list[Entry], event: Event, notices: Notices) -> bool:
         fits = self._room.has(1, event.size, reserve=False)
         if not fits:
             is_modest = self._room.is_share(entries)
@@ -197,9 +197,9 @@ class Ledger:
 
     @step
     def discard(
-        self, entries: list[Entry], reason: str, into: list[Notice] | None = None
-    ) -> list[Notice]:
-        """Discard what a collector holds."""
+        self, entries: list[Entry], reason: str, *, into: Notices | None = None
+    ) -> int:
+        """Discard what a collector holds; returns how many events."""
         return self._discard(entries, reason, into)
 
     def watch(self, collector: object, entries: list[Entry]) -> None:
@@ -214,22 +214,18 @@ class Ledger:
         self._collectors.add(watched)
 
     @step
-    def discard_abandoned(self, into: list[Notice] | None = None) -> list[Notice]:
+    def discard_abandoned(self, *, into: Notices | None = None) -> None:
         """Discard what deleted collectors held."""
-        notices: list[Notice] = [] if into is None else into
         while self._abandoned:
             watched = self._abandoned[0]
-            self._discard(watched.entries, ABANDONED, notices)
+            self._discard(watched.entries, ABANDONED, into)
             self._collectors.discard(watched)
             self._abandoned.popleft()
-        return notices
 
     @step
-    def discard_collected(
-        self, reason: str, into: list[Notice] | None = None
-    ) -> list[Notice]:
+    def discard_collected(self, reason: str, *, into: Notices | None = None) -> None:
         """Discard everything that was collected but not handed over."""
-        return self._discard(self._books.in_state(State.COLLECTED), reason, into)
+        self._discard(self._books.in_state(State.COLLECTED), reason, into)
 
     @step
     def hand_over(self, entries: list[Entry], waiter: Waiter | None = None) -> None:
@@ -260,14 +256,12 @@ class Ledger:
         self._deferred.extend(notices)
 
     @step
-    def take_deferred(self, into: list[Notice] | None = None) -> list[Notice]:
-        """Take the deferred notices."""
-        notices: list[Notice] = [] if into is None else into
+    def take_deferred(self, into: Notices) -> None:
+        """Move the deferred notices *into* a list."""
         for _ in range(len(self._deferred)):
-            notices.append(self._deferred[0])
+            into.append(self._deferred[0])
             # Afterwards: interrupted in between, it is taken once more.
             self._deferred.popleft()
-        return notices
 
     @property
     def has_deferred(self) -> bool:
@@ -300,7 +294,19 @@ class Ledger:
 
     @step
     def _is_flushed(self) -> bool:
-        return self._flushed()
+        if not self._undelivered():
+            return True
+        if self._books.count(State.IN_FLIGHT):
+            return False
+        if self._broker.is_final:
+            return True
+        if any(target not in self._lanes for target in self._disk_index.unadopted):
+            # The adopter is about to read more events of a dead process.
+            return False
+        ready = self._broker.state is BrokerState.READY
+        if not ready or self._suspects.due() == 0.0:
+            return False
+        return all(lane.resting for lane in self._lanes.values())
 
     # Called by the broker.
 
@@ -388,10 +394,8 @@ class Ledger:
         return len(dead)
 
     @step
-    def purge(
-        self, ids: Iterable[str], into: list[Notice] | None = None
-    ) -> list[Notice]:
-        """Drop events that are dead or retained."""
+    def purge(self, ids: Iterable[str], *, into: Notices | None = None) -> int:
+        """Drop events that are dead or retained; returns how many."""
         selected = self._books.select(ids)
         idle = [e for e in selected if e.state in (State.DEAD, State.RETAINED)]
         ours = [entry for entry in idle if self._is_ours(entry)]
@@ -401,13 +405,14 @@ class Ledger:
     def drop_all(
         self,
         reason: str,
-        into: list[Notice] | None = None,
         *,
         among: Iterable[Entry] | None = None,
-    ) -> list[Notice]:
+        into: Notices | None = None,
+    ) -> int:
         """Drop everything handed over that is neither confirmed nor on disk.
 
         :param among: only these, if any are given.
+        :returns: how many events were dropped.
         """
         if among is None:
             among = self._books.in_state(*_HANDED_OVER)
@@ -496,13 +501,13 @@ class Ledger:
         entries: Iterable[Entry],
         reason: str,
         unadopted: Mapping[Target | None, int],
-    ) -> list[Notice]:
+    ) -> None:
         """Take over events that another process had handed over, only to drop them."""
         self._disk_index.unadopted = unadopted
         new = [entry for entry in entries if entry.event.id not in self._books]
         for entry in new:
             self._books.adopt(entry)
-        return self._drop_each(new, reason)
+        self._drop_each(new, reason)
 
     @step
     def free(self) -> tuple[int, int]:
@@ -582,22 +587,15 @@ class Ledger:
         if method.__name__ not in _POSTPONED:
             return method(self, *args, **kwargs)
         if method.__name__ != "take":
-            self._postponed.append(lambda: self._do_later(method, args, kwargs))
+            # By then, nobody reads the caller's list.
+            later = {name: kwargs[name] for name in kwargs if name != "into"}
+            self._postponed.append(functools.partial(method, self, *args, **later))
         result: R = _POSTPONED[method.__name__]()
         return result
 
-    def _do_later(
-        self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        notices = method(self, *args, **kwargs)
-        if isinstance(notices, list):
-            self._deferred.extend(notices)
-
     # Limits and final states.
 
-    def _make_room(
-        self, event: Event, notices: MutableSequence[Notice], *, is_modest: bool
-    ) -> bool:
+    def _make_room(self, event: Event, notices: Notices, *, is_modest: bool) -> bool:
         """Make room for *event* according to ``OVERFLOW``; returns whether it fits.
 
         Only units of work that hold few events may use the reserve. For these, the
@@ -647,29 +645,25 @@ class Ledger:
         """Whether it may be dropped. After a close, stored events stay on disk."""
         return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
-    def _discard(
-        self, entries: list[Entry], reason: str, into: list[Notice] | None
-    ) -> list[Notice]:
-        notices: list[Notice] = [] if into is None else into
-        for entry in entries:
-            if entry.state is State.COLLECTED:
-                notices.append(Notice(NoticeKind.DISCARDED, entry.event, reason))
-                self._books.move(entry, State.DISCARDED)
+    def _discard(self, entries: list[Entry], reason: str, into: Notices | None) -> int:
+        notices = self._deferred if into is None else into
+        collected = [entry for entry in entries if entry.state is State.COLLECTED]
+        for entry in collected:
+            notices.append(Notice(NoticeKind.DISCARDED, entry.event, reason))
+            self._books.move(entry, State.DISCARDED)
         entries.clear()
-        return notices
+        return len(collected)
 
     def _drop_each(
-        self, entries: list[Entry], reason: str, into: list[Notice] | None = None
-    ) -> list[Notice]:
-        notices: list[Notice] = [] if into is None else into
+        self, entries: list[Entry], reason: str, into: Notices | None = None
+    ) -> int:
+        notices = self._deferred if into is None else into
         for entry in entries:
             self._drop(entry, reason, notices)
         self._changed.wake_all()
-        return notices
+        return len(entries)
 
-    def _drop(
-        self, entry: Entry, reason: str, notices: MutableSequence[Notice]
-    ) -> None:
+    def _drop(self, entry: Entry, reason: str, notices: Notices) -> None:
         # Noted first: interrupted in between, it is noted twice rather than never.
         notices.append(
             Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
@@ -993,21 +987,6 @@ class Ledger:
             return False
         return waiter.patient or self._broker.worth_waiting
 
-    def _flushed(self) -> bool:
-        if not self._undelivered():
-            return True
-        if self._books.count(State.IN_FLIGHT):
-            return False
-        if self._broker.is_final:
-            return True
-        if any(target not in self._lanes for target in self._disk_index.unadopted):
-            # The adopter is about to read more events of a dead process.
-            return False
-        ready = self._broker.state is BrokerState.READY
-        if not ready or self._suspects.due() == 0.0:
-            return False
-        return all(lane.resting for lane in self._lanes.values())
-
     def _undelivered(self) -> int:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
         return held + sum(self._disk_index.unadopted.values())
@@ -1058,13 +1037,13 @@ class Ledger:
 #: Steps that change something, with their results when they are postponed. A broker
 #: that wants to take events asks again.
 _POSTPONED: dict[str, Callable[[], Any]] = {
-    "discard": list,
-    "discard_abandoned": list,
-    "discard_collected": list,
-    "drop_all": list,
+    "discard": int,
+    "discard_abandoned": lambda: None,
+    "discard_collected": lambda: None,
+    "drop_all": int,
     "hand_over": lambda: None,
     "on_state_change": lambda: None,
-    "purge": list,
+    "purge": int,
     "reopen": lambda: None,
     "retry": int,
     "settle": bool,

@@ -197,10 +197,7 @@ class Adopter:
                 orphan.revive(request.ids)
             elif request.action == "purge":
                 erased = orphan.erase(request.ids)
-                notices = self._ledger.drop_unadopted(
-                    erased, "purged", self._count_unadopted()
-                )
-                self._ledger.defer(notices)
+                self._ledger.drop_unadopted(erased, "purged", self._count_unadopted())
         except sqlite3.Error as error:
             self._erase_breaker.record_failure(error)
             if is_damage(error):

@@ -77,7 +77,7 @@ def apply(request: ControlRequest, ledger: Ledger) -> None:
     if request.action == "retry":
         ledger.retry(request.ids)
     elif request.action == "purge":
-        ledger.defer(ledger.purge(request.ids))
+        ledger.purge(request.ids)
 
 
 def _request_of(path: Path) -> Path:
