@@ -173,7 +173,7 @@ class AppState:
         Notifier(self._dispatcher.send, ThrottledLog(), later).notify([*notices])
 
     def _new_collector(self) -> Collector:
-        return Collector(self.delivery, self._encoder.encode)
+        return Collector(self.delivery, self._encoder)
 
     def _current_request(self) -> RequestScope | None:
         app = self._app()

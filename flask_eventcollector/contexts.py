@@ -96,7 +96,7 @@ def _ending_request(app: flask.Flask) -> RequestScope | None:
     A teardown function of the app context may commit a transaction, and a hook of that
     commit may enqueue: see https://github.com/pallets-eco/flask-sqlalchemy/issues/1271.
     """
-    if not _has_app_context(app):
+    if current_app() is not app:
         return None
     scope: RequestScope | None = vars(_app_context()).get(_TORN_DOWN)
     return scope
@@ -104,7 +104,7 @@ def _ending_request(app: flask.Flask) -> RequestScope | None:
 
 def note_use(app: flask.Flask, collector: CollectorLike) -> None:
     """Note that the current app context is about to use its thread's *collector*."""
-    if _has_app_context(app):
+    if current_app() is app:
         context = vars(_app_context())
         if _USE not in context:
             context[_USE] = Use(collector)
@@ -127,10 +127,6 @@ def borrowed_app_context(app: flask.Flask) -> Iterator[None]:
     with app.app_context() as context:
         vars(context)[_USE] = None
         yield
-
-
-def _has_app_context(app: flask.Flask) -> bool:
-    return current_app() is app
 
 
 def unfinished() -> list[RequestScope]:

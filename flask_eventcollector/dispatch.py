@@ -7,12 +7,11 @@ import weakref
 from contextlib import ExitStack, nullcontext
 from typing import Any
 
-import flask
 from blinker import NamedSignal
 from flask import Flask
 
 from .collecting.scopes import Scopes
-from .contexts import borrowed_app_context
+from .contexts import borrowed_app_context, current_app
 from .signals import event_enqueued
 
 logger = logging.getLogger("flask_eventcollector")
@@ -32,7 +31,7 @@ class Dispatcher:
             return
         receivers = list(signal.receivers_for(app))
         with ExitStack() as stack:
-            if receivers and not _is_current(app):
+            if receivers and current_app() is not app:
                 stack.enter_context(borrowed_app_context(app))
             for receiver in receivers:
                 self._call(app, signal, receiver, arguments)
@@ -47,7 +46,3 @@ class Dispatcher:
                 app.ensure_sync(receiver)(app, **arguments)
             except Exception:
                 logger.exception("Signal receiver failed: %s", signal.name)
-
-
-def _is_current(app: Flask) -> bool:
-    return flask.has_app_context() and flask.globals.app_ctx.app is app

@@ -8,20 +8,8 @@ from typing import Any, Protocol
 from ..delivery.delivery import Delivery
 from ..delivery.entries import Entry
 from ..events import Event, PublishResult
+from ..messages.encoding import EventEncoder
 from ..messages.wording import counted
-
-
-class Encode(Protocol):
-    """Encodes a payload as an event, or raises."""
-
-    def __call__(
-        self,
-        payload: Any,
-        target_queue: str,
-        *,
-        headers: Mapping[str, Any] | None,
-        exchange: str | None,
-    ) -> Event: ...
 
 
 class CollectorLike(Protocol):
@@ -67,11 +55,11 @@ class Collector:
     events that its parent had collected stay with the parent.
     """
 
-    def __init__(self, delivery: Callable[[], Delivery], encode: Encode) -> None:
+    def __init__(self, delivery: Callable[[], Delivery], encoder: EventEncoder) -> None:
         self._entries: list[Entry] = []
         self._find_delivery = delivery
         self._delivery = delivery()
-        self._encode = encode
+        self._encoder = encoder
 
     def __repr__(self) -> str:
         return f"<Collector of {counted(len(self.events_to_publish), 'event')}>"
@@ -85,7 +73,9 @@ class Collector:
         exchange: str | None = None,
     ) -> Event:
         """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
-        event = self._encode(payload, target_queue, headers=headers, exchange=exchange)
+        event = self._encoder.encode(
+            payload, target_queue, headers=headers, exchange=exchange
+        )
         delivery = self._current_delivery()
         if not self._entries:
             delivery.watch(self, self._entries)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from .log import INTERVAL
 from .signal import Signal
 from .threads import OwnThread
 
@@ -19,8 +20,6 @@ logger = logging.getLogger("flask_eventcollector")
 #: The longest pause between two runs, in seconds. Callers that can only set a flag (a
 #: destructor, an interrupted caller) are noticed within that time.
 TICK = 1.0
-#: Seconds between two log records about failures of the same thread.
-INTERVAL = 60.0
 #: The shortest pause between two runs, in seconds, unless the worker is woken.
 _LEAST_PAUSE = 0.02
 

@@ -52,16 +52,19 @@ class ChannelPool:
 
         Any confirm shows that the broker is working.
         """
-        channels = [*self._channels.values(), *self._retired]
-        owed = [since for c in channels if (since := c.owes_since) is not None]
+        owed = [since for c in self._all if (since := c.owes_since) is not None]
         if not owed:
             return None
-        return max(min(owed), *(c.last_confirm_at for c in channels))
+        return max(min(owed), *(c.last_confirm_at for c in self._all))
 
     @property
     def is_idle(self) -> bool:
         """Whether no confirm is outstanding."""
-        return all(c.is_idle for c in (*self._channels.values(), *self._retired))
+        return all(channel.is_idle for channel in self._all)
+
+    @property
+    def _all(self) -> list[ExchangeChannel]:
+        return [*self._channels.values(), *self._retired]
 
     def publish(self, entries: list[Entry]) -> None:
         """Send *entries*. Those that can't be sent are settled in any case."""
@@ -103,7 +106,7 @@ class ChannelPool:
 
     def lose(self, reason: str, *, suspect: bool) -> None:
         """The connection was lost."""
-        for channel in [*self._channels.values(), *self._retired]:
+        for channel in self._all:
             channel.lose(reason, suspect=suspect, final=True)
 
     def _fits(self, entry: Entry) -> bool:
