@@ -1,1 +1,1 @@
-"""Benchmarks: this library and handwritten alternatives."""
+"""Benchmarks: this library, its peers, and what is possible at best."""

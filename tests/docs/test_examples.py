@@ -26,6 +26,8 @@ COMMANDS = [
     for page in ("benchmarks", "deployment", "faults", "faults-long")
     for example in find(page=f"docs/{page}.md", language="sh")
 ]
+#: What `python -m` runs of these is a module of its own.
+PACKAGES = ("benchmarks", "tests.faults")
 BOOKS = find_one(page="docs/signals.md", language="text")
 URL = find_one(page="docs/reference/settings.md", language="text")
 LOST = find_one(page="docs/deployment.md", language="text")
@@ -66,7 +68,7 @@ def test_a_command_understands_its_arguments(example: Example) -> None:
     assert lines
     for python, option, name, *arguments in lines:
         assert (python, option) == ("python", "-m")
-        main = f"{name}.__main__" if name == "tests.faults" else name
+        main = f"{name}.__main__" if name in PACKAGES else name
         importlib.import_module(main).parser().parse_args(arguments)
 
 

@@ -1,0 +1,180 @@
+"""What the library must reach, beside what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from . import (
+    backlog,
+    enqueue_cost,
+    outage_cost,
+    request_cost,
+    retaining,
+    serving,
+    throughput,
+    views,
+)
+from .frames import PAYLOAD
+from .results import Case, Key, Results, Spread
+from .throughput import group, shape
+
+_Figure = Callable[[Results], "Spread | None"]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One figure, and its bound: the lowest or the highest value that is right."""
+
+    text: str
+    figure: _Figure
+    least: float | None = None
+    most: float | None = None
+    #: Another bound from RabbitMQ 4 on.
+    least_on_4: float | None = None
+
+    def bound(self, version: str) -> str:
+        return f"≤ {self.most:g}" if self.most else f"≥ {self._least(version):g}"
+
+    def is_reached(self, measured: Spread, version: str) -> bool:
+        if self.most is not None:
+            return measured.median <= self.most
+        return measured.median >= self._least(version)
+
+    def _least(self, version: str) -> float:
+        on_4 = int(version.partition(".")[0]) >= 4
+        least = self.least_on_4 if on_4 and self.least_on_4 else self.least
+        assert least is not None
+        return least
+
+
+def goals() -> list[Goal]:
+    return [*_throughput(), *_requests(), *_outage(), *_enqueue(), *_backlog()]
+
+
+# Throughput, on classic queues
+
+_CLASSIC = group("classic")
+
+
+def _key(contestant: str, at: str) -> Key:
+    case = Case(_CLASSIC, at)
+    return Key("throughput", case, contestant, throughput.UNIT)
+
+
+def _ratio(one: Key, to: Key) -> _Figure:
+    return lambda results: results.ratio(one, to)
+
+
+def _throughput() -> Iterator[Goal]:
+    limit = _key(throughput.LIMIT, throughput.ONE_STREAM)
+    node = _key(throughput.NODE, throughput.ONE_STREAM)
+    blocking = _key(throughput.BLOCKING, shape(1, 1))
+    for threads in (1, 8):
+        at = shape(500, threads)
+        ours = _key(throughput.OURS, at)
+        yield Goal(f"{at} beside the limit", _ratio(ours, limit), 0.9, least_on_4=0.7)
+        yield Goal(f"{at} beside {throughput.NODE}", _ratio(ours, node), 1.1)
+        yield Goal(f"{at} beside pika, confirm each", _ratio(ours, blocking), 12)
+    ours = _key(throughput.OURS, shape(20, 8))
+    yield Goal("20 × 8 beside the limit", _ratio(ours, limit), 0.75, least_on_4=0.55)
+    for at in (shape(20, 8), shape(5, 1)):
+        pair = _key(throughput.OURS, at), _key(throughput.BARE, at)
+        yield Goal(f"{at} beside bare sockets", _ratio(*pair), 0.8)
+    yield from _beside_the_floor()
+
+
+def _beside_the_floor() -> Iterator[Goal]:
+    for batch, threads in throughput.SHAPES:
+        at = shape(batch, threads)
+        for ours, floor, how in (
+            (throughput.OURS, throughput.FLOOR, "waiting"),
+            (throughput.OURS_LATER, throughput.FLOOR_LATER, "not waiting"),
+        ):
+            pair = _key(ours, at), _key(floor, at)
+            yield Goal(f"{at}, {how}, beside the floor", _ratio(*pair), 0.9)
+
+
+# Requests, under gunicorn with 8 threads
+
+
+def _request(view: str, events: int, unit: str = serving.RATE) -> Key:
+    case = Case(serving.GTHREAD, request_cost.at(events))
+    return Key("request-cost", case, view, unit)
+
+
+def _requests() -> Iterator[Goal]:
+    for events, least in ((1, 1.3), (5, 2.5)):
+        pair = _request(views.OURS, events), _request(views.BLOCKING, events)
+        text = f"requests/s at {request_cost.at(events)} beside {views.BLOCKING}"
+        yield Goal(text, _ratio(*pair), least)
+    for ours, floor in (
+        (views.OURS, views.FLOOR),
+        (views.OURS_LATER, views.FLOOR_LATER),
+    ):
+        pair = _request(ours, 5), _request(floor, 5)
+        yield Goal(
+            f"requests/s at 5 events: {ours} beside {floor}", _ratio(*pair), 0.85
+        )
+    pair = _request(views.SPOOL_LATER, 5), _request(views.OURS_LATER, 5)
+    yield Goal("requests/s at 5 events: spool beside memory", _ratio(*pair), 0.9)
+    cpu = [
+        _request(view, 5, serving.CPU) for view in (views.OURS_LATER, views.NO_EVENTS)
+    ]
+    text = "worker's CPU for each of 5 events, not waiting, µs"
+    yield Goal(text, lambda results: results.together(_fifth, *cpu), most=15)
+
+
+def _fifth(with_events: float, without: float) -> float:
+    return (with_events - without) / 5
+
+
+def _outage() -> Iterator[Goal]:
+    case = Case(outage_cost.GROUP, outage_cost.DOWN)
+    ours, without = (
+        Key("outage-cost", case, view, serving.P99)
+        for view in (views.OURS, views.NO_EVENTS)
+    )
+    text = "p99 while the broker is down beside no events"
+    yield Goal(text, _ratio(ours, without), most=1.2)
+
+
+def _backlog() -> Iterator[Goal]:
+    def key(contestant: str, retained: int, unit: str) -> Key:
+        case = Case(backlog.GROUP, backlog.at(retained))
+        return Key("backlog", case, contestant, unit)
+
+    for store in backlog.STORES:
+        unit = [
+            key(store, retained, retaining.UNIT_OF_WORK)
+            for retained in (backlog.MOST, 0)
+        ]
+        text = f"unit of work with a million retained beside none, {store}"
+        yield Goal(text, _ratio(unit[0], unit[1]), most=1.1)
+    rate = [
+        key(contestant, backlog.DRAINED, retaining.DRAIN)
+        for contestant in ("memory", backlog.THROUGHPUT)
+    ]
+    yield Goal("drain rate beside throughput", _ratio(rate[0], rate[1]), 0.9)
+    memory = key("memory", backlog.DRAINED, retaining.MEMORY)
+    text = "memory per retained event besides its payload, bytes"
+    yield Goal(text, lambda results: results.together(_besides, memory), most=300)
+
+
+def _besides(size: float) -> float:
+    return size - len(json.dumps(PAYLOAD))
+
+
+# Enqueueing, in one thread
+
+
+def _enqueue() -> Iterator[Goal]:
+    for at, most in (("256 B", 3.0), ("1 KB", 1.8)):
+        case = Case("one thread", at)
+        ours, dumps = (
+            Key("enqueue-cost", case, contestant, enqueue_cost.UNIT)
+            for contestant in (enqueue_cost.OURS, enqueue_cost.DUMPS)
+        )
+        text = f"`enqueue_event` beside `json.dumps`, {at}"
+        yield Goal(text, _ratio(ours, dumps), most=most)

@@ -1,0 +1,67 @@
+"""What events cost a request under gunicorn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from . import serving
+from .results import Benchmark, Case, Job
+from .serving import GTHREAD, WORKERS
+from .views import (
+    BLOCKING,
+    CONNECTING,
+    FLOOR,
+    FLOOR_LATER,
+    NO_EVENTS,
+    OURS,
+    OURS_LATER,
+    SPOOL_LATER,
+    VIEWS,
+)
+
+_FEW = (NO_EVENTS, OURS)
+_QUICK = (*_FEW, OURS_LATER, SPOOL_LATER, BLOCKING, FLOOR, FLOOR_LATER)
+
+
+def at(events: int) -> str:
+    return "1 event" if events == 1 else f"{events} events"
+
+
+def jobs(quick: bool) -> list[Job]:
+    seconds = 1 if quick else 3
+    return [
+        Job(
+            Case(worker, at(events)),
+            view,
+            partial(serving.cost_of, view, worker, events, seconds),
+        )
+        for worker, events, views in (_quick() if quick else _full())
+        for view in views
+    ]
+
+
+def _quick() -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    for events in (1, 5):
+        yield GTHREAD, events, _QUICK
+    for worker in WORKERS:
+        if worker != GTHREAD:
+            yield worker, 5, _FEW
+
+
+def _full() -> Iterator[tuple[str, int, tuple[str, ...]]]:
+    for worker in WORKERS:
+        yield worker, 0, _FEW
+        yield worker, 1, tuple(VIEWS)
+        yield worker, 5, tuple(VIEWS)
+        # By then, the connection is not what costs most.
+        yield worker, 50, tuple(view for view in VIEWS if view != CONNECTING)
+
+
+BENCHMARK = Benchmark(
+    name="request-cost",
+    title="Request cost: a view with events of 256 bytes, 8 clients",
+    baseline=NO_EVENTS,
+    units=serving.UNITS,
+    jobs=jobs,
+)
