@@ -35,12 +35,17 @@ def at(retained: int) -> str:
 def jobs(quick: bool) -> list[Job]:
     drained = 20_000 if quick else DRAINED
     kept = (0, 10_000) if quick else (0, 10_000, MOST)
-    found = []
-    for store in STORES:
-        for retained in kept:
-            found.append(_job(retained, store, partial(_keep, store, retained)))
-        found.append(_job(drained, store, partial(keep_and_drain, store, drained)))
-    return [*found, _job(drained, THROUGHPUT, partial(_throughput, drained))]
+    found = [
+        _job(retained, store, partial(_keep, store, retained))
+        for retained in kept
+        for store in STORES
+    ]
+    found += [
+        _job(drained, store, partial(keep_and_drain, store, drained))
+        for store in STORES
+    ]
+    found.append(_job(drained, THROUGHPUT, partial(_throughput, drained)))
+    return sorted(found, key=lambda job: int(job.case.at.replace(" ", "")))
 
 
 def _job(retained: int, contestant: str, run: partial[Mapping[str, float]]) -> Job:
