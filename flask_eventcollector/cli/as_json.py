@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import click
 
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
-from ..stores.spool.admin.reading import Found, Report, total
+from ..stores.spool.admin.reading import Found, Report, Unreadable, total
 from ..stores.spool.folder import Folder, destination_of
 from . import formatting
 
@@ -21,7 +21,8 @@ def status(
     folder: Folder,
     files: Sequence[Report],
     others: Sequence[Report],
-    quarantined: Iterable[Path],
+    quarantined: Iterable[Unreadable],
+    problems: Iterable[Unreadable],
 ) -> dict[str, Any]:
     """Each file, with the totals."""
     return {
@@ -30,13 +31,19 @@ def status(
         "destination": list(folder.destination.addresses),
         "files": [_file(file) for file in files],
         "others": [_file(file) for file in others],
-        "quarantined": [str(path) for path in quarantined],
+        "quarantined": [str(file.path) for file in quarantined],
         "total": total(files)._asdict(),
+        "unreadable": unreadable(problems),
     }
 
 
+def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
+    """What a command could not read, deliver or change."""
+    return [{"path": str(p.path), "reason": p.reason} for p in problems]
+
+
 def _file(file: Report) -> dict[str, Any]:
-    is_unreadable = bool(file.problem)
+    is_unreadable = file.problem is not None
     return {
         "path": str(file.path),
         "destination": _destination(file.path),
@@ -46,7 +53,7 @@ def _file(file: Report) -> dict[str, Any]:
         "dead": None if is_unreadable else file.dead,
         "oldest_age": file.oldest_age,
         "bytes": file.bytes,
-        "problem": file.problem,
+        "problem": str(file.problem or ""),
     }
 
 
@@ -86,10 +93,13 @@ def details(found: Found, *, payload: bool) -> dict[str, Any]:
 
 def drained(drained: Drained) -> dict[str, Any]:
     """What a flush delivered and what it left."""
-    return {key: value for key, value in vars(drained).items() if key != "reason"}
+    shown = {key: value for key, value in vars(drained).items() if key != "reason"}
+    return shown | {"unreadable": unreadable(drained.unreadable)}
 
 
-def adopted(adopted: Sequence[Adopted], problems: Mapping[Path, str]) -> dict[str, Any]:
+def adopted(
+    adopted: Sequence[Adopted], problems: Sequence[Unreadable]
+) -> dict[str, Any]:
     """The result for each file to be adopted."""
     return {
         "adopted": sum(file.events for file in adopted),
@@ -97,14 +107,11 @@ def adopted(adopted: Sequence[Adopted], problems: Mapping[Path, str]) -> dict[st
             {
                 "path": str(file.path),
                 "events": file.events,
-                "quarantined": file.quarantined,
+                "quarantined": file.quarantined and str(file.quarantined),
             }
             for file in adopted
         ],
-        "left": [
-            {"path": str(path), "problem": problem}
-            for path, problem in problems.items()
-        ],
+        "unreadable": unreadable(problems),
     }
 
 

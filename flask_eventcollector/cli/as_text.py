@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import click
@@ -15,7 +14,7 @@ import click
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
 from ..stores.spool.admin.draining import Drained
-from ..stores.spool.admin.reading import Found, Report, total
+from ..stores.spool.admin.reading import Found, Report, Unreadable, total
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import destination_name
 from . import formatting
@@ -28,18 +27,14 @@ def show_status(
     folder: Folder,
     files: Sequence[Report],
     others: Sequence[Report],
-    quarantined: Iterable[Path],
+    problems: Sequence[Unreadable],
 ) -> None:
     """Each file, with the totals."""
     click.echo(f"Spool of {app!r}: {formatting.printable(str(folder.path))}")
     if files:
         _show_files(files)
     else:
-        click.echo("No events are waiting.")
-    for path in quarantined:
-        click.echo(
-            f"Quarantined, since it is damaged: {formatting.printable(path.name)}"
-        )
+        show_none("waiting", None, problems)
     if others:
         _show_others(folder, others)
 
@@ -112,6 +107,13 @@ def show_list(found: Sequence[Found]) -> None:
     _write_lines(formatting.table(("ID", "STATE", "AGE", "TARGET"), rows, right=[2]))
 
 
+def show_none(state: str, queue: str | None, problems: Sequence[Unreadable]) -> None:
+    """That no event in *state* was found; with *problems*, there may be some."""
+    readable = "No events that can be read" if problems else "No events"
+    subject = f"{readable} for {formatting.printable(queue)}" if queue else readable
+    click.echo(f"{subject} are {state}.")
+
+
 def show_dead(found: Sequence[Found]) -> None:
     """Each event, with the reason why it is dead."""
     for f in found:
@@ -180,15 +182,17 @@ def show_changed(what: str, changed: Changed) -> None:
                 f"Marked {count} of {owner} for retry. The next worker sends them, or"
                 " run 'flask events flush' now."
             )
-    if changed.left:
-        cause = "the events may be in flight"
-        if what == "retry":
-            cause = "the broker may have refused the events again"
-        click.echo(
-            f"No response from {owner} within {PATIENCE:.0f} s ({cause}, or the process"
-            f" hangs): {abbreviated(changed.left)}",
-            err=True,
-        )
+
+
+def why_left(what: str, changed: Changed) -> str:
+    """Why a running process has not done what it was asked for."""
+    cause = "the events may be in flight"
+    if what == "retry":
+        cause = "the broker may have refused the events again"
+    return (
+        f"no response from {changed.owner} within {PATIENCE:.0f} s ({cause}, or the"
+        f" process hangs): {abbreviated(changed.left)}"
+    )
 
 
 def show_adopted(adopted: Sequence[Adopted]) -> None:
@@ -198,10 +202,6 @@ def show_adopted(adopted: Sequence[Adopted]) -> None:
     if adopted:
         text += " The next worker sends them, or run 'flask events flush' now."
     click.echo(text)
-    for file in adopted:
-        if file.quarantined:
-            name = formatting.printable(file.path.name)
-            click.echo(f"Quarantined, since it is damaged: {name}.quarantined")
 
 
 # Anywhere.
@@ -214,12 +214,6 @@ def progress(length: int) -> Any:
     return click.progressbar(
         length=length, label="Delivering", file=sys.stderr, show_pos=True
     )
-
-
-def report_problems(problems: Iterable[str]) -> None:
-    """Write to stderr what could not be read."""
-    for problem in problems:
-        click.echo(f"Can't read {formatting.printable(problem)}", err=True)
 
 
 def abbreviated(ids: Iterable[str]) -> str:

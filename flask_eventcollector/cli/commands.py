@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import click
 from flask import current_app
@@ -14,10 +13,13 @@ from ..stores.spool.admin.adopting import Adopted, adopt
 from ..stores.spool.admin.changes import change
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import (
+    QUARANTINED,
     Found,
+    Gone,
     Report,
     Unreadable,
     events_in,
+    quarantined,
     report,
     reports,
     reports_of_others,
@@ -26,7 +28,7 @@ from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting
 from .context import app_state, delivery, spool_folder
-from .exit_codes import Exit, Failure, end
+from .exit_codes import Failure, finish
 from .selection import select, select_files, with_ids
 
 #: How many events ``list`` and ``dead`` show by default.
@@ -62,20 +64,24 @@ def _status(for_machines: bool) -> None:
 
     Files of this app's name whose events are for another broker or virtual host are
     listed apart; see 'adopt'. Exits with 3 if any event is waiting or dead, or if a
-    file can't be read. Running processes with another broker don't count.
+    file can't be read or is quarantined. Running processes with another broker don't
+    count.
     """
     folder = spool_folder()
     files, others = reports(folder), reports_of_others(folder)
-    quarantined = folder.quarantined_files()
+    set_aside = quarantined(folder)
+    left_alone = [file for file in others if not file.owner.alive]
+    problems = [file.problem for file in files + left_alone if file.problem]
+    problems += set_aside
     if for_machines:
-        shown = as_json.status(current_app.name, folder, files, others, quarantined)
+        shown = as_json.status(
+            current_app.name, folder, files, others, set_aside, problems
+        )
         as_json.write(shown)
     else:
-        as_text.show_status(current_app.name, folder, files, others, quarantined)
-    files += [file for file in others if not file.owner.alive]
-    as_text.report_problems(file.problem for file in files if file.problem)
-    if any(file.waiting or file.dead or file.problem for file in files):
-        end(Exit.WAITS)
+        as_text.show_status(current_app.name, folder, files, others, problems)
+    files += left_alone
+    finish(problems, is_left=any(file.waiting or file.dead for file in files))
 
 
 @_command("list")
@@ -86,7 +92,8 @@ def _status(for_machines: bool) -> None:
 def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None:
     """List the events, oldest first.
 
-    With --json, writes one object per line.
+    With --json, writes one object per line, and a last one with "unreadable" if a file
+    can't be read. Then it exits with 3.
     """
     _show_events(queue, limit, dead, None if for_machines else as_text.show_list)
 
@@ -99,7 +106,7 @@ def _dead(queue: str | None, limit: int, for_machines: bool) -> None:
     """List the dead events, with the broker's last reason for each.
 
     The broker kept refusing these events, so they are no longer sent. See 'retry' and
-    'purge'. With --json, writes one object per line.
+    'purge'. For --json and the exit code see 'list'.
     """
     _show_events(queue, limit, True, None if for_machines else as_text.show_dead)
 
@@ -111,21 +118,20 @@ def _show_events(
     show: Callable[[Sequence[Found]], None] | None,
 ) -> None:
     """List events, or only *dead* ones; as JSON without *show*."""
-    problems: list[str] = []
+    problems: list[Unreadable] = []
     found = events_in(spool_folder(), problems, queue=queue, dead=dead)
     first = itertools.islice(found, limit or None)
     if show is None:
         as_json.write_lines(map(as_json.event, first))
+        if problems:
+            as_json.write_lines([{"unreadable": as_json.unreadable(problems)}])
     elif shown := list(first):
         show(shown)
         if limit and next(found, None):
             click.echo(f"Only the first {limit}; --limit 0 shows all.", err=True)
     else:
-        subject = (
-            f"No events for {formatting.printable(queue)}" if queue else "No events"
-        )
-        click.echo(f"{subject} are {'dead' if dead else 'waiting'}.")
-    as_text.report_problems(problems)
+        as_text.show_none("dead" if dead else "waiting", queue, problems)
+    finish(problems)
 
 
 @_command("show")
@@ -134,11 +140,14 @@ def _show_events(
 @_json
 def _show(id: str, payload: bool, for_machines: bool) -> None:
     """Show one event with its properties and headers."""
-    found = with_ids(spool_folder(), [id])
+    problems: list[Unreadable] = []
+    found = with_ids(spool_folder(), [id], problems)
     if for_machines:
-        as_json.write(as_json.details(found[0], payload=payload))
+        shown = as_json.details(found[0], payload=payload)
+        as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     else:
         as_text.show_details(found[0], payload=payload)
+    finish(problems)
 
 
 @_command("flush")
@@ -153,8 +162,9 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
 def _flush(timeout: float, for_machines: bool) -> None:
     """Deliver the events that ended processes have left.
 
-    Events of running processes are only counted; those processes deliver them. Exits
-    with 3 if events are still waiting: the broker is unreachable, or refuses them.
+    Events of running processes are only counted; those processes deliver them, unless
+    they don't respond. Exits with 3 if events are still waiting or dead, or if a file
+    can't be read.
     """
     folder, own_delivery = spool_folder(), delivery()
     waiting = sum(file.waiting for file in reports(folder) if not file.owner.alive)
@@ -166,9 +176,13 @@ def _flush(timeout: float, for_machines: bool) -> None:
         as_json.write(as_json.drained(drained))
     else:
         as_text.show_drained(drained)
-    if drained.waiting:
+    if drained.reason:
         click.echo(f"Not delivered: {formatting.printable(drained.reason)}", err=True)
-        end(Exit.WAITS)
+    finish(
+        drained.unreadable,
+        is_left=bool(drained.waiting or drained.dead),
+        lead="Not delivered:",
+    )
 
 
 @_command("retry")
@@ -181,9 +195,11 @@ def _retry(
 ) -> None:
     """Retry dead events: those with IDS, or --all.
 
-    Exits with 1 and changes nothing if an event is unknown or not dead.
+    Exits with 1 and changes nothing if an event is unknown or not dead, and with 3 if a
+    file can't be read or changed.
     """
-    found = select(spool_folder(), ids, every, queue, "--all")
+    problems: list[Unreadable] = []
+    found = select(spool_folder(), ids, every, queue, "--all", problems)
     dead = [f for f in found if f.stored.dead is not None]
     # An event may be in two files, and dead in only one of them.
     waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
@@ -192,7 +208,7 @@ def _retry(
             "Not dead, so already being retried:"
             f" {as_text.abbreviated(sorted(waiting))}"
         )
-    _change("retry", dead, for_machines)
+    _change("retry", dead, problems, for_machines)
 
 
 @_command("purge")
@@ -207,15 +223,16 @@ def _purge(
     """Drop waiting or dead events for good: those with IDS, or --dead.
 
     The app's log and signals report the drop. Exits with 1 and drops nothing if an
-    event is unknown.
+    event is unknown, and with 3 if a file can't be read or changed.
     """
-    found = select(spool_folder(), ids, every, queue, "--dead")
+    problems: list[Unreadable] = []
+    found = select(spool_folder(), ids, every, queue, "--dead", problems)
     count = len({f.stored.event.id for f in found})
     if count and not yes:
         click.confirm(
             f"Drop {formatting.events(count)} for good?", abort=True, err=True
         )
-    _change("purge", found, for_machines)
+    _change("purge", found, problems, for_machines)
 
 
 @_command("adopt")
@@ -232,7 +249,7 @@ def _adopt(
     adopt only what their own app has left for their own broker and virtual host. The
     events are moved into a file that the app's workers send to its present broker. FILE
     is a name that 'status' shows, or a path. With --from and this app's own name, these
-    are its files for other brokers. Exits with 1 if a file is in use or can't be read.
+    are its files for other brokers. Exits with 3 if a file is in use or can't be read.
     """
     folder = spool_folder()
     paths = select_files(folder, files, source)
@@ -240,20 +257,21 @@ def _adopt(
     if found and not yes:
         _confirm_adoption(folder, found)
     adopted: list[Adopted] = []
-    problems: dict[Path, str] = {}
+    problems: list[Unreadable] = []
     for path in paths:
         try:
-            adopted.append(adopt(path, folder))
+            moved = adopt(path, folder)
         except Unreadable as error:
-            problems[path] = str(error)
+            problems.append(error)
+        else:
+            adopted.append(moved)
+            if moved.quarantined:
+                problems.append(Unreadable(moved.quarantined, QUARANTINED))
     if for_machines:
         as_json.write(as_json.adopted(adopted, problems))
     else:
         as_text.show_adopted(adopted)
-    for problem in problems.values():
-        click.echo(f"Not adopted: {formatting.printable(problem)}", err=True)
-    if problems:
-        end(Exit.FAILED)
+    finish(problems, lead="Not adopted:")
 
 
 def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
@@ -263,27 +281,34 @@ def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def _change(action: str, found: Sequence[Found], for_machines: bool) -> None:
+def _change(
+    action: str,
+    found: Sequence[Found],
+    problems: list[Unreadable],
+    for_machines: bool,
+) -> None:
     """Retry or purge the *found* events, one file after the other."""
     done: set[str] = set()
     left: set[str] = set()
     for path in dict.fromkeys(f.path for f in found):
-        ids = dict.fromkeys(f.stored.event.id for f in found if f.path == path)
+        ids = [*dict.fromkeys(f.stored.event.id for f in found if f.path == path)]
         try:
-            changed = change(
-                path, ControlRequest(action, list(ids)), app_state().notify
-            )
+            changed = change(path, ControlRequest(action, ids), app_state().notify)
+        except Gone:
+            raise Failure("The events have been delivered in the meantime") from None
         except Unreadable as error:
-            raise Failure(
-                str(error) or "The events have been delivered in the meantime"
-            ) from None
+            problems.append(error)
+            left.update(ids)
+            continue
         done.update(changed.done)
         left.update(changed.left)
+        if changed.left:
+            problems.append(Unreadable(path, as_text.why_left(action, changed)))
         if not for_machines:
             as_text.show_changed(action, changed)
     if for_machines:
-        as_json.write({"done": sorted(done - left), "left": sorted(left)})
+        shown = {"done": sorted(done - left), "left": sorted(left)}
+        as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     elif not found:
-        click.echo("No events are dead.")
-    if left:
-        end(Exit.WAITS)
+        as_text.show_none("dead", None, problems)
+    finish(problems, lead="Not changed:")

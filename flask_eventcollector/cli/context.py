@@ -10,6 +10,7 @@ from ..config.broker_url import MEMORY
 from ..config.settings import choose_broker
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
+from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.folder import Folder
 from .exit_codes import Exit, Failure
 
@@ -37,9 +38,10 @@ def spool_folder() -> Folder:
     try:
         folder.files()
     except OSError as error:
+        reason = f"{error.strerror}. Run this as the user that runs the app"
         raise Failure(
-            f"Can't read the folder {folder.path}: {error.strerror}. Run this as the"
-            " user that runs the app"
+            f"Can't read the folder {folder.path}: {reason}",
+            unreadable=[Unreadable(folder.path, reason)],
         ) from error
     if not folder.path.exists():
         click.echo(

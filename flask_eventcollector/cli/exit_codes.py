@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import click
 
-from . import formatting
+from ..stores.spool.admin.reading import Unreadable
+from . import as_json, formatting
 
 
 class Exit(enum.IntEnum):
     """The exit codes, besides click's own: 0 for success, 2 for a usage error."""
 
     FAILED = 1
-    #: Events are waiting or dead, or a process did not respond.
+    #: Something is left: events are waiting or dead, or a file could not be read.
     WAITS = 3
     #: The backlog is in memory.
     MEMORY = 4
 
 
 class Failure(click.ClickException):
-    """An error, with its cure."""
+    """An error, with its cure.
 
-    def __init__(self, message: str, code: Exit = Exit.FAILED) -> None:
+    :param unreadable: what could not be read, for people and machines.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        code: Exit = Exit.FAILED,
+        unreadable: Sequence[Unreadable] = (),
+    ) -> None:
         super().__init__(formatting.printable(message))
         self.code = code
+        self._unreadable = unreadable
+        context = click.get_current_context(silent=True)
+        self._for_machines = context is not None and bool(
+            context.params.get("for_machines")
+        )
 
     def show(self, file: Any = None) -> None:
         super().show(file)
+        if self._unreadable and self._for_machines:
+            as_json.write({"unreadable": as_json.unreadable(self._unreadable)})
         # click supports only one exit code per exception class.
         end(self.code)
 
@@ -36,3 +53,18 @@ class Failure(click.ClickException):
 def end(code: Exit) -> NoReturn:
     """End the command with *code*."""
     raise SystemExit(int(code))
+
+
+def finish(
+    unreadable: Sequence[Unreadable], *, is_left: bool = False, lead: str = "Can't read"
+) -> None:
+    """End a command that has done what it could; returns if nothing is left.
+
+    :param unreadable: what it could not read, deliver or change, told on stderr.
+    :param is_left: whether anything else is left.
+    :param lead: how each of these lines begins.
+    """
+    for problem in unreadable:
+        click.echo(f"{lead} {formatting.printable(str(problem))}", err=True)
+    if unreadable or is_left:
+        end(Exit.WAITS)

@@ -22,10 +22,11 @@ make changes.
 
 _EXIT_CODES = """\b
 Exit codes:
-  0  success; no events are waiting
-  1  failure
+  0  success; nothing is left
+  1  failure; nothing was done
   2  usage error
-  3  events are waiting or dead, or a process did not respond
+  3  something is left: events are waiting or dead, a file can't be read or changed,
+     or a process did not respond
   4  the backlog is in memory, which no other process can see
 """
 

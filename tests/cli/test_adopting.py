@@ -185,14 +185,14 @@ def test_it_says_in_json_what_it_did(run: Run, folder: Path) -> None:
 
     result = run("adopt", *(path.name for path in paths), "--yes", "--json")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     shown = json.loads(result.stdout)
     assert shown["adopted"] == 2
-    file = {"path": str(paths[0]), "events": 2, "quarantined": False}
+    file = {"path": str(paths[0]), "events": 2, "quarantined": None}
     assert shown["files"] == [file]
-    [left] = shown["left"]
+    [left] = shown["unreadable"]
     assert left["path"] == str(paths[1])
-    assert "stop that process first" in left["problem"]
+    assert "stop that process first" in left["reason"]
     claim.release()
 
 
@@ -271,7 +271,8 @@ def test_of_a_damaged_file_all_that_is_intact_is_adopted(
     result = run("adopt", path.name, "--yes")
 
     assert "10 events of 1 file" in result.stdout
-    assert f"Quarantined, since it is damaged: {path.name}.quarantined" in result.stdout
+    assert f"Not adopted: {path.name}.quarantined: quarantined" in result.stderr
+    assert result.exit_code == 3
     assert status(run)["total"]["waiting"] == 10
 
 
@@ -298,7 +299,7 @@ def test_a_newer_version_s_file_is_left_with_the_cure(run: Run, folder: Path) ->
 
     result = run("adopt", path.name, "--yes")
 
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert f"Not adopted: {path.name}: " in result.stderr
     assert "upgrade the library here as well" in result.stderr
     assert path.exists()
@@ -322,7 +323,7 @@ def test_when_the_disk_fails_in_the_middle_nothing_is_lost(
 
     monkeypatch.setattr(Journal, "write", fails_once)
     result = run("adopt", path.name, "--yes")
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "disk I/O error" in result.stderr
     assert "Adopted 0 events of 0 files." in result.stdout
 

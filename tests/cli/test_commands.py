@@ -174,7 +174,7 @@ def test_flush_delivers_what_a_killed_process_has_left(
 ) -> None:
     result = run("flush", "--timeout", "20")
 
-    assert result.exit_code == 0
+    assert result.exit_code == 3
     assert "1 event delivered, 1 dead." in result.stdout
     assert shop.sent("orders") == [{"secret": 2}]
 

@@ -27,8 +27,8 @@ class Adopted(NamedTuple):
     path: Path
     #: How many events were moved.
     events: int
-    #: Whether the file was damaged, so that it was renamed.
-    quarantined: bool
+    #: Where the file is now, since it was damaged; ``None``: it is gone.
+    quarantined: Path | None
 
 
 def adopt(path: Path, folder: Folder) -> Adopted:
@@ -43,22 +43,22 @@ def adopt(path: Path, folder: Folder) -> Adopted:
     claim = claim_orphan(path)
     if claim is None:
         raise Unreadable(
-            f"{path.name}: {owner_of(path)} uses it, and sends its events itself: stop"
-            " that process first"
+            path,
+            f"{owner_of(path)} uses it, and sends its events itself: stop that process"
+            " first",
         )
     try:
         with _new_file(folder) as new:
             is_damaged = _move(claim.path, new)
             waiting, dead, _ = new.sums()
         if is_damaged:
-            claim.quarantine()
-        else:
-            claim.remove()
-        return Adopted(path, waiting + dead, is_damaged)
+            return Adopted(path, waiting + dead, claim.quarantine())
+        claim.remove()
+        return Adopted(path, waiting + dead, None)
     except BaseException as error:
         claim.release()
         if isinstance(error, READ_ERRORS):
-            raise Unreadable(f"{path.name}: {explain_read_error(error)}") from error
+            raise Unreadable(path, explain_read_error(error)) from error
         raise
 
 

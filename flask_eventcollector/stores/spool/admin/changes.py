@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from .reading import (
     READ_ERRORS,
     Gone,
     Owner,
+    Report,
     Unreadable,
     explain_read_error,
     owner_of,
@@ -29,6 +31,9 @@ PATIENCE = 5.0
 _POLL = 0.05
 #: Rows that are read and written at a time, and events per request.
 _PAGE = 200
+
+#: A request that changes nothing: who applies it is running.
+_PING = ControlRequest("", [])
 
 Notify = Callable[[Sequence[Notice]], None]
 
@@ -45,6 +50,7 @@ class Changed(NamedTuple):
 def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
     """Apply *request* to the file *path*, or have its process apply it.
 
+    :raises Gone: the file was removed, since its events were delivered.
     :raises Unreadable: the file is damaged or can't be written.
     """
     owner, left = owner_of(path), request.ids
@@ -58,7 +64,7 @@ def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
             _edit(claim, ControlRequest(request.action, left), notify)
             owner, left = owner._replace(alive=False), []
     except READ_ERRORS as error:
-        raise Unreadable(f"{path.name}: {explain_read_error(error)}") from error
+        raise Unreadable(path, explain_read_error(error)) from error
     not_done = set(left)
     return Changed(owner, [id for id in request.ids if id not in not_done], left)
 
@@ -104,6 +110,38 @@ def _opened(claim: Claim) -> Iterator[Journal]:
 
 
 # The file of a running process, which only that process writes to.
+
+
+def unresponsive(files: Iterable[Report]) -> dict[int, str]:
+    """Ask the running processes of *files* for a sign of life.
+
+    Waits at most :data:`PATIENCE` seconds, about one if all of them respond. Returns
+    those that did not, with the reason.
+    """
+    paths = {file.owner.process: file.path for file in files}
+    if not paths:
+        return {}
+    with ThreadPoolExecutor(len(paths)) as pool:
+        reasons = dict(zip(paths, pool.map(_silence, paths.values()), strict=True))
+    return {process: reason for process, reason in reasons.items() if reason}
+
+
+def _silence(path: Path) -> str:
+    owner = owner_of(path)
+    try:
+        if _is_applied(path, _PING):
+            return ""
+    except OSError as error:
+        return explain_read_error(error)
+    return no_response(owner)
+
+
+def no_response(owner: Owner) -> str:
+    """Why a running process has not done what it was asked for."""
+    return (
+        f"no response from {owner} within {PATIENCE:.0f} s: its events stay until it"
+        " continues or ends"
+    )
 
 
 def _submit(path: Path, request: ControlRequest) -> list[str]:

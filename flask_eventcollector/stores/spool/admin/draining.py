@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ....delivery.delivery import Delivery
 from ....events import BrokerState, Stats
 from ..folder import Folder
-from .reading import reports
+from .changes import unresponsive
+from .reading import Report, Unreadable, quarantined, reports
 
 #: Seconds between two progress updates.
 _STEP = 0.1
@@ -21,7 +22,7 @@ class Drained:
     """The result of a flush."""
 
     delivered: int
-    #: Events of dead processes that are still waiting.
+    #: Events that still wait: those of dead processes and of unresponsive ones.
     waiting: int
     #: Dead events of dead processes.
     dead: int
@@ -30,7 +31,9 @@ class Drained:
     #: Events on disk of running processes, and the number of these processes.
     others: int
     processes: int
-    #: Why events are left; ``""``: unknown.
+    #: What could not be read, or belongs to an unresponsive process.
+    unreadable: list[Unreadable]
+    #: Why this process has not delivered all that it could read; ``""``: it has.
     reason: str
 
 
@@ -70,21 +73,33 @@ def _ended(before: Stats, now: Stats) -> int:
 def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
     files = reports(folder)
     alone = [file for file in files if not file.owner.alive]
-    others = [f for f in files if f.owner.alive and not f.is_here]
-    error = now.broker_error or f"the broker is {now.broker}"
-    if now.broker is BrokerState.READY:
-        error = "the broker refused the events (see the log), or the timeout expired"
+    others = [f for f in files if f.owner.alive and not f.is_here and _events(f)]
+    silent = unresponsive(others)
+    stuck = [f for f in others if f.owner.process in silent]
+    busy = [f for f in others if f.owner.process not in silent]
+    here = now.retained + now.in_flight + now.unadopted + sum(f.waiting for f in alone)
     return Drained(
         delivered=now.confirmed - before.confirmed,
-        waiting=now.retained
-        + now.in_flight
-        + now.unadopted
-        + sum(f.waiting for f in alone),
+        waiting=here + sum(map(_events, stuck)),
         dead=now.dead + sum(f.dead for f in alone),
         quarantined=now.quarantined - before.quarantined,
-        others=sum(f.waiting + f.dead for f in others),
-        processes=len({f.owner.process for f in others if f.waiting or f.dead}),
-        reason=next((t for f in alone if (t := f.problem)), "")
-        or now.spool_error
-        or error,
+        others=sum(map(_events, busy)),
+        processes=len({f.owner.process for f in busy}),
+        unreadable=[
+            *(f.problem for f in files if f.problem),
+            *quarantined(folder),
+            *(Unreadable(f.path, silent[f.owner.process]) for f in stuck),
+        ],
+        reason=_reason(now) if here else "",
     )
+
+
+def _events(file: Report) -> int:
+    return file.waiting + file.dead
+
+
+def _reason(now: Stats) -> str:
+    if now.broker is not BrokerState.READY:
+        return now.broker_error or f"the broker is {now.broker}"
+    refused = "the broker refused the events (see the log), or the timeout expired"
+    return now.spool_error or refused

@@ -24,8 +24,22 @@ _PAGE = 100
 READ_ERRORS = (OSError, sqlite3.Error, ForeignFile, NewerVersion)
 
 
+#: Why a quarantined file is not read.
+QUARANTINED = "quarantined, so no process reads it: see 'flask events quarantine list'"
+
+
 class Unreadable(Exception):
-    """A file that can't be read. The message names the reason and the cure."""
+    """A file that a command could not read, deliver or change."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path.name}: {reason}")
+        self.path = path
+        #: The reason and the cure.
+        self.reason = reason
+
+
+class Gone(Exception):
+    """The file was removed while it was read, since it had no events left."""
 
 
 class Owner(NamedTuple):
@@ -51,8 +65,8 @@ class Report:
     #: Seconds since the oldest of them was enqueued.
     oldest_age: float | None = None
     bytes: int = 0
-    #: Why the file can't be read; ``""``: it can.
-    problem: str = ""
+    #: Why the file can't be read; ``None``: it can.
+    problem: Unreadable | None = None
 
     @property
     def is_here(self) -> bool:
@@ -109,7 +123,7 @@ def report(path: Path) -> Report | None:
     except Gone:
         return None
     except Unreadable as error:
-        return Report(path, owner, bytes=size, problem=str(error))
+        return Report(path, owner, bytes=size, problem=error)
     age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
     return Report(path, owner, waiting, dead, age, size)
 
@@ -125,25 +139,37 @@ def total(files: Sequence[Report]) -> Total:
     )
 
 
+def quarantined(folder: Folder) -> list[Unreadable]:
+    """The quarantined files, which no process reads."""
+    return [Unreadable(path, QUARANTINED) for path in folder.quarantined_files()]
+
+
 def events_in(
-    folder: Folder, problems: list[str], *, queue: str | None = None, dead: bool = False
+    folder: Folder,
+    problems: list[Unreadable],
+    *,
+    queue: str | None = None,
+    dead: bool = False,
 ) -> Iterator[Found]:
     """The events, in the order in which they were enqueued.
 
-    Unreadable ones are skipped, and added to *problems*.
+    Unreadable and quarantined files are skipped, and added to *problems*.
     """
+    problems += quarantined(folder)
     files = [_events(path, problems, queue, dead) for path in folder.files()]
     return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
 
 
-def events_with(folder: Folder, ids: list[str], problems: list[str]) -> list[Found]:
+def events_with(
+    folder: Folder, ids: list[str], problems: list[Unreadable]
+) -> list[Found]:
     """The events with *ids*. An event may be in several files."""
     found: list[Found] = []
     for path in folder.files():
         try:
             found += _events_with(path, ids, problems)
         except Unreadable as error:
-            problems.append(str(error))
+            problems.append(error)
     return found
 
 
@@ -168,13 +194,9 @@ def reading(path: Path, *, again: bool = False) -> Iterator[Journal | None]:
             yield journal
     except READ_ERRORS as error:
         if os.path.lexists(path):
-            raise Unreadable(f"{path.name}: {explain_read_error(error)}") from error
+            raise Unreadable(path, explain_read_error(error)) from error
         # Its owner has just removed it, so what was read from it is void.
         raise Gone from error
-
-
-class Gone(Unreadable):
-    """The file was removed while it was read, since it had no events left."""
 
 
 def explain_read_error(error: Exception) -> str:
@@ -206,7 +228,7 @@ def _size(path: Path) -> int:
 
 
 def _events(
-    path: Path, problems: list[str], queue: str | None, dead: bool
+    path: Path, problems: list[Unreadable], queue: str | None, dead: bool
 ) -> Iterator[Found]:
     owner, number = owner_of(path), -1
     while True:
@@ -218,7 +240,7 @@ def _events(
         except Gone:
             return
         except Unreadable as error:
-            problems.append(str(error))
+            problems.append(error)
             return
         if not rows:
             return
@@ -226,7 +248,7 @@ def _events(
         yield from _found(path, owner, rows, problems)
 
 
-def _events_with(path: Path, ids: list[str], problems: list[str]) -> list[Found]:
+def _events_with(path: Path, ids: list[str], problems: list[Unreadable]) -> list[Found]:
     owner = owner_of(path)
     found: list[Found] = []
     for start in range(0, len(ids), _PAGE):
@@ -241,10 +263,13 @@ def _events_with(path: Path, ids: list[str], problems: list[str]) -> list[Found]
 
 
 def _found(
-    path: Path, owner: Owner, rows: Sequence[tuple[Any, ...]], problems: list[str]
+    path: Path,
+    owner: Owner,
+    rows: Sequence[tuple[Any, ...]],
+    problems: list[Unreadable],
 ) -> Iterator[Found]:
     for row in rows:
         try:
             yield Found(path, owner, read_row(row))
         except DamagedRow as error:
-            problems.append(f"{path.name}: {error}")
+            problems.append(Unreadable(path, str(error)))
