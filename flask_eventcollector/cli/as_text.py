@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -145,6 +146,24 @@ def show_details(found: Found, *, payload: bool) -> None:
         text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
         _write_lines(formatting.printable(line) for line in text.splitlines())
+
+
+#: How many events a preview shows.
+_SAMPLE = 3
+
+
+def preview(found: Sequence[Found]) -> None:
+    """How many events each target has among *found*, and the oldest ones."""
+    events = {f.stored.event.id: f.stored.event for f in found}.values()
+    for target, count in Counter(event.target for event in events).most_common():
+        text = f"{target}: {formatting.events(count)}"
+        click.echo(formatting.printable(text), err=True)
+    for event in itertools.islice(events, _SAMPLE):
+        age = formatting.age(formatting.age_of(event.enqueued_at))
+        text = f"  {event.id}  {event.target}, {age} old"
+        click.echo(formatting.printable(text), err=True)
+    if len(events) > _SAMPLE:
+        click.echo(f"  … and {len(events) - _SAMPLE} more", err=True)
 
 
 # What a command has done.

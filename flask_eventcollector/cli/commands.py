@@ -14,6 +14,7 @@ from ..stores.spool.admin.changes import change
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import (
     QUARANTINED,
+    Filter,
     Found,
     Gone,
     Report,
@@ -29,7 +30,8 @@ from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting
 from .context import app_state, delivery, spool_folder
 from .exit_codes import Failure, finish
-from .selection import select, select_files, with_ids
+from .selection import any_condition, select, select_files, with_ids
+from .values import seconds
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -47,7 +49,23 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
 
 
 _json = click.option("--json", "for_machines", is_flag=True, help="Write JSON.")
-_queue = click.option("--queue", metavar="NAME", help="Only events for this queue.")
+_yes = click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+_queue = click.option(
+    "--queue",
+    metavar="GLOB",
+    help="Only events for this queue, or for all that match, as in 'orders.*'.",
+)
+_reason = click.option(
+    "--reason",
+    metavar="TEXT",
+    help="Only dead events whose reason has this text, or matches it as a GLOB.",
+)
+_older_than = click.option(
+    "--older-than",
+    metavar="AGE",
+    callback=seconds,
+    help="Only events enqueued longer ago, for example 90s, 30min, 2h or 7d.",
+)
 _limit = click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -119,7 +137,7 @@ def _show_events(
 ) -> None:
     """List events, or only *dead* ones; as JSON without *show*."""
     problems: list[Unreadable] = []
-    found = events_in(spool_folder(), problems, queue=queue, dead=dead)
+    found = events_in(spool_folder(), problems, Filter(queue, dead))
     first = itertools.islice(found, limit or None)
     if show is None:
         as_json.write_lines(map(as_json.event, first))
@@ -139,7 +157,10 @@ def _show_events(
 @click.option("--payload", is_flag=True, help="Also show the payload.")
 @_json
 def _show(id: str, payload: bool, for_machines: bool) -> None:
-    """Show one event with its properties and headers."""
+    """Show one event with its properties and headers.
+
+    The first characters of the ID are enough, at least four.
+    """
     problems: list[Unreadable] = []
     found = with_ids(spool_folder(), [id], problems)
     if for_machines:
@@ -189,17 +210,27 @@ def _flush(timeout: float, for_machines: bool) -> None:
 @click.argument("ids", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Retry all dead events.")
 @_queue
+@_reason
+@_older_than
 @_json
 def _retry(
-    ids: tuple[str, ...], every: bool, queue: str | None, for_machines: bool
+    ids: tuple[str, ...],
+    every: bool,
+    queue: str | None,
+    reason: str | None,
+    older_than: float | None,
+    for_machines: bool,
 ) -> None:
-    """Retry dead events: those with IDS, or --all.
+    """Retry dead events: those with IDS, --all, or all that meet the conditions.
 
     Exits with 1 and changes nothing if an event is unknown or not dead, and with 3 if a
     file can't be read or changed.
     """
     problems: list[Unreadable] = []
-    found = select(spool_folder(), ids, every, queue, "--all", problems)
+    wanted = any_condition(Filter(queue, every, reason, older_than))
+    if wanted is not None:
+        wanted = wanted._replace(dead=True)
+    found = select(spool_folder(), ids, wanted, "--all", problems)
     dead = [f for f in found if f.stored.dead is not None]
     # An event may be in two files, and dead in only one of them.
     waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
@@ -213,32 +244,47 @@ def _retry(
 
 @_command("purge")
 @click.argument("ids", nargs=-1)
-@click.option("--dead", "every", is_flag=True, help="Purge all dead events.")
+@click.option("--dead", "every", is_flag=True, help="Only dead events.")
 @_queue
-@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+@_reason
+@_older_than
+@_yes
 @_json
 def _purge(
-    ids: tuple[str, ...], every: bool, queue: str | None, yes: bool, for_machines: bool
+    ids: tuple[str, ...],
+    every: bool,
+    queue: str | None,
+    reason: str | None,
+    older_than: float | None,
+    yes: bool,
+    for_machines: bool,
 ) -> None:
-    """Drop waiting or dead events for good: those with IDS, or --dead.
+    """Drop events for good: those with IDS, or all that meet the conditions.
+
+    Waiting and dead events are meant, unless --dead or --reason is given. Shows how
+    many for each target, and asks. --json requires --yes.
 
     The app's log and signals report the drop. Exits with 1 and drops nothing if an
     event is unknown, and with 3 if a file can't be read or changed.
     """
     problems: list[Unreadable] = []
-    found = select(spool_folder(), ids, every, queue, "--dead", problems)
-    count = len({f.stored.event.id for f in found})
-    if count and not yes:
-        click.confirm(
-            f"Drop {formatting.events(count)} for good?", abort=True, err=True
-        )
+    if for_machines and not yes:
+        raise click.UsageError("--json requires --yes, since it asks nobody.")
+    wanted = any_condition(
+        Filter(queue, every or reason is not None, reason, older_than)
+    )
+    found = select(spool_folder(), ids, wanted, "--dead", problems)
+    if found and not yes:
+        as_text.preview(found)
+        count = len({f.stored.event.id for f in found})
+        _confirm(f"Drop {formatting.events(count)} for good?")
     _change("purge", found, problems, for_machines)
 
 
 @_command("adopt")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--from", "source", metavar="APP", help="All files of the app APP.")
-@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
+@_yes
 @_json
 def _adopt(
     files: tuple[str, ...], source: str | None, yes: bool, for_machines: bool
@@ -277,8 +323,21 @@ def _adopt(
 def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     for file in files:
         click.echo(as_text.describe(file), err=True)
-    question = f"Send them to {folder.destination}?"
-    click.confirm(question, abort=True, err=True)
+    _confirm(f"Send them to {folder.destination}?")
+
+
+def _confirm(question: str) -> None:
+    """Ask; ends the command if the answer is no.
+
+    :raises Failure: nobody can answer.
+    """
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        raise Failure("Not confirmed, so nothing was done: add --yes") from None
+    if not agreed:
+        raise click.Abort
 
 
 def _change(
@@ -310,5 +369,6 @@ def _change(
         shown = {"done": sorted(done - left), "left": sorted(left)}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     elif not found:
-        as_text.show_none("dead", None, problems)
+        state = "dead" if action == "retry" else "waiting or dead"
+        as_text.show_none(state, None, problems)
     finish(problems, lead="Not changed:")

@@ -9,61 +9,86 @@ import click
 from flask import current_app
 
 from ..stores.spool.admin.reading import (
+    ALL,
     QUARANTINED,
+    Filter,
     Found,
     Unreadable,
     events_in,
     events_with,
+    ids_from,
     quarantined,
 )
 from ..stores.spool.folder import EXTENSION, Folder
 from .as_text import abbreviated
 from .exit_codes import Failure
 
+#: In characters: the shortest beginning of an id, as in Git, and a whole one.
+_SHORTEST_ID, _FULL_ID = 4, 36
+
 
 def select(
     folder: Folder,
     ids: Sequence[str],
-    every: bool,
-    queue: str | None,
+    wanted: Filter | None,
     option: str,
     problems: list[Unreadable],
 ) -> list[Found]:
-    """The events with *ids*; with *every*, all dead events.
+    """The events with *ids*, or the *wanted* ones; ``None``: no condition was given.
 
-    :param option: the command line option for *every*.
+    :param option: the command line option that selects without a condition.
     :param problems: gets the files that can't be read.
-    :raises Failure: an id is unknown.
+    :raises Failure: an id is unknown or ambiguous.
     """
-    if bool(ids) == every:
-        raise click.UsageError(f"Give the ids of events, or {option}.")
-    if queue and not every:
-        raise click.UsageError(f"--queue requires {option}.")
-    if every:
-        return [*events_in(folder, problems, queue=queue, dead=True)]
+    if bool(ids) == (wanted is not None):
+        raise click.UsageError(
+            "Give either the ids of events, or conditions: --queue, --reason,"
+            f" --older-than, {option}."
+        )
+    if wanted is not None:
+        return [*events_in(folder, problems, wanted)]
     return with_ids(folder, ids, problems)
+
+
+def any_condition(wanted: Filter) -> Filter | None:
+    """*wanted*; ``None``: it has no condition, so it would select every event."""
+    return None if wanted == ALL else wanted
 
 
 def with_ids(
     folder: Folder, ids: Sequence[str], problems: list[Unreadable]
 ) -> list[Found]:
-    """The events with *ids*.
+    """The events with *ids*, each in full or shortened to an unambiguous beginning.
 
     :param problems: gets the files that can't be read.
-    :raises Failure: an id is unknown.
+    :raises Failure: an id is unknown or ambiguous.
     """
-    found = events_with(folder, list(dict.fromkeys(ids)), problems)
+    ids = [*dict.fromkeys(_in_full(folder, id) for id in ids)]
+    found = events_with(folder, ids, problems)
     unknown = set(ids) - {f.stored.event.id for f in found}
     if unknown:
         unread = [*problems, *quarantined(folder)]
         raise Failure(
-            f"No such event on disk: {abbreviated(sorted(unknown))}. Give ids in"
-            " full, as 'flask events list' shows them. An event that it does not"
+            f"No such event on disk: {abbreviated(sorted(unknown))}. Give ids as"
+            " 'flask events list' shows them, or at least their first"
+            f" {_SHORTEST_ID} characters. An event that it does not"
             " show may have been delivered"
             + "".join(f". Can't read {problem}" for problem in unread),
             unreadable=unread,
         )
     return found
+
+
+def _in_full(folder: Folder, id: str) -> str:
+    """The id that starts with *id*; *id* itself if it is complete, or unknown."""
+    if not _SHORTEST_ID <= len(id) < _FULL_ID:
+        return id
+    found = ids_from(folder, id)
+    if len(found) > 1 and id not in found:
+        raise Failure(
+            f"{id} is ambiguous: {abbreviated(found)}. Give more characters of the id"
+        )
+    return found[0] if len(found) == 1 else id
 
 
 def select_files(

@@ -21,6 +21,7 @@ from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
 from tests.helpers import Recorder, Shop, open_shop
 from tests.parts import thread
+from tests.spool.support import leave
 
 WORKER = """
 import sys
@@ -248,14 +249,6 @@ def test_an_empty_answer_names_what_was_asked_for(
     assert run("dead", "--queue", "none").stdout == "No events for none are dead.\n"
 
 
-def test_half_an_id_is_no_id(run: Callable[..., Result], killed: Worker) -> None:
-    result = run("show", killed.dead[:8])
-
-    assert result.exit_code == 1
-    assert f"No such event on disk: {killed.dead[:8]}." in result.output
-    assert "in full" in result.output
-
-
 def test_without_a_broker_s_url_the_cure_is_to_set_it(tmp_path: Path) -> None:
     with open_shop(TESTING_BROKER=True, BACKLOG="spool", SPOOL_DIR=tmp_path) as shop:
         result = shop.test_cli_runner().invoke(args=["events", "status"])
@@ -358,3 +351,114 @@ def test_a_worker_loads_no_command() -> None:
         "assert 'flask_eventcollector.cli.commands' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_queue_is_given_as_a_glob_which_distinguishes_case(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    def listed(pattern: str) -> list[str]:
+        lines = run("list", "--queue", pattern, "--json").stdout.splitlines()
+        return [json.loads(line)["id"] for line in lines]
+
+    assert listed("ord*") == [killed.waiting]
+    assert listed("[or]*") == [killed.dead, killed.waiting]
+    assert listed("Ord*") == []
+
+
+def test_the_beginning_of_an_id_is_enough(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    shown = json.loads(run("show", killed.dead[:8], "--json").stdout)
+
+    assert shown["id"] == killed.dead
+    result = run("show", killed.dead[:3])
+    assert result.exit_code == 1
+    assert "at least their first 4 characters" in result.output
+
+
+def test_an_ambiguous_beginning_of_an_id_names_the_matches(
+    run: Callable[..., Result], folder: Path
+) -> None:
+    leave(folder, ["abcd-1", "abcd-2", "abcd"], destination=None)
+
+    result = run("show", "abcd-")
+
+    assert result.exit_code == 1
+    assert "abcd- is ambiguous: abcd-1, abcd-2. Give more" in result.output
+    assert json.loads(run("show", "abcd", "--json").stdout)["id"] == "abcd"
+
+
+def test_purge_by_queue_previews_and_asks(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    result = run("purge", "--queue", "ord*", input="y\n")
+
+    assert result.exit_code == 0, result.output
+    assert "orders: 1 event\n" in result.stderr
+    assert killed.waiting in result.stderr
+    left = status(run)["total"]
+    assert (left["waiting"], left["dead"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "left"),
+    [
+        (["--reason", "no such reason"], (1, 1)),
+        (["--reason", "*"], (1, 0)),
+        (["--reason", "refuse"], (1, 0)),
+        (["--older-than", "1h"], (1, 1)),
+        (["--older-than", "0s"], (0, 0)),
+        (["--older-than", "0s", "--dead"], (1, 0)),
+        (["--queue", "nix"], (1, 1)),
+    ],
+)
+def test_purge_drops_what_meets_all_conditions(
+    run: Callable[..., Result],
+    killed: Worker,
+    conditions: list[str],
+    left: tuple[int, int],
+) -> None:
+    result = run("purge", *conditions, "--yes")
+
+    assert result.exit_code == 0, result.output
+    total = status(run)["total"]
+    assert (total["waiting"], total["dead"]) == left
+
+
+def test_retry_by_condition_leaves_waiting_events_alone(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    assert run("retry", "--queue", "orders").stdout == "No events are dead.\n"
+    assert "Marked 1 event" in run("retry", "--queue", "*").stdout
+    assert status(run)["total"]["dead"] == 0
+
+
+def test_purge_without_an_answer_drops_nothing(
+    run: Callable[..., Result], killed: Worker
+) -> None:
+    result = run("purge", "--queue", "*")
+
+    assert result.exit_code == 1
+    assert "nothing was done: add --yes" in result.output
+    assert run("purge", "--dead", "--json").exit_code == 2
+    assert status(run)["total"]["dead"] == 1
+
+
+@pytest.mark.parametrize("args", [[], ["--older-than", "soon"], ["ID", "--dead"]])
+def test_purge_refuses_what_is_no_selection(
+    run: Callable[..., Result], killed: Worker, args: list[str]
+) -> None:
+    assert run("purge", *args, "--yes").exit_code == 2
+
+
+def test_a_queue_whose_name_looks_like_a_glob_is_found_by_its_name(
+    run: Callable[..., Result], folder: Path
+) -> None:
+    leave(folder, range(5), "a[1]", destination=None)
+
+    result = run("purge", "--queue", "a[1]", input="y\n")
+
+    assert result.exit_code == 0, result.output
+    assert "a[1]: 5 events\n" in result.stderr
+    assert "… and 2 more" in result.stderr
+    assert list(folder.iterdir()) == []

@@ -9,6 +9,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -141,6 +142,12 @@ def _schema(destination: str) -> Iterator[str]:
     yield f"PRAGMA user_version = {version}"
 
 
+def _is_named(queue: bytes, pattern: str) -> bool:
+    # A damaged name may be invalid UTF-8.
+    name = queue.decode(errors="replace")
+    return name == pattern or fnmatchcase(name, pattern)
+
+
 def _steady(page: bytes) -> bytes:
     """The first page with its :data:`_VARYING` fields zeroed."""
     steady = bytearray(page)
@@ -160,6 +167,7 @@ class Journal:
         self._connection = connection
         # Text in a damaged file may be invalid UTF-8.
         connection.text_factory = bytes
+        connection.create_function("is_named", 2, _is_named)
 
     @classmethod
     def create(
@@ -284,6 +292,14 @@ class Journal:
         rows = self._connection.execute(f"{_SELECT} WHERE id IN ({places})", ids)
         return rows.fetchall()
 
+    def ids_from(self, prefix: str) -> list[str]:
+        """The ids that start with *prefix*, in the order of their rows."""
+        rows = self._connection.execute(
+            "SELECT id FROM events WHERE substr(id, 1, ?) = ? ORDER BY number",
+            (len(prefix), prefix),
+        )
+        return [id.decode(errors="replace") for (id,) in rows]
+
     def sums(self) -> tuple[int, int, int | None]:
         """The number of waiting rows, of dead rows, and the oldest enqueue time."""
         ((rows, dead, oldest),) = self._connection.execute(
@@ -294,11 +310,16 @@ class Journal:
     def rows_after(
         self, number: int, count: int, *, queue: str | None, dead: bool
     ) -> list[tuple[Any, ...]]:
-        """The next *count* rows after *number*: of *queue*, or only *dead* ones."""
+        """The next *count* rows after *number*.
+
+        :param queue: only rows whose queue is this name, or matches it as a pattern of
+        :func:`fnmatch.fnmatchcase`.
+        :param dead: only dead ones.
+        """
         where = "number > ?"
         values: list[Any] = [number]
         if queue is not None:
-            where += " AND queue = ?"
+            where += " AND is_named(CAST(queue AS BLOB), ?)"
             values.append(queue)
         if dead:
             where += f" AND {_IS_DEAD}"

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,6 +96,34 @@ class Found(NamedTuple):
         return "waiting" if self.stored.dead is None else "dead"
 
 
+class Filter(NamedTuple):
+    """Which events are meant; each condition that is set must hold."""
+
+    #: A name, or a pattern of :func:`fnmatch.fnmatchcase`, which distinguishes upper
+    #: and lower case, as AMQP does.
+    queue: str | None = None
+    dead: bool = False
+    #: A part of the broker's reason, or a pattern for all of it. Waiting events have
+    #: no reason on disk.
+    reason: str | None = None
+    #: Enqueued more than this many seconds ago.
+    older_than: float | None = None
+
+    def selects(self, stored: StoredEvent) -> bool:
+        """Whether *stored*, which a journal found by queue and state, is meant."""
+        age = time.time() - stored.event.enqueued_at.timestamp()
+        if self.older_than is not None and age <= self.older_than:
+            return False
+        if self.reason is None:
+            return True
+        found = stored.dead or ""
+        return self.reason in found or fnmatchcase(found, self.reason)
+
+
+#: Every event.
+ALL = Filter()
+
+
 def owner_of(path: Path) -> Owner:
     """The current or last owner of *path*."""
     holder = holder_of(path)
@@ -145,18 +174,14 @@ def quarantined(folder: Folder) -> list[Unreadable]:
 
 
 def events_in(
-    folder: Folder,
-    problems: list[Unreadable],
-    *,
-    queue: str | None = None,
-    dead: bool = False,
+    folder: Folder, problems: list[Unreadable], wanted: Filter = ALL
 ) -> Iterator[Found]:
-    """The events, in the order in which they were enqueued.
+    """The *wanted* events, in the order in which they were enqueued.
 
     Unreadable and quarantined files are skipped, and added to *problems*.
     """
     problems += quarantined(folder)
-    files = [_events(path, problems, queue, dead) for path in folder.files()]
+    files = [_events(path, problems, wanted) for path in folder.files()]
     return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
 
 
@@ -171,6 +196,15 @@ def events_with(
         except Unreadable as error:
             problems.append(error)
     return found
+
+
+def ids_from(folder: Folder, prefix: str) -> list[str]:
+    """The ids that start with *prefix*, as far as the files can be read."""
+    found: set[str] = set()
+    for path in folder.files():
+        with suppress(Unreadable), reading(path) as journal:
+            found.update(journal.ids_from(prefix) if journal else ())
+    return sorted(found)
 
 
 @contextmanager
@@ -227,15 +261,13 @@ def _size(path: Path) -> int:
     return size
 
 
-def _events(
-    path: Path, problems: list[Unreadable], queue: str | None, dead: bool
-) -> Iterator[Found]:
+def _events(path: Path, problems: list[Unreadable], wanted: Filter) -> Iterator[Found]:
     owner, number = owner_of(path), -1
     while True:
         try:
             with reading(path, again=number >= 0) as journal:
                 rows = journal and journal.rows_after(
-                    number, _PAGE, queue=queue, dead=dead
+                    number, _PAGE, queue=wanted.queue, dead=wanted.dead
                 )
         except Gone:
             return
@@ -245,7 +277,8 @@ def _events(
         if not rows:
             return
         number = rows[-1][0]
-        yield from _found(path, owner, rows, problems)
+        found = _found(path, owner, rows, problems)
+        yield from (f for f in found if wanted.selects(f.stored))
 
 
 def _events_with(path: Path, ids: list[str], problems: list[Unreadable]) -> list[Found]:
