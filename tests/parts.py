@@ -400,6 +400,9 @@ class ManualBroker:
     def reconnect_now(self) -> None:
         self._note("reconnect_now")
 
+    def reconnect_soon(self) -> None:
+        self._note("reconnect_soon")
+
     def close(self, timeout: float) -> bool:
         self.state = BrokerState.CLOSED
         self._note("close")

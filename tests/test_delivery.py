@@ -333,6 +333,17 @@ def test_a_flush_ends_when_all_that_is_left_is_refused() -> None:
         assert time.monotonic() - began < DEADLINE
 
 
+def test_a_publish_has_the_broker_connect_soon_unless_it_is_empty(
+    broker: ManualBroker, delivery: Delivery
+) -> None:
+    entries = collect(delivery, 1)
+    broker.becomes(BrokerState.DOWN)
+    delivery.publish([])
+    assert "reconnect_soon" not in broker.calls
+    delivery.publish(entries)
+    assert "reconnect_soon" in broker.calls
+
+
 def test_a_flush_has_the_broker_connect_now(
     broker: ManualBroker, delivery: Delivery
 ) -> None:

@@ -98,6 +98,9 @@ class ModelBroker:
     def reconnect_now(self) -> None:
         """Only the machine makes it ready."""
 
+    def reconnect_soon(self) -> None:
+        """Only the machine makes it ready."""
+
     def close(self, timeout: float) -> bool:
         self.state = BrokerState.CLOSED
         if self.ends_well:

@@ -13,6 +13,7 @@ import pytest
 from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker, broker
 from flask_eventcollector.brokers.rabbitmq.session import Session
 from flask_eventcollector.config.broker_url import parse_broker_urls
+from flask_eventcollector.delivery.backoff import LEAST_PAUSE, LONGEST_PAUSE
 from tests.contracts.sides import BrokerCallbacks
 from tests.helpers import DEADLINE
 
@@ -72,3 +73,72 @@ def test_it_can_be_closed_while_it_begins_to_connect(
     threading.Timer(0.2, closing.set).start()
 
     assert closes_at_once(connecting)
+
+
+class RefusingNode:
+    """Counts the attempts to connect, and ends each at once."""
+
+    def __init__(self) -> None:
+        self.attempts = threading.Semaphore(0)
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._thread = threading.Thread(target=self._refuse, daemon=True)
+        self._thread.start()
+
+    def _refuse(self) -> None:
+        while True:
+            connection, _ = self._server.accept()
+            # Before the handshake, so the client tries once only.
+            connection.close()
+            self.attempts.release()
+
+
+@pytest.fixture
+def refused() -> Iterator[tuple[RabbitMQBroker, RefusingNode]]:
+    """A broker whose node refuses it, with an hour until its next attempt."""
+    node = RefusingNode()
+    url = f"amqp://guest:guest@127.0.0.1:{node.port}/"
+    broker = RabbitMQBroker(
+        parse_broker_urls(url, "the test's URL"),
+        queues={},
+        heartbeat=60,
+        delay=lambda failures: 3600,
+        name="test",
+    )
+    broker.start(BrokerCallbacks())
+    assert node.attempts.acquire(timeout=DEADLINE)
+    yield broker, node
+    assert broker.close(DEADLINE)
+
+
+def test_something_to_send_brings_the_next_attempt_regardless_of_the_backoff(
+    refused: tuple[RabbitMQBroker, RefusingNode],
+) -> None:
+    broker, node = refused
+
+    for _ in range(3):
+        broker.reconnect_soon()
+        assert node.attempts.acquire(timeout=DEADLINE)
+
+
+def test_attempts_keep_their_distance_however_much_there_is_to_send(
+    refused: tuple[RabbitMQBroker, RefusingNode],
+) -> None:
+    busy, node = refused
+    moments: list[float] = []
+
+    while len(moments) < 2:
+        busy.reconnect_soon()
+        if node.attempts.acquire(timeout=0.001):
+            moments.append(time.monotonic())
+
+    # The node may notice the first one a little late.
+    assert moments[1] - moments[0] >= LEAST_PAUSE / 2
+
+
+def test_without_anything_to_send_the_backoff_holds(
+    refused: tuple[RabbitMQBroker, RefusingNode],
+) -> None:
+    _, node = refused
+
+    assert not node.attempts.acquire(timeout=LONGEST_PAUSE + 0.3)

@@ -94,6 +94,9 @@ class MemoryBroker:
     def reconnect_now(self) -> None:
         """There is nothing to connect to."""
 
+    def reconnect_soon(self) -> None:
+        """There is nothing to connect to."""
+
     def close(self, timeout: float) -> bool:
         self._closed = True
         return True

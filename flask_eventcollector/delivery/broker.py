@@ -45,6 +45,12 @@ class Broker(Protocol):
     def reconnect_now(self) -> None:
         """Connect now, without waiting for the backoff. Thread-safe; does not wait."""
 
+    def reconnect_soon(self) -> None:
+        """There is something to send: connect within about a second.
+
+        Thread-safe; does not wait. May be called for each unit of work.
+        """
+
     def close(self, timeout: float) -> bool:
         """Stop within *timeout* seconds; returns whether it stopped cleanly."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
@@ -114,7 +114,7 @@ class Delivery:
                 # No caller waits for the broker, so only the disk makes the events
                 # safe.
                 self._store.persist(waiter.entries)
-            self.broker.wake()
+            self._send(waiter.entries)
             if waiter.patient and timeout:
                 self.broker.reconnect_now()
             ran_out = not waiter.done.wait(timeout) and timeout > 0
@@ -144,7 +144,12 @@ class Delivery:
         self._ledger.hand_over(entries)
         if self._is_over and not self._ledger.is_in_step:
             self._account_for_late(handed_over)
+        self._send(handed_over)
+
+    def _send(self, entries: Sequence[Entry]) -> None:
         self.broker.wake()
+        if entries:
+            self.broker.reconnect_soon()
 
     def discard(self, entries: list[Entry], reason: str) -> int:
         """Discard *entries*; returns how many."""

@@ -12,6 +12,7 @@ import pika
 
 from ...config.broker_url import BrokerURL
 from ...config.exchanges import Exchanges
+from ...delivery.backoff import busy_pause
 from ...delivery.broker import BrokerCallbacks, CallbackRelay
 from ...delivery.signal import Signal
 from ...delivery.threads import OwnThread
@@ -66,6 +67,10 @@ class RabbitMQBroker:
         self._waker = Waker()
         self._is_closing = False
         self._retry_now = Signal()
+        #: Whether there was something to send since the last attempt to connect.
+        self._is_used = False
+        #: Whether the last attempt was long enough ago for that to start another.
+        self._may_retry = False
         self._thread = OwnThread(self._run, f"eventcollector-io-{name}")
 
     def __repr__(self) -> str:
@@ -93,6 +98,12 @@ class RabbitMQBroker:
     def reconnect_now(self) -> None:
         """Connect now, regardless of the backoff; does not wait."""
         self._retry_now.set()
+
+    def reconnect_soon(self) -> None:
+        """Connect within 1.5 s, regardless of the backoff; does not wait."""
+        self._is_used = True
+        if self._may_retry:
+            self._retry_now.set()
 
     def close(self, timeout: float) -> bool:
         """Close the connection and end the thread, within *timeout* seconds."""
@@ -135,13 +146,25 @@ class RabbitMQBroker:
         while not self._closing():
             # A request that arrives during the round starts another one.
             self._retry_now.wait(0)
+            self._is_used = False
             was_ready, error = self._round()
             if self._closing():
                 return
             failures = 1 if was_ready else failures + 1
             self.relay.on_state_change(BrokerState.DOWN, error)
             if not self._is_leaving:
-                self._retry_now.wait(self._delay(failures))
+                self._pause(self._delay(failures))
+
+    def _pause(self, delay: float) -> None:
+        """Wait *delay* seconds, or less if there is something to send."""
+        least = min(delay, busy_pause())
+        if self._retry_now.wait(least):
+            return
+        # Set before the check: a call of reconnect_soon() in between is not missed.
+        self._may_retry = True
+        if not self._is_used:
+            self._retry_now.wait(delay - least)
+        self._may_retry = False
 
     def _round(self) -> tuple[bool, str]:
         """Try each node until one works; returns whether one did, and the error."""
