@@ -369,6 +369,6 @@ def _change(
         shown = {"done": sorted(done - left), "left": sorted(left)}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     elif not found:
-        state = "dead" if action == "retry" else "waiting or dead"
-        as_text.show_none(state, None, problems)
+        # Others may be waiting or dead, which the conditions exclude.
+        as_text.show_none("selected", None, problems)
     finish(problems, lead="Not changed:")

@@ -428,7 +428,7 @@ def test_purge_drops_what_meets_all_conditions(
 def test_retry_by_condition_leaves_waiting_events_alone(
     run: Callable[..., Result], killed: Worker
 ) -> None:
-    assert run("retry", "--queue", "orders").stdout == "No events are dead.\n"
+    assert run("retry", "--queue", "orders").stdout == "No events are selected.\n"
     assert "Marked 1 event" in run("retry", "--queue", "*").stdout
     assert status(run)["total"]["dead"] == 0
 
