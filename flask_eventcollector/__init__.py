@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
     from .extension import EventCollector
     from .signals import (
+        broker_state_changed,
         event_enqueued,
         events_dead,
         events_discarded,
@@ -44,6 +45,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "PublishResult",
     "Stats",
     # Signals.
+    "broker_state_changed",
     "event_enqueued",
     "events_dead",
     "events_discarded",

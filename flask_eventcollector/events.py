@@ -54,7 +54,14 @@ class Event:
         return Target(self.exchange, self.target_queue)
 
 
-class Outcome(str, enum.Enum):
+class Word(str, enum.Enum):
+    """An enum whose members are words: ``str()`` and ``format()`` give the word."""
+
+    def __str__(self) -> str:
+        return str(self.value)
+
+
+class Outcome(Word):
     """The outcome of one event that was sent.
 
     See https://www.rabbitmq.com/docs/confirms for the publisher's side of AMQP.
@@ -102,7 +109,7 @@ class DeadEvent:
     attempts: int
 
 
-class BrokerState(str, enum.Enum):
+class BrokerState(Word):
     """The broker's state, from best to worst."""
 
     #: Connected and responding.
@@ -120,9 +127,6 @@ class BrokerState(str, enum.Enum):
     DOWN = "down"
     #: ``close()`` was called.
     CLOSED = "closed"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def is_connected(self) -> bool:

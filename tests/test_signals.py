@@ -113,6 +113,7 @@ def test_publish_failed_carries_the_outcome_and_the_brokers_reason(
         "outcome": Outcome.RETURNED,
         "error": "no queue 'q'",
         "attempt": 1,
+        "first": True,
     }
 
 
@@ -129,6 +130,7 @@ def test_publish_failed_is_also_sent_when_nothing_was_tried(
         "outcome": None,
         "error": "the broker is down: it was taken down",
         "attempt": 0,
+        "first": True,
     }
 
 

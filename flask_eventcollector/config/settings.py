@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import enum
 import math
 import os
 import reprlib
@@ -15,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ..errors import ConfigurationError
+from ..events import Word
 from ..messages.amqp_fields import check_name, copy_table
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
@@ -25,7 +25,7 @@ from .tls import tls_context
 if TYPE_CHECKING:
     from flask import Flask
 
-E = TypeVar("E", bound=enum.Enum)
+E = TypeVar("E", bound=Word)
 
 PREFIX = "EVENTCOLLECTOR_"
 
@@ -37,7 +37,7 @@ BACKLOGS = ("memory", "spool")
 PublishRule = Callable[[int | None, BaseException | None], bool]
 
 
-class Overflow(enum.Enum):
+class Overflow(Word):
     """What happens to an event that is enqueued when a limit is reached."""
 
     #: The new event is dropped.
@@ -48,7 +48,7 @@ class Overflow(enum.Enum):
     REJECT = "reject"
 
 
-class InvalidText(enum.Enum):
+class InvalidText(Word):
     """What happens to text that UTF-8 can't encode: it has a lone surrogate."""
 
     #: ``enqueue_event`` raises :class:`~flask_eventcollector.errors.EncodingError`.
@@ -57,7 +57,7 @@ class InvalidText(enum.Enum):
     REPLACE = "replace"
 
 
-class AtContextEnd(enum.Enum):
+class AtContextEnd(Word):
     """What happens to a thread's unpublished events when its app context ends."""
 
     #: They stay with the thread, and a warning is logged.
@@ -68,7 +68,7 @@ class AtContextEnd(enum.Enum):
     KEEP = "keep"
 
 
-class SpoolSync(enum.Enum):
+class SpoolSync(Word):
     """What an event in the spool survives once its request is answered."""
 
     #: The end of the process, including ``kill -9``.

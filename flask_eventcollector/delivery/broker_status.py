@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from ..events import BrokerState
+from .entries import BrokerChange
+
+#: The most changes that are kept for a report. A broker that comes and goes while the
+#: receivers block for long must not fill the memory; the latest changes count.
+_MOST_CHANGES = 100
 
 
 class BrokerStatus:
@@ -26,6 +32,9 @@ class BrokerStatus:
         self.latency = 0.0
         self._since: float | None = None
         self._before = 0.0
+        #: Changes that are not reported yet, and the latest state in there.
+        self._changes: deque[BrokerChange] = deque(maxlen=_MOST_CHANGES)
+        self._noted = self.state
 
     def change(self, state: BrokerState, error: str, *, final: bool = False) -> None:
         """Record a new state."""
@@ -33,6 +42,21 @@ class BrokerStatus:
         self._since = self._clock() if state is BrokerState.READY else None
         self.state, self.error, self.stalled = state, error, False
         self.is_final = final or state is BrokerState.CLOSED
+        self._note_change()
+
+    def take_change(self) -> BrokerChange | None:
+        """Take the oldest change of :attr:`shown` that is not reported yet.
+
+        A broker that stalls and recovers before this is called has not changed.
+        """
+        self._note_change()
+        return self._changes.popleft() if self._changes else None
+
+    def _note_change(self) -> None:
+        shown = self.shown
+        if shown is not self._noted:
+            self._changes.append(BrokerChange(shown, self.error))
+            self._noted = shown
 
     def confirmed(self, now: float, sent_at: float) -> None:
         """Record a confirm of an event."""

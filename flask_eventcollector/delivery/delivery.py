@@ -254,6 +254,8 @@ class Delivery:
             self._ledger.discard_abandoned(into=notices)
             self._ledger.take_deferred(notices)
             self._notified += len(notices)
+        while change := self._ledger.take_broker_change():
+            self._notifier.broker_changed(change)
         self._notifier.quarantined(self._store.take_quarantined())
 
     @contextmanager

@@ -6,7 +6,7 @@ import enum
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ..events import Event, Outcome, PublishResult
+from ..events import BrokerState, Event, Outcome, PublishResult, Word
 from .signal import Signal
 
 
@@ -49,6 +49,8 @@ class Entry:
     sent_at = 0.0
     #: Set once an attempt has ended in such a way that it may have been delivered.
     possible_duplicate = False
+    #: Whether a failure was reported.
+    has_failed = False
     #: Whether the broker may have closed a channel or a connection because of it.
     is_suspect = False
     refusals = 0
@@ -112,7 +114,7 @@ class Settlement(NamedTuple):
         return None if self.retry_after is None else now + self.retry_after
 
 
-class NoticeKind(str, enum.Enum):
+class NoticeKind(Word):
     """What a notice reports; one for each signal about an outcome."""
 
     PUBLISHED = "events_published"
@@ -136,6 +138,16 @@ class Notice(NamedTuple):
     outcome: Outcome | None = None
     attempt: int = 0
     elapsed: float = 0.0
+    #: Whether this process reports a failure of the event for the first time.
+    first: bool = False
+
+
+class BrokerChange(NamedTuple):
+    """A new state of the broker, to be signalled."""
+
+    state: BrokerState
+    #: The broker's problem; ``""``: none.
+    error: str
 
 
 class Waiter:
@@ -192,6 +204,6 @@ def grouped(notices: Iterable[Notice]) -> list[list[Notice]]:
     """Group the *notices* that one signal can report, in order of arrival."""
     groups: dict[Any, list[Notice]] = {}
     for item in notices:
-        key = (item.kind, item.outcome, item.attempt, item.reason)
+        key = (item.kind, item.outcome, item.attempt, item.reason, item.first)
         groups.setdefault(key, []).append(item)
     return list(groups.values())

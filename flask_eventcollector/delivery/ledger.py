@@ -26,7 +26,16 @@ from ..events import (
 from .books import Books
 from .broker_status import BrokerStatus
 from .disk_index import DiskIndex, Write
-from .entries import ABANDONED, Entry, Notice, NoticeKind, Settlement, State, Waiter
+from .entries import (
+    ABANDONED,
+    BrokerChange,
+    Entry,
+    Notice,
+    NoticeKind,
+    Settlement,
+    State,
+    Waiter,
+)
 from .lanes import Lane
 from .limits import Limits, Room
 from .signal import Broadcast
@@ -263,6 +272,11 @@ class Ledger:
             # Afterwards: interrupted in between, it is taken once more.
             self._deferred.popleft()
 
+    @step
+    def take_broker_change(self) -> BrokerChange | None:
+        """Take the oldest change of the broker's state that is not reported yet."""
+        return self._broker.take_change()
+
     @property
     def has_deferred(self) -> bool:
         """Whether there are deferred notices; takes no lock."""
@@ -280,7 +294,7 @@ class Ledger:
             entry.waiter = None
             obstacle = self._obstacle(entry)
             if obstacle:
-                waiter.notices.append(Notice(NoticeKind.FAILED, entry.event, obstacle))
+                self._note_failure(entry, obstacle, None, waiter.notices)
         return waiter.result()
 
     def wait_until_flushed(self, deadline: float) -> bool:
@@ -884,7 +898,7 @@ class Ledger:
         entry = settlement.entry
         entry.attempts -= 1
         if settlement.reason:
-            self._notice(entry, NoticeKind.FAILED)
+            self._failed(entry)
         self._retain(entry)
         if settlement.back_off:
             self._back_off(settlement, lane, now)
@@ -892,7 +906,7 @@ class Ledger:
     def _unknown(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
         entry.possible_duplicate = True
-        self._notice(entry, NoticeKind.FAILED, Outcome.UNKNOWN)
+        self._failed(entry, Outcome.UNKNOWN)
         self._retain(entry, settlement.retry_at(now))
         if settlement.back_off:
             self._back_off(settlement, lane, now)
@@ -906,7 +920,7 @@ class Ledger:
             self._notice(entry, NoticeKind.DEAD, settlement.outcome)
             self._die(entry)
             return
-        self._notice(entry, NoticeKind.FAILED, settlement.outcome)
+        self._failed(entry, settlement.outcome)
         retry_at = settlement.retry_at(now)
         refused_alone = entry.refusals > 1 and lane.confirmed_since(entry.refused_at)
         if refused_alone and retry_at is None:
@@ -953,6 +967,19 @@ class Ledger:
         notices = self._deferred if entry.waiter is None else entry.waiter.notices
         notices.append(
             Notice(kind, entry.event, entry.reason, outcome, entry.attempts, elapsed)
+        )
+
+    def _failed(self, entry: Entry, outcome: Outcome | None = None) -> None:
+        notices = self._deferred if entry.waiter is None else entry.waiter.notices
+        self._note_failure(entry, entry.reason, outcome, notices)
+
+    def _note_failure(
+        self, entry: Entry, reason: str, outcome: Outcome | None, notices: Notices
+    ) -> None:
+        first, entry.has_failed = not entry.has_failed, True
+        kind, attempts = NoticeKind.FAILED, entry.attempts
+        notices.append(
+            Notice(kind, entry.event, reason, outcome, attempts, first=first)
         )
 
     # Waiting.

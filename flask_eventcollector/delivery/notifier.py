@@ -10,7 +10,7 @@ from blinker import NamedSignal
 
 from .. import signals
 from ..events import Event
-from .entries import Notice, NoticeKind, grouped
+from .entries import BrokerChange, Notice, NoticeKind, grouped
 from .log import ThrottledLog
 from .store import QuarantinedFile
 
@@ -74,6 +74,10 @@ class Notifier:
             self._log.quarantined(file)
             self._send(signals.spool_file_quarantined, file._asdict())
 
+    def broker_changed(self, change: BrokerChange) -> None:
+        """Report a new state of the broker."""
+        self._send(signals.broker_state_changed, change._asdict())
+
     def _signal(self, group: Sequence[Notice]) -> None:
         signal, arguments = _SIGNALS[group[0].kind]
         events = tuple(item.event for item in group)
@@ -91,6 +95,7 @@ def _failed(group: Sequence[Notice]) -> dict[str, Any]:
         "outcome": notice.outcome,
         "error": notice.reason,
         "attempt": notice.attempt,
+        "first": notice.first,
     }
 
 

@@ -1,4 +1,4 @@
-"""The blinker signals that report the fate of events.
+"""The blinker signals that report the fate of events and the broker's state.
 
 The sender is the app object. Receivers must accept ``**extra``, since later versions
 may add arguments. Type checkers check each receiver against its signal's protocol, for
@@ -18,6 +18,7 @@ process ends, that is sent by the process that adopts it.
 from __future__ import annotations
 
 from .receivers import (
+    BrokerStateChangedReceiver,
     EventEnqueuedReceiver,
     EventsDeadReceiver,
     EventsDiscardedReceiver,
@@ -29,6 +30,7 @@ from .receivers import (
 from .typed import TypedSignal
 
 __all__ = [
+    "BrokerStateChangedReceiver",
     "EventEnqueuedReceiver",
     "EventsDeadReceiver",
     "EventsDiscardedReceiver",
@@ -36,6 +38,7 @@ __all__ = [
     "EventsPublishedReceiver",
     "PublishFailedReceiver",
     "SpoolFileQuarantinedReceiver",
+    "broker_state_changed",
     "event_enqueued",
     "events_dead",
     "events_discarded",
@@ -55,8 +58,10 @@ event_enqueued: TypedSignal[EventEnqueuedReceiver] = TypedSignal("event-enqueued
 events_published: TypedSignal[EventsPublishedReceiver] = TypedSignal("events-published")
 
 #: ``events`` (tuple of :class:`.Event`), ``outcome`` (:class:`.Outcome` or ``None``),
-#: ``error`` (str), ``attempt`` (int): the events are retained for retry. *outcome* is
-#: ``None`` if they were not sent, for example because the broker is unreachable.
+#: ``error`` (str), ``attempt`` (int), ``first`` (bool): the events are retained for
+#: retry. *outcome* is ``None`` if they were not sent, for example because the broker is
+#: unreachable. Each retry that fails sends it again; *first* is true only the first
+#: time that this process reports a failure of these events.
 publish_failed: TypedSignal[PublishFailedReceiver] = TypedSignal("publish-failed")
 
 #: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were discarded,
@@ -75,4 +80,13 @@ events_dead: TypedSignal[EventsDeadReceiver] = TypedSignal("events-dead")
 #: spool file was renamed to *path*; *rescued* of its events were recovered.
 spool_file_quarantined: TypedSignal[SpoolFileQuarantinedReceiver] = TypedSignal(
     "spool-file-quarantined"
+)
+
+#: ``state`` (:class:`.BrokerState`), ``error`` (str): the broker is in a new state; an
+#: app starts with :attr:`.BrokerState.IDLE`. *error* is the broker's problem, or
+#: ``""``. Sent in the flusher's thread (after a ``close()``, in its caller's), in order
+#: and at most a second late. If receivers block, the latest 100 changes wait for them.
+#: A broker that is stalled for less than a second may not be reported as such.
+broker_state_changed: TypedSignal[BrokerStateChangedReceiver] = TypedSignal(
+    "broker-state-changed"
 )

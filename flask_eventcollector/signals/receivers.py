@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..events import Event, Outcome
+from ..events import BrokerState, Event, Outcome
 
 
 class EventEnqueuedReceiver(Protocol):
@@ -60,6 +60,7 @@ class PublishFailedReceiver(Protocol):
         outcome: Outcome | None,
         error: str,
         attempt: int,
+        first: bool,
         _later: Any = ...,
     ) -> object:
         """React to a signal.
@@ -70,6 +71,8 @@ class PublishFailedReceiver(Protocol):
             example because the broker is unreachable.
         :param error: what the broker or the connection reported.
         :param attempt: how many times they were sent.
+        :param first: whether this process reports a failure of these events for the
+            first time. Count only these to count events rather than attempts.
         """
 
 
@@ -152,4 +155,24 @@ class SpoolFileQuarantinedReceiver(Protocol):
         :param path: the new name of the damaged file.
         :param reason: what is wrong with the file.
         :param rescued: how many of its events were recovered.
+        """
+
+
+class BrokerStateChangedReceiver(Protocol):
+    """A receiver of :data:`~flask_eventcollector.signals.broker_state_changed`."""
+
+    def __call__(
+        self,
+        sender: Any,
+        /,
+        *,
+        state: BrokerState,
+        error: str,
+        _later: Any = ...,
+    ) -> object:
+        """React to a signal.
+
+        :param sender: the Flask app.
+        :param state: the broker's new state.
+        :param error: the broker's problem; ``""``: none.
         """

@@ -10,7 +10,7 @@ from typing import Literal
 from flask import Flask
 
 from ..app_state import AppState
-from ..events import Outcome
+from ..events import BrokerState, Outcome
 from ..messages.wording import type_name
 from .assertions import Assertions
 from .captured import CapturedEvent, CapturedEvents, Fate
@@ -103,6 +103,14 @@ class Captured(Assertions):
     def dead(self) -> CapturedEvents:
         """The dead-lettered events, which the broker kept refusing."""
         return self._record.having(Fate.DEAD)
+
+    @property
+    def broker_states(self) -> list[BrokerState]:
+        """The broker's new states that were signalled, in order.
+
+        They are signalled in the background: call :meth:`flush` first.
+        """
+        return self._record.broker_states()
 
     # Background work.
 

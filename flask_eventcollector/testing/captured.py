@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..events import Event, Outcome
+from ..events import Event, Outcome, Word
 from .matching import Medium, show
 from .origin import Origin
 
@@ -15,7 +14,7 @@ from .origin import Origin
 Unit = Literal["request", "block", "thread", ""]
 
 
-class Fate(str, enum.Enum):
+class Fate(Word):
     """What has happened to an event so far."""
 
     #: It is in a collector, or in flight.
@@ -30,9 +29,6 @@ class Fate(str, enum.Enum):
     DROPPED = "dropped"
     #: It was dead-lettered, because the broker kept refusing it.
     DEAD = "dead"
-
-    def __str__(self) -> str:
-        return self.value
 
     @property
     def final(self) -> bool:

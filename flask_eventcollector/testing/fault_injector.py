@@ -100,8 +100,9 @@ class FaultInjector:
         :param n: the number of events.
         :param queue: the name of a queue, or a glob.
         :param hold: see :attr:`Fault.hold`.
-        :raises ValueError: *outcome* is ``CONFIRMED``.
+        :raises ValueError: *outcome* is ``CONFIRMED``, or no outcome.
         """
+        outcome = Outcome(outcome)
         if outcome is Outcome.CONFIRMED:
             raise ValueError("fail_next() expects an outcome other than CONFIRMED")
         self.plan(Fault(outcome, queue, n, hold=hold))

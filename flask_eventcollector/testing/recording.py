@@ -17,7 +17,7 @@ from .. import signals
 from ..app_state import AppState
 from ..collecting.requests import RequestScope
 from ..delivery.entries import Entry
-from ..events import Event, Outcome
+from ..events import BrokerState, Event, Outcome
 from ..messages.encoding import provider_default
 from .captured import CapturedEvent, CapturedEvents, Fate, Unit
 from .fault_injector import FaultInjector
@@ -44,6 +44,7 @@ class Record:
         self._sent_places: dict[str, int] = {}
         self._numbers = itertools.count()
         self._asserted: set[str] = set()
+        self._broker_states: list[BrokerState] = []
 
     # Read by tests.
 
@@ -64,6 +65,11 @@ class Record:
                 ids.sort(key=lambda id: self._sent_places.get(id, -1))
             events = [self._events[id] for id in ids]
         return CapturedEvents(events, self.note_asserted)
+
+    def broker_states(self) -> list[BrokerState]:
+        """The new states of the broker that were signalled, in order."""
+        with self._lock:
+            return list(self._broker_states)
 
     def note_asserted(self, events: Iterable[CapturedEvent]) -> None:
         """Count *events* as asserted on, in every open capture of the app."""
@@ -93,6 +99,7 @@ class Record:
             signals.events_discarded: self._discarded,
             signals.events_dropped: self._dropped,
             signals.events_dead: self._dead,
+            signals.broker_state_changed: self._broker_changed,
         }
         with ExitStack() as stack:
             for signal, receiver in receivers.items():
@@ -144,6 +151,10 @@ class Record:
         self, sender: Flask, events: Iterable[Event], reason: str, **extra: Any
     ) -> None:
         self._note(events, Fate.DEAD, reason=reason)
+
+    def _broker_changed(self, sender: Flask, state: BrokerState, **extra: Any) -> None:
+        with self._lock:
+            self._broker_states.append(state)
 
     # Watching the broker.
 

@@ -9,8 +9,10 @@ from typing import Any
 from flask import Flask
 
 from flask_eventcollector import (
+    BrokerState,
     Event,
     Outcome,
+    broker_state_changed,
     event_enqueued,
     events_dead,
     events_discarded,
@@ -48,6 +50,7 @@ def failed(
     outcome: Outcome | None,
     error: str,
     attempt: int,
+    first: bool,
     **extra: Any,
 ) -> None: ...
 
@@ -74,6 +77,10 @@ def dead(
 def quarantined(
     sender: Flask, path: Path, reason: str, rescued: int, **extra: Any
 ) -> None: ...
+
+
+@broker_state_changed.connect
+def changed(sender: Flask, state: BrokerState, error: str, **extra: Any) -> None: ...
 
 
 # Other ways to connect.

@@ -8,8 +8,10 @@ from typing import Any
 from flask import Flask
 
 from flask_eventcollector import (
+    BrokerState,
     Event,
     Outcome,
+    broker_state_changed,
     event_enqueued,
     events_dead,
     events_discarded,
@@ -54,6 +56,10 @@ def dead(sender: Flask, *, attempts: int, **extra: Any) -> None: ...
 def quarantined(sender: Flask, file: Path, **extra: Any) -> None: ...
 
 
+@broker_state_changed.connect  # refused
+def changed(sender: Flask, broker: str, **extra: Any) -> None: ...
+
+
 # A misspelt argument, for each way to connect.
 
 
@@ -92,6 +98,10 @@ def failed_outcome(sender: Flask, outcome: str, **extra: Any) -> None: ...
 def quarantined_path(sender: Flask, path: str, **extra: Any) -> None: ...
 
 
+@broker_state_changed.connect  # refused
+def changed_error(sender: Flask, error: Exception, **extra: Any) -> None: ...
+
+
 # No room for the arguments of later versions.
 
 
@@ -112,6 +122,7 @@ def failed_only(
     outcome: Outcome | None,
     error: str,
     attempt: int,
+    first: bool,
 ) -> None: ...
 
 
@@ -129,6 +140,10 @@ def dead_only(sender: Flask, events: tuple[Event, ...], reason: str) -> None: ..
 
 @spool_file_quarantined.connect  # refused
 def quarantined_only(sender: Flask, path: Path, reason: str, rescued: int) -> None: ...
+
+
+@broker_state_changed.connect  # refused
+def changed_only(sender: Flask, state: BrokerState, error: str) -> None: ...
 
 
 # No sender.
