@@ -179,7 +179,10 @@ def show_drained(drained: Drained) -> None:
         click.echo("For the reasons, run 'flask events dead'. See also 'retry'.")
     if drained.quarantined:
         files = formatting.count(drained.quarantined, "damaged file")
-        click.echo(f"{files} quarantined; see the log.")
+        click.echo(
+            f"{files} quarantined. The intact events were copied before that, and count"
+            " above. See 'flask events quarantine list'."
+        )
     if drained.others:
         others = formatting.count(drained.others, "more event")
         owners = formatting.count(drained.processes, "running process")

@@ -30,6 +30,7 @@ from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting
 from .context import app_state, delivery, spool_folder
 from .exit_codes import Failure, finish
+from .quarantine import quarantine
 from .selection import any_condition, select, select_files, with_ids
 from .values import seconds
 
@@ -338,6 +339,9 @@ def _confirm(question: str) -> None:
         raise Failure("Not confirmed, so nothing was done: add --yes") from None
     if not agreed:
         raise click.Abort
+
+
+COMMANDS["quarantine"] = quarantine
 
 
 def _change(
