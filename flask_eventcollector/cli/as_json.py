@@ -31,6 +31,7 @@ def status(
         "destination": list(folder.destination.addresses),
         "files": [_file(file) for file in files],
         "others": [_file(file) for file in others],
+        "other_apps": folder.others(),
         "quarantined": [str(file.path) for file in quarantined],
         "total": total(files)._asdict(),
         "unreadable": unreadable(problems),

@@ -35,9 +35,15 @@ def show_status(
     if files:
         _show_files(files)
     else:
-        show_none("waiting", None, problems)
+        show_none("waiting", str(folder.destination) if others else None, problems)
     if others:
         _show_others(folder, others)
+    for name, count in folder.others().items():
+        text = f"{formatting.count(count, 'file')} of {name!r}, which has no process"
+        click.echo(
+            f"Left alone: {formatting.printable(text)} here. If this app was renamed,"
+            f" run 'flask events adopt --from {formatting.printable(name)}'."
+        )
 
 
 def _show_others(folder: Folder, files: Sequence[Report]) -> None:

@@ -100,7 +100,8 @@ def _status(for_machines: bool) -> None:
     else:
         as_text.show_status(current_app.name, folder, files, others, problems)
     files += left_alone
-    finish(problems, is_left=any(file.waiting or file.dead for file in files))
+    is_left = any(file.waiting or file.dead for file in files)
+    finish(problems, is_left=is_left or bool(folder.others()))
 
 
 @_command("list")

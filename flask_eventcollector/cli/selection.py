@@ -22,6 +22,7 @@ from ..stores.spool.admin.reading import (
 from ..stores.spool.folder import EXTENSION, Folder
 from .as_text import abbreviated
 from .exit_codes import Failure
+from .formatting import count
 
 #: In characters: the shortest beginning of an id, as in Git, and a whole one.
 _SHORTEST_ID, _FULL_ID = 4, 36
@@ -104,7 +105,23 @@ def select_files(
         return [_file(folder, name) for name in dict.fromkeys(files)]
     theirs = Folder(folder.path, source, folder.destination)
     paths = theirs.other_files()
-    return paths if source == current_app.name else theirs.files() + paths
+    if source == current_app.name:
+        return paths
+    paths = theirs.files() + paths
+    if not paths:
+        raise Failure(
+            f"No spool files of {source!r} in {folder.path}: {_names_in(folder)}"
+        )
+    return paths
+
+
+def _names_in(folder: Folder) -> str:
+    """The apps that have spool files there, as text."""
+    counts = folder.names()
+    if not counts:
+        return "there are none at all"
+    named = (f"{name!r} ({count(n, 'file')})" for name, n in counts.items())
+    return f"there are those of {', '.join(named)}"
 
 
 def _file(folder: Folder, name: str) -> Path:

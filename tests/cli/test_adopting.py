@@ -72,7 +72,7 @@ def test_status_names_what_is_left_alone(run: Run, folder: Path) -> None:
     result = run("status")
 
     assert result.exit_code == 3
-    assert "No events are waiting." in result.stdout
+    assert "No events for memory:// are waiting." in result.stdout
     assert "Left alone, since their events are not for memory://:" in result.stdout
     assert f"{path.name}: 3 events for amqp://rabbit:5672/billing" in result.stdout
     assert "flask events adopt FILE" in result.stdout
@@ -232,9 +232,37 @@ def test_a_file_of_another_folder(run: Run, tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_from_an_app_without_files_there_is_nothing_to_do(run: Run) -> None:
-    result = run("adopt", "--from", "nobody")
+def test_a_misspelt_app_is_an_error_that_names_what_is_there(
+    run: Run, folder: Path
+) -> None:
+    result = run("adopt", "--from", "shpo")
+    assert result.exit_code == 1
+    assert f"No spool files of 'shpo' in {folder}: there are none" in result.stderr
+    leave(folder, "ab")
+    assert "those of 'shop' (1 file)" in run("adopt", "--from", "shpo").stderr
+
+
+def test_without_files_for_other_brokers_there_is_nothing_to_do(run: Run) -> None:
+    result = run("adopt", "--from", "shop")
     assert (result.exit_code, result.stdout) == (0, "Adopted 0 events of 0 files.\n")
+
+
+def test_status_names_an_app_without_processes_since_this_one_may_be_renamed(
+    run: Run, shop: Shop, folder: Path
+) -> None:
+    path = leave(folder, "ab")
+    shop.name = "shop2"
+
+    result = run("status")
+
+    assert result.exit_code == 3
+    assert "1 file of 'shop', which has no process here" in result.stdout
+    assert "flask events adopt --from shop" in result.stdout
+    assert status(run)["other_apps"] == {"shop": 1}
+    claim = claim_orphan(path)
+    assert claim is not None
+    assert run("status").exit_code == 0
+    claim.release()
 
 
 @pytest.mark.parametrize("args", [[], ["file.spool", "--from", "shop"]])

@@ -6,10 +6,11 @@ import errno
 import os
 import secrets
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 try:
     import fcntl
@@ -136,6 +137,32 @@ class Folder:
         """
         paths = self._files(EXTENSION + _QUARANTINED)
         return [path for path in paths if self._is_ours(path)]
+
+    def names(self) -> dict[str, int]:
+        """The apps that have files in the folder, with the number of their files.
+
+        :raises OSError: the folder can't be read.
+        """
+        try:
+            names = os.listdir(self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+        found = sorted(n for n in names if n.endswith(EXTENSION) and "@" in n)
+        return dict(Counter(unquote(name.partition("@")[0]) for name in found))
+
+    def others(self) -> dict[str, int]:
+        """The other apps that have files in the folder whose processes are all gone.
+
+        :raises OSError: the folder can't be read.
+        """
+        own = unquote(self._prefix[:-1])
+        apps = {n: Folder(self.path, n, self.destination) for n in self.names()}
+        files = {n: app.files() + app.other_files() for n, app in apps.items()}
+        return {
+            name: len(paths)
+            for name, paths in files.items()
+            if name != own and all(holder_of(path) is None for path in paths)
+        }
 
     def _files(self, ending: str) -> list[Path]:
         try:
