@@ -110,7 +110,8 @@ class EventCollector:
         :param target_queue: the routing key (str, at most 255 bytes). On the default
             exchange, it is the name of the queue.
         :param headers: the AMQP headers of the message: a dict of str to str, bytes,
-            bool, int, Decimal, aware datetime, ``None``, list or dict. See the field
+            bool, int, ``None``, list or dict; a Decimal, date, time, datetime or UUID
+            is sent as a str, as in the payload. See the field
             tables in https://www.rabbitmq.com/amqp-0-9-1-errata.
         :param exchange: the name of the exchange. ``None``:
             ``EVENTCOLLECTOR_EXCHANGE``.

@@ -13,7 +13,7 @@ import uuid
 from collections import UserDict
 from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timedelta, timezone
-from decimal import Decimal, localcontext
+from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
@@ -24,6 +24,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pika.data import decode_table, encode_table
 
+from flask_eventcollector.brokers.rabbitmq.frames import signed
 from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
@@ -503,16 +504,6 @@ def test_a_provider_without_a_default_encodes_what_is_unknown() -> None:
 
 # Headers that can be sent
 
-amqp_decimals = st.builds(
-    lambda number, scale: Decimal(f"{number}E-{scale}"),
-    st.integers(-(2**31), 2**31 - 1),
-    st.integers(0, 255),
-)
-amqp_times = st.datetimes(
-    datetime(1970, 1, 2),
-    datetime(9999, 12, 30),
-    timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))]),
-)
 amqp_values = st.recursive(
     st.none()
     | st.booleans()
@@ -520,8 +511,9 @@ amqp_values = st.recursive(
     | st.integers(-(2**31) - 2, 2**31 + 2)
     | st.text(max_size=20)
     | st.binary(max_size=20)
-    | amqp_decimals
-    | amqp_times,
+    | st.decimals(allow_nan=False, allow_infinity=False)
+    | st.datetimes(timezones=st.none() | st.just(UTC))
+    | st.uuids(),
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.tuples(inner, inner)
@@ -532,23 +524,17 @@ amqp_values = st.recursive(
 
 
 def received_headers(event: Event) -> Any:
+    return decode_table(sent_headers(event), 0)[0]
+
+
+def sent_headers(event: Event) -> bytes:
     pieces: list[bytes] = []
-    encode_table(pieces, dict(event.headers))
-    return aware(decode_table(b"".join(pieces), 0)[0])
-
-
-def aware(value: Any) -> Any:
-    """With a time zone, which pika 1.3 omits."""
-    if isinstance(value, dict):
-        return {key: aware(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [aware(item) for item in value]
-    return value.replace(tzinfo=UTC) if isinstance(value, datetime) else value
+    encode_table(pieces, signed(dict(event.headers)))
+    return b"".join(pieces)
 
 
 RESERVED = ("CC", "BCC", "x-possible-duplicate")
 header_names = st.text(max_size=20).filter(lambda name: name not in RESERVED)
-any_number = st.decimals() | st.integers() | st.datetimes(timezones=st.just(UTC))
 
 
 @quick
@@ -562,40 +548,35 @@ def test_headers_that_amqp_holds_arrive_as_the_event_has_them(
 
 @quick
 @given(st.dictionaries(header_names, amqp_values, min_size=1, max_size=4))
-def test_headers_count_as_many_bytes_as_pika_makes_of_them(
+def test_headers_count_as_many_bytes_as_are_sent(
     headers: dict[str, Any],
 ) -> None:
     event = encode(headers=headers)
-    assert event.size - len(event.body) == encode_table([], dict(event.headers))
+    assert event.size - len(event.body) == len(sent_headers(event))
 
 
-@quick
-@given(any_number)
-@example(Decimal("1.0000000000000000000000000000000000001"))
-@example(Decimal("1E+999999"))
-@example(Decimal("0E-999"))
-@example(Decimal("2147483648"))
-@example(datetime(1969, 12, 31, 23, 59, 59, 999999, UTC))
-def test_a_header_is_sent_as_it_is_or_refused(value: Any) -> None:
-    try:
-        event = encode(headers={"a": value})
-    except ValueError:
-        return
-    if isinstance(value, datetime):
-        value = value.replace(microsecond=0)
-    assert received_headers(event)["a"] == value
+@pytest.mark.parametrize(
+    "value",
+    [
+        Decimal("19.90"),
+        Decimal("1E+999999"),
+        datetime(2026, 1, 2, 3, 4, 5, 678, UTC),
+        datetime(1969, 12, 31),
+        date(2026, 1, 2),
+        time(3, 4, 5),
+        uuid.UUID(int=7),
+    ],
+)
+def test_what_is_text_in_a_payload_is_the_same_text_in_a_header(value: Any) -> None:
+    event = encode([value], headers={"a": value, "b": [{"c": value}]})
+    (text,) = event.payload
+    assert event.headers == {"a": text, "b": [{"c": text}]}
 
 
-def test_a_decimal_does_not_depend_on_the_threads_precision() -> None:
-    with localcontext() as context:
-        context.prec = 3
-        event = encode(headers={"a": Decimal("12345.67")})
-    assert event.headers["a"] == Decimal("12345.67")
-
-
-def test_zeros_at_the_end_of_a_decimal_take_no_room() -> None:
-    event = encode(headers={"a": Decimal("1.10000000000000000000")})
-    assert event.headers["a"] == Decimal("1.1")
+@pytest.mark.parametrize("number", [-1, -(2**31), -(2**63)])
+def test_a_negative_number_is_sent_in_64_bits(number: int) -> None:
+    event = encode(headers={"a": [{"b": number}]})
+    assert b"l" + number.to_bytes(8, "big", signed=True) in sent_headers(event)
 
 
 def test_a_bool_stays_a_bool() -> None:
@@ -638,11 +619,10 @@ def test_the_headers_of_an_event_can_not_be_set() -> None:
         (float("nan"), "of type float", "send it as a string"),
         ({1}, "of type set", "send a list"),
         (bytearray(b"x"), "of type bytearray", "send bytes(value)"),
-        (date(2024, 5, 6), "of type datetime.date", "send value.isoformat()"),
-        (time(1), "of type datetime.time", "send value.isoformat()"),
+        (Decimal("NaN"), "of type decimal.Decimal", "not a finite number, send None"),
+        (Decimal("-Infinity"), "of type decimal.Decimal", "send None"),
         (timedelta(1), "of type datetime.timedelta", "total_seconds()"),
         (Colour.RED, f"of type {__name__}.Colour", "send value.value"),
-        (uuid.UUID(int=1), "of type uuid.UUID", "send it as a string"),
         (Unknown(), f"of type {__name__}.Unknown", "send it as a string"),
     ],
 )
@@ -658,18 +638,6 @@ def test_a_header_of_a_wrong_type_is_named(value: Any, what: str, cure: str) -> 
     [
         (2**63, "an int of more than 64 bits: send it as a string"),
         (-(2**63) - 1, "an int of more than 64 bits: send it as a string"),
-        (Decimal("NaN"), "not a finite number: send None"),
-        (Decimal("-Infinity"), "not a finite number: send None"),
-        (Decimal(2**31), "a Decimal that exceeds AMQP's 32 bits"),
-        (Decimal("1E-256"), "a Decimal that exceeds AMQP's 32 bits"),
-        (Decimal("1E+10"), "a Decimal that exceeds AMQP's 32 bits"),
-        (Decimal("12345678901"), "a Decimal that exceeds AMQP's 32 bits"),
-        (datetime(2024, 5, 6), "a datetime without a time zone: add one"),
-        (datetime(1969, 12, 31, tzinfo=UTC), "outside the years 1970 to 9999"),
-        (
-            datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
-            "outside the years 1970 to 9999",
-        ),
     ],
 )
 def test_a_header_value_that_does_not_fit_is_named(value: Any, what: str) -> None:

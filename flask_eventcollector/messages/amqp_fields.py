@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import timedelta
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
+from .as_text import as_text
 from .unicode_text import well_formed
 from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
 
@@ -36,9 +37,8 @@ _RESERVED = {
 
 _HEADER_CURES: Cures = (
     ((bytearray, memoryview), "send bytes(value)"),
-    ((float,), "send it as a string, or as a Decimal"),
+    ((Decimal,), "it is not a finite number, send None"),
     ((set, frozenset), "send a list, e.g. sorted(value)"),
-    ((date, time), "send value.isoformat()"),
     ((timedelta,), "send value.total_seconds() as a string"),
     ((enum.Enum,), "send value.value"),
 )
@@ -150,7 +150,8 @@ class _TableCopier:
                 converted, size = convert(value, path)
                 self.count(size)
                 return converted
-        return self.container(value, path)
+        text = as_text(value)
+        return self.container(value, path) if text is None else self.value(text, path)
 
     def container(self, value: Any, path: _Path) -> Any:
         if len(path) > MAX_TABLE_DEPTH:
@@ -187,64 +188,16 @@ def _bool_field(value: bool, _path: _Path) -> tuple[bool, int]:
 
 
 def _int_field(value: int, path: _Path) -> tuple[int, int]:
-    if not _fits(value, bits=64):
+    if not -(1 << 63) <= value < 1 << 63:
         raise ValueError(
             f"{_format(path)} is an int of more than 64 bits: send it as a string"
         )
-    return int(value), 5 if _fits(value, bits=32) else 9
-
-
-def _decimal_field(value: Decimal, path: _Path) -> tuple[Decimal, int]:
-    # Computed by hand: Decimal's own arithmetic, which pika uses, rounds to the
-    # thread's precision.
-    sign, digits, exponent = value.as_tuple()
-    if not isinstance(exponent, int):
-        raise ValueError(f"{_format(path)} is not a finite number: send None")
-    text = "".join(map(str, digits)).rstrip("0") or "0"
-    power = exponent + len(digits) - len(text) if text != "0" else 0
-    if not (-255 <= power <= 10 and len(text) <= 10):
-        raise _decimal_error(path)
-    number = int(text) * 10 ** max(power, 0) * (-1 if sign else 1)
-    if not _fits(number, bits=32):
-        raise _decimal_error(path)
-    return Decimal(f"{number}E{min(power, 0)}"), 6
-
-
-def _decimal_error(path: _Path) -> ValueError:
-    return ValueError(
-        f"{_format(path)} is a Decimal that exceeds AMQP's 32 bits: send it as a string"
-    )
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def _datetime_field(value: datetime, path: _Path) -> tuple[datetime, int]:
-    if value.utcoffset() is None:
-        # pika would treat it as UTC, regardless of the server's time zone.
-        raise ValueError(
-            f"{_format(path)} is a datetime without a time zone: add one, e.g."
-            " timezone.utc, or send value.isoformat()"
-        )
-    seconds = (value - _EPOCH) // timedelta(seconds=1)
-    if not 0 <= seconds <= _LAST_SECOND:
-        raise ValueError(
-            f"{_format(path)} is outside the years 1970 to 9999 in UTC:"
-            " send value.isoformat()"
-        )
-    # AMQP timestamps have a resolution of one second.
-    return _EPOCH + timedelta(seconds=seconds), 9
-
-
-_LAST_SECOND = (datetime.max - datetime(1970, 1, 1)) // timedelta(seconds=1)
+    # A negative number takes 64 bits, since some clients read 32 bits as unsigned.
+    return int(value), 5 if 0 <= value < 1 << 31 else 9
 
 
 def _none_field(_value: None, _path: _Path) -> tuple[None, int]:
     return None, 1
-
-
-def _fits(value: int, bits: int) -> bool:
-    return -(1 << bits - 1) <= value < 1 << bits - 1
 
 
 # bool comes before int, since it is a subclass of int.
@@ -253,7 +206,5 @@ _SCALARS: Sequence[tuple[type, Callable[[Any, _Path], tuple[Any, int]]]] = (
     (bool, _bool_field),
     (int, _int_field),
     (bytes, _bytes_field),
-    (Decimal, _decimal_field),
-    (datetime, _datetime_field),
     (type(None), _none_field),
 )

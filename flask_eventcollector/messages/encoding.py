@@ -5,9 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping
-from datetime import date, datetime, time, timezone
+from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 from ..errors import EncodingError
 from ..events import Event
 from .amqp_fields import check_name, copy_headers
+from .as_text import as_text
 from .payload_errors import explain
 from .unicode_text import well_formed
 from .wording import type_name
@@ -64,8 +64,8 @@ class EventEncoder:
         """Encode one payload for one target queue.
 
         :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
-            Decimal (32 bits and a scale), aware datetime (whole seconds since 1970),
-            None, or a list or dict of these.
+            None, or a list or dict of these. A Decimal, date, time, datetime or UUID
+            becomes a str, as in the payload.
         :raises TypeError: a name or header has the wrong type.
         :raises ValueError: a name or header is invalid in AMQP.
         :raises EncodingError: the payload can't be encoded as JSON, or is too large.
@@ -140,12 +140,9 @@ def _utf8(text: str, replace: bool) -> bytes:
 
 
 def _convert(value: Any, default: Default | None) -> Any:
-    if isinstance(value, (date, time)):
-        return value.isoformat()
-    if isinstance(value, uuid.UUID):
-        return str(value)
-    if isinstance(value, Decimal) and value.is_finite():
-        return str(value)
+    text = as_text(value)
+    if text is not None:
+        return text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if default is None or isinstance(value, Decimal):

@@ -6,8 +6,6 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
-from decimal import Decimal
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import UnionType
@@ -81,7 +79,7 @@ def _through_amqp(value: Any) -> Any:
 
 AMQP = Medium(
     "AMQP",
-    (dict, list, str, bytes, int, bool, Decimal, datetime, type(None)),
+    (dict, list, str, bytes, int, bool, type(None)),
     _through_amqp,
 )
 

@@ -250,9 +250,8 @@ def test_headers_are_compared_as_amqp_holds_them(
     publish(shop, 1, headers=headers)
 
     captured.assert_published("q", headers=headers)
-    captured.assert_published("q", headers={"at": MOMENT.replace(microsecond=0)})
     captured.assert_published("q", headers={"key": re.compile(b"k"), "by": {"id": int}})
-    captured.assert_published("q", headers={"at": datetime, "price": Decimal})
+    captured.assert_published("q", headers={"at": str, "price": "9.50"})
     captured.assert_not_published("q", headers={"key": re.compile("k")})
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pika import spec
+from pika.compat import long
 from pika.frame import Body, Header, Method
 
 from ...delivery.entries import Entry
@@ -35,6 +36,8 @@ class _Template(NamedTuple):
 
 class MessageFrames:
     """Encodes the messages of one channel into the same bytes as pika.
+
+    Only negative numbers among the headers differ, which take 64 bits.
 
     Most messages for a target differ only in their id, time and body. pika encodes the
     common parts once. It encodes messages with headers, or with several frames,
@@ -115,7 +118,7 @@ class MessageFrames:
         if entry.possible_duplicate:
             headers[POSSIBLE_DUPLICATE] = True
         properties = self._properties(event.id, int(event.enqueued_at.timestamp()))
-        properties.headers = headers or None
+        properties.headers = signed(headers) or None
         size = len(event.body)
         bodies = [
             Body(self._channel_number, event.body[start : start + self._body_max])
@@ -139,3 +142,15 @@ class MessageFrames:
             content_type="application/json",
             delivery_mode=2,
         )
+
+
+def signed(value: Any) -> Any:
+    """*value* with its negative numbers in 64 bits.
+
+    Ruby's amq-protocol decodes 32 bits as unsigned.
+    """
+    if isinstance(value, dict):
+        return {key: signed(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [signed(item) for item in value]
+    return long(value) if isinstance(value, int) and value < 0 else value

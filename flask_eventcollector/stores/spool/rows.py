@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -130,10 +129,6 @@ def _tagged(value: Any) -> Any:
         return [_tagged(item) for item in value]
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
-    if isinstance(value, Decimal):
-        return {"decimal": str(value)}
-    if isinstance(value, datetime):
-        return {"time": (value - _EPOCH) // timedelta(seconds=1)}
     return value
 
 
@@ -149,6 +144,7 @@ def _untagged(value: Any) -> Any:
 _UNTAG: Mapping[str, Callable[[Any], Any]] = {
     "table": lambda table: {key: _untagged(item) for key, item in table.items()},
     "bytes": base64.b64decode,
-    "decimal": Decimal,
-    "time": lambda seconds: _EPOCH + timedelta(seconds=seconds),
+    # Of earlier versions, whose headers were not always text.
+    "decimal": str,
+    "time": lambda seconds: (_EPOCH + timedelta(seconds=seconds)).isoformat(),
 }
