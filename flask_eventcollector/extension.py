@@ -221,7 +221,7 @@ class EventCollector:
 
     # Looking after the backlog.
 
-    def flush(self, timeout: float) -> bool:
+    def flush(self, timeout: float = 5.0) -> bool:
         """Try to deliver everything that was handed over.
 
         With the spool, that includes events that dead processes have left on disk.
@@ -235,21 +235,23 @@ class EventCollector:
         """
         return self._for_each(Delivery.flush, timeout)
 
-    def close(self, timeout: float) -> bool:
+    def close(self, timeout: float | None = None) -> bool:
         """Deliver what can be delivered in time, then stop.
 
         The rest stays in the spool. With the memory backlog, the rest is dropped,
         counted and logged. Outside an app context, it applies to all apps. At exit, the
-        same happens with ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, but without a new
-        connection. Events that are published later are written to the spool, or
-        dropped, at once.
+        same happens, but without a new connection. Events that are published later are
+        written to the spool, or dropped, at once.
 
         :param timeout: how long to block, in seconds; stopping the threads may take up
-            to one more second.
+            to one more second. ``None``: ``EVENTCOLLECTOR_SHUTDOWN_TIMEOUT``, with
+            several apps the longest.
         :returns: whether everything was delivered.
         :raises TypeError: *timeout* is not a number.
         :raises ValueError: *timeout* is negative or too large.
         """
+        if timeout is None:
+            timeout = max(state.config.shutdown_timeout for state in self._states())
         return self._for_each(Delivery.close, timeout)
 
     def stats(self) -> Stats:

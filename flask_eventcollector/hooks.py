@@ -35,7 +35,8 @@ class Hooks:
         self._state.on_app_context_end = self._on_appcontext_tearing_down
         flask.request_finished.connect(self._on_request_finished, app)
         flask.got_request_exception.connect(self._on_request_exception, app)
-        app.shell_context_processor(self._on_shell)
+        # Before the app's own functions, whose names take precedence.
+        app.shell_context_processors.insert(0, self._on_shell)
 
     def _on_request_started(self, sender: Flask, **extra: Any) -> None:
         """At a process's first request, adopt what dead processes have left.
@@ -97,4 +98,4 @@ class Hooks:
     def _on_shell(self) -> dict[str, Any]:
         # Flask calls this only for its shell, where a user waits for each event.
         self._state.autoflush = True
-        return {}
+        return {"events": self._state.events}

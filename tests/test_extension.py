@@ -24,6 +24,7 @@ from flask_eventcollector import (
     PublishResult,
     Stats,
 )
+from flask_eventcollector.delivery.delivery import Delivery
 from tests.helpers import DEADLINE, Recorder, Shop, books, in_thread, open_shop
 
 
@@ -708,6 +709,37 @@ def test_publish_does_not_wait_for_the_broker_that_has_stalled() -> None:
 
         assert time.monotonic() - began < DEADLINE
         assert result == PublishResult(in_flight=1)
+
+
+def test_flush_needs_no_timeout(shop: Shop) -> None:
+    shop.faults.fail_next(Outcome.NACKED, hold=True)
+    shop.enqueue("a")
+    shop.events.publish()
+
+    assert shop.events.flush()
+    assert shop.books() == {"confirmed": 1}
+
+
+def test_without_a_timeout_close_takes_no_longer_than_the_longest_shutdown(
+    events: EventCollector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shops = [Shop(events, "a", SHUTDOWN_TIMEOUT=3), Shop(events, "b")]
+    for shop in shops:
+        with shop.app_context():
+            shop.enqueue("a")
+            events.publish()
+    given: list[float] = []
+
+    def close(delivery: Delivery, timeout: float) -> bool:
+        given.append(timeout)
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Delivery, "close", close)
+        events.close()
+
+    assert given == pytest.approx([3, 3], abs=0.9)
+    events.close(0)
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, math.nan, math.inf, 1e30])

@@ -219,6 +219,29 @@ def test_flasks_own_shell_command_publishes_each_event_at_once(
     assert seen == ["a"]
 
 
+def test_in_the_shell_events_is_the_collector_of_the_shells_app(shop: Shop) -> None:
+    with open_shop(name="warehouse") as other:
+        assert shop.make_shell_context()["events"] is shop.events
+        assert other.make_shell_context()["events"] is other.events
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_in_the_shell_the_apps_own_events_win(first: bool) -> None:
+    app = flask.Flask("shop")
+    app.testing = True
+    if not first:
+        EventCollector(app)
+
+    @app.shell_context_processor
+    def names() -> dict[str, Any]:
+        return {"events": "the app's own"}
+
+    if first:
+        EventCollector(app)
+
+    assert app.make_shell_context()["events"] == "the app's own"
+
+
 def test_a_command_that_is_no_shell_publishes_nothing_by_itself(shop: Shop) -> None:
     @shop.cli.command("report")
     def report() -> None:
