@@ -16,7 +16,15 @@ if TYPE_CHECKING:
         EncodingError,
         EventCollectorError,
     )
-    from .events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
+    from .events import (
+        BrokerState,
+        DeadEvent,
+        Event,
+        Outcome,
+        PublishResult,
+        Stats,
+        TargetProblem,
+    )
     from .extension import EventCollector
     from .signals import (
         broker_state_changed,
@@ -44,6 +52,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "Outcome",
     "PublishResult",
     "Stats",
+    "TargetProblem",
     # Signals.
     "broker_state_changed",
     "event_enqueued",

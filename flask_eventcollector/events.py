@@ -78,6 +78,30 @@ class Outcome(Word):
 
 
 @dataclass(frozen=True, slots=True)
+class TargetProblem:
+    """A target whose events are not confirmed, with the broker's last word on it."""
+
+    #: The queue's name, or the routing key.
+    queue: str
+    #: The exchange; ``""`` is AMQP's default exchange.
+    exchange: str
+    #: How many events for it wait, or are dead.
+    events: int
+    #: Why: what the broker said when it last refused one, or that it is silent.
+    reason: str
+    #: How many times the event was sent that it refused last.
+    attempts: int = 0
+    #: Seconds since the last failed attempt; ``None``: there was none.
+    last_try: float | None = None
+    #: Seconds until the next attempt; ``None``: it does not depend on the time, for
+    #: example because the broker is unreachable.
+    next_try: float | None = None
+
+    def __str__(self) -> str:
+        return f"{Target(self.exchange, self.queue)}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
 class PublishResult:
     """The state of one ``publish()`` call's events when it returned, as counts."""
 
@@ -91,6 +115,9 @@ class PublishResult:
     dead: int = 0
     #: Dropped at a limit while the caller waited.
     dropped: int = 0
+    #: Why its retained and dead events were not confirmed, by target: at most
+    #: 20 targets. It is ignored when results are compared.
+    problems: tuple[TargetProblem, ...] = field(default=(), compare=False)
 
     @property
     def complete(self) -> bool:
@@ -196,6 +223,11 @@ class Stats:
     broker_error: str = ""
     #: The spool's current problem; ``""``: none, or no spool.
     spool_error: str = ""
+    #: How many targets the broker refuses events for, or is silent on while it
+    #: confirms others.
+    problem_targets: int = 0
+    #: Those of them with the most events, at most 20, the worst first.
+    problems: tuple[TargetProblem, ...] = ()
 
     @property
     def balanced(self) -> bool:
@@ -225,4 +257,15 @@ class Stats:
             broker=worse.broker,
             broker_error=worse.broker_error,
             spool_error=self.spool_error or other.spool_error,
+            problems=worst_problems([*self.problems, *other.problems]),
         )
+
+
+#: The most targets that are named at a time: they may be named after users or hosts.
+MOST_PROBLEMS = 20
+
+
+def worst_problems(problems: list[TargetProblem]) -> tuple[TargetProblem, ...]:
+    """The *problems* with the most events, at most :data:`MOST_PROBLEMS`."""
+    worst = sorted(problems, key=lambda problem: problem.events, reverse=True)
+    return tuple(worst[:MOST_PROBLEMS])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,10 @@ def details(found: Found, *, payload: bool) -> dict[str, Any]:
 
 def drained(drained: Drained) -> dict[str, Any]:
     """What a flush delivered and what it left."""
-    shown = {key: value for key, value in vars(drained).items() if key != "reason"}
-    return shown | {"unreadable": unreadable(drained.unreadable)}
+    return vars(drained) | {
+        "problems": [asdict(problem) for problem in drained.problems],
+        "unreadable": unreadable(drained.unreadable),
+    }
 
 
 def adopted(

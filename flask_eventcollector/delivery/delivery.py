@@ -215,6 +215,9 @@ class Delivery:
         """The counts of this process; never blocks."""
         with self._telling() as notices:
             self._ledger.discard_abandoned(into=notices)
+        return replace(self._figures(), **self._ledger.problems())
+
+    def _figures(self) -> Stats:
         return replace(self._ledger.stats(), **self._store.figures())
 
     def collected(self, entries: list[Entry]) -> tuple[Event, ...]:
@@ -417,7 +420,7 @@ class Delivery:
         """Run the flusher once; returns the seconds until the next run."""
         with self._background():
             self.notify_pending()
-            stats = self.stats()
+            stats = self._figures()
             self._log.broker(stats)
             self._log.spool(self._store.problems(), stats.unspooled)
             self._log.log_suppressed()

@@ -6,7 +6,14 @@ import enum
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ..events import BrokerState, Event, Outcome, PublishResult, Word
+from ..events import (
+    BrokerState,
+    Event,
+    Outcome,
+    PublishResult,
+    TargetProblem,
+    Word,
+)
 from .signal import Signal
 
 
@@ -188,8 +195,8 @@ class Waiter:
         self.pending.clear()
         self.done.set()
 
-    def result(self) -> PublishResult:
-        """How the caller's events stand."""
+    def result(self, problems: tuple[TargetProblem, ...] = ()) -> PublishResult:
+        """How the caller's events stand, and which *problems* their targets have."""
         states = [entry.state for entry in self.entries]
         return PublishResult(
             confirmed=states.count(State.CONFIRMED),
@@ -197,6 +204,7 @@ class Waiter:
             retained=states.count(State.RETAINED),
             dead=states.count(State.DEAD),
             dropped=states.count(State.DROPPED),
+            problems=problems,
         )
 
 

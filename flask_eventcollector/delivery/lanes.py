@@ -44,8 +44,11 @@ class Lane:
         "_unheard_since",
         "_waiting",
         "_window",
+        "attempts",
         "bytes_in_flight",
+        "failed_at",
         "in_flight",
+        "reason",
     )
 
     def __init__(self, delay: Callable[[int], float]) -> None:
@@ -64,6 +67,10 @@ class Lane:
         #: ``None``: the lane is open.
         self._retry_at: float | None = None
         self._window = WIDE_OPEN
+        #: Of the event that failed last: how often it was sent, when last, and why.
+        self.attempts = 0
+        self.failed_at = 0.0
+        self.reason = ""
 
     def __bool__(self) -> bool:
         return bool(self._waiting or self._delayed or self.in_flight)
@@ -77,6 +84,37 @@ class Lane:
     def retry_at(self) -> float:
         """When the next event here may be sent."""
         return self._retry_at or 0.0
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether the target refuses events, be it single ones."""
+        return self.backing_off or bool(self._delayed)
+
+    @property
+    def next_try(self) -> float | None:
+        """When a refused event here may be sent again; ``None``: none was refused."""
+        delayed = self._delayed[0][0] if self._delayed else None
+        return delayed if self._retry_at is None else self._retry_at
+
+    @property
+    def load(self) -> int:
+        """About how many events are here: some may have departed."""
+        return len(self._waiting) + len(self._delayed) + self.in_flight
+
+    @property
+    def events(self) -> int:
+        """How many events are here; takes time for each."""
+        waiting = sum(entry.is_retained for _, entry in self._waiting)
+        delayed = sum(entry.is_retained for _, _, entry in self._delayed)
+        return waiting + delayed + self.in_flight
+
+    def failed(self, entry: Entry, reason: str) -> None:
+        """Note that *entry* was sent and not confirmed."""
+        self.attempts, self.failed_at, self.reason = (
+            entry.attempts,
+            entry.sent_at,
+            reason,
+        )
 
     @property
     def resting(self) -> bool:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
 from contextlib import contextmanager
+from dataclasses import replace
+from heapq import nlargest
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..events import (
+    MOST_PROBLEMS,
     BrokerState,
     DeadEvent,
     Event,
@@ -22,6 +26,8 @@ from ..events import (
     PublishResult,
     Stats,
     Target,
+    TargetProblem,
+    worst_problems,
 )
 from .books import Books
 from .broker_status import BrokerStatus
@@ -62,6 +68,8 @@ _MOST_SCOUTS = 8
 #: How many events may be recorded without the lock at a time, and the size of each in
 #: bytes. With many threads, the limits may briefly be exceeded by that much.
 _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
+
+_SILENT = "no confirm for some time, while events for others are confirmed"
 
 _target_of = attrgetter("target")
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
@@ -295,7 +303,7 @@ class Ledger:
             obstacle = self._obstacle(entry)
             if obstacle:
                 self._note_failure(entry, obstacle, None, waiter.notices)
-        return waiter.result()
+        return waiter.result(self._problems_among(waiter.entries))
 
     def wait_until_flushed(self, deadline: float) -> bool:
         """Wait until nothing is in flight or retained, at most until *deadline*.
@@ -542,6 +550,18 @@ class Ledger:
             broker=self._broker.shown,
             broker_error=self._broker.error,
         )
+
+    @step
+    def problems(self) -> dict[str, Any]:
+        """The fields of :class:`~flask_eventcollector.Stats` about single targets."""
+        held = {
+            target: lane
+            for target, lane in self._lanes.items()
+            if lane.is_refused or self._is_silent(lane)
+        }
+        most = nlargest(MOST_PROBLEMS, held, key=lambda target: held[target].load)
+        problems = [self._problem(target, held[target]) for target in most]
+        return {"problem_targets": len(held), "problems": worst_problems(problems)}
 
     @step
     def _begin_write(
@@ -847,6 +867,7 @@ class Ledger:
             entry.is_suspect = True
         outcome = settlement.outcome
         entry.reason = settlement.reason
+        lane.failed(entry, settlement.reason)
         if outcome is None:
             self._not_sent(settlement, lane, now)
         elif outcome is Outcome.UNKNOWN:
@@ -981,6 +1002,45 @@ class Ledger:
         notices.append(
             Notice(kind, entry.event, reason, outcome, attempts, first=first)
         )
+
+    # What keeps events from being confirmed.
+
+    def _problem(self, target: Target, lane: Lane) -> TargetProblem:
+        events = lane.events + self._suspects.count(target)
+        reason = lane.reason if lane.is_refused else _SILENT
+        return self._about(target, events, reason, lane.attempts)
+
+    def _about(
+        self, target: Target, events: int, reason: str, attempts: int
+    ) -> TargetProblem:
+        """The problem with *target*; its lane knows the times."""
+        queue, exchange = target.queue, target.exchange
+        problem = TargetProblem(queue, exchange, events, reason, attempts)
+        lane = self._lanes.get(target)
+        if lane is None or not lane.attempts:
+            return problem
+        now, next_try = self._clock(), lane.next_try
+        ready = self._broker.state is BrokerState.READY
+        if not ready or next_try is None or next_try == math.inf:
+            return replace(problem, last_try=now - lane.failed_at)
+        left = max(0.0, next_try - now)
+        return replace(problem, last_try=now - lane.failed_at, next_try=left)
+
+    def _problems_among(self, entries: list[Entry]) -> tuple[TargetProblem, ...]:
+        held: dict[Target, list[Entry]] = {}
+        for entry in entries:
+            if entry.state in (State.RETAINED, State.DEAD):
+                held.setdefault(entry.target, []).append(entry)
+        problems = [
+            self._about(
+                target,
+                len(group),
+                group[0].reason or self._obstacle(group[0]) or str(self._broker),
+                group[0].attempts,
+            )
+            for target, group in held.items()
+        ]
+        return worst_problems(problems)
 
     # Waiting.
 

@@ -50,6 +50,11 @@ class Suspects:
         """Whether there is a suspect for *target*."""
         return any(turn.entry.target == target for turn in self._waiting)
 
+    def count(self, target: Target) -> int:
+        """How many suspects for *target* are waiting."""
+        waiting = (turn.entry for turn in self._waiting if turn.entry.is_retained)
+        return sum(entry.target == target for entry in waiting)
+
     def add(self, entry: Entry, not_before: float = 0.0) -> None:
         """Hold *entry* until it can be sent alone."""
         if not self._waiting:

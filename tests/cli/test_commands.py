@@ -205,6 +205,22 @@ def test_flush_explains_why_events_are_left(
     assert "it was taken down" in result.output
 
 
+def test_flush_names_the_queue_that_refuses_and_the_reason(
+    run: Callable[..., Result], shop: Shop, killed: Worker
+) -> None:
+    shop.faults.refuse("orders")
+
+    result = run("flush", "--timeout", "20")
+    machines = json.loads(run("flush", "--timeout", "20", "--json").stdout)
+
+    assert result.exit_code == 3
+    assert "Not delivered: orders: no queue 'orders'" in result.stderr
+    assert "orders: no queue 'orders'" in machines["reason"]
+    (problem,) = machines["problems"]
+    assert (problem["queue"], problem["events"]) == ("orders", 1)
+    assert problem["attempts"] >= 1
+
+
 def test_retry_lets_a_killed_process_s_event_wait_again(
     run: Callable[..., Result], shop: Shop, killed: Worker
 ) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ....delivery.delivery import Delivery
-from ....events import BrokerState, Stats
+from ....events import BrokerState, Stats, TargetProblem
+from ....messages.wording import plural
 from ..folder import Folder
 from .changes import unresponsive
 from .reading import Report, Unreadable, quarantined, reports
 
 #: Seconds between two progress updates.
 _STEP = 0.1
+#: How many queues are named in a line.
+_MOST_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,8 @@ class Drained:
     processes: int
     #: What could not be read, or belongs to an unresponsive process.
     unreadable: list[Unreadable]
+    #: The queues that the broker refuses events for, or is silent on.
+    problems: tuple[TargetProblem, ...]
     #: Why this process has not delivered all that it could read; ``""``: it has.
     reason: str
 
@@ -90,7 +95,8 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
             *quarantined(folder),
             *(Unreadable(f.path, silent[f.owner.process]) for f in stuck),
         ],
-        reason=_reason(now) if here else "",
+        problems=now.problems,
+        reason=why_left(now) if here else "",
     )
 
 
@@ -98,8 +104,12 @@ def _events(file: Report) -> int:
     return file.waiting + file.dead
 
 
-def _reason(now: Stats) -> str:
+def why_left(now: Stats) -> str:
+    """Why a process with these figures has not delivered everything."""
     if now.broker is not BrokerState.READY:
         return now.broker_error or f"the broker is {now.broker}"
-    refused = "the broker refused the events (see the log), or the timeout expired"
-    return now.spool_error or refused
+    if now.spool_error or not now.problems:
+        return now.spool_error or "the timeout expired"
+    named = [str(problem) for problem in now.problems[:_MOST_NAMED]]
+    more = now.problem_targets - len(named)
+    return "; ".join(named + [f"and {more} more {plural(more, 'queue')}"] * (more > 0))
