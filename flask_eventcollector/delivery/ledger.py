@@ -95,8 +95,8 @@ def step(
             return self._in_the_middle(method, args, kwargs)
         with self._lock:
             try:
-                self._catch_up()
-                self._admit()
+                if self._arrivals or self._postponed:
+                    self._catch_up()
                 return method(self, *args, **kwargs)
             except BaseException:
                 self._rebuild()
@@ -204,7 +204,11 @@ class Ledger:
         return True
 
     def _admit(self) -> None:
-        """Compute how many may be collected without the lock, as more are held."""
+        """Compute how many may be collected without the lock.
+
+        Needed wherever more is held than before. If less is, it allows too few, until a
+        collector that exceeds it takes the lock.
+        """
         self._admitted = self._room.for_arrivals(_MOST_ARRIVALS, _SMALL)
 
     @step
@@ -357,6 +361,8 @@ class Ledger:
                 if settlement.entry.state is State.IN_FLIGHT:
                     self._settle(settlement, now)
         self._changed.wake_all()
+        if not self._books.count(State.RETAINED):
+            return False
         return _is_due(self._due(now), now)
 
     @step
@@ -600,6 +606,7 @@ class Ledger:
             # Each may be repeated, since it checks the entries' states.
             self._postponed[0]()
             self._postponed.popleft()
+        self._admit()
 
     def _is_new(self, entry: Entry) -> bool:
         is_known = entry.event.id in self._books or entry.state is State.DROPPED
@@ -1116,6 +1123,7 @@ class Ledger:
             if entry is alone:
                 self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
+        self._admit()
         for waiter in self._waiters:
             waiter.look_again()
         self._changed.wake_all()

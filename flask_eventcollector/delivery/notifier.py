@@ -46,7 +46,8 @@ class Notifier:
 
     def notify_enqueued(self, event: Event) -> None:
         """Report an event that was just collected."""
-        self._send(signals.event_enqueued, {"event": event})
+        if signals.event_enqueued.receivers:
+            self._send(signals.event_enqueued, {"event": event})
 
     def notify(self, notices: list[Notice]) -> None:
         """Report *notices*; blocks as long as the receivers do.

@@ -87,7 +87,7 @@ class ChannelPool:
             channel = self._numbered.get(number)
             if channel is not None:
                 settlements += channel.confirmed(tag, multiple=multiple)
-        self._settle(settlements)
+        self._settle_outside(settlements)
 
     def look_after(self) -> None:
         """Close idle and worn channels, and abandon those that do not open."""
