@@ -233,7 +233,7 @@ class Recorder:
 
     def __enter__(self) -> Recorder:
         for name, receiver in self._receivers.items():
-            SIGNALS[name].connect(receiver, sender=self._app, weak=False)
+            SIGNALS[name].connect(receiver, sender=self._app)
         return self
 
     def __exit__(self, *exc_info: object) -> None:

@@ -190,7 +190,7 @@ class Heard:
 
     def connect(self, shop: Shop) -> None:
         for name, receiver in self._receivers.items():
-            SIGNALS[name].connect(receiver, sender=shop, weak=False)
+            SIGNALS[name].connect(receiver, sender=shop)
 
     def disconnect(self, shop: Shop) -> None:
         for name, receiver in self._receivers.items():
