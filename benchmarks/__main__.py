@@ -13,6 +13,7 @@ of the same run: broker, publishers and load share the cores of the machine.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +94,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(benchmarks: Sequence[Benchmark], rounds: int, quick: bool) -> Report:
-    results = Results()
+    results, (load, *_) = Results(), os.getloadavg()
     jobs = {benchmark.name: benchmark.jobs(quick) for benchmark in benchmarks}
     version = ""
     with Progress(
@@ -112,7 +113,7 @@ def measure(benchmarks: Sequence[Benchmark], rounds: int, quick: bool) -> Report
         for benchmark in benchmarks:
             own = jobs[benchmark.name]
             version = run_rounds(benchmark.name, own, rounds, results, show)
-    return Report(benchmarks, results, version, rounds, quick)
+    return Report(benchmarks, results, version, rounds, quick, load)
 
 
 def run_rounds(
@@ -125,20 +126,21 @@ def run_rounds(
     """Let the contestants take turns; return the broker's version."""
     with private_broker() as node:
         for job in [job for _ in range(rounds) for job in jobs]:
-            show(f"{name}: {job.case}: {job.contestant}")
-            if job.contestant not in results.skipped:
+            show(f"{name}: {job}")
+            if not set(job.contestants) & set(results.skipped):
                 run_job(name, job, node, results)
         return node.version
 
 
 def run_job(name: str, job: Job, node: RabbitMQNode, results: Results) -> None:
     try:
-        values = job.run(node)
+        measured = job.run(node)
     except Unavailable as error:
-        results.skipped[job.contestant] = str(error)
+        results.skipped |= dict.fromkeys(job.contestants, str(error))
         return
-    for unit, value in values.items():
-        results.add(Key(name, job.case, job.contestant, unit), value)
+    for contestant, values in measured.items():
+        for unit, value in values.items():
+            results.add(Key(name, job.case, contestant, unit), value)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _BATCH = 100
 def jobs(quick: bool) -> list[Job]:
     batches = 20 if quick else 200
     return [
-        Job(Case("one thread", label), name, partial(measure, size, batches))
+        Job.of_one(Case("one thread", label), name, partial(measure, size, batches))
         for label, size in SIZES.items()
         for name, measure in ((DUMPS, _dumps), (OURS, _enqueue))
     ]

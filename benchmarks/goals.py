@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import product
 
 from . import (
     backlog,
@@ -145,19 +146,17 @@ def _backlog() -> Iterator[Goal]:
         case = Case(backlog.GROUP, backlog.at(retained))
         return Key("backlog", case, contestant, unit)
 
-    for store in backlog.STORES:
-        unit = [
-            key(store, retained, retaining.UNIT_OF_WORK)
-            for retained in (backlog.MOST, 0)
-        ]
-        text = f"unit of work with a million retained beside none, {store}"
-        yield Goal(text, _ratio(unit[0], unit[1]), most=1.1)
+    for store, retained in product(backlog.STORES, (backlog.MANY, backlog.MOST)):
+        unit = retaining.UNIT_OF_WORK
+        pair = key(store, retained, unit), key(store, 0, unit)
+        text = f"unit of work with {backlog.at(retained)} retained beside 0, {store}"
+        yield Goal(text, _ratio(*pair), most=1.1)
     rate = [
         key(contestant, backlog.DRAINED, retaining.DRAIN)
         for contestant in ("memory", backlog.THROUGHPUT)
     ]
     yield Goal("drain rate beside throughput", _ratio(rate[0], rate[1]), 0.9)
-    memory = key("memory", backlog.DRAINED, retaining.MEMORY)
+    memory = key("memory", backlog.MANY, retaining.MEMORY)
     text = "memory per retained event besides its payload, bytes"
     yield Goal(text, lambda results: results.together(_besides, memory), most=300)
 

@@ -82,7 +82,7 @@ def jobs(quick: bool) -> list[Job]:
 def _job(
     place: str, view: str, run: Callable[[RabbitMQNode], Mapping[str, float]]
 ) -> Job:
-    return Job(Case(GROUP, place), view, run)
+    return Job.of_one(Case(GROUP, place), view, run)
 
 
 def _up(view: str, seconds: int, node: RabbitMQNode) -> Mapping[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ class Report:
     version: str
     rounds: int
     quick: bool
+    #: The average number of busy threads on the machine in the minute before.
+    load: float
 
     def tables(self) -> Iterator[Table]:
         for benchmark in self.benchmarks:
@@ -76,9 +79,11 @@ class Report:
         here = machine()
         rounds = "one round" if self.rounds == 1 else f"medians of {self.rounds} rounds"
         form = ", the quick form" if self.quick else ""
+        today = f"{date.today():%Y-%m-%d}"
         return (
             f"RabbitMQ {self.version}, Python {here['python']}, {here['cores']} cores"
-            f" ({here['processor']}, {here['system']}), {rounds}{form}"
+            f" ({here['processor']}, {here['system']}), {rounds}{form}, {today},"
+            f" load average before it {self.load:.1f}"
         )
 
     def show(self) -> None:
@@ -104,6 +109,8 @@ class Report:
         return {
             "rabbitmq": self.version,
             "machine": machine(),
+            "date": date.today().isoformat(),
+            "load": self.load,
             "rounds": self.rounds,
             "quick": self.quick,
             "skipped": self.results.skipped,

@@ -7,7 +7,7 @@ from functools import partial
 
 from . import serving
 from .results import Benchmark, Case, Job
-from .serving import GTHREAD, WORKERS
+from .serving import GTHREAD, WORKERS, Turns
 from .views import (
     BLOCKING,
     CONNECTING,
@@ -29,15 +29,14 @@ def at(events: int) -> str:
 
 
 def jobs(quick: bool) -> list[Job]:
-    seconds = 1 if quick else 3
+    turns = Turns(3, 0.5) if quick else Turns(5, 1)
     return [
         Job(
             Case(worker, at(events)),
-            view,
-            partial(serving.cost_of, view, worker, events, seconds),
+            views,
+            partial(serving.costs_in_turns, views, worker, events, turns),
         )
         for worker, events, views in (_quick() if quick else _full())
-        for view in views
     ]
 
 

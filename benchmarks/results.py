@@ -75,12 +75,27 @@ class Results:
 
 @dataclass(frozen=True)
 class Job:
-    """One contestant in one case: what is repeated in each round."""
+    """What is repeated in each round: mostly one contestant in one case."""
 
     case: Case
-    contestant: str
-    #: Returns value by unit. Raises `Unavailable` if that can't be measured here.
-    run: Callable[[RabbitMQNode], Mapping[str, float]]
+    #: Several if they take turns within the round.
+    contestants: tuple[str, ...]
+    #: Returns values by contestant and unit. Raises `Unavailable` if that can't be
+    #: measured here.
+    run: Callable[[RabbitMQNode], Mapping[str, Mapping[str, float]]]
+
+    @classmethod
+    def of_one(
+        cls,
+        case: Case,
+        contestant: str,
+        run: Callable[[RabbitMQNode], Mapping[str, float]],
+    ) -> Job:
+        """One contestant; *run* returns values by unit."""
+        return cls(case, (contestant,), lambda node: {contestant: run(node)})
+
+    def __str__(self) -> str:
+        return f"{self.case}: {', '.join(self.contestants)}"
 
 
 @dataclass(frozen=True)

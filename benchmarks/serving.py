@@ -17,7 +17,7 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,8 @@ CPU = "CPU, µs/request"
 UNITS = (RATE, MEDIAN, P99, CPU)
 
 CLIENTS = 8
+#: How long a view is loaded before it counts, in seconds.
+WARM_UP = 1.0
 GTHREAD = "gthread 1 × 8"
 #: gunicorn's arguments for each kind of worker.
 WORKERS: dict[str, tuple[str, ...]] = {
@@ -59,11 +61,34 @@ class Load(NamedTuple):
     seconds: float
 
 
+class Turns(NamedTuple):
+    """How often a view gets its load within a round, and how long."""
+
+    number: int
+    seconds: float
+
+
+class _Served:
+    """A view that gunicorn serves."""
+
+    def __init__(self, address: str, master: int) -> None:
+        self._address, self._master = address, master
+        self.requests = 0
+
+    def load(self, seconds: float) -> dict[str, float]:
+        """Put load on it; return the figures by unit."""
+        before = _cpu_of_workers(self._master)
+        load = _load(self._address, seconds)
+        spent = _cpu_of_workers(self._master) - before
+        self.requests += len(load.times)
+        return _figures(load, spent)
+
+
 def cost_of(
     view: str,
     worker: str,
     events: int,
-    seconds: int,
+    seconds: float,
     node: RabbitMQNode,
     *,
     url: str | None = None,
@@ -75,24 +100,62 @@ def cost_of(
     :param fault: entered when the view is warm, and left before the events are counted.
     :raises Unavailable: hey is not installed.
     """
+    # After a fault, some events may have been sent twice.
+    most = 2 if fault else 1
+    with (
+        _warm(view, worker, events, node, url or node.url, most) as served,
+        fault or nullcontext(),
+    ):
+        return served.load(seconds)
+
+
+def costs_in_turns(
+    views: Sequence[str],
+    worker: str,
+    events: int,
+    turns: Turns,
+    node: RabbitMQNode,
+) -> Mapping[str, Mapping[str, float]]:
+    """Serve all views; each gets the load for a short turn, several times.
+
+    So a change of the machine's speed hits all of them alike.
+
+    :return: the medians of the turns, by view and unit.
+    :raises Unavailable: hey is not installed.
+    """
+    with ExitStack() as stack:
+        served = {
+            view: stack.enter_context(_warm(view, worker, events, node, node.url))
+            for view in views
+        }
+        measured = [
+            {view: one.load(turns.seconds) for view, one in served.items()}
+            for _ in range(turns.number)
+        ]
+    return {
+        view: {
+            unit: statistics.median(turn[view][unit] for turn in measured)
+            for unit in UNITS
+        }
+        for view in views
+    }
+
+
+@contextmanager
+def _warm(
+    view: str, worker: str, events: int, node: RabbitMQNode, url: str, most: int = 1
+) -> Iterator[_Served]:
+    """Serve the view; at the end, check that each event arrived, *most* times."""
     _check_hey()
     queue = node.declare(f"benchmark.{view}".replace(" ", "-"))
     with tempfile.TemporaryDirectory() as folder:
-        task = Task(view, url or node.url, queue, events, f"{folder}/spool")
-        log = Path(folder, "log")
-        with _served(task, worker, log) as (address, master):
-            warm = _load(address, "-n", str(2 * CLIENTS))
-            with fault or nullcontext():
-                before = _cpu_of_workers(master)
-                load = _load(address, "-z", f"{seconds}s")
-                spent = _cpu_of_workers(master) - before
-            sent = (
-                0 if view == NO_EVENTS else events * (len(warm.times) + len(load.times))
-            )
-            # After a fault, some events may have been sent twice.
-            check_arrived(node, queue, sent, most=2 * sent if fault else None)
+        task = Task(view, url, queue, events, f"{folder}/spool")
+        with _served(task, worker, Path(folder, "log")) as served:
+            served.load(WARM_UP)
+            yield served
+            sent = 0 if view == NO_EVENTS else events * served.requests
+            check_arrived(node, queue, sent, most=most * sent)
     node.delete(queue)
-    return _figures(load, spent)
 
 
 def _figures(load: Load, spent: float) -> dict[str, float]:
@@ -106,8 +169,7 @@ def _figures(load: Load, spent: float) -> dict[str, float]:
 
 
 @contextmanager
-def _served(task: Task, worker: str, log: Path) -> Iterator[tuple[str, int]]:
-    """Yield the address, and the process id of gunicorn's master."""
+def _served(task: Task, worker: str, log: Path) -> Iterator[_Served]:
     (port,) = free_ports(1)
     address = f"http://127.0.0.1:{port}/"
     with log.open("wb") as output:
@@ -123,7 +185,7 @@ def _served(task: Task, worker: str, log: Path) -> Iterator[tuple[str, int]]:
         )
     try:
         wait_until(lambda: _is_up(f"{address}up"), f"gunicorn with {task.view}")
-        yield address, master.pid
+        yield _Served(address, master.pid)
     except RuntimeError as error:
         raise RuntimeError(f"{error}\n{log.read_text()[-4000:]}") from error
     finally:
@@ -139,13 +201,13 @@ def _is_up(address: str) -> bool:
         return False
 
 
-def _load(address: str, *amount: str) -> Load:
+def _load(address: str, seconds: float) -> Load:
     """Request it from all clients.
 
     :raises RuntimeError: a request failed.
     """
-    command = ["hey", "-c", str(CLIENTS), *amount, "-t", "30", "-o", "csv", address]
-    output = subprocess.check_output(command, text=True)
+    options = ("-c", str(CLIENTS), "-z", f"{seconds}s", "-t", "30", "-o", "csv")
+    output = subprocess.check_output(["hey", *options, address], text=True)
     responses = list(csv.DictReader(output.splitlines()))
     failed = [response for response in responses if response["status-code"] != "200"]
     if failed or not responses:

@@ -35,10 +35,12 @@ print(time.perf_counter() - began)
 def jobs(quick: bool) -> list[Job]:
     times = 3 if quick else 15
     return [
-        Job(Case("import", ""), name, partial(_import, statement, times))
+        Job.of_one(Case("import", ""), name, partial(_import, statement, times))
         for name, statement in IMPORTS.items()
     ] + [
-        Job(Case("first confirmed event", ""), name, partial(_first, name, times))
+        Job.of_one(
+            Case("first confirmed event", ""), name, partial(_first, name, times)
+        )
         for name in FIRST
     ]
 

@@ -68,7 +68,7 @@ def jobs_for(kind: str, events: int, shapes: Sequence[tuple[int, int]]) -> list[
     """The jobs of all contestants, with queues of one type."""
     return (
         [
-            Job(
+            Job.of_one(
                 Case(group(kind), ONE_STREAM),
                 name,
                 partial(_stream, run, kind, events // n),
@@ -76,7 +76,7 @@ def jobs_for(kind: str, events: int, shapes: Sequence[tuple[int, int]]) -> list[
             for name, (run, n) in STREAMS.items()
         ]
         + [
-            Job(
+            Job.of_one(
                 Case(group(kind), shape(1, threads)),
                 name,
                 partial(_in_threads, run, kind, events // 8, 1, threads),
@@ -85,7 +85,7 @@ def jobs_for(kind: str, events: int, shapes: Sequence[tuple[int, int]]) -> list[
             for threads in (1, 8)
         ]
         + [
-            Job(
+            Job.of_one(
                 Case(group(kind), shape(batch, threads)),
                 name,
                 partial(_in_threads, run, kind, events, batch, threads),
