@@ -28,6 +28,7 @@ from .config.settings import (
     choose_backlog,
     choose_broker,
     choose_spool_dir,
+    choose_spool_name,
 )
 from .delivery.backoff import full_jitter
 from .delivery.broker import Broker
@@ -134,7 +135,7 @@ class AppState:
             return None
         path = choose_spool_dir(self.config, self.app)
         destination = Destination.of(choose_broker(self.config, self.app))
-        return Folder(path, self.app.name, destination)
+        return Folder(path, choose_spool_name(self.config, self.app), destination)
 
     # The parts of one process.
 

@@ -18,7 +18,6 @@ from . import formatting
 
 
 def status(
-    app: str,
     folder: Folder,
     files: Sequence[Report],
     others: Sequence[Report],
@@ -27,7 +26,7 @@ def status(
 ) -> dict[str, Any]:
     """Each file, with the totals."""
     return {
-        "app": app,
+        "app": folder.name,
         "folder": str(folder.path),
         "destination": list(folder.destination.addresses),
         "files": [_file(file) for file in files],

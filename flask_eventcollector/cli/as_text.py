@@ -24,14 +24,13 @@ from . import formatting
 
 
 def show_status(
-    app: str,
     folder: Folder,
     files: Sequence[Report],
     others: Sequence[Report],
     problems: Sequence[Unreadable],
 ) -> None:
     """Each file, with the totals."""
-    click.echo(f"Spool of {app!r}: {formatting.printable(str(folder.path))}")
+    click.echo(f"Spool of {folder.name!r}: {formatting.printable(str(folder.path))}")
     if files:
         _show_files(files)
     else:

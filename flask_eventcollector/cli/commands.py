@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Sequence
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
 
 from ..stores.spool.admin.adopting import Adopted, adopt
@@ -93,12 +92,9 @@ def _status(for_machines: bool) -> None:
     problems = [file.problem for file in files + left_alone if file.problem]
     problems += set_aside
     if for_machines:
-        shown = as_json.status(
-            current_app.name, folder, files, others, set_aside, problems
-        )
-        as_json.write(shown)
+        as_json.write(as_json.status(folder, files, others, set_aside, problems))
     else:
-        as_text.show_status(current_app.name, folder, files, others, problems)
+        as_text.show_status(folder, files, others, problems)
     files += left_alone
     is_left = any(file.waiting or file.dead for file in files)
     finish(problems, is_left=is_left or bool(folder.others()))

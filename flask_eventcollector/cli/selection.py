@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from flask import current_app
 
 from ..stores.spool.admin.reading import (
     ALL,
@@ -105,7 +104,7 @@ def select_files(
         return [_file(folder, name) for name in dict.fromkeys(files)]
     theirs = Folder(folder.path, source, folder.destination)
     paths = theirs.other_files()
-    if source == current_app.name:
+    if source == folder.name:
         return paths
     paths = theirs.files() + paths
     if not paths:

@@ -33,6 +33,7 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_RECONNECT_TIMEOUT: float
     EVENTCOLLECTOR_BACKLOG: Literal["memory", "spool"]
     EVENTCOLLECTOR_SPOOL_DIR: str | os.PathLike[str] | None
+    EVENTCOLLECTOR_SPOOL_NAME: str | None
     EVENTCOLLECTOR_SPOOL_SYNC: Literal["normal", "full"]
     EVENTCOLLECTOR_MAX_EVENTS: int
     EVENTCOLLECTOR_MAX_BYTES: int

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from urllib.parse import quote
 
 from ..errors import ConfigurationError
 from ..events import Word
@@ -31,6 +32,9 @@ PREFIX = "EVENTCOLLECTOR_"
 
 #: The available kinds of backlog.
 BACKLOGS = ("memory", "spool")
+
+#: In characters, once quoted. A file name has 255 bytes; the library adds about 50.
+_LONGEST_SPOOL_NAME = 200
 
 #: Decides by a request's status and exception whether its events are published. Either
 #: may be ``None``.
@@ -132,6 +136,9 @@ class Config:
     #: ``None``: a folder in the app's instance folder. In a mounted volume, use a
     #: folder in it called ``eventcollector-spool``.
     spool_dir: Path | None = None
+    #: Which events in ``SPOOL_DIR`` belong together: those of processes with this name.
+    #: Set it to the former name when an app is renamed. ``None``: the app's name.
+    spool_name: str | None = None
     #: What the spool survives. ``"normal"``: ``kill -9``. ``"full"``: a power failure,
     #: too.
     spool_sync: SpoolSync = SpoolSync.NORMAL
@@ -204,6 +211,11 @@ def choose_backlog(config: Config, app: Flask) -> str:
 def choose_spool_dir(config: Config, app: Flask) -> Path:
     """The folder of the spool."""
     return config.spool_dir or Path(app.instance_path, OWN_NAME)
+
+
+def choose_spool_name(config: Config, app: Flask) -> str:
+    """The name that this app's files in the spool's folder have."""
+    return config.spool_name or app.name
 
 
 def choose_broker(config: Config, app: Flask) -> tuple[BrokerURL, ...]:
@@ -366,6 +378,30 @@ def _spool_dir(key: str, value: object) -> Path | None:
     return path
 
 
+def _spool_name(key: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value:
+        _invalid(
+            key,
+            value,
+            "it must be a name, as a str that is not empty (in an environment variable,"
+            " digits alone need quotes, '\"7\"'), or None for the app's name",
+        )
+    try:
+        too_long = len(quote(value, safe="")) > _LONGEST_SPOOL_NAME
+    except UnicodeEncodeError:
+        _invalid(key, value, "UTF-8 can't encode it, so no file can be named after it")
+    if too_long:
+        _invalid(
+            key,
+            value,
+            f"file names start with it, so it can have {_LONGEST_SPOOL_NAME} characters"
+            " (those other than ASCII letters and digits count several times)",
+        )
+    return value
+
+
 def _one_of(kind: type[E]) -> Callable[[str, object], E]:
     def read(key: str, value: object) -> E:
         try:
@@ -445,6 +481,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "reconnect_timeout": _seconds,
         "backlog": _backlog,
         "spool_dir": _spool_dir,
+        "spool_name": _spool_name,
         "spool_sync": _one_of(SpoolSync),
         "max_events": _count,
         "max_bytes": _count,

@@ -225,6 +225,29 @@ def test_all_files_of_an_app_that_was_renamed(
     assert sorted(shop.sent()) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("name", ["shop", "Shop & Söhne/@1", "x" * 200])
+def test_a_renamed_app_keeps_its_events_by_its_spool_name(
+    folder: Path, name: str
+) -> None:
+    settings = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder)}
+    settings |= {"BACKLOG": "spool", "SPOOL_NAME": name}
+    with open_shop(TESTING_BROKER=True, **settings) as before:
+        before.faults.go_down()
+        with before.events.auto_publish():
+            before.enqueue("kept")
+    with open_shop(TESTING_BROKER=True, **settings) as after:
+        after.name = "shop2"
+
+        def run(*args: str) -> Result:
+            return runner(after).invoke(args=["events", *args])
+
+        assert run("status").stdout.startswith(f"Spool of {name!r}: ")
+        adopted = run("adopt", "--from", name)
+        assert adopted.stdout == "Adopted 0 events of 0 files.\n"
+        assert run("flush").stdout == "1 event delivered.\n"
+        assert after.sent() == ["kept"]
+
+
 def test_a_file_of_another_folder(run: Run, tmp_path: Path) -> None:
     path = leave(tmp_path / "old", "ab")
     assert "Adopted 2 events" in run("adopt", str(path), "--yes").stdout

@@ -83,11 +83,13 @@ class Claim:
 class Folder:
     """The files of one app with one destination. Others may share the folder itself."""
 
-    def __init__(self, path: Path, app_name: str, destination: Destination) -> None:
+    def __init__(self, path: Path, name: str, destination: Destination) -> None:
         self.path = path
+        #: The app's name, or EVENTCOLLECTOR_SPOOL_NAME.
+        self.name = name
         #: The destination of the events in these files.
         self.destination = destination
-        self._prefix = f"{quote(app_name, safe='')}@"
+        self._prefix = f"{quote(name, safe='')}@"
         #: The files that were created through this object. They do not become orphans
         #: once released, since their writer still holds their events.
         self._own: set[Path] = set()
@@ -155,13 +157,12 @@ class Folder:
 
         :raises OSError: the folder can't be read.
         """
-        own = unquote(self._prefix[:-1])
         apps = {n: Folder(self.path, n, self.destination) for n in self.names()}
         files = {n: app.files() + app.other_files() for n, app in apps.items()}
         return {
             name: len(paths)
             for name, paths in files.items()
-            if name != own and all(holder_of(path) is None for path in paths)
+            if name != self.name and all(holder_of(path) is None for path in paths)
         }
 
     def _files(self, ending: str) -> list[Path]:

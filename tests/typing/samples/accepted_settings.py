@@ -42,11 +42,13 @@ tests: Settings = {
     "EVENTCOLLECTOR_BROKER_URL": "memory://",
     "EVENTCOLLECTOR_PUBLISH_ON": "always",
     "EVENTCOLLECTOR_SPOOL_DIR": "/tmp/spool",
+    "EVENTCOLLECTOR_SPOOL_NAME": "shop",
     "EVENTCOLLECTOR_OVERFLOW": "drop-oldest",
 }
 unset: Settings = {
     "EVENTCOLLECTOR_BROKER_URL": None,
     "EVENTCOLLECTOR_SPOOL_DIR": None,
+    "EVENTCOLLECTOR_SPOOL_NAME": None,
 }
 tests["EVENTCOLLECTOR_BACKLOG"] = "memory"
 
