@@ -208,8 +208,9 @@ class Stats:
     unadopted: int = 0
     #: Damaged spool files that were renamed.
     quarantined: int = 0
-    #: Spool files of dead processes whose events are for another broker or virtual
-    #: host, so that this process does not adopt them.
+    #: Spool files of dead processes that this process does not adopt, since their
+    #: events are for another broker or virtual host, or of an app by another name that
+    #: has no process: it may be this one before it was renamed.
     strays: int = 0
     #: Bytes of all events held in memory. Those of dead events do not count against
     #: ``EVENTCOLLECTOR_MAX_BYTES``.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ def status(
     folder: Folder,
     files: Sequence[Report],
     others: Sequence[Report],
+    apps: Mapping[str, Sequence[Report]],
     quarantined: Iterable[Unreadable],
     problems: Iterable[Unreadable],
 ) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def status(
         "destination": list(folder.destination.addresses),
         "files": [_file(file) for file in files],
         "others": [_file(file) for file in others],
-        "other_apps": folder.others(),
+        "other_apps": {name: len(left) for name, left in apps.items()},
         "quarantined": [str(file.path) for file in quarantined],
         "total": total(files)._asdict(),
         "unreadable": unreadable(problems),
@@ -41,6 +42,11 @@ def status(
 def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
     """What a command could not read, deliver or change."""
     return [{"path": str(p.path), "reason": p.reason} for p in problems]
+
+
+def paths(files: Iterable[Report]) -> list[str]:
+    """The paths of *files*."""
+    return [str(file.path) for file in files]
 
 
 def _file(file: Report) -> dict[str, Any]:
@@ -92,11 +98,12 @@ def details(found: Found, *, payload: bool) -> dict[str, Any]:
     return properties
 
 
-def drained(drained: Drained) -> dict[str, Any]:
+def drained(drained: Drained, left_alone: Sequence[Report]) -> dict[str, Any]:
     """What a flush delivered and what it left."""
     return vars(drained) | {
         "problems": [asdict(problem) for problem in drained.problems],
         "unreadable": unreadable(drained.unreadable),
+        "left_alone": paths(left_alone),
     }
 
 

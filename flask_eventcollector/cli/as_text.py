@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,7 +17,7 @@ from ..stores.spool.admin.changes import PATIENCE, Changed
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
 from ..stores.spool.folder import Folder
-from ..stores.spool.strays import destination_name
+from ..stores.spool.strays import destination_name, how_to_adopt
 from . import formatting
 
 # The state of the spool.
@@ -27,6 +27,7 @@ def show_status(
     folder: Folder,
     files: Sequence[Report],
     others: Sequence[Report],
+    apps: Mapping[str, Sequence[Report]],
     problems: Sequence[Unreadable],
 ) -> None:
     """Each file, with the totals."""
@@ -37,11 +38,13 @@ def show_status(
         show_none("waiting", str(folder.destination) if others else None, problems)
     if others:
         _show_others(folder, others)
-    for name, count in folder.others().items():
-        text = f"{formatting.count(count, 'file')} of {name!r}, which has no process"
+    for name, left in apps.items():
+        text = (
+            f"{formatting.count(len(left), 'file')} of {name!r}, which has no process"
+        )
         click.echo(
             f"Left alone: {formatting.printable(text)} here. If this app was renamed,"
-            f" run 'flask events adopt --from {formatting.printable(name)}'."
+            f" run {formatting.printable(how_to_adopt(name))}."
         )
 
 

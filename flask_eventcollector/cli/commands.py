@@ -19,9 +19,11 @@ from ..stores.spool.admin.reading import (
     Report,
     Unreadable,
     events_in,
+    left_alone,
     quarantined,
     report,
     reports,
+    reports_of_apps,
     reports_of_others,
 )
 from ..stores.spool.control import ControlRequest
@@ -81,23 +83,23 @@ def _status(for_machines: bool) -> None:
     """Show each spool file, its process, and its events.
 
     Files of this app's name whose events are for another broker or virtual host are
-    listed apart; see 'adopt'. Exits with 3 if any event is waiting or dead, or if a
-    file can't be read or is quarantined. Running processes with another broker don't
-    count.
+    listed apart, as are apps without a process; see 'adopt'. Exits with 3 if any event
+    is waiting or dead, or if a file can't be read or is quarantined. Running processes
+    with another broker don't count.
     """
     folder = spool_folder()
     files, others = reports(folder), reports_of_others(folder)
     set_aside = quarantined(folder)
-    left_alone = [file for file in others if not file.owner.alive]
-    problems = [file.problem for file in files + left_alone if file.problem]
+    apps = reports_of_apps(folder)
+    dead = [file for file in others if not file.owner.alive]
+    problems = [file.problem for file in files + dead if file.problem]
     problems += set_aside
     if for_machines:
-        as_json.write(as_json.status(folder, files, others, set_aside, problems))
+        as_json.write(as_json.status(folder, files, others, apps, set_aside, problems))
     else:
-        as_text.show_status(folder, files, others, problems)
-    files += left_alone
-    is_left = any(file.waiting or file.dead for file in files)
-    finish(problems, is_left=is_left or bool(folder.others()))
+        as_text.show_status(folder, files, others, apps, problems)
+    is_left = bool(apps) or any(file.has_events for file in files + dead)
+    finish(problems, is_left=is_left)
 
 
 @_command("list")
@@ -109,7 +111,8 @@ def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None
     """List the events, oldest first.
 
     With --json, writes one object per line, and a last one with "unreadable" if a file
-    can't be read. Then it exits with 3.
+    can't be read, or with "left_alone" if a file is for another broker, or of an app
+    without a process. Then it exits with 3.
     """
     _show_events(queue, limit, dead, None if for_machines else as_text.show_list)
 
@@ -135,19 +138,23 @@ def _show_events(
 ) -> None:
     """List events, or only *dead* ones; as JSON without *show*."""
     problems: list[Unreadable] = []
-    found = events_in(spool_folder(), problems, Filter(queue, dead))
+    folder = spool_folder()
+    found = events_in(folder, problems, Filter(queue, dead))
+    alone = left_alone(folder)
     first = itertools.islice(found, limit or None)
     if show is None:
         as_json.write_lines(map(as_json.event, first))
         if problems:
             as_json.write_lines([{"unreadable": as_json.unreadable(problems)}])
+        if alone:
+            as_json.write_lines([{"left_alone": as_json.paths(alone)}])
     elif shown := list(first):
         show(shown)
         if limit and next(found, None):
             click.echo(f"Only the first {limit}; --limit 0 shows all.", err=True)
     else:
         as_text.show_none("dead" if dead else "waiting", queue, problems)
-    finish(problems)
+    finish(problems, left_alone=alone)
 
 
 @_command("show")
@@ -183,7 +190,7 @@ def _flush(timeout: float, for_machines: bool) -> None:
 
     Events of running processes are only counted; those processes deliver them, unless
     they don't respond. Exits with 3 if events are still waiting or dead, or if a file
-    can't be read.
+    can't be read, is for another broker, or of an app without a process.
     """
     folder, own_delivery = spool_folder(), delivery()
     waiting = sum(file.waiting for file in reports(folder) if not file.owner.alive)
@@ -191,8 +198,9 @@ def _flush(timeout: float, for_machines: bool) -> None:
         drained = drain(
             own_delivery, folder, timeout, bar.update if bar else lambda _: None
         )
+    alone = left_alone(folder)
     if for_machines:
-        as_json.write(as_json.drained(drained))
+        as_json.write(as_json.drained(drained, alone))
     else:
         as_text.show_drained(drained)
     if drained.reason:
@@ -201,6 +209,7 @@ def _flush(timeout: float, for_machines: bool) -> None:
         drained.unreadable,
         is_left=bool(drained.waiting or drained.dead),
         lead="Not delivered:",
+        left_alone=alone,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import click
 
-from ..stores.spool.admin.reading import Unreadable
+from ..stores.spool.admin.reading import Report, Unreadable
 from . import as_json, formatting
 
 
@@ -56,15 +56,27 @@ def end(code: Exit) -> NoReturn:
 
 
 def finish(
-    unreadable: Sequence[Unreadable], *, is_left: bool = False, lead: str = "Can't read"
+    unreadable: Sequence[Unreadable],
+    *,
+    is_left: bool = False,
+    lead: str = "Can't read",
+    left_alone: Sequence[Report] = (),
 ) -> None:
     """End a command that has done what it could; returns if nothing is left.
 
     :param unreadable: what it could not read, deliver or change, told on stderr.
     :param is_left: whether anything else is left.
     :param lead: how each of these lines begins.
+    :param left_alone: files that no process will adopt, counted on stderr.
     """
     for problem in unreadable:
         click.echo(f"{lead} {formatting.printable(str(problem))}", err=True)
-    if unreadable or is_left:
+    if left_alone:
+        count = formatting.count(len(left_alone), "file")
+        click.echo(
+            f"Left alone: {count} for another broker, or of an app without a process;"
+            " see 'flask events status'.",
+            err=True,
+        )
+    if unreadable or is_left or left_alone:
         end(Exit.WAITS)

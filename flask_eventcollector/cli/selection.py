@@ -116,10 +116,10 @@ def select_files(
 
 def _names_in(folder: Folder) -> str:
     """The apps that have spool files there, as text."""
-    counts = folder.names()
-    if not counts:
+    apps = folder.all_files()
+    if not apps:
         return "there are none at all"
-    named = (f"{name!r} ({count(n, 'file')})" for name, n in counts.items())
+    named = (f"{name!r} ({count(len(files), 'file')})" for name, files in apps.items())
     return f"there are those of {', '.join(named)}"
 
 

@@ -121,7 +121,8 @@ class ThrottledLog:
         if unspooled:
             line += f". {counted(unspooled, 'event')} in memory only."
         for problem in problems:
-            self._log_problem(f"spool: {problem.kind}", line, problem.text)
+            interval = float("inf") if problem.once else INTERVAL
+            self._log_problem(f"spool: {problem.kind}", line, problem.text, interval)
 
     def quarantined(self, file: QuarantinedFile) -> None:
         """Log that a damaged spool file was quarantined."""
@@ -142,11 +143,13 @@ class ThrottledLog:
         problem = Problem(logging.WARNING, "Enqueued", target, "", suffix=suffix)
         self._note(problem, 1, reason)
 
-    def _log_problem(self, kind: str, line: str, problem: str) -> None:
-        """Log *problem*, unless one of its *kind* was logged within a minute."""
+    def _log_problem(
+        self, kind: str, line: str, problem: str, interval: float = INTERVAL
+    ) -> None:
+        """Log *problem*, unless one of its *kind* was logged within the *interval*."""
         now = self._clock()
         if problem and now >= self._next_lines.get(kind, now):
-            self._next_lines[kind] = now + INTERVAL
+            self._next_lines[kind] = now + interval
             _log(logging.WARNING, line, problem)
 
     def notices(self, notices: Iterable[Notice]) -> None:

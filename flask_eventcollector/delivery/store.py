@@ -26,6 +26,8 @@ class StoreProblem(NamedTuple):
     kind: str
     #: Details of this occurrence, such as the name of a file.
     text: str
+    #: Whether it is logged once only, and not again each minute.
+    once: bool = False
 
 
 class Store(Protocol):

@@ -109,12 +109,18 @@ def test_the_other_commands_leave_it_alone(run: Run, shop: Shop, folder: Path) -
     path = leave(folder, "ab")
     before = path.read_bytes()
 
-    assert run("list").stdout == "No events are waiting.\n"
+    result = run("list")
+    assert (result.exit_code, result.stdout) == (3, "No events are waiting.\n")
+    assert result.stderr == (
+        "Left alone: 1 file for another broker, or of an app without a process; see"
+        " 'flask events status'.\n"
+    )
     assert run("show", "a").exit_code == 1
     assert run("purge", "a", "--yes").exit_code == 1
     result = run("flush")
 
-    assert (result.exit_code, result.stdout) == (0, "0 events delivered.\n")
+    assert (result.exit_code, result.stdout) == (3, "0 events delivered.\n")
+    assert "Left alone: 1 file for another broker" in result.stderr
     assert shop.sent() == []
     assert path.read_bytes() == before
 
@@ -282,10 +288,26 @@ def test_status_names_an_app_without_processes_since_this_one_may_be_renamed(
     assert "1 file of 'shop', which has no process here" in result.stdout
     assert "flask events adopt --from shop" in result.stdout
     assert status(run)["other_apps"] == {"shop": 1}
+    for command in ("list", "dead", "flush"):
+        result = run(command)
+        assert result.exit_code == 3
+        assert "Left alone: 1 file for another broker, or of an app" in result.stderr
+        *_, last = run(command, "--json").stdout.splitlines()[-1:]
+        shown = last if command != "flush" else run(command, "--json").stdout
+        assert json.loads(shown)["left_alone"] == [str(path)]
     claim = claim_orphan(path)
     assert claim is not None
-    assert run("status").exit_code == 0
+    assert [run(c).exit_code for c in ("status", "list", "flush")] == [0, 0, 0]
     claim.release()
+
+
+def test_a_file_without_events_is_no_reason_to_adopt(
+    run: Run, shop: Shop, folder: Path
+) -> None:
+    leave(folder, "")
+    assert [run(c).exit_code for c in ("status", "list", "flush")] == [0, 0, 0]
+    shop.name = "shop2"
+    assert [run(c).exit_code for c in ("status", "list", "flush")] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("args", [[], ["file.spool", "--from", "shop"]])

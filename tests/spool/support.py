@@ -48,13 +48,14 @@ def leave(
     queue: str = "q",
     *,
     destination: Destination | None = HERE,
+    app: str = APP,
     **more: Any,
 ) -> Path:
     """A file with these events, as left by a killed process.
 
     Without a *destination*, of version 1 of its format.
     """
-    spool = Folder(folder, APP, destination or HERE)
+    spool = Folder(folder, app, destination or HERE)
     spool.make()
     claim = spool.claim_new()
     path = claim.path

@@ -10,6 +10,7 @@ import pytest
 
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.config.broker_url import MEMORY, parse_broker_urls
+from flask_eventcollector.delivery import log
 from flask_eventcollector.stores.spool import adopter, strays
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import (
@@ -303,9 +304,9 @@ def test_of_many_files_only_some_are_named(path: Path) -> None:
         return len(found.files) == 5
 
     wait_until(all_count, "they count")
-    assert found.problem is not None
-    assert found.problem.text.count("amqp://rabbit:5672/billing") == 3
-    assert "2 more" in found.problem.text
+    [problem] = found.problems
+    assert problem.text.count("amqp://rabbit:5672/billing") == 3
+    assert "2 more" in problem.text
 
 
 def test_a_damaged_file_of_another_broker_is_named_as_well(path: Path) -> None:
@@ -318,8 +319,36 @@ def test_a_damaged_file_of_another_broker_is_named_as_well(path: Path) -> None:
         return bool(found.files)
 
     wait_until(counts, "it counts")
-    assert found.problem is not None
-    assert f"{other.name} (for an unknown broker)" in found.problem.text
+    [problem] = found.problems
+    assert f"{other.name} (for an unknown broker)" in problem.text
+
+
+def test_what_an_app_left_before_it_was_renamed_is_counted_and_named_once(
+    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "INTERVAL", 0.0)
+    left = [leave(path, [name], app="old shop") for name in "ab"]
+    running = claim_orphan(leave(path, ["c"], app="stock"))
+    assert running is not None
+    broker = MemoryBroker()
+    with (
+        caplog.at_level(logging.WARNING, "flask_eventcollector"),
+        delivering(broker, backlog=spooling(path), durable=True) as delivery,
+    ):
+        delivery.start()
+        wait_until(lambda: delivery.stats().strays == 2, "they are counted")
+        wait_until(lambda: "Spool problem: " in caplog.text, "they are logged")
+        error = delivery.stats().spool_error
+        running.release()
+        wait_until(lambda: "'stock' (1 file)" in caplog.text, "a new one is logged")
+    assert error == (
+        "apps that have no process here have left events: 'old shop' (2 files); if this"
+        " app was renamed, run 'flask events adopt --from 'old shop'', or set"
+        " EVENTCOLLECTOR_SPOOL_NAME to its former name"
+    )
+    assert caplog.text.count(f"Spool problem: {error}") == 1
+    assert broker.events("q") == ()
+    assert all(file.exists() for file in left)
 
 
 def test_two_services_beside_each_other_each_get_their_own(path: Path) -> None:

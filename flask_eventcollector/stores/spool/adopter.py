@@ -126,16 +126,13 @@ class Adopter:
     @property
     def problems(self) -> list[StoreProblem]:
         """Why files could not be read, or rows could not be erased."""
-        problems = (
-            self._erase_breaker.problem,
-            self._read_breaker.problem,
-            self._strays.problem,
-        )
-        return [problem for problem in problems if problem is not None]
+        problems = (self._erase_breaker.problem, self._read_breaker.problem)
+        found = [problem for problem in problems if problem is not None]
+        return found + self._strays.problems
 
     @property
     def strays(self) -> int:
-        """How many orphans belong to another broker."""
+        """How many orphans are for another broker, or of an app without a process."""
         return len(self._strays.files)
 
     # One run. Nothing below is called by other threads.

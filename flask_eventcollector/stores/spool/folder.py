@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import stat
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -140,38 +139,38 @@ class Folder:
         paths = self._files(EXTENSION + _QUARANTINED)
         return [path for path in paths if self._is_ours(path)]
 
-    def names(self) -> dict[str, int]:
-        """The apps that have files in the folder, with the number of their files.
+    def all_files(self) -> dict[str, list[Path]]:
+        """The files of all apps, by the app's name.
 
         :raises OSError: the folder can't be read.
         """
-        try:
-            names = os.listdir(self.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return {}
-        found = sorted(n for n in names if n.endswith(EXTENSION) and "@" in n)
-        return dict(Counter(unquote(name.partition("@")[0]) for name in found))
+        found: dict[str, list[Path]] = {}
+        for name in self._names():
+            app, at, _ = name.partition("@")
+            if at and name.endswith(EXTENSION):
+                found.setdefault(unquote(app), []).append(self.path / name)
+        return found
 
-    def others(self) -> dict[str, int]:
-        """The other apps that have files in the folder whose processes are all gone.
+    def abandoned_files(self) -> dict[str, list[Path]]:
+        """The files of the other apps without any process, by the app's name.
 
         :raises OSError: the folder can't be read.
         """
-        apps = {n: Folder(self.path, n, self.destination) for n in self.names()}
-        files = {n: app.files() + app.other_files() for n, app in apps.items()}
         return {
-            name: len(paths)
-            for name, paths in files.items()
+            name: paths
+            for name, paths in self.all_files().items()
             if name != self.name and all(holder_of(path) is None for path in paths)
         }
 
     def _files(self, ending: str) -> list[Path]:
+        own = (n for n in self._names() if n.startswith(self._prefix))
+        return [self.path / name for name in own if name.endswith(ending)]
+
+    def _names(self) -> list[str]:
         try:
-            names = os.listdir(self.path)
+            return sorted(os.listdir(self.path))
         except (FileNotFoundError, NotADirectoryError):
             return []
-        own = (n for n in names if n.startswith(self._prefix))
-        return [self.path / name for name in sorted(own) if name.endswith(ending)]
 
     def _is_ours(self, path: Path) -> bool:
         """Whether the events in *path* belong to this destination.

@@ -1,11 +1,15 @@
-"""Finds orphans for other brokers that no process adopts."""
+"""Finds orphans for other brokers, or of other apps, that no process adopts."""
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from ...delivery.store import StoreProblem
+from ...messages.wording import counted
 from .folder import Folder, claim_orphan, destination_of
 
 #: Seconds after which a dead process's file counts: its own app's processes have had
@@ -16,14 +20,20 @@ _MOST_NAMED = 3
 
 
 class Strays:
-    """The app's files that must not be adopted, since they are for another broker."""
+    """Files that no process adopts.
+
+    They are the app's own for another broker, or belong to an app without a process:
+    it may be this one under its former name.
+    """
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         #: When each file was first found to have no process.
         self._found_at: dict[Path, float] = {}
-        #: The files that no process has adopted for a while.
-        self.files: tuple[Path, ...] = ()
+        #: The app's files for other brokers that no process has adopted for a while.
+        self._for_others: list[Path] = []
+        #: Those of other apps, by name.
+        self._of_others: dict[str, list[Path]] = {}
 
     def scan(self) -> None:
         """Scan for them.
@@ -32,25 +42,65 @@ class Strays:
         """
         now = time.monotonic()
         orphans = [path for path in self._folder.other_files() if _is_orphan(path)]
-        self._found_at = {path: self._found_at.get(path, now) for path in orphans}
-        self.files = tuple(p for p, t in self._found_at.items() if t + PATIENCE <= now)
+        abandoned = self._folder.abandoned_files()
+        found = chain(orphans, *abandoned.values())
+        self._found_at = {path: self._found_at.get(path, now) for path in found}
+        late = {p for p, t in self._found_at.items() if t + PATIENCE <= now}
+        self._for_others = [path for path in orphans if path in late]
+        self._of_others = {
+            app: paths for app, paths in abandoned.items() if late.issuperset(paths)
+        }
 
     @property
-    def problem(self) -> StoreProblem | None:
-        """The files, with the cure; ``None``: there are none."""
-        files = self.files
-        if not files:
-            return None
-        named = ", ".join(
-            f"{p.name} (for {destination_name(p)})" for p in files[:_MOST_NAMED]
-        )
-        more = len(files) - _MOST_NAMED
-        named += f" and {more} more" if more > 0 else ""
-        return StoreProblem(
-            "strays",
-            f"events for another broker or virtual host are left alone: {named}; if"
-            " this app's broker was moved, run 'flask events adopt' with these names",
-        )
+    def files(self) -> list[Path]:
+        """The files that no process has adopted for a while."""
+        return [*chain(self._for_others, *self._of_others.values())]
+
+    @property
+    def problems(self) -> list[StoreProblem]:
+        """The files, with the cures."""
+        problems = []
+        if self._for_others:
+            problems.append(_for_others(self._for_others))
+        if self._of_others:
+            problems.append(_of_others(self._of_others))
+        return problems
+
+
+def _for_others(files: Sequence[Path]) -> StoreProblem:
+    named = _first(f"{path.name} (for {destination_name(path)})" for path in files)
+    return StoreProblem(
+        "strays",
+        f"events for another broker or virtual host are left alone: {named}; if"
+        " this app's broker was moved, run 'flask events adopt' with these names",
+    )
+
+
+def _of_others(files: Mapping[str, Sequence[Path]]) -> StoreProblem:
+    counts = (
+        (repr(name), counted(len(paths), "file")) for name, paths in files.items()
+    )
+    named = _first(f"{name} ({count})" for name, count in counts)
+    name = next(iter(files))
+    return StoreProblem(
+        f"apps: {' '.join(files)}",
+        f"apps that have no process here have left events: {named}; if this app was"
+        f" renamed, run {how_to_adopt(name)}, or set EVENTCOLLECTOR_SPOOL_NAME to its"
+        " former name",
+        once=True,
+    )
+
+
+def _first(names: Iterable[str]) -> str:
+    """The *names*, as many as are named in one text."""
+    names = [*names]
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def how_to_adopt(app: str) -> str:
+    """The command that adopts the files of *app*."""
+    return f"'flask events adopt --from {shlex.quote(app)}'"
 
 
 def destination_name(path: Path) -> str:

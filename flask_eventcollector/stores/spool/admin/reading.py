@@ -70,6 +70,11 @@ class Report:
     problem: Unreadable | None = None
 
     @property
+    def has_events(self) -> bool:
+        """Whether it has events, or may have some."""
+        return bool(self.waiting or self.dead or self.problem)
+
+    @property
     def is_here(self) -> bool:
         """Whether the current process owns it."""
         return self.owner == Owner(os.getpid(), True)
@@ -138,6 +143,20 @@ def reports(folder: Folder) -> list[Report]:
 def reports_of_others(folder: Folder) -> list[Report]:
     """A report on each file of the app that belongs to another broker."""
     return _reports(folder.other_files())
+
+
+def reports_of_apps(folder: Folder) -> dict[str, list[Report]]:
+    """A report on each file with events of other apps without a process, by name."""
+    apps = {n: _reports(paths) for n, paths in folder.abandoned_files().items()}
+    left = {n: [f for f in files if f.has_events] for n, files in apps.items()}
+    return {name: files for name, files in left.items() if files}
+
+
+def left_alone(folder: Folder) -> list[Report]:
+    """A report on each file with events that no process will adopt."""
+    files = [file for file in reports_of_others(folder) if not file.owner.alive]
+    left = [file for file in files if file.has_events]
+    return left + [file for files in reports_of_apps(folder).values() for file in files]
 
 
 def report(path: Path) -> Report | None:
