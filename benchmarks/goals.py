@@ -38,10 +38,15 @@ class Goal:
     def bound(self, version: str) -> str:
         return f"≤ {self.most:g}" if self.most else f"≥ {self._least(version):g}"
 
-    def is_reached(self, measured: Spread, version: str) -> bool:
+    def is_reached(self, measured: Spread, version: str) -> str:
+        """``yes`` or ``no``, or ``unclear`` if the rounds contradict each other."""
+        each = {self._holds(value, version) for value in measured}
+        return "unclear" if len(each) > 1 else "yes" if each.pop() else "no"
+
+    def _holds(self, value: float, version: str) -> bool:
         if self.most is not None:
-            return measured.median <= self.most
-        return measured.median >= self._least(version)
+            return value <= self.most
+        return value >= self._least(version)
 
     def _least(self, version: str) -> float:
         on_4 = int(version.partition(".")[0]) >= 4

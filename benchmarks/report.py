@@ -71,7 +71,7 @@ class Report:
                 yield self._goal_row(goal, measured)
 
     def _goal_row(self, goal: Goal, measured: Spread) -> tuple[str, str, str, str]:
-        reached = "yes" if goal.is_reached(measured, self.version) else "no"
+        reached = goal.is_reached(measured, self.version)
         return goal.text, goal.bound(self.version), _ratio_text(measured), reached
 
     def about(self) -> str:
