@@ -1,7 +1,7 @@
 """Measure the library beside its peers, and beside what is possible at best.
 
     python -m benchmarks                      all of them, in three rounds
-    python -m benchmarks --quick              fewer cases: under three minutes
+    python -m benchmarks --quick              fewer cases: three to four minutes
     python -m benchmarks --only throughput --rounds 5
     python -m benchmarks --json FILE --plots FOLDER
 

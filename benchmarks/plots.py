@@ -76,7 +76,8 @@ def _draw(axis: Any, keys: list[Key], results: Results, styles: dict[str, Any]) 
             shift = 0.04 * (number - len(lines) / 2)
             at = [places.index(place) + shift for place in points]
             _draw_line(axis, at, list(points.values()), styles[name])
-    axis.set_xticks(range(len(places)), places)
+    axis.set_xticks(range(len(places)), places, fontsize="small")
+    axis.set_xlim(-0.5, len(places) - 0.5)
     _scale(axis, [value for key in keys for value in results.values[key]])
 
 
