@@ -83,7 +83,7 @@ class EventLog:
     def _on_published(
         self, app: Flask, *, events: Iterable[Event], attempt: int, **extra: Any
     ) -> None:
-        self._change(events, state="published", reason="", attempts=attempt)
+        self._change(events, state="confirmed", reason="", attempts=attempt)
 
     def _on_failed(
         self,

@@ -4,7 +4,7 @@ const main = document.querySelector("main");
 const message = document.querySelector("#message");
 const PERIOD = 1000; // milliseconds between two requests for the shop's state
 const TONES = {
-  published: "good", confirmed: "good", ready: "good",
+  confirmed: "good", ready: "good",
   retained: "wait", in_flight: "wait", connecting: "wait", stalled: "wait", blocked: "wait",
   dropped: "bad", dead: "bad", down: "bad", closed: "bad",
 };

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,9 +15,12 @@ from .serving import ServedShop
 from .support import DEADLINE
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, FloatRect, Locator, Page, Route
 
 pytestmark = pytest.mark.browser
+
+#: Pixels, from a small phone to a desktop.
+WIDTHS = [320, 400, 768, 1024, 1440]
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +74,21 @@ def spooling_shop(tmp_path: Path) -> Iterator[ServedShop]:
         shop.stop()
 
 
-def test_an_order_goes_from_the_form_to_published(page: Page) -> None:
+def test_an_order_goes_from_the_form_to_confirmed(page: Page) -> None:
     _expect(page, "#broker-name", "the embedded broker")
     page.get_by_label("Product").select_option(label="Notebook · € 4.80")
     page.get_by_label("Quantity").fill("3")
     _press(page, "Place the order")
 
     _expect(page, "#message", "Order 1 was placed.")
-    _expect(page, "#events tr", "published")
+    _expect(page, "#events tr", "confirmed")
     _expect(page, "#events tr", "orders.created")
     _expect(page, "#orders tr", "€ 14.40")
     _expect(page, "#stock", "Notebook: 117 in stock.")
     _expect_book(page, "confirmed", 1)
 
 
-def test_a_retained_order_is_published_when_the_broker_is_back(page: Page) -> None:
+def test_a_retained_order_is_confirmed_when_the_broker_is_back(page: Page) -> None:
     _press(page, "Take it down")
     _press(page, "Place the order")
     _expect(page, "#events tr", "retained")
@@ -93,7 +97,7 @@ def test_a_retained_order_is_published_when_the_broker_is_back(page: Page) -> No
     _expect_book(page, "retained", 1)
 
     _press(page, "Bring it up")
-    _expect(page, "#events tr", "published")
+    _expect(page, "#events tr", "confirmed")
     _expect(page, "#broker-state", "ready")
     _expect(page, "#backlog", "No events are waiting.")
 
@@ -140,7 +144,7 @@ def test_500_events_take_two_rows(page: Page) -> None:
 def test_the_page_shows_what_others_do(page: Page, address: str) -> None:
     page.request.post(f"{address}/orders", form={"product": "1", "quantity": "1"})
 
-    _expect(page, "#events tr", "published")
+    _expect(page, "#events tr", "confirmed")
 
 
 def test_a_hidden_page_asks_nothing(page: Page) -> None:
@@ -177,12 +181,72 @@ def test_the_page_shows_that_the_shop_has_ended(page: Page) -> None:
     _expect(page, "#broker-state", "idle")
 
 
-def test_it_fits_a_narrow_screen(page: Page) -> None:
-    page.set_viewport_size({"width": 360, "height": 800})
-    _press(page, "499 gift cards")
-    _expect(page, "#events tr >> nth=0", "published")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_each_row_of_counts_fills_its_card(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    whole = _box(page, "#books")
+    rows: dict[float, list[FloatRect]] = defaultdict(list)
+    for tile in page.locator("[data-book]").all():
+        rows[_box_of(tile)["y"]].append(_box_of(tile))
 
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert sum(map(len, rows.values())) == 7
+    for row in rows.values():
+        left, right = row[0]["x"], row[-1]["x"] + row[-1]["width"]
+        assert left == pytest.approx(whole["x"], abs=1)
+        assert right == pytest.approx(whole["x"] + whole["width"], abs=1)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_brokers_state_stands_above_its_buttons_which_stay_in_place(
+    page: Page, width: int
+) -> None:
+    # So high that a click never scrolls.
+    page.set_viewport_size({"width": width, "height": 4000})
+    _press(page, "Place the order")
+    _expect(page, "#broker-state", "ready")
+    before = _box(page, "#faults-title")
+    _press(page, "Take it down")
+    _expect(page, "#broker-error", "it was taken down")
+
+    state = _box(page, "#broker-error")
+    assert _box(page, "#faults-title")["y"] == before["y"]
+    assert state["y"] + state["height"] < _box(page, "#order-title")["y"]
+    assert state["y"] + state["height"] < before["y"]
+
+
+def test_the_events_have_the_words_of_the_counts(page: Page) -> None:
+    for button in ("Place the order", "Fail midway", "Take it down", "Place the order"):
+        _press(page, button)
+    _expect(page, "#events tr >> nth=0", "retained")
+    _expect_book(page, "confirmed", 1)
+
+    counted = page.eval_on_selector_all(
+        "[data-book]", "all => all.map(e => e.dataset.book)"
+    )
+    states = page.locator("#events .pill").all_text_contents()
+    assert set(states) == {"confirmed", "discarded", "retained"}
+    assert set(states) <= set(counted)
+
+
+def test_many_events_for_long_queues_fit_every_screen(page: Page) -> None:
+    def with_long_names(route: Route) -> None:
+        state = route.fetch().json()
+        state["broker"] |= {"state": "down", "error": "no route to " + "host" * 40}
+        row = {"id": "0123456789", "count": 1, "origin": "", "reason": "", "age": 7e5}
+        row |= {"queue": "shop." + "x" * 200, "attempts": 2, "state": "confirmed"}
+        state["events"] = [row] * 50
+        state["dead"] = [{"queue": "y" * 255, "reason": "r", "count": 9, "attempts": 9}]
+        route.fulfill(json=state)
+
+    page.route("**/state.json", with_long_names)
+    _expect(page, "#dead tr", "yyy")
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert _box(page, "#events")["width"] <= _box(page, "#books")["width"]
+        assert page.evaluate("""() => [...document.querySelectorAll(".scroll")]
+            .every((part) => part.scrollWidth <= part.clientWidth)""")
+    page.unroute_all(behavior="wait")
 
 
 def test_each_control_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None:
@@ -200,6 +264,16 @@ def test_each_control_has_a_name_and_the_keyboard_reaches_it(page: Page) -> None
 
 def _press(page: Page, name: str) -> None:
     page.get_by_role("button", name=name).click()
+
+
+def _box(page: Page, selector: str) -> FloatRect:
+    return _box_of(page.locator(selector))
+
+
+def _box_of(found: Locator) -> FloatRect:
+    box = found.bounding_box()
+    assert box is not None
+    return box
 
 
 def _expect(page: Page, selector: str, text: str) -> None:

@@ -86,7 +86,7 @@ def test_the_page_shows_what_the_earlier_process_has_left(
     wait_for(lambda: shop.state()["books"]["spooled"] == 0, "nothing is left on disk")
     rows = shop.state()["events"]
     assert {(row["state"], row["origin"]) for row in rows} == {
-        ("published", "left by an earlier process")
+        ("confirmed", "left by an earlier process")
     }
     assert sum(row["count"] for row in rows) == CARDS + 3
 

@@ -25,7 +25,7 @@ def test_an_order_is_published_when_its_request_has_succeeded(
     assert shown["orders"][0]["total"] == "19.00"
     assert shown["products"][0]["stock"] == 38
     (event,) = shown["events"]
-    assert (event["queue"], event["state"]) == ("orders.created", "published")
+    assert (event["queue"], event["state"]) == ("orders.created", "confirmed")
 
 
 def test_a_consumer_reads_the_order_as_plain_values(
