@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import weakref
 from collections import deque
@@ -40,6 +39,7 @@ from .delivery.limits import Limits
 from .delivery.log import ThrottledLog
 from .delivery.notifier import Notifier
 from .delivery.process import current_process
+from .delivery.records import Kind, log_record
 from .delivery.store import Store
 from .delivery.threads import OwnThread
 from .dispatch import Dispatcher
@@ -50,8 +50,6 @@ from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.destination import Destination
 from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
-
-logger = logging.getLogger("flask_eventcollector")
 
 #: Seconds to look for the files of dead processes.
 _LONGEST_LOOK = 1.0
@@ -143,7 +141,7 @@ class AppState:
         config, name = self.config, self.app.name
         urls = choose_broker(config, self.app)
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
-            logger.warning("Broker is memory://, so events stay in this process")
+            log_record(Kind.BROKER_MEMORY, broker="memory://")
         folder = self.spool_folder()
         ledger = Ledger(
             _limits(config, durable=folder is not None),

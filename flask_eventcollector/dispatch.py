@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import weakref
 from contextlib import ExitStack, nullcontext
 from typing import Any
@@ -12,9 +11,8 @@ from flask import Flask
 
 from .collecting.scopes import Scopes
 from .contexts import borrowed_app_context, current_app
+from .delivery.records import Kind, log_failure
 from .signals import event_enqueued
-
-logger = logging.getLogger("flask_eventcollector")
 
 
 class Dispatcher:
@@ -44,5 +42,5 @@ class Dispatcher:
         with self._scopes.background() if own_scope else nullcontext():
             try:
                 app.ensure_sync(receiver)(app, **arguments)
-            except Exception:
-                logger.exception("Signal receiver failed: %s", signal.name)
+            except Exception as error:
+                log_failure(Kind.RECEIVER_FAILED, error, signal=signal.name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import flask
@@ -11,8 +10,7 @@ from flask import Flask
 from . import contexts
 from .app_state import AppState
 from .delivery.process import current_process
-
-logger = logging.getLogger("flask_eventcollector")
+from .delivery.records import Kind, log_failure
 
 
 class Hooks:
@@ -48,8 +46,8 @@ class Hooks:
             return
         try:
             self._state.delivery_with_orphans()
-        except Exception:
-            logger.exception("Spool adoption failed at the first request")
+        except Exception as error:
+            log_failure(Kind.ADOPTION_FAILED, error)
         self._served.add(process)
 
     def _on_request_finished(

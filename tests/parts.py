@@ -6,6 +6,7 @@ import inspect
 import itertools
 import json
 import linecache
+import logging
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -437,3 +438,9 @@ class ManualBroker:
         with self._changed:
             self.calls.append(call)
             self._changed.notify_all()
+
+
+def attributes(record: logging.LogRecord) -> dict[str, object]:
+    """The library's attributes of a log record."""
+    found = vars(record).items()
+    return {name: v for name, v in found if name.startswith("eventcollector_")}

@@ -5,19 +5,26 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from flask_eventcollector.delivery.broker import Connection
 from flask_eventcollector.delivery.entries import (
     ABANDONED,
+    ENDED,
+    LATE,
     NEVER_PUBLISHED,
+    OVERFLOW,
+    PURGED,
     Notice,
     NoticeKind,
 )
 from flask_eventcollector.delivery.log import INTERVAL, ThrottledLog
-from flask_eventcollector.delivery.store import StoreProblem
+from flask_eventcollector.delivery.records import Kind
+from flask_eventcollector.delivery.store import QuarantinedFile, StoreProblem
 from flask_eventcollector.events import BrokerState, Outcome, Stats
-from tests.parts import Clock, make_event
+from tests.parts import Clock, attributes, make_event
 
 SECRET = "hunter2"
 AWAY = [BrokerState.DOWN, BrokerState.BLOCKED, BrokerState.STALLED]
@@ -34,8 +41,16 @@ class Log:
     def lines(self) -> list[str]:
         """The lines since the last call."""
         lines = [record.getMessage() for record in self._caplog.records]
+        # The attributes have the same values as the lines, and ids.
+        assert SECRET not in str([attributes(r) for r in self._caplog.records])
         self._caplog.clear()
         return lines
+
+    def records(self) -> list[logging.LogRecord]:
+        """The records since the last call."""
+        records = self._caplog.records[:]
+        self._caplog.clear()
+        return records
 
     def levels(self) -> list[str]:
         """The levels of the lines since the last call."""
@@ -82,6 +97,14 @@ class Log:
 def log(caplog: pytest.LogCaptureFixture) -> Iterator[Log]:
     with caplog.at_level(logging.DEBUG, "flask_eventcollector"):
         yield Log(caplog)
+
+
+def attributes_of(records: list[logging.LogRecord]) -> list[dict[str, object]]:
+    """Those of each record, without their common prefix."""
+    return [
+        {name.removeprefix("eventcollector_"): v for name, v in attributes(r).items()}
+        for r in records
+    ]
 
 
 # The broker
@@ -201,7 +224,69 @@ def test_a_thread_that_cannot_be_started_is_logged_once_a_minute(log: Log) -> No
     assert len(log.lines()) == 3
 
 
+NODE = Connection(1, "rabbit-1:5672")
+ELSEWHERE = Connection(2, "rabbit-2:5672")
+
+
+def test_each_connection_is_told_once_with_its_node(log: Log) -> None:
+    ready = Stats(broker=BrokerState.READY)
+    for connection in (None, NODE, NODE, ELSEWHERE, ELSEWHERE):
+        log.throttled.broker(ready, connection)
+
+    records = log.records()
+
+    assert [(r.levelname, r.getMessage()) for r in records] == [
+        ("INFO", "Connected to the broker at rabbit-1:5672."),
+        ("INFO", "Reconnected to the broker at rabbit-2:5672."),
+    ]
+    assert attributes_of(records) == [
+        {"event": "broker_connected", "broker": NODE.node, "attempt": 1},
+        {"event": "broker_reconnected", "broker": ELSEWHERE.node, "attempt": 2},
+    ]
+
+
+def test_an_outage_has_attributes(log: Log) -> None:
+    for state in (BrokerState.DOWN, BrokerState.READY):
+        log.throttled.broker(
+            Stats(broker=state, broker_error="it was lost", retained=3), NODE
+        )
+        log.clock.advance(5)
+
+    assert attributes_of(log.records()[1:]) == [
+        {
+            "event": "broker_unavailable",
+            "reason": "it was lost",
+            "count": 3,
+            "broker": NODE.node,
+        },
+        {"event": "broker_available", "count": 3, "broker": NODE.node},
+        {"event": "broker_problem", "reason": "it was lost", "broker": NODE.node},
+    ]
+
+
+def test_before_the_first_connection_no_node_is_named(log: Log) -> None:
+    log.throttled.broker(Stats(broker=BrokerState.DOWN))
+    (found,) = attributes_of(log.records())
+    assert "broker" not in found
+
+
 # The spool
+
+
+def test_a_problem_of_the_spool_has_attributes(log: Log) -> None:
+    log.throttled.spool([StoreProblem("writing", "the disk is full")], unspooled=0)
+    log.throttled.spool([StoreProblem("reading", "it is broken")], unspooled=2)
+    log.throttled.quarantined(QuarantinedFile(Path("/a"), "it is damaged", 4))
+    log.throttled.left(5)
+    log.throttled.no_threads(RuntimeError("there are too many"))
+
+    assert attributes_of(log.records()) == [
+        {"event": "spool_problem", "reason": "the disk is full"},
+        {"event": "spool_problem_unspooled", "reason": "it is broken", "count": 2},
+        {"event": "spool_quarantined", "reason": "it is damaged", "count": 4},
+        {"event": "spool_left", "count": 5},
+        {"event": "no_thread", "reason": "there are too many"},
+    ]
 
 
 def test_a_problem_of_the_spool_is_logged_once_a_minute_regardless_of_its_text(
@@ -280,6 +365,74 @@ def test_reasons_that_differ_for_each_event_are_logged_once_a_minute(
         ["59", "59"],
         ["60", "119"],
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason", "outcome", "event"),
+    [
+        (NoticeKind.FAILED, "full", Outcome.NACKED, "refused_nacked"),
+        (NoticeKind.FAILED, "no queue", Outcome.RETURNED, "refused_returned"),
+        (NoticeKind.DEAD, "too large", None, "dead"),
+        (NoticeKind.DEAD, "no queue", Outcome.RETURNED, "dead"),
+        (NoticeKind.DROPPED, OVERFLOW, None, "dropped_overflow"),
+        (NoticeKind.DROPPED, PURGED, None, "dropped_purged"),
+        (NoticeKind.DROPPED, ENDED, None, "dropped_at_end"),
+        (NoticeKind.DROPPED, LATE, None, "dropped_late"),
+        (NoticeKind.DISCARDED, ABANDONED, None, "discarded_abandoned"),
+        (NoticeKind.DISCARDED, NEVER_PUBLISHED, None, "discarded_unpublished"),
+    ],
+)
+def test_a_record_about_events_has_attributes_and_a_text_of_its_kind(
+    log: Log, kind: NoticeKind, reason: str, outcome: Outcome | None, event: str
+) -> None:
+    one, other = make_event(None, "q"), make_event(None, "q")
+    log.throttled.notices(
+        [Notice(kind, e, reason, outcome, attempt=2) for e in (one, other)]
+    )
+
+    (record,) = log.records()
+
+    assert record.msg == Kind[event.upper()].text
+    assert attributes_of([record]) == [
+        {
+            "event": event,
+            "queue": "q",
+            "ids": f"{one.id} {other.id}",
+            "count": 2,
+            "reason": reason,
+            "attempt": 2,
+        }
+    ]
+
+
+def test_what_is_late_or_left_has_attributes(log: Log) -> None:
+    event = make_event(None, "q", exchange="x")
+    log.throttled.enqueued_late(event)
+    log.throttled.unpublished([event, event], "the app context ended")
+
+    about = {"queue": "x/q", "ids": event.id}
+    assert attributes_of(log.records()) == [
+        {"event": "enqueued_late", **about, "count": 1},
+        {
+            "event": "left_unpublished",
+            **about,
+            "ids": f"{event.id} {event.id}",
+            "count": 2,
+            "reason": "the app context ended",
+        },
+    ]
+
+
+def test_many_events_are_counted_but_only_ten_are_named(log: Log) -> None:
+    log.notices(events=3)
+    log.notices(events=8)
+    log.notices(events=25)
+    log.throttled.log_suppressed(at_last=True)
+
+    (found,) = attributes_of(log.records())
+
+    assert found["count"] == 33
+    assert len(str(found["ids"]).split()) == 10
 
 
 def test_dead_events_are_logged_with_queue_and_reason(log: Log) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -15,7 +16,9 @@ from flask_eventcollector.brokers.rabbitmq.session import Session
 from flask_eventcollector.config.broker_url import parse_broker_urls
 from flask_eventcollector.delivery.backoff import LEAST_PAUSE, LONGEST_PAUSE
 from tests.contracts.sides import BrokerCallbacks
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, open_shop, wait_until
+from tests.isolation.fake_broker import FakeBroker, Message
+from tests.parts import attributes
 
 
 @pytest.fixture
@@ -142,3 +145,36 @@ def test_without_anything_to_send_the_backoff_holds(
     _, node = refused
 
     assert not node.attempts.acquire(timeout=LONGEST_PAUSE + 0.3)
+
+
+def lose_once(message: Message) -> str:
+    """Lose the connection over the first copy of ``"b"``."""
+    is_first = message.body == b'"b"' and not message.is_marked
+    return "drop connection" if is_first else "ack"
+
+
+def wait_for_line(caplog: pytest.LogCaptureFixture, word: str) -> None:
+    wait_until(lambda: word in caplog.text, f"{word!r} is logged")
+
+
+def test_each_connection_is_logged_with_its_node_and_without_credentials(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "flask_eventcollector")
+    with (
+        FakeBroker(lose_once) as node,
+        open_shop(BROKER_URL=node.url, TESTING_BROKER=True) as shop,
+    ):
+        address = f"127.0.0.1:{node.port}"
+        for payload, word in (("a", "Connected"), ("b", "Reconnected")):
+            shop.enqueue(payload)
+            assert shop.events.publish(timeout=DEADLINE).complete
+            wait_for_line(caplog, word)
+
+    told = [r for r in caplog.records if r.levelno == logging.INFO]
+    assert [r.getMessage() for r in told] == [
+        f"Connected to the broker at {address}.",
+        f"Reconnected to the broker at {address}.",
+    ]
+    assert [attributes(r)["eventcollector_attempt"] for r in told] == [1, 2]
+    assert "guest" not in caplog.text

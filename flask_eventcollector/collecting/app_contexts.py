@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 from ..config.settings import AtContextEnd
+from ..delivery.records import Kind, log_failure
 from .collector import Collector, CollectorLike
-
-logger = logging.getLogger("flask_eventcollector")
 
 
 class Use:
@@ -27,8 +24,8 @@ class Use:
         """
         try:
             self._end(at_end, error)
-        except Exception:
-            logger.exception("App context teardown failed; events may not be published")
+        except Exception as failure:
+            log_failure(Kind.CONTEXT_TEARDOWN_FAILED, failure)
 
     def _end(self, at_end: AtContextEnd, error: BaseException | None) -> None:
         collector = self._collector

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import logging
-
 from ..config.settings import PublishRule
+from ..delivery.records import Kind, log_failure
 from .collector import discard
 from .scopes import Scope, Scopes
-
-logger = logging.getLogger("flask_eventcollector")
 
 
 class RequestScope(Scope):
@@ -33,8 +30,8 @@ class RequestScope(Scope):
         """
         try:
             self._finish(publish_on)
-        except Exception:
-            logger.exception("Request teardown failed; events may not be published")
+        except Exception as error:
+            log_failure(Kind.REQUEST_TEARDOWN_FAILED, error)
 
     def _finish(self, publish_on: PublishRule) -> None:
         collector = self.scopes.collector_if_used(self)
@@ -56,8 +53,8 @@ class RequestScope(Scope):
         try:
             if publish_on(status, error):
                 return ""
-        except Exception:
-            logger.exception("EVENTCOLLECTOR_PUBLISH_ON failed; events are discarded")
+        except Exception as failure:
+            log_failure(Kind.PUBLISH_ON_FAILED, failure)
             return "EVENTCOLLECTOR_PUBLISH_ON failed"
         if error is not None:
             return f"{type(error).__name__} was raised"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -10,14 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from ..delivery.records import Kind, log_record
 from .collector import Collector, CollectorLike, discard
-
-logger = logging.getLogger("flask_eventcollector")
-
-_INHERITED = (
-    "Enqueued in an inherited %s: it was begun before this process was forked, so"
-    " nothing publishes it here. Use 'with events.auto_publish():' in the child process"
-)
 
 
 class Scope:
@@ -138,7 +131,7 @@ class Scopes:
             return collector
         if scope.is_inherited:
             scope.is_inherited = False
-            logger.warning(_INHERITED, scope.kind)
+            log_record(Kind.ENQUEUED_INHERITED, scope=scope.kind)
         return self.collector(scope)
 
     def collector_if_used(self, scope: Scope) -> CollectorLike | None:

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ..events import BrokerState
 from .entries import Entry, Settlement
+
+
+class Connection(NamedTuple):
+    """A connection to a broker on which events could be sent."""
+
+    #: Which one it is of this process, from 1.
+    number: int
+    #: The host and the port of the node.
+    node: str
 
 
 class BrokerCallbacks(Protocol):
@@ -64,6 +73,13 @@ class CallbackRelay:
         #: Called instead of the target, which it may call in turn.
         self.interceptor: BrokerCallbacks | None = None
         self.reported = (BrokerState.IDLE, "")
+        #: The latest connection; ``None``: there was none.
+        self.connection: Connection | None = None
+
+    def connected(self, node: str) -> None:
+        """Record that there is a connection to *node*."""
+        number = 1 if self.connection is None else self.connection.number + 1
+        self.connection = Connection(number, node)
 
     def take(self, limit: int) -> list[Entry]:
         callbacks = self.interceptor or self.target

@@ -11,7 +11,7 @@ from dataclasses import replace
 from ..errors import BacklogFull
 from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
 from .broker import Broker
-from .entries import NEVER_PUBLISHED, Entry, Notice, Settlement, Waiter
+from .entries import ENDED, LATE, NEVER_PUBLISHED, Entry, Notice, Settlement, Waiter
 from .ledger import Ledger
 from .log import ThrottledLog
 from .notifier import Notifier
@@ -21,9 +21,6 @@ from .threads import call_holding, holds, is_own_thread
 
 #: Seconds that the last write to the disk may take, however late it is.
 _LAST_WRITE = 0.5
-
-_TOO_LATE = "process ended before confirmation"
-_LATE = "published after the last flush"
 
 
 class Delivery:
@@ -85,7 +82,7 @@ class Delivery:
             if not self._ledger.collect(entries, event, into=notices):
                 raise _backlog_full(event)
             if self._is_over:
-                self._log.enqueued_late(event.target)
+                self._log.enqueued_late(event)
             self._notifier.notify_enqueued(event)
             self._notifier.notify(notices)
         except BaseException:
@@ -390,7 +387,7 @@ class Delivery:
         # Refusals come before the drops that follow from them.
         self._log.log_suppressed(at_last=True)
         with self._telling() as notices:
-            left = self._ledger.drop_all(_TOO_LATE, into=notices)
+            left = self._ledger.drop_all(ENDED, into=notices)
         self._log_last_words()
         return not (left or self._ledger.undelivered())
 
@@ -401,7 +398,7 @@ class Delivery:
         """
         self._store.persist(entries)
         with self._telling() as notices:
-            self._ledger.drop_all(_LATE, among=entries, into=notices)
+            self._ledger.drop_all(LATE, among=entries, into=notices)
         self._log_last_words()
 
     def _log_last_words(self) -> None:
@@ -421,7 +418,7 @@ class Delivery:
         with self._background():
             self.notify_pending()
             stats = self._figures()
-            self._log.broker(stats)
+            self._log.broker(stats, self.broker.relay.connection)
             self._log.spool(self._store.problems(), stats.unspooled)
             self._log.log_suppressed()
         due = self._ledger.due()

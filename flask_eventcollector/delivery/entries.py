@@ -135,6 +135,12 @@ class NoticeKind(Word):
 ABANDONED = "collector abandoned"
 NEVER_PUBLISHED = "never published"
 
+#: Why events are dropped.
+OVERFLOW = "overflow"
+PURGED = "purged"
+ENDED = "process ended before confirmation"
+LATE = "published after the last flush"
+
 
 class Notice(NamedTuple):
     """Something that happened to one event, to be logged and signalled."""

@@ -34,6 +34,8 @@ from .broker_status import BrokerStatus
 from .disk_index import DiskIndex, Write
 from .entries import (
     ABANDONED,
+    OVERFLOW,
+    PURGED,
     BrokerChange,
     Entry,
     Notice,
@@ -199,7 +201,7 @@ class Ledger:
             entries.append(entry)
         self._books.open([entry])
         if not fits:
-            self._drop(entry, "overflow", notices)
+            self._drop(entry, OVERFLOW, notices)
         self._admit()
         return True
 
@@ -427,7 +429,7 @@ class Ledger:
         selected = self._books.select(ids)
         idle = [e for e in selected if e.state in (State.DEAD, State.RETAINED)]
         ours = [entry for entry in idle if self._is_ours(entry)]
-        return self._drop_each(ours, "purged", into)
+        return self._drop_each(ours, PURGED, into)
 
     @step
     def drop_all(
@@ -620,7 +622,7 @@ class Ledger:
             fits = self._make_room(entry.event, self._deferred, is_modest=True)
             self._books.open([entry])
             if not fits:
-                self._drop(entry, "overflow", self._deferred)
+                self._drop(entry, OVERFLOW, self._deferred)
 
     def _in_the_middle(
         self, method: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -646,7 +648,7 @@ class Ledger:
             oldest = self._victim(event, is_modest=is_modest)
             if oldest is None:
                 return False
-            self._drop(oldest, "overflow", notices)
+            self._drop(oldest, OVERFLOW, notices)
         return True
 
     def _victim(self, event: Event, *, is_modest: bool) -> Entry | None:
@@ -979,7 +981,7 @@ class Ledger:
             oldest = self._dead.popleft()
             if oldest.state is State.DEAD:
                 freed += oldest.event.size + 1
-                self._drop(oldest, "overflow", self._deferred)
+                self._drop(oldest, OVERFLOW, self._deferred)
 
     def _refused_too_long(self, entry: Entry) -> bool:
         refused_for = self._broker.seconds() - entry.refused_since

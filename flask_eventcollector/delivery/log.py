@@ -2,46 +2,61 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..events import BrokerState, Event, Outcome, Stats, Target
 from ..messages.wording import counted
-from .entries import ABANDONED, NEVER_PUBLISHED, Notice, NoticeKind
+from .broker import Connection
+from .entries import (
+    ABANDONED,
+    ENDED,
+    LATE,
+    NEVER_PUBLISHED,
+    OVERFLOW,
+    PURGED,
+    Notice,
+    NoticeKind,
+)
+from .records import Kind, log_record
 from .store import QuarantinedFile, StoreProblem
-
-logger = logging.getLogger("flask_eventcollector")
 
 #: Seconds between two log records about the same problem.
 INTERVAL = 60.0
 #: How many distinct problems are tracked for that; more of them share a record.
 _MOST_PROBLEMS = 1000
+#: How many ids of events a record names at most.
+_MOST_IDS = 10
 _OTHERS = Target("", "other queues")
 
 
-_CURE = (
-    "; the thread's next publish() sends them. Use 'with events.auto_publish():' around"
-    " each job, or set EVENTCOLLECTOR_AT_CONTEXT_END."
-)
-
-
 class Problem(NamedTuple):
-    """The subject of a log record, without the count and the text of the reason."""
+    """What records are about that are not written more than once a minute."""
 
-    level: int
-    #: How the record begins, which operators search for.
-    action: str
+    kind: Kind
     target: Target
     #: What the reasons have in common. Their texts may differ for each event.
-    kind: str
-    #: What is counted. An event that is refused repeatedly counts each time.
-    noun: str = "event"
-    suffix: str = "."
+    cause: str = ""
+
+
+class _Occurrences(NamedTuple):
+    """How often a problem has occurred."""
+
+    #: An event that is refused repeatedly counts each time.
+    number: int
+    #: The ids of the first events.
+    ids: tuple[str, ...]
+    #: Of the latest one.
+    reason: str = ""
+    #: How often the latest event was sent; ``None``: that does not matter.
+    attempt: int | None = None
+
+    def followed_by(self, later: _Occurrences) -> _Occurrences:
+        """These and *later* ones, as one value."""
+        ids = tuple(dict.fromkeys(self.ids + later.ids))[:_MOST_IDS]
+        return later._replace(number=self.number + later.number, ids=ids)
 
 
 class _Suppressed(NamedTuple):
@@ -49,9 +64,7 @@ class _Suppressed(NamedTuple):
 
     #: When it was last logged.
     last: float
-    #: How often it has occurred since, and the latest reason.
-    number: int
-    reason: str
+    since: _Occurrences | None = None
 
 
 class ThrottledLog:
@@ -73,15 +86,33 @@ class ThrottledLog:
         self._next_line = float("-inf")
         #: By kind: when another line about it may be written.
         self._next_lines: dict[str, float] = {}
+        #: The last connection that was logged.
+        self._connection = Connection(0, "")
 
-    def broker(self, stats: Stats) -> None:
-        """Log a change of the broker's state. Only the flusher calls this."""
+    def broker(self, stats: Stats, connection: Connection | None = None) -> None:
+        """Log a change of the broker's state. Only the flusher calls this.
+
+        :param connection: the latest one; ``None``: there was none.
+        """
         now = self._clock()
+        self._connected(connection or self._connection)
         if stats.broker.is_trouble:
             self._unavailable(stats, now)
         elif stats.broker is BrokerState.READY:
             self._available(stats, now)
-            self._log_problem("broker", "Broker problem: %s", stats.broker_error)
+            if stats.broker_error:
+                self._reachable(stats.broker_error)
+
+    def _reachable(self, problem: str) -> None:
+        values = {"reason": problem, "broker": self._connection.node}
+        self._log_problem("broker", Kind.BROKER_PROBLEM, values)
+
+    def _connected(self, connection: Connection) -> None:
+        before, self._connection = self._connection, connection
+        if before == connection:
+            return
+        kind = Kind.BROKER_RECONNECTED if before.number else Kind.BROKER_CONNECTED
+        log_record(kind, broker=connection.node, attempt=connection.number)
 
     def _unavailable(self, stats: Stats, now: float) -> None:
         first = self._unavailable_since is None
@@ -92,83 +123,93 @@ class ThrottledLog:
         self._next_line = now + INTERVAL
         since = now if self._unavailable_since is None else self._unavailable_since
         self._unavailable_since = since
-        error = stats.broker_error or "no reason given"
-        if first:
-            line = "Broker unavailable (%s): %s. %s"
-            _log(logging.WARNING, line, stats.broker, error, _backlog(stats))
-            return
-        line = "Broker still unavailable (%s) after %d s: %s. %s"
-        _log(logging.WARNING, line, stats.broker, now - since, error, _backlog(stats))
+        log_record(
+            Kind.BROKER_UNAVAILABLE if first else Kind.BROKER_STILL_UNAVAILABLE,
+            state=str(stats.broker),
+            seconds=int(now - since),
+            reason=stats.broker_error or "no reason given",
+            **self._backlog(stats),
+        )
 
     def _available(self, stats: Stats, now: float) -> None:
         if self._unavailable_since is None:
             return
         since, self._unavailable_since = self._unavailable_since, None
-        line = "Broker available again after %d s. %s"
-        _log(logging.WARNING, line, now - since, _backlog(stats))
+        seconds = int(now - since)
+        log_record(Kind.BROKER_AVAILABLE, seconds=seconds, **self._backlog(stats))
+
+    def _backlog(self, stats: Stats) -> dict[str, str | int]:
+        return {
+            "backlog": _backlog(stats),
+            "count": stats.retained,
+            "broker": self._connection.node,
+        }
 
     def no_threads(self, error: Exception) -> None:
         """Log that the library's threads can't be started."""
-        line = "No thread could be started: %s. Events wait until one can."
-        self._log_problem("threads", line, str(error))
+        self._log_problem("threads", Kind.NO_THREAD, {"reason": str(error)})
 
     def spool(self, problems: Iterable[StoreProblem], unspooled: int) -> None:
         """Log problems with the disk. Only the flusher calls this.
 
         :param unspooled: how many events are only in memory because of them.
         """
-        line = "Spool problem: %s"
-        if unspooled:
-            line += f". {counted(unspooled, 'event')} in memory only."
+        kind = Kind.SPOOL_PROBLEM_UNSPOOLED if unspooled else Kind.SPOOL_PROBLEM
         for problem in problems:
+            values = {"reason": problem.text, **_counted(unspooled)}
             interval = float("inf") if problem.once else INTERVAL
-            self._log_problem(f"spool: {problem.kind}", line, problem.text, interval)
+            self._log_problem(f"spool: {problem.kind}", kind, values, interval)
 
     def quarantined(self, file: QuarantinedFile) -> None:
         """Log that a damaged spool file was quarantined."""
-        line = "Quarantined spool file %s: %s. %s recovered."
-        rescued = counted(file.rescued, "event")
-        _log(logging.ERROR, line, file.path, file.reason, rescued)
+        log_record(
+            Kind.SPOOL_QUARANTINED,
+            path=str(file.path),
+            reason=file.reason,
+            **_counted(file.rescued),
+        )
 
     def left(self, number: int) -> None:
         """Log, at shutdown, how many events stay on disk."""
         if number:
-            line = "Left %s in the spool for the next process."
-            _log(logging.WARNING, line, counted(number, "event"))
+            log_record(Kind.SPOOL_LEFT, **_counted(number))
 
-    def enqueued_late(self, target: Target) -> None:
-        """Log that an event was enqueued after the last flush."""
-        suffix = "; once published, it stays in the spool, or is dropped."
-        reason = "after close() or the last flush"
-        problem = Problem(logging.WARNING, "Enqueued", target, "", suffix=suffix)
-        self._note(problem, 1, reason)
+    def enqueued_late(self, event: Event) -> None:
+        """Log that *event* was enqueued after the last flush."""
+        problem = Problem(Kind.ENQUEUED_LATE, event.target)
+        self._note(problem, _Occurrences(1, (event.id,)))
 
     def _log_problem(
-        self, kind: str, line: str, problem: str, interval: float = INTERVAL
+        self,
+        name: str,
+        kind: Kind,
+        values: Mapping[str, str | int],
+        interval: float = INTERVAL,
     ) -> None:
-        """Log *problem*, unless one of its *kind* was logged within the *interval*."""
+        """Log a problem, unless one of its *name* was logged within the *interval*."""
         now = self._clock()
-        if problem and now >= self._next_lines.get(kind, now):
-            self._next_lines[kind] = now + interval
-            _log(logging.WARNING, line, problem)
+        if now >= self._next_lines.get(name, now):
+            self._next_lines[name] = now + interval
+            log_record(kind, **values)
 
     def notices(self, notices: Iterable[Notice]) -> None:
         """Log losses, refusals and dead letters."""
-        reasons: dict[Problem, list[str]] = {}
+        found: dict[Problem, list[Notice]] = {}
         for item in notices:
             problem = _problem_of(item)
             if problem is not None:
-                reasons.setdefault(problem, []).append(item.reason)
-        for problem, these in reasons.items():
-            self._note(problem, len(these), these[-1])
+                found.setdefault(problem, []).append(item)
+        for problem, these in found.items():
+            self._note(problem, _occurrences(these))
 
     def unpublished(self, events: Iterable[Event], reason: str) -> None:
         """Log that *events* stay with their thread, because of *reason*."""
-        for target, number in Counter(event.target for event in events).items():
-            problem = Problem(
-                logging.WARNING, "Left unpublished", target, reason, suffix=_CURE
-            )
-            self._note(problem, number, reason)
+        found: dict[Target, list[str]] = {}
+        for event in events:
+            found.setdefault(event.target, []).append(event.id)
+        for target, ids in found.items():
+            problem = Problem(Kind.LEFT_UNPUBLISHED, target, reason)
+            self._note(problem, _Occurrences(len(ids), (*ids[:_MOST_IDS],), reason))
 
     def log_suppressed(self, *, at_last: bool = False) -> None:
         """Log the counts suppressed for a minute; with *at_last*, all of them."""
@@ -178,10 +219,10 @@ class ThrottledLog:
             for problem in due:
                 del self._suppressed[problem]
         for problem, suppressed in due.items():
-            if suppressed.number:
-                self._note(problem, suppressed.number, suppressed.reason)
+            if suppressed.since is not None:
+                self._note(problem, suppressed.since)
 
-    def _note(self, problem: Problem, number: int, reason: str) -> None:
+    def _note(self, problem: Problem, these: _Occurrences) -> None:
         now = self._clock()
         with self._lock:
             is_new = problem not in self._suppressed
@@ -190,25 +231,33 @@ class ThrottledLog:
                 problem = problem._replace(target=_OTHERS)
             before = self._suppressed.get(problem)
             if before is not None:
-                more = before.number + number
-                self._suppressed[problem] = _Suppressed(before.last, more, reason)
+                since = before.since.followed_by(these) if before.since else these
+                self._suppressed[problem] = _Suppressed(before.last, since)
                 return
-            self._suppressed[problem] = _Suppressed(now, 0, reason)
-        _log(
-            problem.level,
-            "%s %s for %s: %s%s",
-            problem.action,
-            counted(number, problem.noun),
-            problem.target,
-            reason,
-            problem.suffix,
-        )
+            self._suppressed[problem] = _Suppressed(now)
+        _log_occurrences(problem, these)
 
 
-def _log(level: int, line: str, *args: object) -> None:
-    # A logging handler that raises would end the flusher or fail a request.
-    with suppress(Exception):
-        logger.log(level, line, *args)
+def _occurrences(notices: Sequence[Notice]) -> _Occurrences:
+    ids = tuple(item.event.id for item in notices[:_MOST_IDS])
+    last = notices[-1]
+    return _Occurrences(len(notices), ids, last.reason, last.attempt)
+
+
+def _log_occurrences(problem: Problem, these: _Occurrences) -> None:
+    log_record(
+        problem.kind,
+        queue=str(problem.target),
+        ids=" ".join(these.ids),
+        reason=these.reason,
+        attempt="" if these.attempt is None else these.attempt,
+        attempts=counted(these.number, "publish attempt"),
+        **_counted(these.number),
+    )
+
+
+def _counted(number: int) -> dict[str, str | int]:
+    return {"count": number, "events": counted(number, "event")}
 
 
 def _backlog(stats: Stats) -> str:
@@ -223,24 +272,21 @@ def _backlog(stats: Stats) -> str:
 
 def _problem_of(notice: Notice) -> Problem | None:
     """The problem that *notice* reports; ``None``: it needs no record of its own."""
-    target, reason = notice.event.target, notice.reason
-    if notice.kind is NoticeKind.FAILED and notice.outcome in (
-        Outcome.NACKED,
-        Outcome.RETURNED,
-    ):
-        return Problem(
-            logging.WARNING,
-            "Broker refused",
-            target,
-            notice.outcome.value,
-            noun="publish attempt",
-            suffix=f" ({notice.outcome.value}); retained for retry.",
-        )
+    kind = _KINDS.get((notice.kind, notice.outcome or notice.reason))
     if notice.kind is NoticeKind.DEAD:
         outcome = "" if notice.outcome is None else notice.outcome.value
-        return Problem(logging.ERROR, "Dead-lettered", target, outcome)
-    if notice.kind is NoticeKind.DROPPED:
-        return Problem(logging.ERROR, "Dropped", target, reason)
-    if notice.kind is NoticeKind.DISCARDED and reason in (ABANDONED, NEVER_PUBLISHED):
-        return Problem(logging.WARNING, "Discarded", target, reason)
-    return None
+        return Problem(Kind.DEAD, notice.event.target, outcome)
+    return None if kind is None else Problem(kind, notice.event.target)
+
+
+#: By the outcome, or the reason of what was not sent.
+_KINDS: Mapping[tuple[NoticeKind, str], Kind] = {
+    (NoticeKind.FAILED, Outcome.NACKED): Kind.REFUSED_NACKED,
+    (NoticeKind.FAILED, Outcome.RETURNED): Kind.REFUSED_RETURNED,
+    (NoticeKind.DROPPED, OVERFLOW): Kind.DROPPED_OVERFLOW,
+    (NoticeKind.DROPPED, PURGED): Kind.DROPPED_PURGED,
+    (NoticeKind.DROPPED, ENDED): Kind.DROPPED_AT_END,
+    (NoticeKind.DROPPED, LATE): Kind.DROPPED_LATE,
+    (NoticeKind.DISCARDED, ABANDONED): Kind.DISCARDED_ABANDONED,
+    (NoticeKind.DISCARDED, NEVER_PUBLISHED): Kind.DISCARDED_UNPUBLISHED,
+}

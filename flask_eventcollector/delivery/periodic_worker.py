@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TypeVar
 
 from .log import INTERVAL
+from .records import Kind, log_failure
 from .signal import Signal
 from .threads import OwnThread
 
 T = TypeVar("T")
-
-logger = logging.getLogger("flask_eventcollector")
 
 #: The longest pause between two runs, in seconds. Callers that can only set a flag (a
 #: destructor, an interrupted caller) are noticed within that time.
@@ -84,14 +81,13 @@ class PeriodicWorker:
     def _run_guarded(self) -> float:
         try:
             return self._run_once()
-        except Exception:
-            self._report_failure()
+        except Exception as error:
+            self._report_failure(error)
             return TICK
 
-    def _report_failure(self) -> None:
+    def _report_failure(self, error: Exception) -> None:
         now = time.monotonic()
         if now < self._next_line:
             return
         self._next_line = now + INTERVAL
-        with suppress(Exception):  # A logging handler may raise, too.
-            logger.exception("Background thread failed: %s", self._thread.name)
+        log_failure(Kind.THREAD_FAILED, error, thread=self._thread.name)

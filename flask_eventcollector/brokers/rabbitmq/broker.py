@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from ...config.broker_url import BrokerURL
 from ...config.exchanges import Exchanges
 from ...delivery.backoff import busy_pause
 from ...delivery.broker import BrokerCallbacks, CallbackRelay
+from ...delivery.records import Kind, log_failure
 from ...delivery.signal import Signal
 from ...delivery.threads import OwnThread
 from ...events import BrokerState
@@ -22,8 +22,6 @@ from .pika_logging import silence_pika_in_this_thread
 from .reasons import explain
 from .session import Queues, Session
 from .waker import Waker
-
-logger = logging.getLogger("flask_eventcollector")
 
 #: Seconds on a node before it may be left for another, at first and at most.
 _LEAST_STAY, _LONGEST_STAY = 10.0, 600.0
@@ -137,7 +135,7 @@ class RabbitMQBroker:
             self._keep_connected()
         except Exception as error:
             with suppress(Exception):
-                logger.exception("Background thread failed: %s", self._thread.name)
+                log_failure(Kind.THREAD_FAILED, error, thread=self._thread.name)
                 self.relay.on_state_change(BrokerState.DOWN, explain(error))
             self._retry_now.wait(self._delay(1))
 
@@ -171,7 +169,7 @@ class RabbitMQBroker:
         error = ""
         for url in list(self._urls):
             was_ready, error = self._try(url)
-            error = f"{url.host}:{url.port}: {error}"
+            error = f"{_node(url)}: {error}"
             if was_ready:
                 # The next round begins with the node after this one.
                 place = self._urls.index(url) + 1
@@ -187,7 +185,7 @@ class RabbitMQBroker:
             for parameters in attempts(
                 url, heartbeat, self._name, self._keyfile_password
             ):
-                was_ready, error = self._serve(parameters, heartbeat)
+                was_ready, error = self._serve(parameters, heartbeat, _node(url))
                 if was_ready:
                     return True, error
         except Exception as problem:
@@ -196,7 +194,7 @@ class RabbitMQBroker:
         return False, error
 
     def _serve(
-        self, parameters: pika.ConnectionParameters, heartbeat: float
+        self, parameters: pika.ConnectionParameters, heartbeat: float, node: str
     ) -> tuple[bool, str]:
         if self._closing():
             return False, ""
@@ -208,6 +206,7 @@ class RabbitMQBroker:
             app_id=self._name,
             exchanges=self._exchanges,
             waker=self._waker,
+            on_ready=lambda: self.relay.connected(node),
             may_leave_at=self._may_leave_at(),
         )
         if self._closing():
@@ -233,3 +232,7 @@ class RabbitMQBroker:
         helped = now - self._left_at > self._stay + _HELPED_AFTER
         self._stay = _LEAST_STAY if helped else min(2 * self._stay, _LONGEST_STAY)
         self._left_at = now
+
+
+def _node(url: BrokerURL) -> str:
+    return f"{url.host}:{url.port}"

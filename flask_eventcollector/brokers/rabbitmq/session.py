@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 from ...config.exchanges import Exchanges
 from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
+from ...delivery.records import Kind, log_failure
 from ...events import BrokerState
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
@@ -22,8 +22,6 @@ from .connection import Connection, IOServices
 from .probe import Probe
 from .reasons import accuses_an_event, broker_text, explain, is_unexpected
 from .waker import Waker
-
-logger = logging.getLogger("flask_eventcollector")
 
 #: How many events are published before the socket is served again.
 _TURN = 200
@@ -55,9 +53,11 @@ class Session:
         app_id: str,
         exchanges: Exchanges,
         waker: Waker,
+        on_ready: Callable[[], None],
         may_leave_at: float = float("inf"),
     ) -> None:
         self._callbacks = callbacks
+        self._on_ready = on_ready
         self._patience = 2 * heartbeat
         #: Current problems other than the connection's, by queue or exchange.
         self._problems: dict[str, str] = {}
@@ -199,6 +199,7 @@ class Session:
 
     def _begin(self) -> None:
         self._ready = self.was_ready = True
+        self._on_ready()
         self._announce_ready()
         self._drain()
 
@@ -250,7 +251,7 @@ class Session:
         self._ready = False
         error = self._connection.failure or error
         if is_unexpected(error) and not (self._unwanted or self._error):
-            logger.error("Broker connection failed unexpectedly", exc_info=error)
+            log_failure(Kind.BROKER_FAILED, error)
         self._error = self.leaves_because or explain(error)
         self._channels.lose(self._error, suspect=accuses_an_event(error))
         self._ioloop.stop()

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from ...delivery.entries import Entry
+from ...delivery.entries import PURGED, Entry
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
@@ -194,7 +194,7 @@ class Adopter:
                 orphan.revive(request.ids)
             elif request.action == "purge":
                 erased = orphan.erase(request.ids)
-                self._ledger.drop_unadopted(erased, "purged", self._count_unadopted())
+                self._ledger.drop_unadopted(erased, PURGED, self._count_unadopted())
         except sqlite3.Error as error:
             self._erase_breaker.record_failure(error)
             if is_damage(error):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from ....delivery.entries import Notice, NoticeKind
+from ....delivery.entries import PURGED, Notice, NoticeKind
 from ..control import ControlRequest, is_pending, submit, withdraw
 from ..folder import Claim, claim_orphan, holder_of
 from ..journal import Journal
@@ -86,7 +86,7 @@ def _retry(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
 
 def _purge(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
     journal.write((), [stored.number for stored in events])
-    notify([Notice(NoticeKind.DROPPED, stored.event, "purged") for stored in events])
+    notify([Notice(NoticeKind.DROPPED, stored.event, PURGED) for stored in events])
 
 
 @contextmanager
