@@ -237,13 +237,11 @@ def show_adopted(adopted: Sequence[Adopted]) -> None:
 # Anywhere.
 
 
-def progress(length: int) -> Any:
+def progress(length: int, label: str = "Delivering") -> Any:
     """A progress bar if stderr is a terminal, else nothing."""
     if not (length and sys.stderr.isatty()):
         return nullcontext()
-    return click.progressbar(
-        length=length, label="Delivering", file=sys.stderr, show_pos=True
-    )
+    return click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True)
 
 
 def abbreviated(ids: Iterable[str]) -> str:

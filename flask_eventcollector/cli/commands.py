@@ -28,12 +28,12 @@ from ..stores.spool.admin.reading import (
 )
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
-from . import as_json, as_text, formatting
+from . import as_json, as_text, formatting, options
 from .context import app_state, delivery, spool_folder
 from .exit_codes import Failure, finish
 from .quarantine import quarantine
 from .selection import any_condition, select, select_files, with_ids
-from .values import seconds
+from .transfer import export_events, import_events
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -50,24 +50,6 @@ def _command(name: str) -> Callable[[Callable[..., None]], click.Command]:
     return register
 
 
-_json = click.option("--json", "for_machines", is_flag=True, help="Write JSON.")
-_yes = click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
-_queue = click.option(
-    "--queue",
-    metavar="GLOB",
-    help="Only events for this queue, or for all that match, as in 'orders.*'.",
-)
-_reason = click.option(
-    "--reason",
-    metavar="TEXT",
-    help="Only dead events whose reason has this text, or matches it as a GLOB.",
-)
-_older_than = click.option(
-    "--older-than",
-    metavar="AGE",
-    callback=seconds,
-    help="Only events enqueued longer ago, for example 90s, 30min, 2h or 7d.",
-)
 _limit = click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -78,7 +60,7 @@ _limit = click.option(
 
 
 @_command("status")
-@_json
+@options.json
 def _status(for_machines: bool) -> None:
     """Show each spool file, its process, and its events.
 
@@ -103,10 +85,10 @@ def _status(for_machines: bool) -> None:
 
 
 @_command("list")
-@_queue
+@options.queue
 @_limit
 @click.option("--dead", is_flag=True, help="Only dead events.")
-@_json
+@options.json
 def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None:
     """List the events, oldest first.
 
@@ -118,9 +100,9 @@ def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None
 
 
 @_command("dead")
-@_queue
+@options.queue
 @_limit
-@_json
+@options.json
 def _dead(queue: str | None, limit: int, for_machines: bool) -> None:
     """List the dead events, with the broker's last reason for each.
 
@@ -160,7 +142,7 @@ def _show_events(
 @_command("show")
 @click.argument("id")
 @click.option("--payload", is_flag=True, help="Also show the payload.")
-@_json
+@options.json
 def _show(id: str, payload: bool, for_machines: bool) -> None:
     """Show one event with its properties and headers.
 
@@ -184,7 +166,7 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
     show_default=True,
     help="The longest time to wait, in seconds.",
 )
-@_json
+@options.json
 def _flush(timeout: float, for_machines: bool) -> None:
     """Deliver the events that ended processes have left.
 
@@ -216,10 +198,10 @@ def _flush(timeout: float, for_machines: bool) -> None:
 @_command("retry")
 @click.argument("ids", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Retry all dead events.")
-@_queue
-@_reason
-@_older_than
-@_json
+@options.queue
+@options.reason
+@options.older_than
+@options.json
 def _retry(
     ids: tuple[str, ...],
     every: bool,
@@ -252,11 +234,11 @@ def _retry(
 @_command("purge")
 @click.argument("ids", nargs=-1)
 @click.option("--dead", "every", is_flag=True, help="Only dead events.")
-@_queue
-@_reason
-@_older_than
-@_yes
-@_json
+@options.queue
+@options.reason
+@options.older_than
+@options.yes
+@options.json
 def _purge(
     ids: tuple[str, ...],
     every: bool,
@@ -291,8 +273,8 @@ def _purge(
 @_command("adopt")
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @click.option("--from", "source", metavar="APP", help="All files of the app APP.")
-@_yes
-@_json
+@options.yes
+@options.json
 def _adopt(
     files: tuple[str, ...], source: str | None, yes: bool, for_machines: bool
 ) -> None:
@@ -347,7 +329,7 @@ def _confirm(question: str) -> None:
         raise click.Abort
 
 
-COMMANDS["quarantine"] = quarantine
+COMMANDS |= {"export": export_events, "import": import_events, "quarantine": quarantine}
 
 
 def _change(

@@ -69,8 +69,7 @@ def finish(
     :param lead: how each of these lines begins.
     :param left_alone: files that no process will adopt, counted on stderr.
     """
-    for problem in unreadable:
-        click.echo(f"{lead} {formatting.printable(str(problem))}", err=True)
+    tell(unreadable, lead)
     if left_alone:
         count = formatting.count(len(left_alone), "file")
         click.echo(
@@ -80,3 +79,9 @@ def finish(
         )
     if unreadable or is_left or left_alone:
         end(Exit.WAITS)
+
+
+def tell(unreadable: Sequence[Unreadable], lead: str) -> None:
+    """Name on stderr what a command could not read, deliver or change."""
+    for problem in unreadable:
+        click.echo(f"{lead} {formatting.printable(str(problem))}", err=True)

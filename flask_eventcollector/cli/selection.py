@@ -83,7 +83,7 @@ def _in_full(folder: Folder, id: str) -> str:
     """The id that starts with *id*; *id* itself if it is complete, or unknown."""
     if not _SHORTEST_ID <= len(id) < _FULL_ID:
         return id
-    found = ids_from(folder, id)
+    found = sorted(ids_from(folder, id))
     if len(found) > 1 and id not in found:
         raise Failure(
             f"{id} is ambiguous: {abbreviated(found)}. Give more characters of the id"

@@ -134,6 +134,9 @@ COMMANDS: dict[str, list[str]] = {
     "purge": ["purge", "waits", "--yes"],
     "purge --dead": ["purge", "--dead", "--yes"],
     "adopt": ["adopt", "FILE", "--yes"],
+    "export": ["export", "EXPORTED"],
+    "export --remove": ["export", "EXPORTED", "--remove"],
+    "import": ["import", os.devnull],
 }
 
 #: The exit codes; ``0``: the command can do all it is asked for.
@@ -144,7 +147,7 @@ EXPECTED: dict[State, dict[str, int]] = {
     quarantined: EVERYTHING_IS_LEFT | {"adopt": 1},
     foreign: EVERYTHING_IS_LEFT,
     frozen: dict.fromkeys(COMMANDS, 3)
-    | dict.fromkeys(("list", "list --limit 1", "dead", "show"), 0),
+    | dict.fromkeys(("list", "list --limit 1", "dead", "show", "export", "import"), 0),
     unreadable_folder: dict.fromkeys(COMMANDS, 1),
 }
 TABLE = [
@@ -167,7 +170,8 @@ def test_what_is_left_is_said_and_decides_the_exit_code(
     folder = tmp_path / "spool"
     with monkeypatch.context() as patch, ExitStack() as until_the_end:
         path = state(folder, patch, until_the_end)
-        args = [path.name if arg == "FILE" else arg for arg in COMMANDS[command]]
+        names = {"FILE": path.name, "EXPORTED": str(tmp_path / "exported")}
+        args = [names.get(arg, arg) for arg in COMMANDS[command]]
 
         result = run(folder, *args, *["--json"] * is_json)
 

@@ -13,9 +13,9 @@ from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.stores.spool.rows import (
     COLUMNS,
     DamagedRow,
-    _untagged,
     read_row,
     row_of,
+    untagged,
 )
 from tests.parts import make_event
 
@@ -69,7 +69,7 @@ def test_each_header_keeps_its_type() -> None:
 
 def test_numbers_and_times_that_an_earlier_version_has_written_are_text() -> None:
     written = {"decimal": {"decimal": "1.50"}, "time": {"time": 1767323045}}
-    assert _untagged({"table": written}) == {
+    assert untagged({"table": written}) == {
         "decimal": "1.50",
         "time": "2026-01-02T03:04:05+00:00",
     }

@@ -53,7 +53,7 @@ def row_of(entry: Entry, number: int) -> tuple[Any, ...]:
         event.exchange,
         event.target_queue,
         event.id,
-        json.dumps(_tagged(event.headers)),
+        json.dumps(tagged(event.headers)),
         (event.enqueued_at - _EPOCH) // _MICROSECOND,
         event.size,
         event.body,
@@ -104,7 +104,7 @@ def _read(
         target_queue=texts[1],
         exchange=texts[0],
         body=body,
-        headers=MappingProxyType(_untagged(json.loads(texts[3]))),
+        headers=MappingProxyType(untagged(json.loads(texts[3]))),
         enqueued_at=_EPOCH + enqueued_at * _MICROSECOND,
         size=size,
     )
@@ -122,19 +122,21 @@ def _checksum(*fields: Any) -> int:
 # whose only member names the type. So does a table, which avoids ambiguity.
 
 
-def _tagged(value: Any) -> Any:
+def tagged(value: Any) -> Any:
+    """*value* of a header, in the types of JSON."""
     if isinstance(value, Mapping):
-        return {"table": {key: _tagged(item) for key, item in value.items()}}
+        return {"table": {key: tagged(item) for key, item in value.items()}}
     if isinstance(value, list):
-        return [_tagged(item) for item in value]
+        return [tagged(item) for item in value]
     if isinstance(value, bytes):
         return {"bytes": base64.b64encode(value).decode()}
     return value
 
 
-def _untagged(value: Any) -> Any:
+def untagged(value: Any) -> Any:
+    """The value that :func:`tagged` has turned into *value*."""
     if isinstance(value, list):
-        return [_untagged(item) for item in value]
+        return [untagged(item) for item in value]
     if isinstance(value, dict):
         ((tag, inner),) = value.items()
         return _UNTAG[tag](inner)
@@ -142,7 +144,7 @@ def _untagged(value: Any) -> Any:
 
 
 _UNTAG: Mapping[str, Callable[[Any], Any]] = {
-    "table": lambda table: {key: _untagged(item) for key, item in table.items()},
+    "table": lambda table: {key: untagged(item) for key, item in table.items()},
     "bytes": base64.b64decode,
     # Of earlier versions, whose headers were not always text.
     "decimal": str,

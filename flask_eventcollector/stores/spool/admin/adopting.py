@@ -48,7 +48,7 @@ def adopt(path: Path, folder: Folder) -> Adopted:
             " first",
         )
     try:
-        with _new_file(folder) as new:
+        with new_file(folder) as new:
             is_damaged = _move(claim.path, new)
             waiting, dead, _ = new.sums()
         if is_damaged:
@@ -63,7 +63,7 @@ def adopt(path: Path, folder: Folder) -> Adopted:
 
 
 @contextmanager
-def _new_file(folder: Folder) -> Iterator[Journal]:
+def new_file(folder: Folder) -> Iterator[Journal]:
     """A new file of *folder*, which is left to the app's next process."""
     folder.make()
     claim = folder.claim_new()

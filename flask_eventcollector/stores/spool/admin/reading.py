@@ -217,13 +217,22 @@ def events_with(
     return found
 
 
-def ids_from(folder: Folder, prefix: str) -> list[str]:
-    """The ids that start with *prefix*, as far as the files can be read."""
+def ids_from(
+    folder: Folder, prefix: str, problems: list[Unreadable] | None = None
+) -> set[str]:
+    """The ids that start with *prefix*, as far as the files can be read.
+
+    :param problems: gets the files that can't be read.
+    """
     found: set[str] = set()
     for path in folder.files():
-        with suppress(Unreadable), reading(path) as journal:
-            found.update(journal.ids_from(prefix) if journal else ())
-    return sorted(found)
+        try:
+            with suppress(Gone), reading(path) as journal:
+                found.update(journal.ids_from(prefix) if journal else ())
+        except Unreadable as error:
+            if problems is not None:
+                problems.append(error)
+    return found
 
 
 @contextmanager

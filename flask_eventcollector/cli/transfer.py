@@ -1,0 +1,202 @@
+"""The commands ``flask events export`` and ``import``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, NoReturn
+
+import click
+from flask.cli import with_appcontext
+
+from ..stores.spool.admin.reading import (
+    ALL,
+    Filter,
+    Found,
+    Unreadable,
+    events_in,
+    left_alone,
+    reports,
+    total,
+)
+from ..stores.spool.admin.transferring import (
+    Ids,
+    Imported,
+    InvalidLines,
+    NotReplaced,
+    complete_file,
+    export,
+    import_lines,
+    remove,
+)
+from ..stores.spool.folder import Folder
+from . import as_json, as_text, formatting, options
+from .context import app_state, spool_folder
+from .exit_codes import Exit, Failure, end, finish, tell
+from .selection import with_ids
+
+#: Stands for stdin and stdout.
+_STANDARD = "-"
+
+
+@click.command("export")
+@click.argument("file", default=_STANDARD, metavar="[FILE|-]")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--dead", is_flag=True, help="Only dead events.")
+@options.queue
+@options.reason
+@options.older_than
+@click.option(
+    "--remove",
+    "is_move",
+    is_flag=True,
+    help="Remove the events once FILE is complete and on disk.",
+)
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
+@options.json
+@with_appcontext
+def export_events(
+    file: str,
+    ids: tuple[str, ...],
+    dead: bool,
+    queue: str | None,
+    reason: str | None,
+    older_than: float | None,
+    is_move: bool,
+    force: bool,
+    for_machines: bool,
+) -> None:
+    """Write events as lines of JSON to FILE, or to stdout.
+
+    All events on disk are meant, or those with IDS, or that meet the conditions. FILE
+    has payloads, so only its owner can read it. Exits with 1 and removes nothing if
+    FILE can't be written, and with 3 if events can't be read or removed.
+    """
+    if file == _STANDARD and (is_move or for_machines):
+        raise click.UsageError("--remove and --json need a FILE, not '-'.")
+    folder = spool_folder()
+    unread: list[Unreadable] = []
+    wanted = Filter(queue, dead or reason is not None, reason, older_than)
+    exported = _export(folder, file, _selected(folder, ids, wanted, unread), force)
+    left: Ids = {}
+    unchanged = remove(exported, app_state().notify, left) if is_move else []
+    written, kept = _distinct(exported), _distinct(left)
+    removed = len(written - kept) if is_move else 0
+    alone = [] if ids else left_alone(folder)
+    if for_machines:
+        as_json.write(
+            {
+                "exported": len(written),
+                "removed": removed,
+                "left": sorted(kept),
+                "left_alone": as_json.paths(alone),
+                "unreadable": as_json.unreadable(unread + unchanged),
+            }
+        )
+    else:
+        _say_exported(file, len(written), removed)
+    tell(unread, "Not exported:")
+    finish(unchanged, is_left=bool(unread), lead="Not removed:", left_alone=alone)
+
+
+def _selected(
+    folder: Folder, ids: tuple[str, ...], wanted: Filter, problems: list[Unreadable]
+) -> Iterable[Found]:
+    if not ids:
+        return events_in(folder, problems, wanted)
+    if wanted != ALL:
+        raise click.UsageError("Give either the ids of events, or conditions.")
+    return with_ids(folder, ids, problems)
+
+
+def _export(folder: Folder, file: str, found: Iterable[Found], force: bool) -> Ids:
+    if file == _STANDARD:
+        return export(found, sys.stdout.buffer, lambda _: None)
+    waiting, dead, _, _ = total(reports(folder))
+    try:
+        with (
+            as_text.progress(waiting + dead, "Exporting") as bar,
+            complete_file(Path(file), replace=force) as opened,
+        ):
+            return export(found, opened, bar.update if bar else lambda _: None)
+    except NotReplaced:
+        cure = "give another name" + ", or --force" * Path(file).is_file()
+        raise Failure(f"{file} exists: {cure}. Nothing was exported") from None
+    except OSError as error:
+        raise Failure(
+            f"Can't write {file}: {error.strerror}. Nothing was removed: free space, or"
+            " give a FILE in another folder"
+        ) from error
+
+
+def _distinct(ids: Ids) -> set[str]:
+    return set(itertools.chain.from_iterable(ids.values()))
+
+
+def _say_exported(file: str, exported: int, removed: int) -> None:
+    text = f"Exported {formatting.events(exported)}"
+    if file != _STANDARD:
+        text += f" to {formatting.printable(file)}"
+    click.echo(f"{text}.", err=file == _STANDARD)
+    if removed:
+        click.echo(f"Removed {formatting.events(removed)} from the spool.")
+
+
+@click.command("import")
+@click.argument("file", type=click.File("rb"), metavar="FILE|-")
+@options.json
+@with_appcontext
+def import_events(file: IO[bytes], for_machines: bool) -> None:
+    """Take in the events that 'export' has written to FILE, or that stdin has.
+
+    A running worker sends them, or the next one, as possible duplicates. What is on
+    disk already, by its id, is skipped. Exits with 1 and imports nothing if a line is
+    wrong, and with 3 if a file can't be read, which may hold the same events.
+    """
+    problems: list[Unreadable] = []
+    try:
+        with as_text.progress(_size(file), "Importing") as bar:
+            imported = import_lines(
+                file, spool_folder(), problems, bar.update if bar else lambda _: None
+            )
+    except InvalidLines as error:
+        _fail(file, error.errors, for_machines)
+    except Unreadable as error:
+        raise Failure(f"Nothing was imported. {error}", unreadable=[error]) from error
+    if for_machines:
+        shown = {"imported": imported.events, "skipped": imported.skipped}
+        as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
+    else:
+        _say_imported(imported)
+    finish(problems)
+
+
+def _size(file: IO[bytes]) -> int:
+    """In bytes; 0 if unknown, as for a pipe."""
+    try:
+        return os.fstat(file.fileno()).st_size
+    except OSError:
+        return 0
+
+
+def _fail(file: IO[bytes], errors: dict[int, str], for_machines: bool) -> NoReturn:
+    for number, reason in errors.items():
+        text = f"{file.name}, line {number}: {reason}"
+        click.echo(formatting.printable(text), err=True)
+    click.echo("Nothing was imported.", err=True)
+    if for_machines:
+        invalid = [{"line": n, "reason": reason} for n, reason in errors.items()]
+        as_json.write({"imported": 0, "invalid": invalid})
+    end(Exit.FAILED)
+
+
+def _say_imported(imported: Imported) -> None:
+    text = f"Imported {formatting.events(imported.events)}"
+    if imported.skipped:
+        text += f"; skipped {imported.skipped} that the spool has already"
+    click.echo(f"{text}.")
+    if imported.events:
+        click.echo("A worker sends them, or run 'flask events flush' now.")
