@@ -6,7 +6,9 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import flask
@@ -129,8 +131,23 @@ class AppState:
 
     def spool_folder(self) -> Folder | None:
         """The folder of the spool; ``None``: the backlog is in memory."""
-        if choose_backlog(self.config, self.app) != "spool":
-            return None
+        is_spool = choose_backlog(self.config, self.app) == "spool"
+        return self._folder() if is_spool else None
+
+    def left_on_disk(self) -> list[Path]:
+        """The app's files from when its backlog was a spool, if it is in memory now.
+
+        Tests do not look, nor does an app without a broker. Never raises.
+        """
+        config = self.config
+        is_test = self.app.testing and not config.testing_broker
+        if config.backlog == "memory" and config.broker_urls and not is_test:
+            with suppress(OSError, ValueError):
+                folder = self._folder()
+                return folder.all_files().get(folder.name, [])
+        return []
+
+    def _folder(self) -> Folder:
         path = choose_spool_dir(self.config, self.app)
         destination = Destination.of(choose_broker(self.config, self.app))
         return Folder(path, choose_spool_name(self.config, self.app), destination)
@@ -151,7 +168,7 @@ class AppState:
         delivery = Delivery(
             ledger,
             _make_broker(urls, config, name),
-            _make_store(ledger, folder, config, name),
+            self._make_store(ledger, folder),
             Notifier(self._dispatcher.send, log, ledger.defer),
             log,
             confirm_timeout=config.confirm_timeout,
@@ -164,7 +181,16 @@ class AppState:
         if (connection := contexts.connection_of_process()) is not None:
             close_when_gone(connection)
         weakref.finalize(self.app, delivery.request_stop).atexit = False
-        return self._deliveries.setdefault(current_process(), delivery)
+        chosen = self._deliveries.setdefault(current_process(), delivery)
+        # Now, since a logging handler may enqueue events.
+        if folder is not None and chosen is delivery:
+            log_record(Kind.SPOOL_FOLDER, app=folder.name, path=str(folder.path))
+        return chosen
+
+    def _make_store(self, ledger: Ledger, folder: Folder | None) -> Store:
+        if folder is None:
+            return MemoryStore(self.left_on_disk())
+        return _make_spool(ledger, folder, self.config, self.app.name)
 
     def notify(self, notices: Sequence[Notice]) -> None:
         """Report *notices* of events that this process never held."""
@@ -235,11 +261,7 @@ def _delay(config: Config) -> Callable[[int], float]:
     return partial(full_jitter, base=config.retry_delay, cap=config.retry_max_delay)
 
 
-def _make_store(
-    ledger: Ledger, folder: Folder | None, config: Config, name: str
-) -> Store:
-    if folder is None:
-        return MemoryStore()
+def _make_spool(ledger: Ledger, folder: Folder, config: Config, name: str) -> Spool:
     return Spool(
         ledger,
         folder,

@@ -210,7 +210,8 @@ class Stats:
     quarantined: int = 0
     #: Spool files of dead processes that this process does not adopt, since their
     #: events are for another broker or virtual host, or of an app by another name that
-    #: has no process: it may be this one before it was renamed.
+    #: has no process: it may be this one before it was renamed. With the backlog in
+    #: memory: the app's files from when it was a spool.
     strays: int = 0
     #: Bytes of all events held in memory. Those of dead events do not count against
     #: ``EVENTCOLLECTOR_MAX_BYTES``.

@@ -12,6 +12,7 @@ from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.folder import Folder
+from ..stores.spool.strays import from_before
 from .exit_codes import Exit, Failure
 
 
@@ -34,7 +35,12 @@ def spool_folder() -> Folder:
     state = app_state()
     folder = state.spool_folder()
     if folder is None:
-        raise Failure(_why_memory(state), Exit.MEMORY)
+        why, left = _why_memory(state), state.left_on_disk()
+        if not left:
+            raise Failure(why, Exit.MEMORY)
+        problem = from_before(left).text
+        unread = [Unreadable(path, problem) for path in left]
+        raise Failure(f"{why}. Moreover, {problem}", Exit.MEMORY, unread)
     try:
         folder.files()
     except OSError as error:

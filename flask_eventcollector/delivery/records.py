@@ -151,6 +151,11 @@ class Kind(enum.Enum):
     )
 
     # The spool.
+    SPOOL_FOLDER = (
+        _INFO,
+        "Spool folder of %(app)r: %(path)s",
+        (),
+    )
     SPOOL_PROBLEM = (
         _WARNING,
         "Spool problem: %(reason)s",

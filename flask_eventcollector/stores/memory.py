@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..delivery.entries import Entry
 from ..delivery.store import QuarantinedFile, StoreProblem
+from .spool.strays import from_before
 
 
 class MemoryStore:
     """Does nothing, since the ledger keeps all waiting events in memory anyway."""
+
+    def __init__(self, left: Sequence[Path] = ()) -> None:
+        #: Files on disk, from when the app's backlog was a spool, which nobody reads.
+        self._left = left
 
     def start(self, wake: Callable[[], object]) -> None:
         """There is nothing to start."""
@@ -38,7 +44,8 @@ class MemoryStore:
         return []
 
     def problems(self) -> Sequence[StoreProblem]:
-        return ()
+        return [from_before(self._left)] if self._left else []
 
     def figures(self) -> Mapping[str, Any]:
-        return {}
+        error = "".join(problem.text for problem in self.problems())
+        return {"strays": len(self._left), "spool_error": error}

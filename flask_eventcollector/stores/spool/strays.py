@@ -67,6 +67,18 @@ class Strays:
         return problems
 
 
+def from_before(files: Sequence[Path]) -> StoreProblem:
+    """That *files* have events of an app whose backlog is in memory now."""
+    named = _first(path.name for path in files)
+    return StoreProblem(
+        "from before",
+        f"the backlog is in memory, so nobody sends the events in {named} in"
+        f" {files[0].parent}: set EVENTCOLLECTOR_BACKLOG to 'spool' and run 'flask"
+        " events flush'",
+        once=True,
+    )
+
+
 def _for_others(files: Sequence[Path]) -> StoreProblem:
     named = _first(f"{path.name} (for {destination_name(path)})" for path in files)
     return StoreProblem(
