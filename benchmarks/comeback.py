@@ -1,7 +1,7 @@
 """Simulates how a herd of processes reconnects when the broker comes back.
 
-Run ``python -m benchmarks.comeback``. It needs no broker: it draws the pauses from the
-library's own backoff, with a fixed seed.
+Run ``python -m benchmarks.comeback``. It needs no broker: the library's own code paces
+the attempts, over a clock that jumps from one to the next, and with a fixed seed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,12 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
-from flask_eventcollector.delivery.backoff import busy_pause, full_jitter
+from flask_eventcollector.brokers.rabbitmq.pacing import Pacing
+from flask_eventcollector.delivery.backoff import full_jitter
+from flask_eventcollector.delivery.signal import Signal
 
 PROCESSES = 500
 #: Seconds, and the defaults of RETRY_DELAY and RETRY_MAX_DELAY.
@@ -29,14 +32,30 @@ class Comeback(NamedTuple):
     last: float
 
 
+class Clock(Signal):
+    """A signal that nobody sets: to wait for it only moves the time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+
+    def wait(self, timeout: float) -> bool:
+        self.now += max(0.0, timeout)
+        return False
+
+
 def first_success(outage: float, *, busy: bool, uniform: Callable[[], float]) -> float:
     """Seconds from the broker's return to a process's first attempt after it."""
-    now, failures = 0.0, 1
-    while now < outage:
-        pause = full_jitter(failures, DELAY, MAX_DELAY, uniform)
-        now += min(pause, busy_pause(uniform)) if busy else pause
+    clock, failures = Clock(), 1
+    delay = partial(full_jitter, base=DELAY, cap=MAX_DELAY, uniform=uniform)
+    pacing = Pacing(delay, signal=clock, clock=lambda: clock.now, uniform=uniform)
+    while clock.now < outage:
+        pacing.begin()
+        if busy:
+            pacing.retry_soon(outage)
+        pacing.pause(failures)
         failures += 1
-    return now - outage
+    return clock.now - outage
 
 
 def simulate(

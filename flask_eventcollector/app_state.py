@@ -129,6 +129,13 @@ class AppState:
                 delivery.start()
         return delivery
 
+    def check_broker(self) -> None:
+        """Check what can't be checked before the app is configured completely.
+
+        :raises ConfigurationError: no broker is configured.
+        """
+        choose_broker(self.config, self.app)
+
     def spool_folder(self) -> Folder | None:
         """The folder of the spool; ``None``: the backlog is in memory."""
         is_spool = choose_backlog(self.config, self.app) == "spool"

@@ -10,7 +10,8 @@ from flask import Flask
 from . import contexts
 from .app_state import AppState
 from .delivery.process import current_process
-from .delivery.records import Kind, log_failure
+from .delivery.records import Kind, log_failure, log_record
+from .errors import ConfigurationError
 
 
 class Hooks:
@@ -26,8 +27,7 @@ class Hooks:
 
     def register(self, app: Flask) -> None:
         """Register the hooks below with *app*."""
-        if self._state.config.backlog == "spool":
-            flask.request_started.connect(self._on_request_started, app)
+        flask.request_started.connect(self._on_request_started, app)
         app.teardown_request(self._on_teardown_request)
         app.teardown_appcontext(self._on_teardown_appcontext)
         self._state.on_app_context_end = self._on_appcontext_tearing_down
@@ -37,18 +37,27 @@ class Hooks:
         app.shell_context_processors.insert(0, self._on_shell)
 
     def _on_request_started(self, sender: Flask, **extra: Any) -> None:
-        """At a process's first request, adopt what dead processes have left.
-
-        Otherwise adoption would start only with this process's first own event.
-        """
         process = current_process()
-        if process in self._served:
-            return
+        if process not in self._served:
+            self._begin_to_serve()
+            self._served.add(process)
+        delivery = self._state.delivery_if_used()
+        if delivery is not None:
+            delivery.note_use()
+
+    def _begin_to_serve(self) -> None:
+        """At a process's first request, find out what its first event would.
+
+        That is whether there is a broker, which can't be known before the app is
+        configured completely, and what dead processes have left.
+        """
         try:
+            self._state.check_broker()
             self._state.delivery_with_orphans()
+        except ConfigurationError as error:
+            log_record(Kind.BROKER_MISSING, reason=str(error))
         except Exception as error:
             log_failure(Kind.ADOPTION_FAILED, error)
-        self._served.add(process)
 
     def _on_request_finished(
         self, sender: Flask, response: flask.Response, **extra: Any

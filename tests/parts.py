@@ -401,7 +401,7 @@ class ManualBroker:
     def reconnect_now(self) -> None:
         self._note("reconnect_now")
 
-    def reconnect_soon(self) -> None:
+    def reconnect_soon(self, seconds: float = 0.0) -> None:
         self._note("reconnect_soon")
 
     def close(self, timeout: float) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import comeback
-from flask_eventcollector.delivery.backoff import LONGEST_PAUSE
+from flask_eventcollector.brokers.rabbitmq.pacing import LONGEST_PAUSE
 
 #: How many connections RabbitMQ lets wait to be accepted, by default.
 BACKLOG = 128

@@ -344,6 +344,44 @@ def test_a_publish_has_the_broker_connect_soon_unless_it_is_empty(
     assert "reconnect_soon" in broker.calls
 
 
+def test_use_has_the_broker_connect_soon_while_something_waits(
+    broker: ManualBroker, delivery: Delivery
+) -> None:
+    collect(delivery, 0)
+    broker.becomes(BrokerState.DOWN)
+    delivery.note_use()
+    assert "reconnect_soon" not in broker.calls
+    delivery.hand_over(collect(delivery, 1))
+    broker.calls.clear()
+    delivery.note_use()
+    assert "reconnect_soon" in broker.calls
+
+
+def test_a_retry_has_the_broker_connect_soon(
+    broker: ManualBroker, delivery: Delivery
+) -> None:
+    delivery.hand_over(collect(delivery, 1))
+    broker.becomes(BrokerState.DOWN)
+    broker.calls.clear()
+    delivery.retry(None)
+    assert "reconnect_soon" in broker.calls
+
+
+def test_a_flush_and_a_patient_publish_keep_it_trying_as_long_as_they_wait(
+    broker: ManualBroker, delivery: Delivery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(
+        broker, "reconnect_soon", lambda seconds=0.0: asked.append(seconds)
+    )
+    entries = collect(delivery, 2)
+    broker.becomes(BrokerState.DOWN)
+    delivery.publish(entries[:1], 0.01)
+    delivery.hand_over(entries[1:])
+    delivery.flush(0.02)
+    assert {0.01, 0.02} <= set(asked)
+
+
 def test_a_flush_has_the_broker_connect_now(
     broker: ManualBroker, delivery: Delivery
 ) -> None:

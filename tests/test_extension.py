@@ -23,6 +23,7 @@ from flask_eventcollector import (
     Outcome,
     PublishResult,
     Stats,
+    hooks,
 )
 from flask_eventcollector.delivery.delivery import Delivery
 from tests.helpers import DEADLINE, Recorder, Shop, books, in_thread, open_shop
@@ -366,9 +367,62 @@ def unconfigured() -> Shop:
     return shop
 
 
+def add_idle_view(shop: Shop) -> None:
+    @shop.get("/idle")
+    def idle() -> str:
+        return "nothing is enqueued"
+
+
 def test_without_a_broker_the_first_event_names_both_choices() -> None:
     with pytest.raises(ConfigurationError, match=r"amqp://.*memory://"):
         unconfigured().enqueue("a")
+
+
+def test_without_a_broker_the_first_request_of_each_process_logs_the_cure(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = unconfigured()
+    add_idle_view(shop)
+
+    with shop.test_client() as client:
+        for process in ((1, 1), (1, 1), (2, 1)):
+            monkeypatch.setattr(hooks, "current_process", lambda p=process: p)
+            assert client.get("/idle").status_code == 200
+
+    assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
+    assert caplog.text.count("EVENTCOLLECTOR_BROKER_URL is not set: use amqp") == 2
+
+
+@pytest.mark.parametrize("mode", ["testing", "debug"])
+def test_what_a_factory_sets_late_counts_at_the_first_request(
+    mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = unconfigured()
+    add_idle_view(shop)
+    setattr(shop, mode, True)
+
+    with shop.test_client() as client:
+        client.get("/idle")
+
+    assert caplog.records == []
+
+
+def test_a_request_that_enqueues_nothing_has_the_broker_connect_soon(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_idle_view(shop)
+    shop.faults.go_down()
+    shop.enqueue("a")
+    shop.events.publish()
+    asked: list[str] = []
+    monkeypatch.setattr(
+        shop.broker, "reconnect_soon", lambda *seconds: asked.append("soon")
+    )
+
+    with shop.test_client() as client:
+        client.get("/idle")
+
+    assert asked == ["soon"]
 
 
 def test_without_a_broker_the_error_comes_each_time() -> None:
@@ -379,16 +433,13 @@ def test_without_a_broker_the_error_comes_each_time() -> None:
             shop.enqueue("a")
 
 
-def test_without_a_broker_a_request_that_enqueues_nothing_is_not_disturbed(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_without_a_broker_a_request_that_enqueues_nothing_is_not_disturbed() -> None:
     shop = unconfigured()
     shop.add_url_rule("/", "view", lambda: "ok")
 
     assert shop.test_client().get("/").text == "ok"
 
     assert shop.events.stats() == Stats()
-    assert caplog.records == []
 
 
 def test_without_a_broker_the_view_that_enqueues_sees_the_error() -> None:

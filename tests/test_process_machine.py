@@ -98,7 +98,7 @@ class ModelBroker:
     def reconnect_now(self) -> None:
         """Only the machine makes it ready."""
 
-    def reconnect_soon(self) -> None:
+    def reconnect_soon(self, seconds: float = 0.0) -> None:
         """Only the machine makes it ready."""
 
     def close(self, timeout: float) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker, broker
+from flask_eventcollector.brokers.rabbitmq.pacing import LEAST_PAUSE, LONGEST_PAUSE
 from flask_eventcollector.brokers.rabbitmq.session import Session
 from flask_eventcollector.config.broker_url import parse_broker_urls
-from flask_eventcollector.delivery.backoff import LEAST_PAUSE, LONGEST_PAUSE
 from tests.contracts.sides import BrokerCallbacks
 from tests.helpers import DEADLINE, open_shop, wait_until
 from tests.isolation.fake_broker import FakeBroker, Message

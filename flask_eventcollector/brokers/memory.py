@@ -94,7 +94,7 @@ class MemoryBroker:
     def reconnect_now(self) -> None:
         """There is nothing to connect to."""
 
-    def reconnect_soon(self) -> None:
+    def reconnect_soon(self, seconds: float = 0.0) -> None:
         """There is nothing to connect to."""
 
     def close(self, timeout: float) -> bool:

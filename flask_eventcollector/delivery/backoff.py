@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 #: 2 to this power times any base exceeds any cap, and still is a finite float.
 _MOST_DOUBLINGS = 60
-#: Seconds between two attempts to connect while there is something to send.
-LEAST_PAUSE, LONGEST_PAUSE = 0.5, 1.5
 
 
 def full_jitter(
@@ -25,12 +23,3 @@ def full_jitter(
     """
     doublings = min(max(failures - 1, 0), _MOST_DOUBLINGS)
     return uniform() * min(cap, base * 2.0**doublings)
-
-
-def busy_pause(uniform: Callable[[], float] = random.random) -> float:
-    """Seconds between two attempts to connect while there is something to send.
-
-    It is random, so that processes that an outage has interrupted together don't return
-    together.
-    """
-    return LEAST_PAUSE + uniform() * (LONGEST_PAUSE - LEAST_PAUSE)

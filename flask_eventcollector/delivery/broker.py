@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 from ..events import BrokerState
 from .entries import Entry, Settlement
 
+#: Seconds for which a process with something to send is in use after each use.
+IN_USE = 10.0
+
 
 class Connection(NamedTuple):
     """A connection to a broker on which events could be sent."""
@@ -54,8 +57,8 @@ class Broker(Protocol):
     def reconnect_now(self) -> None:
         """Connect now, without waiting for the backoff. Thread-safe; does not wait."""
 
-    def reconnect_soon(self) -> None:
-        """There is something to send: connect within about a second.
+    def reconnect_soon(self, seconds: float = IN_USE) -> None:
+        """There is something to send: try about once a second, for so many *seconds*.
 
         Thread-safe; does not wait. May be called for each unit of work.
         """

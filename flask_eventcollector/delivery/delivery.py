@@ -114,6 +114,7 @@ class Delivery:
             self._send(waiter.entries)
             if waiter.patient and timeout:
                 self.broker.reconnect_now()
+                self.broker.reconnect_soon(timeout)
             ran_out = not waiter.done.wait(timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)
@@ -146,6 +147,14 @@ class Delivery:
     def _send(self, entries: Sequence[Entry]) -> None:
         self.broker.wake()
         if entries:
+            self.broker.reconnect_soon()
+
+    def note_use(self) -> None:
+        """The process is in use: what waits should not wait for an idle one's backoff.
+
+        Takes no lock, and does not wait.
+        """
+        if self._ledger.needs_connection:
             self.broker.reconnect_soon()
 
     def discard(self, entries: list[Entry], reason: str) -> int:
@@ -183,6 +192,7 @@ class Delivery:
         all_known = self._store.scan(timeout)
         self._ledger.reopen()
         self.broker.reconnect_now()
+        self.broker.reconnect_soon(timeout)
         self.broker.wake()
         return all_known
 
@@ -233,6 +243,7 @@ class Delivery:
         """Send dead events again; returns how many."""
         count = self._ledger.retry(ids)
         self.broker.wake()
+        self.note_use()
         return count
 
     def purge(self, ids: Iterable[str]) -> int:

@@ -296,6 +296,11 @@ class Ledger:
         """Whether there are deferred notices; takes no lock."""
         return bool(self._deferred)
 
+    @property
+    def needs_connection(self) -> bool:
+        """Whether events wait for a connection; takes no lock, so it may be late."""
+        return not self._broker.state.is_connected and bool(self._undelivered())
+
     # Called by publish() and flush(), which wait.
 
     @step

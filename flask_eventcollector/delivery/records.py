@@ -65,6 +65,11 @@ class Kind(enum.Enum):
         "Broker is memory://, so events stay in this process",
         ("broker",),
     )
+    BROKER_MISSING = (
+        _ERROR,
+        "No broker, so each event will fail: %(reason)s",
+        ("reason",),
+    )
     BROKER_FAILED = (
         _ERROR,
         "Broker connection failed unexpectedly",

@@ -11,12 +11,11 @@ import pika
 
 from ...config.broker_url import BrokerURL
 from ...config.exchanges import Exchanges
-from ...delivery.backoff import busy_pause
-from ...delivery.broker import BrokerCallbacks, CallbackRelay
+from ...delivery.broker import IN_USE, BrokerCallbacks, CallbackRelay
 from ...delivery.records import Kind, log_failure
-from ...delivery.signal import Signal
 from ...delivery.threads import OwnThread
 from ...events import BrokerState
+from .pacing import Pacing
 from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
 from .reasons import explain
@@ -52,7 +51,7 @@ class RabbitMQBroker:
         self._urls = list(urls)
         self._queues = queues
         self._heartbeat = heartbeat
-        self._delay = delay
+        self._pacing = Pacing(delay)
         self._name = name
         self._exchanges = exchanges
         self._keyfile_password = keyfile_password
@@ -64,11 +63,6 @@ class RabbitMQBroker:
         self._is_leaving = False
         self._waker = Waker()
         self._is_closing = False
-        self._retry_now = Signal()
-        #: Whether there was something to send since the last attempt to connect.
-        self._is_used = False
-        #: Whether the last attempt was long enough ago for that to start another.
-        self._may_retry = False
         self._thread = OwnThread(self._run, f"eventcollector-io-{name}")
 
     def __repr__(self) -> str:
@@ -95,19 +89,17 @@ class RabbitMQBroker:
 
     def reconnect_now(self) -> None:
         """Connect now, regardless of the backoff; does not wait."""
-        self._retry_now.set()
+        self._pacing.retry_now()
 
-    def reconnect_soon(self) -> None:
-        """Connect within 1.5 s, regardless of the backoff; does not wait."""
-        self._is_used = True
-        if self._may_retry:
-            self._retry_now.set()
+    def reconnect_soon(self, seconds: float = IN_USE) -> None:
+        """Try every 1 to 1.5 s, for so many *seconds*; does not wait."""
+        self._pacing.retry_soon(seconds)
 
     def close(self, timeout: float) -> bool:
         """Close the connection and end the thread, within *timeout* seconds."""
         deadline = time.monotonic() + timeout
         self._is_closing = True
-        self._retry_now.set()
+        self._pacing.retry_now()
         if not self._thread.is_alive:
             return True
         self._end_session(Session.close, deadline)
@@ -137,32 +129,19 @@ class RabbitMQBroker:
             with suppress(Exception):
                 log_failure(Kind.THREAD_FAILED, error, thread=self._thread.name)
                 self.relay.on_state_change(BrokerState.DOWN, explain(error))
-            self._retry_now.wait(self._delay(1))
+            self._pacing.pause(1)
 
     def _keep_connected(self) -> None:
         failures = 0
         while not self._closing():
-            # A request that arrives during the round starts another one.
-            self._retry_now.wait(0)
-            self._is_used = False
+            self._pacing.begin()
             was_ready, error = self._round()
             if self._closing():
                 return
             failures = 1 if was_ready else failures + 1
             self.relay.on_state_change(BrokerState.DOWN, error)
             if not self._is_leaving:
-                self._pause(self._delay(failures))
-
-    def _pause(self, delay: float) -> None:
-        """Wait *delay* seconds, or less if there is something to send."""
-        least = min(delay, busy_pause())
-        if self._retry_now.wait(least):
-            return
-        # Set before the check: a call of reconnect_soon() in between is not missed.
-        self._may_retry = True
-        if not self._is_used:
-            self._retry_now.wait(delay - least)
-        self._may_retry = False
+                self._pacing.pause(failures)
 
     def _round(self) -> tuple[bool, str]:
         """Try each node until one works; returns whether one did, and the error."""
