@@ -199,7 +199,7 @@ def show_drained(drained: Drained) -> None:
 
 
 def show_changed(what: str, changed: Changed) -> None:
-    """The result of a ``"retry"`` or ``"purge"`` in one file."""
+    """The result of a ``"retry"``, ``"purge"`` or ``"redirect"`` in one file."""
     owner = changed.owner
     if changed.done:
         count = formatting.events(len(changed.done))
@@ -208,14 +208,21 @@ def show_changed(what: str, changed: Changed) -> None:
         elif owner.alive:
             click.echo(f"Retried {count} through {owner}.")
         else:
+            what = "the new queue" if what == "redirect" else "retry"
             click.echo(
-                f"Marked {count} of {owner} for retry. The next worker sends them, or"
+                f"Marked {count} of {owner} for {what}. The next worker sends them, or"
                 " run 'flask events flush' now."
             )
 
 
 def why_left(what: str, changed: Changed) -> str:
-    """Why a running process has not done what it was asked for."""
+    """Why a command has not changed a running process's events."""
+    if what == "redirect":
+        return (
+            f"{changed.owner} is running, so its events keep their queue: stop it"
+            " first, or use 'export --remove', change \"target_queue\" in the lines,"
+            f" and 'import' them: {abbreviated(changed.left)}"
+        )
     cause = "the events may be in flight"
     if what == "retry":
         cause = "the broker may have refused the events again"

@@ -9,7 +9,7 @@ import click
 from flask.cli import with_appcontext
 
 from ..stores.spool.admin.adopting import Adopted, adopt
-from ..stores.spool.admin.changes import change
+from ..stores.spool.admin.changes import change, redirect
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import (
     QUARANTINED,
@@ -34,6 +34,7 @@ from .exit_codes import Failure, finish
 from .quarantine import quarantine
 from .selection import any_condition, select, select_files, with_ids
 from .transfer import export_events, import_events
+from .values import queue_name
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -198,6 +199,13 @@ def _flush(timeout: float, for_machines: bool) -> None:
 @_command("retry")
 @click.argument("ids", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="Retry all dead events.")
+@click.option(
+    "--to",
+    "target",
+    metavar="QUEUE",
+    callback=queue_name,
+    help="Send them to this queue instead: also waiting events, of ended processes.",
+)
 @options.queue
 @options.reason
 @options.older_than
@@ -205,6 +213,7 @@ def _flush(timeout: float, for_machines: bool) -> None:
 def _retry(
     ids: tuple[str, ...],
     every: bool,
+    target: str | None,
     queue: str | None,
     reason: str | None,
     older_than: float | None,
@@ -212,14 +221,21 @@ def _retry(
 ) -> None:
     """Retry dead events: those with IDS, --all, or all that meet the conditions.
 
+    With --to, waiting events are taken, too, unless --all or --reason is given. The
+    events in the file of a running process are left then, and named.
+
     Exits with 1 and changes nothing if an event is unknown or not dead, and with 3 if a
     file can't be read or changed.
     """
     problems: list[Unreadable] = []
+    is_dead = target is None or every or reason is not None
     wanted = any_condition(Filter(queue, every, reason, older_than))
     if wanted is not None:
-        wanted = wanted._replace(dead=True)
+        wanted = wanted._replace(dead=is_dead)
     found = select(spool_folder(), ids, wanted, "--all", problems)
+    if target is not None:
+        _change("redirect", found, problems, for_machines, target)
+        return
     dead = [f for f in found if f.stored.dead is not None]
     # An event may be in two files, and dead in only one of them.
     waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
@@ -337,14 +353,18 @@ def _change(
     found: Sequence[Found],
     problems: list[Unreadable],
     for_machines: bool,
+    target: str = "",
 ) -> None:
-    """Retry or purge the *found* events, one file after the other."""
+    """Retry, purge or redirect the *found* events, one file after the other."""
     done: set[str] = set()
     left: set[str] = set()
     for path in dict.fromkeys(f.path for f in found):
         ids = [*dict.fromkeys(f.stored.event.id for f in found if f.path == path)]
         try:
-            changed = change(path, ControlRequest(action, ids), app_state().notify)
+            if target:
+                changed = redirect(path, ids, target)
+            else:
+                changed = change(path, ControlRequest(action, ids), app_state().notify)
         except Gone:
             raise Failure("The events have been delivered in the meantime") from None
         except Unreadable as error:

@@ -131,6 +131,7 @@ COMMANDS: dict[str, list[str]] = {
     "flush": ["flush", "--timeout", "10"],
     "retry": ["retry", "died"],
     "retry --all": ["retry", "--all"],
+    "retry --to": ["retry", "--queue", "*", "--to", "elsewhere"],
     "purge": ["purge", "waits", "--yes"],
     "purge --dead": ["purge", "--dead", "--yes"],
     "adopt": ["adopt", "FILE", "--yes"],

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +88,38 @@ def _retry(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
 def _purge(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
     journal.write((), [stored.number for stored in events])
     notify([Notice(NoticeKind.DROPPED, stored.event, PURGED) for stored in events])
+
+
+def redirect(path: Path, ids: list[str], queue: str) -> Changed:
+    """Let the events with *ids* in a dead process's file wait for *queue*.
+
+    They are last in its order there, and no longer dead. The events in the file of a
+    running process are left.
+
+    :raises Gone: the file was removed, since its events were delivered.
+    :raises Unreadable: the file is damaged or can't be written.
+    """
+    owner = owner_of(path)
+    try:
+        claim = claim_orphan(path)
+        if claim is None:
+            return Changed(owner_of(path), [], ids)
+        with _opened(claim) as journal:
+            for page in _pages(ids):
+                _redirect(journal, intact(journal.rows_with(page)), queue)
+    except READ_ERRORS as error:
+        raise Unreadable(path, explain_read_error(error)) from error
+    return Changed(owner._replace(alive=False), ids, [])
+
+
+def _redirect(journal: Journal, events: list[StoredEvent], queue: str) -> None:
+    events.sort(key=lambda stored: stored.number)
+    rows = [
+        living_row(StoredEvent(number, replace(stored.event, target_queue=queue), None))
+        for number, stored in enumerate(events, journal.last_number() + 1)
+    ]
+    # One transaction, so that none is lost or doubled.
+    journal.write(rows, [stored.number for stored in events])
 
 
 @contextmanager

@@ -1,0 +1,137 @@
+"""``flask events retry --to``, which sends events to another queue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flask_eventcollector.stores.spool.admin import changes
+from flask_eventcollector.stores.spool.admin.changes import redirect
+from flask_eventcollector.stores.spool.folder import claim_orphan
+from flask_eventcollector.stores.spool.journal import Journal
+from tests.cli.support import FlaskEvents
+from tests.cli.test_transfer import Run, file, flask_events, folder, run, shop
+from tests.helpers import Shop
+from tests.spool.support import dead_rows, leave, rows
+
+__all__ = ["file", "flask_events", "folder", "run", "shop"]
+
+
+@pytest.fixture
+def path(folder: Path) -> Path:
+    """A file with events for three queues; those for ``q`` are dead."""
+    path = leave(folder, [1, 2], "ordes", destination=None)
+    journal = Journal.open(path)
+    journal.write(rows([3], first=10, queue="orders"))
+    journal.write(dead_rows([4, 5]))
+    journal.close()
+    return path
+
+
+def queues(run: Run) -> dict[str, tuple[str, str]]:
+    lines = map(json.loads, run("list", "--json").stdout.splitlines())
+    return {event["id"]: (event["queue"], event["state"]) for event in lines}
+
+
+BEFORE = {
+    "1": ("ordes", "waiting"),
+    "2": ("ordes", "waiting"),
+    "3": ("orders", "waiting"),
+    "4": ("q", "dead"),
+    "5": ("q", "dead"),
+}
+
+
+@pytest.mark.parametrize(
+    ("args", "moved"),
+    [
+        (["--queue", "ordes"], "12"),
+        (["--queue", "q"], "45"),
+        (["--queue", "*"], "12345"),
+        (["--queue", "o*", "--all"], ""),
+        (["--all"], "45"),
+        (["--reason", "no"], "45"),
+        (["--older-than", "1h"], ""),
+        (["1", "5"], "15"),
+    ],
+)
+def test_the_selected_events_wait_for_the_new_queue(
+    run: Run, path: Path, args: list[str], moved: str
+) -> None:
+    result = run("retry", *args, "--to", "new", "--json")
+
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["done"] == list(moved)
+    assert queues(run) == BEFORE | dict.fromkeys(moved, ("new", "waiting"))
+
+
+def test_they_come_last_at_the_new_queue_in_their_order(
+    run: Run, shop: Shop, path: Path
+) -> None:
+    result = run("retry", "--queue", "ordes", "--to", "orders")
+
+    assert "Marked 2 events of process" in result.stdout
+    assert "for the new queue. The next worker sends them" in result.stdout
+    run("flush")
+    assert shop.sent("orders") == [3, 1, 2]
+    assert shop.sent("ordes") == []
+
+
+def test_more_events_than_a_transaction_takes_stay_in_order(
+    run: Run, shop: Shop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(changes, "_PAGE", 3)
+    leave(folder, range(10), "ordes", destination=None)
+
+    run("retry", "--queue", "ordes", "--to", "orders")
+
+    run("flush")
+    assert shop.sent("orders") == list(range(10))
+
+
+def test_an_event_that_was_delivered_meanwhile_is_not_sent_again(path: Path) -> None:
+    redirect(path, ["gone", "1"], "new")
+
+    journal = Journal.open(path, read_only=True)
+    assert (journal.sums()[:2], journal.last_number()) == ((3, 2), 1002)
+    journal.close()
+
+
+def test_the_events_of_a_running_process_are_left_and_named(
+    run: Run, path: Path, flask_events: FlaskEvents
+) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from flask_eventcollector.stores.spool.folder import claim_orphan\n"
+        f"claim = claim_orphan(Path({str(path)!r}))\n"
+        "print('locked', flush=True)\n"
+        "input()\n"
+    )
+    with flask_events.python(code) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+
+        result = run("retry", "--queue", "ordes", "--to", "orders", "--json")
+
+        assert f"process {process.pid} is running" in result.stderr
+    assert result.exit_code == 3
+    shown = json.loads(result.stdout)
+    assert (shown["done"], shown["left"]) == ([], ["1", "2"])
+    assert queues(run) == BEFORE
+
+
+@pytest.mark.parametrize(
+    ("queue", "error"), [("", "it is empty"), ("x" * 256, "it takes 256 bytes")]
+)
+def test_a_name_that_amqp_does_not_allow_is_a_usage_error(
+    run: Run, path: Path, queue: str, error: str
+) -> None:
+    result = run("retry", "--all", "--to", queue)
+
+    assert result.exit_code == 2
+    assert error in result.stderr
+    claim = claim_orphan(path)
+    assert claim is not None
+    claim.release()
