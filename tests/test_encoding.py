@@ -576,7 +576,9 @@ def test_what_is_text_in_a_payload_is_the_same_text_in_a_header(value: Any) -> N
 @pytest.mark.parametrize("number", [-1, -(2**31), -(2**63)])
 def test_a_negative_number_is_sent_in_64_bits(number: int) -> None:
     event = encode(headers={"a": [{"b": number}]})
-    assert b"l" + number.to_bytes(8, "big", signed=True) in sent_headers(event)
+    digits = number.to_bytes(8, "big", signed=True)
+    # RabbitMQ reads both as signed; pika 1.3 writes an L.
+    assert any(kind + digits in sent_headers(event) for kind in (b"l", b"L"))
 
 
 def test_a_bool_stays_a_bool() -> None:

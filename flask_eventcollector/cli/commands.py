@@ -332,17 +332,17 @@ def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
 
 
 def _confirm(question: str) -> None:
-    """Ask; ends the command if the answer is no.
+    """Ask, and go on only if the answer is yes.
 
-    :raises Failure: nobody can answer.
+    :raises Failure: it is no, or nobody can answer.
     """
     try:
         agreed = click.confirm(question, err=True)
     except click.Abort:
         click.echo(err=True)
-        raise Failure("Not confirmed, so nothing was done: add --yes") from None
+        agreed = False
     if not agreed:
-        raise click.Abort
+        raise Failure("Not confirmed, so nothing was done: add --yes")
 
 
 COMMANDS |= {"export": export_events, "import": import_events, "quarantine": quarantine}

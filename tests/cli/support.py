@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import subprocess
@@ -11,10 +12,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+from flask.testing import FlaskCliRunner
+
+from tests.helpers import Shop
+
 ROOT = Path(__file__).parents[2]
 
 #: Seconds: longer than any command should take on a busy machine.
 DEADLINE = 60.0
+
+
+def runner(shop: Shop) -> FlaskCliRunner:
+    """A runner that keeps stderr apart, which click before 8.2 does only if asked."""
+    can_mix = "mix_stderr" in inspect.signature(CliRunner).parameters
+    return shop.test_cli_runner(**({"mix_stderr": False} if can_mix else {}))
 
 
 class FlaskEvents:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sqlite3
@@ -12,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from flask.testing import FlaskCliRunner
+from click.testing import Result
 
 from flask_eventcollector.stores.spool.admin import adopting
 from flask_eventcollector.stores.spool.folder import claim_orphan, destination_of
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE, Journal
-from tests.cli.support import FlaskEvents
+from tests.cli.support import FlaskEvents, runner
 from tests.helpers import Shop, open_shop
 from tests.rabbitmq import RabbitMQNode, free_ports
 from tests.spool.support import ELSEWHERE, dead_rows, failing
@@ -38,12 +36,6 @@ def shop(folder: Path) -> Iterator[Shop]:
     settings = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder)}
     with open_shop(BACKLOG="spool", TESTING_BROKER=True, **settings) as shop:
         yield shop
-
-
-def runner(shop: Shop) -> FlaskCliRunner:
-    """A runner that keeps stderr apart, which click before 8.2 does only if asked."""
-    can_mix = "mix_stderr" in inspect.signature(CliRunner).parameters
-    return shop.test_cli_runner(**({"mix_stderr": False} if can_mix else {}))
 
 
 @pytest.fixture

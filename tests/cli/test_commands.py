@@ -19,6 +19,7 @@ from click.testing import Result
 from flask_eventcollector.stores.spool.admin.changes import change
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
+from tests.cli.support import runner
 from tests.helpers import Recorder, Shop, open_shop
 from tests.parts import thread
 from tests.spool.support import leave
@@ -111,7 +112,7 @@ def shop(folder: Path) -> Iterator[Shop]:
 @pytest.fixture
 def run(shop: Shop) -> Callable[..., Result]:
     def invoke(*args: str, input: str = "") -> Result:
-        result = shop.test_cli_runner().invoke(args=["events", *args], input=input)
+        result = runner(shop).invoke(args=["events", *args], input=input)
         assert result.exception is None or isinstance(result.exception, SystemExit)
         return result
 
@@ -144,7 +145,7 @@ def test_status_is_content_where_nothing_was_ever_kept(
 
     assert result.exit_code == 0
     assert "No events are waiting." in result.stdout
-    assert "does not exist" in result.output
+    assert "does not exist" in result.stdout + result.stderr
 
 
 def test_no_payload_is_shown_unless_asked_for(
@@ -202,7 +203,7 @@ def test_flush_explains_why_events_are_left(
 
     assert result.exit_code == 3
     assert "1 waiting" in result.stdout
-    assert "it was taken down" in result.output
+    assert "it was taken down" in result.stdout + result.stderr
 
 
 def test_flush_names_the_queue_that_refuses_and_the_reason(
@@ -267,10 +268,10 @@ def test_an_empty_answer_names_what_was_asked_for(
 
 def test_without_a_broker_s_url_the_cure_is_to_set_it(tmp_path: Path) -> None:
     with open_shop(TESTING_BROKER=True, BACKLOG="spool", SPOOL_DIR=tmp_path) as shop:
-        result = shop.test_cli_runner().invoke(args=["events", "status"])
+        result = runner(shop).invoke(args=["events", "status"])
 
     assert result.exit_code == 4
-    assert "EVENTCOLLECTOR_BROKER_URL is not set here" in result.output
+    assert "EVENTCOLLECTOR_BROKER_URL is not set here" in result.stdout + result.stderr
 
 
 def test_purge_is_asked_of_a_living_process(
@@ -307,7 +308,7 @@ def test_an_unknown_id_is_named_and_nothing_is_changed(
     result = run(*what, killed.dead, "nobody")
 
     assert result.exit_code == 1
-    assert "No such event on disk: nobody." in result.output
+    assert "No such event on disk: nobody." in result.stdout + result.stderr
     assert status(run)["total"]["dead"] == 1
 
 
@@ -317,7 +318,7 @@ def test_what_is_not_dead_can_t_be_retried(
     result = run("retry", killed.waiting)
 
     assert result.exit_code == 1
-    assert "Not dead" in result.output
+    assert "Not dead" in result.stdout + result.stderr
 
 
 def test_a_damaged_file_is_reported_with_the_cure(
@@ -330,8 +331,8 @@ def test_a_damaged_file_is_reported_with_the_cure(
     result = run("status")
 
     assert result.exit_code == 3
-    assert "it is damaged" in result.output
-    assert "'flask events flush'" in result.output
+    assert "it is damaged" in result.stdout + result.stderr
+    assert "'flask events flush'" in result.stdout + result.stderr
 
 
 def test_what_a_damaged_wal_hides_is_not_taken_for_nothing(
@@ -344,7 +345,7 @@ def test_what_a_damaged_wal_hides_is_not_taken_for_nothing(
     result = run("status")
 
     assert result.exit_code == 3
-    assert "its -wal is damaged" in result.output
+    assert "its -wal is damaged" in result.stdout + result.stderr
     with pytest.raises(Unreadable, match="its -wal is damaged"):
         change(path, ControlRequest("purge", [killed.waiting]), lambda notices: None)
     # So the next reader sees it, too.
@@ -353,10 +354,10 @@ def test_what_a_damaged_wal_hides_is_not_taken_for_nothing(
 
 def test_a_backlog_in_memory_has_an_exit_code_of_its_own() -> None:
     with open_shop() as shop:
-        result = shop.test_cli_runner().invoke(args=["events", "status"])
+        result = runner(shop).invoke(args=["events", "status"])
 
     assert result.exit_code == 4
-    assert "EVENTCOLLECTOR_BACKLOG to 'spool'" in result.output
+    assert "EVENTCOLLECTOR_BACKLOG to 'spool'" in result.stdout + result.stderr
 
 
 def test_a_worker_loads_no_command() -> None:
@@ -389,7 +390,7 @@ def test_the_beginning_of_an_id_is_enough(
     assert shown["id"] == killed.dead
     result = run("show", killed.dead[:3])
     assert result.exit_code == 1
-    assert "at least their first 4 characters" in result.output
+    assert "at least their first 4 characters" in result.stdout + result.stderr
 
 
 def test_an_ambiguous_beginning_of_an_id_names_the_matches(
@@ -400,7 +401,9 @@ def test_an_ambiguous_beginning_of_an_id_names_the_matches(
     result = run("show", "abcd-")
 
     assert result.exit_code == 1
-    assert "abcd- is ambiguous: abcd-1, abcd-2. Give more" in result.output
+    assert (
+        "abcd- is ambiguous: abcd-1, abcd-2. Give more" in result.stdout + result.stderr
+    )
     assert json.loads(run("show", "abcd", "--json").stdout)["id"] == "abcd"
 
 
@@ -455,7 +458,7 @@ def test_purge_without_an_answer_drops_nothing(
     result = run("purge", "--queue", "*")
 
     assert result.exit_code == 1
-    assert "nothing was done: add --yes" in result.output
+    assert "nothing was done: add --yes" in result.stdout + result.stderr
     assert run("purge", "--dead", "--json").exit_code == 2
     assert status(run)["total"]["dead"] == 1
 

@@ -6,7 +6,6 @@ stands in its text and in its JSON.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import signal
@@ -19,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from flask_eventcollector.stores.spool.admin import changes
 from flask_eventcollector.stores.spool.folder import claim_orphan
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE, Journal
+from tests.cli.support import runner
 from tests.helpers import open_shop
 from tests.spool.support import dead_rows, failing, leave
 
@@ -34,9 +34,7 @@ State = Callable[[Path, pytest.MonkeyPatch, ExitStack], Path]
 def run(folder: Path, *args: str) -> Result:
     settings = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder)}
     with open_shop(BACKLOG="spool", TESTING_BROKER=True, **settings) as shop:
-        can_mix = "mix_stderr" in inspect.signature(CliRunner).parameters
-        runner = shop.test_cli_runner(**({"mix_stderr": False} if can_mix else {}))
-        result = runner.invoke(args=["events", *args])
+        result = runner(shop).invoke(args=["events", *args])
     assert result.exception is None or isinstance(result.exception, SystemExit)
     return result
 

@@ -26,8 +26,7 @@ from flask_eventcollector.stores.spool.admin.reading import Gone
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import StoredEvent
-from tests.cli.support import FlaskEvents
-from tests.cli.test_adopting import runner
+from tests.cli.support import FlaskEvents, runner
 from tests.docs.reader import find, runs
 from tests.helpers import DEADLINE, Recorder, Shop, open_shop, wait_until
 from tests.rabbitmq import free_ports
