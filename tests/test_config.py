@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import shlex
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -220,6 +222,94 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     )
 
 
+#: A wrong text for each setting, in an environment variable.
+WRONG_TEXTS = {
+    "BROKER_URL": "localhost",
+    "KEYFILE_PASSWORD": "1234",
+    "EXCHANGE": "7",
+    "QUEUES": "{'orders.created': {}}",
+    "EXCHANGES": "{'shop': {'mandatory': False}}",
+    "PUBLISH_ON": "never",
+    "SPOOL_DIR": "7",
+    "SPOOL_NAME": "7",
+    **dict.fromkeys(["AUTOFLUSH", "TESTING_BROKER"], "True"),
+    **dict.fromkeys(["BACKLOG", "SPOOL_SYNC", "OVERFLOW", "INVALID_TEXT"], "nothing"),
+    "AT_CONTEXT_END": "nothing",
+}
+
+
+def from_environment() -> Config:
+    app = flask.Flask(__name__)
+    app.config.from_prefixed_env()
+    return Config.from_app(app)
+
+
+def cure_in_environment() -> tuple[str, str]:
+    """The message about what the environment has, and the assignment in it."""
+    with pytest.raises(ConfigurationError) as caught:
+        from_environment()
+    message, _, assignment = str(caught.value).partition("; in the environment, write ")
+    return message, assignment
+
+
+@pytest.mark.parametrize("key", Settings.__annotations__)
+def test_what_the_environment_has_wrong_is_answered_in_its_own_form(
+    key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = WRONG_TEXTS.get(key.removeprefix("EVENTCOLLECTOR_"), "'5'")
+    monkeypatch.setenv(f"FLASK_{key}", wrong)
+
+    message, assignment = cure_in_environment()
+
+    assert message.startswith(key)
+    assert not re.search(r": .*({'|\bTrue\b|\bFalse\b|\bNone\b)", message)
+    # As a shell reads it, it is right.
+    ((variable, _, text),) = (part.partition("=") for part in shlex.split(assignment))
+    assert variable == f"FLASK_{key}"
+    monkeypatch.setenv(variable, text)
+    from_environment()
+
+
+@pytest.mark.parametrize("prefix", ["SHOP_", "MY_SHOP_"])
+def test_any_prefix_may_be_that_of_the_app(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{prefix}EVENTCOLLECTOR_QUEUES", "{'orders.created': {}}")
+    app = flask.Flask(__name__)
+    app.config.from_prefixed_env(prefix[:-1])
+    with pytest.raises(ConfigurationError) as caught:
+        Config.from_app(app)
+    cure = f"""{prefix}EVENTCOLLECTOR_QUEUES='{{"orders.created": {{}}}}'"""
+    assert str(caught.value).endswith(cure)
+
+
+def test_a_part_of_a_dict_may_have_its_own_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLASK_EVENTCOLLECTOR_QUEUES__orders", "durable")
+    message, assignment = cure_in_environment()
+    assert message == "EVENTCOLLECTOR_QUEUES['orders'] is of type str: pass a dict"
+    assert assignment.startswith("FLASK_EVENTCOLLECTOR_QUEUES=")
+
+
+def test_an_app_that_reads_the_environment_itself_is_told_of_flasks_way(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("EVENTCOLLECTOR_MAX_EVENTS", "500")
+    message = refusal(MAX_EVENTS="500")
+    assert message.endswith("write FLASK_EVENTCOLLECTOR_MAX_EVENTS=100000")
+
+
+def test_a_wrong_dict_from_elsewhere_is_answered_in_python(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FLASK_EVENTCOLLECTOR_QUEUES", "another")
+    message = refusal(QUEUES="orders.created")
+    assert message.endswith(
+        "for example EVENTCOLLECTOR_QUEUES = {'orders.created': {}}"
+    )
+
+
 def test_a_config_can_not_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().heartbeat = 1  # type: ignore[misc]
@@ -323,9 +413,9 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
         ("BACKLOG", None, ["is None", "it must be one of 'memory'"]),
         ("PUBLISH_ON", "never", ["is 'never'", "'success', 'always', or a callable"]),
         ("PUBLISH_ON", None, ["is None", "'success', 'always', or a callable"]),
-        ("AUTOFLUSH", 1, ["is 1", "it must be True or False"]),
+        ("AUTOFLUSH", 1, ["is 1", "it must be a bool"]),
         ("AUTOFLUSH", "True", ["is 'True'", "true or false"]),
-        ("TESTING_BROKER", None, ["is None", "it must be True or False"]),
+        ("TESTING_BROKER", None, ["is None", "it must be a bool"]),
         ("QUEUES", ["orders"], ["is of type list", "it must be a dict"]),
         ("QUEUES", {"": {}}, ["a queue of EVENTCOLLECTOR_QUEUES is empty"]),
         ("QUEUES", {7: {}}, ["a queue of EVENTCOLLECTOR_QUEUES is of type int"]),
@@ -336,12 +426,12 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
             {"a": {"x-max-length": 1.5}},
             ["EVENTCOLLECTOR_QUEUES['a'][\"x-max-length\"] is of type float"],
         ),
-        ("EXCHANGES", ["shop"], ["is of type list", "{'name': {'mandatory': False}}"]),
+        ("EXCHANGES", ["shop"], ["is of type list", "for example EVENTCOLLECTOR_EX"]),
         ("EXCHANGES", {7: {}}, ["an exchange of EVENTCOLLECTOR_EXCHANGES is of type"]),
         ("EXCHANGES", {"a": None}, ["['a'] is of type NoneType: it must be a dict"]),
         ("EXCHANGES", {"a": {"type": 5}}, ["EXCHANGES['a']['type'] is of type int"]),
-        ("EXCHANGES", {"a": {"mandatory": 0}}, ["['a'] may have 'mandatory', True or"]),
-        ("EXCHANGES", {"a": {"mandatroy": False}}, ["['a'] may have 'mandatory', Tr"]),
+        ("EXCHANGES", {"a": {"mandatory": 0}}, ["['a'] may have 'mandatory', a bool"]),
+        ("EXCHANGES", {"a": {"mandatroy": False}}, ["['a'] may have 'mandatory', a b"]),
     ],
 )
 def test_a_wrong_value_is_refused_with_the_cure(

@@ -677,6 +677,33 @@ def test_a_bad_key_further_in_is_named_with_its_place() -> None:
 
 # Text from outside
 
+SETTING = "or set EVENTCOLLECTOR_INVALID_TEXT to 'replace'"
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"payload": "\ud800"},
+        {"payload": {"\ud800": 1}},
+        {"headers": {"a": "\ud800"}},
+        {"headers": {"a": [{"b": "\ud800"}]}},
+        {"headers": {"\ud800": 1}},
+        {"headers": {"a": {"\ud800": 1}}},
+    ],
+)
+def test_the_setting_is_named_wherever_it_replaces_text(where: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="lone surrogate") as caught:
+        encode(**where)
+    assert SETTING in str(caught.value)
+    encode(**where, replace_invalid_text=True)
+
+
+@pytest.mark.parametrize("name", ["target_queue", "exchange"])
+def test_the_setting_is_not_named_where_it_replaces_nothing(name: str) -> None:
+    with pytest.raises(ValueError, match="lone surrogate") as caught:
+        encode(**{name: "\ud800"})
+    assert SETTING not in str(caught.value)
+
 
 def replaced(payload: Any) -> Any:
     return encode(payload, replace_invalid_text=True).payload

@@ -49,30 +49,30 @@ def parse_exchanges(value: object, key: str) -> Exchanges:
     """
     exchanges = {
         _name(name, f"an exchange of {key}"): _options(options, f"{key}[{name!r}]")
-        for name, options in _mapping(value, key, "{'name': {'mandatory': False}}")
+        for name, options in _mapping(value, key, "exchange names and options")
     }
     return MappingProxyType(exchanges)
 
 
 def _options(value: object, key: str) -> ExchangeOptions:
     options: dict[str, Any] = {}
-    for name, option in _mapping(value, key, "{'mandatory': False}"):
+    for name, option in _mapping(value, key, "options"):
         if name == "mandatory" and isinstance(option, bool):
             options[name] = option
         elif name == "type":
             options[name] = _name(option, f"{key}['type']")
         else:
             raise ConfigurationError(
-                f"{key} may have 'mandatory', True or False, and 'type', a str such as"
+                f"{key} may have 'mandatory', a bool, and 'type', a str such as"
                 " 'topic', but nothing else: correct its keys and values"
             )
     return ExchangeOptions(**options)
 
 
-def _mapping(value: object, key: str, example: str) -> list[tuple[Any, Any]]:
+def _mapping(value: object, key: str, content: str) -> list[tuple[Any, Any]]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(
-            f"{key} is of type {type_name(value)}: it must be a dict such as {example}"
+            f"{key} is of type {type_name(value)}: it must be a dict of {content}"
         )
     return list(value.items())
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import math
 import os
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -22,6 +23,7 @@ from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
 from .exchanges import Exchanges, parse_exchanges
 from .spool_dir import OWN_NAME, check_spool_dir
 from .tls import tls_context
+from .writing import how_to_write
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -243,7 +245,16 @@ def _read(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if not key.startswith(PREFIX):
             continue
         name, read = _SETTINGS.get(key) or _unknown(key)
-        yield name, read(key, value)
+        try:
+            yield name, read(key, value)
+        except ConfigurationError as error:
+            form = how_to_write(key, value, _default(name))
+            raise ConfigurationError(f"{error}{form}") from None
+
+
+def _default(name: str) -> object:
+    (default,) = (f.default for f in fields(Config) if f.name == name)
+    return default.value if isinstance(default, enum.Enum) else default
 
 
 def _unknown(key: str) -> NoReturn:
@@ -301,13 +312,13 @@ def _keyfile_password(key: str, value: object) -> str | None:
     if not isinstance(value, str):
         raise ConfigurationError(
             f"{key} is of type {type_name(value)}: it must be a str (in an environment"
-            " variable, digits alone need quotes, '\"1234\"')"
+            " variable, digits alone need quotes)"
         )
     # 1024 is OpenSSL's limit. A line break comes from a file that was read whole.
     if not value.isprintable() or not 0 < len(value.encode()) <= 1024:
         raise ConfigurationError(
             f"{key} is empty, longer than 1024 bytes, or has a line break or another"
-            " character that is not printable: set the passphrase alone, or None"
+            " character that is not printable: set the passphrase alone, or no setting"
         )
     return value
 
@@ -321,9 +332,7 @@ def _exchange(key: str, value: object) -> str:
 
 def _queues(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(value, Mapping):
-        _invalid(
-            key, value, "it must be a dict of queue names and arguments, {'name': {}}"
-        )
+        _invalid(key, value, "it must be a dict of queue names and arguments")
     try:
         return MappingProxyType(
             {
@@ -386,7 +395,7 @@ def _spool_name(key: str, value: object) -> str | None:
             key,
             value,
             "it must be a name, as a str that is not empty (in an environment variable,"
-            " digits alone need quotes, '\"7\"'), or None for the app's name",
+            " digits alone need quotes); without it, the app's name counts",
         )
     try:
         too_long = len(quote(value, safe="")) > _LONGEST_SPOOL_NAME
@@ -419,7 +428,7 @@ def _bool(key: str, value: object) -> bool:
     _invalid(
         key,
         value,
-        "it must be True or False (true or false in an environment variable)",
+        "it must be a bool (true or false in an environment variable)",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from .as_text import as_text
 from .unicode_text import well_formed
-from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
+from .wording import REPLACE_CURE, SURROGATE_CURE, Cures, cure_for, quote_key, type_name
 
 #: Where a value is: a name, then keys and indices. Formatted only for an error.
 _Path = tuple[object, ...]
@@ -44,6 +44,10 @@ _HEADER_CURES: Cures = (
 )
 
 
+#: Where a setting can replace lone surrogates; never in names.
+_REPLACED = ("headers", "a key of headers")
+
+
 def check_name(name: object, what: str, *, allow_empty: bool = False) -> str:
     """Return ``name`` as a plain str if it is valid as an AMQP short string.
 
@@ -74,9 +78,9 @@ def _utf8(text: str, path: _Path) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError as error:
+        cure = REPLACE_CURE if path[0] in _REPLACED else SURROGATE_CURE
         raise ValueError(
-            f"{_format(path)} has a lone surrogate, which UTF-8 can't encode:"
-            f" {SURROGATE_CURE}"
+            f"{_format(path)} has a lone surrogate, which UTF-8 can't encode: {cure}"
         ) from error
 
 

@@ -10,7 +10,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from .wording import SURROGATE_CURE, Cures, cure_for, quote_key, type_name
+from .wording import REPLACE_CURE, Cures, cure_for, quote_key, type_name
 
 _TEACH = "convert it to plain values, or add the type to app.json's default()"
 
@@ -141,7 +141,7 @@ def _check_scalar(
     if in_question and isinstance(value, str) and not _is_unicode(value):
         raise _BadValueError(
             f"{what} a str with a lone surrogate, which UTF-8 can't encode:"
-            f" {SURROGATE_CURE}, or set EVENTCOLLECTOR_INVALID_TEXT to 'replace'"
+            f" {REPLACE_CURE}"
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise _BadValueError(

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 Cures = Sequence[tuple[tuple[type, ...], str]]
 
 SURROGATE_CURE = 'clean it, e.g. with text.encode("utf-8", "replace").decode()'
+#: For text that a setting replaces.
+REPLACE_CURE = f"{SURROGATE_CURE}, or set EVENTCOLLECTOR_INVALID_TEXT to 'replace'"
 
 
 def type_name(value: object) -> str:
