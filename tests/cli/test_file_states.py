@@ -43,7 +43,8 @@ def unreadable(output: str) -> list[dict[str, str]]:
     """The JSON of a command may be one document, or one a line."""
     documents: list[dict[str, Any]]
     try:
-        documents = [json.loads(output)]
+        whole = json.loads(output)
+        documents = whole if isinstance(whole, list) else [whole]
     except ValueError:
         documents = [json.loads(line) for line in output.splitlines()]
     return [item for found in documents for item in found.get("unreadable", ())]
@@ -133,19 +134,25 @@ COMMANDS: dict[str, list[str]] = {
     "purge": ["purge", "waits", "--yes"],
     "purge --dead": ["purge", "--dead", "--yes"],
     "adopt": ["adopt", "FILE", "--yes"],
+    "quarantine list": ["quarantine", "list"],
+    "quarantine remove --all": ["quarantine", "remove", "--all", "--yes"],
     "export": ["export", "EXPORTED"],
     "export --remove": ["export", "EXPORTED", "--remove"],
     "import": ["import", os.devnull],
 }
 
 #: The exit codes; ``0``: the command can do all it is asked for.
-EVERYTHING_IS_LEFT = dict.fromkeys(COMMANDS, 3) | {"show": 1, "retry": 1, "purge": 1}
+OF_THE_QUARANTINE = {"quarantine list": 0, "quarantine remove --all": 0}
+EVERYTHING_IS_LEFT = (
+    dict.fromkeys(COMMANDS, 3) | {"show": 1, "retry": 1, "purge": 1} | OF_THE_QUARANTINE
+)
 EXPECTED: dict[State, dict[str, int]] = {
     newer: EVERYTHING_IS_LEFT,
     damaged: EVERYTHING_IS_LEFT,
     quarantined: EVERYTHING_IS_LEFT | {"adopt": 1},
     foreign: EVERYTHING_IS_LEFT,
     frozen: dict.fromkeys(COMMANDS, 3)
+    | OF_THE_QUARANTINE
     | dict.fromkeys(("list", "list --limit 1", "dead", "show", "export", "import"), 0),
     unreadable_folder: dict.fromkeys(COMMANDS, 1),
 }
