@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +80,20 @@ def event(found: Found) -> dict[str, Any]:
         "exchange": event.exchange,
         "enqueued_at": event.enqueued_at.isoformat(),
         "age": round(formatting.age_of(event.enqueued_at), 3),
-        "reason": found.stored.dead,
+        "reason": found.reason,
+        "attempts": found.attempts,
+        "last_try": _last_try(found),
+        "next_try": None if found.next_try is None else round(found.next_try, 3),
         "body_bytes": len(event.body),
         "process": found.owner.process or None,
         "alive": found.owner.alive,
     }
+
+
+def _last_try(found: Found) -> str | None:
+    if found.attempts is None or found.refusal is None:
+        return None
+    return datetime.fromtimestamp(found.refusal.last_try, timezone.utc).isoformat()
 
 
 def details(found: Found, *, payload: bool) -> dict[str, Any]:

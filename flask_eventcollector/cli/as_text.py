@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -109,11 +110,17 @@ def show_list(found: Sequence[Found]) -> None:
             f.state,
             formatting.age(formatting.age_of(event.enqueued_at)),
             str(event.target),
+            str(f.attempts or "-"),
+            formatting.wait(f.next_try),
+            f.reason or "-",
         ]
         for f in found
         for event in [f.stored.event]
     ]
-    _write_lines(formatting.table(("ID", "STATE", "AGE", "TARGET"), rows, right=[2]))
+    heads = ["ID", "STATE", "AGE", "TARGET", "TRIES", "NEXT", "REASON"]
+    shown = len(heads) if any(f.reason for f in found) else heads.index("TRIES")
+    rows = [row[:shown] for row in rows]
+    _write_lines(formatting.table(heads[:shown], rows, right=[2, 4, 5]))
 
 
 def show_none(state: str, queue: str | None, problems: Sequence[Unreadable]) -> None:
@@ -139,7 +146,7 @@ def show_details(found: Found, *, payload: bool) -> None:
     about = [
         ("id", event.id),
         ("state", found.state),
-        *([] if found.stored.dead is None else [("reason", found.stored.dead or "-")]),
+        *_about_refusal(found),
         ("queue", event.target_queue),
         ("exchange", event.exchange or "(default)"),
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
@@ -154,6 +161,20 @@ def show_details(found: Found, *, payload: bool) -> None:
         text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
         _write_lines(formatting.printable(line) for line in text.splitlines())
+
+
+def _about_refusal(found: Found) -> list[tuple[str, str]]:
+    """Why an event is dead, or what is known about its last refusal."""
+    if found.reason is None:
+        return []
+    about = [("reason", found.reason or "-")]
+    if found.attempts and found.refusal:
+        tries = formatting.count(found.attempts, "time")
+        ago = formatting.age(max(0.0, time.time() - found.refusal.last_try))
+        about.append(("sent", f"{tries}, the last time {ago} ago"))
+    if found.next_try is not None:
+        about.append(("next try", formatting.wait(found.next_try)))
+    return about
 
 
 #: How many events a preview shows.

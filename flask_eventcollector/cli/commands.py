@@ -25,6 +25,7 @@ from ..stores.spool.admin.reading import (
     reports,
     reports_of_apps,
     reports_of_others,
+    with_refusals,
 )
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
@@ -122,7 +123,8 @@ def _show_events(
     """List events, or only *dead* ones; as JSON without *show*."""
     problems: list[Unreadable] = []
     folder = spool_folder()
-    found = events_in(folder, problems, Filter(queue, dead))
+    events = events_in(folder, problems, Filter(queue, dead))
+    found = with_refusals(folder, events)
     alone = left_alone(folder)
     first = itertools.islice(found, limit or None)
     if show is None:
@@ -150,12 +152,13 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
     The first characters of the ID are enough, at least four.
     """
     problems: list[Unreadable] = []
-    found = with_ids(spool_folder(), [id], problems)
+    folder = spool_folder()
+    found = next(with_refusals(folder, with_ids(folder, [id], problems)))
     if for_machines:
-        shown = as_json.details(found[0], payload=payload)
+        shown = as_json.details(found, payload=payload)
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     else:
-        as_text.show_details(found[0], payload=payload)
+        as_text.show_details(found, payload=payload)
     finish(problems)
 
 

@@ -25,6 +25,13 @@ def age(seconds: float | None) -> str:
     return f"{seconds // unit:.0f} {name}"
 
 
+def wait(seconds: float | None) -> str:
+    """A time to wait, for example ``in 5 min``; ``-``: not known."""
+    if seconds is None:
+        return "-"
+    return f"in {age(seconds)}" if seconds >= 1 else "now"
+
+
 def size(count: int) -> str:
     """A number of bytes, for example ``1.5 KiB``."""
     unit, name = next((s for s in _SIZES if count >= s[0]), (1, "B"))

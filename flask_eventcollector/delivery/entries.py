@@ -79,6 +79,11 @@ class Entry:
         """Whether it is retained."""
         return self.state is State.RETAINED
 
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether it is in flight."""
+        return self.state is State.IN_FLIGHT
+
     def refused(self, now: float, uptime: float) -> None:
         """Record that the broker refused it after *uptime* seconds of being ready."""
         if not self.refusals:

@@ -46,6 +46,7 @@ from .entries import (
 )
 from .lanes import Lane
 from .limits import Limits, Room
+from .refusals import Refusal, Refusals
 from .signal import Broadcast
 from .suspects import Suspects
 from .threads import holds
@@ -145,6 +146,7 @@ class Ledger:
         #: Lanes that back off. Those that have recovered are removed lazily.
         self._refused_lanes: dict[Target, Lane] = {}
         self._suspects = Suspects()
+        self._refusals = Refusals()
         #: In the order of their death. Those that were retried are skipped lazily.
         self._dead: deque[Entry] = deque()
         self._waiters: set[Waiter] = set()
@@ -577,6 +579,18 @@ class Ledger:
         return {"problem_targets": len(held), "problems": worst_problems(problems)}
 
     @step
+    def refusals(self, journal: object, known: int) -> tuple[int, list[Refusal]]:
+        """The last refusals of waiting events in the file *journal*.
+
+        Returns their version first. If it is *known*, there is nothing new.
+        """
+        self._refusals.forget_ended()
+        version = self._refusals.version
+        if version == known:
+            return known, []
+        return version, self._refusals.of(journal, self._clock())
+
+    @step
     def _begin_write(
         self,
         journal: object,
@@ -960,12 +974,15 @@ class Ledger:
         refused_alone = entry.refusals > 1 and lane.confirmed_since(entry.refused_at)
         if refused_alone and retry_at is None:
             # The target accepts others, so they need not wait for this one.
-            self._retain(entry, now + self._limits.delay(entry.refusals))
+            retry_at = now + self._limits.delay(entry.refusals)
+            self._refusals.note(entry, retry_at)
+            self._retain(entry, retry_at)
             return
         self._back_off(settlement, lane, now)
         if entry.is_suspect and retry_at is None:
             # After events of its target that were not refused individually.
             retry_at = lane.retry_at + SILENCE
+        self._refusals.note(entry, lane.retry_at if retry_at is None else retry_at)
         self._retain(entry, retry_at)
 
     def _back_off(self, settlement: Settlement, lane: Lane, now: float) -> None:

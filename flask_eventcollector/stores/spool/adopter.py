@@ -141,6 +141,8 @@ class Adopter:
         scans = drain(self._scans)
         try:
             self._update_rows()
+            for orphan in self._orphans:
+                orphan.refusals.write(self._ledger)
             applied = self._apply_requests()
             self._finish_orphans()
             self._make_room()

@@ -24,6 +24,9 @@ from .journal import SUFFIXES, read_destination, was_begun
 EXTENSION = ".spool"
 #: A request from the command line to the process of a file; see `control`.
 REQUEST = ".request"
+#: The last refusals of a file's events; see `refusals`.
+REFUSALS = ".refusals"
+NEW_REFUSALS = ".refusals-new"
 _LOCK = ".lock"
 _QUARANTINED = ".quarantined"
 
@@ -74,7 +77,7 @@ class Claim:
         return quarantined
 
     def _end(self) -> None:
-        for suffix in (REQUEST, _LOCK):
+        for suffix in (REQUEST, REFUSALS, NEW_REFUSALS, _LOCK):
             _unlink(self.path, suffix)
         self.release()
 

@@ -15,6 +15,7 @@ from .folder import Claim, can_hold_events
 from .journal import Journal
 from .recovery.salvage import intact_rows
 from .recovery.wal import check_wal
+from .refusals import RefusalsFile
 from .rows import DamagedRow, StoredEvent, intact, read_row, row_of
 
 
@@ -64,6 +65,7 @@ class Orphan:
         #: How many damaged rows were found.
         self.damaged = 0
         self.rescued = 0
+        self.refusals = RefusalsFile(claim.path, journal)
 
     @property
     def here(self) -> int:

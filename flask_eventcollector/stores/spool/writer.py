@@ -19,6 +19,7 @@ from .files import close, write_rows
 from .folder import Claim, Folder
 from .journal import Journal, is_damage
 from .quarantine import Quarantine
+from .refusals import RefusalsFile
 
 #: The most seconds that a caller waits for the disk.
 LONGEST_WAIT = 1.0
@@ -64,6 +65,7 @@ class Writer:
         self._wake_broker: Callable[[], object] = lambda: None
         self._requests: deque[_WriteRequest] = deque()
         self._own: tuple[Claim, Journal] | None = None
+        self._refusals: RefusalsFile | None = None
         self._breaker = CircuitBreaker("writing")
         self._was_started = self._has_ended = False
         #: Held while the rest is written.
@@ -121,6 +123,7 @@ class Writer:
             wrote_all = self._write(requests)
         finally:
             _let_go(requests)
+        self._tell_refusals()
         if self._apply_request() or not wrote_all:
             return 0.0
         return self._patience if self._ledger.unstored() and self._patience else TICK
@@ -164,6 +167,10 @@ class Writer:
         self._wake_broker()
         return withdraw(self._own[0].path, control)
 
+    def _tell_refusals(self, *, at_last: bool = False) -> None:
+        if self._own and self._refusals:
+            self._refusals.write(self._ledger, at_last=at_last)
+
     def _journal(self) -> Journal:
         if self._own is None:
             self._folder.make()
@@ -177,6 +184,7 @@ class Writer:
             except BaseException:
                 claim.remove()
                 raise
+            self._refusals = RefusalsFile(claim.path, journal)
             self._own = (claim, journal)
         return self._own[1]
 
@@ -202,6 +210,7 @@ class Writer:
         self._breaker.reset()
         while not self._write([_WriteRequest(None)]) and not self._breaker.is_open:
             pass
+        self._tell_refusals(at_last=True)
         if self._own is not None:
             (claim, journal), self._own = self._own, None
             close(claim, journal)

@@ -13,9 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ....delivery.refusals import Refusal
 from ..folder import Folder, ForeignFile, can_hold_events, creator_of, holder_of
 from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
+from ..refusals import KnownRefusals
 from ..rows import DamagedRow, StoredEvent, read_row
 
 #: Rows that are read at a time. While a file is read, its owner can't shrink it.
@@ -95,6 +97,33 @@ class Found(NamedTuple):
     path: Path
     owner: Owner
     stored: StoredEvent
+    #: Its last refusal, if it is waiting; ``None``: not known.
+    refusal: Refusal | None = None
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is dead, or why the broker refused it last."""
+        if self.stored.dead is not None or self.refusal is None:
+            return self.stored.dead
+        if self.refusal.id == self.stored.event.id:
+            return self.refusal.reason
+        return f"behind an event that was refused: {self.refusal.reason}"
+
+    @property
+    def attempts(self) -> int | None:
+        """How many times it was sent; ``None``: not known."""
+        if self.refusal is None or self.refusal.id != self.stored.event.id:
+            return None
+        return self.refusal.attempts
+
+    @property
+    def next_try(self) -> float | None:
+        """Seconds until it may be sent again; ``None``: not known."""
+        if self.refusal is None or self.refusal.next_try is None:
+            return None
+        return (
+            max(0.0, self.refusal.next_try - time.time()) if self.owner.alive else None
+        )
 
     @property
     def state(self) -> str:
@@ -127,6 +156,15 @@ class Filter(NamedTuple):
 
 #: Every event.
 ALL = Filter()
+
+
+def with_refusals(folder: Folder, events: Iterable[Found]) -> Iterator[Found]:
+    """The *events*, each with what its process has left about its last refusal."""
+    known = KnownRefusals(folder.files())
+    for found in events:
+        event, is_dead = found.stored.event, found.stored.dead is not None
+        refusal = None if is_dead else known.of(event) or known.before(event)
+        yield found._replace(refusal=refusal)
 
 
 def owner_of(path: Path) -> Owner:
