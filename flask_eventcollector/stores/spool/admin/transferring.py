@@ -84,7 +84,7 @@ def export(found: Iterable[Found], file: IO[bytes], on_progress: OnProgress) -> 
     """Write each event of *found* once; return where they are."""
     ids: Ids = {}
     written: set[str] = set()
-    for path, _, stored in found:
+    for path, _, stored, _ in found:
         id = stored.event.id
         # An event may be in two files.
         if id not in written:
