@@ -304,6 +304,9 @@ def test_a_wrong_dict_from_elsewhere_is_answered_in_python(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("FLASK_EVENTCOLLECTOR_QUEUES", "another")
+    # The value is the same, but these are not variables of this setting.
+    for name in ("FLASK_QUEUES", "MYEVENTCOLLECTOR_QUEUES", "EVENTCOLLECTOR_QUEUES_2"):
+        monkeypatch.setenv(name, "orders.created")
     message = refusal(QUEUES="orders.created")
     assert message.endswith(
         "for example EVENTCOLLECTOR_QUEUES = {'orders.created': {}}"
