@@ -302,6 +302,14 @@ def test_a_problem_of_the_spool_is_logged_once_a_minute_regardless_of_its_text(
     ]
 
 
+def test_what_does_not_change_while_a_process_runs_is_logged_once(log: Log) -> None:
+    for _ in range(3):
+        log.throttled.spool([StoreProblem("apps: old", "it is left", once=True)], 0)
+        log.clock.advance(3600)
+    log.throttled.spool([StoreProblem("apps: old new", "more is", once=True)], 0)
+    assert log.lines() == ["Spool problem: it is left", "Spool problem: more is"]
+
+
 def test_another_problem_of_the_spool_is_logged_at_once(log: Log) -> None:
     problems = [StoreProblem("writing: OSError 24", "no files")]
     log.throttled.spool(problems, 0)

@@ -10,7 +10,6 @@ import pytest
 
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.config.broker_url import MEMORY, parse_broker_urls
-from flask_eventcollector.delivery import log
 from flask_eventcollector.stores.spool import adopter, strays
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import (
@@ -324,9 +323,8 @@ def test_a_damaged_file_of_another_broker_is_named_as_well(path: Path) -> None:
 
 
 def test_what_an_app_left_before_it_was_renamed_is_counted_and_named_once(
-    path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(log, "INTERVAL", 0.0)
     left = [leave(path, [name], app="old shop") for name in "ab"]
     running = claim_orphan(leave(path, ["c"], app="stock"))
     assert running is not None

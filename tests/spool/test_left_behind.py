@@ -85,9 +85,10 @@ def test_a_folder_that_cannot_be_read_is_no_failure(
 ) -> None:
     leave(folder, "ab")
     denied = PermissionError(13, "Permission denied")
-    with monkeypatch.context() as patch, shop.events.auto_publish():
+    with monkeypatch.context() as patch:
         patch.setattr(os, "listdir", failing(denied))
-        shop.enqueue("new")
+        with shop.events.auto_publish():
+            shop.enqueue("new")
     assert shop.sent() == ["new"]
 
 
