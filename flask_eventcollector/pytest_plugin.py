@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from .testing import Captured
 
 _STRICT = "eventcollector_strict"
+_IGNORE = "eventcollector_ignore"
+_MARKER = "ignore_events"
 _WATCH = "_watched_events"
 _NO_APP = (
     "captured_events captures what the fixture 'app' publishes, but there is none:"
@@ -33,6 +35,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type="bool",
         default=False,
     )
+    parser.addini(
+        _IGNORE,
+        "Queues, or globs, of events that no test has to assert on.",
+        type="args",
+        default=[],
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        f"{_MARKER}(*queues): in strict mode, the test need not assert on events for"
+        " these queues, or globs.",
+    )
 
 
 @pytest.fixture
@@ -45,14 +61,28 @@ def captured_events(request: pytest.FixtureRequest) -> Iterator[Captured]:
     except pytest.FixtureLookupError as error:
         if error.argname != "app":
             raise
-        pytest.fail(_NO_APP, pytrace=False)
+        raise _failed(_NO_APP) from None
     try:
-        captured = capture_app(app)
+        captured = capture_app(app, "captured_events")
     except (TypeError, RuntimeError) as error:
-        pytest.fail(f"captured_events: {error}", pytrace=False)
+        raise _failed(f"captured_events: {error}") from None
     with captured:
+        _ignore(captured, request.node)
         request.node.stash[_captured_key] = captured
         yield captured
+
+
+def _ignore(captured: Captured, test: pytest.Item) -> None:
+    """Leave out the events that the settings or the test's markers name."""
+    from .testing.matching import checked_queues
+
+    if queues := test.config.getini(_IGNORE):
+        captured.ignore(*queues)
+    try:
+        for marker in test.iter_markers(_MARKER):
+            captured.ignore(*checked_queues(marker.args, f"@pytest.mark.{_MARKER}"))
+    except (TypeError, ValueError) as error:
+        raise _failed(str(error)) from None
 
 
 @pytest.fixture(name=_WATCH)
@@ -89,8 +119,12 @@ def _check_others(captured: Captured) -> None:
     try:
         captured.assert_no_others()
     except AssertionError as error:
-        # No traceback: no line of code is at fault, one is missing.
-        pytest.fail(f"{_STRICT}: {error}", pytrace=False)
+        raise _failed(f"{_STRICT}: {error}") from None
+
+
+def _failed(message: str) -> BaseException:
+    """A failure without a traceback: no line of code is at fault, one is missing."""
+    return pytest.fail.Exception(message, pytrace=False)
 
 
 def pytest_assertrepr_compare(op: str, left: Any, right: Any) -> list[str] | None:

@@ -9,7 +9,13 @@ from unittest.mock import ANY
 from ..messages.wording import counted, type_name
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .expected import ExpectedEvent, Reason, Wanted, event
-from .explaining import Explainer, described, listed, unexpected
+from .explaining import (
+    Explainer,
+    Situation,
+    described,
+    passed_over,
+    unexpected,
+)
 from .recording import Record
 from .sequences import longest_run, longest_subsequence
 
@@ -30,7 +36,7 @@ class Assertions:
     def _record(self) -> Record:
         raise NotImplementedError
 
-    def _is_collected(self, captured: CapturedEvent) -> bool:
+    def _situation(self) -> Situation:
         raise NotImplementedError
 
     # What must have happened.
@@ -226,14 +232,14 @@ class Assertions:
             _fail(unexpected("expected nothing to be published", found))
 
     def assert_no_others(self) -> None:
-        """Assert that every published event was matched by some assertion."""
+        """Assert that every published event was matched by some assertion.
+
+        Events for queues that :meth:`ignore` names are left out.
+        """
         __tracebackhide__ = True
-        published = self._record.having(Fate.PUBLISHED)
-        others = [e for e in published if not self._record.is_asserted(e)]
+        others = self._record.others()
         if others:
-            was = f"{len(others)} was" if len(others) == 1 else f"{len(others)} were"
-            summary = f"expected no others to be published, but {was} not asserted on"
-            _fail(listed(summary, others))
+            _fail(passed_over(others, self._situation().name))
 
     # Inside.
 
@@ -263,7 +269,7 @@ class Assertions:
         return CapturedEvents(found, self._record.note_asserted)
 
     def _explainer(self) -> Explainer:
-        return Explainer(self._record.everything(), self._is_collected)
+        return Explainer(self._record.everything(), self._situation())
 
 
 def _check_times(times: int | None) -> None:

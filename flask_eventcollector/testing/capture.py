@@ -14,7 +14,9 @@ from ..events import BrokerState, Outcome
 from ..messages.wording import type_name
 from .assertions import Assertions
 from .captured import CapturedEvent, CapturedEvents, Fate
+from .explaining import Situation
 from .fault_injector import Fault, FaultInjector, Plan
+from .matching import checked_queues
 from .recording import Record
 
 #: Seconds to wait for notices from before the block, and for the delivery of events
@@ -35,7 +37,8 @@ class Captured(Assertions):
     also work after the block. To wait for background work, call :meth:`flush`.
     """
 
-    def __init__(self, app: Flask, state: AppState) -> None:
+    def __init__(self, app: Flask, state: AppState, name: str = "captured") -> None:
+        self._name = name
         self._state = state
         self._records = Record(app, state)
         self._started = False
@@ -112,6 +115,20 @@ class Captured(Assertions):
         """
         return self._record.broker_states()
 
+    # Strict mode.
+
+    def ignore(self, *queues: str) -> None:
+        """Let no test fail because it made no assertion about events for *queues*.
+
+        That concerns :meth:`assert_no_others` and strict mode, in every open capture of
+        the app. The lists and all other assertions still have these events.
+
+        :param queues: names of queues, or globs such as ``"auth.*"``.
+        :raises TypeError: one of *queues* is not a str, or there are none.
+        :raises ValueError: one of *queues* is empty.
+        """
+        self._record.ignore(checked_queues(queues, f"{self._name}.ignore"))
+
     # Background work.
 
     def flush(self, timeout: float = 5.0) -> bool:
@@ -187,6 +204,13 @@ class Captured(Assertions):
                 "the capture has not started: use 'with events.capture() as captured:'"
             )
         return self._records
+
+    def _situation(self) -> Situation:
+        listening = self._records.is_listening
+        delivery = self._state.delivery_if_used()
+        faults = FaultInjector.of(delivery.broker) if listening and delivery else None
+        is_down = faults is not None and faults.plan_now.pretended is not None
+        return Situation(self._name, self._is_collected, listening, is_down)
 
     def _is_collected(self, captured: CapturedEvent) -> bool:
         delivery = self._state.delivery_if_used()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 from unittest.mock import ANY
 
@@ -15,6 +16,9 @@ from .matching import readable, show
 _MOST_EVENTS = 20
 _MOST_DIFFERENCES = 10
 _MOST_HINTS = 3
+
+#: The name of pytest's fixture, which has a marker too.
+_FIXTURE = "captured_events"
 
 _VERBS = {
     Fate.ENQUEUED: "enqueued for",
@@ -34,30 +38,49 @@ _REASONS = {
 
 _WAITS_FOR = {
     "request": (
-        "its request has not been torn down (leave the 'with' block of the test client;"
-        " wrap the test's own code in 'with events.auto_publish():')"
+        "its request has not been torn down (leave the `with` block of the test client;"
+        " wrap the test's own code in `with events.auto_publish():`)"
     ),
-    "block": "the auto_publish() block around it has not ended",
+    "block": (
+        "the auto_publish() block around it has not ended (assert after it, or call"
+        " `events.publish()` in it)"
+    ),
     "thread": (
         "it was enqueued outside of requests and blocks (wrap the code in"
-        " 'with events.auto_publish():', or call events.publish())"
+        " `with events.auto_publish():`, or call `events.publish()`)"
     ),
 }
 
 
-class Explainer:
-    """Searches all captured events for what a test may have meant.
+@dataclass(frozen=True)
+class Situation:
+    """What hints depend on, besides the events."""
 
-    *is_collected* returns whether an event is still in a collector.
-    """
+    #: The variable in which the test has its capture.
+    name: str
+    #: Whether an event is still in a collector.
+    is_collected: Callable[[CapturedEvent], bool]
+    #: Whether the capture still receives signals.
+    is_listening: bool
+    #: Whether a test keeps events from reaching the broker.
+    is_down: bool
+
+    def delivering(self, *before: str) -> str:
+        """The code that delivers what waits, after *before*."""
+        up = [f"{self.name}.broker_up()"] if self.is_down else []
+        code = "; ".join([*before, *up, f"{self.name}.flush()"])
+        when = "" if self.is_listening else " before the end of the capture's block"
+        return f"`{code}`{when}"
+
+
+class Explainer:
+    """Searches all captured events for what a test may have meant."""
 
     def __init__(
-        self,
-        everything: Sequence[CapturedEvent],
-        is_collected: Callable[[CapturedEvent], bool],
+        self, everything: Sequence[CapturedEvent], situation: Situation
     ) -> None:
         self._everything = everything
-        self._is_collected = is_collected
+        self._situation = situation
 
     def missing(
         self, fate: Fate, wanted: Wanted, times: int | None, found: list[CapturedEvent]
@@ -143,12 +166,18 @@ class Explainer:
             outcome = f" ({event.outcome.value})" if event.outcome else ""
             reason = _REASONS.get(event.reason, event.reason)
             fate = "dead-lettered" if event.fate is Fate.DEAD else event.fate
-            story = f"{fate}{outcome} because {reason}"
-            again = event.fate is Fate.RETAINED
-            return f"{story}; captured.flush() retries it" if again else story
-        if self._is_collected(event):
+            return f"{fate}{outcome} because {reason}{self._again(event.fate)}"
+        if self._situation.is_collected(event):
             return f"enqueued but never published: {_WAITS_FOR[event.unit]}"
-        return "handed over and is in flight (call captured.flush())"
+        return f"handed over and is in flight (call {self._situation.delivering()})"
+
+    def _again(self, fate: Fate) -> str:
+        """How a test can have the broker take an event with *fate*."""
+        if fate is Fate.RETAINED:
+            return f"; to retry it, call {self._situation.delivering()}"
+        if fate is Fate.DEAD:
+            return f"; to retry it, call {self._situation.delivering('events.retry()')}"
+        return ""
 
     def _other_queues(
         self, fate: Fate, wanted: Wanted, events: Sequence[CapturedEvent]
@@ -163,6 +192,8 @@ class Explainer:
             yield f"Hint: such an event{at(event)} was {verb} {event.queue!r}{on}."
 
     def _all_of(self, fate: Fate) -> str:
+        if not self._everything:
+            return "Nothing was enqueued."
         events = [event for event in self._everything if event.fate is fate]
         return listed(f"{'All that' if events else 'Nothing'} was {fate}", events)
 
@@ -170,6 +201,20 @@ class Explainer:
 def unexpected(summary: str, found: Sequence[CapturedEvent]) -> str:
     """The message for events that should not exist."""
     return listed(f"{summary}, but found {len(found)}", found)
+
+
+def passed_over(others: Sequence[CapturedEvent], name: str) -> str:
+    """The message for events without an assertion."""
+    was = f"{len(others)} was" if len(others) == 1 else f"{len(others)} were"
+    summary = f"expected no others to be published, but {was} not asserted on"
+    first = f"{name}.assert_published({others[0].queue!r})"
+    queues = ", ".join(dict.fromkeys(repr(event.queue) for event in others))
+    mark = f", or `@pytest.mark.ignore_events({queues})`" if name == _FIXTURE else ""
+    return _joined(
+        listed(summary, others),
+        f"Hint: assert on each, for example by `{first}`, or leave them out by"
+        f" `{name}.ignore({queues})`{mark}.",
+    )
 
 
 def described(fate: Fate, expected: ExpectedEvent) -> str:

@@ -14,10 +14,12 @@ def has_collector(app: object) -> bool:
     return isinstance(app, Flask) and state_of(app) is not None
 
 
-def capture_app(app: object) -> Captured:
+def capture_app(app: object, name: str = "captured") -> Captured:
     """Capture the events of *app*, in a ``with`` block.
 
     :param app: a Flask app with an event collector.
+    :param name: the variable in which the test has it, for the hints of assertions that
+        fail.
     :returns: a :class:`Captured`.
     :raises TypeError: *app* is not a Flask app.
     :raises RuntimeError: *app* has no event collector.
@@ -30,4 +32,4 @@ def capture_app(app: object) -> Captured:
             f"the app {app.name!r} has no EventCollector: call events.init_app(app)"
             " when you create it"
         )
-    return Captured(app, state)
+    return Captured(app, state, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import UnionType
@@ -248,6 +248,23 @@ def _is_same(expected: Any, found: Any) -> bool:
 def matches_name(pattern: str, name: str) -> bool:
     """Whether *name* equals *pattern*, or matches it as a glob."""
     return name == pattern or fnmatchcase(name, pattern)
+
+
+def checked_queues(queues: Sequence[object], call: str) -> list[str]:
+    """*queues*, if they are names or globs; *call* is what got them."""
+    if not queues:
+        raise TypeError(f"{call}() expects a queue or a glob, such as {call}('auth.*')")
+    for queue in queues:
+        if not isinstance(queue, str):
+            raise TypeError(
+                f"{call}() expects queues as str, not of type {type_name(queue)}: write"
+                f" {call}('auth.*', 'audit.*')"
+            )
+        if not queue:
+            raise ValueError(
+                f"{call}() got an empty queue: pass a name, or '*' for every queue"
+            )
+    return [str(queue) for queue in queues]
 
 
 class _Words(str):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from flask import Flask
@@ -35,6 +36,8 @@ class CapturedEventsMixin(_Base):
     #: Whether each test must assert on all events that it publishes. unittest does not
     #: tell whether a test has failed already, so a failure may be reported twice.
     eventcollector_strict = False
+    #: The queues, or globs, of events that need no assertion in strict mode.
+    eventcollector_ignore: Sequence[str] = ()
 
     _captured: Captured | None = None
 
@@ -51,11 +54,14 @@ class CapturedEventsMixin(_Base):
 
         :param app: a Flask app with an event collector.
         :returns: the capture, which is also :attr:`captured_events`.
-        :raises TypeError: *app* is not a Flask app.
+        :raises TypeError: *app* is not a Flask app, or :attr:`eventcollector_ignore` is
+            not a list of str.
         :raises RuntimeError: *app* has no event collector.
         """
-        captured = capture_app(app).__enter__()
+        captured = capture_app(app, "self.captured_events").__enter__()
         self.addCleanup(self._end_capture, captured)
+        if self.eventcollector_ignore:
+            captured.ignore(*_listed(self.eventcollector_ignore))
         self._captured = captured
         return captured
 
@@ -76,3 +82,12 @@ class CapturedEventsMixin(_Base):
         captured.__exit__(None, None, None)
         if self.eventcollector_strict:
             captured.assert_no_others()
+
+
+def _listed(queues: Sequence[str]) -> Sequence[str]:
+    if isinstance(queues, str):
+        raise TypeError(
+            "eventcollector_ignore must be a list of queues, not a str: write"
+            f" eventcollector_ignore = [{queues!r}]"
+        )
+    return queues

@@ -21,7 +21,7 @@ from ..events import BrokerState, Event, Outcome
 from ..messages.encoding import provider_default
 from .captured import CapturedEvent, CapturedEvents, Fate, Unit
 from .fault_injector import FaultInjector
-from .matching import json_medium
+from .matching import json_medium, matches_name
 from .origin import origin_of_call
 
 
@@ -44,6 +44,8 @@ class Record:
         self._sent_places: dict[str, int] = {}
         self._numbers = itertools.count()
         self._asserted: set[str] = set()
+        #: Queues, or globs, of events that need no assertion.
+        self._ignored: tuple[str, ...] = ()
         self._broker_states: list[BrokerState] = []
 
     # Read by tests.
@@ -74,13 +76,24 @@ class Record:
     def note_asserted(self, events: Iterable[CapturedEvent]) -> None:
         """Count *events* as asserted on, in every open capture of the app."""
         ids = {event.id for event in events}
-        for record in {self, *_open_records}:
-            if record.app is self.app:
-                record._asserted |= ids
+        for record in self._of_this_app():
+            record._asserted |= ids
 
-    def is_asserted(self, event: CapturedEvent) -> bool:
-        """Whether some assertion was about *event*."""
-        return event.id in self._asserted
+    def ignore(self, queues: Iterable[str]) -> None:
+        """Expect no assertions about *queues*, in every open capture of the app."""
+        for record in self._of_this_app():
+            record._ignored = (*record._ignored, *queues)
+
+    def others(self) -> list[CapturedEvent]:
+        """The published events that no assertion was about."""
+        return [e for e in self.having(Fate.PUBLISHED) if self._is_other(e)]
+
+    def _is_other(self, event: CapturedEvent) -> bool:
+        ignored = any(matches_name(queue, event.queue) for queue in self._ignored)
+        return not ignored and event.id not in self._asserted
+
+    def _of_this_app(self) -> list[Record]:
+        return [r for r in {self, *_open_records} if r.app is self.app]
 
     # Receivers of signals.
 

@@ -226,7 +226,7 @@ def test_a_failure_hints_at_an_event_that_the_broker_refused(
         "expected an event published to 'q', but found none.\n"
         "\n"
         "Hint: such an event (shop_app.py in publish) was retained (nacked) because the"
-        " test called fail_next(): nacked; captured.flush() retries it.\n"
+        " test called fail_next(): nacked; to retry it, call `captured.flush()`.\n"
         "\n"
         "Nothing was published."
     )
@@ -240,7 +240,7 @@ def test_a_failure_hints_at_an_event_that_the_missing_broker_could_not_take(
 
     assert (
         "Hint: such an event was retained because the broker is down: the test called"
-        " broker_down(); captured.flush() retries it."
+        " broker_down(); to retry it, call `captured.broker_up(); captured.flush()`."
     ) in without_origin(failure(captured.assert_published, "q"))
 
 
@@ -263,7 +263,8 @@ def test_a_failure_hints_at_an_event_that_is_dead(open_shop: OpenShop) -> None:
 
         assert (
             "Hint: such an event was dead-lettered because the test called"
-            " fail_next(): returned."
+            " fail_next(): returned; to retry it, call `events.retry();"
+            " captured.flush()`."
         ) in without_origin(failure(captured.assert_published, "q"))
 
 
@@ -274,8 +275,8 @@ def test_a_failure_hints_at_code_without_a_block(
 
     assert (
         "Hint: such an event was enqueued but never published: it was enqueued outside"
-        " of requests and blocks (wrap the code in 'with events.auto_publish():', or"
-        " call events.publish())."
+        " of requests and blocks (wrap the code in `with events.auto_publish():`, or"
+        " call `events.publish()`)."
     ) in without_origin(failure(captured.assert_published, "q"))
     shop.events.clear_events_to_publish()
 
@@ -290,8 +291,8 @@ def test_a_failure_hints_at_a_request_that_was_not_torn_down(
 
             assert (
                 "Hint: such an event was enqueued but never published: its request has"
-                " not been torn down (leave the 'with' block of the test client; wrap"
-                " the test's own code in 'with events.auto_publish():')."
+                " not been torn down (leave the `with` block of the test client; wrap"
+                " the test's own code in `with events.auto_publish():`)."
             ) in without_origin(failure(captured.assert_published, "q"))
 
 
@@ -303,7 +304,8 @@ def test_a_failure_hints_at_a_block_that_has_not_ended(
 
         assert (
             "Hint: such an event was enqueued but never published: the auto_publish()"
-            " block around it has not ended."
+            " block around it has not ended (assert after it, or call"
+            " `events.publish()` in it)."
         ) in without_origin(failure(captured.assert_published, "q"))
 
 
@@ -560,7 +562,11 @@ def test_what_was_not_asserted_on_is_listed(shop: Shop, captured: Captured) -> N
 
     assert failure(captured.assert_no_others) == (
         "expected no others to be published, but 1 was not asserted on:\n"
-        "  event('mail.send', {'to': 'ann@example.org'}) (shop_app.py in place_order)"
+        "  event('mail.send', {'to': 'ann@example.org'}) (shop_app.py in place_order)\n"
+        "\n"
+        "Hint: assert on each, for example by"
+        " `captured.assert_published('mail.send')`, or leave them out by"
+        " `captured.ignore('mail.send')`."
     )
 
 

@@ -338,6 +338,147 @@ def test_in_strict_mode_each_test_asserts_on_all_that_it_published(
     )
 
 
+def test_a_failure_of_strict_mode_is_printed_once_with_its_cure(
+    project: pytest.Pytester,
+) -> None:
+    project.makeini(STRICT)
+    project.makepyfile(
+        """
+        def test_order(app):
+            app.test_client().post("/orders", json={"sku": "A1"})
+        """
+    )
+
+    result = run(project)
+
+    result.assert_outcomes(failed=1)
+    lines = [line for line in result.stdout.lines if not line.startswith("FAILED")]
+    assert sum("not asserted on" in line for line in lines) == 1
+    result.stdout.no_fnmatch_line("During handling of *")
+    result.stdout.fnmatch_lines(
+        [
+            "Hint: assert on each, for example by"
+            " `captured_events.assert_published('orders.created')`, or leave them out"
+            " by `captured_events.ignore('orders.created')`, or"
+            " `@pytest.mark.ignore_events('orders.created')`."
+        ]
+    )
+
+
+LOGIN = """
+    import pytest
+    from conftest import events
+
+    def log_in(app):
+        with app.app_context(), events.auto_publish():
+            events.enqueue_event({"user": "ann"}, "auth.login")
+
+    def order(app):
+        log_in(app)
+        app.test_client().post("/orders", json={"sku": "A1"})
+"""
+
+
+def test_a_marker_leaves_out_what_strict_mode_would_ask_for(
+    project: pytest.Pytester,
+) -> None:
+    project.makeini(STRICT)
+    project.makepyfile(
+        test_functions=LOGIN
+        + """
+    @pytest.mark.ignore_events("auth.*")
+    def test_login(app):
+        log_in(app)
+
+    @pytest.mark.ignore_events("auth.*")
+    def test_an_order_is_another_matter(app):
+        order(app)
+
+    @pytest.mark.ignore_events("audit", "orders.*")
+    class TestOrders:
+        @pytest.mark.ignore_events("auth.login")
+        def test_order(self, app):
+            order(app)
+
+        def test_login_is_another_matter(self, app):
+            order(app)
+        """,
+        test_module=LOGIN
+        + """
+    pytestmark = pytest.mark.ignore_events("auth.*")
+
+    def test_login(app, captured_events):
+        log_in(app)
+        captured_events.assert_published("auth.login", times=1)
+
+    def test_other(app, captured_events):
+        order(app)
+        captured_events.assert_published("orders.created")
+        """,
+    )
+
+    result = run(project, "--strict-markers")
+
+    result.assert_outcomes(passed=4, failed=2)
+    result.stdout.fnmatch_lines(
+        ["FAILED *::test_an_order_is_another*", "FAILED *::test_login_is_another*"]
+    )
+
+
+def test_a_setting_leaves_out_queues_in_all_tests(project: pytest.Pytester) -> None:
+    project.makeini(f"{STRICT}\neventcollector_ignore = auth.* audit.*\n  mail.*")
+    project.makepyfile(
+        LOGIN
+        + """
+    def test_login(app):
+        log_in(app)
+
+    def test_order(app):
+        order(app)
+        """
+    )
+
+    run(project).assert_outcomes(passed=1, failed=1)
+
+
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        (
+            "ignore_events",
+            "@pytest.mark.ignore_events() expects a queue or a glob, such as"
+            " @pytest.mark.ignore_events('auth.*')",
+        ),
+        (
+            "ignore_events(['auth.*'])",
+            "@pytest.mark.ignore_events() expects queues as str, not of type list:"
+            " write @pytest.mark.ignore_events('auth.*', 'audit.*')",
+        ),
+        (
+            "ignore_events(queue='auth.*')",
+            "@pytest.mark.ignore_events() expects a queue or a glob, such as"
+            " @pytest.mark.ignore_events('auth.*')",
+        ),
+    ],
+)
+def test_a_bad_marker_gets_a_clear_error(
+    project: pytest.Pytester, marker: str, message: str
+) -> None:
+    project.makepyfile(
+        f"""
+        import pytest
+
+        @pytest.mark.{marker}
+        def test_order(captured_events): pass
+        """
+    )
+
+    result = run(project, *NO_PYTEST_FLASK)
+
+    result.assert_outcomes(errors=1)
+    assert result.stdout.lines.count(message) == 1
+
+
 def test_a_test_that_fails_in_strict_mode_fails_for_its_own_reason(
     project: pytest.Pytester,
 ) -> None:

@@ -48,6 +48,14 @@ class StrictCase(ShopCase):
     eventcollector_strict = True
 
 
+class StrictCaseThatIgnoresMails(StrictCase):
+    eventcollector_ignore = ("mail.*",)
+
+
+class CaseThatIgnoresAStr(ShopCase):
+    eventcollector_ignore = "mail.*"
+
+
 class CaseWithItsOwnApp(ShopCase):
     def setUp(self) -> None:
         self.app = make_shop()
@@ -132,6 +140,17 @@ def test_only_in_strict_mode_each_event_must_be_asserted_on() -> None:
     ((_, text),) = result.failures
     assert "expected no others to be published, but 1 was not asserted on:" in text
     assert run(ShopCase, "test_passes_over_an_event") == ""
+
+
+def test_a_class_may_ignore_queues_in_strict_mode() -> None:
+    assert run(StrictCaseThatIgnoresMails, "test_passes_over_an_event") == ""
+
+
+def test_a_str_is_no_list_of_queues() -> None:
+    assert (
+        "TypeError: eventcollector_ignore must be a list of queues, not a str: write"
+        " eventcollector_ignore = ['mail.*']"
+    ) in run(CaseThatIgnoresAStr)
 
 
 def test_without_an_app_it_names_what_it_needs() -> None:
