@@ -10,6 +10,7 @@ from flask_eventcollector.brokers.rabbitmq.pacing import (
     LONGEST_PAUSE,
     Pacing,
 )
+from flask_eventcollector.delivery.signal import Signal
 
 
 def pacing(clock: Clock, delay: float) -> Pacing:
@@ -40,6 +41,24 @@ def test_a_process_in_use_tries_about_once_a_second() -> None:
 
     for pause in pauses(clock, paced, 30):
         assert LEAST_PAUSE <= pause <= LONGEST_PAUSE
+
+
+def test_something_to_send_ends_the_pause_of_an_idle_process() -> None:
+    class UsedWhileIdle(Clock):
+        def wait(self, timeout: float) -> bool:
+            if timeout <= LONGEST_PAUSE:
+                return super().wait(timeout)
+            paced.retry_soon(10)
+            ended.append(Signal.wait(self, 0))
+            return ended[-1]
+
+    ended: list[bool] = []
+    clock = UsedWhileIdle()
+    paced = pacing(clock, 30)
+
+    paced.pause(1)
+
+    assert ended == [True]
 
 
 def test_after_its_last_use_it_returns_to_its_backoff() -> None:
