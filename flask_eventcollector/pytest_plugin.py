@@ -80,7 +80,9 @@ def _ignore(captured: Captured, test: pytest.Item) -> None:
         captured.ignore(*queues)
     try:
         for marker in test.iter_markers(_MARKER):
-            captured.ignore(*checked_queues(marker.args, f"@pytest.mark.{_MARKER}"))
+            # It has no keywords: a misplaced one must not pass unnoticed.
+            queues = () if marker.kwargs else marker.args
+            captured.ignore(*checked_queues(queues, f"@pytest.mark.{_MARKER}"))
     except (TypeError, ValueError) as error:
         raise _failed(str(error)) from None
 

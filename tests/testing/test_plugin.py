@@ -455,7 +455,7 @@ def test_a_setting_leaves_out_queues_in_all_tests(project: pytest.Pytester) -> N
             " write @pytest.mark.ignore_events('auth.*', 'audit.*')",
         ),
         (
-            "ignore_events(queue='auth.*')",
+            "ignore_events('auth.*', queue='audit')",
             "@pytest.mark.ignore_events() expects a queue or a glob, such as"
             " @pytest.mark.ignore_events('auth.*')",
         ),
