@@ -22,17 +22,19 @@ from tests.docs.wire import Relay
 from tests.helpers import DEADLINE, wait_until
 from tests.rabbitmq import RabbitMQNode
 
-ONE_KILLED, ADOPTED, BOTH_KILLED, MOVED = TRANSCRIPTS = find(
+ONE_KILLED, ADOPTED, BOTH_KILLED, MOVED, EXPORTED = TRANSCRIPTS = find(
     page="docs/command-line.md", language="console"
 )
 ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 #: The spool's folder on the page.
 FOLDER = "/srv/shop/spool"
+#: The exported events on the page.
+FILE = "/srv/shop/events.jsonl"
 ADDRESS = r"127\.0\.0\.1:\d+"
 #: The same broker by another name, as if it had moved.
 MOVED_TO = r"localhost:\d+"
 #: What the app logs, which the page leaves out.
-LOG = re.compile(r"^(Broker unavailable|Left \d+ events).*\n", re.M)
+LOG = re.compile(r"^(Broker unavailable|Left \d+ events|Dropped \d+ events).*\n", re.M)
 #: What differs from run to run, and what takes its place.
 VARYING = {
     r"@[0-9a-f]{8}\.spool": "@HEX.spool",
@@ -41,6 +43,8 @@ VARYING = {
     r"\b\d+\.\d KiB": "SIZE",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME",
     r'("oldest_age"|"bytes"): [\d.]+': r"\1: NUMBER",
+    # The import that wrote the file has ended.
+    r"process \d+ \(gone\) for the new": "process PID (gone) for the new",
     ADDRESS: "ADDRESS",
     MOVED_TO: "NEW ADDRESS",
     # The columns of a table are as wide as what varies.
@@ -97,7 +101,8 @@ class Page:
 
     def __init__(self, flask_events: FlaskEvents) -> None:
         self._flask_events = flask_events
-        self._ours = {FOLDER: str(flask_events.folder)}
+        folder = flask_events.folder
+        self._ours = {FOLDER: str(folder), FILE: str(folder.parent / Path(FILE).name)}
 
     def means(self, shown: list[str], ours: list[Any]) -> None:
         self._ours |= dict(zip(shown, map(str, ours), strict=True))
@@ -124,7 +129,8 @@ class Page:
 
     def _rewrite(self, example: Example, said: list[tuple[str, str]]) -> None:
         code = "\n".join(f"$ {command}\n{output}" for command, output in said)
-        code = code.replace(str(self._flask_events.folder), FOLDER)
+        for shown in (FOLDER, FILE):
+            code = code.replace(self._ours[shown], shown)
         code = re.sub(ADDRESS, "127.0.0.1:5672", code)
         code = re.sub(MOVED_TO, "localhost:5672", code)
         path = ROOT / example.page
@@ -187,3 +193,4 @@ def test_the_commands_print_what_the_page_shows(
         url = rabbitmq.url.replace("127.0.0.1", "localhost")
         flask_events.environment["FLASK_EVENTCOLLECTOR_BROKER_URL"] = url
         page.check(MOVED)
+        page.check(EXPORTED)
