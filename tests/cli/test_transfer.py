@@ -27,7 +27,6 @@ from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import StoredEvent
 from tests.cli.support import FlaskEvents, runner
-from tests.docs.reader import find, runs
 from tests.helpers import DEADLINE, Recorder, Shop, open_shop, wait_until
 from tests.rabbitmq import free_ports
 from tests.spool import support
@@ -203,17 +202,6 @@ def test_no_more_than_ten_wrong_lines_are_named(run: Run, file: Path) -> None:
     file.write_text("?\n" * 50)
 
     assert run("import", file).stderr.count("is not JSON") == 10
-
-
-@runs(*find(page="docs/command-line.md", language="json"))
-def test_the_line_that_the_page_shows_can_be_imported(run: Run, folder: Path) -> None:
-    [example] = find(page="docs/command-line.md", language="json")
-    line = json.dumps(json.loads(example.code))
-
-    assert run("import", "-", input=line).exit_code == 0
-
-    [event] = [json.loads(line) for line in run("export").stdout.splitlines()]
-    assert event == json.loads(line)
 
 
 # Export
