@@ -19,7 +19,7 @@ PATIENT = 15
 @row(
     1,
     "broker down when the app starts",
-    holds="starts; one connection attempt per backoff step; events delivered later",
+    holds="starts; few connection attempts; events delivered later",
     short=5,
     long=20,
     confirms=2 * SOME * EVENTS,
