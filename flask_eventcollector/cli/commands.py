@@ -224,14 +224,14 @@ def _retry(
 ) -> None:
     """Retry dead events: those with IDS, --all, or all that meet the conditions.
 
-    With --to, waiting events are taken, too, unless --all or --reason is given. The
-    events in the file of a running process are left then, and named.
+    With --to, waiting events are taken, too, unless --all is given. The events in the
+    file of a running process are left then, and named.
 
     Exits with 1 and changes nothing if an event is unknown or not dead, and with 3 if a
     file can't be read or changed.
     """
     problems: list[Unreadable] = []
-    is_dead = target is None or every or reason is not None
+    is_dead = target is None or every
     wanted = any_condition(Filter(queue, every, reason, older_than))
     if wanted is not None:
         wanted = wanted._replace(dead=is_dead)
@@ -269,8 +269,8 @@ def _purge(
 ) -> None:
     """Drop events for good: those with IDS, or all that meet the conditions.
 
-    Waiting and dead events are meant, unless --dead or --reason is given. Shows how
-    many for each target, and asks. --json requires --yes.
+    Waiting and dead events are meant, unless --dead is given. Shows how many for each
+    target, and asks. --json requires --yes.
 
     The app's log and signals report the drop. Exits with 1 and drops nothing if an
     event is unknown, and with 3 if a file can't be read or changed.
@@ -278,9 +278,7 @@ def _purge(
     problems: list[Unreadable] = []
     if for_machines and not yes:
         raise click.UsageError("--json requires --yes, since it asks nobody.")
-    wanted = any_condition(
-        Filter(queue, every or reason is not None, reason, older_than)
-    )
+    wanted = any_condition(Filter(queue, every, reason, older_than))
     found = select(spool_folder(), ids, wanted, "--dead", problems)
     if found and not yes:
         as_text.preview(found)

@@ -16,7 +16,7 @@ queue = click.option(
 reason = click.option(
     "--reason",
     metavar="TEXT",
-    help="Only dead events whose reason has this text, or matches it as a GLOB.",
+    help="Only events whose reason in 'list' has this text, or matches it as a GLOB.",
 )
 older_than = click.option(
     "--older-than",

@@ -79,7 +79,7 @@ def export_events(
         raise click.UsageError("--remove and --json need a FILE, not '-'.")
     folder = spool_folder()
     unread: list[Unreadable] = []
-    wanted = Filter(queue, dead or reason is not None, reason, older_than)
+    wanted = Filter(queue, dead, reason, older_than)
     exported = _export(folder, file, _selected(folder, ids, wanted, unread), force)
     left: Ids = {}
     unchanged = remove(exported, app_state().notify, left) if is_move else []

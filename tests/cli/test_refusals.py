@@ -90,6 +90,23 @@ def test_a_refused_event_shows_its_reason_while_it_waits(
     assert (alone["reason"], alone["next_try"]) == (REASON, None)
 
 
+def test_waiting_events_are_selected_by_the_reason_that_list_shows(
+    flask_events: FlaskEvents,
+) -> None:
+    with flask_events.python(WORKER) as worker:
+        assert worker.stdout
+        refused, behind = (worker.stdout.readline().strip() for _ in range(2))
+        wait_until(lambda: refusals_of(flask_events.folder), "the reason is there")
+        wait_until(lambda: len(listed(flask_events)) == 2, "both are on disk")
+
+    assert "No events are" in flask_events("retry", "--reason", "no queue").stdout
+    assert "No events are" in flask_events("purge", "--reason", "x", "--yes").stdout
+    flask_events("purge", "--reason", "no queue*", "--yes")
+    assert [event["id"] for event in listed(flask_events)] == [behind] != [refused]
+    flask_events("purge", "--reason", "no queue", "--yes")
+    assert listed(flask_events) == []
+
+
 @pytest.fixture
 def shop(tmp_path: Path) -> Iterator[Shop]:
     with open_shop(

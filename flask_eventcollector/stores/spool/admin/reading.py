@@ -137,8 +137,7 @@ class Filter(NamedTuple):
     #: and lower case, as AMQP does.
     queue: str | None = None
     dead: bool = False
-    #: A part of the broker's reason, or a pattern for all of it. Waiting events have
-    #: no reason on disk.
+    #: A part of :attr:`Found.reason`, or a pattern for all of it.
     reason: str | None = None
     #: Enqueued more than this many seconds ago.
     older_than: float | None = None
@@ -146,12 +145,16 @@ class Filter(NamedTuple):
     def selects(self, stored: StoredEvent) -> bool:
         """Whether *stored*, which a journal found by queue and state, is meant."""
         age = time.time() - stored.event.enqueued_at.timestamp()
-        if self.older_than is not None and age <= self.older_than:
-            return False
+        return self.older_than is None or age > self.older_than
+
+    def selects_reason(self, found: Found) -> bool:
+        """Whether *found*, with its last refusal, is meant."""
         if self.reason is None:
             return True
-        found = stored.dead or ""
-        return self.reason in found or fnmatchcase(found, self.reason)
+        reason = found.reason or ""
+        return bool(reason) and (
+            self.reason in reason or fnmatchcase(reason, self.reason)
+        )
 
 
 #: Every event.
@@ -239,7 +242,10 @@ def events_in(
     """
     problems += quarantined(folder)
     files = [_events(path, problems, wanted) for path in folder.files()]
-    return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
+    events = heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
+    if wanted.reason is None:
+        return events
+    return filter(wanted.selects_reason, with_refusals(folder, events))
 
 
 def events_with(
