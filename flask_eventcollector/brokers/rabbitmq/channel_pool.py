@@ -80,14 +80,14 @@ class ChannelPool:
             else:
                 channel.publish(entry)
 
-    def confirmed(self, acks: list[Ack]) -> list[Settlement]:
-        """The outcomes of the messages that *acks* cover."""
+    def on_acks(self, acks: list[Ack]) -> None:
+        """The broker has confirmed messages."""
         settlements: list[Settlement] = []
         for number, tag, multiple in acks:
             channel = self._numbered.get(number)
             if channel is not None:
                 settlements += channel.confirmed(tag, multiple=multiple)
-        return settlements
+        self._settle_outside(settlements)
 
     def look_after(self) -> None:
         """Close idle and worn channels, and abandon those that do not open."""

@@ -18,7 +18,7 @@ from ...delivery.records import Kind, log_failure
 from ...events import BrokerState
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
-from .connection import Ack, Connection, IOServices
+from .connection import Connection, IOServices
 from .probe import Probe
 from .reasons import accuses_an_event, broker_text, explain, is_unexpected
 from .waker import Waker
@@ -91,7 +91,7 @@ class Session:
             app_id=app_id,
             exchanges=exchanges,
         )
-        self._connection.on_acks = self._on_acks
+        self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)
 
     def _connect(self, parameters: pika.ConnectionParameters) -> Connection:
@@ -261,9 +261,6 @@ class Session:
     def _drain(self) -> None:
         """Publish what can be sent, and serve the socket in between."""
         self._waker.clear()
-        self._publish()
-
-    def _publish(self) -> None:
         if not self._ready or self._blocked or self.leaves_because:
             return
         taken = self._callbacks.take(_TURN)
@@ -273,25 +270,11 @@ class Session:
         if len(taken) == _TURN:
             self._waker.wake()
 
-    def _on_acks(self, acks: list[Ack]) -> None:
-        """Settle what is confirmed, and publish at once what that makes room for.
-
-        A wake-up would take three more system calls. After each, this thread may wait
-        for the GIL as long as the app's threads are busy.
-        """
-        if self._report(self._channels.confirmed(acks)):
-            self._publish()
-
     def _settle(self, settlements: list[Settlement]) -> None:
-        if self._report(settlements):
+        if settlements and self._callbacks.settle(settlements) and self._ready:
             self._waker.wake()
-
-    def _report(self, settlements: list[Settlement]) -> bool:
-        """Report outcomes; returns whether more can be published now."""
-        more = bool(settlements) and self._callbacks.settle(settlements)
         if self.leaves_because and self._ready and self._channels.is_idle:
             self._close()
-        return more and self._ready
 
     # Timeouts.
 
