@@ -122,8 +122,9 @@ def payloads(events: tuple[Event, ...]) -> list[Any]:
 def unmeasured() -> dict[str, str]:
     """The environment of a process without measurement of coverage.
 
-    For processes that fork while threads run: a child would hang if it inherited
-    coverage's lock while another thread holds it.
+    For processes that fork while threads run, since a child would hang if it inherited
+    coverage's lock while another thread holds it; and for those with destructors in
+    Python, since they would hang if the garbage collector ran them under that lock.
     """
     return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
 
