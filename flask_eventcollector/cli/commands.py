@@ -31,7 +31,7 @@ from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
 from .context import app_state, delivery, spool_folder
-from .exit_codes import Failure, finish
+from .exit_codes import Failure, confirm, finish
 from .quarantine import quarantine
 from .selection import any_condition, select, select_files, with_ids
 from .transfer import export_events, import_events
@@ -283,7 +283,7 @@ def _purge(
     if found and not yes:
         as_text.preview(found)
         count = len({f.stored.event.id for f in found})
-        _confirm(f"Drop {formatting.events(count)} for good?")
+        confirm(f"Drop {formatting.events(count)} for good?")
     _change("purge", found, problems, for_machines)
 
 
@@ -329,21 +329,7 @@ def _adopt(
 def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     for file in files:
         click.echo(as_text.describe(file), err=True)
-    _confirm(f"Send them to {folder.destination}?")
-
-
-def _confirm(question: str) -> None:
-    """Ask, and go on only if the answer is yes.
-
-    :raises Failure: it is no, or nobody can answer.
-    """
-    try:
-        agreed = click.confirm(question, err=True)
-    except click.Abort:
-        click.echo(err=True)
-        agreed = False
-    if not agreed:
-        raise Failure("Not confirmed, so nothing was done: add --yes")
+    confirm(f"Send them to {folder.destination}?")
 
 
 COMMANDS |= {"export": export_events, "import": import_events, "quarantine": quarantine}

@@ -55,6 +55,20 @@ def end(code: Exit) -> NoReturn:
     raise SystemExit(int(code))
 
 
+def confirm(question: str) -> None:
+    """Ask, and go on only if the answer is yes.
+
+    :raises Failure: it is no, or nobody can answer.
+    """
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        click.echo(err=True)
+        agreed = False
+    if not agreed:
+        raise Failure("Not confirmed, so nothing was done: add --yes")
+
+
 def finish(
     unreadable: Sequence[Unreadable],
     *,

@@ -10,9 +10,9 @@ from flask.cli import with_appcontext
 
 from ..stores.spool.admin.quarantined import Quarantined, quarantined_files, remove
 from ..stores.spool.admin.reading import Unreadable
-from . import as_json, formatting
+from . import as_json, formatting, options
 from .context import spool_folder
-from .exit_codes import Failure, finish
+from .exit_codes import Failure, confirm, finish
 
 _ADVICE = (
     "The intact events of a damaged file were copied when it was quarantined. Keep it"
@@ -27,11 +27,8 @@ def quarantine() -> None:
     """List or remove the files that no process uses again."""
 
 
-_json = click.option("--json", "for_machines", is_flag=True, help="Write JSON.")
-
-
 @quarantine.command("list")
-@_json
+@options.json
 @with_appcontext
 def _list(for_machines: bool) -> None:
     """Show each quarantined file, why it is one, and its readable events.
@@ -52,8 +49,8 @@ def _list(for_machines: bool) -> None:
 @quarantine.command("remove")
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.option("--all", "every", is_flag=True, help="Remove all quarantined files.")
-@click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
-@_json
+@options.yes
+@options.json
 @with_appcontext
 def _remove(names: tuple[str, ...], every: bool, yes: bool, for_machines: bool) -> None:
     """Delete quarantined files for good: those with NAMES, or --all.
@@ -66,7 +63,7 @@ def _remove(names: tuple[str, ...], every: bool, yes: bool, for_machines: bool) 
     if files and not yes:
         _show(files, err=True)
         count = formatting.count(len(files), "file")
-        click.confirm(f"Delete {count} for good?", abort=True, err=True)
+        confirm(f"Delete {count} for good?")
     removed, problems = _remove_all(files)
     if for_machines:
         paths = [str(file.path) for file in removed]
