@@ -7,12 +7,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from flask.testing import FlaskCliRunner
 
 from tests.helpers import Shop
@@ -21,6 +21,19 @@ ROOT = Path(__file__).parents[2]
 
 #: Seconds: longer than any command should take on a busy machine.
 DEADLINE = 60.0
+
+
+#: Runs a command in this process.
+Run = Callable[..., Result]
+
+#: A process that holds a file, and does not answer requests.
+_HOLDER = """
+from pathlib import Path
+from flask_eventcollector.stores.spool.folder import claim_orphan
+claim = claim_orphan(Path({path!r}))
+print('locked', flush=True)
+input()
+"""
 
 
 def runner(shop: Shop) -> FlaskCliRunner:
@@ -65,6 +78,14 @@ class FlaskEvents:
     def python(self, code: str) -> Iterator[subprocess.Popen[str]]:
         """Start a worker of the same app, which ends with the block."""
         with self._started(["-c", code], stdin=subprocess.PIPE) as process:
+            yield process
+
+    @contextmanager
+    def holding(self, path: Path) -> Iterator[subprocess.Popen[str]]:
+        """Start a process that holds *path*, and does not answer requests."""
+        with self.python(_HOLDER.format(path=str(path))) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "locked\n"
             yield process
 
     @contextmanager

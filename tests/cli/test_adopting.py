@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from click.testing import Result
 from flask_eventcollector.stores.spool.admin import adopting
 from flask_eventcollector.stores.spool.folder import claim_orphan, destination_of
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE, Journal
-from tests.cli.support import FlaskEvents, runner
+from tests.cli.support import FlaskEvents, Run, runner
 from tests.helpers import Shop, open_shop
 from tests.rabbitmq import RabbitMQNode, free_ports
 from tests.spool.support import ELSEWHERE, dead_rows, failing
@@ -24,31 +24,6 @@ from tests.spool.support import leave as leave_for
 
 #: As left by the app when it used another broker.
 leave = partial(leave_for, destination=ELSEWHERE)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-@pytest.fixture
-def shop(folder: Path) -> Iterator[Shop]:
-    settings = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder)}
-    with open_shop(BACKLOG="spool", TESTING_BROKER=True, **settings) as shop:
-        yield shop
-
-
-@pytest.fixture
-def run(shop: Shop) -> Callable[..., Result]:
-    def invoke(*args: str, input: str = "") -> Result:
-        result = runner(shop).invoke(args=["events", *args], input=input)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return invoke
-
-
-Run = Callable[..., Result]
 
 
 def status(run: Run) -> Any:

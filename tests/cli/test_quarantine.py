@@ -14,11 +14,6 @@ from tests.spool.support import failing
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
-
-@pytest.fixture
 def path(folder: Path) -> Path:
     """A file that 'flush' has quarantined; its intact events were sent."""
     found = damaged(folder)

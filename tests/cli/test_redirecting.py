@@ -11,12 +11,12 @@ from flask_eventcollector.stores.spool.admin import changes
 from flask_eventcollector.stores.spool.admin.changes import redirect
 from flask_eventcollector.stores.spool.folder import claim_orphan
 from flask_eventcollector.stores.spool.journal import Journal
-from tests.cli.support import FlaskEvents
-from tests.cli.test_transfer import Run, file, flask_events, folder, run, shop
+from tests.cli.support import FlaskEvents, Run
+from tests.cli.test_transfer import file, flask_events
 from tests.helpers import Shop
 from tests.spool.support import dead_rows, leave, rows
 
-__all__ = ["file", "flask_events", "folder", "run", "shop"]
+__all__ = ["file", "flask_events"]
 
 
 @pytest.fixture
@@ -102,17 +102,7 @@ def test_an_event_that_was_delivered_meanwhile_is_not_sent_again(path: Path) -> 
 def test_the_events_of_a_running_process_are_left_and_named(
     run: Run, path: Path, flask_events: FlaskEvents
 ) -> None:
-    code = (
-        "from pathlib import Path\n"
-        "from flask_eventcollector.stores.spool.folder import claim_orphan\n"
-        f"claim = claim_orphan(Path({str(path)!r}))\n"
-        "print('locked', flush=True)\n"
-        "input()\n"
-    )
-    with flask_events.python(code) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-
+    with flask_events.holding(path) as process:
         result = run("retry", "--queue", "ordes", "--to", "orders", "--json")
 
         assert f"process {process.pid} is running" in result.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,6 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
-from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,8 +24,8 @@ from flask_eventcollector.stores.spool.admin.reading import Gone
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import StoredEvent
-from tests.cli.support import FlaskEvents, runner
-from tests.helpers import DEADLINE, Recorder, Shop, open_shop, wait_until
+from tests.cli.support import FlaskEvents, Run
+from tests.helpers import DEADLINE, Recorder, Shop, wait_until
 from tests.rabbitmq import free_ports
 from tests.spool import support
 from tests.spool.support import dead_rows, failing, stored
@@ -36,34 +34,10 @@ from tests.spool.test_rows import HEADERS
 #: Without a destination, so that it fits every broker.
 leave = partial(support.leave, destination=None)
 
-Run = Callable[..., Result]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "spool"
-
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "events.jsonl"
-
-
-@pytest.fixture
-def shop(folder: Path) -> Iterator[Shop]:
-    settings = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder)}
-    with open_shop(BACKLOG="spool", TESTING_BROKER=True, **settings) as shop:
-        yield shop
-
-
-@pytest.fixture
-def run(shop: Shop) -> Run:
-    def invoke(*args: str, input: str = "") -> Result:
-        result = runner(shop).invoke(args=["events", *map(str, args)], input=input)
-        assert result.exception is None or isinstance(result.exception, SystemExit)
-        return result
-
-    return invoke
 
 
 def with_dead(folder: Path) -> None:
@@ -445,17 +419,7 @@ def test_a_frozen_process_s_events_are_exported_but_left(
 ) -> None:
     path = leave(folder, ["waits"])
     monkeypatch.setattr(changes, "PATIENCE", 0.2)
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from flask_eventcollector.stores.spool.folder import claim_orphan\n"
-        f"claim = claim_orphan(Path({str(path)!r}))\n"
-        "print('locked', flush=True)\n"
-        "input()\n"
-    )
-    with flask_events.python(code) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "locked\n"
-
+    with flask_events.holding(path):
         result = run("export", file, "--remove", "--json")
 
     assert result.exit_code == 3
