@@ -1016,14 +1016,15 @@ class Ledger:
         outcome: Outcome | None = None,
         elapsed: float = 0.0,
     ) -> None:
-        notices = self._deferred if entry.waiter is None else entry.waiter.notices
-        notices.append(
+        self._notices_of(entry).append(
             Notice(kind, entry.event, entry.reason, outcome, entry.attempts, elapsed)
         )
 
+    def _notices_of(self, entry: Entry) -> Notices:
+        return self._deferred if entry.waiter is None else entry.waiter.notices
+
     def _failed(self, entry: Entry, outcome: Outcome | None = None) -> None:
-        notices = self._deferred if entry.waiter is None else entry.waiter.notices
-        self._note_failure(entry, entry.reason, outcome, notices)
+        self._note_failure(entry, entry.reason, outcome, self._notices_of(entry))
 
     def _note_failure(
         self, entry: Entry, reason: str, outcome: Outcome | None, notices: Notices
