@@ -123,8 +123,9 @@ def unmeasured() -> dict[str, str]:
     """The environment of a process without measurement of coverage.
 
     For processes that fork while threads run, since a child would hang if it inherited
-    coverage's lock while another thread holds it; and for those with destructors in
-    Python, since they would hang if the garbage collector ran them under that lock.
+    coverage's lock while another thread holds it; for those with destructors in Python,
+    since they would hang if the garbage collector ran them under that lock; and for
+    those with signal handlers that raise, which may leave it locked.
     """
     return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
 

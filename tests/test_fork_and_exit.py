@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -19,6 +21,7 @@ from typing import Any
 import pytest
 
 from flask_eventcollector import PublishResult, Stats
+from flask_eventcollector.delivery import forks, records
 from tests.helpers import (
     DEADLINE,
     Shop,
@@ -45,6 +48,18 @@ def shop() -> Iterator[Shop]:
 def enqueue_and_publish(shop: Shop, *payloads: Any) -> int:
     shop.enqueue(*payloads)
     return shop.events.publish(timeout=DEADLINE).confirmed
+
+
+@contextmanager
+def handled(handler: logging.Handler) -> Iterator[None]:
+    """Give the library's records to *handler* alone."""
+    records.logger.addHandler(handler)
+    records.logger.propagate = False
+    try:
+        yield
+    finally:
+        records.logger.propagate = True
+        records.logger.removeHandler(handler)
 
 
 # A forked child.
@@ -402,6 +417,61 @@ def test_a_fork_in_the_middle_of_other_threads_work_breaks_nothing(shop: Shop) -
 
     assert answers == [1] * 10
     assert shop.books().keys() == {"confirmed"}
+
+
+def test_a_child_can_log_whatever_its_parents_threads_are_logging(
+    tmp_path: Path,
+) -> None:
+    """The lock of a stream's buffer is inherited as it is, also if a thread has it."""
+    stop = threading.Event()
+
+    def log() -> None:
+        while not stop.is_set():
+            records.log_record(records.Kind.NO_THREAD, reason="x" * 500)
+
+    with open(tmp_path / "log", "w") as stream, handled(logging.StreamHandler(stream)):
+        thread = threading.Thread(target=log)
+        thread.start()
+        try:
+            for _ in range(20):
+                in_child(lambda: records.log_record(records.Kind.NO_THREAD, reason="y"))
+        finally:
+            stop.set()
+            thread.join(DEADLINE)
+
+
+def test_a_handler_that_hangs_holds_up_a_fork_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forks, "LIMIT", 0.05)
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Hanging(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            hangs.set()
+            assert go_on.wait(DEADLINE)
+
+    with handled(Hanging()):
+        thread = threading.Thread(
+            target=records.log_record, args=(records.Kind.NO_THREAD,)
+        )
+        thread.start()
+        assert hangs.wait(DEADLINE)
+        try:
+            assert in_child(lambda: "forked") == "forked"
+        finally:
+            go_on.set()
+            thread.join(DEADLINE)
+
+
+def test_a_fork_that_hangs_holds_up_a_record_for_a_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(forks, "LIMIT", 0.05)
+    monkeypatch.setitem(forks._forking, -1, None)
+    with forks.no_fork():
+        assert forks._writing
+    assert not forks._writing
 
 
 def test_close_in_a_child_leaves_the_parent_open(shop: Shop) -> None:

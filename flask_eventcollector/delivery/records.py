@@ -7,6 +7,8 @@ import logging
 from collections.abc import Mapping
 from contextlib import suppress
 
+from flask_eventcollector.delivery.forks import no_fork
+
 logger = logging.getLogger("flask_eventcollector")
 
 #: What a record about events has as attributes.
@@ -252,7 +254,7 @@ def _write(
     known = {name: values.get(name, "") for name in kind.attributes}
     extra = {f"eventcollector_{name}": v for name, v in known.items() if v != ""}
     # A logging handler that raises would end a thread or fail a request.
-    with suppress(Exception):
+    with suppress(Exception), no_fork():
         logger.log(
             kind.level,
             kind.text,
