@@ -28,8 +28,13 @@ class Stop(BaseException):
     pass
 
 
+armed = False
+
+
 def stop(*_about):
-    raise Stop
+    # Another thread may take the signal, and be late with it.
+    if armed:
+        raise Stop
 
 
 @app.get("/order")
@@ -67,11 +72,14 @@ WORK = [request, block, publish, clear, lambda: events.flush(1)]
 
 
 def is_cut(work, latest):
+    global armed
     try:
         try:
+            armed = True
             signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-5, latest))
             work()
         finally:
+            armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Stop:
         return True
