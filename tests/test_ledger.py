@@ -688,6 +688,110 @@ def test_only_what_is_dead_is_retried(desk: Desk) -> None:
     assert desk.ledger.retry([desk["a"].event.id]) == 0
 
 
+def redirect(desk: Desk, letters: str, queue: str = "new") -> int:
+    return desk.ledger.redirect([desk[letter].event.id for letter in letters], queue)
+
+
+@pytest.mark.parametrize("state", [State.DEAD, State.RETAINED])
+def test_what_is_dead_or_retained_can_be_redirected(desk: Desk, state: State) -> None:
+    desk.hand_over("a")
+    if state is State.DEAD:
+        desk.take()
+        desk.settle("a", Outcome.NACKED, final=True)
+    assert redirect(desk, "a") == 1
+    assert desk.books() == {"retained": 1}
+    [entry] = desk.ledger.take(10)
+    assert (entry.event.target_queue, entry.target.queue) == ("new", "new")
+    desk.settle("a")
+    assert desk.books() == {"confirmed": 1}
+
+
+def test_what_is_collected_or_in_flight_is_not_redirected(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.collect("b")
+    assert redirect(desk, "ab") == 0
+    assert {e.event.target_queue for e in desk.entries.values()} == {"q"}
+    assert desk.books() == {"in_flight": 1, "collected": 1}
+
+
+def test_redirected_events_keep_their_places(desk: Desk) -> None:
+    desk.hand_over("a")
+    desk.hand_over("b", "new")
+    desk.hand_over("cd")
+    desk.hand_over("e", "new")
+    assert redirect(desk, "ca") == 2
+    assert desk.take() == "dabce"
+
+
+def test_a_redirected_event_does_not_wait_for_its_former_target(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.refuse("ab")
+    assert redirect(desk, "ab") == 2
+    assert desk.ledger.problems()["problem_targets"] == 0
+    assert desk.take() == "ab"
+
+
+def test_an_event_that_was_refused_individually_is_redirected(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.refuse("a")
+    desk.pass_(1)
+    desk.settle("b")
+    desk.take()
+    desk.refuse("a")
+    assert desk.ledger.problems()["problem_targets"] == 1
+    assert redirect(desk, "a") == 1
+    assert desk.ledger.problems()["problem_targets"] == 0
+    assert desk.take() == "a"
+    assert desk["a"].target.queue == "new"
+
+
+def test_a_redirected_suspect_is_still_sent_alone(desk: Desk) -> None:
+    desk.hand_over("ab")
+    desk.take()
+    desk.settle("ab", Outcome.UNKNOWN, suspect=True)
+    assert redirect(desk, "a") == 1
+    assert desk.ledger._suspects.count(desk["a"].target) == 1
+    taken = [desk.take()]
+    desk.settle(taken[0])
+    taken.append(desk.take())
+    assert sorted(taken) == ["a", "b"]
+
+
+def test_a_redirect_in_the_middle_of_a_step_is_done_later(desk: Desk) -> None:
+    desk.hand_over("a")
+    with desk.ledger._lock:
+        assert redirect(desk, "a") == 0
+        assert desk["a"].target.queue == "q"
+    assert desk.take() == "a"
+    assert desk["a"].target.queue == "new"
+
+
+def test_the_new_target_is_tried_at_once(desk: Desk) -> None:
+    desk.hand_over("a", "new")
+    desk.take()
+    desk.refuse("a")
+    desk.hand_over("b")
+    assert redirect(desk, "b") == 1
+    assert desk.take() == "ab"
+
+
+def test_the_former_target_s_refusals_are_forgotten() -> None:
+    desk = Desk(dead_after=100)
+    desk.hand_over("a")
+    refuse_for(desk, 99)
+    assert desk.ledger.refusals(None, 0)[1]
+    redirect(desk, "a")
+    assert desk.ledger.refusals(None, 0)[1] == []
+    assert desk["a"].reason == ""
+    desk.pass_(100)
+    desk.take()
+    desk.refuse("a")
+    assert desk.books() == {"retained": 1}
+
+
 @pytest.mark.parametrize("state", [State.DEAD, State.RETAINED])
 def test_what_is_dead_or_retained_can_be_purged(desk: Desk, state: State) -> None:
     desk.hand_over("a")
@@ -1444,6 +1548,7 @@ STEPS: dict[str, Callable[[Desk], object]] = {
     "refuse": lambda desk: desk.refuse("EFI"),
     "dead": lambda desk: desk.settle("EFI", Outcome.NACKED, final=True),
     "retry": lambda desk: desk.ledger.retry(None),
+    "redirect": lambda desk: redirect(desk, "CDGH", "other"),
     "purge": lambda desk: desk.ledger.purge(
         [entry.event.id for entry in desk.entries.values()]
     ),
@@ -1477,7 +1582,7 @@ WRAPPERS = ("locked", "_mend", "mend", "_balance")
 
 
 def assert_sound(desk: Desk, where: str) -> None:
-    """The books are correct, and each waiting event can be sent once, in order."""
+    """The books are correct, and each waiting event is sent once, in order."""
     counted = desk.books()
     for state in (State.COLLECTED, State.RETAINED, State.IN_FLIGHT, State.DEAD):
         known = desk.in_state(state).replace("Z", "")
@@ -1488,9 +1593,9 @@ def assert_sound(desk: Desk, where: str) -> None:
     waiting = desk.in_state(State.RETAINED)
     again = desk.take()
     assert sorted(again) == sorted(waiting), where
-    assert [c for c in again if c in "CDEFGH"] == sorted(
-        (c for c in again if c in "CDEFGH"), key=lambda c: desk[c].sequence
-    )
+    for queue in ("q", "other"):
+        ours = [c for c in again if desk[c].target.queue == queue and c in "CDEFGH"]
+        assert ours == sorted(ours, key=lambda c: desk[c].sequence), where
     desk.settle(again + on_the_way)
     assert desk.in_state(State.IN_FLIGHT) == "", where
     assert desk.books().get("in_flight", 0) == 0, where

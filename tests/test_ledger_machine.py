@@ -256,6 +256,18 @@ class LedgerMachine(RuleBasedStateMachine):
         assert retried == before - self.count(State.DEAD)
         self.retried += retried
 
+    @rule(data=st.data(), queue=QUEUES)
+    def redirect(self, data: st.DataObject, queue: str) -> None:
+        dead = self.count(State.DEAD)
+        idle = [e for e in self.all.values() if e.state in (State.RETAINED, State.DEAD)]
+        ids = self.some_ids(data)
+        redirected = {entry for entry in idle if entry.event.id in ids}
+        assert self.ledger.redirect(ids, queue) == len(redirected)
+        assert {entry.target.queue for entry in redirected} <= {queue}
+        # What is in flight for the new target may have been enqueued later.
+        self.ever_refused |= {entry.event.id for entry in redirected}
+        self.retried += dead - self.count(State.DEAD)
+
     @rule()
     def drop_all(self) -> None:
         kept = [e for e in self.handed_over() if self.is_on_disk(e)]

@@ -36,11 +36,14 @@ class File:
         self.rows: dict[int, Entry] = {}
         #: The numbers of rows that are dead on disk.
         self.dead: set[int] = set()
+        #: The target of each row on disk.
+        self.targets: dict[int, Target] = {}
 
     def write(self, entry: Entry, number: int) -> None:
         """Write the row of *entry* in its current state."""
         self.erase(number)
         self.rows[number] = entry
+        self.targets[number] = entry.event.target
         if entry.state is State.DEAD:
             self.dead.add(number)
 
@@ -301,8 +304,10 @@ class SpoolingLedgerMachine(LedgerMachine):
             outdated.update(self.transaction.outdated)
         for file in self.files():
             for number, entry in file.rows.items():
-                is_right = entry.state.alive and (
-                    (number in file.dead) == (entry.state is State.DEAD)
+                is_right = (
+                    entry.state.alive
+                    and (number in file.dead) == (entry.state is State.DEAD)
+                    and file.targets[number] == entry.target == entry.event.target
                 )
                 assert is_right or entry in outdated
 

@@ -227,7 +227,8 @@ def show_changed(what: str, changed: Changed) -> None:
         if what == "purge":
             click.echo(f"Dropped {count} of {owner}.")
         elif owner.alive:
-            click.echo(f"Retried {count} through {owner}.")
+            did = "Redirected" if what == "redirect" else "Retried"
+            click.echo(f"{did} {count} through {owner}.")
         else:
             what = "the new queue" if what == "redirect" else "retry"
             click.echo(
@@ -238,12 +239,6 @@ def show_changed(what: str, changed: Changed) -> None:
 
 def why_left(what: str, changed: Changed) -> str:
     """Why a command has not changed a running process's events."""
-    if what == "redirect":
-        return (
-            f"{changed.owner} is running, so its events keep their queue: stop it"
-            " first, or use 'export --remove', change \"target_queue\" in the lines,"
-            f" and 'import' them: {abbreviated(changed.left)}"
-        )
     cause = "the events may be in flight"
     if what == "retry":
         cause = "the broker may have refused the events again"

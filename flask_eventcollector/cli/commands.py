@@ -9,7 +9,7 @@ import click
 from flask.cli import with_appcontext
 
 from ..stores.spool.admin.adopting import Adopted, adopt
-from ..stores.spool.admin.changes import change, redirect
+from ..stores.spool.admin.changes import change
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import (
     QUARANTINED,
@@ -207,7 +207,7 @@ def _flush(timeout: float, for_machines: bool) -> None:
     "target",
     metavar="QUEUE",
     callback=queue_name,
-    help="Send them to this queue instead: also waiting events, of ended processes.",
+    help="Send them to this queue instead; waiting events are taken, too.",
 )
 @options.queue
 @options.reason
@@ -224,21 +224,32 @@ def _retry(
 ) -> None:
     """Retry dead events: those with IDS, --all, or all that meet the conditions.
 
-    With --to, waiting events are taken, too, unless --all is given. The events in the
-    file of a running process are left then, and named.
+    With --to, waiting events are taken, too, unless --all is given.
 
-    Exits with 1 and changes nothing if an event is unknown or not dead, and with 3 if a
-    file can't be read or changed.
+    Exits with 1 and changes nothing if an event is unknown, or not dead without --to,
+    and with 3 if a file can't be read or changed.
     """
     problems: list[Unreadable] = []
-    is_dead = target is None or every
     wanted = any_condition(Filter(queue, every, reason, older_than))
+    if target is None:
+        request = ControlRequest("retry", [])
+        found = _select_dead(ids, wanted, problems)
+    else:
+        request = ControlRequest("redirect", [], target)
+        found = select(spool_folder(), ids, wanted, "--all", problems)
+    _change(request, found, problems, for_machines)
+
+
+def _select_dead(
+    ids: tuple[str, ...], wanted: Filter | None, problems: list[Unreadable]
+) -> list[Found]:
+    """The events with *ids*, or the *wanted* ones that are dead.
+
+    :raises Failure: one of *ids* is unknown or ambiguous, or its event is not dead.
+    """
     if wanted is not None:
-        wanted = wanted._replace(dead=is_dead)
+        wanted = wanted._replace(dead=True)
     found = select(spool_folder(), ids, wanted, "--all", problems)
-    if target is not None:
-        _change("redirect", found, problems, for_machines, target)
-        return
     dead = [f for f in found if f.stored.dead is not None]
     # An event may be in two files, and dead in only one of them.
     waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
@@ -247,7 +258,7 @@ def _retry(
             "Not dead, so already being retried:"
             f" {as_text.abbreviated(sorted(waiting))}"
         )
-    _change("retry", dead, problems, for_machines)
+    return dead
 
 
 @_command("purge")
@@ -284,7 +295,7 @@ def _purge(
         as_text.preview(found)
         count = len({f.stored.event.id for f in found})
         confirm(f"Drop {formatting.events(count)} for good?")
-    _change("purge", found, problems, for_machines)
+    _change(ControlRequest("purge", []), found, problems, for_machines)
 
 
 @_command("adopt")
@@ -336,22 +347,18 @@ COMMANDS |= {"export": export_events, "import": import_events, "quarantine": qua
 
 
 def _change(
-    action: str,
+    request: ControlRequest,
     found: Sequence[Found],
     problems: list[Unreadable],
     for_machines: bool,
-    target: str = "",
 ) -> None:
-    """Retry, purge or redirect the *found* events, one file after the other."""
+    """Apply *request* to the *found* events, one file after the other."""
     done: set[str] = set()
     left: set[str] = set()
     for path in dict.fromkeys(f.path for f in found):
         ids = [*dict.fromkeys(f.stored.event.id for f in found if f.path == path)]
         try:
-            if target:
-                changed = redirect(path, ids, target)
-            else:
-                changed = change(path, ControlRequest(action, ids), app_state().notify)
+            changed = change(path, request._replace(ids=ids), app_state().notify)
         except Gone:
             raise Failure("The events have been delivered in the meantime") from None
         except Unreadable as error:
@@ -361,9 +368,10 @@ def _change(
         done.update(changed.done)
         left.update(changed.left)
         if changed.left:
-            problems.append(Unreadable(path, as_text.why_left(action, changed)))
+            reason = as_text.why_left(request.action, changed)
+            problems.append(Unreadable(path, reason))
         if not for_machines:
-            as_text.show_changed(action, changed)
+            as_text.show_changed(request.action, changed)
     if for_machines:
         shown = {"done": sorted(done - left), "left": sorted(left)}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..events import (
@@ -93,6 +94,12 @@ class Entry:
     def reset_refusals(self) -> None:
         """Forget all refusals."""
         self.refusals = 0
+
+    def redirect(self, queue: str) -> None:
+        """Give it another target queue, which has not refused it yet."""
+        self.event = replace(self.event, target_queue=queue)
+        self.target = self.event.target
+        self.reason = ""
 
 
 class Settlement(NamedTuple):

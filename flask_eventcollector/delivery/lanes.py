@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -158,6 +158,13 @@ class Lane:
     def add_delayed(self, entry: Entry, retry_at: float) -> None:
         """Delay *entry*, which was refused individually, until *retry_at*."""
         heapq.heappush(self._delayed, (retry_at, entry.sequence, entry))
+
+    def remove(self, entries: Container[Entry]) -> None:
+        """Remove those of *entries* that wait here; takes time for each event here."""
+        self._waiting = [item for item in self._waiting if item[1] not in entries]
+        self._delayed = [item for item in self._delayed if item[2] not in entries]
+        heapq.heapify(self._waiting)
+        heapq.heapify(self._delayed)
 
     def oldest(self) -> Entry | None:
         """The waiting event with the lowest sequence."""

@@ -423,19 +423,29 @@ class Ledger:
     def retry(self, ids: Iterable[str] | None) -> int:
         """Retain dead events in their original positions; returns how many."""
         dead = [e for e in self._books.select(ids) if e.state is State.DEAD]
-        for entry in dead:
-            entry.reset_refusals()
-            self._retain(entry)
-            self._lane(entry.target).reopen()
-        self._admit()
+        self._try_again(dead)
         return len(dead)
+
+    @step
+    def redirect(self, ids: Iterable[str], queue: str) -> int:
+        """Retain events that are dead or retained for *queue*; returns how many.
+
+        There, they have the positions that they had at their former target.
+        """
+        idle = self._idle(ids)
+        self._remove_from_lanes({entry for entry in idle if entry.is_retained})
+        for entry in idle:
+            # Their rows have the former target.
+            self._disk_index.outdate(entry)
+            self._refusals.forget(entry)
+            entry.redirect(queue)
+        self._try_again(idle)
+        return len(idle)
 
     @step
     def purge(self, ids: Iterable[str], *, into: Notices | None = None) -> int:
         """Drop events that are dead or retained; returns how many."""
-        selected = self._books.select(ids)
-        idle = [e for e in selected if e.state in (State.DEAD, State.RETAINED)]
-        ours = [entry for entry in idle if self._is_ours(entry)]
+        ours = [entry for entry in self._idle(ids) if self._is_ours(entry)]
         return self._drop_each(ours, PURGED, into)
 
     @step
@@ -753,6 +763,25 @@ class Ledger:
             self._lane(entry.target).add(entry)
         else:
             self._lane(entry.target).add_delayed(entry, retry_at)
+
+    def _idle(self, ids: Iterable[str]) -> list[Entry]:
+        """Those of the events with *ids* that are dead or retained."""
+        idle = (State.DEAD, State.RETAINED)
+        return [entry for entry in self._books.select(ids) if entry.state in idle]
+
+    def _try_again(self, entries: Iterable[Entry]) -> None:
+        """Retain *entries*, and send them at once, as if none had been refused."""
+        for entry in entries:
+            entry.reset_refusals()
+            self._retain(entry)
+            self._lane(entry.target).reopen()
+        self._admit()
+
+    def _remove_from_lanes(self, retained: set[Entry]) -> None:
+        self._suspects.remove(retained)
+        for target in {entry.target for entry in retained}:
+            self._lane(target).remove(retained)
+            self._forget_if_idle(target)
 
     def _lane(self, target: Target) -> Lane:
         lane = self._lanes.get(target)
@@ -1164,6 +1193,7 @@ _POSTPONED: dict[str, Callable[[], Any]] = {
     "hand_over": lambda: None,
     "on_state_change": lambda: None,
     "purge": int,
+    "redirect": int,
     "reopen": lambda: None,
     "retry": int,
     "settle": bool,

@@ -46,12 +46,16 @@ class Refusals:
         if len(self._entries) > MOST_REFUSALS:
             del self._entries[next(iter(self._entries))]
 
+    def forget(self, entry: Entry) -> None:
+        """Forget that *entry* was refused, if it was."""
+        if self._entries.pop(entry, None) is not None:
+            self.version += 1
+
     def forget_ended(self) -> None:
         """Forget the entries that no longer wait."""
         ended = [e for e in self._entries if not (e.is_retained or e.is_in_flight)]
         for entry in ended:
-            del self._entries[entry]
-            self.version += 1
+            self.forget(entry)
 
     def of(self, journal: object, now: float) -> list[Refusal]:
         """The refusals of events on disk in *journal*, or nowhere yet.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Container
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..events import Target
@@ -62,6 +63,11 @@ class Suspects:
         rank = self._ranks[entry.target] = self._ranks[entry.target] + 1
         turn = _Turn(not_before, entry.attempts, rank, entry.sequence, entry)
         heapq.heappush(self._waiting, turn)
+
+    def remove(self, entries: Container[Entry]) -> None:
+        """Remove those of *entries* that wait here."""
+        self._waiting = [turn for turn in self._waiting if turn.entry not in entries]
+        heapq.heapify(self._waiting)
 
     def due(self) -> float | None:
         """When the next suspect may be sent; ``None``: there is none."""

@@ -243,6 +243,23 @@ def test_retry_is_asked_of_a_living_process(
     assert not list(folder.glob("*.request"))
 
 
+def test_a_living_process_is_asked_to_redirect(
+    run: Callable[..., Result], shop: Shop, worker: Worker, folder: Path
+) -> None:
+    result = run("retry", worker.waiting, worker.dead, "--to", "new")
+
+    assert result.exit_code == 0, result.output
+    process = worker.process.pid
+    assert f"Redirected 2 events through process {process}." in result.stdout
+    assert worker.counts() == ["0", "0"]
+    assert not list(folder.glob("*.request"))
+    lines = map(json.loads, run("list", "--json").stdout.splitlines())
+    assert {(e["queue"], e["state"]) for e in lines} == {("new", "waiting")}
+    worker.kill()
+    run("flush")
+    assert shop.sent("new") == [{"secret": 1}, {"secret": 2}]
+
+
 def test_what_a_process_dies_over_is_done_here(
     run: Callable[..., Result], worker: Worker
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -902,8 +902,8 @@ def leave_with_dead(folder: Path) -> Path:
     return path
 
 
-def asked(path: Path, what: str, ids: str) -> None:
-    request = ControlRequest(what, list(ids))
+def asked(path: Path, what: str, ids: Iterable[str], queue: str = "") -> None:
+    request = ControlRequest(what, list(ids), queue)
     assert submit(path, request)
     wait_until(lambda: not is_pending(path, request), "it is fulfilled")
 
@@ -941,6 +941,121 @@ def test_events_are_purged_that_are_not_in_memory_yet(
     signal_log.wait_for("events-dropped", [0, 8, 9, "b"])
     assert stored(folder) == [*range(1, 8), "a", "c"]
     assert delivery.stats().balanced
+
+
+def leave_for_two_queues(folder: Path) -> Path:
+    """A file with ten events for ``q``, then two for ``new``."""
+    path = leave(folder, range(10))
+    journal = Journal.open(path)
+    journal.write(rows("xy", first=100, queue="new"))
+    journal.close()
+    return path
+
+
+def payloads(broker: MemoryBroker, queue: str) -> list[Any]:
+    return [event.payload for event in broker.events(queue)]
+
+
+def test_redirected_events_outlive_the_process_in_their_order(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    path = leave_for_two_queues(folder)
+    delivery = deliver(away, page=4)
+    delivery.start()
+    eventually(delivery, adopted=4, unadopted=8)
+
+    # The first two are in memory, the others are not.
+    asked(path, "redirect", "1605", "new")
+
+    assert delivery.stats().balanced
+    delivery.close(0)
+    heir = deliver(memory := MemoryBroker())
+    heir.start()
+    eventually(heir, confirmed=12)
+    assert payloads(memory, "new") == [0, 1, 5, 6, "x", "y"]
+    assert payloads(memory, "q") == [2, 3, 4, 7, 8, 9]
+
+
+def test_the_process_that_redirects_events_delivers_each_once(
+    deliver: Deliver, folder: Path
+) -> None:
+    path = leave_for_two_queues(folder)
+    memory = MemoryBroker()
+    FaultInjector.of(memory).go_down()
+    delivery = deliver(memory, page=4)
+    delivery.start()
+    eventually(delivery, adopted=4, unadopted=8)
+
+    asked(path, "redirect", "0156", "new")
+    asked(path, "redirect", "05", "third")
+    FaultInjector.of(memory).come_up()
+
+    eventually(delivery, confirmed=12, unadopted=0, retained=0)
+    assert payloads(memory, "third") == [0, 5]
+    assert [n for n in payloads(memory, "new") if n not in ("x", "y")] == [1, 6]
+    assert sorted(map(str, payloads(memory, "new"))) == ["1", "6", "x", "y"]
+    assert payloads(memory, "q") == [2, 3, 4, 7, 8, 9]
+    wait_until(lambda: not list(folder.iterdir()), "the file is removed")
+    assert delivery.stats().quarantined == 0
+
+
+def test_events_in_the_own_file_are_redirected(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(away)
+    entries = collect(delivery, 1, 2)
+    ids = [entry.event.id for entry in entries]
+    delivery.publish(entries)
+    [path] = folder.glob("*.spool")
+
+    asked(path, "redirect", ids, "new")
+
+    eventually(delivery, retained=2, spooled=2, unerased=0)
+    delivery.close(0)
+    heir = deliver(memory := MemoryBroker())
+    heir.start()
+    eventually(heir, confirmed=2)
+    assert payloads(memory, "new") == [1, 2]
+
+
+def test_an_event_in_flight_is_not_redirected(
+    deliver: Deliver, broker: ManualBroker, folder: Path
+) -> None:
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1))
+    [entry] = broker.taken
+    [path] = folder.glob("*.spool")
+
+    asked(path, "redirect", [entry.event.id], "new")
+
+    assert entry.event.target_queue == "q"
+    broker.settle()
+    eventually(delivery, confirmed=1)
+
+
+def test_a_damaged_row_among_redirected_ones_hides_none_of_them(
+    deliver: Deliver, away: ManualBroker, folder: Path, signal_log: SignalLog
+) -> None:
+    path = leave(folder, "abc")
+    with sqlite3.connect(path) as connection:
+        sql = f"INSERT INTO events VALUES ({', '.join('?' * 10)})"
+        connection.executemany(sql, rows("d", first=5))
+        connection.executemany(sql, rows("x", first=4, queue="new"))
+        connection.execute("UPDATE events SET body = 'damaged' WHERE number = 4")
+        connection.executemany(sql, rows("yz", first=100, queue="new"))
+    connection.close()
+    delivery = deliver(away, page=4)
+    delivery.start()
+    eventually(delivery, adopted=3, unadopted=3)
+
+    asked(path, "redirect", "cd", "new")
+    asked(path, "purge", "abyz")
+
+    eventually(delivery, adopted=6, unadopted=0, dropped=4, retained=2)
+    delivery.purge("cd")
+    wait_until(lambda: signal_log.reasons("spool-file-quarantined"), "it is finished")
+    [reason] = signal_log.reasons("spool-file-quarantined")
+    assert reason == "checksum mismatch in 1 row"
 
 
 def test_a_file_of_which_all_is_purged_is_removed(
@@ -992,17 +1107,33 @@ def test_who_waits_for_the_disk_does_not_wait_for_a_wish(
     assert delivery.stats().spool_error == ""
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"what": "retry", "ids": 7}', "\0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"action": "retry", "ids": 7}',
+        '{"action": "redirect", "ids": ["ID"]}',
+        '{"action": "redirect", "ids": ["ID"], "queue": ""}',
+        '{"action": "redirect", "ids": ["ID"], "queue": 7}',
+        '{"action": "redirect", "ids": ["ID"], "queue": "\\ud800"}',
+        "\0",
+    ],
+)
 def test_an_invalid_request_is_removed(
     deliver: Deliver, away: ManualBroker, folder: Path, text: str
 ) -> None:
     delivery = deliver(away)
-    delivery.publish(collect(delivery, 1))
+    entries = collect(delivery, 1)
+    [entry] = entries
+    delivery.publish(entries)
     [path] = folder.glob("*.spool")
     request = Path(f"{path}.request")
-    request.write_text(text)
+    request.write_text(text.replace("ID", entry.event.id))
     wait_until(lambda: not request.exists(), "it is taken away")
     assert books(delivery) == {"retained": 1}
+    assert entry.target.queue == "q"
 
 
 def test_only_the_own_wish_is_taken_back(folder: Path) -> None:

@@ -197,6 +197,8 @@ class Adopter:
             elif request.action == "purge":
                 erased = orphan.erase(request.ids)
                 self._ledger.drop_unadopted(erased, PURGED, self._count_unadopted())
+            elif request.action == "redirect":
+                orphan.redirect(request.ids, request.queue)
         except sqlite3.Error as error:
             self._erase_breaker.record_failure(error)
             if is_damage(error):

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ...delivery.ledger import Ledger
+from ...messages.amqp_fields import check_name
 from .folder import REQUEST
 
 
 class ControlRequest(NamedTuple):
-    """A request to retry or purge some events of a file."""
+    """A request to retry, purge or redirect some events of a file."""
 
-    #: ``"retry"`` or ``"purge"``.
+    #: ``"retry"``, ``"purge"`` or ``"redirect"``.
     action: str
     ids: list[str]
+    #: The new target queue of a ``"redirect"``.
+    queue: str = ""
 
 
 def submit(path: Path, request: ControlRequest) -> bool:
@@ -64,9 +67,10 @@ def pending_request(path: Path) -> ControlRequest | None:
         return None
     try:
         content = json.loads(text)
-        return ControlRequest(
-            str(content["action"]), [str(id) for id in content["ids"]]
-        )
+        action, ids = str(content["action"]), [str(id) for id in content["ids"]]
+        if action != "redirect":
+            return ControlRequest(action, ids)
+        return ControlRequest(action, ids, check_name(content["queue"], "queue"))
     except (ValueError, TypeError, KeyError):
         # The library did not write this. An empty request is applied at once.
         return ControlRequest("", [])
@@ -78,6 +82,8 @@ def apply(request: ControlRequest, ledger: Ledger) -> None:
         ledger.retry(request.ids)
     elif request.action == "purge":
         ledger.purge(request.ids)
+    elif request.action == "redirect":
+        ledger.redirect(request.ids, request.queue)
 
 
 def _request_of(path: Path) -> Path:

@@ -327,13 +327,6 @@ class Journal:
             f"{_SELECT} WHERE {where} ORDER BY number LIMIT ?", (*values, count)
         ).fetchall()
 
-    def last_number(self) -> int:
-        """The number of the last row; 0 if there is none."""
-        ((number,),) = self._connection.execute(
-            "SELECT coalesce(max(number), 0) FROM events"
-        )
-        return int(number)
-
     def is_empty(self) -> bool:
         """Whether no row is left."""
         found = self._connection.execute("SELECT 1 FROM events LIMIT 1").fetchone()

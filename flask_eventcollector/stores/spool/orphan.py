@@ -61,6 +61,9 @@ class Orphan:
         self.journal = journal
         self.opened_at = time.monotonic()
         self._places = {t: _Place(count) for t, count in journal.targets().items()}
+        #: The rows that were read and are still on disk, with the place where they were
+        #: read: their events may have been redirected since.
+        self._known: dict[object, _Place] = {}
         self._dead: set[Entry] = set()
         #: How many damaged rows were found.
         self.damaged = 0
@@ -112,13 +115,18 @@ class Orphan:
 
     def follow(self, entry: Entry, state: State) -> None:
         """Update the row of *entry*, which was read from this file, to *state*."""
-        here = self._places[entry.target].here
-        here.discard(entry)
+        place = self._known.get(entry.row)
+        if place is None:
+            # It has ended before.
+            return
+        place.here.discard(entry)
         self._dead.discard(entry)
         if state is State.DEAD:
             self._dead.add(entry)
         elif state.alive:
-            here.add(entry)
+            place.here.add(entry)
+        else:
+            del self._known[entry.row]
 
     def revive(self, ids: Sequence[str]) -> None:
         """Retain those of the events with *ids* that are dead and only on disk."""
@@ -133,14 +141,23 @@ class Orphan:
             self._places[stored.event.target].unadopted -= 1
         return [adopted_entry(stored) for stored in unadopted]
 
+    def redirect(self, ids: Sequence[str], queue: str) -> None:
+        """Retain those of the events with *ids* that are only on disk for *queue*."""
+        unadopted = self._unread_with(ids)
+        self.journal.write([living_row(stored, queue) for stored in unadopted])
+        for number, event, _ in unadopted:
+            self._places[event.target].unadopted -= 1
+            target = event.target._replace(queue=queue)
+            place = self._places.setdefault(target, _Place(0))
+            place.unadopted += 1
+            # Rows behind it that were read are not read again.
+            place.read_to = min(place.read_to, number - 1)
+
     def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
         # To find a row by its event's id, SQLite has to scan all rows.
         rows = self.journal.rows_with(ids) if self.unadopted else []
-        return [
-            stored
-            for stored in intact(rows)
-            if stored.number > self._places[stored.event.target].read_to
-        ]
+        found = intact(rows)
+        return [s for s in found if Row(self.journal, s.number) not in self._known]
 
     def _read(
         self, target: Target, place: _Place, count: int, size: int
@@ -148,6 +165,10 @@ class Orphan:
         rows = self.journal.rows_of(target, place.read_to, count, size)
         for row in rows:
             place.read_to = row[0]
+            here = Row(self.journal, row[0])
+            if here in self._known:
+                continue
+            self._known[here] = place
             place.unadopted -= 1
             try:
                 stored = read_row(row)
@@ -155,7 +176,7 @@ class Orphan:
                 self.damaged += 1
                 continue
             entry = adopted_entry(stored)
-            entry.row, entry.is_stored = Row(self.journal, stored.number), True
+            entry.row, entry.is_stored = here, True
             self.rescued += 1
             (self._dead if stored.dead is not None else place.here).add(entry)
             yield entry
@@ -219,8 +240,13 @@ def adopted_entry(stored: StoredEvent) -> Entry:
     return entry
 
 
-def living_row(stored: StoredEvent) -> tuple[Any, ...]:
-    """The row for an event that is no longer dead."""
+def living_row(stored: StoredEvent, queue: str | None = None) -> tuple[Any, ...]:
+    """The row for an event that is no longer dead.
+
+    :param queue: its new target queue; ``None``: it keeps its own.
+    """
     entry = adopted_entry(stored)
     entry.state = State.RETAINED
+    if queue is not None:
+        entry.redirect(queue)
     return row_of(entry, stored.number)

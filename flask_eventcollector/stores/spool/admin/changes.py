@@ -1,4 +1,4 @@
-"""Retries or purges events in spool files."""
+"""Retries, purges or redirects events in spool files."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,7 +61,7 @@ def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
             # Its process, which may be another command, may have ended in between.
             claim = claim_orphan(path) if left else None
         if claim is not None:
-            _edit(claim, ControlRequest(request.action, left), notify)
+            _edit(claim, request._replace(ids=left), notify)
             owner, left = owner._replace(alive=False), []
     except READ_ERRORS as error:
         raise Unreadable(path, explain_read_error(error)) from error
@@ -74,52 +73,29 @@ def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
 
 
 def _edit(claim: Claim, request: ControlRequest, notify: Notify) -> None:
-    act = {"retry": _retry, "purge": _purge}[request.action]
     with _opened(claim) as journal:
         for page in _pages(request.ids):
             # Missing events were delivered or purged in the meantime.
-            act(journal, intact(journal.rows_with(page)), notify)
+            events = intact(journal.rows_with(page))
+            if request.action == "retry":
+                _retry(journal, events)
+            elif request.action == "redirect":
+                _redirect(journal, events, request.queue)
+            else:
+                _purge(journal, events, notify)
 
 
-def _retry(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
+def _retry(journal: Journal, events: list[StoredEvent]) -> None:
     journal.write([living_row(stored) for stored in events if stored.dead is not None])
+
+
+def _redirect(journal: Journal, events: list[StoredEvent], queue: str) -> None:
+    journal.write([living_row(stored, queue) for stored in events])
 
 
 def _purge(journal: Journal, events: list[StoredEvent], notify: Notify) -> None:
     journal.write((), [stored.number for stored in events])
     notify([Notice(NoticeKind.DROPPED, stored.event, PURGED) for stored in events])
-
-
-def redirect(path: Path, ids: list[str], queue: str) -> Changed:
-    """Let the events with *ids* in a dead process's file wait for *queue*.
-
-    They are last in its order there, and no longer dead. The events in the file of a
-    running process are left.
-
-    :raises Gone: the file was removed, since its events were delivered.
-    :raises Unreadable: the file is damaged or can't be written.
-    """
-    owner = owner_of(path)
-    try:
-        claim = claim_orphan(path)
-        if claim is None:
-            return Changed(owner_of(path), [], ids)
-        with _opened(claim) as journal:
-            for page in _pages(ids):
-                _redirect(journal, intact(journal.rows_with(page)), queue)
-    except READ_ERRORS as error:
-        raise Unreadable(path, explain_read_error(error)) from error
-    return Changed(owner._replace(alive=False), ids, [])
-
-
-def _redirect(journal: Journal, events: list[StoredEvent], queue: str) -> None:
-    events.sort(key=lambda stored: stored.number)
-    rows = [
-        living_row(StoredEvent(number, replace(stored.event, target_queue=queue), None))
-        for number, stored in enumerate(events, journal.last_number() + 1)
-    ]
-    # One transaction, so that none is lost or doubled.
-    journal.write(rows, [stored.number for stored in events])
 
 
 @contextmanager
@@ -181,10 +157,10 @@ def _submit(path: Path, request: ControlRequest) -> list[str]:
     """Have the owner apply *request*; returns the ids of unchanged events."""
     asked = 0
     for page in _pages(request.ids):
-        if not _is_applied(path, ControlRequest(request.action, page)):
+        if not _is_applied(path, request._replace(ids=page)):
             break
         asked += len(page)
-    applied = ControlRequest(request.action, request.ids[:asked])
+    applied = request._replace(ids=request.ids[:asked])
     deadline = time.monotonic() + PATIENCE
     left = _left(path, applied)
     while left and _pause(deadline):
@@ -220,12 +196,16 @@ def _left(path: Path, request: ControlRequest) -> set[str]:
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return set()
-        left |= {
-            s.event.id
-            for s in intact(rows)
-            if request.action == "purge" or s.dead is not None
-        }
+        left |= {s.event.id for s in intact(rows) if _is_left(s, request)}
     return left
+
+
+def _is_left(stored: StoredEvent, request: ControlRequest) -> bool:
+    """Whether *request* was not applied to an event that is on disk."""
+    if request.action == "redirect":
+        # Since then, the new queue may have refused it for good.
+        return stored.event.target_queue != request.queue
+    return request.action == "purge" or stored.dead is not None
 
 
 def _pause(deadline: float) -> bool:
