@@ -52,6 +52,7 @@ from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.destination import Destination
 from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
+from .transactions.bound_sessions import BoundSessions
 
 #: Seconds to look for the files of dead processes.
 _LONGEST_LOOK = 1.0
@@ -73,10 +74,14 @@ class AppState:
     used can be garbage-collected, and its threads then stop.
     """
 
-    def __init__(self, app: Flask, config: Config, events: object) -> None:
+    def __init__(
+        self, app: Flask, config: Config, events: object, sessions: BoundSessions
+    ) -> None:
         self._app = weakref.ref(app)
         #: The extension that this state belongs to.
         self.events = events
+        #: The sessions that were bound to it.
+        self.sessions = sessions
         self.config = config
         #: Whether each event outside of a scope is published at once.
         self.autoflush = config.autoflush
@@ -205,7 +210,7 @@ class AppState:
         Notifier(self._dispatcher.send, ThrottledLog(), later).notify([*notices])
 
     def _new_collector(self) -> Collector:
-        return Collector(self.delivery, self._encoder)
+        return Collector(self.delivery, self._encoder, self.sessions.current)
 
     def _current_request(self) -> RequestScope | None:
         app = self._app()

@@ -115,6 +115,9 @@ class PublishResult:
     dead: int = 0
     #: Dropped at a limit while the caller waited.
     dropped: int = 0
+    #: Not handed over yet, since their transaction is still open: its commit publishes
+    #: them. See :meth:`EventCollector.bind_session`.
+    held: int = 0
     #: Why its retained and dead events were not confirmed, by target: at most
     #: 20 targets. It is ignored when results are compared.
     problems: tuple[TargetProblem, ...] = field(default=(), compare=False)

@@ -28,9 +28,11 @@ from .delivery.delivery import Delivery
 from .errors import ConfigurationError
 from .events import DeadEvent, Event, PublishResult, Stats
 from .hooks import Hooks
+from .transactions.bound_sessions import BoundSessions
 
 if TYPE_CHECKING:
     from .testing import Captured
+    from .transactions.sources import Bindable
 
 _COLLECTOR_INTERFACE = (
     "enqueue_event",
@@ -65,6 +67,7 @@ class EventCollector:
 
     def __init__(self, app: Flask | None = None) -> None:
         self._apps: list[weakref.ref[Flask]] = []
+        self._sessions = BoundSessions()
         if app is not None:
             self.init_app(app)
 
@@ -83,7 +86,8 @@ class EventCollector:
         with errors_shown():
             config = Config.from_app(app)
             _check_threads()
-        app.extensions[EXTENSION_KEY] = state = AppState(app, config, self)
+        state = AppState(app, config, self, self._sessions)
+        app.extensions[EXTENSION_KEY] = state
         Hooks(state).register(app)
         add_commands(app)
         self._apps.append(weakref.ref(app))
@@ -188,6 +192,47 @@ class EventCollector:
         :returns: an :class:`AutoPublishingEventCollector` for this extension.
         """
         return AutoPublishingEventCollector(self)
+
+    def bind_session(self, session: Bindable) -> None:
+        """Let the transactions of SQLAlchemy sessions decide about events.
+
+        An event that is enqueued while a transaction of a bound session is in progress
+        belongs to that transaction, if the transaction has written something by the
+        time it ends: it sent a statement that changes data, or it had changes to flush.
+
+        - Once the transaction is committed, the event is published with its unit of
+          work, as any other. If the unit of work has ended before, the commit publishes
+          it, without waiting for the broker.
+        - If the transaction is rolled back, the event is discarded with the reason
+          ``"the transaction was rolled back"``; if it ends otherwise, with ``"the
+          transaction was not committed"``, which is logged. A savepoint that is rolled
+          back takes only its own events with it.
+
+        Of several transactions in progress, it is the one that began last, of those
+        that have written something so far. A statement whose text does not show that it
+        writes, such as a SELECT of a function, counts as reading. A savepoint below the
+        session, by ``Connection.begin_nested()``, is not seen.
+
+        Needs SQLAlchemy 2.0 or newer: install ``Flask-EventCollector[sqlalchemy]``.
+        Call it when the extension is created, before or after :meth:`init_app`. It
+        applies to all apps. The same session may be bound again, without effect. ::
+
+            db = SQLAlchemy()
+            events = EventCollector()
+            events.bind_session(db.session)
+
+        :param session: a ``scoped_session``, such as ``db.session`` of
+            Flask-SQLAlchemy; a ``sessionmaker``, or a subclass of ``Session``, for all
+            sessions that it creates; one ``Session``; the same of
+            ``sqlalchemy.ext.asyncio``; or a function without arguments that returns the
+            session of the current context, or ``None``. A :exc:`RuntimeError` or
+            :exc:`LookupError` that it raises also means that there is none. See
+            https://docs.sqlalchemy.org/en/20/orm/session_transaction.html.
+        :type session: object
+        :raises TypeError: *session* is something else.
+        :raises ImportError: SQLAlchemy is not installed, or is older than 2.0.
+        """
+        self._sessions.bind(session)
 
     @contextmanager
     def use_collector(self, double: CollectorLike) -> Iterator[CollectorLike]:

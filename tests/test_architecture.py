@@ -30,6 +30,7 @@ ROOMS = [
     {"dispatch"},
     {"contexts"},
     {"collecting"},
+    {"transactions"},
     {"brokers", "stores"},
     {"delivery"},
     {"config"},
@@ -55,6 +56,7 @@ FOREIGN = {
     },
     "pika": {"brokers.rabbitmq"},
     "pytest": {"pytest_plugin", "testing"},
+    "sqlalchemy": {"transactions.session_events", "transactions.sources"},
     # Of the standard library.
     "sqlite3": {"stores.spool"},
 }
@@ -251,8 +253,10 @@ def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.M | re.S)
     assert dependencies is not None
     required = {name.lower() for name in re.findall(r'"([\w-]+)', dependencies[1])}
-    # The test kit requires pytest to be installed.
-    assert required == FOREIGN.keys() - {"pytest"} - sys.stdlib_module_names
+    # The test kit requires pytest to be installed, and an extra SQLAlchemy.
+    optional = {"pytest", "sqlalchemy"}
+    assert required == FOREIGN.keys() - optional - sys.stdlib_module_names
+    assert re.search(r"^sqlalchemy = \[\"SQLAlchemy>=2\.0\"\]$", project, re.M)
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "annotations"])
@@ -293,6 +297,18 @@ def test_the_core_runs_without_flask_pika_and_blinker() -> None:
         f"package.__path__ = [{str(ROOT)!r}]\n"
         "for name in 'delivery.log', 'brokers.memory', 'stores.spool.spool':\n"
         f"    importlib.import_module({PACKAGE!r} + '.' + name)\n"
+    )
+
+
+def test_only_binding_a_session_loads_sqlalchemy() -> None:
+    run(
+        "import sys\n"
+        f"from {PACKAGE} import EventCollector\n"
+        "assert 'sqlalchemy' not in sys.modules\n"
+        "from sqlalchemy.orm import Session\n"
+        "EventCollector().bind_session(Session)\n"
+        # This part of it needs greenlet.
+        "assert 'sqlalchemy.ext.asyncio' not in sys.modules\n"
     )
 
 

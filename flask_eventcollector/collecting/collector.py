@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from ..delivery.delivery import Delivery
@@ -10,6 +11,7 @@ from ..delivery.entries import Entry
 from ..events import Event, PublishResult
 from ..messages.encoding import EventEncoder
 from ..messages.wording import counted
+from ..transactions.transaction import Transaction
 
 
 class CollectorLike(Protocol):
@@ -52,11 +54,20 @@ class Collector:
     """Holds events, in order, until they are published or cleared. Thread-safe.
 
     *delivery* returns the current process's delivery. A forked child starts empty; the
-    events that its parent had collected stay with the parent.
+    events that its parent had collected stay with the parent. *transaction* returns the
+    transaction that an event belongs to now.
     """
 
-    def __init__(self, delivery: Callable[[], Delivery], encoder: EventEncoder) -> None:
+    def __init__(
+        self,
+        delivery: Callable[[], Delivery],
+        encoder: EventEncoder,
+        transaction: Callable[[], Transaction | None],
+    ) -> None:
         self._entries: list[Entry] = []
+        #: The transactions that some of the entries belong to.
+        self._transactions: dict[Transaction, None] = {}
+        self._find_transaction = transaction
         self._find_delivery = delivery
         self._delivery = delivery()
         self._encoder = encoder
@@ -79,19 +90,26 @@ class Collector:
         delivery = self._current_delivery()
         if not self._entries:
             delivery.watch(self, self._entries)
-        delivery.collect(self._entries, event)
+        transaction = self._find_transaction()
+        if transaction is None:
+            delivery.collect(self._entries, event)
+        else:
+            self._transactions[transaction] = None
+            delivery.collect(self._entries, event, transaction.place(delivery))
         return event
 
     def publish(self, timeout: float | None = None) -> PublishResult:
         """See :meth:`flask_eventcollector.EventCollector.publish`."""
         delivery = self._current_delivery()
+        held = self._hold_back()
         if not self._entries:
-            return PublishResult()
-        return delivery.publish(self._entries, timeout)
+            return PublishResult(held=held)
+        return replace(delivery.publish(self._entries, timeout), held=held)
 
     def hand_over(self) -> None:
         """Publish without waiting, and without a result."""
         delivery = self._current_delivery()
+        self._hold_back()
         if self._entries:
             delivery.hand_over(self._entries)
 
@@ -124,6 +142,7 @@ class Collector:
     def publish_since(self, before: object) -> None:
         """Publish the events collected after *before*."""
         delivery, place = self._current_delivery(), self._place_after(before)
+        self._hold_back(place)
         if len(self._entries) > place:
             delivery.publish(self._entries[place:])
             del self._entries[place:]
@@ -139,11 +158,27 @@ class Collector:
         places = range(len(self._entries), 0, -1)
         return next((n for n in places if self._entries[n - 1] is before), 0)
 
+    def _hold_back(self, place: int = 0) -> int:
+        """Leave to its transaction what is to be published, and may be rolled back.
+
+        That is, of the entries from *place* on. Returns how many events.
+        """
+        count = 0
+        for transaction in list(self._transactions):
+            if transaction.is_over:
+                self._transactions.pop(transaction, None)
+                continue
+            held = transaction.hold_back(self._delivery, self._entries[place:])
+            for entry in held:
+                self._entries.remove(entry)
+            count += len(self._delivery.collected(held))
+        return count
+
     def _current_delivery(self) -> Delivery:
         """This process's delivery."""
         delivery = self._find_delivery()
         if delivery is not self._delivery:
-            self._delivery, self._entries = delivery, []
+            self._delivery, self._entries, self._transactions = delivery, [], {}
         return delivery
 
 

@@ -11,7 +11,16 @@ from dataclasses import replace
 from ..errors import BacklogFull
 from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
 from .broker import Broker
-from .entries import ENDED, LATE, NEVER_PUBLISHED, Entry, Notice, Settlement, Waiter
+from .entries import (
+    ABANDONED,
+    ENDED,
+    LATE,
+    NEVER_PUBLISHED,
+    Entry,
+    Notice,
+    Settlement,
+    Waiter,
+)
 from .ledger import Ledger
 from .log import ThrottledLog
 from .notifier import Notifier
@@ -71,15 +80,19 @@ class Delivery:
 
     # What collectors call.
 
-    def collect(self, entries: list[Entry], event: Event) -> None:
+    def collect(
+        self, entries: list[Entry], event: Event, also_in: list[Entry] | None = None
+    ) -> None:
         """Put *event* into a collector's *entries*; never blocks.
+
+        :param also_in: the list of the transaction that the event belongs to.
 
         :raises BacklogFull: a limit is reached and ``OVERFLOW`` is ``"reject"``.
         """
         self.start()
         notices: list[Notice] = []
         try:
-            if not self._ledger.collect(entries, event, into=notices):
+            if not self._ledger.collect(entries, event, also_in=also_in, into=notices):
                 raise _backlog_full(event)
             if self._is_over:
                 self._log.enqueued_late(event)
@@ -166,9 +179,11 @@ class Delivery:
         """Log that *entries* are still collected although their work has ended."""
         self._log.unpublished(self._ledger.collected(entries), reason)
 
-    def watch(self, collector: object, entries: list[Entry]) -> None:
-        """Discard *entries* once *collector* is deleted."""
-        self._ledger.watch(collector, entries)
+    def watch(
+        self, owner: object, entries: list[Entry], reason: str = ABANDONED
+    ) -> None:
+        """Discard *entries* once *owner* is deleted."""
+        self._ledger.watch(owner, entries, reason)
 
     # What the application calls.
 

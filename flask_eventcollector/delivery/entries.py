@@ -146,6 +146,10 @@ class NoticeKind(Word):
 #: Reasons for a discard that was not requested, which is therefore logged.
 ABANDONED = "collector abandoned"
 NEVER_PUBLISHED = "never published"
+NOT_COMMITTED = "the transaction was not committed"
+
+#: The reason for a discard by a transaction.
+ROLLED_BACK = "the transaction was rolled back"
 
 #: Why events are dropped.
 OVERFLOW = "overflow"

@@ -109,11 +109,13 @@ def step(
 
 
 class _Watched(weakref.ref[object]):
-    """A collector, which may be deleted, with the list of its entries."""
+    """An owner of entries, which may be deleted, with the list of its entries."""
 
-    __slots__ = ("entries",)
+    __slots__ = ("entries", "reason")
 
     entries: list[Entry]
+    #: Why they are discarded then.
+    reason: str
 
 
 class Ledger:
@@ -159,8 +161,8 @@ class Ledger:
         self._arrivals: deque[Entry] = deque()
         #: Calls that were postponed in the middle of a step.
         self._postponed: deque[Callable[[], object]] = deque()
-        self._collectors: set[_Watched] = set()
-        #: The collectors that are gone.
+        self._owners: set[_Watched] = set()
+        #: The owners that are gone.
         self._abandoned: deque[_Watched] = deque()
 
     @property
@@ -171,9 +173,14 @@ class Ledger:
     # The collector's side.
 
     def collect(
-        self, entries: list[Entry], event: Event, *, into: Notices | None = None
+        self,
+        entries: list[Entry],
+        event: Event,
+        *,
+        also_in: list[Entry] | None = None,
+        into: Notices | None = None,
     ) -> bool:
-        """Put *event* into a collector's *entries*.
+        """Put *event* into a collector's *entries*, and a transaction's list *also_in*.
 
         Returns whether it was accepted: ``OVERFLOW="reject"`` may reject it.
 
@@ -185,12 +192,21 @@ class Ledger:
             entry = Entry(event)
             # It gets its owner first: after an interruption here, it would have none.
             entries.append(entry)
+            if also_in is not None:
+                also_in.append(entry)
             self._arrivals.append(entry)
             return True
-        return self._collect(entries, event, self._deferred if into is None else into)
+        notices = self._deferred if into is None else into
+        return self._collect(entries, event, also_in, notices)
 
     @step
-    def _collect(self, entries: list[Entry], event: Event, notices: Notices) -> bool:
+    def _collect(
+        self,
+        entries: list[Entry],
+        event: Event,
+        also_in: list[Entry] | None,
+        notices: Notices,
+    ) -> bool:
         fits = self._room.has(1, event.size, reserve=False)
         if not fits:
             is_modest = self._room.is_share(entries)
@@ -201,6 +217,8 @@ class Ledger:
         entry = Entry(event)
         if fits:
             entries.append(entry)
+            if also_in is not None:
+                also_in.append(entry)
         self._books.open([entry])
         if not fits:
             self._drop(entry, OVERFLOW, notices)
@@ -227,24 +245,28 @@ class Ledger:
         """Discard what a collector holds; returns how many events."""
         return self._discard(entries, reason, into)
 
-    def watch(self, collector: object, entries: list[Entry]) -> None:
-        """Abandon *entries* once *collector* is deleted; takes no lock.
+    def watch(
+        self, owner: object, entries: list[Entry], reason: str = ABANDONED
+    ) -> None:
+        """Discard *entries* once *owner* is deleted; takes no lock.
+
+        The owner is a collector, or a transaction of the application.
 
         It may be deleted at any moment, even while its thread holds the lock. What is
         called then is not Python code, in which an exception of a signal handler would
         be lost. :meth:`discard_abandoned` does the rest.
         """
-        watched = _Watched(collector, self._abandoned.append)
-        watched.entries = entries
-        self._collectors.add(watched)
+        watched = _Watched(owner, self._abandoned.append)
+        watched.entries, watched.reason = entries, reason
+        self._owners.add(watched)
 
     @step
     def discard_abandoned(self, *, into: Notices | None = None) -> None:
-        """Discard what deleted collectors held."""
+        """Discard what deleted owners held."""
         while self._abandoned:
             watched = self._abandoned[0]
-            self._discard(watched.entries, ABANDONED, into)
-            self._collectors.discard(watched)
+            self._discard(watched.entries, watched.reason, into)
+            self._owners.discard(watched)
             self._abandoned.popleft()
 
     @step

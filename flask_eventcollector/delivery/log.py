@@ -15,6 +15,7 @@ from .entries import (
     ENDED,
     LATE,
     NEVER_PUBLISHED,
+    NOT_COMMITTED,
     OVERFLOW,
     PURGED,
     Notice,
@@ -289,4 +290,5 @@ _KINDS: Mapping[tuple[NoticeKind, str], Kind] = {
     (NoticeKind.DROPPED, LATE): Kind.DROPPED_LATE,
     (NoticeKind.DISCARDED, ABANDONED): Kind.DISCARDED_ABANDONED,
     (NoticeKind.DISCARDED, NEVER_PUBLISHED): Kind.DISCARDED_UNPUBLISHED,
+    (NoticeKind.DISCARDED, NOT_COMMITTED): Kind.DISCARDED_UNCOMMITTED,
 }

@@ -130,6 +130,14 @@ class Kind(enum.Enum):
         "Discarded %(events)s for %(queue)s: never published.",
         _EVENTS,
     )
+    DISCARDED_UNCOMMITTED = (
+        _WARNING,
+        (
+            "Discarded %(events)s for %(queue)s: the transaction was not committed."
+            " Call commit() before its session is closed or removed."
+        ),
+        _EVENTS,
+    )
     LEFT_UNPUBLISHED = (
         _WARNING,
         (
@@ -208,6 +216,11 @@ class Kind(enum.Enum):
     CONTEXT_TEARDOWN_FAILED = (
         _ERROR,
         "App context teardown failed; events may not be published",
+        ("reason",),
+    )
+    SESSION_HOOK_FAILED = (
+        _ERROR,
+        "Session hook failed: %(hook)s; events may be published or discarded wrongly",
         ("reason",),
     )
     THREAD_FAILED = (

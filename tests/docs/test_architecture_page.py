@@ -15,8 +15,16 @@ from tests.docs.reader import MODULES, ROOT
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 PACKAGE = ROOT / "flask_eventcollector"
 CODED = sorted(set(re.findall(r"`([^`\n]+)`", PAGE)))
-#: What the code has no word for: pika's, Linux's and Sphinx's names, and our pages.
-FOREIGN = {"BlockingConnection", "POST", "__del__", "flock", "md", "toctree"}
+#: What the code has no word for: names of others, and our pages.
+FOREIGN = {
+    "BlockingConnection",
+    "POST",
+    "__del__",
+    "after_soft_rollback",
+    "flock",
+    "md",
+    "toctree",
+}
 #: Keys of settings, and the name of a room.
 COMPOSED = {field.name.upper() for field in fields(Config)} | {"pytest_plugin"}
 

@@ -1,0 +1,227 @@
+"""What SQLAlchemy calls while a session's transaction runs.
+
+See https://docs.sqlalchemy.org/en/20/orm/session_events.html. No hook raises an
+:exc:`Exception`, which would end the application's own transaction, or emits SQL.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, ExecutionContext
+from sqlalchemy.orm import Session, SessionTransaction
+
+from ..delivery.records import Kind, log_failure
+from .transaction import Transaction
+
+P = ParamSpec("P")
+
+#: Where a session has our transaction, and a connection those that use it. Also marks
+#: what is listened to.
+_KEY = "_eventcollector_transaction"
+
+#: Statements whose text shows that they write.
+_WRITING = re.compile(
+    r"""(?: \s | \( | /\*.*?\*/ | --[^\n]*\n )*
+    (?: (?:insert|update|delete|merge|replace|copy|call|exec|execute)\b
+      | with\b .* \b(?: insert\s+into | delete\s+from | merge\s+into
+                      | update\s+\S+\s+(?:as\s+\S+\s+)?set )\b )""",
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
+
+class _Begun(NamedTuple):
+    """A transaction that was begun in this context, after an outer one."""
+
+    session: weakref.ref[Session]
+    transaction: Transaction
+    outer: _Begun | None
+
+
+_begun: ContextVar[_Begun | None] = ContextVar("eventcollector_begun", default=None)
+
+
+def transaction_of(session: Session) -> Transaction | None:
+    """The transaction that *session* has in progress; ``None``: it has none."""
+    transaction = _tracked(session)
+    if transaction is None or not transaction.is_in_progress:
+        return None
+    return transaction
+
+
+def open_transactions() -> Iterator[tuple[Session, Transaction]]:
+    """The sessions with a transaction that was begun in this context, latest first."""
+    begun = _open(_begun.get())
+    while begun is not None:
+        session = begun.session()
+        if session is not None and begun.transaction.is_in_progress:
+            yield session, begun.transaction
+        begun = _open(begun.outer)
+
+
+def _open(begun: _Begun | None) -> _Begun | None:
+    while begun is not None and (begun.transaction.is_over or begun.session() is None):
+        begun = begun.outer
+    return begun
+
+
+def listen(target: Any) -> None:
+    """Have the hooks below called for *target*: a class of sessions, or one session."""
+    if _is_new(target):
+        for name, hook in _HOOKS.items():
+            # An object that was added and thrown out may be gone; its state is not.
+            raw = {"raw": True} if name == "pending_to_transient" else {}
+            event.listen(target, name, hook, **raw)
+
+
+def _is_new(target: object) -> bool:
+    """Whether *target* was never listened to.
+
+    Noted on it: ``event.contains()`` takes another class for it that is gone, but had
+    the same ``id()``.
+    """
+    if _KEY in vars(target):
+        return False
+    setattr(target, _KEY, True)
+    return True
+
+
+def _tracked(session: Session) -> Transaction | None:
+    """Our transaction for the one that *session* has; ``None``: it has none."""
+    root = session.get_transaction()
+    if root is None:
+        return None
+    known: Transaction | None = session.info.get(_KEY)
+    if known is None or not known.is_of(root):
+        reference = weakref.ref(session)
+        known = Transaction(root, functools.partial(_has_unflushed, reference))
+        session.info[_KEY] = known
+        _begun.set(_Begun(reference, known, _open(_begun.get())))
+    return known
+
+
+def _has_unflushed(reference: weakref.ref[Session]) -> bool:
+    session = reference()
+    if session is None:
+        return False
+    changed = session.new or session.deleted
+    return bool(changed) or any(map(session.is_modified, session.dirty))
+
+
+def _innermost(session: Session) -> SessionTransaction | None:
+    return session.get_nested_transaction() or session.get_transaction()
+
+
+# The hooks.
+
+
+def _hook(
+    function: Callable[Concatenate[Any, P], None],
+) -> Callable[Concatenate[Any, P], None]:
+    @functools.wraps(function)
+    def run(sender: Any, /, *args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            function(sender, *args, **kwargs)
+        except Exception as error:
+            log_failure(Kind.SESSION_HOOK_FAILED, error, hook=function.__name__)
+
+    return run
+
+
+@_hook
+def after_transaction_create(session: Session, began: SessionTransaction) -> None:
+    transaction = _tracked(session)
+    if transaction is not None and began.nested:
+        transaction.begin_savepoint(began)
+
+
+@_hook
+def after_begin(
+    session: Session, began: SessionTransaction, connection: Connection
+) -> None:
+    transaction = _tracked(session)
+    options = connection.get_execution_options()
+    if transaction is None or options.get("isolation_level") == "AUTOCOMMIT":
+        # Without a transaction, the database takes nothing back.
+        return
+    # A connection may outlive the transaction, and serve several sessions.
+    users: list[Transaction] = vars(connection).setdefault(_KEY, [])
+    users[:] = [*(t for t in users if not t.is_over and t is not transaction)]
+    users.append(transaction)
+    if _is_new(connection.engine):
+        event.listen(connection.engine, "before_cursor_execute", before_cursor_execute)
+
+
+@_hook
+def before_cursor_execute(
+    connection: Connection,
+    cursor: object,
+    statement: str,
+    parameters: object,
+    context: ExecutionContext | None,
+    executemany: bool,
+) -> None:
+    # Before, so that a statement that fails counts, too.
+    users: list[Transaction] = vars(connection).get(_KEY, [])
+    if users and _writes(statement, context):
+        current = next((t for t in reversed(users) if not t.is_over), None)
+        if current is not None:
+            current.note_write()
+
+
+def _writes(statement: str, context: ExecutionContext | None) -> bool:
+    is_change = context is not None and (context.isinsert or context.isupdate)
+    return is_change or _WRITING.match(statement) is not None
+
+
+@_hook
+def pending_to_transient(session: Session, state: object) -> None:
+    # It was added, and is thrown out unflushed: by a rollback, or by a close.
+    transaction = _tracked(session)
+    if transaction is not None:
+        transaction.note_write()
+
+
+@_hook
+def after_commit(session: Session) -> None:
+    # Also called when a savepoint is released.
+    transaction, level = _tracked(session), _innermost(session)
+    if transaction is not None and level is not None:
+        transaction.note_commit(level)
+
+
+@_hook
+def after_rollback(session: Session) -> None:
+    # Not called by a close.
+    transaction, level = _tracked(session), _innermost(session)
+    if transaction is not None and level is not None:
+        transaction.note_rollback(level)
+
+
+@_hook
+def after_transaction_end(session: Session, ended: SessionTransaction) -> None:
+    # Always called, also for the parts of a flush, which are unknown here.
+    transaction: Transaction | None = session.info.get(_KEY)
+    if transaction is not None:
+        if ended.parent is None:
+            del session.info[_KEY]
+        transaction.end(ended)
+
+
+_HOOKS: dict[str, Callable[..., None]] = {
+    hook.__name__: hook
+    for hook in (
+        after_transaction_create,
+        after_begin,
+        pending_to_transient,
+        after_commit,
+        after_rollback,
+        after_transaction_end,
+    )
+}

@@ -1,0 +1,1 @@
+"""Sessions that were bound decide about the events enqueued in their transactions."""
