@@ -124,15 +124,22 @@ class AppState:
     def delivery_with_orphans(self) -> Delivery | None:
         """This process's delivery, started if dead processes have left events.
 
-        ``None``: nothing was enqueued here, and no dead process has left events.
+        It adopts them, or tells of those that nobody adopts. ``None``: nothing was
+        enqueued here, and no dead process has left events.
         """
         delivery = self.delivery_if_used()
-        if delivery is None or not delivery.is_started:
-            folder = self.spool_folder()
-            if folder is not None and _has_orphans(folder):
-                delivery = self.delivery()
-                delivery.start()
+        is_started = delivery is not None and delivery.is_started
+        if not is_started and self._is_anything_left():
+            delivery = self.delivery()
+            delivery.start()
         return delivery
+
+    def _is_anything_left(self) -> bool:
+        """Whether dead processes have left events, be it for others."""
+        folder = self.spool_folder()
+        if folder is None:
+            return bool(self.left_on_disk())
+        return _has_orphans(folder)
 
     def check_broker(self) -> None:
         """Check what can't be checked before the app is configured completely.

@@ -216,6 +216,8 @@ class Stats:
     #: has no process: it may be this one before it was renamed. With the backlog in
     #: memory: the app's files from when it was a spool.
     strays: int = 0
+    #: Events in these files, as far as they can be read.
+    stray_events: int = 0
     #: Bytes of all events held in memory. Those of dead events do not count against
     #: ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0

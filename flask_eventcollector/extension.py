@@ -59,8 +59,8 @@ class EventCollector:
     Inside an app context, every method applies to that app. Outside, it applies to the
     only app that was initialised, unless the method says otherwise. Every method raises
     :exc:`RuntimeError` if no such app can be determined. No connection is made and no
-    thread is started before the first event. With the spool, that includes events that
-    dead processes have left.
+    thread is started before the first event. That includes events on disk that dead
+    processes have left.
 
     :param app: calls :meth:`init_app` with this app.
     """

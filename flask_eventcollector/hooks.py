@@ -49,7 +49,7 @@ class Hooks:
         """At a process's first request, find out what its first event would.
 
         That is whether there is a broker, which can't be known before the app is
-        configured completely, and what dead processes have left.
+        configured completely, and what dead processes have left, be it for others.
         """
         try:
             self._state.check_broker()

@@ -33,7 +33,7 @@ def status(
         "destination": list(folder.destination.addresses),
         "files": [_file(file) for file in files],
         "others": [_file(file) for file in others],
-        "other_apps": {name: len(left) for name, left in apps.items()},
+        "other_apps": {name: _content(left) for name, left in apps.items()},
         "quarantined": [str(file.path) for file in quarantined],
         "total": total(files)._asdict(),
         "unreadable": unreadable(problems),
@@ -48,6 +48,12 @@ def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
 def paths(files: Iterable[Report]) -> list[str]:
     """The paths of *files*."""
     return [str(file.path) for file in files]
+
+
+def _content(files: Sequence[Report]) -> dict[str, int | None]:
+    waiting, dead, _, _ = total(files)
+    is_unreadable = any(file.problem for file in files)
+    return {"files": len(files), "events": None if is_unreadable else waiting + dead}
 
 
 def _file(file: Report) -> dict[str, Any]:

@@ -40,12 +40,10 @@ def show_status(
     if others:
         _show_others(folder, others)
     for name, left in apps.items():
-        text = (
-            f"{formatting.count(len(left), 'file')} of {name!r}, which has no process"
-        )
+        text = f"{content(left)} of {name!r}, which has no process here"
         click.echo(
-            f"Left alone: {formatting.printable(text)} here. If this app was renamed,"
-            f" run {formatting.printable(how_to_adopt(name))}."
+            f"Left alone: {formatting.printable(text)}. If this app was renamed, run"
+            f" {formatting.printable(how_to_adopt(name))}."
         )
 
 
@@ -58,6 +56,15 @@ def _show_others(folder: Folder, files: Sequence[Report]) -> None:
             "To send the events of processes that are gone to this app's broker all the"
             " same, run 'flask events adopt FILE'."
         )
+
+
+def content(files: Sequence[Report]) -> str:
+    """For example ``5 events in 2 files``, or ``2 files`` if one can't be read."""
+    number = formatting.count(len(files), "file")
+    if any(file.problem for file in files):
+        return number
+    waiting, dead, _, _ = total(files)
+    return f"{formatting.events(waiting + dead)} in {number}"
 
 
 def describe(file: Report) -> str:

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import click
 
 from ..stores.spool.admin.reading import Report, Unreadable
-from . import as_json, formatting
+from . import as_json, as_text, formatting
 
 
 class Exit(enum.IntEnum):
@@ -81,14 +81,14 @@ def finish(
     :param unreadable: what it could not read, deliver or change, told on stderr.
     :param is_left: whether anything else is left.
     :param lead: how each of these lines begins.
-    :param left_alone: files that no process will adopt, counted on stderr.
+    :param left_alone: files that no process will adopt, counted on stderr, with their
+        events.
     """
     tell(unreadable, lead)
     if left_alone:
-        count = formatting.count(len(left_alone), "file")
         click.echo(
-            f"Left alone: {count} for another broker, or of an app without a process;"
-            " see 'flask events status'.",
+            f"Left alone: {as_text.content(left_alone)} for another broker, or of an"
+            " app without a process; see 'flask events status'.",
             err=True,
         )
     if unreadable or is_left or left_alone:

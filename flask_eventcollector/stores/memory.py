@@ -8,6 +8,8 @@ from typing import Any
 
 from ..delivery.entries import Entry
 from ..delivery.store import QuarantinedFile, StoreProblem
+from ..delivery.threads import OwnThread
+from .spool.event_counts import EventCounts
 from .spool.strays import from_before
 
 
@@ -17,9 +19,15 @@ class MemoryStore:
     def __init__(self, left: Sequence[Path] = ()) -> None:
         #: Files on disk, from when the app's backlog was a spool, which nobody reads.
         self._left = left
+        self._counts = EventCounts()
 
     def start(self, wake: Callable[[], object]) -> None:
-        """There is nothing to start."""
+        """Count the events on disk, in a thread of its own, as the disk may block."""
+        if self._left:
+            OwnThread(self._count, "eventcollector-look").start()
+
+    def _count(self) -> None:
+        self._counts.update(self._left)
 
     def persist(self, entries: Sequence[Entry]) -> None:
         """The ledger keeps them."""
@@ -48,4 +56,8 @@ class MemoryStore:
 
     def figures(self) -> Mapping[str, Any]:
         error = "".join(problem.text for problem in self.problems())
-        return {"strays": len(self._left), "spool_error": error}
+        return {
+            "strays": len(self._left),
+            "stray_events": self._counts.known(self._left),
+            "spool_error": error,
+        }

@@ -79,15 +79,15 @@ def test_the_other_commands_leave_it_alone(run: Run, shop: Shop, folder: Path) -
     result = run("list")
     assert (result.exit_code, result.stdout) == (3, "No events are waiting.\n")
     assert result.stderr == (
-        "Left alone: 1 file for another broker, or of an app without a process; see"
-        " 'flask events status'.\n"
+        "Left alone: 2 events in 1 file for another broker, or of an app without a"
+        " process; see 'flask events status'.\n"
     )
     assert run("show", "a").exit_code == 1
     assert run("purge", "a", "--yes").exit_code == 1
     result = run("flush")
 
     assert (result.exit_code, result.stdout) == (3, "0 events delivered.\n")
-    assert "Left alone: 1 file for another broker" in result.stderr
+    assert "Left alone: 2 events in 1 file for another broker" in result.stderr
     assert shop.sent() == []
     assert path.read_bytes() == before
 
@@ -252,13 +252,13 @@ def test_status_names_an_app_without_processes_since_this_one_may_be_renamed(
     result = run("status")
 
     assert result.exit_code == 3
-    assert "1 file of 'shop', which has no process here" in result.stdout
+    assert "2 events in 1 file of 'shop', which has no process here" in result.stdout
     assert "flask events adopt --from shop" in result.stdout
-    assert status(run)["other_apps"] == {"shop": 1}
+    assert status(run)["other_apps"] == {"shop": {"files": 1, "events": 2}}
     for command in ("list", "dead", "flush"):
         result = run(command)
         assert result.exit_code == 3
-        assert "Left alone: 1 file for another broker, or of an app" in result.stderr
+        assert "Left alone: 2 events in 1 file for another broker" in result.stderr
         *_, last = run(command, "--json").stdout.splitlines()[-1:]
         shown = last if command != "flush" else run(command, "--json").stdout
         assert json.loads(shown)["left_alone"] == [str(path)]
@@ -266,6 +266,18 @@ def test_status_names_an_app_without_processes_since_this_one_may_be_renamed(
     assert claim is not None
     assert [run(c).exit_code for c in ("status", "list", "flush")] == [0, 0, 0]
     claim.release()
+
+
+def test_the_events_of_a_damaged_file_are_not_counted(
+    run: Run, shop: Shop, folder: Path
+) -> None:
+    path = leave(folder, "ab")
+    path.write_bytes(b"?" * PAGE_SIZE + path.read_bytes()[PAGE_SIZE:])
+    shop.name = "shop2"
+
+    assert "Left alone: 1 file of 'shop', which has no" in run("status").stdout
+    assert status(run)["other_apps"] == {"shop": {"files": 1, "events": None}}
+    assert "Left alone: 1 file for another broker" in run("list").stderr
 
 
 def test_a_file_without_events_is_no_reason_to_adopt(

@@ -333,7 +333,7 @@ def test_what_is_for_another_broker_is_not_exported_but_said(
     result = run("export", file, "--json")
 
     assert result.exit_code == 3
-    assert "Left alone: 1 file for another broker" in result.stderr
+    assert "Left alone: 1 event in 1 file for another broker" in result.stderr
     shown = json.loads(result.stdout)
     assert (shown["exported"], shown["left_alone"]) == (0, [str(path)])
 

@@ -262,7 +262,8 @@ def test_another_broker_s_events_are_never_sent_but_counted_and_named(
         assert delivery.flush(DEADLINE)
         assert [event.payload for event in broker.events("q")] == ["own"]
         error = delivery.stats().spool_error
-    assert f"{other.name} (for amqp://rabbit:5672/billing)" in error
+        assert delivery.stats().stray_events == 1
+    assert f"{other.name} (1 event for amqp://rabbit:5672/billing)" in error
     assert "flask events adopt" in error
     assert other.read_bytes() == before
 
@@ -335,18 +336,35 @@ def test_what_an_app_left_before_it_was_renamed_is_counted_and_named_once(
     ):
         delivery.start()
         wait_until(lambda: delivery.stats().strays == 2, "they are counted")
+        assert delivery.stats().stray_events == 2
         wait_until(lambda: "Spool problem: " in caplog.text, "they are logged")
         error = delivery.stats().spool_error
         running.release()
-        wait_until(lambda: "'stock' (1 file)" in caplog.text, "a new one is logged")
+        wait_until(
+            lambda: "'stock' (1 event in 1 file)" in caplog.text, "a new one is logged"
+        )
     assert error == (
-        "apps that have no process here have left events: 'old shop' (2 files); if this"
-        " app was renamed, run 'flask events adopt --from 'old shop'', or set"
-        " EVENTCOLLECTOR_SPOOL_NAME to its former name"
+        "apps that have no process here have left events: 'old shop' (2 events in 2"
+        " files); if this app was renamed, run 'flask events adopt --from 'old shop'',"
+        " or set EVENTCOLLECTOR_SPOOL_NAME to its former name"
     )
     assert caplog.text.count(f"Spool problem: {error}") == 1
     assert broker.events("q") == ()
     assert all(file.exists() for file in left)
+
+
+def test_a_file_without_events_is_no_stray(path: Path) -> None:
+    empty = [leave(path, "", destination=ELSEWHERE), leave(path, "", app="old shop")]
+    leave(path, "a", app="old shop")
+    found = strays.Strays(Folder(path, APP, HERE))
+
+    def counts() -> bool:
+        found.scan()
+        return bool(found.files)
+
+    wait_until(counts, "the other one counts")
+    assert (len(found.files), found.events) == (1, 1)
+    assert not set(empty) & set(found.files)
 
 
 def test_two_services_beside_each_other_each_get_their_own(path: Path) -> None:

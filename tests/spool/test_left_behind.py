@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from flask_eventcollector.stores.spool import adopter, strays
+from flask_eventcollector.stores.spool.folder import claim_orphan
 from tests.helpers import Shop, open_shop, wait_until
-from tests.spool.support import failing, leave
+from tests.spool.support import ELSEWHERE, failing, leave
 
 LOG = "flask_eventcollector"
 
@@ -25,6 +27,12 @@ def folder(tmp_path: Path) -> Path:
 def settings(folder: Path, **more: Any) -> dict[str, Any]:
     used = {"BROKER_URL": "memory://", "SPOOL_DIR": str(folder)}
     return {**used, "TESTING_BROKER": True, **more}
+
+
+def visit(shop: Shop) -> None:
+    """A request that enqueues nothing."""
+    shop.add_url_rule("/", "view", lambda: "ok")
+    assert shop.test_client().get("/").status_code == 200
 
 
 @pytest.fixture
@@ -51,7 +59,22 @@ def test_events_from_before_the_backlog_was_in_memory_are_said_once(
     )
     assert f"Spool problem: {stats.spool_error}" in caplog.text
     assert stats.strays == 1
+    wait_until(lambda: shop.events.stats().stray_events == 2, "its events are counted")
     assert sorted(folder.iterdir()) == content
+
+
+def test_the_first_request_says_so_even_if_it_enqueues_nothing(
+    shop: Shop, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    leave(folder, "ab")
+    with caplog.at_level(logging.WARNING, LOG):
+        visit(shop)
+        wait_until(lambda: "the backlog is in memory" in caplog.text, "it is logged")
+
+
+def test_a_first_call_finds_them_as_well(shop: Shop, folder: Path) -> None:
+    leave(folder, "ab")
+    assert shop.events.stats().strays == 1
 
 
 def test_the_command_line_says_so_as_well(shop: Shop, folder: Path) -> None:
@@ -98,6 +121,42 @@ def test_tests_do_not_look(folder: Path) -> None:
         with shop.events.auto_publish():
             shop.enqueue("new")
         assert shop.events.stats().strays == 0
+
+
+@pytest.mark.parametrize(
+    ("left", "text"),
+    [
+        ({"app": "old shop"}, "have left events: 'old shop' (2 events in 1 file)"),
+        ({"destination": ELSEWHERE}, "(2 events for amqp://rabbit:5672/billing)"),
+    ],
+)
+def test_the_first_request_finds_what_nobody_will_adopt(
+    folder: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    left: dict[str, Any],
+    text: str,
+) -> None:
+    monkeypatch.setattr(strays, "PATIENCE", 0.1)
+    monkeypatch.setattr(adopter, "SCAN_INTERVAL", 0.0)
+    leave(folder, "ab", **left)
+    with (
+        caplog.at_level(logging.WARNING, LOG),
+        open_shop(**settings(folder, BACKLOG="spool")) as shop,
+    ):
+        visit(shop)
+        wait_until(lambda: text in caplog.text, "it is logged")
+        stats = shop.events.stats()
+    assert (stats.strays, stats.stray_events, stats.enqueued) == (1, 2, 0)
+
+
+def test_what_a_running_app_has_begins_no_thread(folder: Path) -> None:
+    claim = claim_orphan(leave(folder, "ab", app="stock"))
+    assert claim is not None
+    with open_shop(**settings(folder, BACKLOG="spool")) as shop:
+        visit(shop)
+        assert not shop.extensions["eventcollector"].delivery_if_used()
+    claim.release()
 
 
 @pytest.mark.parametrize("is_default", [False, True])

@@ -131,9 +131,12 @@ class Adopter:
         return found + self._strays.problems
 
     @property
-    def strays(self) -> int:
-        """How many orphans are for another broker, or of an app without a process."""
-        return len(self._strays.files)
+    def strays(self) -> tuple[int, int]:
+        """How many orphans are for another broker, or of an app without a process.
+
+        The second figure is how many events they have, as far as they can be read.
+        """
+        return len(self._strays.files), self._strays.events
 
     # One run. Nothing below is called by other threads.
 

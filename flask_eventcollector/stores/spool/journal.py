@@ -194,10 +194,21 @@ class Journal:
 
     @classmethod
     def open(
-        cls, path: Path, *, full_sync: bool = False, read_only: bool = False
+        cls,
+        path: Path,
+        *,
+        full_sync: bool = False,
+        read_only: bool = False,
+        immutable: bool = False,
     ) -> Journal:
-        """Open an existing file."""
+        """Open an existing file.
+
+        :param immutable: it has no "-wal", and no process writes to it meanwhile. Then
+        SQLite creates no files beside it: https://www.sqlite.org/uri.html#uriimmutable
+        """
         mode = "ro" if read_only else "rw"
+        if immutable:
+            mode += "&immutable=1"
         connection = sqlite3.connect(
             f"file:{quote(str(path))}?mode={mode}",
             uri=True,

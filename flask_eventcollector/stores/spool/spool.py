@@ -88,9 +88,11 @@ class Spool:
 
     def figures(self) -> Mapping[str, Any]:
         fails = self._writer.problem is not None
+        strays, stray_events = self._adopter.strays
         return {
             "spool_error": next((problem.text for problem in self.problems()), ""),
             "unspooled": self._ledger.unstored() if fails else 0,
             "quarantined": self._quarantine.count,
-            "strays": self._adopter.strays,
+            "strays": strays,
+            "stray_events": stray_events,
         }

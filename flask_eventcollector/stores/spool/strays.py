@@ -10,7 +10,8 @@ from pathlib import Path
 
 from ...delivery.store import StoreProblem
 from ...messages.wording import counted
-from .folder import Folder, claim_orphan, destination_of
+from .event_counts import EventCounts
+from .folder import Folder, destination_of
 
 #: Seconds after which a dead process's file counts: its own app's processes have had
 #: time to adopt it.
@@ -34,6 +35,7 @@ class Strays:
         self._for_others: list[Path] = []
         #: Those of other apps, by name.
         self._of_others: dict[str, list[Path]] = {}
+        self._counts = EventCounts()
 
     def scan(self) -> None:
         """Scan for them.
@@ -41,14 +43,17 @@ class Strays:
         :raises OSError: the folder can't be read.
         """
         now = time.monotonic()
-        orphans = [path for path in self._folder.other_files() if _is_orphan(path)]
-        abandoned = self._folder.abandoned_files()
-        found = chain(orphans, *abandoned.values())
+        others, abandoned = self._folder.strays()
+        found = chain(others, *abandoned.values())
         self._found_at = {path: self._found_at.get(path, now) for path in found}
         late = {p for p, t in self._found_at.items() if t + PATIENCE <= now}
-        self._for_others = [path for path in orphans if path in late]
+        self._counts.update(late)
+        left = {path for path in late if self._counts.of(path) != 0}
+        self._for_others = [path for path in others if path in left]
         self._of_others = {
-            app: paths for app, paths in abandoned.items() if late.issuperset(paths)
+            app: [path for path in paths if path in left]
+            for app, paths in abandoned.items()
+            if late.issuperset(paths) and not left.isdisjoint(paths)
         }
 
     @property
@@ -57,13 +62,18 @@ class Strays:
         return [*chain(self._for_others, *self._of_others.values())]
 
     @property
+    def events(self) -> int:
+        """How many events are in :attr:`files`, as far as these can be read."""
+        return self._counts.known(self.files)
+
+    @property
     def problems(self) -> list[StoreProblem]:
         """The files, with the cures."""
         problems = []
         if self._for_others:
-            problems.append(_for_others(self._for_others))
+            problems.append(_for_others(self._for_others, self._counts))
         if self._of_others:
-            problems.append(_of_others(self._of_others))
+            problems.append(_of_others(self._of_others, self._counts))
         return problems
 
 
@@ -79,8 +89,11 @@ def from_before(files: Sequence[Path]) -> StoreProblem:
     )
 
 
-def _for_others(files: Sequence[Path]) -> StoreProblem:
-    named = _first(f"{path.name} (for {destination_name(path)})" for path in files)
+def _for_others(files: Sequence[Path], counts: EventCounts) -> StoreProblem:
+    named = _first(
+        f"{path.name} ({_events(counts.of(path))}for {destination_name(path)})"
+        for path in files
+    )
     return StoreProblem(
         "strays",
         f"events for another broker or virtual host are left alone: {named}; if"
@@ -88,11 +101,13 @@ def _for_others(files: Sequence[Path]) -> StoreProblem:
     )
 
 
-def _of_others(files: Mapping[str, Sequence[Path]]) -> StoreProblem:
-    counts = (
-        (repr(name), counted(len(paths), "file")) for name, paths in files.items()
+def _of_others(
+    files: Mapping[str, Sequence[Path]], counts: EventCounts
+) -> StoreProblem:
+    named = _first(
+        f"{name!r} ({_events(counts.of(*paths))}in {counted(len(paths), 'file')})"
+        for name, paths in files.items()
     )
-    named = _first(f"{name} ({count})" for name, count in counts)
     name = next(iter(files))
     return StoreProblem(
         f"apps: {' '.join(files)}",
@@ -101,6 +116,11 @@ def _of_others(files: Mapping[str, Sequence[Path]]) -> StoreProblem:
         " former name",
         once=True,
     )
+
+
+def _events(number: int | None) -> str:
+    """For example ``3 events``, with a space behind it; ``""``: it is unknown."""
+    return "" if number is None else f"{counted(number, 'event')} "
 
 
 def _first(names: Iterable[str]) -> str:
@@ -118,10 +138,3 @@ def how_to_adopt(app: str) -> str:
 def destination_name(path: Path) -> str:
     """The destination of the events in *path*, as text."""
     return str(destination_of(path) or "an unknown broker")
-
-
-def _is_orphan(path: Path) -> bool:
-    claim = claim_orphan(path)
-    if claim is not None:
-        claim.release()
-    return claim is not None
