@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from tests.faults.figures import Figures
-from tests.faults.rig import BASELINE, EVENTS, Rig, Trial, new_name
+from tests.faults.rig import EVENTS, Rig, Trial, new_name
 from tests.faults.rows import row
 from tests.rabbitmq_cluster import RabbitMQCluster, running_cluster
 
@@ -23,7 +23,6 @@ SOON = 15.0
     short=1,
     long=10,
     confirms=2 * SOME * EVENTS,
-    modes=("memory", BASELINE),
 )
 def leader_killed(rig: Rig, runs: int) -> Figures:
     with running_cluster() as cluster:

@@ -9,7 +9,7 @@ from functools import partial
 
 from tests.faults.figures import Figures
 from tests.faults.load import Answer
-from tests.faults.rig import BASELINE, EVENTS, Rig, Trial, new_name
+from tests.faults.rig import EVENTS, Rig, Trial, new_name
 from tests.faults.rows import row
 from tests.faults.rows_refusals import (
     PASSWORD,
@@ -250,7 +250,6 @@ def _limit_frames(rig: Rig, size: int) -> None:
     long=20,
     confirms=3 * SOME * EVENTS,
     refuses=True,
-    modes=("memory", BASELINE),
 )
 def refused_at_the_limit(rig: Rig, runs: int) -> Figures:
     found = Figures()
