@@ -216,8 +216,8 @@ def show_drained(drained: Drained) -> None:
     if drained.quarantined:
         files = formatting.count(drained.quarantined, "damaged file")
         click.echo(
-            f"{files} quarantined. The intact events were copied before that, and count"
-            " above. See 'flask events quarantine list'."
+            f"{files} quarantined. The intact events were copied or delivered before"
+            " that, and count above. See 'flask events quarantine list'."
         )
     if drained.others:
         others = formatting.count(drained.others, "more event")

@@ -15,8 +15,9 @@ from .context import spool_folder
 from .exit_codes import Failure, confirm, finish
 
 _ADVICE = (
-    "The intact events of a damaged file were copied when it was quarantined. Keep it"
-    " to examine the damaged ones, or run 'flask events quarantine remove NAME'."
+    "The intact events of a damaged file were copied or delivered before it was"
+    " quarantined. Keep it to examine the damaged ones, or run 'flask events quarantine"
+    " remove NAME'."
     " Another user's file was not read: give it to the app's user, and remove"
     " '.quarantined' from its name."
 )

@@ -183,7 +183,7 @@ class Kind(enum.Enum):
     )
     SPOOL_QUARANTINED = (
         _ERROR,
-        "Quarantined spool file %(path)s: %(reason)s. %(events)s recovered.",
+        "Quarantined spool file %(path)s: %(reason)s. %(events)s copied or delivered.",
         ("reason", "count"),
     )
     SPOOL_LEFT = (

@@ -15,7 +15,7 @@ class QuarantinedFile(NamedTuple):
     #: Where it is now. The library never reads or deletes it again.
     path: Path
     reason: str
-    #: How many of its events were recovered and are delivered.
+    #: How many of its events were intact, and were copied or delivered.
     rescued: int
 
 

@@ -77,7 +77,7 @@ events_dropped: TypedSignal[EventsDroppedReceiver] = TypedSignal("events-dropped
 events_dead: TypedSignal[EventsDeadReceiver] = TypedSignal("events-dead")
 
 #: ``path`` (:class:`~pathlib.Path`), ``reason`` (str), ``rescued`` (int): a damaged
-#: spool file was renamed to *path*; *rescued* of its events were recovered.
+#: spool file was renamed to *path*; *rescued* of its events were copied or delivered.
 spool_file_quarantined: TypedSignal[SpoolFileQuarantinedReceiver] = TypedSignal(
     "spool-file-quarantined"
 )

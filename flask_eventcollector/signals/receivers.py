@@ -154,7 +154,8 @@ class SpoolFileQuarantinedReceiver(Protocol):
         :param sender: the Flask app.
         :param path: the new name of the damaged file.
         :param reason: what is wrong with the file.
-        :param rescued: how many of its events were recovered.
+        :param rescued: how many of its events were intact, and were copied or
+            delivered.
         """
 
 

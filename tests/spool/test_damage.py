@@ -477,7 +477,9 @@ def test_a_damaged_file_that_can_not_be_opened_is_tried_again(
     delivery.close(DEADLINE)
 
 
-def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
+def test_a_payload_that_was_changed_is_not_delivered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     folder = tmp_path / "spool"
     path = leave(folder, ["first", "second", "third"])
     path.write_bytes(path.read_bytes().replace(b'"second"', b'"sEcond"'))
@@ -493,6 +495,7 @@ def test_a_payload_that_was_changed_is_not_delivered(tmp_path: Path) -> None:
         "reason": "checksum mismatch in 1 row",
         "rescued": 2,
     }
+    assert "mismatch in 1 row. 2 events copied or delivered." in caplog.text
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")

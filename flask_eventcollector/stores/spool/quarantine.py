@@ -21,7 +21,7 @@ class Quarantine:
         self._skipped: dict[Path, str] = {}
 
     def add(self, claim: Claim, reason: str, rescued: int) -> None:
-        """Quarantine the file, of which *rescued* events were recovered."""
+        """Quarantine the file, of which *rescued* events were copied or delivered."""
         try:
             path = claim.quarantine()
         except OSError as error:
