@@ -8,15 +8,28 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from flask_eventcollector.brokers.rabbitmq.pacing import Pacing
 from flask_eventcollector.delivery.backoff import full_jitter
+from flask_eventcollector.delivery.broker import IN_USE
+from flask_eventcollector.delivery.periodic_worker import TICK
 from flask_eventcollector.delivery.signal import Signal
+from flask_eventcollector.stores.spool.siblings import SPREAD
 
 PROCESSES = 500
+#: How many of them share a spool folder, and so a host.
+SIBLINGS = 10
+#: What the rows of the table are called; of how many in a folder, how many are in use.
+KINDS = [
+    ("publishing", 1, 1),
+    ("idle", 0, 1),
+    (f"{SIBLINGS} siblings, one publishing", 1, SIBLINGS),
+    (f"{SIBLINGS} siblings, idle", 0, SIBLINGS),
+    (f"{PROCESSES} siblings, idle", 0, PROCESSES),
+]
 #: Seconds, and the defaults of RETRY_DELAY and RETRY_MAX_DELAY.
 OUTAGE, DELAY, MAX_DELAY = 75.0, 1.0, 60.0
 
@@ -33,43 +46,80 @@ class Comeback(NamedTuple):
 
 
 class Clock(Signal):
-    """A signal that nobody sets: to wait for it only moves the time."""
+    """A signal that nobody sets: to wait for it only moves the time.
+
+    At one moment it makes a call, which may set it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
+        self.calls_at = float("inf")
+        self.call: Callable[[], object] = lambda: None
 
     def wait(self, timeout: float) -> bool:
-        self.now += max(0.0, timeout)
+        end = self.now + max(0.0, timeout)
+        if self.calls_at <= end:
+            self.now, self.calls_at = max(self.now, self.calls_at), float("inf")
+            self.call()
+            if super().wait(0):
+                return True
+        self.now = end
         return False
 
 
-def first_success(outage: float, *, busy: bool, uniform: Callable[[], float]) -> float:
-    """Seconds from the broker's return to a process's first attempt after it."""
-    clock, failures = Clock(), 1
-    delay = partial(full_jitter, base=DELAY, cap=MAX_DELAY, uniform=uniform)
-    pacing = Pacing(delay, signal=clock, clock=lambda: clock.now, uniform=uniform)
-    while clock.now < outage:
-        pacing.begin()
-        if busy:
-            pacing.retry_soon(outage)
-        pacing.pause(failures)
-        failures += 1
-    return clock.now - outage
+class Process(NamedTuple):
+    """One process, which makes the same random choices in each simulation."""
+
+    seed: int
+    #: Whether it is in use during the whole outage.
+    busy: bool
+
+    def back(self, outage: float, told: float = float("inf")) -> float:
+        """Seconds from the broker's return to the first attempt after it.
+
+        :param told: seconds after which a sibling tells it.
+        """
+        clock, failures = Clock(), 1
+        uniform = random.Random(self.seed).random
+        delay = partial(full_jitter, base=DELAY, cap=MAX_DELAY, uniform=uniform)
+        pacing = Pacing(delay, signal=clock, clock=lambda: clock.now, uniform=uniform)
+        clock.calls_at, clock.call = outage + told, lambda: pacing.retry_soon(IN_USE)
+        while clock.now < outage:
+            pacing.begin()
+            if self.busy:
+                pacing.retry_soon(outage)
+            pacing.pause(failures)
+            failures += 1
+        return clock.now - outage
+
+
+def together(processes: Sequence[Process], outage: float) -> list[float]:
+    """Seconds until each of the *processes* is back; the first one tells the others."""
+    first = min(process.back(outage) for process in processes)
+    uniform = random.Random(processes[0].seed).random
+    return [
+        process.back(outage, first + uniform() * TICK + uniform() * SPREAD)
+        for process in processes
+    ]
 
 
 def simulate(
-    processes: int = PROCESSES, outage: float = OUTAGE, *, busy: bool
+    outage: float = OUTAGE, *, busy: int = 0, siblings: int = 1, total: int = PROCESSES
 ) -> Comeback:
-    """Let *processes* lose the broker in one instant, for *outage* seconds."""
-    uniform = random.Random(1).random
-    back = sorted(
-        first_success(outage, busy=busy, uniform=uniform) for _ in range(processes)
-    )
+    """Let processes lose the broker in one instant, for *outage* seconds.
+
+    :param busy: how many of each *siblings*, which share a folder, are in use.
+    """
+    back: list[float] = []
+    for seed in range(0, total, siblings):
+        numbers = range(siblings)
+        back += together([Process(seed + n, n < busy) for n in numbers], outage)
+    back.sort()
     return Comeback(
         peak=max(Counter(int(moment) for moment in back).values()),
         peak_hundredth=max(Counter(int(moment * 100) for moment in back).values()),
-        half=back[processes // 2],
+        half=back[total // 2],
         last=back[-1],
     )
 
@@ -81,11 +131,11 @@ def table() -> str:
         " | half back, s | all back, s |",
         "|---|---:|---:|---:|---:|---:|",
     ]
-    for busy in (True, False):
+    for name, busy, siblings in KINDS:
         for outage in (5.0, OUTAGE, 600.0):
-            found = simulate(outage=outage, busy=busy)
+            found = simulate(outage, busy=busy, siblings=siblings)
             lines.append(
-                f"| {'publishing' if busy else 'idle'} | {outage:.0f} s | {found.peak}"
+                f"| {name} | {outage:.0f} s | {found.peak}"
                 f" | {found.peak_hundredth} | {found.half:.1f} | {found.last:.1f} |"
             )
     return "\n".join(lines)

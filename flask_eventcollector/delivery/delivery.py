@@ -163,9 +163,10 @@ class Delivery:
             self.broker.reconnect_soon()
 
     def note_use(self) -> None:
-        """The process is in use: what waits should not wait for an idle one's backoff.
+        """What waits should not wait for an idle process's backoff.
 
-        Takes no lock, and does not wait.
+        The process is in use, or another one has connected. Takes no lock, and does not
+        wait.
         """
         if self._ledger.needs_connection:
             self.broker.reconnect_soon()
@@ -326,8 +327,11 @@ class Delivery:
         self, state: BrokerState, error: str = "", *, final: bool = False
     ) -> None:
         """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""
+        is_new = state is BrokerState.READY and not self._ledger.is_connected
         self._ledger.on_state_change(state, error, final=final)
         self._flusher.wake()
+        if is_new:
+            self._store.connected()
 
     # Startup.
 
@@ -362,7 +366,7 @@ class Delivery:
             # Each call is idempotent, since an earlier one may have been interrupted.
             self.broker.start(self)
             self._flusher.start()
-            self._store.start(self.broker.wake)
+            self._store.start(self.broker.wake, self.note_use)
             self._started = True
 
     # Shutdown: by close(), or once the app no longer exists.

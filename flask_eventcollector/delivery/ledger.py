@@ -321,9 +321,14 @@ class Ledger:
         return bool(self._deferred)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the broker is connected; takes no lock, so it may be late."""
+        return self._broker.state.is_connected
+
+    @property
     def needs_connection(self) -> bool:
         """Whether events wait for a connection; takes no lock, so it may be late."""
-        return not self._broker.state.is_connected and bool(self._undelivered())
+        return not self.is_connected and bool(self._undelivered())
 
     # Called by publish() and flush(), which wait.
 

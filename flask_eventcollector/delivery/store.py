@@ -36,8 +36,13 @@ class Store(Protocol):
     No method raises because of a disk error.
     """
 
-    def start(self, wake: Callable[[], object]) -> None:
-        """Start to work; calls *wake* when there are new events to send."""
+    def start(
+        self, wake: Callable[[], object], reconnect: Callable[[], object]
+    ) -> None:
+        """Start to work; calls *wake* when there are new events to send.
+
+        Calls *reconnect* when another process has connected to the broker.
+        """
 
     def persist(self, entries: Sequence[Entry]) -> None:
         """Store the unconfirmed ones among *entries*; waits at most one second."""
@@ -47,6 +52,9 @@ class Store(Protocol):
 
     def wake(self) -> None:
         """There may be rows to erase or files to adopt. Does not wait."""
+
+    def connected(self) -> None:
+        """This process has connected to the broker: tell others. Does not wait."""
 
     def scan(self, timeout: float) -> bool:
         """Look for events of dead processes; waits at most *timeout* seconds.

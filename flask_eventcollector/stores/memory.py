@@ -21,7 +21,9 @@ class MemoryStore:
         self._left = left
         self._counts = EventCounts()
 
-    def start(self, wake: Callable[[], object]) -> None:
+    def start(
+        self, wake: Callable[[], object], reconnect: Callable[[], object]
+    ) -> None:
         """Count the events on disk, in a thread of its own, as the disk may block."""
         if self._left:
             OwnThread(self._count, "eventcollector-look").start()
@@ -37,6 +39,9 @@ class MemoryStore:
 
     def wake(self) -> None:
         """There is nothing to erase."""
+
+    def connected(self) -> None:
+        """There is nobody to tell."""
 
     def scan(self, timeout: float) -> bool:
         """A dead process leaves no events."""

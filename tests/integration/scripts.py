@@ -14,6 +14,7 @@ from flask_eventcollector.testing import FaultInjector
 
 url, folder, queue, label = sys.argv[1:]
 app = Flask("app")
+app.config.from_prefixed_env()
 app.config["EVENTCOLLECTOR_BROKER_URL"] = url
 app.config["EVENTCOLLECTOR_BACKLOG"] = "spool"
 app.config["EVENTCOLLECTOR_SPOOL_DIR"] = folder

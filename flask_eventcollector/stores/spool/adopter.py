@@ -22,6 +22,7 @@ from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
 from .orphan import CopiedFile, Orphan, open_sound
 from .quarantine import Quarantine
+from .siblings import Siblings
 from .strays import Strays
 from .writer import LONGEST_WAIT
 
@@ -45,6 +46,7 @@ class Adopter:
         ledger: Ledger,
         folder: Folder,
         quarantine: Quarantine,
+        siblings: Siblings,
         *,
         page: tuple[int, int],
         full_sync: bool,
@@ -53,6 +55,7 @@ class Adopter:
         self._ledger = ledger
         self._folder = folder
         self._quarantine = quarantine
+        self._siblings = siblings
         #: The most events and bytes in memory at the same time.
         self._page, self._page_bytes = page
         self._full_sync = full_sync
@@ -152,13 +155,14 @@ class Adopter:
             self._find_files(now=bool(scans))
             found = self._adopt()
             self._has_scanned = True
+            pause = self._siblings.run(file.claim.path for file in self._files)
         finally:
             for scan in scans:
                 scan.set()
         if found or applied:
             self._wake_others()
             return 0.0
-        return TICK
+        return min(pause, TICK)
 
     def _update_rows(self) -> None:
         """Update the rows whose events have changed."""
@@ -181,8 +185,7 @@ class Adopter:
     def _apply_requests(self) -> bool:
         """Apply requests; returns whether rows may have to be updated."""
         applied = False
-        files: list[Orphan | CopiedFile] = [*self._orphans, *self._copied]
-        for file in files:
+        for file in self._files:
             request = pending_request(file.claim.path)
             if request is None:
                 continue
@@ -234,6 +237,10 @@ class Adopter:
     def _has_room(self) -> bool:
         """Whether another file may be opened."""
         return len(self._orphans) + len(self._damaged) < _MOST_FILES
+
+    @property
+    def _files(self) -> list[Orphan | CopiedFile]:
+        return [*self._orphans, *self._copied]
 
     @property
     def _damaged(self) -> list[CopiedFile]:

@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
@@ -133,6 +133,27 @@ class Folder:
         :raises OSError: the folder can't be read.
         """
         return [path for path in self._files(EXTENSION) if not self._is_ours(path)]
+
+    def own_files(self) -> list[Path]:
+        """The files from :meth:`claim_new` of this object."""
+        return list(self._own)
+
+    def touch(self) -> None:
+        """Touch the locks of :meth:`files`, whose processes notice that.
+
+        :raises OSError: the folder can't be read.
+        """
+        for path in self.files():
+            with suppress(OSError):
+                os.utime(f"{path}{_LOCK}")
+
+    def touched(self, paths: Iterable[Path]) -> dict[Path, int]:
+        """When the locks of *paths* were last touched; opens none of them."""
+        found: dict[Path, int] = {}
+        for path in paths:
+            with suppress(OSError):
+                found[path] = os.stat(f"{path}{_LOCK}").st_mtime_ns
+        return found
 
     def quarantined_files(self) -> list[Path]:
         """The app's quarantined files, which no process uses.

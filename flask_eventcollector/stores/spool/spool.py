@@ -12,6 +12,7 @@ from ...delivery.store import QuarantinedFile, StoreProblem
 from .adopter import Adopter
 from .folder import Folder
 from .quarantine import Quarantine
+from .siblings import Siblings
 from .writer import Writer
 
 
@@ -33,6 +34,7 @@ class Spool:
     ) -> None:
         self._ledger = ledger
         self._quarantine = Quarantine()
+        self._siblings = Siblings(folder)
         self._writer = Writer(
             ledger,
             folder,
@@ -42,14 +44,23 @@ class Spool:
             name=name,
         )
         self._adopter = Adopter(
-            ledger, folder, self._quarantine, page=page, full_sync=full_sync, name=name
+            ledger,
+            folder,
+            self._quarantine,
+            self._siblings,
+            page=page,
+            full_sync=full_sync,
+            name=name,
         )
 
-    def start(self, wake: Callable[[], object]) -> None:
+    def start(
+        self, wake: Callable[[], object], reconnect: Callable[[], object]
+    ) -> None:
         def wake_all() -> None:
             wake()
             self._writer.wake()
 
+        self._siblings.on_connected = reconnect
         self._writer.start(wake)
         self._adopter.start(wake_all)
 
@@ -65,6 +76,10 @@ class Spool:
         if self._ledger.unerased >= self._adopter.erase_at:
             self._writer.wake()
             self._adopter.wake()
+
+    def connected(self) -> None:
+        self._siblings.tell()
+        self._adopter.wake()
 
     def scan(self, timeout: float) -> bool:
         return self._adopter.scan(timeout)
