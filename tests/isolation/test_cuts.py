@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 from flask_eventcollector.app_state import state_of
 from flask_eventcollector.delivery import delivery, periodic_worker
+from flask_eventcollector.delivery.process import current_process
 from flask_eventcollector.stores.spool.folder import Folder
 from tests.helpers import open_shop, wait_until
 from tests.spool.support import APP, HERE, leave
@@ -165,3 +167,22 @@ def test_a_first_look_for_dead_processes_leaves_no_file_locked(
     look(whole)
     for at in places(whole.count, part):
         look(Knife(at))
+
+
+def test_the_knife_spares_finalizers() -> None:
+    class Owner:
+        pass
+
+    def end(knife: Knife) -> None:
+        owner = Owner()
+        weakref.finalize(owner, current_process)
+        with knife:
+            del owner
+
+    whole = Knife()
+    end(whole)
+    assert whole.count
+    for at in range(1, whole.count + 1):
+        knife = Knife(at)
+        end(knife)
+        assert not knife.place
