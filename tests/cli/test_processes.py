@@ -18,7 +18,8 @@ import pytest
 from flask_eventcollector.stores.spool.admin.changes import PATIENCE
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE
 from tests.cli.support import DEADLINE, FlaskEvents
-from tests.rabbitmq import RabbitMQNode, free_ports
+from tests.helpers import wait_until
+from tests.rabbitmq import Message, RabbitMQNode, free_ports
 from tests.spool import support
 
 #: Without a destination, so that it fits every broker.
@@ -319,6 +320,30 @@ def test_a_process_that_hangs_is_not_waited_for_and_does_nothing_later(
         time.sleep(2)
         print("go", file=worker.stdin, flush=True)
         assert worker.stdout.readline() == "1 0\n"
+
+
+def test_a_running_process_sends_what_is_redirected(
+    flask_events: FlaskEvents, rabbitmq: RabbitMQNode, make_queue: MakeQueue
+) -> None:
+    queue = make_queue()
+    flask_events.environment["FLASK_EVENTCOLLECTOR_DEAD_AFTER"] = "0"
+    with flask_events.python(WORKER) as worker:
+        assert worker.stdout is not None
+        dead = worker.stdout.readline().strip()
+
+        result = flask_events("retry", dead, "--to", queue)
+
+        assert result.returncode == 0, result.stderr
+        assert f"Redirected 1 event through process {worker.pid}." in result.stdout
+        found: list[Message] = []
+
+        def is_sent() -> bool:
+            found.extend(rabbitmq.get_all(queue))
+            return bool(found)
+
+        wait_until(is_sent, "it is sent")
+    [message] = found
+    assert (message.id, message.json()) == (dead, 1)
 
 
 def test_a_wrong_setting_is_reported_in_one_line(away: FlaskEvents) -> None:
