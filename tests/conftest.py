@@ -1,16 +1,24 @@
-"""Brokers for all tests, and a report on tests that could not run."""
+"""Brokers and databases for all tests, and a report on tests that could not run."""
 
 import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import hypothesis
 import pytest
 
 from tests import external_rabbitmq
+from tests.databases import (
+    DatabaseServer,
+    MariaDB,
+    PostgreSQL,
+    missing_mariadb,
+    missing_postgresql,
+)
 from tests.external_rabbitmq import ExternalRabbitMQ
 from tests.rabbitmq import RabbitMQNode, find_programs
 
@@ -65,11 +73,22 @@ def _needs(item: pytest.Item, marker: str) -> bool:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests that use a broker, so that `-m "not rabbitmq"` deselects them."""
+    """Mark tests that use a server, so that `-m "not rabbitmq"` deselects them."""
     brokers = {"rabbitmq", "private_rabbitmq"}
+    servers = {"postgresql", "mariadb"}
     for item in items:
-        if brokers & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if brokers & fixtures:
             item.add_marker("rabbitmq")
+        # A test on several databases has the name of its own.
+        if servers & {*fixtures, *_parameters(item)}:
+            item.add_marker("database")
+
+
+def _parameters(item: pytest.Item) -> list[object]:
+    callspec = getattr(item, "callspec", None)
+    values = [] if callspec is None else callspec.params.values()
+    return [value for value in values if isinstance(value, str)]
 
 
 def pytest_report_header() -> str:
@@ -184,6 +203,40 @@ def make_queue(
     yield make
     for name in names:
         rabbitmq.delete(name)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    """A running PostgreSQL, shared by the worker's tests: use `new_database()`."""
+    require(missing_postgresql())
+    yield from _running_server(PostgreSQL())
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[MariaDB]:
+    """A running MariaDB, shared by the worker's tests: use `new_database()`."""
+    require(missing_mariadb())
+    yield from _running_server(MariaDB())
+
+
+S = TypeVar("S", bound=DatabaseServer)
+
+
+def _running_server(server: S) -> Iterator[S]:
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, for SQLAlchemy; the test runs on each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.sqlite3'}"
+    server: DatabaseServer = request.getfixturevalue(request.param)
+    return server.new_database()
 
 
 def _unique_name(request: pytest.FixtureRequest) -> str:

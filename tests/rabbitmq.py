@@ -43,7 +43,7 @@ DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 # start again.
 PORTS = range(15_000, 30_000)
 
-_KEEPER = Path(__file__).with_name("rabbitmq_keeper.py")
+_KEEPER = Path(__file__).with_name("keeper.py")
 _numbers = itertools.count(1)
 _T = TypeVar("_T")
 

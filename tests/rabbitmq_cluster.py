@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.helpers import unmeasured, wait_until
 from tests.rabbitmq import RabbitMQNode, free_ports
 
-_KEEPER = Path(__file__).with_name("rabbitmq_keeper.py")
+_KEEPER = Path(__file__).with_name("keeper.py")
 
 #: RabbitMQ 4 has it in another module.
 _JOIN = """

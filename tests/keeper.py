@@ -1,8 +1,9 @@
-"""Runs a RabbitMQ node that ends with the test run, however the test run ends.
+"""Runs a server that ends with the test run, however the test run ends.
 
-Started by `tests.rabbitmq` as a separate program, in a new session:
+Started by `tests.rabbitmq` and `tests.databases` as a separate program, in a new
+session. The server gets the arguments, and its folder is removed in the end:
 
-    python rabbitmq_keeper.py FOLDER PARENT PROGRAM
+    python keeper.py FOLDER PARENT PROGRAM [ARGUMENT...]
 """
 
 import contextlib
@@ -17,12 +18,12 @@ from pathlib import Path
 POLL = 0.05
 
 
-def main(folder: str, parent: int, program: str) -> None:
+def main(folder: str, parent: int, program: str, *arguments: str) -> None:
     # A private epmd in the foreground: Erlang would start a daemon, which would be left
     # running.
-    has_epmd = Path(program).name != "epmd" and shutil.which("epmd")
+    has_epmd = Path(program).name == "rabbitmq-server" and shutil.which("epmd")
     epmd = _start("epmd") if has_epmd else None
-    server = _start(program)
+    server = _start(program, *arguments)
     # The parent's id, not a pipe, which would stay open in processes that the tests
     # fork.
     while server.poll() is None and os.getppid() == parent:
@@ -32,14 +33,14 @@ def main(folder: str, parent: int, program: str) -> None:
         process.wait()
     if os.getppid() != parent:
         shutil.rmtree(folder, ignore_errors=True)
-    # The node's helpers end with it. This ends those that don't, and this process.
+    # The server's helpers end with it. This ends those that don't, and this process.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(0, signal.SIGKILL)
 
 
-def _start(program: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([program], stdin=subprocess.DEVNULL)
+def _start(*command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
