@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from .collecting.collector import CollectorLike
     from .config.keys import Settings
     from .config.settings import Config
+    from .consuming.inbox import make_inbox_table
+    from .consuming.received import Received, received
     from .errors import (
         BacklogFull,
         ConfigurationError,
@@ -41,6 +43,9 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     # The extension.
     "AutoPublishingEventCollector",
     "EventCollector",
+    # For consumers.
+    "make_inbox_table",
+    "received",
     # Types to annotate with.
     "CollectorLike",
     "Settings",
@@ -51,6 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "Event",
     "Outcome",
     "PublishResult",
+    "Received",
     "Stats",
     "TargetProblem",
     # Signals.
@@ -79,7 +85,10 @@ _MODULES = (
     "config.keys",
     "collecting.collector",
     "collecting.blocks",
+    "consuming.received",
     "extension",
+    # Needs SQLAlchemy.
+    "consuming.inbox",
 )
 
 if not TYPE_CHECKING:

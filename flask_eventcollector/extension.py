@@ -8,6 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import reduce
 from operator import add
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ from .hooks import Hooks
 from .transactions.bound_sessions import BoundSessions
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+    from .consuming.once import Once
     from .testing import Captured
     from .transactions.sources import Bindable
 
@@ -193,7 +197,7 @@ class EventCollector:
         """
         return AutoPublishingEventCollector(self)
 
-    def bind_session(self, session: Bindable) -> None:
+    def bind_session(self, session: Bindable, *, inbox: Table | None = None) -> None:
         """Let the transactions of SQLAlchemy sessions decide about events.
 
         An event that is enqueued while a transaction of a bound session is in progress
@@ -233,6 +237,8 @@ class EventCollector:
         :raises ImportError: SQLAlchemy is not installed, or is older than 2.0.
         """
         self._sessions.bind(session)
+        if inbox is not None:
+            self._sessions.bind_inbox(session, inbox)
 
     @contextmanager
     def use_collector(self, double: CollectorLike) -> Iterator[CollectorLike]:
@@ -263,6 +269,62 @@ class EventCollector:
 
         self._state()
         return capture_app(self._app())
+
+    # Consuming.
+
+    def once(self, session: Any, message_id: str, *, consumer: str) -> Once:
+        """Note that a message is handled, in the transaction of the work.
+
+        For consumers::
+
+            with events.once(db.session, message.id, consumer="billing") as first:
+                if first:
+                    book(order)
+            db.session.commit()
+            channel.basic_ack(delivery_tag)
+
+        The block's value says whether the message is seen for the first time. The note
+        is a row in the session's transaction. It is committed with the work, or rolled
+        back with it; then the message is first again. The block never commits. If it
+        raises an exception, the row is deleted in the transaction, so that the message
+        is not noted even if somebody commits that transaction.
+
+        Entering the block executes one ``INSERT``, which blocks while another
+        transaction with the same message is open: until that ends, or until the
+        database's own timeout. If the database can't decide, for example because of a
+        timeout, a deadlock or the isolation level, the driver's error is raised: roll
+        back, and let the message be redelivered. With an ``AsyncSession``, use ``async
+        with``.
+
+        :param session: the session that does the work, or a ``scoped_session`` or
+            function without arguments that returns it.
+        :param message_id: the AMQP ``message_id``: 1 to 255 bytes of UTF-8. See
+            :func:`received`.
+        :param consumer: a name for what handles the message, since other consumers may
+            get a copy of it: 1 to 255 bytes of UTF-8.
+        :raises ConfigurationError: no table is bound, the table is missing, or the
+            session has no transactions.
+        :raises TypeError: *session* is not a session; a name is not a str.
+        :raises ValueError: a name is empty or too long.
+        """
+        from .consuming.once import Once
+
+        return Once(self._sessions.inbox(), session, message_id, consumer)
+
+    def purge_seen(self, *, older_than: timedelta = timedelta(days=14)) -> int:
+        """Delete what :meth:`once` has noted, if it is older.
+
+        It deletes in short transactions of its own, of about 1 000 rows each, and
+        blocks until all are deleted. Needs an app context if the bound session does.
+
+        :param older_than: longer than any copy of a message may be late: the longest
+            outage, and the longest time in a queue.
+        :returns: the number of rows.
+        :raises ConfigurationError: no table is bound, or the table is missing.
+        :raises TypeError: *older_than* is not a timedelta.
+        :raises ValueError: *older_than* is negative.
+        """
+        return self._sessions.inbox().purge(older_than)
 
     # Looking after the backlog.
 

@@ -31,7 +31,7 @@ ROOMS = [
     {"contexts"},
     {"collecting"},
     {"transactions"},
-    {"brokers", "stores"},
+    {"brokers", "consuming", "stores"},
     {"delivery"},
     {"config"},
     {"messages"},
@@ -56,7 +56,12 @@ FOREIGN = {
     },
     "pika": {"brokers.rabbitmq"},
     "pytest": {"pytest_plugin", "testing"},
-    "sqlalchemy": {"transactions.session_events", "transactions.sources"},
+    "sqlalchemy": {
+        "consuming.inbox",
+        "consuming.once",
+        "transactions.session_events",
+        "transactions.sources",
+    },
     # Of the standard library.
     "sqlite3": {"stores.spool"},
 }
@@ -68,7 +73,11 @@ OUTWARDS = {
 }
 
 #: The permitted foreign types that are not loaded.
-FOREIGN_TYPES = {("config.settings", "flask")}
+FOREIGN_TYPES = {
+    ("config.settings", "flask"),
+    ("extension", "sqlalchemy"),
+    ("transactions.bound_sessions", "sqlalchemy"),
+}
 
 
 class Import(NamedTuple):

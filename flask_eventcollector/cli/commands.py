@@ -33,6 +33,7 @@ from . import as_json, as_text, formatting, options
 from .context import app_state, delivery, spool_folder
 from .exit_codes import Failure, confirm, finish
 from .quarantine import quarantine
+from .seen import purge_seen
 from .selection import any_condition, select, select_files, with_ids
 from .transfer import export_events, import_events
 from .values import queue_name
@@ -343,7 +344,12 @@ def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     confirm(f"Send them to {folder.destination}?")
 
 
-COMMANDS |= {"export": export_events, "import": import_events, "quarantine": quarantine}
+COMMANDS |= {
+    "export": export_events,
+    "import": import_events,
+    "quarantine": quarantine,
+    "purge-seen": purge_seen,
+}
 
 
 def _change(

@@ -17,7 +17,8 @@ _HELP = """Inspect and manage the events that wait on disk.
 
 They are in the spool's folder (EVENTCOLLECTOR_BACKLOG = "spool"), in one file for each
 process. These commands only read the file of a running process, and ask that process to
-make changes.
+make changes. 'purge-seen' is about another thing, the messages that consumers of this
+app have handled.
 """
 
 _EXIT_CODES = """\b

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from ..errors import ConfigurationError
 from .transaction import Transaction
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+    from ..consuming.inbox import Inbox
     from .sources import Bindable
 
 _MISSING = (
@@ -22,6 +26,7 @@ class BoundSessions:
     def __init__(self) -> None:
         #: By what was bound: finds its transactions in the current context.
         self._sources: list[tuple[object, Callable[[], Iterable[Transaction]]]] = []
+        self._inbox: Inbox | None = None
 
     def __bool__(self) -> bool:
         return bool(self._sources)
@@ -39,6 +44,32 @@ class BoundSessions:
             raise ImportError(_MISSING) from error
         if not any(bound is session for bound, _ in self._sources):
             self._sources.append((session, source_of(session)))
+
+    def bind_inbox(self, session: Bindable, table: Table) -> None:
+        """Let *table*, in the session's database, be the inbox.
+
+        :raises ConfigurationError: another table is.
+        """
+        from ..consuming.inbox import Inbox
+
+        if self._inbox is not None and self._inbox.table is not table:
+            raise ConfigurationError(
+                f"the inbox is the table {self._inbox.table.fullname!r} already: bind"
+                " one inbox, or use another EventCollector for the other database"
+            )
+        self._inbox = Inbox(session, table)
+
+    def inbox(self) -> Inbox:
+        """The inbox.
+
+        :raises ConfigurationError: none is bound.
+        """
+        if self._inbox is None:
+            raise ConfigurationError(
+                "no table for handled messages is bound: call"
+                " events.bind_session(db.session, inbox=make_inbox_table(db.metadata))"
+            )
+        return self._inbox
 
     def current(self) -> Transaction | None:
         """The transaction in progress: of several, the last that has written."""

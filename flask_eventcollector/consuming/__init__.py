@@ -1,0 +1,1 @@
+"""The consumer's side: what a message says, and handling it once."""

@@ -1,0 +1,227 @@
+"""The table of the messages that consumers have handled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Index,
+    Insert,
+    MetaData,
+    String,
+    Table,
+    delete,
+    func,
+    insert,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningInsert
+
+from ..errors import ConfigurationError
+from ..messages.amqp_fields import MAX_NAME_BYTES
+from ..messages.wording import type_name
+
+#: How many rows one transaction of a purge deletes.
+_BATCH = 1000
+_MICROSECOND = timedelta(microseconds=1)
+
+#: How each database inserts a row, unless it has the row. A transaction that has
+#: inserted the row and is not over yet is waited for. The row is checked before, since
+#: MySQL's IGNORE would also shorten what is too long.
+_INSERTS: dict[str, Callable[[Table], Insert | ReturningInsert[Any]]] = {
+    # Before SQLAlchemy 2.0.28, its number of inserted rows is unknown.
+    "postgresql": lambda table: (
+        postgresql.insert(table).on_conflict_do_nothing().returning(table.c.seen_at)
+    ),
+    "sqlite": lambda table: sqlite.insert(table).on_conflict_do_nothing(),
+    "mysql": lambda table: insert(table).prefix_with("IGNORE"),
+    "mariadb": lambda table: insert(table).prefix_with("IGNORE"),
+}
+
+
+def make_inbox_table(
+    metadata: MetaData, name: str = "eventcollector_seen", schema: str | None = None
+) -> Table:
+    """Make the table in which :meth:`EventCollector.once` notes what was handled.
+
+    It belongs to your migrations, as your models' tables do. Its columns are
+    ``consumer``, ``message_id`` and ``seen_at`` (microseconds since 1970, UTC).
+
+    :param metadata: of your models, so that the table is in the same database: with
+        Flask-SQLAlchemy ``db.metadata``, or ``db.metadatas[bind_key]``.
+    :param name: the name of the table.
+    :param schema: its schema; ``None``: that of *metadata*.
+    """
+    return Table(
+        name,
+        metadata,
+        Column("consumer", _name(), primary_key=True),
+        Column("message_id", _name(), primary_key=True),
+        Column("seen_at", BigInteger, nullable=False),
+        Index(f"ix_{name}_seen_at", "seen_at"),
+        schema=schema,
+        # Others have no transactions.
+        mysql_engine="InnoDB",
+        mariadb_engine="InnoDB",
+    )
+
+
+def _name() -> String:
+    """Text that is compared as it is; MySQL would ignore upper and lower case."""
+    exact = String(MAX_NAME_BYTES, collation="utf8mb4_bin")
+    return String(MAX_NAME_BYTES).with_variant(exact, "mysql", "mariadb")
+
+
+class Inbox:
+    """One table, with the sessions of its database."""
+
+    #: What :meth:`count` and :meth:`purge` may raise.
+    FAILURES = (ConfigurationError, SQLAlchemyError)
+
+    def __init__(self, source: object, table: Table) -> None:
+        self._source = source
+        self.table = table
+
+    def add(self, session: Session, consumer: str, message_id: str) -> bool:
+        """Insert a row in the session's transaction; whether it was missing.
+
+        Waits for another transaction that has inserted the same row.
+        """
+        connection = session.connection(bind_arguments={"clause": self.table})
+        _check_transaction(connection)
+        row = {"consumer": consumer, "message_id": message_id, "seen_at": _now()}
+        statement = _insert(self.table, connection.dialect.name)
+        with self._missing_table_explained():
+            # On the connection, since a session may flush before it executes.
+            result = connection.execute(statement, row)
+        if result.returns_rows:
+            return result.first() is not None
+        # If a driver does not know, the work is done twice rather than never.
+        return result.rowcount != 0
+
+    def remove(self, session: Session, consumer: str, message_id: str) -> None:
+        """Delete a row in the session's transaction."""
+        columns = self.table.c
+        statement = delete(self.table).where(
+            columns.consumer == consumer, columns.message_id == message_id
+        )
+        connection = session.connection(bind_arguments={"clause": self.table})
+        connection.execute(statement)
+
+    def count(self, older_than: timedelta) -> int:
+        """How many rows :meth:`purge` would delete."""
+        is_old = self.table.c.seen_at < _before(older_than)
+        statement = select(func.count()).select_from(self.table).where(is_old)
+        with self._own_session() as session, self._missing_table_explained():
+            return session.scalar(statement) or 0
+
+    def purge(
+        self, older_than: timedelta, on_batch: Callable[[int], object] = lambda _: None
+    ) -> int:
+        """Delete old rows, the oldest first, in short transactions of its own."""
+        seen_at = self.table.c.seen_at
+        old = seen_at < _before(older_than)
+        last_of_batch = select(seen_at).where(old).order_by(seen_at)
+        last_of_batch = last_of_batch.offset(_BATCH - 1).limit(1)
+        total, is_full = 0, True
+        with self._own_session() as session, self._missing_table_explained():
+            while is_full:
+                with session.begin():
+                    last = session.scalar(last_of_batch)
+                    is_full = last is not None
+                    batch = seen_at <= last if is_full else old
+                    result: Any = session.execute(delete(self.table).where(batch))
+                total += result.rowcount
+                on_batch(result.rowcount)
+        return total
+
+    def _own_session(self) -> Session:
+        """A session with transactions of its own, on the database of the table."""
+        source = self._source
+        session = checked_session(
+            source() if callable(source) else source,
+            "bind a session without asyncio for the inbox",
+        )
+        return Session(session.get_bind(clause=self.table))
+
+    @contextmanager
+    def _missing_table_explained(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if not _says_missing(error.orig):
+                raise
+            raise ConfigurationError(
+                f"the database has no table {self.table.fullname!r}, which"
+                " make_inbox_table() describes: create it by a migration, or with"
+                " metadata.create_all()"
+            ) from error
+
+
+def checked_session(session: object, instead: str) -> Session:
+    """*session*, if it is a SQLAlchemy session.
+
+    :param instead: what to do with an ``AsyncSession``.
+    :raises TypeError: it isn't.
+    """
+    if isinstance(session, Session):
+        return session
+    if hasattr(session, "run_sync"):
+        raise TypeError(f"an AsyncSession can't be used here: {instead}")
+    raise TypeError(
+        f"{type_name(session)} is not a session of SQLAlchemy: pass the session that"
+        " does the work, such as db.session"
+    )
+
+
+def _insert(table: Table, dialect: str) -> Insert | ReturningInsert[Any]:
+    if dialect not in _INSERTS:
+        raise ConfigurationError(
+            f"once() can't use {dialect}: it needs PostgreSQL, MariaDB, MySQL or SQLite"
+        )
+    return _INSERTS[dialect](table)
+
+
+def _check_transaction(connection: Connection) -> None:
+    """Check that the row is not committed at once, before its message is handled."""
+    by_engine = getattr(connection.dialect, "_on_connect_isolation_level", None)
+    level = connection.get_execution_options().get("isolation_level", by_engine)
+    if level == "AUTOCOMMIT":
+        raise ConfigurationError(
+            "once() needs a transaction, but this session is in AUTOCOMMIT mode,"
+            " so the message would count as handled before it is: use a session with"
+            " another isolation_level"
+        )
+
+
+def _says_missing(error: BaseException | None) -> bool:
+    """Whether a driver's error says that there is no such table."""
+    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    number = error.args[0] if error is not None and error.args else None
+    is_postgresqls, is_mysqls = state == "42P01", number == 1146
+    return is_postgresqls or is_mysqls or "no such table" in str(error)
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _before(age: timedelta) -> int:
+    if not isinstance(age, timedelta):
+        raise TypeError(
+            f"older_than is of type {type_name(age)}: pass a timedelta, such as"
+            " timedelta(days=14)"
+        )
+    if age < timedelta():
+        raise ValueError(f"older_than must be a timedelta of at least 0, not {age}")
+    return _now() - age // _MICROSECOND
