@@ -75,7 +75,7 @@ def listen(target: Any) -> None:
     """Have the hooks below called for *target*: a class of sessions, or one session."""
     if _is_new(target):
         for name, hook in _HOOKS.items():
-            # An object that was added and thrown out may be gone; its state is not.
+            # An object that was added as it was is gone by then; its state is not.
             raw = {"raw": True} if name == "pending_to_transient" else {}
             event.listen(target, name, hook, **raw)
 

@@ -67,7 +67,7 @@ def _source_of(session: Any) -> Callable[[], Iterator[Transaction]]:
         return partial(_of_class, session.class_)
     if isinstance(session, _kinds(Session) + _kinds(scoped_session)):
         return partial(_of_current, lambda: session)
-    if callable(session) and _takes_nothing(session):
+    if _is_function(session):
         return partial(_of_current, session)
     hint = ": pass its session, as in bind_session(db.session)"
     raise TypeError(
@@ -105,9 +105,12 @@ def _sync(session: Any) -> Session:
     return found
 
 
-def _takes_nothing(function: Callable[..., Any]) -> bool:
+def _is_function(value: Any) -> bool:
+    """Whether *value* can be called without arguments, and is no class."""
+    if isinstance(value, type) or not callable(value):
+        return False
     try:
-        inspect.signature(function).bind()
+        inspect.signature(value).bind()
     except TypeError:
         return False
     except ValueError:  # Some built-in functions have no signature.

@@ -74,14 +74,13 @@ class Transaction:
     @property
     def is_in_progress(self) -> bool:
         """Whether an event that is enqueued now belongs to it."""
-        if self.is_over or self._is_lost:
-            return False
-        return any(level.is_in_progress for level in self._levels)
+        return not self.is_over and any(level.is_in_progress for level in self._levels)
 
     def has_written(self) -> bool:
         """Whether a rollback would take something back, if only an unflushed change."""
-        if self._unflushed():
-            self.note_write()
+        innermost = self._levels[-1]
+        if not innermost.has_written:
+            innermost.has_written = self._unflushed()
         return any(level.has_written for level in self._levels)
 
     def place(self, delivery: Delivery) -> list[Entry]:

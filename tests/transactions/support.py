@@ -28,6 +28,13 @@ class Order(Base):
     note: Mapped[str] = mapped_column(default="")
 
 
+class Visit(Base):
+    """A visit, of which nothing need be set."""
+
+    __tablename__ = "visits"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
 ORDERS = Base.metadata.tables["orders"]
 
 
