@@ -210,7 +210,10 @@ class Captured(Assertions):
         delivery = self._state.delivery_if_used()
         faults = FaultInjector.of(delivery.broker) if listening and delivery else None
         is_down = faults is not None and faults.plan_now.pretended is not None
-        return Situation(self._name, self._is_collected, listening, is_down)
+        has_sessions = bool(self._state.sessions)
+        return Situation(
+            self._name, self._is_collected, listening, is_down, has_sessions
+        )
 
     def _is_collected(self, captured: CapturedEvent) -> bool:
         delivery = self._state.delivery_if_used()

@@ -51,6 +51,8 @@ _WAITS_FOR = {
     ),
 }
 
+_OR_FOR_A_COMMIT = ", or the transaction that it belongs to has not been committed"
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -64,6 +66,8 @@ class Situation:
     is_listening: bool
     #: Whether a test keeps events from reaching the broker.
     is_down: bool
+    #: Whether transactions hold events back.
+    has_sessions: bool
 
     def delivering(self, *before: str) -> str:
         """The code that delivers what waits, after *before*."""
@@ -168,7 +172,8 @@ class Explainer:
             fate = "dead-lettered" if event.fate is Fate.DEAD else event.fate
             return f"{fate}{outcome} because {reason}{self._again(event.fate)}"
         if self._situation.is_collected(event):
-            return f"enqueued but never published: {_WAITS_FOR[event.unit]}"
+            also = _OR_FOR_A_COMMIT if self._situation.has_sessions else ""
+            return f"enqueued but never published: {_WAITS_FOR[event.unit]}{also}"
         return f"handed over and is in flight (call {self._situation.delivering()})"
 
     def _again(self, fate: Fate) -> str:

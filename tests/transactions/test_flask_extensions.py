@@ -203,6 +203,9 @@ def test_requests_in_one_app_context_share_a_transaction(site: Site) -> None:
     with site.shop.events.capture() as captured, site.shop.app_context():
         site.shop.test_client().get("/")
         assert site.shop.books() == {"collected": 1}
+        hint = "or the transaction that it belongs to has not been committed"
+        with pytest.raises(AssertionError, match=hint):
+            captured.assert_published("q", "a")
         site.session().commit()
 
         captured.assert_published("q", "a")
