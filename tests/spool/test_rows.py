@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from flask_eventcollector.delivery.entries import Entry, State
 from flask_eventcollector.messages.amqp_fields import copy_headers
+from flask_eventcollector.stores.plain import untagged
 from flask_eventcollector.stores.spool.rows import (
     COLUMNS,
     DamagedRow,
     read_row,
     row_of,
-    untagged,
 )
 from tests.parts import make_event
 

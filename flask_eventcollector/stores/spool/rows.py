@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta, timezone
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ...delivery.entries import Entry, State
 from ...events import Event
+from ..plain import headers_as_text, headers_from_text, microseconds, time_of
 
 #: The columns of a row, in order.
 COLUMNS = (
@@ -27,9 +24,6 @@ COLUMNS = (
     "dead",
     "checksum",
 )
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = timedelta(microseconds=1)
 
 
 class DamagedRow(Exception):
@@ -53,8 +47,8 @@ def row_of(entry: Entry, number: int) -> tuple[Any, ...]:
         event.exchange,
         event.target_queue,
         event.id,
-        json.dumps(tagged(event.headers)),
-        (event.enqueued_at - _EPOCH) // _MICROSECOND,
+        headers_as_text(event.headers),
+        microseconds(event.enqueued_at),
         event.size,
         event.body,
         entry.reason if entry.state is State.DEAD else None,
@@ -104,8 +98,8 @@ def _read(
         target_queue=texts[1],
         exchange=texts[0],
         body=body,
-        headers=MappingProxyType(untagged(json.loads(texts[3]))),
-        enqueued_at=_EPOCH + enqueued_at * _MICROSECOND,
+        headers=headers_from_text(texts[3]),
+        enqueued_at=time_of(enqueued_at),
         size=size,
     )
     return StoredEvent(number, event, reason)
@@ -116,37 +110,3 @@ def _checksum(*fields: Any) -> int:
     parts = [f if isinstance(f, bytes) else repr(f).encode() for f in fields]
     intact = b"".join(b"%d:%b" % (len(part), part) for part in parts)
     return zlib.crc32(intact)
-
-
-# AMQP headers support more types than JSON. A type that JSON lacks becomes an object
-# whose only member names the type. So does a table, which avoids ambiguity.
-
-
-def tagged(value: Any) -> Any:
-    """*value* of a header, in the types of JSON."""
-    if isinstance(value, Mapping):
-        return {"table": {key: tagged(item) for key, item in value.items()}}
-    if isinstance(value, list):
-        return [tagged(item) for item in value]
-    if isinstance(value, bytes):
-        return {"bytes": base64.b64encode(value).decode()}
-    return value
-
-
-def untagged(value: Any) -> Any:
-    """The value that :func:`tagged` has turned into *value*."""
-    if isinstance(value, list):
-        return [untagged(item) for item in value]
-    if isinstance(value, dict):
-        ((tag, inner),) = value.items()
-        return _UNTAG[tag](inner)
-    return value
-
-
-_UNTAG: Mapping[str, Callable[[Any], Any]] = {
-    "table": lambda table: {key: untagged(item) for key, item in table.items()},
-    "bytes": base64.b64decode,
-    # Of earlier versions, whose headers were not always text.
-    "decimal": str,
-    "time": lambda seconds: (_EPOCH + timedelta(seconds=seconds)).isoformat(),
-}

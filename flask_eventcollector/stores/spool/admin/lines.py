@@ -12,7 +12,8 @@ from typing import Any
 
 from ....events import Event
 from ....messages.amqp_fields import check_name, copy_headers
-from ..rows import StoredEvent, tagged, untagged
+from ...plain import tagged, untagged
+from ..rows import StoredEvent
 
 #: Of the format.
 VERSION = 1
