@@ -24,7 +24,7 @@ ROOT = Path(flask_eventcollector.__file__).parent
 ROOMS = [
     {"__init__", "pytest_plugin"},
     {"testing"},
-    {"extension"},
+    {"extension", "outbox"},
     {"cli", "hooks"},
     {"app_state"},
     {"dispatch"},
@@ -59,6 +59,8 @@ FOREIGN = {
     "sqlalchemy": {
         "consuming.inbox",
         "consuming.once",
+        "outbox",
+        "stores.outbox",
         "transactions.session_events",
         "transactions.sources",
     },
@@ -265,7 +267,7 @@ def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
     # The test kit requires pytest to be installed, and an extra SQLAlchemy.
     optional = {"pytest", "sqlalchemy"}
     assert required == FOREIGN.keys() - optional - sys.stdlib_module_names
-    assert re.search(r"^sqlalchemy = \[\"SQLAlchemy>=2\.0\"\]$", project, re.M)
+    assert re.search(r"^sqlalchemy = \[\"SQLAlchemy>=2\.0\.16\"\]$", project, re.M)
 
 
 @pytest.mark.parametrize("name", [*FOREIGN, "annotations"])

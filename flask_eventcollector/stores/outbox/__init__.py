@@ -1,0 +1,1 @@
+"""The store in the application's own database: all that is SQL in it."""

@@ -1,0 +1,227 @@
+"""What a process does with the rows of the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    and_,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+
+from ...errors import ConfigurationError
+from ...events import Event
+from .claims import Claims
+from .clock import now_ms
+from .database import Database, check_transaction, explained
+from .rows import OutboxRow, is_waiting, values_of
+from .table import DEAD, MAX_APP, MAX_REASON
+
+#: Seconds for which a process holds rows unless it renews its lease.
+LEASE = 30.0
+
+
+class Refused(NamedTuple):
+    """A row whose event the broker has refused."""
+
+    seq: int
+    #: At most 1 000 characters of it are kept.
+    reason: str
+    #: How many times it was sent.
+    attempts: int
+    #: Seconds until the next try, if there is one.
+    delay: float = 0.0
+
+
+class Outbox:
+    """The rows of one app, as one process sees them.
+
+    A row is free; or a process holds it until its lease runs out; or it waits for its
+    next try; or it is dead. A process changes only what it holds. So each method
+    returns how many rows that were: fewer than it was given means that a lease has run
+    out, and another process has the rest, or had it.
+
+    Thread-safe. Except for :meth:`write`, each method is a short transaction of its
+    own on *database*, or several for many rows, and may block for as long as the
+    database does. It raises a :exc:`sqlalchemy.exc.SQLAlchemyError` if the database
+    fails, and a :exc:`.ConfigurationError` if the table is missing.
+
+    :param app: whose events these are: a name with at most 64 characters.
+    :param lease: in seconds, by the database's clock.
+    """
+
+    def __init__(self, database: Database, app: str, *, lease: float = LEASE) -> None:
+        if len(app) > MAX_APP:
+            raise ConfigurationError(
+                f"The outbox keeps {MAX_APP} characters of an app's name, but"
+                f" {app[:20]!r}… has {len(app)}: give the app a shorter one"
+            )
+        self.app = app
+        #: Says in a row that this process holds it.
+        self.token = str(uuid4())
+        self._database = database
+        self._table = database.table
+        self._lease_ms = round(lease * 1000)
+        self._claims = Claims(database, app, self.token, self._lease_ms)
+        self._inserts = {held: self._insert(held=held) for held in (False, True)}
+
+    def write(
+        self, connection: Connection, events: Iterable[Event], *, held: bool
+    ) -> list[int]:
+        """Write a row for each event, in the transaction of *connection*.
+
+        They become real, and visible to :meth:`read`, by its commit. This is one
+        statement for up to 1 000 events, but on MySQL one for each event.
+
+        :param connection: for example ``session.connection()``.
+        :param held: whether this process holds the rows, and so must send them.
+            Otherwise they are free, and whoever claims them first does.
+        :returns: the rows' numbers, in the order of the events.
+        :raises ConfigurationError: *connection* commits each statement at once.
+        :raises EncodingError: the database can't store an exchange's or queue's name.
+        """
+        check_transaction(connection)
+        rows = [values_of(event) for event in events]
+        if not rows:
+            return []
+        with explained(self._table):
+            return _insert_rows(connection, self._inserts[held], rows)
+
+    def read(self, seqs: Iterable[int]) -> set[int]:
+        """Which of the rows are committed, and held by this process."""
+        found: set[int] = set()
+        for chunk in self._database.chunks(seqs):
+            with self._database.reading() as connection:
+                held = select(self._table.c.seq).where(self._held(chunk))
+                found.update(connection.scalars(held))
+        return found
+
+    def claim(self, limit: int, limit_bytes: int) -> list[OutboxRow]:
+        """Hold the oldest free rows, and return them in their order.
+
+        Rows whose next try has come, and those whose lease has run out, are back in
+        their places within a second. The latter are marked as
+        :attr:`~.OutboxRow.maybe_sent`.
+
+        :param limit: the most rows. There may be fewer although more are free: at most
+            2 000, on SQLite 100.
+        :param limit_bytes: no more rows than it takes to reach this size. The first row
+            may be larger.
+        """
+        return self._claims.claim(limit, limit_bytes)
+
+    def renew(self) -> int:
+        """Hold all that this process holds for another lease; returns how many rows.
+
+        Fewer than expected: :meth:`read` says which ones are left.
+        """
+        c = self._table.c
+        held = and_(is_waiting(self._table, self.app), c.due > 0, c.token == self.token)
+        longer = update(self._table).values(due=now_ms() + self._lease_ms)
+        with self._database.changing() as connection:
+            return connection.execute(longer.where(held)).rowcount
+
+    def erase(self, seqs: Iterable[int]) -> int:
+        """Erase rows whose events were confirmed; returns how many.
+
+        This includes those whose lease has run out, unless another process holds them:
+        they need not be sent again.
+        """
+        c, erased = self._table.c, 0
+        not_theirs = or_(c.token == self.token, c.token.is_(None))
+        for chunk in self._database.chunks(seqs):
+            confirmed = delete(self._table).where(c.seq.in_(chunk), not_theirs)
+            with self._database.changing() as connection:
+                erased += connection.execute(confirmed).rowcount
+        return erased
+
+    def back_off(self, refused: Iterable[Refused]) -> int:
+        """Let rows wait for their next try; returns how many.
+
+        Until then nobody holds them, and afterwards any process may claim them.
+        """
+        return sum(
+            self._refuse(seqs, why, due=now_ms() + round(why.delay * 1000))
+            for why, seqs in _by_reason(refused)
+        )
+
+    def die(self, refused: Iterable[Refused]) -> int:
+        """Let rows be dead: nobody claims them; returns how many."""
+        return sum(
+            self._refuse(seqs, why, due=0, state=DEAD)
+            for why, seqs in _by_reason(refused)
+        )
+
+    def give_back(self, seqs: Iterable[int], *, maybe_sent: bool = False) -> int:
+        """Let rows be free again, in their places; returns how many.
+
+        :param maybe_sent: whether their events may have been sent.
+        """
+        marked = {"maybe_sent": True} if maybe_sent else {}
+        return self._change(seqs, token=None, due=0, **marked)
+
+    def take_over(self) -> int:
+        """Free what other processes hold, whose lead has ended; returns how many rows.
+
+        So a new leader keeps the order. The rows are marked as possibly sent.
+        """
+        return self._claims.take_over()
+
+    def _insert(self, *, held: bool) -> Insert:
+        rows = insert(self._table).values(app=self.app)
+        if not held:
+            return rows
+        return rows.values(token=self.token, due=now_ms() + self._lease_ms)
+
+    def _held(self, seqs: Sequence[int]) -> ColumnElement[bool]:
+        c = self._table.c
+        return and_(c.seq.in_(seqs), c.token == self.token)
+
+    def _refuse(self, seqs: Iterable[int], why: Refused, **values: Any) -> int:
+        return self._change(
+            seqs,
+            token=None,
+            attempts=why.attempts,
+            # PostgreSQL's text has no U+0000.
+            reason=why.reason.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MAX_REASON],
+            refused_since=func.coalesce(self._table.c.refused_since, now_ms()),
+            **values,
+        )
+
+    def _change(self, seqs: Iterable[int], **values: Any) -> int:
+        """Change those of the rows that this process holds; returns how many."""
+        changed = 0
+        for chunk in self._database.chunks(seqs):
+            held = update(self._table).where(self._held(chunk))
+            with self._database.changing() as connection:
+                changed += connection.execute(held.values(**values)).rowcount
+        return changed
+
+
+def _insert_rows(
+    connection: Connection, statement: Insert, rows: list[dict[str, Any]]
+) -> list[int]:
+    seq = statement.table.c.seq
+    if connection.dialect.insert_executemany_returning:
+        numbers = statement.returning(seq, sort_by_parameter_order=True)
+        return list(connection.scalars(numbers, rows))
+    # MySQL tells the number of a single row only.
+    return [connection.execute(statement, row).lastrowid for row in rows]
+
+
+def _by_reason(refused: Iterable[Refused]) -> Iterable[tuple[Refused, list[int]]]:
+    """What was refused in the same way, once, with the rows' numbers."""
+    groups: dict[Refused, list[int]] = {}
+    for one in refused:
+        groups.setdefault(one._replace(seq=0), []).append(one.seq)
+    return groups.items()

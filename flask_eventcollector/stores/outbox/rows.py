@@ -1,0 +1,123 @@
+"""Turns events into the values of a row, and rows into events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Table, and_
+
+from ...errors import EncodingError
+from ...events import Event
+from ..plain import headers_as_text, headers_from_text, microseconds, time_of
+from .clock import now_ms
+from .table import WAITING
+
+
+class OutboxRow(NamedTuple):
+    """A row of the outbox, with its event."""
+
+    #: Its number, which is its place in the order.
+    seq: int
+    event: Event
+    is_dead: bool
+    #: Whether a process holds it, whose lease has not run out.
+    is_held: bool
+    #: Seconds until it may be sent again, or until its lease runs out; 0: now.
+    due_in: float
+    #: How many times it was sent, as far as the broker refused it.
+    attempts: int
+    #: Seconds since it was refused first, by the database's clock; ``None``: it was
+    #: not.
+    refused_for: float | None
+    #: Why it was refused last, or is dead.
+    reason: str
+    #: Whether this may be its second copy, since a process has not said what became
+    #: of the first.
+    maybe_sent: bool
+
+
+def values_of(event: Event) -> dict[str, Any]:
+    """The values of the row for *event*.
+
+    :raises EncodingError: a name has the character U+0000.
+    """
+    for what in "exchange", "target_queue":
+        name = getattr(event, what)
+        if "\0" in name:
+            raise EncodingError(
+                f"{what} has the character U+0000, which databases can't store in"
+                " text: choose another name"
+            )
+    return {
+        "exchange": event.exchange,
+        "target_queue": event.target_queue,
+        "event_id": event.id,
+        "enqueued_at": microseconds(event.enqueued_at),
+        "size": event.size,
+        "headers": headers_as_text(event.headers),
+        "body": event.body,
+    }
+
+
+def is_waiting(table: Table, app: str) -> ColumnElement[bool]:
+    """The condition for a row of *app* that is not dead: the index begins with it."""
+    return and_(table.c.app == app, table.c.state == WAITING)
+
+
+def columns_of(table: Table) -> list[ColumnElement[Any]]:
+    """What must be selected for :func:`row_of`, in its order."""
+    c = table.c
+    return [
+        c.seq,
+        c.state,
+        c.token,
+        (c.due - now_ms()).label("due_in"),
+        c.attempts,
+        (now_ms() - c.refused_since).label("refused_for"),
+        c.reason,
+        c.maybe_sent,
+        c.exchange,
+        c.target_queue,
+        c.event_id,
+        c.enqueued_at,
+        c.size,
+        c.headers,
+        c.body,
+    ]
+
+
+def row_of(row: Sequence[Any]) -> OutboxRow:
+    """The row that was selected as :func:`columns_of`."""
+    seq, state, token, due_in, attempts, refused_for, reason, maybe_sent = row[:8]
+    return OutboxRow(
+        seq=seq,
+        event=_event(*row[8:]),
+        is_dead=state != 0,
+        is_held=token is not None and due_in > 0,
+        due_in=max(0, due_in) / 1000,
+        attempts=attempts,
+        refused_for=None if refused_for is None else max(0, refused_for) / 1000,
+        reason=reason or "",
+        maybe_sent=maybe_sent,
+    )
+
+
+def _event(
+    exchange: str,
+    target_queue: str,
+    id: str,
+    enqueued_at: int,
+    size: int,
+    headers: str,
+    body: bytes,
+) -> Event:
+    return Event(
+        id=id,
+        target_queue=target_queue,
+        exchange=exchange,
+        body=bytes(body),
+        headers=headers_from_text(headers),
+        enqueued_at=time_of(enqueued_at),
+        size=size,
+    )

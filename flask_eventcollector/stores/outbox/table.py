@@ -1,0 +1,177 @@
+"""The outbox's table, as a part of the application's own metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    Boolean,
+    Column,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    event,
+    false,
+    literal_column,
+    text,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT
+
+#: The most characters of an app's name, of a token, and of a reason.
+MAX_APP, MAX_TOKEN, MAX_REASON = 64, 36, 1000
+#: Of exchanges, queues and message ids: AMQP's short strings have 255 bytes.
+_MAX_NAME = 255
+
+#: The values of ``state``, as SQL: a planner matches a partial index only with what
+#: it can read in the statement.
+WAITING, DEAD = literal_column("0", Integer), literal_column("1", Integer)
+
+#: PostgreSQL's defaults start a vacuum when a fifth of the rows is dead. This table's
+#: rows live for milliseconds, so nearly all that it has ever held is dead.
+AUTOVACUUM: Mapping[str, str] = {
+    "autovacuum_vacuum_scale_factor": "0",
+    "autovacuum_vacuum_threshold": "1000",
+    "autovacuum_vacuum_insert_scale_factor": "0",
+    "autovacuum_vacuum_insert_threshold": "10000",
+    "autovacuum_analyze_scale_factor": "0",
+    "autovacuum_analyze_threshold": "10000",
+    "autovacuum_vacuum_cost_delay": "0",
+}
+
+
+def make_outbox_table(
+    metadata: MetaData, name: str = "eventcollector_outbox", schema: str | None = None
+) -> Table:
+    """Add the outbox's table to *metadata*, so that your migrations create it.
+
+    A second, small table is added with it, whose name has the suffix ``_leader``: it
+    says which relay is the active one. ``metadata.create_all()`` creates both, and so
+    does what Alembic generates. On PostgreSQL, the migration should also execute
+    :func:`autovacuum_ddl`.
+
+    :param metadata: for example ``db.metadata`` of Flask-SQLAlchemy. It must be that
+        of the database whose transactions the events belong to.
+    :param name: at most 55 characters, since PostgreSQL cuts off longer names.
+    :raises sqlalchemy.exc.InvalidRequestError: *metadata* has such a table already.
+    """
+    table = Table(name, metadata, *_columns(), schema=schema, **_OPTIONS)
+    # Dead rows are in no partial index. Elsewhere, the state keeps them apart.
+    waiting = table.c.state == WAITING
+    Index(
+        f"{name}{_DUE}",
+        *(table.c[column] for column in INDEXED),
+        postgresql_where=waiting,
+        sqlite_where=waiting,
+    )
+    vacuum = DDL(autovacuum_ddl(table).replace("%", "%%"))  # type: ignore[no-untyped-call]
+    event.listen(table, "after_create", vacuum.execute_if(dialect="postgresql"))
+    Table(f"{name}_leader", metadata, *_leader_columns(), schema=schema, **_COMMON)
+    return table
+
+
+#: The columns of the only index besides the primary key. The claim names the first
+#: three, and takes the rows in the order of the last.
+INDEXED = ("app", "state", "due", "seq")
+
+_DUE = "_due"
+
+_COMMON: Mapping[str, Any] = {
+    "mysql_engine": "InnoDB",
+    "mariadb_engine": "InnoDB",
+    # The names of apps and queues are case-sensitive, and may be any Unicode.
+    "mysql_charset": "utf8mb4",
+    "mariadb_charset": "utf8mb4",
+    "mysql_collate": "utf8mb4_bin",
+    "mariadb_collate": "utf8mb4_bin",
+}
+#: Numbers of erased rows must not be used again: a late erasing would hit another row.
+_OPTIONS: Mapping[str, Any] = {**_COMMON, "sqlite_autoincrement": True}
+
+
+def _columns() -> list[Column[Any]]:
+    """The columns; all times are integers, which mean the same everywhere."""
+    return [
+        # The order of the events.
+        Column(
+            "seq",
+            BigInteger().with_variant(Integer, "sqlite"),
+            Identity(),
+            primary_key=True,
+        ),
+        Column("app", String(MAX_APP), nullable=False),
+        # 0: waiting; 1: dead.
+        Column("state", SmallInteger, nullable=False, server_default=text("0")),
+        # In ms by the database's clock: when the row is free again, which is the end of
+        # the lease or the time of the next try. 0: it is free.
+        Column("due", BigInteger, nullable=False, server_default=text("0")),
+        # Who holds the row until then.
+        Column("token", String(MAX_TOKEN)),
+        Column("attempts", Integer, nullable=False, server_default=text("0")),
+        # In ms by the database's clock.
+        Column("refused_since", BigInteger),
+        Column("reason", String(MAX_REASON)),
+        # Whether it may have been sent, by a process that did not say how it ended.
+        Column("maybe_sent", Boolean, nullable=False, server_default=false()),
+        Column("exchange", String(_MAX_NAME), nullable=False),
+        Column("target_queue", String(_MAX_NAME), nullable=False),
+        Column("event_id", String(_MAX_NAME), nullable=False),
+        # In µs, UTC.
+        Column("enqueued_at", BigInteger, nullable=False),
+        Column("size", Integer, nullable=False),
+        # MySQL's TEXT and BLOB hold 64 KiB.
+        Column(
+            "headers",
+            Text().with_variant(MEDIUMTEXT(), "mysql", "mariadb"),
+            nullable=False,
+        ),
+        Column(
+            "body",
+            LargeBinary().with_variant(LONGBLOB(), "mysql", "mariadb"),
+            nullable=False,
+        ),
+    ]
+
+
+def _leader_columns() -> list[Column[Any]]:
+    return [
+        Column("app", String(MAX_APP), primary_key=True),
+        Column("token", String(MAX_TOKEN)),
+        # Who that is, for people.
+        Column("name", String(_MAX_NAME)),
+        # The end of its lease, in ms by the database's clock.
+        Column("until", BigInteger, nullable=False),
+    ]
+
+
+def due_index(table: Table) -> str:
+    """The name of the index that holds the waiting rows in their order."""
+    return f"{table.name}{_DUE}"
+
+
+def leader_table(table: Table) -> Table:
+    """The table that :func:`make_outbox_table` has added beside *table*."""
+    return table.metadata.tables[f"{table.key}_leader"]
+
+
+def autovacuum_ddl(table: Table) -> str:
+    """The statement that has PostgreSQL vacuum the outbox's table in time.
+
+    Have the migration that creates the table execute it, with ``op.execute()``, if its
+    database is a PostgreSQL. ``create_all()`` executes it by itself.
+
+    See https://www.postgresql.org/docs/current/runtime-config-autovacuum.html.
+    """
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    name = dialect.identifier_preparer.format_table(table)
+    settings = ", ".join(f"{key} = {value}" for key, value in AUTOVACUUM.items())
+    return f"ALTER TABLE {name} SET ({settings})"

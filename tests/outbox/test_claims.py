@@ -1,0 +1,258 @@
+"""Claims by many at a time, and what they cost the database."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from flask_eventcollector.stores.outbox import claims
+from flask_eventcollector.stores.outbox.claims import Position
+from flask_eventcollector.stores.outbox.rows import OutboxRow
+from tests.helpers import unmeasured
+from tests.outbox.support import MUCH, Place, sent, seqs, statements
+from tests.parts import make_event
+
+ROOT = Path(__file__).parents[2]
+
+#: A process with three threads that claim until nothing is left.
+CLAIMER = """
+import json, sys, threading
+import sqlalchemy
+from flask_eventcollector.stores.outbox.database import Database
+from flask_eventcollector.stores.outbox.outbox import Outbox
+from flask_eventcollector.stores.outbox.table import make_outbox_table
+
+url, name = sys.argv[1:]
+table = make_outbox_table(sqlalchemy.MetaData(), name)
+engine = sqlalchemy.create_engine(url)
+claimed = []
+
+def work():
+    outbox = Outbox(Database(engine, table), "shop")
+    barrier.wait()
+    while rows := outbox.claim(7, 1 << 30):
+        claimed.append([row.seq for row in rows])
+
+barrier = threading.Barrier(4)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads:
+    thread.start()
+print("ready", flush=True)
+sys.stdin.readline()
+barrier.wait()
+for thread in threads:
+    thread.join()
+print(json.dumps(claimed))
+"""
+
+#: A process that dies in the middle of a claim.
+VICTIM = """
+import sys, time
+import sqlalchemy
+from sqlalchemy import event
+from flask_eventcollector.stores.outbox.database import Database
+from flask_eventcollector.stores.outbox.outbox import Outbox
+from flask_eventcollector.stores.outbox.table import make_outbox_table
+
+url, name = sys.argv[1:]
+table = make_outbox_table(sqlalchemy.MetaData(), name)
+outbox = Outbox(Database(sqlalchemy.create_engine(url), table), "shop")
+print(len(outbox.claim(2, 1 << 30)), flush=True)
+
+@event.listens_for(sqlalchemy.Engine, "commit")
+def hang(connection):
+    print("hangs", flush=True)
+    time.sleep(600)
+
+outbox.claim(2, 1 << 30)
+"""
+
+
+def start(place: Place, code: str) -> subprocess.Popen[str]:
+    url = place.engine.url.render_as_string(hide_password=False)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, url, place.table.name],
+        cwd=ROOT,
+        env=unmeasured() | {"PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_no_row_is_claimed_twice(place: Place) -> None:
+    written = place.write(place.outbox(), range(600))
+    processes = [start(place, CLAIMER) for _ in range(3)]
+    for process in processes:
+        assert line(process) == "ready"
+    claims = []
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        claims += json.loads(process.communicate(timeout=60)[0])
+
+    claimed = Counter(seq for claim in claims for seq in claim)
+    assert set(claimed.values()) == {1}
+    # Whoever finds all that is left locked has nothing to do, and ends.
+    left = seqs(place.outbox().claim(MUCH, MUCH))
+    assert sorted([*claimed, *left]) == written
+    assert max(map(len, claims)) <= 7
+    assert all(claim == sorted(claim) for claim in claims)
+
+
+def test_a_process_that_is_killed_while_it_claims_takes_nothing_along(
+    place: Place,
+) -> None:
+    written = place.write(place.outbox(), range(10))
+    victim = start(place, VICTIM)
+    assert line(victim) == "2"
+    assert line(victim) == "hangs"
+    victim.send_signal(signal.SIGKILL)
+    victim.communicate()
+
+    rows: list[OutboxRow] = []
+    while len(rows) < 8:
+        rows += place.outbox().claim(10, MUCH)
+    assert seqs(rows) == written[2:]
+    assert not any(row.maybe_sent for row in rows)
+
+    place.end_leases()
+    rows = place.outbox().claim(10, MUCH)
+    assert seqs(rows) == written
+    assert all(row.maybe_sent for row in rows)
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_row_that_appears_behind_a_claim_is_claimed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = place.outbox()
+    with place.engine.connect() as late:
+        outbox.write(late, [make_event("late")], held=False)
+        place.write(outbox, ["early"])
+        assert sent(outbox.claim(10, MUCH)) == ["early"]
+        late.commit()
+    monkeypatch.setattr(claims, "LOOK_INTERVAL", 0)
+    rows = [*outbox.claim(10, MUCH), *place.outbox().claim(10, MUCH)]
+    assert sent(rows) == ["late"]
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_a_claim_does_not_wait_for_another(place: Place) -> None:
+    outbox = place.outbox()
+    written = place.write(outbox, range(4))
+    place.write(outbox, ["held"], held=True)
+    place.end_leases()
+    seq = place.table.c.seq
+    with place.engine.begin() as connection:
+        for locked in (written[1], written[-1] + 1):
+            row = sqlalchemy.select(seq).where(seq == locked)
+            connection.execute(row.with_for_update()).one()
+        assert sent(outbox.claim(10, MUCH)) == [0, 2, 3]
+
+
+def test_between_two_looks_claims_start_where_the_last_but_one_had_come_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    position = Position()
+    assert position.is_look_due()
+    position.looked(all_freed=True)
+    assert not position.is_look_due()
+    position.claimed(50)
+    assert position.low == 0
+
+    position.looked(all_freed=True)
+    position.claimed(80)
+    assert position.low == 0
+
+    position.looked(all_freed=True)
+    assert position.low == 50
+
+
+def test_a_look_goes_on_until_all_are_free() -> None:
+    position = Position()
+    position.looked(all_freed=False)
+    assert position.is_look_due()
+
+
+def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
+    outbox = place.outbox()
+    written = place.write(outbox, range(6))
+    position = outbox._claims._position
+    for _ in range(3):
+        position._next_look = 0
+        outbox.claim(1, MUCH)
+    outbox.give_back(written[:1])
+    assert seqs(outbox.claim(1, MUCH)) == [written[3]]
+    position._next_look = 0
+    assert seqs(outbox.claim(2, MUCH)) == [written[0], written[4]]
+
+
+# What the database does.
+
+
+def plans(place: Place, explain: str) -> dict[str, list[Any]]:
+    """How the database finds rows: those to free, and those to claim."""
+    outbox = place.outbox()
+    place.write(outbox, range(1000), held=True)
+    outbox.give_back(place.values("seq")[:500])
+    place.write(outbox, range(3000))
+    with place.engine.connect() as connection:
+        analyze = "ANALYZE TABLE" if "mysql" in str(place.engine.url) else "ANALYZE"
+        connection.exec_driver_sql(f"{analyze} {place.table.name}").close()
+        connection.commit()
+    with statements(sqlalchemy.Engine) as executed:  # type: ignore[arg-type]
+        place.outbox().claim(100, MUCH)
+    found = {}
+    with place.engine.connect() as connection:
+        for statement, parameters in executed:
+            if "LIMIT" in statement:
+                kind = "claim" if "ORDER BY" in statement else "free"
+                rows = connection.exec_driver_sql(f"{explain} {statement}", parameters)
+                found[kind] = [*rows.mappings()]
+    assert found.keys() == {"claim", "free"}
+    return found
+
+
+@pytest.mark.parametrize("outbox_url", ["mariadb"], indirect=True)
+def test_mariadb_takes_rows_in_the_order_of_its_index(new_place: Place) -> None:
+    for plan in plans(new_place, "EXPLAIN").values():
+        (step,) = plan
+        assert step["key"] == f"{new_place.table.name}_due"
+        assert "filesort" not in step["Extra"]
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql"], indirect=True)
+def test_postgresql_takes_rows_in_the_order_of_its_index(
+    new_place: Place,
+) -> None:
+    for plan in plans(new_place, "EXPLAIN").values():
+        text = "\n".join(step["QUERY PLAN"] for step in plan)
+        assert f"Index Scan using {new_place.table.name}_due" in text
+        # The few that were found may be sorted once more, for the sum of their sizes.
+        assert (
+            "Index Cond: (((app)::text = 'shop'::text) AND (state = 0) AND (due" in text
+        )
+        assert "Sort" not in text.partition("CTE ready")[2].partition("using")[0]
+
+
+@pytest.mark.parametrize("outbox_url", ["sqlite"], indirect=True)
+def test_sqlite_takes_rows_in_the_order_of_its_index(new_place: Place) -> None:
+    for plan in plans(new_place, "EXPLAIN QUERY PLAN").values():
+        (step,) = plan
+        assert f"INDEX {new_place.table.name}_due" in step["detail"]

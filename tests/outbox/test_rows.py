@@ -1,0 +1,78 @@
+"""What comes back from a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from flask_eventcollector import EncodingError, Event
+from flask_eventcollector.messages.amqp_fields import copy_headers
+from tests.outbox.support import MUCH, Place
+from tests.parts import make_event
+
+HEADERS: dict[str, Any] = {
+    "text": "Zażółć 🐘 'quoted' \"twice\" \\ % %s :x",
+    "nul": "a\0b",
+    "bytes": bytes(range(256)),
+    "none": None,
+    "true": True,
+    "int": -(1 << 63),
+    "list": [1, [b"\xff"], {"deep": False}],
+    "table": {"bytes": "no bytes", "table": {"list": []}},
+}
+
+
+def through(place: Place, event: Event) -> Event:
+    """*event* as another process claims it."""
+    with place.engine.begin() as connection:
+        place.outbox().write(connection, [event], held=False)
+    (row,) = place.outbox().claim(1, MUCH)
+    return row.event
+
+
+def test_an_event_comes_back_as_it_was(place: Place) -> None:
+    headers, _ = copy_headers(HEADERS)
+    event = make_event(
+        {"a": "ü🐘"}, "Queue ü🐘", exchange="exchange.%s", headers=headers, size=77
+    )
+
+    found = through(place, event)
+
+    for name in Event.__slots__:
+        assert getattr(found, name) == getattr(event, name)
+    assert type(found.body) is bytes
+    assert [type(value) for value in found.headers.values()] == [
+        type(value) for value in headers.values()
+    ]
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 1_200_000])
+def test_a_body_may_be_large(place: Place, size: int) -> None:
+    body = "x" * (size - 2)
+    assert len(through(place, make_event(body)).body) == size
+
+
+def test_headers_may_be_as_large_as_amqp_allows(place: Place) -> None:
+    headers, _ = copy_headers({"x": b"\xff" * 65_000})
+    assert through(place, make_event(headers=headers)).headers == headers
+
+
+def test_names_and_ids_may_be_as_long_as_amqp_allows(place: Place) -> None:
+    event = make_event(queue="q" * 255, exchange="e" * 255, id="i" * 255)
+    found = through(place, event)
+    assert (found.target, found.id) == (event.target, event.id)
+
+
+def test_names_are_case_sensitive(place: Place) -> None:
+    outbox = place.outbox()
+    place.write(outbox, "a", queue="Orders")
+    place.write(outbox, "b", queue="orders")
+    rows = place.admin().rows(queue="orders")
+    assert [row.event.target_queue for row in rows] == ["orders"]
+
+
+@pytest.mark.parametrize("name", [{"queue": "a\0"}, {"exchange": "a\0"}])
+def test_a_name_with_nul_is_refused(place: Place, name: dict[str, Any]) -> None:
+    with pytest.raises(EncodingError, match=r"U\+0000.*choose another name"):
+        place.write(place.outbox(), "a", **name)
