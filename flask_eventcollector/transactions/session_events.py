@@ -110,8 +110,13 @@ def _has_unflushed(reference: weakref.ref[Session]) -> bool:
     session = reference()
     if session is None:
         return False
-    changed = session.new or session.deleted
-    return bool(changed) or any(map(session.is_modified, session.dirty))
+    try:
+        changed = session.new or session.deleted
+        return bool(changed) or any(map(session.is_modified, session.dirty))
+    except Exception as error:
+        # Another thread may use the session, or a model has its own idea of equality.
+        log_failure(Kind.SESSION_HOOK_FAILED, error, hook="is_modified")
+        return False
 
 
 def _innermost(session: Session) -> SessionTransaction | None:

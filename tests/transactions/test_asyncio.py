@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -173,3 +173,19 @@ def test_what_a_task_awaits_belongs_to_its_transaction(
         run(tmp_path, test)
 
     assert shop.books() == {"discarded": 1}
+
+
+def test_a_block_of_a_session_that_raises_is_closed_by_another_task(
+    shop: Shop, tmp_path: Path
+) -> None:
+    async def test(maker: async_sessionmaker[AsyncSession]) -> None:
+        shop.events.bind_session(maker)
+        with suppress(LookupError):
+            async with maker() as session:
+                await place(shop, session, "a")
+                raise LookupError
+
+    with shop.events.capture() as captured, shop.events.auto_publish():
+        run(tmp_path, test)
+
+    captured.assert_discarded("q", "a", reason=NOT_COMMITTED)

@@ -409,5 +409,23 @@ def test_a_hook_that_fails_is_logged_and_the_transaction_goes_on(
     assert "Session hook failed: after_transaction_end" in caplog.text
 
 
+def test_changes_that_can_not_be_compared_are_logged(
+    shop: Shop,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shop.events.bind_session(Session)
+    with Session(engine) as session:
+        order = Work(shop, session).write("a")
+        session.commit()
+        order.note = "paid"
+        monkeypatch.setattr(Session, "is_modified", fail)
+        shop.enqueue("a")
+
+        assert shop.events.publish() == PublishResult(confirmed=1)
+    assert "Session hook failed: is_modified" in caplog.text
+
+
 def fail(*arguments: object) -> None:
     raise LookupError
