@@ -6,8 +6,11 @@ import enum
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, NamedTuple
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class Target(NamedTuple):
@@ -20,7 +23,7 @@ class Target(NamedTuple):
         return f"{self.exchange}/{self.queue}" if self.exchange else self.queue
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Event:
     """One payload for one target queue, encoded when it was enqueued.
 
@@ -28,30 +31,89 @@ class Event:
     may end up in a log.
     """
 
-    #: The AMQP ``message_id`` (a UUID), the same for every attempt.
-    id: str
-    #: The routing key. On the default exchange, it is the queue's name.
-    target_queue: str
-    #: The exchange; ``""`` is AMQP's default exchange.
-    exchange: str
+    # A process may hold very many, so each takes little memory.
+
+    #: The id. A UUID is kept as a number, which takes half the memory of its text.
+    key: Final[int | str]
+    #: The exchange with the target queue.
+    target: Final[Target]
     #: The body of the AMQP message: the payload as JSON in UTF-8.
-    body: bytes = field(repr=False)
+    body: Final[bytes]
     #: The caller's headers.
-    headers: Mapping[str, Any] = field(repr=False)
-    #: When it was enqueued, in UTC (timezone-aware).
-    enqueued_at: datetime
+    headers: Final[Mapping[str, Any]]
+    #: When it was enqueued, in microseconds since 1970.
+    microseconds: Final[int]
     #: Bytes that the event counts against ``EVENTCOLLECTOR_MAX_BYTES``.
-    size: int = field(repr=False)
+    size: Final[int]
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        id: str,
+        target_queue: str,
+        exchange: str,
+        body: bytes,
+        headers: Mapping[str, Any],
+        enqueued_at: datetime,
+        size: int,
+    ) -> Event:
+        """An event with these attributes; *enqueued_at* is aware of its time zone."""
+        return cls(
+            id_from_text(id),
+            Target(exchange, target_queue),
+            body,
+            headers,
+            (enqueued_at - _EPOCH) // _MICROSECOND,
+            size,
+        )
+
+    def __repr__(self) -> str:
+        shown = ("id", "target_queue", "exchange", "enqueued_at")
+        values = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown)
+        return f"Event({values})"
+
+    @property
+    def id(self) -> str:
+        """The AMQP ``message_id`` (a UUID), the same for every attempt."""
+        return id_as_text(self.key)
+
+    @property
+    def target_queue(self) -> str:
+        """The routing key. On the default exchange, it is the queue's name."""
+        return self.target.queue
+
+    @property
+    def exchange(self) -> str:
+        """The exchange; ``""`` is AMQP's default exchange."""
+        return self.target.exchange
+
+    @property
+    def enqueued_at(self) -> datetime:
+        """When it was enqueued, in UTC (timezone-aware)."""
+        return _EPOCH + self.microseconds * _MICROSECOND
 
     @property
     def payload(self) -> Any:
         """The payload as a consumer sees it, decoded from :attr:`body`."""
         return json.loads(self.body)
 
-    @property
-    def target(self) -> Target:
-        """The exchange with the target queue."""
-        return Target(self.exchange, self.target_queue)
+
+def id_as_text(id: int | str) -> str:
+    """The id of :attr:`Event.key`, as a consumer sees it."""
+    if isinstance(id, str):
+        return id
+    digits = id.to_bytes(16, "big").hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def id_from_text(text: str) -> int | str:
+    """The number of a UUID in lower case; any other *text* remains text."""
+    try:
+        id = int(text.replace("-", ""), 16)
+        return id if id_as_text(id) == text else text
+    except (ValueError, OverflowError):
+        return text
 
 
 class Word(str, enum.Enum):

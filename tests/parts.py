@@ -63,7 +63,7 @@ def make_event(
 ) -> Event:
     """An event as the encoder creates it, with any *size*."""
     body = json.dumps(payload).encode()
-    return Event(
+    return Event.of(
         id=id or f"{queue}-{next(_numbers)}",
         target_queue=queue,
         exchange=exchange,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import enum
-import functools
 import json
-import operator
 import pathlib
 import uuid
 from collections import UserDict
@@ -28,11 +26,7 @@ from flask_eventcollector.brokers.rabbitmq.frames import signed
 from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
-from flask_eventcollector.messages.encoding import (
-    EventEncoder,
-    new_id,
-    provider_default,
-)
+from flask_eventcollector.messages.encoding import EventEncoder, provider_default
 from tests.helpers import open_shop
 
 UTC = timezone.utc
@@ -104,9 +98,32 @@ def test_an_event_has_a_random_id_and_the_time_in_utc() -> None:
     assert event.enqueued_at.tzinfo is UTC
 
 
+def test_an_interpreter_without_jsons_c_encoder_encodes_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    payload = {"a": [1, 2.5, None, True, "é", Decimal("1.50")]}
+    expected = encode(payload).body
+    monkeypatch.setattr(json.encoder, "c_make_encoder", None)
+    assert encode(payload).body == expected
+
+
 def test_an_event_keeps_where_it_goes() -> None:
     event = encode(target_queue="orders.created", exchange="shop")
     assert (event.target_queue, event.exchange) == ("orders.created", "shop")
+
+
+def test_an_encoder_serves_any_number_of_targets() -> None:
+    encoder = EventEncoder(max_event_bytes=1000, exchange="shop")
+    for number in range(2500):
+        for exchange in (None, "", "other"):
+            event = encoder.encode(1, f"q{number % 1200}", exchange=exchange)
+            expected = "shop" if exchange is None else exchange
+            assert event.target == (expected, f"q{number % 1200}")
+
+
+def test_events_for_one_target_share_it() -> None:
+    encoder = EventEncoder(max_event_bytes=1000)
+    assert encoder.encode(1, "q").target is encoder.encode(2, "q").target
 
 
 def test_the_default_exchange_is_the_nameless_one() -> None:
@@ -852,20 +869,3 @@ def items(values: list[Any]) -> Iterator[Any]:
 def test_a_generator_can_be_sent_with_the_cure() -> None:
     assert "send list(value)" in refusal(items([1]))
     assert encode(list(items([1]))).payload == [1]
-
-
-# Ids.
-
-
-def test_an_id_is_a_random_uuid() -> None:
-    ids = [new_id() for _ in range(1000)]
-    assert len(set(ids)) == 1000
-    for text in ids:
-        assert str(uuid.UUID(text)) == text
-        assert uuid.UUID(text).version == 4
-        assert uuid.UUID(text).variant == uuid.RFC_4122
-    # Every bit but the six of version and variant.
-    numbers = [uuid.UUID(text).int for text in ids]
-    ever = functools.reduce(operator.or_, numbers)
-    always = functools.reduce(operator.and_, numbers)
-    assert (ever & ~always).bit_count() == 122

@@ -77,7 +77,9 @@ def an_entry(
         **more,
     }
     entry = Entry(
-        Event(target_queue=queue, exchange=EXCHANGE, body=body, size=len(body), **about)
+        Event.of(
+            target_queue=queue, exchange=EXCHANGE, body=body, size=len(body), **about
+        )
     )
     entry.possible_duplicate = again
     return entry

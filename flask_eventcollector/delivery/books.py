@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from ..events import Event, id_from_text
 from .entries import Entry, State
 
 _ALIVE = frozenset(state for state in State if state.alive)
@@ -19,9 +20,10 @@ class Books:
     """
 
     def __init__(self) -> None:
-        self._live: dict[str, Entry] = {}
+        #: By the keys of the events.
+        self._live: dict[int | str, Entry] = {}
         #: Adopted from other processes: enqueued earlier than their position suggests.
-        self._foreign: dict[str, Entry] = {}
+        self._foreign: dict[int | str, Entry] = {}
         self._counts = [0] * len(State)
         self._enqueued = 0
         self._adopted = 0
@@ -30,8 +32,9 @@ class Books:
     def __len__(self) -> int:
         return len(self._live)
 
-    def __contains__(self, id: str) -> bool:
-        return id in self._live
+    def __contains__(self, event: Event) -> bool:
+        """Whether an event with its id is held."""
+        return event.key in self._live
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._live.values()))
@@ -59,14 +62,15 @@ class Books:
         """The live entries with one of *ids*; ``None``: all."""
         if ids is None:
             return list(self)
-        return [self._live[id] for id in dict.fromkeys(ids) if id in self._live]
+        keys = dict.fromkeys(map(id_from_text, ids))
+        return [self._live[key] for key in keys if key in self._live]
 
     def open(self, entries: Sequence[Entry]) -> None:
         """Count new entries as collected."""
         size = 0
         for entry in entries:
             event = entry.event
-            self._live[event.id] = entry
+            self._live[event.key] = entry
             entry.state = State.COLLECTED
             size += event.size
         self._counts[State.COLLECTED] += len(entries)
@@ -75,7 +79,7 @@ class Books:
 
     def adopt(self, entry: Entry) -> None:
         """Count an entry from another process, in its current state."""
-        self._live[entry.event.id] = self._foreign[entry.event.id] = entry
+        self._live[entry.event.key] = self._foreign[entry.event.key] = entry
         self._counts[entry.state] += 1
         self._adopted += 1
         self._bytes[entry.state] += entry.event.size
@@ -89,8 +93,8 @@ class Books:
         if state.alive:
             self._bytes[state] += entry.event.size
         else:
-            del self._live[entry.event.id]
-            self._foreign.pop(entry.event.id, None)
+            del self._live[entry.event.key]
+            self._foreign.pop(entry.event.key, None)
 
     def moved(self, entries: Sequence[Entry], before: State, state: State) -> int:
         """Count that all *entries* have moved from one state to another, in bulk.
@@ -105,17 +109,17 @@ class Books:
             self._bytes[state] += size
             return size
         for entry in entries:
-            del self._live[entry.event.id]
+            del self._live[entry.event.key]
             if self._foreign:
-                self._foreign.pop(entry.event.id, None)
+                self._foreign.pop(entry.event.key, None)
         return size
 
     def rebuild(self) -> None:
         """Recompute the counts after a step was interrupted."""
         ended = [entry for entry in self if not entry.state.alive]
         for entry in ended:
-            del self._live[entry.event.id]
-            self._foreign.pop(entry.event.id, None)
+            del self._live[entry.event.key]
+            self._foreign.pop(entry.event.key, None)
         for state in State:
             if state.alive:
                 sizes = [e.event.size for e in self if e.state is state]
@@ -148,5 +152,5 @@ class Books:
             return None
         own = (e for e in self._live.values() if e.state in undelivered)
         foreign = [e for e in self._foreign.values() if e.state in undelivered]
-        oldest = min(e.event.enqueued_at.timestamp() for e in [next(own), *foreign])
+        oldest = min(e.event.microseconds for e in [next(own), *foreign]) / 1e6
         return max(0.0, time.time() - oldest)

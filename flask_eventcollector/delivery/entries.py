@@ -97,7 +97,8 @@ class Entry:
 
     def redirect(self, queue: str) -> None:
         """Give it another target queue, which has not refused it yet."""
-        self.event = replace(self.event, target_queue=queue)
+        target = self.event.target._replace(queue=queue)
+        self.event = replace(self.event, target=target)
         self.target = self.event.target
         self.reason = ""
 

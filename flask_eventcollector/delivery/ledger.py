@@ -552,7 +552,7 @@ class Ledger:
         self._disk_index.unadopted = unadopted
         now, duplicates = self._clock(), []
         for entry in entries:
-            if entry.event.id in self._books:
+            if entry.event in self._books:
                 entry.state = State.DISCARDED
                 self._disk_index.outdate(entry)
                 duplicates.append(entry)
@@ -578,7 +578,7 @@ class Ledger:
     ) -> None:
         """Take over events that another process had handed over, only to drop them."""
         self._disk_index.unadopted = unadopted
-        new = [entry for entry in entries if entry.event.id not in self._books]
+        new = [entry for entry in entries if entry.event not in self._books]
         for entry in new:
             self._books.adopt(entry)
         self._drop_each(new, reason)
@@ -667,7 +667,7 @@ class Ledger:
         self._admit()
 
     def _is_new(self, entry: Entry) -> bool:
-        is_known = entry.event.id in self._books or entry.state is State.DROPPED
+        is_known = entry.event in self._books or entry.state is State.DROPPED
         return not is_known
 
     def _arrive(self, entries: list[Entry]) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import json.encoder
 import os
+import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from ..errors import EncodingError
-from ..events import Event
+from ..events import Event, Target
 from .amqp_fields import check_name, copy_headers
 from .as_text import as_text
 from .payload_errors import explain
@@ -21,6 +22,14 @@ from .wording import type_name
 
 #: Converts a value for JSON, or raises TypeError: ``default`` of Flask's JSON provider.
 Default = Callable[[Any], Any]
+
+#: Targets may be named after users or hosts, so their number is unbounded.
+_MOST_TARGETS = 1000
+
+#: The bits of a UUID that are random, and those that name its version and variant. See
+#: https://www.rfc-editor.org/rfc/rfc9562#section-5.4.
+_RANDOM = ~((0xF << 76) | (0b11 << 62))
+_VERSION_4 = (4 << 76) | (0b10 << 62)
 
 
 class EventEncoder:
@@ -46,12 +55,9 @@ class EventEncoder:
         self._max_event_bytes = max_event_bytes
         self._replace = replace_invalid_text
         self._convert = partial(_convert, default=default)
-        self._to_json = json.JSONEncoder(
-            ensure_ascii=False,
-            allow_nan=False,
-            separators=(",", ":"),
-            default=self._convert,
-        ).encode
+        self._to_json = _json_encoder(self._convert)
+        #: Names that were checked: the queue, and the exchange if one was given.
+        self._targets: dict[tuple[str, str | None], Target] = {}
 
     def encode(
         self,
@@ -70,22 +76,35 @@ class EventEncoder:
         :raises ValueError: a name or header is invalid in AMQP.
         :raises EncodingError: the payload can't be encoded as JSON, or is too large.
         """
-        target_queue = check_name(target_queue, "target_queue")
-        if exchange is None:
-            exchange = self._exchange
-        else:
-            exchange = check_name(exchange, "exchange", allow_empty=True)
+        target = self._target(target_queue, exchange)
         headers_copy, headers_size = copy_headers(headers, replace=self._replace)
         body = self._body(payload)
         return Event(
-            id=new_id(),
-            target_queue=target_queue,
-            exchange=exchange,
-            body=body,
-            headers=headers_copy,
-            enqueued_at=datetime.now(timezone.utc),
-            size=len(body) + headers_size,
+            new_id(),
+            target,
+            body,
+            headers_copy,
+            time.time_ns() // 1000,
+            len(body) + headers_size,
         )
+
+    def _target(self, queue: str, exchange: str | None) -> Target:
+        if type(queue) is not str or type(exchange) not in (str, type(None)):
+            # Perhaps not hashable.
+            return self._checked_target(queue, exchange)
+        target = self._targets.get((queue, exchange))
+        if target is None:
+            target = self._checked_target(queue, exchange)
+            if len(self._targets) >= _MOST_TARGETS:
+                self._targets.clear()
+            self._targets[queue, exchange] = target
+        return target
+
+    def _checked_target(self, queue: str, exchange: str | None) -> Target:
+        queue = check_name(queue, "target_queue")
+        if exchange is None:
+            return Target(self._exchange, queue)
+        return Target(check_name(exchange, "exchange", allow_empty=True), queue)
 
     def _body(self, payload: Any) -> bytes:
         try:
@@ -105,18 +124,41 @@ class EventEncoder:
         return body
 
 
-def new_id() -> str:
+def new_id() -> int:
     """A random UUID, version 4 of RFC 9562.
 
-    :func:`uuid.uuid4` creates an object, and formats it in a loop. Nothing is buffered
-    between two calls, so a forked child can't repeat its parent's ids.
+    Nothing is buffered between two calls, so a forked child can't repeat its parent's
+    ids.
     """
-    digits = os.urandom(16).hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return (
-        f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}"
-        f"-{variant}{digits[17:20]}-{digits[20:]}"
+    return int.from_bytes(os.urandom(16), "big") & _RANDOM | _VERSION_4
+
+
+def _json_encoder(convert: Default) -> Callable[[Any], str]:
+    encoder = json.JSONEncoder(
+        ensure_ascii=False,
+        allow_nan=False,
+        # A value that contains itself ends in a RecursionError instead.
+        check_circular=False,
+        separators=(",", ":"),
+        default=convert,
     )
+    make = json.encoder.c_make_encoder  # type: ignore[attr-defined]
+    if make is None:  # not in C, as in PyPy
+        return encoder.encode
+    # JSONEncoder makes such an object for each payload, which takes as long as encoding
+    # a small one.
+    chunks = make(
+        None,
+        encoder.default,
+        json.encoder.encode_basestring,
+        None,
+        encoder.key_separator,
+        encoder.item_separator,
+        encoder.sort_keys,
+        encoder.skipkeys,
+        encoder.allow_nan,
+    )
+    return lambda payload: "".join(chunks(payload, 0))
 
 
 def provider_default(provider: Any) -> Default:

@@ -15,13 +15,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def microseconds(time: datetime) -> int:
-    """Microseconds since 1970 until *time*, which is timezone-aware."""
-    return (time - _EPOCH) // _MICROSECOND
-
-
 def time_of(microseconds: int) -> datetime:
-    """The time, in UTC, that :func:`microseconds` has turned into the number."""
+    """The time, in UTC, that is so many *microseconds* after the beginning of 1970."""
     return _EPOCH + microseconds * _MICROSECOND
 
 

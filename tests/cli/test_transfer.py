@@ -79,7 +79,7 @@ def test_an_event_survives_export_and_import_unchanged(
 ) -> None:
     kept, size = copy_headers({f"x{key}": value for key, value in headers.items()})
     id, queue, exchange = names
-    event = Event(
+    event = Event.of(
         id=id,
         target_queue=queue,
         exchange=exchange,

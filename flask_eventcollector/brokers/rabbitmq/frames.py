@@ -72,9 +72,10 @@ class MessageFrames:
         size = len(event.body)
         if event.headers or entry.possible_duplicate or not 0 < size <= self._body_max:
             return self._encode(entry)
-        template = self._templates.get(event.target_queue)
+        queue = event.target.queue
+        template = self._templates.get(queue)
         if template is None:
-            template = self._add_template(event.target_queue)
+            template = self._add_template(queue)
         id = event.id.encode()
         if len(id) != len(_ID):
             return self._encode(entry)
@@ -85,7 +86,7 @@ class MessageFrames:
                 template.before_id,
                 id,
                 template.before_seconds,
-                _long_long(int(event.enqueued_at.timestamp())),
+                _long_long(event.microseconds // 1_000_000),
                 template.before_body,
                 _long(size),
                 event.body,
@@ -117,7 +118,7 @@ class MessageFrames:
         headers = dict(event.headers)
         if entry.possible_duplicate:
             headers[POSSIBLE_DUPLICATE] = True
-        properties = self._properties(event.id, int(event.enqueued_at.timestamp()))
+        properties = self._properties(event.id, event.microseconds // 1_000_000)
         properties.headers = signed(headers) or None
         size = len(event.body)
         bodies = [

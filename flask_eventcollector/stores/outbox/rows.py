@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Table, and_
 
 from ...errors import EncodingError
 from ...events import Event
-from ..plain import headers_as_text, headers_from_text, microseconds, time_of
+from ..plain import headers_as_text, headers_from_text, time_of
 from .clock import now_ms
 from .table import WAITING
 
@@ -53,7 +53,7 @@ def values_of(event: Event) -> dict[str, Any]:
         "exchange": event.exchange,
         "target_queue": event.target_queue,
         "event_id": event.id,
-        "enqueued_at": microseconds(event.enqueued_at),
+        "enqueued_at": event.microseconds,
         "size": event.size,
         "headers": headers_as_text(event.headers),
         "body": event.body,
@@ -112,7 +112,7 @@ def _event(
     headers: str,
     body: bytes,
 ) -> Event:
-    return Event(
+    return Event.of(
         id=id,
         target_queue=target_queue,
         exchange=exchange,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ...delivery.entries import Entry, State
 from ...events import Event
-from ..plain import headers_as_text, headers_from_text, microseconds, time_of
+from ..plain import headers_as_text, headers_from_text, time_of
 
 #: The columns of a row, in order.
 COLUMNS = (
@@ -48,7 +48,7 @@ def row_of(entry: Entry, number: int) -> tuple[Any, ...]:
         event.target_queue,
         event.id,
         headers_as_text(event.headers),
-        microseconds(event.enqueued_at),
+        event.microseconds,
         event.size,
         event.body,
         entry.reason if entry.state is State.DEAD else None,
@@ -93,7 +93,7 @@ def _read(
     reason = None if dead is None else dead.decode()
     if _checksum(number, *texts, enqueued_at, size, body, reason) != checksum:
         raise ValueError("checksum mismatch")
-    event = Event(
+    event = Event.of(
         id=texts[2],
         target_queue=texts[1],
         exchange=texts[0],

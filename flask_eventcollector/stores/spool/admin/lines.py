@@ -50,7 +50,7 @@ def read_line(line: bytes, number: int) -> StoredEvent:
     fields = _fields(line)
     body = _field(fields, "body", _read_body)
     headers, headers_size = _field(fields, "headers", _read_headers)
-    event = Event(
+    event = Event.of(
         id=_field(fields, "id", _read_id),
         target_queue=_field(fields, "target_queue", _read_queue),
         exchange=_field(fields, "exchange", _read_exchange),
