@@ -7,13 +7,19 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, sessionmaker
 
 import flask_eventcollector.transactions.session_events as session_events
-from flask_eventcollector import PublishResult
+from flask_eventcollector import (
+    Event,
+    PublishResult,
+    events_discarded,
+    events_published,
+)
 from tests.helpers import Recorder, Shop, in_child, in_thread, open_shop, wait_until
 from tests.transactions.support import (
     NOT_COMMITTED,
@@ -421,6 +427,46 @@ def test_a_commit_does_not_wait_for_the_broker(engine: Engine) -> None:
         session.commit()
 
         wait_until(lambda: shop.books() == {"in_flight": 1}, "it was sent")
+
+
+# Receivers of signals, which run inside of commit(), rollback() and close().
+
+
+@pytest.mark.parametrize("ending", ["commit", "rollback", "close"])
+def test_a_receiver_may_begin_another_transaction(work: Work, ending: str) -> None:
+    def write(sender: Shop, events: tuple[Event, ...], **extra: Any) -> None:
+        work.write(f"of {events[0].payload}")
+        work.session.commit()
+
+    work.place("a")
+    work.shop.events.publish()
+    with (
+        events_published.connected_to(write, work.shop),
+        events_discarded.connected_to(write, work.shop),
+    ):
+        getattr(work.session, ending)()
+
+    assert "of a" in work.read()
+    assert work.shop.events.stats().balanced
+
+
+def test_a_receiver_that_may_not_harms_nothing(
+    work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
+    def write(sender: Shop, events: tuple[Event, ...], **extra: Any) -> None:
+        work.write("b")
+
+    with (
+        events_discarded.connected_to(write, work.shop),
+        suppress(ZeroDivisionError),
+        work.session.begin(),
+    ):
+        work.place("a")
+        _ = 1 / 0
+
+    assert "Signal receiver failed: events-discarded" in caplog.text
+    assert work.read() == []
+    assert work.shop.books() == {"discarded": 1}
 
 
 # Several apps, several databases.
