@@ -131,3 +131,11 @@ def assert_consistent(ledger: Books, entries: list[Entry]) -> None:
     for state in State:
         expected_bytes = 7 * ledger.count(state) if state.alive else 0
         assert ledger.bytes(state) == expected_bytes
+
+
+def test_an_event_that_waits_has_no_dict_of_its_own() -> None:
+    (entry,) = opened(Books(), "a")
+    entry.reason, entry.refusals = "", 0
+    assert entry.rare is None
+    for waiting in (entry, entry.event):
+        assert not hasattr(waiting, "__dict__")

@@ -63,6 +63,17 @@ def test_events_go_in_order_of_their_sequence(road: Road) -> None:
     assert road.take() == "abc"
 
 
+def test_events_that_return_go_before_those_that_wait(road: Road) -> None:
+    road.add("abcdefg")
+    assert road.take(room=4) == "abcd"
+    road.refused("dca")
+    road.lane.reopen()
+    assert road.take(room=1) == "a"
+    assert road.lane.oldest() is road.entries["c"]
+    road.lane.remove({road.entries["c"], road.entries["f"]})
+    assert road.take() == "deg"
+
+
 def test_no_more_go_than_there_is_room_for(road: Road) -> None:
     road.add("abc")
     assert road.take(room=2) == "ab"

@@ -5,17 +5,20 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..events import (
     BrokerState,
     Event,
     Outcome,
     PublishResult,
+    Target,
     TargetProblem,
     Word,
 )
 from .signal import Signal
+
+T = TypeVar("T")
 
 
 class State(enum.IntEnum):
@@ -43,37 +46,79 @@ class Row(NamedTuple):
     number: int
 
 
+class _Rarely(Generic[T]):
+    """An attribute that few entries have, kept in a dict that the others lack."""
+
+    def __init__(self, default: T) -> None:
+        self._default = default
+
+    def __set_name__(self, owner: type[Entry], name: str) -> None:
+        self._name = name
+
+    def __get__(self, entry: Entry, owner: type[Entry]) -> T:
+        if entry.rare is None:
+            return self._default
+        value: T = entry.rare.get(self._name, self._default)
+        return value
+
+    def __set__(self, entry: Entry, value: T) -> None:
+        if entry.rare is not None:
+            entry.rare[self._name] = value
+        elif value != self._default:
+            entry.rare = {self._name: value}
+
+
 class Entry:
     """One event's life cycle in this process. Only the ledger changes it."""
 
-    # These are class attributes until they change, since most events need few of them.
+    # A process may hold very many, so each takes little memory.
+    __slots__ = (
+        "attempts",
+        "event",
+        "handed_over_at",
+        "has_failed",
+        "is_stored",
+        "possible_duplicate",
+        "rare",
+        "row",
+        "sent_at",
+        "sequence",
+        "state",
+        "waiter",
+    )
 
-    #: Not counted until the books open it.
-    state = State.DISCARDED
-    #: Its permanent position in the target's order, assigned at the hand-over.
-    sequence = 0
-    attempts = 0
-    handed_over_at = 0.0
-    sent_at = 0.0
-    #: Set once an attempt has ended in such a way that it may have been delivered.
-    possible_duplicate = False
-    #: Whether a failure was reported.
-    has_failed = False
     #: Whether the broker may have closed a channel or a connection because of it.
-    is_suspect = False
-    refusals = 0
+    is_suspect = _Rarely(False)
+    refusals = _Rarely(0)
     #: When it was first refused: by the clock, and in seconds of broker uptime.
-    refused_at = 0.0
-    refused_since = 0.0
-    reason = ""
-    #: Assigned before the row is written: the row exists only if `is_stored`.
-    row: Row | None = None
-    is_stored = False
-    waiter: Waiter | None = None
+    refused_at = _Rarely(0.0)
+    refused_since = _Rarely(0.0)
+    reason = _Rarely("")
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        self.target = event.target
+        #: Not counted until the books open it.
+        self.state = State.DISCARDED
+        #: Its permanent position in the target's order, assigned at the hand-over.
+        self.sequence = 0
+        self.attempts = 0
+        self.handed_over_at = 0.0
+        self.sent_at = 0.0
+        #: Set once an attempt has ended in such a way that it may have been delivered.
+        self.possible_duplicate = False
+        #: Whether a failure was reported.
+        self.has_failed = False
+        #: Assigned before the row is written: the row exists only if `is_stored`.
+        self.row: Row | None = None
+        self.is_stored = False
+        self.waiter: Waiter | None = None
+        #: The attributes that few entries have.
+        self.rare: dict[str, Any] | None = None
+
+    @property
+    def target(self) -> Target:
+        """Where it goes."""
+        return self.event.target
 
     @property
     def is_retained(self) -> bool:
@@ -99,7 +144,6 @@ class Entry:
         """Give it another target queue, which has not refused it yet."""
         target = self.event.target._replace(queue=queue)
         self.event = replace(self.event, target=target)
-        self.target = self.event.target
         self.reason = ""
 
 

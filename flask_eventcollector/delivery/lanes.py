@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Container, Iterable
-from typing import TYPE_CHECKING
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Iterator
+from itertools import chain
 
-if TYPE_CHECKING:
-    from .entries import Entry
+from .entries import Entry, State
 
 #: The window of a target that refuses nothing. RabbitMQ stops reading from a connection
 #: with 400 messages for a queue that accepts none. It counts those of the past, too, up
@@ -41,6 +41,7 @@ class Lane:
         "_delayed",
         "_failures",
         "_retry_at",
+        "_returned",
         "_unheard_since",
         "_waiting",
         "_window",
@@ -54,7 +55,9 @@ class Lane:
     def __init__(self, delay: Callable[[int], float]) -> None:
         self._delay = delay
         #: Ordered by sequence. Entries that are no longer retained are skipped lazily.
-        self._waiting: list[tuple[int, Entry]] = []
+        self._waiting: deque[Entry] = deque()
+        #: Those that have returned to their places before others; ordered likewise.
+        self._returned: list[tuple[int, Entry]] = []
         #: Refused individually; ordered by the time of the next retry.
         self._delayed: list[tuple[float, int, Entry]] = []
         self.in_flight = 0
@@ -73,7 +76,7 @@ class Lane:
         self.reason = ""
 
     def __bool__(self) -> bool:
-        return bool(self._waiting or self._delayed or self.in_flight)
+        return self.load > 0
 
     @property
     def backing_off(self) -> bool:
@@ -99,14 +102,18 @@ class Lane:
     @property
     def load(self) -> int:
         """About how many events are here: some may have departed."""
-        return len(self._waiting) + len(self._delayed) + self.in_flight
+        waiting = len(self._waiting) + len(self._returned) + len(self._delayed)
+        return waiting + self.in_flight
 
     @property
     def events(self) -> int:
         """How many events are here; takes time for each."""
-        waiting = sum(entry.is_retained for _, entry in self._waiting)
-        delayed = sum(entry.is_retained for _, _, entry in self._delayed)
-        return waiting + delayed + self.in_flight
+        return sum(entry.is_retained for entry in self._entries()) + self.in_flight
+
+    def _entries(self) -> Iterator[Entry]:
+        returned = (entry for _, entry in self._returned)
+        delayed = (entry for _, _, entry in self._delayed)
+        return chain(self._waiting, returned, delayed)
 
     def failed(self, entry: Entry, reason: str) -> None:
         """Note that *entry* was sent and not confirmed."""
@@ -119,7 +126,7 @@ class Lane:
     @property
     def resting(self) -> bool:
         """Whether nothing here can be sent before some time has passed."""
-        return self.backing_off or not self._skip_departed()
+        return self.backing_off or self._first() is None
 
     def is_silent(self, heard_at: float, patience: float) -> bool:
         """Whether a confirm for others is *patience* seconds newer than any here."""
@@ -148,12 +155,14 @@ class Lane:
 
     def add(self, entry: Entry) -> None:
         """Queue *entry* by its sequence."""
-        heapq.heappush(self._waiting, (entry.sequence, entry))
+        if not self._waiting or self._waiting[-1].sequence < entry.sequence:
+            self._waiting.append(entry)
+        else:
+            heapq.heappush(self._returned, (entry.sequence, entry))
 
     def add_all(self, entries: Iterable[Entry]) -> None:
         """Queue *entries*, which are newer than all others."""
-        # An item greater than all others may be appended to a heap.
-        self._waiting += [(entry.sequence, entry) for entry in entries]
+        self._waiting.extend(entries)
 
     def add_delayed(self, entry: Entry, retry_at: float) -> None:
         """Delay *entry*, which was refused individually, until *retry_at*."""
@@ -161,17 +170,19 @@ class Lane:
 
     def remove(self, entries: Container[Entry]) -> None:
         """Remove those of *entries* that wait here; takes time for each event here."""
-        self._waiting = [item for item in self._waiting if item[1] not in entries]
+        self._waiting = deque(e for e in self._waiting if e not in entries)
+        self._returned = [item for item in self._returned if item[1] not in entries]
         self._delayed = [item for item in self._delayed if item[2] not in entries]
-        heapq.heapify(self._waiting)
+        heapq.heapify(self._returned)
         heapq.heapify(self._delayed)
 
     def oldest(self) -> Entry | None:
         """The waiting event with the lowest sequence."""
-        self._skip_departed()
-        waiting = [entry for _, entry in self._waiting[:1]]
-        delayed = [entry for _, _, entry in self._delayed if entry.is_retained]
-        return min(waiting + delayed, key=lambda entry: entry.sequence, default=None)
+        first = self._first()
+        kept = [entry for _, _, entry in self._delayed if entry.is_retained]
+        if first is not None:
+            kept.append(first)
+        return min(kept, key=lambda entry: entry.sequence, default=None)
 
     def take(
         self, now: float, room: int, room_bytes: int, *, alone: bool = False
@@ -183,18 +194,18 @@ class Lane:
         self._requeue_delayed(now)
         room = min(room, self._allowance(now))
         taken: list[Entry] = []
-        while len(taken) < room and self._skip_departed():
-            entry = self._waiting[0][1]
+        while len(taken) < room and (entry := self._first()) is not None:
             if entry.event.size > room_bytes and not (alone and not taken):
                 break
-            taken.append(heapq.heappop(self._waiting)[1])
+            taken.append(entry)
+            self._remove_first(entry)
             room_bytes -= entry.event.size
         return taken
 
     def due(self, now: float) -> float | None:
         """When an event here could be sent (``<= now``: at once); ``None``: never."""
         times = [self._delayed[0][0]] if self._delayed else []
-        if self._waiting and self._window > self.in_flight:
+        if (self._waiting or self._returned) and self._window > self.in_flight:
             times.append(max(self._retry_at or now, now))
         return min(times, default=None)
 
@@ -240,7 +251,20 @@ class Lane:
         while self._delayed and self._delayed[0][0] <= now:
             self.add(heapq.heappop(self._delayed)[2])
 
-    def _skip_departed(self) -> bool:
-        while self._waiting and not self._waiting[0][1].is_retained:
-            heapq.heappop(self._waiting)
-        return bool(self._waiting)
+    def _first(self) -> Entry | None:
+        """The first that may be sent, unless it is delayed."""
+        waiting, returned = self._waiting, self._returned
+        while waiting and waiting[0].state is not State.RETAINED:
+            waiting.popleft()
+        while returned and returned[0][1].state is not State.RETAINED:
+            heapq.heappop(returned)
+        if not returned:
+            return waiting[0] if waiting else None
+        sequence, entry = returned[0]
+        return waiting[0] if waiting and waiting[0].sequence < sequence else entry
+
+    def _remove_first(self, entry: Entry) -> None:
+        if self._waiting and self._waiting[0] is entry:
+            self._waiting.popleft()
+        else:
+            heapq.heappop(self._returned)

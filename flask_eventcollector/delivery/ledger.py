@@ -74,7 +74,7 @@ _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 
 _SILENT = "no confirm for some time, while events for others are confirmed"
 
-_target_of = attrgetter("target")
+_target_of = attrgetter("event.target")
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
 
@@ -980,9 +980,8 @@ class Ledger:
                 if entry.state is not State.IN_FLIGHT:
                     continue
                 confirmed.append(entry)
-                if entry.reason:
-                    entry.reason = ""
                 if is_heard:
+                    entry.reason = ""
                     elapsed = now - entry.handed_over_at
                     self._notice(entry, NoticeKind.PUBLISHED, elapsed=elapsed)
                 if entry.row is not None:
