@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .sources import Bindable
 
 _MISSING = (
-    "bind_session() needs SQLAlchemy 2.0 or newer: run"
+    "bind_session() needs SQLAlchemy 2.0.16 or newer: run"
     " pip install 'Flask-EventCollector[sqlalchemy]'"
 )
 

@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, StaticPool, create_engine, event, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Enum,
+    StaticPool,
+    String,
+    create_engine,
+    event,
+    select,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from tests.helpers import Shop
@@ -24,8 +33,8 @@ class Order(Base):
     """An order, which is what most events here are about."""
 
     __tablename__ = "orders"
-    sku: Mapped[str] = mapped_column(primary_key=True)
-    note: Mapped[str] = mapped_column(default="")
+    sku: Mapped[str] = mapped_column(String(20), primary_key=True)
+    note: Mapped[str] = mapped_column(String(20), default="")
 
 
 class Visit(Base):
@@ -33,6 +42,10 @@ class Visit(Base):
 
     __tablename__ = "visits"
     id: Mapped[int] = mapped_column(primary_key=True)
+    #: What is none of these is refused before a statement is sent.
+    kind: Mapped[str] = mapped_column(
+        Enum("short", "long", native_enum=False, validate_strings=True), default="short"
+    )
 
 
 ORDERS = Base.metadata.tables["orders"]
