@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from .collecting.collector import CollectorLike
     from .config.keys import Settings
     from .config.settings import Config
-    from .consuming.inbox import make_inbox_table
     from .consuming.received import Received, received
+    from .consuming.table import make_inbox_table
     from .errors import (
         BacklogFull,
         ConfigurationError,
@@ -86,9 +86,8 @@ _MODULES = (
     "collecting.collector",
     "collecting.blocks",
     "consuming.received",
+    "consuming.table",
     "extension",
-    # Needs SQLAlchemy.
-    "consuming.inbox",
 )
 
 if not TYPE_CHECKING:

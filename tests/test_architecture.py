@@ -59,6 +59,7 @@ FOREIGN = {
     "sqlalchemy": {
         "consuming.inbox",
         "consuming.once",
+        "consuming.table",
         "outbox",
         "stores.outbox",
         "transactions.session_events",
@@ -308,6 +309,20 @@ def test_the_core_runs_without_flask_pika_and_blinker() -> None:
         f"package.__path__ = [{str(ROOT)!r}]\n"
         "for name in 'delivery.log', 'brokers.memory', 'stores.spool.spool':\n"
         f"    importlib.import_module({PACKAGE!r} + '.' + name)\n"
+    )
+
+
+def test_all_public_names_are_there_without_sqlalchemy() -> None:
+    run(
+        "import sys\n"
+        "sys.modules['sqlalchemy'] = None\n"
+        f"from {PACKAGE} import *\n"
+        "try:\n"
+        "    make_inbox_table(None)\n"
+        "except ImportError as error:\n"
+        "    assert \"pip install 'Flask-EventCollector[sqlalchemy]'\" in str(error)\n"
+        "else:\n"
+        "    raise AssertionError\n"
     )
 
 

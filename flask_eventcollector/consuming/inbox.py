@@ -8,27 +8,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Index,
-    Insert,
-    MetaData,
-    String,
-    Table,
-    delete,
-    func,
-    insert,
-    select,
-)
+from sqlalchemy import Connection, Insert, Table, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 
 from ..errors import ConfigurationError
-from ..messages.amqp_fields import MAX_NAME_BYTES
 from ..messages.wording import type_name
 
 #: How many rows one transaction of a purge deletes.
@@ -47,39 +33,6 @@ _INSERTS: dict[str, Callable[[Table], Insert | ReturningInsert[Any]]] = {
     "mysql": lambda table: insert(table).prefix_with("IGNORE"),
     "mariadb": lambda table: insert(table).prefix_with("IGNORE"),
 }
-
-
-def make_inbox_table(
-    metadata: MetaData, name: str = "eventcollector_seen", schema: str | None = None
-) -> Table:
-    """Make the table in which :meth:`EventCollector.once` notes what was handled.
-
-    It belongs to your migrations, as your models' tables do. Its columns are
-    ``consumer``, ``message_id`` and ``seen_at`` (microseconds since 1970, UTC).
-
-    :param metadata: of your models, so that the table is in the same database: with
-        Flask-SQLAlchemy ``db.metadata``, or ``db.metadatas[bind_key]``.
-    :param name: the name of the table.
-    :param schema: its schema; ``None``: that of *metadata*.
-    """
-    return Table(
-        name,
-        metadata,
-        Column("consumer", _name(), primary_key=True),
-        Column("message_id", _name(), primary_key=True),
-        Column("seen_at", BigInteger, nullable=False),
-        Index(f"ix_{name}_seen_at", "seen_at"),
-        schema=schema,
-        # Others have no transactions.
-        mysql_engine="InnoDB",
-        mariadb_engine="InnoDB",
-    )
-
-
-def _name() -> String:
-    """Text that is compared as it is; MySQL would ignore upper and lower case."""
-    exact = String(MAX_NAME_BYTES, collation="utf8mb4_bin")
-    return String(MAX_NAME_BYTES).with_variant(exact, "mysql", "mariadb")
 
 
 class Inbox:

@@ -99,6 +99,15 @@ def test_the_wrong_kind_of_with_is_refused(on_postgresql: Consumer) -> None:
     run(on_postgresql, work)
 
 
+def test_only_a_session_without_asyncio_can_purge(on_postgresql: Consumer) -> None:
+    async def work(session: AsyncSession) -> None:
+        on_postgresql.events.bind_session(session, inbox=seen)
+        with pytest.raises(TypeError, match="bind a session without asyncio"):
+            on_postgresql.events.purge_seen()
+
+    run(on_postgresql, work)
+
+
 def test_what_makes_async_sessions_is_refused(on_postgresql: Consumer) -> None:
     async def work(session: AsyncSession) -> None:
         maker = async_sessionmaker(session.bind)

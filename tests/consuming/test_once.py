@@ -224,6 +224,15 @@ def test_without_a_table_the_error_says_what_to_call() -> None:
         events.once(None, "7", consumer="a")
 
 
+def test_another_table_is_refused(local: Consumer) -> None:
+    local.events.bind_session(local.session, inbox=seen)
+    other = make_inbox_table(sqlalchemy.MetaData(), "other")
+    with pytest.raises(
+        ConfigurationError, match=r"the table 'eventcollector_seen' already: bind one"
+    ):
+        local.events.bind_session(local.session, inbox=other)
+
+
 def test_a_table_that_the_database_lacks_is_named(consumer: Consumer) -> None:
     seen.drop(consumer.engine)
     for use in (consumer.handle, lambda _: consumer.events.purge_seen()):
