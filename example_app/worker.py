@@ -19,7 +19,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 from pika.spec import Basic, BasicProperties
 
-from flask_eventcollector import Event
+from flask_eventcollector import Event, received
 
 from . import create_app
 from .broker import broker_urls
@@ -91,21 +91,27 @@ class Worker:
         tag = method.delivery_tag
         if tag is None or self.stop.is_set():
             return  # unacknowledged messages are redelivered
-        self.handle(channel, tag, properties.message_id or "without id", body)
+        self.handle(channel, tag, properties, body)
 
     def handle(
-        self, channel: BlockingChannel, tag: int, message_id: str, body: bytes
+        self,
+        channel: BlockingChannel,
+        tag: int,
+        properties: BasicProperties,
+        body: bytes,
     ) -> None:
         """Turn one order into a request for its invoice."""
         try:
-            event = request_invoice(json.loads(body), message_id)
+            message = received(properties)
+            event = request_invoice(json.loads(body), message.id)
         except (ValueError, RecursionError) as error:
-            log.error("message %s rejected: %s", message_id, error)
+            log.error("message %s rejected: %s", properties.message_id, error)
             channel.basic_reject(tag, requeue=False)
             return
         if events.publish(timeout=self.publish_timeout).complete:
             channel.basic_ack(tag)
-            log.info("invoice requested for message %s", message_id)
+            marked = ", which may be a copy" if message.possible_duplicate else ""
+            log.info("invoice requested for message %s%s", message.id, marked)
         else:
             self._requeue(channel, tag, event)
 

@@ -9,6 +9,7 @@ from unittest.mock import Mock, create_autospec
 
 import pytest
 from flask import Flask
+from pika import BasicProperties
 from pika.adapters.blocking_connection import BlockingChannel
 
 from example_app.broker import embedded_broker
@@ -18,6 +19,7 @@ from flask_eventcollector.testing import FaultInjector
 
 from .support import run_python
 
+MESSAGE = BasicProperties(message_id="message-1")
 ORDER = json.dumps({"order_id": 7, "total": "9.50"}).encode()
 
 
@@ -39,7 +41,7 @@ def channel() -> Mock:
 def test_an_order_is_acknowledged_when_its_invoice_is_confirmed(
     worker: Worker, channel: Mock
 ) -> None:
-    worker.handle(channel, 1, "message-1", ORDER)
+    worker.handle(channel, 1, MESSAGE, ORDER)
 
     channel.basic_ack.assert_called_once_with(1)
     broker = embedded_broker()
@@ -56,7 +58,7 @@ def test_an_order_goes_back_when_its_invoice_is_not_confirmed(
     assert broker
     FaultInjector.of(broker).go_down()
 
-    worker.handle(channel, 1, "message-1", ORDER)
+    worker.handle(channel, 1, MESSAGE, ORDER)
 
     channel.basic_ack.assert_not_called()
     channel.basic_nack.assert_called_once_with(1, requeue=True)
@@ -72,11 +74,35 @@ def test_an_order_goes_back_when_its_invoice_is_not_confirmed(
 def test_a_message_that_is_no_order_is_refused_for_good(
     worker: Worker, channel: Mock, body: bytes
 ) -> None:
-    worker.handle(channel, 1, "message-1", body)
+    worker.handle(channel, 1, MESSAGE, body)
 
     channel.basic_reject.assert_called_once_with(1, requeue=False)
     channel.basic_ack.assert_not_called()
     assert events.stats().enqueued == 0
+
+
+def test_a_message_without_an_id_is_refused_for_good(
+    worker: Worker, channel: Mock, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker.handle(channel, 1, BasicProperties(), ORDER)
+
+    channel.basic_reject.assert_called_once_with(1, requeue=False)
+    assert "has no message_id" in caplog.text
+
+
+@pytest.mark.parametrize("is_marked", [False, True])
+def test_the_log_says_which_order_may_be_a_copy(
+    worker: Worker,
+    channel: Mock,
+    caplog: pytest.LogCaptureFixture,
+    is_marked: bool,
+) -> None:
+    headers = {"x-possible-duplicate": True} if is_marked else {}
+    properties = BasicProperties(message_id="message-1", headers=headers)
+    with caplog.at_level("INFO", "example_app.worker"):
+        worker.handle(channel, 1, properties, ORDER)
+
+    assert ("which may be a copy" in caplog.text) is is_marked
 
 
 @pytest.mark.parametrize("settings", [{}, {URL_VARIABLE: "memory://"}])
