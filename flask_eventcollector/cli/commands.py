@@ -213,6 +213,7 @@ def _flush(timeout: float, for_machines: bool) -> None:
 @options.queue
 @options.reason
 @options.older_than
+@options.yes
 @options.json
 def _retry(
     ids: tuple[str, ...],
@@ -221,16 +222,20 @@ def _retry(
     queue: str | None,
     reason: str | None,
     older_than: float | None,
+    yes: bool,
     for_machines: bool,
 ) -> None:
     """Retry dead events: those with IDS, --all, or all that meet the conditions.
 
-    With --to, waiting events are taken, too, unless --all is given.
+    With --to, waiting events are taken, too, unless --all is given. Without IDS, shows
+    how many for each target, and asks; then --json requires --yes.
 
     Exits with 1 and changes nothing if an event is unknown, or not dead without --to,
     and with 3 if a file can't be read or changed.
     """
     problems: list[Unreadable] = []
+    is_agreed = yes or bool(ids)
+    _check_agreed(is_agreed, for_machines)
     wanted = any_condition(Filter(queue, every, reason, older_than))
     if target is None:
         request = ControlRequest("retry", [])
@@ -238,6 +243,9 @@ def _retry(
     else:
         request = ControlRequest("redirect", [], target)
         found = select(spool_folder(), ids, wanted, "--all", problems)
+    if found and not is_agreed:
+        where = "again" if target is None else f"to {formatting.printable(target)}"
+        _confirm_change("Send", found, where)
     _change(request, found, problems, for_machines)
 
 
@@ -288,14 +296,11 @@ def _purge(
     event is unknown, and with 3 if a file can't be read or changed.
     """
     problems: list[Unreadable] = []
-    if for_machines and not yes:
-        raise click.UsageError("--json requires --yes, since it asks nobody.")
+    _check_agreed(yes, for_machines)
     wanted = any_condition(Filter(queue, every, reason, older_than))
     found = select(spool_folder(), ids, wanted, "--dead", problems)
     if found and not yes:
-        as_text.preview(found)
-        count = len({f.stored.event.id for f in found})
-        confirm(f"Drop {formatting.events(count)} for good?")
+        _confirm_change("Drop", found, "for good")
     _change(ControlRequest("purge", []), found, problems, for_machines)
 
 
@@ -342,6 +347,18 @@ def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     for file in files:
         click.echo(as_text.describe(file), err=True)
     confirm(f"Send them to {folder.destination}?")
+
+
+def _check_agreed(is_agreed: bool, for_machines: bool) -> None:
+    if for_machines and not is_agreed:
+        raise click.UsageError("--json requires --yes, since it asks nobody.")
+
+
+def _confirm_change(do: str, found: Sequence[Found], how: str) -> None:
+    """Show the *found* events, ask, and go on only if the answer is yes."""
+    as_text.preview(found)
+    count = len({f.stored.event.id for f in found})
+    confirm(f"{do} {formatting.events(count)} {how}?")
 
 
 COMMANDS |= {

@@ -35,12 +35,10 @@ def spool_folder() -> Folder:
     state = app_state()
     folder = state.spool_folder()
     if folder is None:
-        why, left = _why_memory(state), state.left_on_disk()
-        if not left:
-            raise Failure(why, Exit.MEMORY)
-        problem = from_before(left).text
-        unread = [Unreadable(path, problem) for path in left]
-        raise Failure(f"{why}. Moreover, {problem}", Exit.MEMORY, unread)
+        left = state.left_on_disk()
+        why = from_before(left).text if left else _why_memory(state)
+        unread = [Unreadable(path, why) for path in left]
+        raise Failure(why[0].upper() + why[1:], Exit.MEMORY, unread)
     try:
         folder.files()
     except OSError as error:
@@ -77,7 +75,7 @@ def delivery() -> Delivery:
 
 
 def _why_memory(state: AppState) -> str:
-    if state.config.backlog != "spool":
+    if state.config.backlog != "spool" and not _lacks_broker(state):
         return (
             "The backlog is in the memory of each worker, where no other process can"
             " see it: set EVENTCOLLECTOR_BACKLOG to 'spool' to store events on disk,"
@@ -93,3 +91,11 @@ def _why_memory(state: AppState) -> str:
         "Under TESTING the backlog is in memory: set EVENTCOLLECTOR_TESTING_BROKER to"
         " True to use the spool"
     )
+
+
+def _lacks_broker(state: AppState) -> bool:
+    try:
+        state.check_broker()
+    except ConfigurationError:
+        return True
+    return False

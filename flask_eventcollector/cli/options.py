@@ -11,7 +11,8 @@ yes = click.option("--yes", is_flag=True, help="Don't ask for confirmation.")
 queue = click.option(
     "--queue",
     metavar="GLOB",
-    help="Only events for this queue, or for all that match, as in 'orders.*'.",
+    help="Only events for this queue, or this exchange/queue, as 'list' shows them, or"
+    " for all that match, as in 'orders.*'.",
 )
 reason = click.option(
     "--reason",

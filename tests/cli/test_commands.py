@@ -19,10 +19,11 @@ from click.testing import Result
 from flask_eventcollector.stores.spool.admin.changes import change
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
+from flask_eventcollector.stores.spool.journal import Journal
 from tests.cli.support import runner
 from tests.helpers import Recorder, Shop, open_shop
 from tests.parts import thread
-from tests.spool.support import leave
+from tests.spool.support import leave, rows
 
 WORKER = """
 import sys
@@ -235,7 +236,7 @@ def test_retry_lets_a_killed_process_s_event_wait_again(
 def test_retry_is_asked_of_a_living_process(
     run: Callable[..., Result], worker: Worker, folder: Path
 ) -> None:
-    result = run("retry", "--all")
+    result = run("retry", "--all", "--yes")
 
     assert result.exit_code == 0, result.output
     assert f"Retried 1 event through process {worker.process.pid}." in result.stdout
@@ -283,8 +284,11 @@ def test_an_empty_answer_names_what_was_asked_for(
     assert run("dead", "--queue", "none").stdout == "No events for none are dead.\n"
 
 
-def test_without_a_broker_s_url_the_cure_is_to_set_it(tmp_path: Path) -> None:
-    with open_shop(TESTING_BROKER=True, BACKLOG="spool", SPOOL_DIR=tmp_path) as shop:
+@pytest.mark.parametrize("backlog", ["memory", "spool"])
+def test_without_a_broker_s_url_the_cure_is_to_set_it(
+    tmp_path: Path, backlog: str
+) -> None:
+    with open_shop(TESTING_BROKER=True, BACKLOG=backlog, SPOOL_DIR=tmp_path) as shop:
         result = runner(shop).invoke(args=["events", "status"])
 
     assert result.exit_code == 4
@@ -465,7 +469,9 @@ def test_retry_by_condition_leaves_waiting_events_alone(
     run: Callable[..., Result], killed: Worker
 ) -> None:
     assert run("retry", "--queue", "orders").stdout == "No events are selected.\n"
-    assert "Marked 1 event" in run("retry", "--queue", "*").stdout
+    result = run("retry", "--queue", "*", input="y\n")
+    assert "Send 1 event again?" in result.stderr
+    assert "Marked 1 event" in result.stdout
     assert status(run)["total"]["dead"] == 0
 
 
@@ -485,6 +491,25 @@ def test_purge_refuses_what_is_no_selection(
     run: Callable[..., Result], killed: Worker, args: list[str]
 ) -> None:
     assert run("purge", *args, "--yes").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("pattern", "ids"),
+    [("a.b", "12"), ("shop/a.b", "2"), ("shop/*", "23"), ("*/a.b", "2"), ("/a.b", "")],
+)
+def test_a_target_is_selected_as_list_shows_it(
+    run: Callable[..., Result], folder: Path, pattern: str, ids: str
+) -> None:
+    journal = Journal.open(leave(folder, [1], "a.b", destination=None))
+    journal.write(rows([2], first=10, queue="a.b", exchange="shop"))
+    journal.write(rows([3], first=20, queue="c", exchange="shop"))
+    journal.close()
+
+    lines = map(
+        json.loads, run("list", "--queue", pattern, "--json").stdout.splitlines()
+    )
+
+    assert "".join(event["id"] for event in lines) == ids
 
 
 def test_a_queue_whose_name_looks_like_a_glob_is_found_by_its_name(

@@ -61,17 +61,34 @@ BEFORE = {
 def test_the_selected_events_wait_for_the_new_queue(
     run: Run, path: Path, args: list[str], moved: str
 ) -> None:
-    result = run("retry", *args, "--to", "new", "--json")
+    result = run("retry", *args, "--to", "new", "--json", "--yes")
 
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["done"] == list(moved)
     assert queues(run) == BEFORE | dict.fromkeys(moved, ("new", "waiting"))
 
 
+def test_a_selection_is_shown_before_it_is_redirected(run: Run, path: Path) -> None:
+    command = ("retry", "--queue", "*", "--to", "new")
+
+    refused = run(*command, input="n\n")
+    unanswered = run(*command)
+
+    for result in (refused, unanswered):
+        assert result.exit_code == 1
+        assert "ordes: 2 events\n" in result.stderr
+        assert "Send 5 events to new?" in result.stderr
+        assert "nothing was done: add --yes" in result.stdout + result.stderr
+    assert run(*command, "--json").exit_code == 2
+    assert queues(run) == BEFORE
+    assert run(*command, input="y\n").exit_code == 0
+    assert queues(run) == dict.fromkeys(BEFORE, ("new", "waiting"))
+
+
 def test_they_keep_their_places_among_those_for_the_new_queue(
     run: Run, shop: Shop, path: Path
 ) -> None:
-    result = run("retry", "--queue", "ordes", "--to", "orders")
+    result = run("retry", "--queue", "ordes", "--to", "orders", "--yes")
 
     assert "Marked 2 events of process" in result.stdout
     assert "for the new queue. The next worker sends them" in result.stdout
@@ -86,7 +103,7 @@ def test_more_events_than_a_transaction_takes_stay_in_order(
     monkeypatch.setattr(changes, "_PAGE", 3)
     leave(folder, range(10), "ordes", destination=None)
 
-    run("retry", "--queue", "ordes", "--to", "orders")
+    run("retry", "--queue", "ordes", "--to", "orders", "--yes")
 
     run("flush")
     assert shop.sent("orders") == list(range(10))
@@ -105,7 +122,8 @@ def test_the_events_of_a_process_that_hangs_are_left_and_named(
 ) -> None:
     monkeypatch.setattr(changes, "PATIENCE", 0.2)
     with flask_events.holding(path) as process:
-        result = run("retry", "--queue", "ordes", "--to", "orders", "--json")
+        command = ["retry", "--queue", "ordes", "--to", "orders", "--yes", "--json"]
+        result = run(*command)
 
         assert f"no response from process {process.pid}" in result.stderr
         assert "the events may be in flight" in result.stderr

@@ -83,7 +83,7 @@ def test_the_command_line_says_so_as_well(shop: Shop, folder: Path) -> None:
 
     result = runner.invoke(args=["events", "status"])
     assert result.exit_code == 4
-    assert "The backlog is in the memory of each worker" in result.output
+    assert "The backlog is in memory" in result.output
     assert f"nobody sends the events in {path.name}" in result.output
 
     output = runner.invoke(args=["events", "status", "--json"]).output

@@ -142,10 +142,11 @@ def _schema(destination: str) -> Iterator[str]:
     yield f"PRAGMA user_version = {version}"
 
 
-def _is_named(queue: bytes, pattern: str) -> bool:
+def _is_named(exchange: bytes, queue: bytes, pattern: str) -> bool:
     # A damaged name may be invalid UTF-8.
     name = queue.decode(errors="replace")
-    return name == pattern or fnmatchcase(name, pattern)
+    names = (name, str(Target(exchange.decode(errors="replace"), name)))
+    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
 
 
 def _steady(page: bytes) -> bytes:
@@ -167,7 +168,7 @@ class Journal:
         self._connection = connection
         # Text in a damaged file may be invalid UTF-8.
         connection.text_factory = bytes
-        connection.create_function("is_named", 2, _is_named)
+        connection.create_function("is_named", 3, _is_named)
 
     @classmethod
     def create(
@@ -323,14 +324,14 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         """The next *count* rows after *number*.
 
-        :param queue: only rows whose queue is this name, or matches it as a pattern of
-        :func:`fnmatch.fnmatchcase`.
+        :param queue: only rows whose queue, or whose target as text, is this name, or
+        matches it as a pattern of :func:`fnmatch.fnmatchcase`.
         :param dead: only dead ones.
         """
         where = "number > ?"
         values: list[Any] = [number]
         if queue is not None:
-            where += " AND is_named(CAST(queue AS BLOB), ?)"
+            where += " AND is_named(CAST(exchange AS BLOB), CAST(queue AS BLOB), ?)"
             values.append(queue)
         if dead:
             where += f" AND {_IS_DEAD}"

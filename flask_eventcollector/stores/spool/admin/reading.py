@@ -133,8 +133,8 @@ class Found(NamedTuple):
 class Filter(NamedTuple):
     """Which events are meant; each condition that is set must hold."""
 
-    #: A name, or a pattern of :func:`fnmatch.fnmatchcase`, which distinguishes upper
-    #: and lower case, as AMQP does.
+    #: A queue, a target as text, or a pattern of :func:`fnmatch.fnmatchcase` for one of
+    #: them, which distinguishes upper and lower case, as AMQP does.
     queue: str | None = None
     dead: bool = False
     #: A part of :attr:`Found.reason`, or a pattern for all of it.
