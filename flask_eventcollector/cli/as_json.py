@@ -118,6 +118,10 @@ def drained(drained: Drained, left_alone: Sequence[Report]) -> dict[str, Any]:
     """What a flush delivered and what it left."""
     return vars(drained) | {
         "problems": [asdict(problem) for problem in drained.problems],
+        "refused": [
+            {**target._asdict(), "reason": reason}
+            for target, reason in drained.refused.items()
+        ],
         "unreadable": unreadable(drained.unreadable),
         "left_alone": paths(left_alone),
     }

@@ -15,8 +15,8 @@ import click
 
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
-from ..stores.spool.admin.draining import Drained
-from ..stores.spool.admin.reading import Found, Report, Unreadable, total
+from ..stores.spool.admin.draining import Drained, named
+from ..stores.spool.admin.reading import Filter, Found, Report, Unreadable, total
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import destination_name, how_to_adopt
 from . import formatting
@@ -137,6 +137,15 @@ def show_none(state: str, queue: str | None, problems: Sequence[Unreadable]) -> 
     click.echo(f"{subject} are {state}.")
 
 
+def show_none_of(wanted: Filter, problems: Sequence[Unreadable]) -> None:
+    """That no *wanted* event was found."""
+    if wanted.reason is None and wanted.older_than is None:
+        show_none("dead" if wanted.dead else "waiting", wanted.queue, problems)
+    else:
+        # Others may be waiting or dead, which the conditions exclude.
+        show_none("selected", None, problems)
+
+
 def show_dead(found: Sequence[Found]) -> None:
     """Each event, with the reason why it is dead."""
     for f in found:
@@ -224,6 +233,10 @@ def show_drained(drained: Drained) -> None:
         owners = formatting.count(drained.processes, "running process")
         deliver = "delivers" if drained.processes == 1 else "deliver"
         click.echo(f"{others} in the files of {owners}, which {deliver} them.")
+    if drained.refused:
+        reasons = (f"{target}: {why}" for target, why in drained.refused.items())
+        some = named(map(formatting.printable, reasons), len(drained.refused))
+        click.echo(f"The broker refuses some of these: {some}")
 
 
 def show_changed(what: str, changed: Changed) -> None:

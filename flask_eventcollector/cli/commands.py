@@ -89,42 +89,58 @@ def _status(for_machines: bool) -> None:
 
 @_command("list")
 @options.queue
-@_limit
+@options.reason
+@options.older_than
 @click.option("--dead", is_flag=True, help="Only dead events.")
+@_limit
 @options.json
-def _list(queue: str | None, limit: int, dead: bool, for_machines: bool) -> None:
+def _list(
+    queue: str | None,
+    reason: str | None,
+    older_than: float | None,
+    dead: bool,
+    limit: int,
+    for_machines: bool,
+) -> None:
     """List the events, oldest first.
 
     With --json, writes one object per line, and a last one with "unreadable" if a file
     can't be read, or with "left_alone" if a file is for another broker, or of an app
     without a process. Then it exits with 3.
     """
-    _show_events(queue, limit, dead, None if for_machines else as_text.show_list)
+    wanted = Filter(queue, dead, reason, older_than)
+    _show_events(wanted, limit, None if for_machines else as_text.show_list)
 
 
 @_command("dead")
 @options.queue
+@options.reason
+@options.older_than
 @_limit
 @options.json
-def _dead(queue: str | None, limit: int, for_machines: bool) -> None:
+def _dead(
+    queue: str | None,
+    reason: str | None,
+    older_than: float | None,
+    limit: int,
+    for_machines: bool,
+) -> None:
     """List the dead events, with the broker's last reason for each.
 
     The broker kept refusing these events, so they are no longer sent. See 'retry' and
     'purge'. For --json and the exit code see 'list'.
     """
-    _show_events(queue, limit, True, None if for_machines else as_text.show_dead)
+    wanted = Filter(queue, True, reason, older_than)
+    _show_events(wanted, limit, None if for_machines else as_text.show_dead)
 
 
 def _show_events(
-    queue: str | None,
-    limit: int,
-    dead: bool,
-    show: Callable[[Sequence[Found]], None] | None,
+    wanted: Filter, limit: int, show: Callable[[Sequence[Found]], None] | None
 ) -> None:
-    """List events, or only *dead* ones; as JSON without *show*."""
+    """List the *wanted* events; as JSON without *show*."""
     problems: list[Unreadable] = []
     folder = spool_folder()
-    events = events_in(folder, problems, Filter(queue, dead))
+    events = events_in(folder, problems, wanted)
     found = with_refusals(folder, events)
     alone = left_alone(folder)
     first = itertools.islice(found, limit or None)
@@ -139,7 +155,7 @@ def _show_events(
         if limit and next(found, None):
             click.echo(f"Only the first {limit}; --limit 0 shows all.", err=True)
     else:
-        as_text.show_none("dead" if dead else "waiting", queue, problems)
+        as_text.show_none_of(wanted, problems)
     finish(problems, left_alone=alone)
 
 
@@ -399,6 +415,5 @@ def _change(
         shown = {"done": sorted(done - left), "left": sorted(left)}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     elif not found:
-        # Others may be waiting or dead, which the conditions exclude.
         as_text.show_none("selected", None, problems)
     finish(problems, lead="Not changed:")

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from flask_eventcollector.delivery.refusals import Refusal
 from flask_eventcollector.stores.spool.admin.changes import change
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
@@ -193,6 +194,22 @@ def test_flush_leaves_to_a_living_process_what_it_has(
         in result.stdout
     )
     assert shop.sent("orders") == []
+
+
+def test_flush_says_what_the_broker_refuses_of_living_processes(
+    run: Callable[..., Result], worker: Worker, folder: Path
+) -> None:
+    (path,) = folder.glob("*.spool")
+    refusal = Refusal("id", "shop", "orders", "no queue", 3, 1.0, 2.0)
+    Path(f"{path}.refusals").write_text(json.dumps([refusal._asdict()]))
+
+    told, machines = run("flush"), json.loads(run("flush", "--json").stdout)
+
+    assert told.exit_code == 0
+    assert "The broker refuses some of these: shop/orders: no queue\n" in told.stdout
+    assert machines["refused"] == [
+        {"exchange": "shop", "queue": "orders", "reason": "no queue"}
+    ]
 
 
 def test_flush_explains_why_events_are_left(
@@ -473,6 +490,23 @@ def test_retry_by_condition_leaves_waiting_events_alone(
     assert "Send 1 event again?" in result.stderr
     assert "Marked 1 event" in result.stdout
     assert status(run)["total"]["dead"] == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "found"),
+    [
+        (["list", "--older-than", "0s"], 2),
+        (["list", "--older-than", "1h"], 0),
+        (["list", "--reason", "refuse"], 1),
+        (["dead", "--reason", "refuse", "--older-than", "0s"], 1),
+        (["dead", "--reason", "other"], 0),
+    ],
+)
+def test_what_a_change_would_select_can_be_listed_before(
+    run: Callable[..., Result], killed: Worker, command: list[str], found: int
+) -> None:
+    assert len(run(*command, "--json").stdout.splitlines()) == found
+    assert ("No events are selected." in run(*command).stdout) == (not found)
 
 
 def test_purge_without_an_answer_drops_nothing(

@@ -99,6 +99,8 @@ def test_waiting_events_are_selected_by_the_reason_that_list_shows(
         wait_until(lambda: refusals_of(flask_events.folder), "the reason is there")
         wait_until(lambda: len(listed(flask_events)) == 2, "both are on disk")
 
+    assert refused in flask_events("list", "--reason", "no queue*").stdout
+    assert "No events are selected" in flask_events("list", "--reason", "x").stdout
     assert "No events are" in flask_events("retry", "--reason", "no queue").stdout
     assert "No events are" in flask_events("purge", "--reason", "x", "--yes").stdout
     flask_events("purge", "--reason", "no queue*", "--yes")

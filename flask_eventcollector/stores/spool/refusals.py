@@ -70,6 +70,11 @@ class KnownRefusals:
         """The last refusal of another event for the same target."""
         return self._by_target.get(event.target)
 
+    @property
+    def reasons(self) -> dict[Target, str]:
+        """The last reason for each target."""
+        return {target: refusal.reason for target, refusal in self._by_target.items()}
+
 
 def _write(path: Path, refusals: list[Refusal]) -> None:
     if not refusals:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from ....delivery.delivery import Delivery
-from ....events import BrokerState, Stats, TargetProblem
+from ....events import BrokerState, Stats, Target, TargetProblem
 from ....messages.wording import plural
 from ..folder import Folder
+from ..refusals import KnownRefusals
 from .changes import unresponsive
 from .reading import Report, Unreadable, quarantined, reports
 
@@ -34,6 +36,8 @@ class Drained:
     #: Events on disk of running processes, and the number of these processes.
     others: int
     processes: int
+    #: The targets that the broker refuses events of these processes for, with reasons.
+    refused: dict[Target, str]
     #: What could not be read, or belongs to an unresponsive process.
     unreadable: list[Unreadable]
     #: The queues that the broker refuses events for, or is silent on.
@@ -90,6 +94,7 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
         quarantined=now.quarantined - before.quarantined,
         others=sum(map(_events, busy)),
         processes=len({f.owner.process for f in busy}),
+        refused=KnownRefusals(f.path for f in busy).reasons,
         unreadable=[
             *(f.problem for f in files if f.problem),
             *quarantined(folder),
@@ -110,6 +115,11 @@ def why_left(now: Stats) -> str:
         return now.broker_error or f"the broker is {now.broker}"
     if now.spool_error or not now.problems:
         return now.spool_error or "the timeout expired"
-    named = [str(problem) for problem in now.problems[:_MOST_NAMED]]
-    more = now.problem_targets - len(named)
-    return "; ".join(named + [f"and {more} more {plural(more, 'queue')}"] * (more > 0))
+    return named(map(str, now.problems), now.problem_targets)
+
+
+def named(targets: Iterable[str], count: int) -> str:
+    """The first of *count* *targets*, each with its reason."""
+    first = [*itertools.islice(targets, _MOST_NAMED)]
+    more = count - len(first)
+    return "; ".join(first + [f"and {more} more {plural(more, 'queue')}"] * (more > 0))
