@@ -125,6 +125,7 @@ def test_flush_delivers_the_intact_rows_of_a_damaged_file_and_quarantines_it(
 
     assert flush.returncode == 3
     assert "1 damaged file quarantined" in flush.stdout
+    assert "were copied or delivered before" in flush.stdout
     rescued = sent(rabbitmq, queue)
     assert len(set(rescued)) == len(rescued)
     assert 300 < len(rescued) < 500
