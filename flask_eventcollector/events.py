@@ -258,7 +258,8 @@ class Stats:
     dead: int = 0
     #: Events that the broker confirmed.
     confirmed: int = 0
-    #: Events discarded on purpose, because their unit of work failed or was cleared.
+    #: Events discarded on purpose, because their unit of work failed or was cleared, or
+    #: their transaction was not committed.
     discarded: int = 0
     #: Events lost to a limit, purged, or left at the end of the process.
     dropped: int = 0

@@ -92,7 +92,8 @@ class EventsDiscardedReceiver(Protocol):
 
         :param sender: the Flask app.
         :param events: the events that were discarded.
-        :param reason: why their unit of work failed, or ``"cleared"``.
+        :param reason: why their unit of work failed, what ended the transaction that
+            they belonged to, or ``"cleared"``.
         """
 
 
