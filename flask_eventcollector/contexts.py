@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -23,6 +23,10 @@ from .collecting.scopes import Scopes
 #: Flask 3.2 merges both kinds of contexts and deprecates ``request_ctx``.
 _request_ctx = vars(flask.globals).get("request_ctx", flask.globals.app_ctx)
 
+#: The context objects behind the proxies; called for every event.
+_app_context: Callable[[], Any] = flask.globals.app_ctx._get_current_object  # type: ignore[attr-defined]
+_request_context: Callable[[], Any] = _request_ctx._get_current_object
+
 _SCOPE = "_eventcollector_scope"
 _UNFINISHED = "_eventcollector_unfinished"
 _TORN_DOWN = "_eventcollector_torn_down"
@@ -32,7 +36,6 @@ _INHERITED = "_eventcollector_inherited"
 
 def current_app() -> flask.Flask | None:
     """The app of the current app context; ``None``: there is no context."""
-    # Faster than the proxy's attributes; called for every event.
     if not flask.has_app_context():
         return None
     app: flask.Flask = _app_context().app
@@ -42,7 +45,7 @@ def current_app() -> flask.Flask | None:
 def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
     """The scope of *app*'s current request; ``None``: there is no request."""
     if flask.has_request_context():
-        context = _request_ctx._get_current_object()
+        context = _request_context()
         if context.app is not app:
             return None
         scope: RequestScope | None = vars(context).get(_SCOPE)
@@ -66,7 +69,7 @@ def note_torn_down(scope: RequestScope) -> None:
     # The app context ends with the request if the request has pushed it. Otherwise the
     # request runs inside it, as in many tests. In Flask 3.2 a request is its app
     # context, and stays current until that is torn down.
-    for _, pushed in vars(_request_ctx._get_current_object()).get("_cv_tokens", ()):
+    for _, pushed in vars(_request_context()).get("_cv_tokens", ()):
         if pushed is not None:
             app_context[_TORN_DOWN] = scope
 
@@ -147,7 +150,7 @@ def _enclosing() -> RequestScope | None:
     """The request inside which the app context was pushed, if any."""
     if not flask.has_request_context():
         return None
-    context = _request_ctx._get_current_object()
+    context = _request_context()
     if context is _app_context():
         return None
     scope: RequestScope | None = vars(context).get(_SCOPE)
@@ -159,14 +162,10 @@ def _unfinished() -> dict[RequestScope, None]:
     return found
 
 
-def _app_context() -> Any:
-    return flask.globals.app_ctx._get_current_object()  # type: ignore[attr-defined]
-
-
 def _note_fork() -> None:
     if not flask.has_request_context():
         return
-    context = vars(_request_ctx._get_current_object())
+    context = vars(_request_context())
     context[_INHERITED] = True
     if _SCOPE in context:
         context[_SCOPE].is_inherited = True

@@ -99,6 +99,14 @@ def test_a_child_publishes_its_own_events(shop: Shop) -> None:
     assert shop.books() == {"collected": 1}
 
 
+def test_a_child_does_not_repeat_its_parents_ids(shop: Shop) -> None:
+    def some_ids() -> list[str]:
+        return [shop.events.enqueue_event(n, "q").id for n in range(100)]
+
+    ids = [some_ids(), in_child(some_ids), in_child(some_ids), some_ids()]
+    assert len({id for some in ids for id in some}) == 400
+
+
 def test_a_child_has_a_flusher_of_its_own(shop: Shop) -> None:
     enqueue_and_publish(shop, "parent")
 

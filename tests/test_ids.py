@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_eventcollector.events import id_as_text, id_from_text
-from flask_eventcollector.messages.encoding import new_id
+from flask_eventcollector.messages.encoding import Ids
 
 
 def test_an_id_is_a_random_uuid() -> None:
-    numbers = [new_id() for _ in range(1000)]
+    ids = Ids()
+    numbers = [ids.new() for _ in range(1000)]
     assert len(set(numbers)) == 1000
     for number in numbers:
         text = id_as_text(number)

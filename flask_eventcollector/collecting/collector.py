@@ -84,10 +84,10 @@ class Collector:
         exchange: str | None = None,
     ) -> Event:
         """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
-        event = self._encoder.encode(
-            payload, target_queue, headers=headers, exchange=exchange
-        )
         delivery = self._current_delivery()
+        event = self._encoder.encode(
+            payload, target_queue, headers=headers, exchange=exchange, ids=delivery.ids
+        )
         if not self._entries:
             delivery.watch(self, self._entries)
         transaction = self._find_transaction()

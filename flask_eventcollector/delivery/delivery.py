@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..errors import BacklogFull
 from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
+from ..messages.encoding import Ids
 from .broker import Broker
 from .entries import (
     ABANDONED,
@@ -53,6 +54,8 @@ class Delivery:
     ) -> None:
         self._ledger = ledger
         self.broker = broker
+        #: Of the events of this process.
+        self.ids = Ids()
         self._store = backlog
         self._notifier = notifier
         self._log = log

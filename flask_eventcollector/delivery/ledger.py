@@ -655,7 +655,7 @@ class Ledger:
         """Carry out what was recorded without the lock, or in the middle of a step."""
         arrivals = list(self._arrivals)
         if arrivals:
-            self._arrive([entry for entry in arrivals if self._is_new(entry)])
+            self._arrive([e for e in arrivals if e.state is State.DISCARDED])
         for _ in arrivals:
             # Removed afterwards: after an interruption, they are repeated, which has
             # no effect.
@@ -665,10 +665,6 @@ class Ledger:
             self._postponed[0]()
             self._postponed.popleft()
         self._admit()
-
-    def _is_new(self, entry: Entry) -> bool:
-        is_known = entry.event in self._books or entry.state is State.DROPPED
-        return not is_known
 
     def _arrive(self, entries: list[Entry]) -> None:
         if self._room.has(len(entries), len(entries) * _SMALL, reserve=True):
