@@ -26,12 +26,13 @@ from flask_eventcollector.brokers.rabbitmq.frames import signed
 from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
-from flask_eventcollector.messages.encoding import EventEncoder, provider_default
+from flask_eventcollector.messages.encoding import EventEncoder, Ids, provider_default
 from tests.helpers import open_shop
 
 UTC = timezone.utc
 SECRET = "hunter2"
 JSON_TYPE = "application/json"
+IDS = Ids()
 
 # No deadline, since a busy machine is not a failure.
 quick = settings(deadline=None, max_examples=100)
@@ -40,7 +41,7 @@ quick = settings(deadline=None, max_examples=100)
 def encode(payload: Any = None, target_queue: Any = "orders", **options: Any) -> Event:
     about = {k: options.pop(k) for k in ("headers", "exchange") if k in options}
     encoder = EventEncoder(**{"max_event_bytes": 1_000_000, **options})
-    return encoder.encode(payload, target_queue, **about)
+    return encoder.encode(payload, target_queue, ids=IDS, **about)
 
 
 def refusal(payload: Any, **options: Any) -> str:
@@ -116,14 +117,15 @@ def test_an_encoder_serves_any_number_of_targets() -> None:
     encoder = EventEncoder(max_event_bytes=1000, exchange="shop")
     for number in range(2500):
         for exchange in (None, "", "other"):
-            event = encoder.encode(1, f"q{number % 1200}", exchange=exchange)
+            event = encoder.encode(1, f"q{number % 1200}", exchange=exchange, ids=IDS)
             expected = "shop" if exchange is None else exchange
             assert event.target == (expected, f"q{number % 1200}")
 
 
 def test_events_for_one_target_share_it() -> None:
     encoder = EventEncoder(max_event_bytes=1000)
-    assert encoder.encode(1, "q").target is encoder.encode(2, "q").target
+    one, other = (encoder.encode(n, "q", ids=IDS) for n in (1, 2))
+    assert one.target is other.target
 
 
 def test_the_default_exchange_is_the_nameless_one() -> None:

@@ -95,14 +95,14 @@ class EventEncoder:
         *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
-        ids: Ids | None = None,
+        ids: Ids,
     ) -> Event:
         """Encode one payload for one target queue.
 
         :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
             None, or a list or dict of these. A Decimal, date, time, datetime or UUID
             becomes a str, as in the payload.
-        :param ids: makes the id; ``None``: a new object does.
+        :param ids: makes the id.
         :raises TypeError: a name or header has the wrong type.
         :raises ValueError: a name or header is invalid in AMQP.
         :raises EncodingError: the payload can't be encoded as JSON, or is too large.
@@ -111,7 +111,7 @@ class EventEncoder:
         headers_copy, headers_size = copy_headers(headers, replace=self._replace)
         body = self._body(payload)
         return Event(
-            (ids or Ids()).new(),
+            ids.new(),
             target,
             body,
             headers_copy,

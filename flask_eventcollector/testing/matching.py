@@ -14,7 +14,7 @@ from unittest.mock import ANY
 
 from ..errors import EncodingError
 from ..messages.amqp_fields import copy_table
-from ..messages.encoding import Default, EventEncoder
+from ..messages.encoding import Default, EventEncoder, Ids
 from ..messages.wording import type_name
 
 #: The longest value that a message shows, in characters.
@@ -65,10 +65,10 @@ class Check(NamedTuple):
 
 def json_medium(default: Default) -> Medium:
     """JSON as an app's collectors encode it."""
-    encoder = EventEncoder(max_event_bytes=sys.maxsize, default=default)
+    encoder, ids = EventEncoder(max_event_bytes=sys.maxsize, default=default), Ids()
 
     def carry(value: Any) -> Any:
-        return encoder.encode(value, "expected").payload
+        return encoder.encode(value, "expected", ids=ids).payload
 
     return Medium("JSON", (dict, list, str, int, float, bool, type(None)), carry)
 

@@ -24,7 +24,7 @@ import pytest
 from flask import Flask
 
 from flask_eventcollector import Event, EventCollector
-from flask_eventcollector.messages.encoding import EventEncoder
+from flask_eventcollector.messages.encoding import EventEncoder, Ids
 from tests.conftest import require
 from tests.docs import wire
 from tests.docs.reader import Example, find, find_one, runs
@@ -196,7 +196,8 @@ def test_the_second_copy_is_the_same_but_for_its_mark(relay: Relay) -> None:
 
 @pytest.mark.parametrize("row", table("## Body"), ids=lambda row: code(row[0]))
 def test_the_body_is_as_documented(row: list[str]) -> None:
-    event = EventEncoder(max_event_bytes=1000).encode(value(row[0]), QUEUE)
+    encoder = EventEncoder(max_event_bytes=1000)
+    event = encoder.encode(value(row[0]), QUEUE, ids=Ids())
 
     assert event.body.decode() == code(row[1])
 
