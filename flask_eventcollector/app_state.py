@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flask
 from flask import Flask
@@ -47,12 +47,15 @@ from .delivery.threads import OwnThread
 from .dispatch import Dispatcher
 from .messages.encoding import EventEncoder, provider_default
 from .signals import events_published
-from .stores.memory import MemoryStore
+from .stores.memory import MemoryStore, PublishedAtCommit
 from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.destination import Destination
 from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
 from .transactions.bound_sessions import BoundSessions
+
+if TYPE_CHECKING:
+    from .stores.outbox.store import OutboxStore
 
 #: Seconds to look for the files of dead processes.
 _LONGEST_LOOK = 1.0
@@ -129,10 +132,26 @@ class AppState:
         """
         delivery = self.delivery_if_used()
         is_started = delivery is not None and delivery.is_started
-        if not is_started and self._is_anything_left():
+        if not is_started and (self._is_anything_left() or self._has_outbox):
             delivery = self.delivery()
+            self._open_outbox(delivery)
             delivery.start()
         return delivery
+
+    @property
+    def _has_outbox(self) -> bool:
+        return self.sessions.outbox is not None and not self._is_test
+
+    @property
+    def _is_test(self) -> bool:
+        return self.app.testing and not self.config.testing_broker
+
+    def _open_outbox(self, delivery: Delivery) -> None:
+        """Begin to send the rows that other processes have left."""
+        outbox = self.sessions.outbox
+        engine = None if outbox is None else outbox.engine()
+        if delivery.outbox is not None and engine is not None:
+            delivery.outbox.open(engine)
 
     def _is_anything_left(self) -> bool:
         """Whether dead processes have left events, be it for others."""
@@ -159,8 +178,7 @@ class AppState:
         Tests do not look, nor does an app without a broker. Never raises.
         """
         config = self.config
-        is_test = self.app.testing and not config.testing_broker
-        if config.backlog == "memory" and config.broker_urls and not is_test:
+        if config.backlog == "memory" and config.broker_urls and not self._is_test:
             with suppress(OSError, ValueError):
                 folder = self._folder()
                 return folder.all_files().get(folder.name, [])
@@ -184,10 +202,12 @@ class AppState:
             is_heard=lambda: bool(events_published.receivers),
         )
         log = ThrottledLog()
+        store = self._make_store(ledger, folder)
+        outbox = self._make_outbox(ledger, store)
         delivery = Delivery(
             ledger,
             _make_broker(urls, config, name),
-            self._make_store(ledger, folder),
+            outbox or store,
             Notifier(self._dispatcher.send, log, ledger.defer),
             log,
             confirm_timeout=config.confirm_timeout,
@@ -195,6 +215,8 @@ class AppState:
             name=name,
             background=self.scopes.background,
         )
+        if self.sessions.outbox is not None:
+            delivery.outbox = outbox or PublishedAtCommit(delivery.publish)
         # Before anybody can use it: a signal handler may raise in between.
         close_at_exit(delivery, config.shutdown_timeout)
         if (connection := contexts.connection_of_process()) is not None:
@@ -210,6 +232,24 @@ class AppState:
         if folder is None:
             return MemoryStore(self.left_on_disk())
         return _make_spool(ledger, folder, self.config, self.app.name)
+
+    def _make_outbox(self, ledger: Ledger, base: Store) -> OutboxStore | None:
+        """The outbox beside the store for other events; ``None``: there is none."""
+        outbox = self.sessions.outbox
+        if outbox is None or self._is_test:
+            return None
+        # Only those who bind one have SQLAlchemy.
+        from .stores.outbox.store import OutboxStore
+
+        return OutboxStore(
+            ledger,
+            base,
+            outbox.table,
+            app=choose_spool_name(self.config, self.app),
+            page=_page(self.config),
+            name=self.app.name,
+            lease=self.config.outbox_lease,
+        )
 
     def notify(self, notices: Sequence[Notice]) -> None:
         """Report *notices* of events that this process never held."""
@@ -280,15 +320,20 @@ def _delay(config: Config) -> Callable[[int], float]:
     return partial(full_jitter, base=config.retry_delay, cap=config.retry_max_delay)
 
 
+def _page(config: Config) -> tuple[int, int]:
+    """How many events of other processes, and bytes, may be in memory."""
+    return (
+        min(PAGE, max(1, config.max_events // 4)),
+        min(PAGE_BYTES, max(1, config.max_bytes // 4)),
+    )
+
+
 def _make_spool(ledger: Ledger, folder: Folder, config: Config, name: str) -> Spool:
     return Spool(
         ledger,
         folder,
         patience=config.confirm_timeout,
-        page=(
-            min(PAGE, max(1, config.max_events // 4)),
-            min(PAGE_BYTES, max(1, config.max_bytes // 4)),
-        ),
+        page=_page(config),
         full_sync=config.spool_sync is SpoolSync.FULL,
         name=name,
     )

@@ -241,12 +241,12 @@ class Stats:
     """The books of one process: event counts since its start, and current state.
 
     At any moment, ``enqueued + adopted`` equals ``collected + in_flight + retained +
-    dead + confirmed + discarded + dropped``.
+    dead + confirmed + discarded + dropped + outboxed``.
     """
 
     #: Events enqueued by this process.
     enqueued: int = 0
-    #: Events taken over from the spool files of dead processes.
+    #: Events taken over from the spool files of dead processes, or from the outbox.
     adopted: int = 0
     #: Events in a collector now, not published yet.
     collected: int = 0
@@ -263,6 +263,9 @@ class Stats:
     discarded: int = 0
     #: Events lost to a limit, purged, or left at the end of the process.
     dropped: int = 0
+    #: Events that are left to the outbox, by a commit or later: the process that holds
+    #: their rows adopts them. That may be this one.
+    outboxed: int = 0
     #: How many of the in-flight, retained and dead events are on disk.
     spooled: int = 0
     #: Events that should be on disk but are not, because writes fail.
@@ -291,7 +294,7 @@ class Stats:
     broker: BrokerState = BrokerState.IDLE
     #: The broker's current problem; ``""``: none.
     broker_error: str = ""
-    #: The spool's current problem; ``""``: none, or no spool.
+    #: The current problem of the spool or the outbox; ``""``: there is none.
     spool_error: str = ""
     #: How many targets the broker refuses events for, or is silent on while it
     #: confirms others.
@@ -303,7 +306,7 @@ class Stats:
     def balanced(self) -> bool:
         """Whether the counts add up as stated above."""
         living = self.collected + self.in_flight + self.retained + self.dead
-        ended = self.confirmed + self.discarded + self.dropped
+        ended = self.confirmed + self.discarded + self.dropped + self.outboxed
         return self.enqueued + self.adopted == living + ended
 
     def as_dict(self) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from .hooks import Hooks
 from .transactions.bound_sessions import BoundSessions
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import Engine, Table
 
     from .consuming.once import Once
     from .testing import Captured
@@ -197,7 +197,14 @@ class EventCollector:
         """
         return AutoPublishingEventCollector(self)
 
-    def bind_session(self, session: Bindable, *, inbox: Table | None = None) -> None:
+    def bind_session(
+        self,
+        session: Bindable,
+        *,
+        outbox: Table | None = None,
+        outbox_engine: Engine | None = None,
+        inbox: Table | None = None,
+    ) -> None:
         """Let the transactions of SQLAlchemy sessions decide about events.
 
         An event that is enqueued while a transaction of a bound session is in progress
@@ -233,10 +240,21 @@ class EventCollector:
             :exc:`LookupError` that it raises also means that there is none. See
             https://docs.sqlalchemy.org/en/20/orm/session_transaction.html.
         :type session: object
+        :param outbox: a table of :func:`flask_eventcollector.outbox.make_outbox_table`
+            in the sessions' database. The events are then written into it by the
+            transaction itself, and sent once it is committed, whatever becomes of the
+            request. Bind it before the first event.
+        :param outbox_engine: makes the connections, at most two, on which the rows of
+            the outbox are read and erased. By default, they are made as those of the
+            sessions. Sessions of ``sqlalchemy.ext.asyncio`` need an engine of
+            ``create_engine()`` here.
         :raises TypeError: *session* is something else.
+        :raises ConfigurationError: another outbox is bound.
         :raises ImportError: SQLAlchemy is not installed, or is older than 2.0.
         """
         self._sessions.bind(session)
+        if outbox is not None:
+            self._sessions.bind_outbox(session, outbox, outbox_engine)
         if inbox is not None:
             self._sessions.bind_inbox(session, inbox)
 

@@ -164,6 +164,10 @@ class Config:
     retry_delay: float = 1.0
     #: The most seconds between two retries.
     retry_max_delay: float = 60.0
+    #: Seconds for which a process holds its rows of the outbox, unless it renews them,
+    #: which it does three times as often. If it ends without giving them back, other
+    #: processes take them over then. By the database's clock.
+    outbox_lease: float = 30.0
     #: Seconds that the shutdown at the end of the process may take.
     shutdown_timeout: float = 2.0
     #: The most bytes of a payload; ``enqueue_event`` raises an error for a larger one.
@@ -500,6 +504,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "dead_after": _seconds,
         "retry_delay": _delay,
         "retry_max_delay": _delay,
+        "outbox_lease": _delay,
         "shutdown_timeout": _seconds,
         "max_event_bytes": _count,
         "invalid_text": _one_of(InvalidText),

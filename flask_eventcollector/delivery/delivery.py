@@ -26,7 +26,7 @@ from .ledger import Ledger
 from .log import ThrottledLog
 from .notifier import Notifier
 from .periodic_worker import TICK, PeriodicWorker
-from .store import Store
+from .store import Store, TransactionStore
 from .threads import call_holding, holds, is_own_thread
 
 #: Seconds that the last write to the disk may take, however late it is.
@@ -57,6 +57,8 @@ class Delivery:
         #: Of the events of this process.
         self.ids = Ids()
         self._store = backlog
+        #: Where the events of transactions are written; ``None``: nowhere.
+        self.outbox: TransactionStore | None = None
         self._notifier = notifier
         self._log = log
         #: How long a caller without a timeout waits.

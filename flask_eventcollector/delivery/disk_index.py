@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -59,9 +60,10 @@ class DiskIndex:
         self._outdated: dict[object, list[Entry]] = {}
         #: How many of these there are.
         self.unerased = 0
-        #: Events of dead processes that were not read yet, by target. ``None``: the
+        #: Events of other processes that were not read yet, by target. ``None``: the
         #: target is unknown.
         self.unadopted: Mapping[Target | None, int] = {}
+        self._unadopted_in: dict[object, Mapping[Target | None, int]] = {}
 
     @property
     def unstored(self) -> int:
@@ -130,6 +132,18 @@ class DiskIndex:
         outdated = self._outdated.pop(journal, [])
         self.unerased -= len(outdated)
         return outdated
+
+    # What is still to be adopted.
+
+    def note_unadopted(
+        self, source: object, unadopted: Mapping[Target | None, int]
+    ) -> None:
+        """Note what is still to be adopted from *source*."""
+        self._unadopted_in[source] = unadopted
+        total = Counter[Target | None]()
+        for counts in self._unadopted_in.values():
+            total.update(counts)
+        self.unadopted = total
 
     # Recovery.
 

@@ -31,6 +31,8 @@ class State(enum.IntEnum):
     CONFIRMED = 4
     DISCARDED = 5
     DROPPED = 6
+    #: It is a row of the outbox now: whichever process holds the row sends it.
+    OUTBOXED = 7
 
     @property
     def alive(self) -> bool:

@@ -239,6 +239,11 @@ class Ledger:
         return tuple(e.event for e in entries if e.state is State.COLLECTED)
 
     @step
+    def still_collected(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of *entries* that a collector still holds."""
+        return [entry for entry in entries if entry.state is State.COLLECTED]
+
+    @step
     def discard(
         self, entries: list[Entry], reason: str, *, into: Notices | None = None
     ) -> int:
@@ -541,15 +546,18 @@ class Ledger:
 
     @step
     def adopt(
-        self, entries: Iterable[Entry], unadopted: Mapping[Target | None, int]
+        self,
+        entries: Iterable[Entry],
+        unadopted: Mapping[Target | None, int],
+        source: object = None,
     ) -> list[Entry]:
         """Take over events that another process had handed over, in their order.
 
         Returns the *entries* that this process holds already. They are not adopted,
-        and their rows must be erased. *unadopted* counts what is still to be adopted,
-        by target; ``None``: the target is unknown.
+        and their rows must be erased. *unadopted* counts what is still to be adopted
+        from the same *source*, by target; ``None``: the target is unknown.
         """
-        self._disk_index.unadopted = unadopted
+        self._disk_index.note_unadopted(source, unadopted)
         now, duplicates = self._clock(), []
         for entry in entries:
             if entry.event in self._books:
@@ -577,11 +585,27 @@ class Ledger:
         unadopted: Mapping[Target | None, int],
     ) -> None:
         """Take over events that another process had handed over, only to drop them."""
-        self._disk_index.unadopted = unadopted
+        self._disk_index.note_unadopted(None, unadopted)
         new = [entry for entry in entries if entry.event not in self._books]
         for entry in new:
             self._books.adopt(entry)
         self._drop_each(new, reason)
+
+    @step
+    def leave(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Leave events to whichever process holds their rows of the outbox.
+
+        Returns those of *entries* that were left: none that is in flight or has ended.
+        """
+        left = [e for e in entries if e.state.alive and e.state is not State.IN_FLIGHT]
+        for entry in left:
+            # Otherwise its row would be erased.
+            entry.row = None
+            self._move(entry, State.OUTBOXED)
+            if entry.waiter is not None:
+                entry.waiter.resolve(entry)
+        self._changed.wake_all()
+        return left
 
     @step
     def free(self) -> tuple[int, int]:
@@ -1213,6 +1237,7 @@ _POSTPONED: dict[str, Callable[[], Any]] = {
     "discard_collected": lambda: None,
     "drop_all": int,
     "hand_over": lambda: None,
+    "leave": list,
     "on_state_change": lambda: None,
     "purge": int,
     "redirect": int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +28,22 @@ class StoreProblem(NamedTuple):
     text: str
     #: Whether it is logged once only, and not again each minute.
     once: bool = False
+
+
+class TransactionStore(Protocol):
+    """Keeps events in the application's own database transactions."""
+
+    def open(self, engine: Any) -> object:
+        """Begin to send what other processes have left in the database of *engine*."""
+
+    def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
+        """Write those of *entries* that are still collected into a transaction.
+
+        :param connect: returns the transaction's connection for a table.
+        """
+
+    def committed(self, entries: Iterable[Entry]) -> None:
+        """The transaction was committed, so its *entries* are to be sent."""
 
 
 class Store(Protocol):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,26 @@ from ..delivery.store import QuarantinedFile, StoreProblem
 from ..delivery.threads import OwnThread
 from .spool.event_counts import EventCounts
 from .spool.strays import from_before
+
+
+class PublishedAtCommit:
+    """Publishes the events of a transaction at its commit, without the outbox.
+
+    Tests have no other process that could send them, and may have a database that no
+    other connection sees.
+    """
+
+    def __init__(self, publish: Callable[[list[Entry]], object]) -> None:
+        self._publish = publish
+
+    def open(self, engine: Any) -> None:
+        """There is nothing to open."""
+
+    def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
+        """There is nothing to write."""
+
+    def committed(self, entries: Iterable[Entry]) -> None:
+        self._publish([*entries])
 
 
 class MemoryStore:

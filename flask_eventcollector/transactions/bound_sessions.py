@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import ConfigurationError
 from .transaction import Transaction
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import Engine, Table
 
     from ..consuming.inbox import Inbox
     from .sources import Bindable
@@ -20,10 +21,20 @@ _MISSING = (
 )
 
 
+class BoundOutbox(NamedTuple):
+    """The outbox that the transactions of bound sessions write to."""
+
+    table: Table
+    #: Finds its engine; ``None``: it is not known in the current context.
+    engine: Callable[[], Engine | None]
+
+
 class BoundSessions:
     """Finds the transaction that an event belongs to."""
 
     def __init__(self) -> None:
+        #: ``None``: transactions do not write their events.
+        self.outbox: BoundOutbox | None = None
         #: By what was bound: finds its transactions in the current context.
         self._sources: list[tuple[object, Callable[[], Iterable[Transaction]]]] = []
         self._inbox: Inbox | None = None
@@ -44,6 +55,25 @@ class BoundSessions:
             raise ImportError(_MISSING) from error
         if not any(bound is session for bound, _ in self._sources):
             self._sources.append((session, source_of(session)))
+
+    def bind_outbox(
+        self, session: Bindable, table: Table, engine: Engine | None
+    ) -> None:
+        """Have the transactions of *session* write their events into *table*.
+
+        :raises ConfigurationError: another table is the outbox, or it can't be used
+            with *engine*.
+        """
+        from .sources import engine_of, write_events_of
+
+        if self.outbox is not None and self.outbox.table is not table:
+            raise ConfigurationError(
+                f"the outbox is the table {self.outbox.table.fullname!r} already: bind"
+                " all sessions to it, or use another EventCollector for the other table"
+            )
+        write_events_of(session)
+        find = partial(engine_of, session, table) if engine is None else lambda: engine
+        self.outbox = BoundOutbox(table, find)
 
     def bind_inbox(self, session: Bindable, table: Table) -> None:
         """Let *table*, in the session's database, be the inbox.

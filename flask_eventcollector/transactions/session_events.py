@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from sqlalchemy import event
+from sqlalchemy import Table, event
 from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -80,15 +80,22 @@ def listen(target: Any) -> None:
             event.listen(target, name, hook, **raw)
 
 
-def _is_new(target: object) -> bool:
+def listen_for_outbox(target: Any) -> None:
+    """Have the events of the transactions of *target* written in them."""
+    if _is_new(target, f"{_KEY}_outbox"):
+        event.listen(target, "before_commit", before_commit)
+        event.listen(target, "after_flush", after_flush)
+
+
+def _is_new(target: object, key: str = _KEY) -> bool:
     """Whether *target* was never listened to.
 
     Noted on it: ``event.contains()`` takes another class for it that is gone, but had
     the same ``id()``.
     """
-    if _KEY in vars(target):
+    if key in vars(target):
         return False
-    setattr(target, _KEY, True)
+    setattr(target, key, True)
     return True
 
 
@@ -123,7 +130,31 @@ def _innermost(session: Session) -> SessionTransaction | None:
     return session.get_nested_transaction() or session.get_transaction()
 
 
-# The hooks.
+# The hooks of the outbox. What they raise makes the commit fail, since an event that
+# could not be written would be lost.
+
+
+def before_commit(session: Session) -> None:
+    # Also called when a savepoint is released.
+    transaction = None if session.in_nested_transaction() else _tracked(session)
+    if transaction is not None:
+        # The application may enqueue events when objects are flushed.
+        session.flush()
+        transaction.write_events(functools.partial(_connection, session))
+
+
+def after_flush(session: Session, _context: object) -> None:
+    # Other functions may have changed something in the meantime.
+    transaction: Transaction | None = session.info.get(_KEY)
+    if transaction is not None and transaction.has_outbox:
+        transaction.write_events(functools.partial(_connection, session))
+
+
+def _connection(session: Session, table: Table) -> Connection:
+    return session.connection(bind_arguments={"clause": table})
+
+
+# The other hooks.
 
 
 def _hook(

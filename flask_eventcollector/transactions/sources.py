@@ -8,10 +8,17 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from sqlalchemy import Engine, Table
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..messages.wording import type_name
-from .session_events import listen, open_transactions, transaction_of
+from .session_events import (
+    listen,
+    listen_for_outbox,
+    open_transactions,
+    transaction_of,
+)
 from .transaction import Transaction
 
 if TYPE_CHECKING:
@@ -57,6 +64,26 @@ def source_of(session: Any) -> Callable[[], Iterator[Transaction]]:
     find = _source_of(session)
     listen(_target_of(session))
     return find
+
+
+def write_events_of(session: Any) -> None:
+    """Have the events of the transactions of *session* written in them."""
+    listen_for_outbox(_target_of(session))
+
+
+def engine_of(session: Any, table: Table) -> Engine | None:
+    """The engine that *session* uses for *table*.
+
+    ``None``: it is not known in this context.
+    """
+    try:
+        if not isinstance(session, _kinds(Session) + _kinds(scoped_session)):
+            session = session()
+        if isinstance(session, _kinds(scoped_session)):
+            session = session()
+        return None if session is None else _sync(session).get_bind(clause=table).engine
+    except (RuntimeError, LookupError, UnboundExecutionError):
+        return None
 
 
 def _source_of(session: Any) -> Callable[[], Iterator[Transaction]]:

@@ -6,6 +6,7 @@ import itertools
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..delivery.delivery import Delivery
 from ..delivery.entries import NOT_COMMITTED, ROLLED_BACK, Entry
@@ -59,6 +60,8 @@ class Transaction:
         self._process = current_process()
         #: What collectors have published, by delivery.
         self._held: dict[Delivery, list[Entry]] = {}
+        #: Whether its events are written in it.
+        self.has_outbox = False
 
     def is_of(self, key: object) -> bool:
         """Whether *key* stands for the transaction, and it has not ended."""
@@ -115,6 +118,17 @@ class Transaction:
 
     # What the session reports.
 
+    def write_events(self, connect: Callable[[Any], Any]) -> None:
+        """Write its events into the outbox, by the transaction itself.
+
+        :param connect: returns the session's connection for a table.
+        """
+        self.has_outbox = True
+        for level in self._levels:
+            for delivery, entries in level.entries.items():
+                if delivery.outbox is not None:
+                    delivery.outbox.write(connect, entries)
+
     def begin_savepoint(self, key: object) -> None:
         """A savepoint begins."""
         if self._level(key) is None:
@@ -151,6 +165,8 @@ class Transaction:
         # Afterwards: interrupted before, it still holds its events back.
         self._levels.pop()
         if not self._levels:
+            if self.has_outbox and level.is_committed:
+                _leave_to_outbox(level.entries)
             self._publish_held()
 
     def _level(self, key: object) -> _Level | None:
@@ -180,6 +196,12 @@ def _reason(level: _Level) -> str:
     if level.is_rolled_back or sys.exc_info()[0] is not None:
         return ROLLED_BACK
     return NOT_COMMITTED
+
+
+def _leave_to_outbox(found: Mapping[Delivery, list[Entry]]) -> None:
+    for delivery, entries in found.items():
+        if delivery.outbox is not None:
+            delivery.outbox.committed(entries)
 
 
 def _discard(found: Mapping[Delivery, list[Entry]], reason: str) -> None:

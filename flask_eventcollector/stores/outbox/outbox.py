@@ -25,7 +25,7 @@ from .claims import Claims
 from .clock import now_ms
 from .database import Database, check_transaction, explained
 from .rows import OutboxRow, is_waiting, values_of
-from .table import DEAD, MAX_APP, MAX_REASON
+from .table import DEAD, MAX_APP, MAX_REASON, WAITING
 
 #: Seconds for which a process holds rows unless it renews its lease.
 LEASE = 30.0
@@ -97,13 +97,17 @@ class Outbox:
         with explained(self._table):
             return _insert_rows(connection, self._inserts[held], rows)
 
-    def read(self, seqs: Iterable[int]) -> set[int]:
-        """Which of the rows are committed, and held by this process."""
-        found: set[int] = set()
+    def read(self, seqs: Iterable[int]) -> dict[int, str]:
+        """The events' ids in those rows that are committed, and held by this process.
+
+        SQLite gives the number of a row that was rolled back to another one.
+        """
+        found: dict[int, str] = {}
         for chunk in self._database.chunks(seqs):
             with self._database.reading() as connection:
-                held = select(self._table.c.seq).where(self._held(chunk))
-                found.update(connection.scalars(held))
+                c = self._table.c
+                held = select(c.seq, c.event_id).where(self._held(chunk))
+                found.update((seq, id) for seq, id in connection.execute(held))
         return found
 
     def claim(self, limit: int, limit_bytes: int) -> list[OutboxRow]:
@@ -161,6 +165,19 @@ class Outbox:
             self._refuse(seqs, why, due=0, state=DEAD)
             for why, seqs in _by_reason(refused)
         )
+
+    def revive(self, seqs: Iterable[int]) -> int:
+        """Hold rows that were dead; returns how many."""
+        c, revived = self._table.c, 0
+        fresh = {"attempts": 0, "reason": None, "refused_since": None}
+        for chunk in self._database.chunks(seqs):
+            dead = update(self._table).where(c.seq.in_(chunk), c.state == DEAD)
+            again = dead.values(
+                state=WAITING, token=self.token, due=now_ms() + self._lease_ms, **fresh
+            )
+            with self._database.changing() as connection:
+                revived += connection.execute(again).rowcount
+        return revived
 
     def give_back(self, seqs: Iterable[int], *, maybe_sent: bool = False) -> int:
         """Let rows be free again, in their places; returns how many.

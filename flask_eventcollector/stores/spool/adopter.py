@@ -15,7 +15,7 @@ from ...delivery.store import StoreProblem
 from ...delivery.threads import is_own_thread
 from ...events import Target
 from ...messages.wording import counted
-from .circuit_breaker import CircuitBreaker
+from ..circuit_breaker import CircuitBreaker
 from .control import ControlRequest, apply, pending_request, withdraw
 from .files import close, write_rows
 from .folder import Claim, Folder, ForeignFile

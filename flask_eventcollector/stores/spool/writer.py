@@ -13,7 +13,7 @@ from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
 from ...delivery.store import StoreProblem
 from ...delivery.threads import holds, is_own_thread
-from .circuit_breaker import CircuitBreaker
+from ..circuit_breaker import CircuitBreaker
 from .control import apply, pending_request, withdraw
 from .files import close, write_rows
 from .folder import Claim, Folder

@@ -1,27 +1,27 @@
-"""Stops using a failing disk for a while."""
+"""Stops using a failing disk or database for a while."""
 
 from __future__ import annotations
 
 import time
 
-from ...delivery.store import StoreProblem
+from ..delivery.store import StoreProblem
 
-#: Seconds for which a failed disk is not used, so that no caller waits for it.
+#: Seconds for which what has failed is not used, so that no caller waits for it.
 PAUSE = 1.0
 
 
 class CircuitBreaker:
-    """Tracks whether one thread's disk operations succeed. It does no I/O itself."""
+    """Tracks whether one thread's operations succeed. It does no I/O itself."""
 
     def __init__(self, place: str) -> None:
         self._place = place
-        #: The last failure; ``None``: the disk works.
+        #: The last failure; ``None``: it works.
         self.problem: StoreProblem | None = None
         self._closes_at = 0.0
 
     @property
     def is_open(self) -> bool:
-        """Whether the disk must not be used now."""
+        """Whether it must not be used now."""
         return time.monotonic() < self._closes_at
 
     def record_failure(self, error: Exception) -> None:
@@ -36,5 +36,5 @@ class CircuitBreaker:
         self.problem = None
 
     def reset(self) -> None:
-        """Allow the disk to be used at once."""
+        """Allow it to be used at once."""
         self._closes_at = 0.0

@@ -1,0 +1,405 @@
+"""The outbox of an app: what a transaction commits is sent, whatever happens then."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from sqlalchemy import MetaData, event, select, update
+from sqlalchemy.orm import Session, sessionmaker
+
+from flask_eventcollector import ConfigurationError, EventCollector
+from flask_eventcollector.outbox import make_outbox_table
+from tests.helpers import DEADLINE, Shop, unmeasured, wait_until
+from tests.transactions.support import (
+    Order,
+    new_engine,
+    stored,
+    url_in,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+class OutboxShop(Shop):
+    """An app whose transactions write their events into an outbox."""
+
+    def __init__(self, url: str, *, fresh: bool = True, **settings: Any) -> None:
+        self.engine = new_engine(url)
+        self.table = make_outbox_table(MetaData())
+        if fresh:
+            self.table.metadata.create_all(self.engine)
+        self.sessions = sessionmaker(self.engine)
+        defaults = {"TESTING_BROKER": True, "BROKER_URL": "memory://"}
+        super().__init__(EventCollector(), **{**defaults, **settings})
+        self.events.bind_session(self.sessions, outbox=self.table)
+
+    @contextmanager
+    def placing(self, sku: str) -> Iterator[Session]:
+        """A transaction that writes an order, and tells of it."""
+        with self.sessions() as session, session.begin():
+            session.add(Order(sku=sku))
+            session.flush()
+            self.enqueue(sku)
+            yield session
+
+    def place(self, *skus: str) -> None:
+        for sku in skus:
+            with self.placing(sku):
+                pass
+
+    def rows(self) -> list[tuple[int, bool]]:
+        """The state of each row, and whether a process holds it."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(select(self.table.c.state, self.table.c.token))
+            return [(state, token is not None) for state, token in rows]
+
+    def is_empty(self) -> bool:
+        return not self.rows()
+
+
+@contextmanager
+def open_outbox(url: str, **settings: Any) -> Iterator[OutboxShop]:
+    shop = OutboxShop(url, **settings)
+    try:
+        yield shop
+    finally:
+        shop.events.close(0)
+        shop.engine.dispose()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[OutboxShop]:
+    with open_outbox(url_in(tmp_path)) as shop:
+        yield shop
+
+
+# What is sent.
+
+
+def test_what_is_committed_is_sent_and_erased(database_url: str) -> None:
+    with open_outbox(database_url) as shop:
+        shop.place("a", "b")
+
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a", "b"]
+        wait_until(shop.is_empty, "the rows are erased")
+        assert shop.books() == {
+            "enqueued": 2,
+            "outboxed": 2,
+            "adopted": 2,
+            "confirmed": 2,
+        }
+
+
+def test_a_request_that_fails_after_the_commit_unsends_nothing(
+    shop: OutboxShop,
+) -> None:
+    @shop.get("/order")
+    def order() -> str:
+        shop.place("a")
+        shop.enqueue("outside of the transaction")
+        raise RuntimeError
+
+    assert shop.test_client().get("/order").status_code == 500
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a"]
+
+
+def test_what_is_rolled_back_leaves_no_row(shop: OutboxShop) -> None:
+    with pytest.raises(RuntimeError), shop.placing("a"):
+        raise RuntimeError
+
+    assert shop.is_empty()
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == []
+    assert shop.books() == {"enqueued": 1, "discarded": 1}
+
+
+def test_a_savepoint_that_is_rolled_back_takes_only_its_own_events(
+    shop: OutboxShop,
+) -> None:
+    with shop.placing("a") as session:
+        savepoint = session.begin_nested()
+        session.add(Order(sku="b"))
+        session.flush()
+        shop.enqueue("b")
+        savepoint.rollback()
+        with session.begin_nested():
+            session.add(Order(sku="c"))
+            session.flush()
+            shop.enqueue("c")
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a", "c"]
+    assert stored(shop.engine) == ["a", "c"]
+
+
+def test_a_commit_that_fails_leaves_no_row(shop: OutboxShop) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the database is gone")
+
+    event.listen(shop.engine, "commit", fail)
+    with pytest.raises(RuntimeError, match="gone"):
+        shop.place("a")
+    event.remove(shop.engine, "commit", fail)
+
+    assert shop.is_empty()
+    assert shop.books() == {"enqueued": 1, "discarded": 1}
+
+
+def test_events_of_hooks_that_run_at_the_commit_are_written(shop: OutboxShop) -> None:
+    @event.listens_for(shop.sessions.class_, "before_flush")
+    def tell_more(session: Session, *_: object) -> None:
+        for order in list(session.new):
+            if isinstance(order, Order) and not order.note:
+                order.note = "told"
+                shop.enqueue(f"flushed {order.sku}")
+
+    @event.listens_for(shop.sessions.class_, "before_commit")
+    def change_more(session: Session) -> None:
+        session.add(Order(sku="of a later hook"))
+
+    with shop.sessions.begin() as session:
+        session.add(Order(sku="a"))
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["flushed a", "flushed of a later hook"]
+
+
+def test_an_event_outside_of_a_transaction_goes_as_ever(shop: OutboxShop) -> None:
+    with shop.events.auto_publish():
+        shop.enqueue("a")
+
+    assert shop.sent() == ["a"]
+    assert shop.is_empty()
+
+
+def test_an_outer_transaction_decides(shop: OutboxShop) -> None:
+    for ending in "rollback", "commit":
+        with shop.engine.connect() as connection:
+            outer = connection.begin()
+            with Session(connection) as session:
+                shop.events.bind_session(session, outbox=shop.table)
+                session.add(Order(sku=ending))
+                session.flush()
+                shop.enqueue(ending)
+                session.commit()
+            assert not shop.events.flush(0.1)
+            assert shop.sent() == []
+            getattr(outer, ending)()
+
+    assert shop.events.flush(DEADLINE) or True
+    wait_until(lambda: shop.sent() == ["commit"], "the outer transaction's is sent")
+
+
+# Bad input.
+
+
+def test_a_missing_table_fails_the_commit(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), fresh=False) as shop:
+        with pytest.raises(ConfigurationError, match="migrations"):
+            shop.place("a")
+        assert stored(shop.engine) == []
+        assert shop.books() == {"enqueued": 1, "discarded": 1}
+
+
+def test_a_database_in_memory_fails_the_commit() -> None:
+    with open_outbox("sqlite://") as shop:
+        with pytest.raises(ConfigurationError, match="use a file"):
+            shop.place("a")
+        assert stored(shop.engine) == []
+
+
+def test_an_extension_has_one_outbox(shop: OutboxShop) -> None:
+    other = make_outbox_table(MetaData(), "other")
+    with pytest.raises(ConfigurationError, match="outbox is the table"):
+        shop.events.bind_session(shop.sessions, outbox=other)
+
+
+# Outages, and the ends of processes.
+
+
+def test_while_the_broker_is_down_rows_are_kept(shop: OutboxShop) -> None:
+    shop.place("a")
+    assert shop.events.flush(DEADLINE)
+    shop.faults.go_down()
+
+    shop.place("b")
+    wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+    assert shop.rows() == [(0, True)]
+
+    shop.faults.come_back()
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a", "b"]
+
+
+def test_a_process_that_ends_gives_its_rows_back(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path)) as shop:
+        shop.place("a")
+        assert shop.events.flush(DEADLINE)
+        shop.faults.go_down()
+        shop.place("b")
+        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        assert not shop.events.close(0)
+        assert shop.rows() == [(0, False)]
+        assert shop.books()["outboxed"] == 3
+
+        with open_next(shop) as after:
+            after.events.flush(DEADLINE)
+            assert after.sent() == ["b"]
+            assert [dict(e.headers) for e in after.broker.events("q")] == [{}]
+
+
+@contextmanager
+def open_next(shop: OutboxShop) -> Iterator[Shop]:
+    """Another process's app on the same table, which has had its first request."""
+    events = EventCollector()
+    events.bind_session(shop.sessions, outbox=shop.table)
+    after = Shop(events, TESTING_BROKER=True, BROKER_URL="memory://", OUTBOX_LEASE=0.5)
+    try:
+        after.test_client().get("/")
+        yield after
+    finally:
+        events.close(0)
+
+
+def test_rows_of_a_killed_process_are_taken_over(shop: OutboxShop) -> None:
+    command = [sys.executable, "-c", KILLED, str(shop.engine.url)]
+    done = subprocess.run(command, cwd=ROOT, env=unmeasured(), timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert shop.rows() == [(0, True)]
+
+    with open_next(shop) as after:
+        assert after.events.flush(0.1)
+        assert after.sent() == []
+        time.sleep(1)  # The lease.
+        after.events.flush(DEADLINE)
+        wait_until(lambda: after.sent() == ["a"], "the row is taken over")
+        (sent,) = after.broker.events("q")
+        assert sent.headers["x-possible-duplicate"] is True
+        wait_until(shop.is_empty, "its row is erased")
+
+
+KILLED = """
+import os, signal, sys
+from sqlalchemy import MetaData, create_engine
+from sqlalchemy.orm import sessionmaker
+from flask import Flask
+from flask_eventcollector import EventCollector
+from flask_eventcollector.outbox import make_outbox_table
+from tests.transactions.support import Order
+
+sessions = sessionmaker(create_engine(sys.argv[1]))
+app = Flask("shop")
+app.config.update(EVENTCOLLECTOR_BROKER_URL="amqp://127.0.0.1:1")
+app.config.update(EVENTCOLLECTOR_OUTBOX_LEASE=1)
+events = EventCollector(app)
+events.bind_session(sessions, outbox=make_outbox_table(MetaData()))
+with sessions.begin() as session:
+    session.add(Order(sku="a"))
+    session.flush()
+    events.enqueue_event("a", "q")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_rows_that_another_process_has_taken_are_not_sent(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
+        shop.place("a")
+        assert shop.events.flush(DEADLINE)
+        shop.faults.go_down()
+        shop.place("b")
+        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        with shop.engine.begin() as connection:
+            connection.execute(update(shop.table).values(token="another"))
+
+        wait_until(lambda: "retained" not in shop.books(), "it is left")
+        shop.faults.come_back()
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a"]
+        assert shop.rows() == [(0, True)]
+
+
+def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
+    tmp_path: Path,
+) -> None:
+    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
+        shop.place("a")
+        assert shop.events.flush(DEADLINE)
+        shop.faults.go_down()
+        shop.place("b")
+        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        with shop.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE eventcollector_outbox RENAME TO x")
+
+        wait_until(lambda: "retained" not in shop.books(), "it is left")
+        assert "eventcollector_outbox" in shop.events.stats().spool_error
+        shop.faults.come_back()
+        with shop.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE x RENAME TO eventcollector_outbox")
+        wait_until(lambda: shop.sent() == ["a", "b"], "it is claimed again")
+
+
+def test_a_dead_event_is_a_dead_row_until_it_is_retried(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
+        shop.faults.fail_next(1)
+        shop.place("a")
+        wait_until(lambda: shop.rows() == [(1, False)], "its row is dead")
+        assert shop.events.flush(DEADLINE)
+
+        assert shop.events.retry() == 1
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a"]
+        wait_until(shop.is_empty, "its row is erased")
+
+
+def test_threads_that_commit_at_once_share_one_holder(shop: OutboxShop) -> None:
+    shop.place("first")
+    with shop.engine.connect() as connection:
+        tokens = set(connection.scalars(select(shop.table.c.token)))
+    threads = [threading.Thread(target=shop.place, args=[f"{n}"]) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert len(tokens) <= 1
+    assert shop.events.flush(DEADLINE)
+    assert sorted(shop.sent()) == ["0", "1", "2", "3", "first"]
+
+
+# The test kit.
+
+
+def test_in_tests_the_commit_publishes_and_writes_no_row(tmp_path: Path) -> None:
+    with open_outbox("sqlite://", TESTING_BROKER=False) as shop:
+        with shop.events.capture() as captured:
+            shop.place("a")
+            captured.assert_published("q", payload="a")
+        assert shop.is_empty()
+
+
+def test_in_tests_a_rolled_back_fixture_hides_nothing() -> None:
+    with open_outbox("sqlite://", TESTING_BROKER=False) as shop:
+        with shop.events.capture() as captured, shop.engine.connect() as connection:
+            outer = connection.begin()
+            mode = "create_savepoint"
+            with Session(connection, join_transaction_mode=mode) as session:
+                shop.events.bind_session(session, outbox=shop.table)
+                session.add(Order(sku="a"))
+                session.flush()
+                shop.enqueue("a")
+                session.commit()
+            captured.assert_published("q", payload="a")
+            outer.rollback()
