@@ -27,7 +27,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:class", r"(collections\.abc|datetime|pathlib|re)\.\w+"),
     ("py:class", r"(flask\.app\.)?Flask"),
-    ("py:class", r"sqlalchemy\.[\w.]+|MetaData|Table"),
+    ("py:(class|exc)", r"sqlalchemy\.[\w.]+|MetaData|Table"),
 ]
 
 html_theme = "flask"

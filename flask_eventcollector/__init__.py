@@ -38,11 +38,15 @@ if TYPE_CHECKING:
         publish_failed,
         spool_file_quarantined,
     )
+    from .transactions.outbox_table import autovacuum_ddl, make_outbox_table
 
 __all__ = [  # noqa: RUF022 - grouped, not sorted
     # The extension.
     "AutoPublishingEventCollector",
     "EventCollector",
+    # For database transactions.
+    "autovacuum_ddl",
+    "make_outbox_table",
     # For consumers.
     "make_inbox_table",
     "received",
@@ -88,6 +92,7 @@ _MODULES = (
     "consuming.received",
     "consuming.table",
     "extension",
+    "transactions.outbox_table",
 )
 
 if not TYPE_CHECKING:

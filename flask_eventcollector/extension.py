@@ -240,14 +240,15 @@ class EventCollector:
             :exc:`LookupError` that it raises also means that there is none. See
             https://docs.sqlalchemy.org/en/20/orm/session_transaction.html.
         :type session: object
-        :param outbox: a table of :func:`flask_eventcollector.outbox.make_outbox_table`
-            in the sessions' database. The events are then written into it by the
-            transaction itself, and sent once it is committed, whatever becomes of the
-            request. Bind it before the first event.
+        :param outbox: a table of :func:`make_outbox_table`, in the sessions' database.
+            A transaction then writes its events into it, and they are sent once it is
+            committed, whatever becomes of the request. Bind it before the first event.
+        :type outbox: sqlalchemy.Table
         :param outbox_engine: makes the connections, at most two, on which the rows of
             the outbox are read and erased. By default, they are made as those of the
             sessions. Sessions of ``sqlalchemy.ext.asyncio`` need an engine of
             ``create_engine()`` here.
+        :type outbox_engine: sqlalchemy.Engine
         :raises TypeError: *session* is something else.
         :raises ConfigurationError: another outbox is bound.
         :raises ImportError: SQLAlchemy is not installed, or is older than 2.0.

@@ -43,6 +43,7 @@ _BOOKS = (
     "confirmed",
     "discarded",
     "dropped",
+    "outboxed",
 )
 
 

@@ -80,6 +80,7 @@ FOREIGN_TYPES = {
     ("config.settings", "flask"),
     ("extension", "sqlalchemy"),
     ("transactions.bound_sessions", "sqlalchemy"),
+    ("transactions.outbox_table", "sqlalchemy"),
 }
 
 

@@ -105,6 +105,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "dead_after": 3600,
         "retry_delay": 1,
         "retry_max_delay": 60,
+        "outbox_lease": 30,
         "shutdown_timeout": 2,
         "max_event_bytes": 2**20,
         "invalid_text": InvalidText.REFUSE,

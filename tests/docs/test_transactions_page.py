@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from flask_eventcollector import EventCollector
 from flask_eventcollector.testing import Captured
 from tests.docs.modules import imported, write
 from tests.docs.reader import Example, find_one, runs
-from tests.helpers import books
+from tests.helpers import DEADLINE, books
 
 pytest_plugins = ["pytester"]
 
@@ -40,6 +41,7 @@ SHOP, PAYMENT, IMPORTING, FORGOTTEN, RECEIPT, EARLY, BELOW, PLAIN, LITE, ASYNC, 
     )
 )
 
+OUTBOX = find_one(page=PAGE, file="outbox.py")
 
 BIND = find_one(page="flask_eventcollector/extension.py", heading="bind_session")
 
@@ -216,3 +218,22 @@ def test_the_test_on_the_page_passes(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:flask")
 
     result.assert_outcomes(passed=1)
+
+
+@runs(OUTBOX)
+def test_with_an_outbox_a_commit_is_final(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    database = f"sqlite:///{tmp_path / 'orders.sqlite3'}"
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", database)
+    with imported(OUTBOX) as (shop,):
+        with shop.app.app_context():
+            shop.db.create_all()
+        response = shop.app.test_client().post("/orders")
+        assert response.status_code == 500
+        assert shop.events.flush(DEADLINE)
+        (event,) = shop.events.broker.events("orders.created")
+        assert event.payload == {"id": 1}
+        shop.events.close()
+        with shop.app.app_context():
+            shop.db.engine.dispose()

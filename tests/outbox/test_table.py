@@ -9,7 +9,7 @@ from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from flask_eventcollector.outbox import autovacuum_ddl, make_outbox_table
+from flask_eventcollector import autovacuum_ddl, make_outbox_table
 from flask_eventcollector.stores.outbox.check import check
 from flask_eventcollector.stores.outbox.table import leader_table
 from tests.outbox.support import Place

@@ -229,7 +229,7 @@ class OutboxStore:
             return False
         # Until they are read, for whoever waits until nothing is left.
         self._unseen = written
-        self._ledger.adopt([], self._unadopted(), self)
+        self._ledger.adopt([], {None: len(written)}, self)
         committed = outbox.read(row.seq for row in written)
         visible = [row for row in written if committed.get(row.seq) == row.event.id]
         room = self._room()
@@ -241,11 +241,8 @@ class OutboxStore:
         self._unseen = [row for row in unseen if row not in visible]
         self._note_lease(min((row.at for row in visible), default=0.0))
         entries = [self._hold(row.seq, row.event) for row in visible[:room]]
-        self._ledger.adopt(entries, self._unadopted(), self)
+        self._ledger.adopt(entries, {}, self)
         return bool(entries)
-
-    def _unadopted(self) -> dict[Any, int]:
-        return {None: len(self._unseen)} if self._unseen else {}
 
     def _room(self) -> int:
         events, _ = self._ledger.free()
@@ -265,7 +262,7 @@ class OutboxStore:
             self._next_look = time.monotonic() + LOOK_INTERVAL
         self._note_lease(began)
         new = [self._adopted(row) for row in rows if row.seq not in self._held]
-        self._ledger.adopt(new, self._unadopted(), self)
+        self._ledger.adopt(new, {}, self)
         return bool(new)
 
     def _adopted(self, row: OutboxRow) -> Entry:
@@ -284,7 +281,10 @@ class OutboxStore:
     def _note_lease(self, began: float) -> None:
         """Note when the lease of the first rows has begun."""
         if not self._held:
-            self._held_until, self._renew_at = began + self._lease, began + self._lease / 3
+            self._held_until, self._renew_at = (
+                began + self._lease,
+                began + self._lease / 3,
+            )
 
     def _renew(self, outbox: Outbox) -> None:
         now = time.monotonic()

@@ -52,18 +52,7 @@ AUTOVACUUM: Mapping[str, str] = {
 def make_outbox_table(
     metadata: MetaData, name: str = "eventcollector_outbox", schema: str | None = None
 ) -> Table:
-    """Add the outbox's table to *metadata*, so that your migrations create it.
-
-    A second, small table is added with it, whose name has the suffix ``_leader``: it
-    says which relay is the active one. ``metadata.create_all()`` creates both, and so
-    does what Alembic generates. On PostgreSQL, the migration should also execute
-    :func:`autovacuum_ddl`.
-
-    :param metadata: for example ``db.metadata`` of Flask-SQLAlchemy. It must be that
-        of the database whose transactions the events belong to.
-    :param name: at most 55 characters, since PostgreSQL cuts off longer names.
-    :raises sqlalchemy.exc.InvalidRequestError: *metadata* has such a table already.
-    """
+    """See :func:`flask_eventcollector.make_outbox_table`."""
     table = Table(name, metadata, *_columns(), schema=schema, **_OPTIONS)
     # Dead rows are in no partial index. Elsewhere, the state keeps them apart.
     waiting = table.c.state == WAITING
@@ -164,13 +153,7 @@ def leader_table(table: Table) -> Table:
 
 
 def autovacuum_ddl(table: Table) -> str:
-    """The statement that has PostgreSQL vacuum the outbox's table in time.
-
-    Have the migration that creates the table execute it, with ``op.execute()``, if its
-    database is a PostgreSQL. ``create_all()`` executes it by itself.
-
-    See https://www.postgresql.org/docs/current/runtime-config-autovacuum.html.
-    """
+    """See :func:`flask_eventcollector.autovacuum_ddl`."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     name = dialect.identifier_preparer.format_table(table)
     settings = ", ".join(f"{key} = {value}" for key, value in AUTOVACUUM.items())
