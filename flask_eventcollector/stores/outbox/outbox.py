@@ -73,7 +73,7 @@ class Outbox:
         self._table = database.table
         self._lease_ms = round(lease * 1000)
         self._claims = Claims(database, app, self.token, self._lease_ms)
-        self._inserts = {held: self._insert(held=held) for held in (False, True)}
+        self._inserts = {held: _Inserts(self._new_row(held)) for held in (False, True)}
 
     def write(
         self, connection: Connection, events: Iterable[Event], *, held: bool
@@ -81,7 +81,7 @@ class Outbox:
         """Write a row for each event, in the transaction of *connection*.
 
         They become real, and visible to :meth:`read`, by its commit. This is one
-        statement for up to 1 000 events, but on MySQL one for each event.
+        statement for up to 1 000 events, but on MySQL and SQLite one for each event.
 
         :param connection: for example ``session.connection()``.
         :param held: whether this process holds the rows, and so must send them.
@@ -95,7 +95,7 @@ class Outbox:
         if not rows:
             return []
         with explained(self._table):
-            return _insert_rows(connection, self._inserts[held], rows)
+            return self._inserts[held].execute(connection, rows)
 
     def read(self, seqs: Iterable[int]) -> dict[int, str]:
         """The events' ids in those rows that are committed, and held by this process.
@@ -194,11 +194,11 @@ class Outbox:
         """
         return self._claims.take_over()
 
-    def _insert(self, *, held: bool) -> Insert:
-        rows = insert(self._table).values(app=self.app)
+    def _new_row(self, held: bool) -> Insert:
+        row = insert(self._table).values(app=self.app)
         if not held:
-            return rows
-        return rows.values(token=self.token, due=now_ms() + self._lease_ms)
+            return row
+        return row.values(token=self.token, due=now_ms() + self._lease_ms)
 
     def _held(self, seqs: Sequence[int]) -> ColumnElement[bool]:
         c = self._table.c
@@ -225,15 +225,26 @@ class Outbox:
         return changed
 
 
-def _insert_rows(
-    connection: Connection, statement: Insert, rows: list[dict[str, Any]]
-) -> list[int]:
-    seq = statement.table.c.seq
-    if connection.dialect.insert_executemany_returning:
-        numbers = statement.returning(seq, sort_by_parameter_order=True)
-        return list(connection.scalars(numbers, rows))
-    # MySQL tells the number of a single row only.
-    return [connection.execute(statement, row).lastrowid for row in rows]
+class _Inserts:
+    """Statements that insert rows and return their numbers, made once.
+
+    To make one takes as long as to execute it, while a request waits.
+    """
+
+    def __init__(self, row: Insert) -> None:
+        seq = row.table.c.seq
+        self._row = row
+        self._one = row.returning(seq)
+        self._many = row.returning(seq, sort_by_parameter_order=True)
+
+    def execute(self, connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
+        """Insert *rows*; returns their numbers, in the same order."""
+        if not connection.dialect.insert_executemany_returning:
+            # MySQL tells the number of a single row only.
+            return [connection.execute(self._row, row).lastrowid for row in rows]
+        if len(rows) == 1:
+            return list(connection.scalars(self._one, rows[0]))
+        return list(connection.scalars(self._many, rows))
 
 
 def _by_reason(refused: Iterable[Refused]) -> Iterable[tuple[Refused, list[int]]]:
