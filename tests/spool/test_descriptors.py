@@ -11,7 +11,8 @@ import os, resource, sys, time
 from flask import Flask
 from flask_eventcollector import EventCollector
 from flask_eventcollector.delivery import delivery
-from flask_eventcollector.stores import circuit_breaker, writer
+from flask_eventcollector.stores import circuit_breaker
+from flask_eventcollector.stores.spool import writer
 from flask_eventcollector.testing import FaultInjector
 
 for module in (delivery, writer):

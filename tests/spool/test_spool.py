@@ -17,7 +17,8 @@ from flask_eventcollector.delivery.entries import Settlement
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Stats
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
-from flask_eventcollector.stores.spool import adopter, circuit_breaker, writer
+from flask_eventcollector.stores import circuit_breaker
+from flask_eventcollector.stores.spool import adopter, writer
 from flask_eventcollector.stores.spool.control import (
     ControlRequest,
     is_pending,
