@@ -139,3 +139,13 @@ def test_an_event_that_waits_has_no_dict_of_its_own() -> None:
     assert entry.rare is None
     for waiting in (entry, entry.event):
         assert not hasattr(waiting, "__dict__")
+
+
+def test_a_destructor_may_ask_for_the_age_before_the_counts_have_changed() -> None:
+    ledger = Books()
+    (entry,) = opened(ledger, "a")
+    ledger.move(entry, State.IN_FLIGHT)
+    entry.state = State.CONFIRMED
+    assert stats(ledger).oldest_age is None
+    ledger.moved([entry], State.IN_FLIGHT, State.CONFIRMED)
+    assert stats(ledger).balanced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -152,5 +153,7 @@ class Books:
             return None
         own = (e for e in self._live.values() if e.state in undelivered)
         foreign = [e for e in self._foreign.values() if e.state in undelivered]
-        oldest = min(e.event.microseconds for e in [next(own), *foreign]) / 1e6
-        return max(0.0, time.time() - oldest)
+        times = [e.event.microseconds for e in [*itertools.islice(own, 1), *foreign]]
+        # A destructor may ask in the middle of a step, when states have changed and
+        # counts have not.
+        return max(0.0, time.time() - min(times) / 1e6) if times else None
