@@ -31,7 +31,7 @@ from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
 from .context import app_state, delivery, spool_folder
-from .exit_codes import Failure, confirm, finish
+from .exit_codes import Failure, check_answer, confirm, finish
 from .quarantine import quarantine
 from .seen import purge_seen
 from .selection import any_condition, select, select_files, with_ids
@@ -251,7 +251,7 @@ def _retry(
     """
     problems: list[Unreadable] = []
     is_agreed = yes or bool(ids)
-    _check_agreed(is_agreed, for_machines)
+    check_answer(is_agreed, for_machines)
     wanted = any_condition(Filter(queue, every, reason, older_than))
     if target is None:
         request = ControlRequest("retry", [])
@@ -312,7 +312,7 @@ def _purge(
     event is unknown, and with 3 if a file can't be read or changed.
     """
     problems: list[Unreadable] = []
-    _check_agreed(yes, for_machines)
+    check_answer(yes, for_machines)
     wanted = any_condition(Filter(queue, every, reason, older_than))
     found = select(spool_folder(), ids, wanted, "--dead", problems)
     if found and not yes:
@@ -334,8 +334,10 @@ def _adopt(
     adopt only what their own app has left for their own broker and virtual host. The
     events are moved into a file that the app's workers send to its present broker. FILE
     is a name that 'status' shows, or a path. With --from and this app's own name, these
-    are its files for other brokers. Exits with 3 if a file is in use or can't be read.
+    are its files for other brokers. --json requires --yes. Exits with 3 if a file is in
+    use or can't be read.
     """
+    check_answer(yes, for_machines)
     folder = spool_folder()
     paths = select_files(folder, files, source)
     found = [file for path in paths if (file := report(path)) is not None]
@@ -363,11 +365,6 @@ def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     for file in files:
         click.echo(as_text.describe(file), err=True)
     confirm(f"Send them to {folder.destination}?")
-
-
-def _check_agreed(is_agreed: bool, for_machines: bool) -> None:
-    if for_machines and not is_agreed:
-        raise click.UsageError("--json requires --yes, since it asks nobody.")
 
 
 def _confirm_change(do: str, found: Sequence[Found], how: str) -> None:

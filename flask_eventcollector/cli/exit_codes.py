@@ -55,6 +55,15 @@ def end(code: Exit) -> NoReturn:
     raise SystemExit(int(code))
 
 
+def check_answer(is_given: bool, for_machines: bool) -> None:
+    """Check a command that asks before it changes anything.
+
+    :raises click.UsageError: a machine reads its output, so nobody can answer.
+    """
+    if for_machines and not is_given:
+        raise click.UsageError("--json requires --yes, since it asks nobody.")
+
+
 def confirm(question: str) -> None:
     """Ask, and go on only if the answer is yes.
 

@@ -12,7 +12,7 @@ from ..stores.spool.admin.quarantined import Quarantined, quarantined_files, rem
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, formatting, options
 from .context import spool_folder
-from .exit_codes import Failure, confirm, finish
+from .exit_codes import Failure, check_answer, confirm, finish
 
 _ADVICE = (
     "The intact events of a damaged file were copied or delivered before it was"
@@ -56,10 +56,12 @@ def _list(for_machines: bool) -> None:
 def _remove(names: tuple[str, ...], every: bool, yes: bool, for_machines: bool) -> None:
     """Delete quarantined files for good: those with NAMES, or --all.
 
-    Shows them first. Exits with 1 and deletes nothing if a name is unknown.
+    Shows them first, and asks. --json requires --yes. Exits with 1 and deletes nothing
+    if a name is unknown.
     """
     if bool(names) == every:
         raise click.UsageError("Give the names of quarantined files, or --all.")
+    check_answer(yes, for_machines)
     files = _selected(quarantined_files(spool_folder()), names)
     if files and not yes:
         _show(files, err=True)

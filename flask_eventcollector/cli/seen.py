@@ -10,7 +10,7 @@ from flask.cli import with_appcontext
 from ..errors import ConfigurationError
 from . import as_json, as_text, formatting, options
 from .context import app_state
-from .exit_codes import Failure, confirm
+from .exit_codes import Failure, check_answer, confirm
 from .values import seconds
 
 
@@ -35,8 +35,7 @@ def purge_seen(older_than: float, yes: bool, for_machines: bool) -> None:
 
     Exits with 1 if the database fails; the rows deleted by then stay deleted.
     """
-    if for_machines and not yes:
-        raise click.UsageError("--json requires --yes, since it asks nobody.")
+    check_answer(yes, for_machines)
     deleted = _purge(timedelta(seconds=older_than), yes)
     if for_machines:
         as_json.write({"deleted": deleted})

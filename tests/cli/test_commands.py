@@ -22,6 +22,7 @@ from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
 from flask_eventcollector.stores.spool.journal import Journal
 from tests.cli.support import runner
+from tests.cli.test_file_states import damaged
 from tests.helpers import Recorder, Shop, open_shop
 from tests.parts import thread
 from tests.spool.support import leave, rows
@@ -210,6 +211,39 @@ def test_flush_says_what_the_broker_refuses_of_living_processes(
     assert machines["refused"] == [
         {"exchange": "shop", "queue": "orders", "reason": "no queue"}
     ]
+
+
+def test_a_flush_does_not_advise_itself_for_a_damaged_file(
+    run: Callable[..., Result], shop: Shop, folder: Path
+) -> None:
+    path = damaged(folder)
+    shop.faults.refuse("q")
+
+    result = run("flush", "--timeout", "0.5")
+
+    assert result.exit_code == 3
+    assert f"{path.name}: it is damaged: once its intact events are" in result.stderr
+    assert "run 'flask events flush'" not in result.stderr
+    shop.events.close(5)
+    assert f"{path.name}.quarantined" in run("quarantine", "list").stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["retry", "--all"],
+        ["retry", "--queue", "*", "--to", "new"],
+        ["purge", "--dead"],
+        ["adopt", "--from", "shop"],
+        ["quarantine", "remove", "--all"],
+        ["purge-seen"],
+    ],
+)
+def test_a_machine_is_not_asked(run: Callable[..., Result], command: list[str]) -> None:
+    result = run(*command, "--json")
+
+    assert result.exit_code == 2
+    assert "--json requires --yes" in result.stdout + result.stderr
 
 
 def test_flush_explains_why_events_are_left(

@@ -85,7 +85,8 @@ def test_what_is_removed_is_gone(folder: Path, path: Path, by: str) -> None:
 
     assert (result.exit_code, result.stdout) == (0, "Removed 1 file.\n")
     assert not list(folder.glob("*.quarantined*"))
-    assert run(folder, "quarantine", "remove", "--all", "--json").exit_code == 0
+    again = run(folder, "quarantine", "remove", "--all", "--yes", "--json")
+    assert again.exit_code == 0
 
 
 def test_an_unknown_name_removes_nothing(folder: Path, path: Path) -> None:

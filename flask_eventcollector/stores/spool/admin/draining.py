@@ -18,6 +18,10 @@ from .reading import Report, Unreadable, quarantined, reports
 
 #: Seconds between two progress updates.
 _STEP = 0.1
+#: Why a file that this process has locked is not finished.
+_DAMAGED = (
+    "it is damaged: once its intact events are delivered or copied, it is quarantined"
+)
 #: How many queues are named in a line.
 _MOST_NAMED = 5
 
@@ -96,13 +100,18 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
         processes=len({f.owner.process for f in busy}),
         refused=KnownRefusals(f.path for f in busy).reasons,
         unreadable=[
-            *(f.problem for f in files if f.problem),
+            *(_explain(f, f.problem) for f in files if f.problem),
             *quarantined(folder),
             *(Unreadable(f.path, silent[f.owner.process]) for f in stuck),
         ],
         problems=now.problems,
         reason=why_left(now) if here else "",
     )
+
+
+def _explain(file: Report, problem: Unreadable) -> Unreadable:
+    # The advice in *problem* is to do what this process is just doing.
+    return Unreadable(file.path, _DAMAGED) if file.is_here else problem
 
 
 def _events(file: Report) -> int:
