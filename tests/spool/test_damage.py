@@ -23,9 +23,10 @@ from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE, SUFFIXES, Journal
 from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.stores.spool.rows import row_of
+from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, wait_until
 from tests.parts import SignalLog, collect, make_delivery, make_event
-from tests.spool.support import HERE, leave, rows, spooling
+from tests.spool.support import HERE, failing, leave, rows, spooling
 
 #: This gives a file several pages.
 PADDING = {"padding": "x" * 150}
@@ -554,4 +555,33 @@ def test_events_of_a_damaged_file_are_delivered_even_if_the_disk_is_full(
     delivery = deliver(folder, signal_log)
     delivery.start()
     wait_until(lambda: len(published(signal_log)) == len(LENGTHS), "all is delivered")
+    delivery.close(DEADLINE)
+
+
+def test_events_of_a_damaged_file_that_a_full_disk_does_not_take_are_not_dropped(
+    tmp_path: Path, files: dict[str, Content], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "spool"
+    path = put(folder, files["closed"])
+    flip_in_header(path, random.Random(1))
+    full = sqlite3.OperationalError("database or disk is full")
+    signal_log = SignalLog()
+    delivery = deliver(folder, signal_log)
+    FaultInjector.of(delivery.broker).go_down()
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "write", failing(full))
+        delivery.start()
+        wait_until(lambda: delivery.stats().retained == len(LENGTHS), "all are read")
+
+        assert not delivery.close(0)
+
+    stats = delivery.stats()
+    assert (stats.dropped, stats.retained) == (0, len(LENGTHS))
+    assert stats.balanced
+    assert "events-dropped" not in [name for name, _ in signal_log._heard]
+    # The file is as it was, so the next process delivers them.
+    next_log = SignalLog()
+    delivery = deliver(folder, next_log)
+    delivery.start()
+    wait_until(lambda: len(published(next_log)) == len(LENGTHS), "all is delivered")
     delivery.close(DEADLINE)

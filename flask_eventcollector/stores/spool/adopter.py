@@ -394,5 +394,7 @@ class Adopter:
         for orphan in self._orphans:
             close(orphan.claim, orphan.journal)
         for copied in self._copied:
-            # The last run has closed those that are finished.
-            copied.claim.release()
+            # The last run has closed those that are finished. What was not copied from
+            # the others is still in them, for the next process.
+            with self._ledger.writing(copied, copied.entries):
+                copied.claim.release()

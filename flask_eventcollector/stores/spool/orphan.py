@@ -200,10 +200,15 @@ class CopiedFile:
         self.rescued = 0
 
     @property
-    def here(self) -> int:
-        """How many of its events are only in memory."""
+    def entries(self) -> set[Entry]:
+        """Its events that are in memory, and not yet in this process's own file."""
         self._copied = {e for e in self._copied if e.state.alive and not e.is_stored}
-        return len(self._copied)
+        return self._copied
+
+    @property
+    def here(self) -> int:
+        """How many these are."""
+        return len(self.entries)
 
     @property
     def is_finished(self) -> bool:
