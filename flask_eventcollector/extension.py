@@ -333,7 +333,7 @@ class EventCollector:
     def purge_seen(self, *, older_than: timedelta = timedelta(days=14)) -> int:
         """Delete what :meth:`once` has noted, if it is older.
 
-        It deletes in short transactions of its own, of about 1 000 rows each, and
+        It deletes in short transactions of its own, of at most 500 rows each, and
         blocks until all are deleted. Needs an app context if the bound session does.
 
         :param older_than: longer than any copy of a message may be late: the longest

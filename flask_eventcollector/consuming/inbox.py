@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -17,8 +18,9 @@ from sqlalchemy.sql.dml import ReturningInsert
 from ..errors import ConfigurationError
 from ..messages.wording import type_name
 
-#: How many rows one transaction of a purge deletes.
-_BATCH = 1000
+#: How many rows one transaction of a purge deletes. Older versions of SQLite take at
+#: most 999 parameters.
+_BATCH = 500
 _MICROSECOND = timedelta(microseconds=1)
 
 #: How each database inserts a row, unless it has the row. A transaction that has
@@ -82,21 +84,43 @@ class Inbox:
         self, older_than: timedelta, on_batch: Callable[[int], object] = lambda _: None
     ) -> int:
         """Delete old rows, the oldest first, in short transactions of its own."""
-        seen_at = self.table.c.seen_at
-        old = seen_at < _before(older_than)
-        last_of_batch = select(seen_at).where(old).order_by(seen_at)
-        last_of_batch = last_of_batch.offset(_BATCH - 1).limit(1)
+        columns, before = self.table.c, _before(older_than)
+        oldest = select(columns.consumer, columns.message_id)
+        oldest = oldest.where(columns.seen_at < before).order_by(columns.seen_at)
         total, is_full = 0, True
         with self._own_session() as session, self._missing_table_explained():
             while is_full:
+                # In a transaction of its own: SQLite may not let a reader write.
                 with session.begin():
-                    last = session.scalar(last_of_batch)
-                    is_full = last is not None
-                    batch = seen_at <= last if is_full else old
-                    result: Any = session.execute(delete(self.table).where(batch))
-                total += result.rowcount
-                on_batch(result.rowcount)
+                    keys = session.execute(oldest.limit(_BATCH)).all()
+                with session.begin():
+                    deleted: int = sum(self._delete(session, keys, before))
+                total += deleted
+                on_batch(deleted)
+                is_full = len(keys) == _BATCH
         return total
+
+    def _delete(
+        self, session: Session, keys: Iterable[Sequence[str]], before: int
+    ) -> Iterator[int]:
+        """Delete rows by their keys; how many, for each consumer.
+
+        MySQL would lock a range of times with the row behind it, which a consumer's
+        open transaction may have inserted.
+        """
+        columns = self.table.c
+        ids = defaultdict(list)
+        for consumer, id in keys:
+            ids[consumer].append(id)
+        for consumer in ids:
+            statement = delete(self.table).where(
+                columns.consumer == consumer,
+                columns.message_id.in_(ids[consumer]),
+                # Still old. The sum keeps the database from using the index of times.
+                columns.seen_at + 0 < before,
+            )
+            result: Any = session.execute(statement)
+            yield result.rowcount
 
     def _own_session(self) -> Session:
         """A session with transactions of its own, on the database of the table."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -17,6 +19,7 @@ from sqlalchemy.pool import StaticPool
 from flask_eventcollector import ConfigurationError, EventCollector
 from flask_eventcollector.consuming import inbox as inbox_module
 from tests.consuming.support import Consumer, bookings, metadata, seen
+from tests.helpers import DEADLINE
 
 DAY = 86_400_000_000
 
@@ -48,19 +51,45 @@ def test_what_is_older_than_two_weeks_is_deleted_in_batches(
     consumer: Consumer, old: int
 ) -> None:
     note(consumer.engine, *[15 + i for i in range(old)], 13, 0)
-    commits: list[object] = []
-    sqlalchemy.event.listen(consumer.engine, "commit", commits.append)
+    deletes: list[str] = []
+
+    def note_statement(*about: Any) -> None:
+        deletes.extend([about[2]] * about[2].startswith("DELETE"))
+
+    sqlalchemy.event.listen(consumer.engine, "before_cursor_execute", note_statement)
 
     assert consumer.events.purge_seen() == old
 
     assert left(consumer) == [str(old), str(old + 1)]
-    assert len(commits) == old // 3 + 1
+    assert len(deletes) == -(-old // 3)
 
 
-def test_rows_of_the_same_moment_are_deleted_together(consumer: Consumer) -> None:
-    note(consumer.engine, *[15] * 7)
+def test_rows_of_several_consumers_are_deleted(consumer: Consumer) -> None:
+    with consumer.session() as session:
+        for number in range(7):
+            consumer.handle(session, str(number), f"consumer {number % 2}")
+        session.commit()
 
-    assert consumer.events.purge_seen() == 7
+    assert consumer.events.purge_seen(older_than=timedelta(0)) == 7
+
+
+def test_a_row_that_is_new_again_by_then_stays(consumer: Consumer) -> None:
+    note(consumer.engine, 15)
+
+    commits = itertools.count()
+
+    def renew(*_: object) -> None:
+        if next(commits):
+            return
+        with Session(consumer.engine) as session:
+            session.execute(seen.update().values(seen_at=time.time_ns() // 1000))
+            session.commit()
+
+    # Once it is known what is old.
+    sqlalchemy.event.listen(consumer.engine, "commit", renew)
+
+    assert consumer.events.purge_seen() == 0
+    assert left(consumer) == ["0"]
 
 
 def test_the_age_may_be_another_one(consumer: Consumer) -> None:
@@ -149,3 +178,21 @@ def test_an_age_that_is_none_is_refused(
 def test_without_a_table_it_says_what_to_call() -> None:
     with pytest.raises(ConfigurationError, match=r"events\.bind_session"):
         EventCollector().purge_seen()
+
+
+@pytest.mark.parametrize("server", ["postgresql", "mariadb"])
+def test_it_does_not_wait_for_consumers_and_they_do_not_wait_for_it(
+    request: pytest.FixtureRequest, server: str
+) -> None:
+    consumer: Consumer = request.getfixturevalue(f"on_{server}")
+    # The open row is the next one in the index of times.
+    note(consumer.engine, *[15] * 4)
+    with consumer.session() as session:
+        consumer.handle(session, "new")
+        purging = threading.Thread(target=consumer.events.purge_seen, daemon=True)
+        purging.start()
+        purging.join(DEADLINE)
+        assert not purging.is_alive()
+        session.commit()
+
+    assert left(consumer) == ["new"]
