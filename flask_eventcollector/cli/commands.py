@@ -77,14 +77,14 @@ def _status(for_machines: bool) -> None:
     set_aside = quarantined(folder)
     apps = reports_of_apps(folder)
     dead = [file for file in others if not file.owner.alive]
-    problems = [file.problem for file in files + dead if file.problem]
+    seen = [*files, *dead, *itertools.chain(*apps.values())]
+    problems = [file.problem for file in seen if file.problem]
     problems += set_aside
     if for_machines:
         as_json.write(as_json.status(folder, files, others, apps, set_aside, problems))
     else:
         as_text.show_status(folder, files, others, apps, problems)
-    is_left = bool(apps) or any(file.has_events for file in files + dead)
-    finish(problems, is_left=is_left)
+    finish(problems, is_left=any(file.has_events for file in seen))
 
 
 @_command("list")

@@ -275,8 +275,13 @@ def test_the_events_of_a_damaged_file_are_not_counted(
     path.write_bytes(b"?" * PAGE_SIZE + path.read_bytes()[PAGE_SIZE:])
     shop.name = "shop2"
 
-    assert "Left alone: 1 file of 'shop', which has no" in run("status").stdout
-    assert status(run)["other_apps"] == {"shop": {"files": 1, "events": None}}
+    result = run("status")
+    assert "Left alone: 1 file of 'shop', which has no" in result.stdout
+    assert f"Can't read {path.name}: it is damaged" in result.stderr
+    assert "(or 'adopt', if it is left alone)" in result.stderr
+    shown = status(run)
+    assert shown["other_apps"] == {"shop": {"files": 1, "events": None}}
+    assert [problem["path"] for problem in shown["unreadable"]] == [str(path)]
     assert "Left alone: 1 file for another broker" in run("list").stderr
 
 

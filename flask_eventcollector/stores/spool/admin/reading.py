@@ -313,8 +313,8 @@ def explain_read_error(error: Exception) -> str:
         return str(error)
     if is_damage(error):
         return (
-            f"it is damaged ({error}): 'flask events flush' delivers its intact events"
-            " and quarantines it"
+            f"it is damaged ({error}): 'flask events flush' (or 'adopt', if it is left"
+            " alone) delivers its intact events and quarantines it"
         )
     return f"reading failed ({error}): try again"
 
