@@ -112,8 +112,8 @@ class _Check:
             return
         yield Difference(
             f"{self._table.fullname}.{column.name} gets no number of its own",
-            "create the table as its migration is generated, with its identity"
-            " (AUTOINCREMENT on SQLite)",
+            "create the table as a generated migration does (BIGSERIAL on PostgreSQL,"
+            " AUTO_INCREMENT on MySQL, AUTOINCREMENT on SQLite)",
         )
 
     def _is_numbered(self, name: str) -> bool:

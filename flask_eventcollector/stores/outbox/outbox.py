@@ -12,6 +12,7 @@ from sqlalchemy import (
     Insert,
     and_,
     delete,
+    false,
     func,
     insert,
     or_,
@@ -195,7 +196,7 @@ class Outbox:
         return self._claims.take_over()
 
     def _new_row(self, held: bool) -> Insert:
-        row = insert(self._table).values(app=self.app)
+        row = insert(self._table).values(app=self.app, maybe_sent=false())
         if not held:
             return row
         return row.values(token=self.token, due=now_ms() + self._lease_ms)

@@ -10,7 +10,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Identity,
     Index,
     Integer,
     LargeBinary,
@@ -20,7 +19,6 @@ from sqlalchemy import (
     Table,
     Text,
     event,
-    false,
     literal_column,
     text,
 )
@@ -94,7 +92,6 @@ def _columns() -> list[Column[Any]]:
         Column(
             "seq",
             BigInteger().with_variant(Integer, "sqlite"),
-            Identity(),
             primary_key=True,
         ),
         Column("app", String(MAX_APP), nullable=False),
@@ -110,7 +107,7 @@ def _columns() -> list[Column[Any]]:
         Column("refused_since", BigInteger),
         Column("reason", String(MAX_REASON)),
         # Whether it may have been sent, by a process that did not say how it ended.
-        Column("maybe_sent", Boolean, nullable=False, server_default=false()),
+        Column("maybe_sent", Boolean, nullable=False),
         Column("exchange", String(_MAX_NAME), nullable=False),
         Column("target_queue", String(_MAX_NAME), nullable=False),
         Column("event_id", String(_MAX_NAME), nullable=False),
