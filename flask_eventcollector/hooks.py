@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 import flask
@@ -24,6 +26,8 @@ class Hooks:
         self._state = state
         #: The processes that have started to handle requests.
         self._served: set[object] = set()
+        #: The last process that was told that it has no broker.
+        self._told: object = None
 
     def register(self, app: Flask) -> None:
         """Register the hooks below with *app*."""
@@ -35,6 +39,8 @@ class Hooks:
         flask.got_request_exception.connect(self._on_request_exception, app)
         # Before the app's own functions, whose names take precedence.
         app.shell_context_processors.insert(0, self._on_shell)
+        if _is_server():
+            self._has_broker()
 
     def _on_request_started(self, sender: Flask, **extra: Any) -> None:
         process = current_process()
@@ -48,16 +54,25 @@ class Hooks:
     def _begin_to_serve(self) -> None:
         """At a process's first request, find out what its first event would.
 
-        That is whether there is a broker, which can't be known before the app is
-        configured completely, and what dead processes have left, be it for others.
+        That is whether there is a broker, and what dead processes have left, be it for
+        others.
         """
         try:
-            self._state.check_broker()
-            self._state.delivery_with_orphans()
-        except ConfigurationError as error:
-            log_record(Kind.BROKER_MISSING, reason=str(error))
+            if self._has_broker():
+                self._state.delivery_with_orphans()
         except Exception as error:
             log_failure(Kind.ADOPTION_FAILED, error)
+
+    def _has_broker(self) -> bool:
+        """Whether one is configured; if not, the log says so, once in each process."""
+        try:
+            self._state.check_broker()
+        except ConfigurationError as error:
+            if self._told != (process := current_process()):
+                self._told = process
+                log_record(Kind.BROKER_MISSING, reason=str(error))
+            return False
+        return True
 
     def _on_request_finished(
         self, sender: Flask, response: flask.Response, **extra: Any
@@ -106,3 +121,13 @@ class Hooks:
         # Flask calls this only for its shell, where a user waits for each event.
         self._state.autoflush = True
         return {"events": self._state.events}
+
+
+def _is_server() -> bool:
+    """Whether a server for production is loading the app.
+
+    Then it is configured completely by now, as a rule; a factory for tests may still
+    set ``TESTING``. gunicorn leaves its name in the environment.
+    """
+    name = os.environ.get("SERVER_SOFTWARE", "")
+    return "uwsgi" in sys.modules or name.startswith("gunicorn/")

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import flask
@@ -391,6 +391,24 @@ def test_without_a_broker_the_first_request_of_each_process_logs_the_cure(
 
     assert [record.levelname for record in caplog.records] == ["ERROR", "ERROR"]
     assert caplog.text.count("EVENTCOLLECTOR_BROKER_URL is not set: use amqp") == 2
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "uwsgi"])
+def test_a_server_s_worker_without_a_broker_logs_the_cure_when_it_loads_the_app(
+    server: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if server == "gunicorn":
+        monkeypatch.setenv("SERVER_SOFTWARE", "gunicorn/23.0.0")
+    else:
+        monkeypatch.setitem(sys.modules, "uwsgi", ModuleType("uwsgi"))
+
+    app = flask.Flask("shop")
+    EventCollector(app)
+
+    [record] = caplog.records
+    assert "EVENTCOLLECTOR_BROKER_URL is not set: use amqp" in record.getMessage()
+    assert app.test_client().get("/idle").status_code == 404
+    assert caplog.records == [record]
 
 
 @pytest.mark.parametrize("mode", ["testing", "debug"])
