@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack, nullcontext
+from contextvars import copy_context
 from typing import Any
 
 from blinker import NamedSignal
@@ -27,9 +28,20 @@ class Dispatcher:
         app = self._app()
         if app is None or not signal.receivers:
             return
-        receivers = list(signal.receivers_for(app))
+        if receivers := list(signal.receivers_for(app)):
+            # A destructor may come here in the middle of a set() of a context variable.
+            # CPython before 3.12 crashes if another is then set in the same context.
+            copy_context().run(self._call_all, app, signal, receivers, arguments)
+
+    def _call_all(
+        self,
+        app: Flask,
+        signal: NamedSignal,
+        receivers: list[Any],
+        arguments: dict[str, Any],
+    ) -> None:
         with ExitStack() as stack:
-            if receivers and current_app() is not app:
+            if current_app() is not app:
                 stack.enter_context(borrowed_app_context(app))
             for receiver in receivers:
                 self._call(app, signal, receiver, arguments)

@@ -6,12 +6,14 @@ import gc
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import flask
 import flask.cli
 import pytest
 
 from flask_eventcollector import EventCollector
+from flask_eventcollector.collecting import scopes
 from tests.helpers import DEADLINE, Recorder, Shop, in_thread, open_shop
 
 
@@ -153,6 +155,22 @@ def test_a_block_ends_with_its_owner_even_if_its_exit_was_interrupted(
     block.__enter__()
     shop.enqueue("a")
     del block
+    shop.enqueue("b")
+    shop.events.publish()
+    assert shop.books() == {"confirmed": 1, "discarded": 1}
+
+
+def test_after_an_interrupted_exit_a_destructor_sets_no_context_variable(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CPython < 3.12 crashes if one is set in the middle of another's set()."""
+    block = shop.events.auto_publish()
+    block.__enter__()
+    shop.enqueue("a")
+    del block
+    ended = scopes._innermost.get()
+    variable = Mock(spec=["get"], get=Mock(return_value=ended))
+    monkeypatch.setattr(scopes, "_innermost", variable)
     shop.enqueue("b")
     shop.events.publish()
     assert shop.books() == {"confirmed": 1, "discarded": 1}

@@ -8,6 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import flask
@@ -457,6 +458,20 @@ def test_an_async_receiver_is_awaited(shop: Shop) -> None:
         publish(shop, "a")
 
     assert seen == ["a"]
+
+
+def test_a_receiver_sets_context_variables_for_itself(shop: Shop) -> None:
+    """A destructor that publishes must not set any where it has interrupted."""
+    variable: ContextVar[list[Event]] = ContextVar("variable")
+
+    def receive(sender: Shop, event: Event, **about: Any) -> None:
+        variable.set([*variable.get(), event])
+        assert len(variable.get()) == 1
+
+    variable.set([])
+    with event_enqueued.connected_to(receive, sender=shop):
+        shop.enqueue("a", "b")
+    assert variable.get() == []
 
 
 def test_a_bound_method_may_receive(shop: Shop) -> None:

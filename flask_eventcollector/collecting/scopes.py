@@ -75,6 +75,11 @@ class Block(Scope):
         """Note that its owner has left it."""
         self._left = True
 
+    def forget_if_abandoned(self) -> None:
+        """Let go of the collector if nobody is left who may end the block."""
+        if self._owner() is None:
+            self._collector = None
+
     @property
     def outer(self) -> Block | None:
         """The enclosing block. Blocks in generators may end in any order."""
@@ -199,9 +204,10 @@ def _blocks() -> Iterator[Block]:
     """The blocks that have not ended, innermost first."""
     block = _innermost.get()
     if block is not None and block.ended:
-        # Otherwise it would keep its collector.
+        # It stays the innermost: a destructor may come here in the middle of a set() of
+        # any context variable, and CPython before 3.12 crashes if another is set then.
+        block.forget_if_abandoned()
         block = block.outer
-        _innermost.set(block)
     while block is not None:
         yield block
         block = block.outer
