@@ -61,7 +61,9 @@ def test_it_asks_and_deletes_what_is_old(command: Command) -> None:
     result = command(input="y\n")
 
     assert "Forget 1 handled message, more than 14 d old?" in result.stderr
-    assert (result.exit_code, result.stdout) == (0, "Forgot 1 message.\n")
+    # click before 8.2 writes a part of the question there.
+    assert result.stdout.endswith("Forgot 1 message.\n")
+    assert result.exit_code == 0
     assert command.count() == 1
 
 
