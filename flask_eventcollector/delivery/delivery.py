@@ -314,7 +314,10 @@ class Delivery:
 
     def take(self, limit: int) -> list[Entry]:
         """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""
-        return self._ledger.take(limit)
+        taken = self._ledger.take(limit)
+        if taken and self.outbox is not None:
+            self.outbox.sending(taken)
+        return taken
 
     def settle(self, settlements: Iterable[Settlement]) -> bool:
         """See :class:`~flask_eventcollector.delivery.broker.BrokerCallbacks`."""

@@ -45,6 +45,12 @@ class TransactionStore(Protocol):
     def committed(self, entries: Iterable[Entry]) -> None:
         """The transaction was committed, so its *entries* are to be sent."""
 
+    def sending(self, entries: Iterable[Entry]) -> None:
+        """Mark those of *entries* that another process may have sent.
+
+        They are about to be sent. Does not block.
+        """
+
 
 class Store(Protocol):
     """Keeps handed-over events until they are confirmed.

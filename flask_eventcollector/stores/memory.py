@@ -32,6 +32,9 @@ class PublishedAtCommit:
     def committed(self, entries: Iterable[Entry]) -> None:
         self._publish([*entries])
 
+    def sending(self, entries: Iterable[Entry]) -> None:
+        """There is no other process."""
+
 
 class MemoryStore:
     """Does nothing, since the ledger keeps all waiting events in memory anyway."""

@@ -176,7 +176,7 @@ def test_psycopg2_works_as_well(outbox_url: str) -> None:
     place = Place(outbox_url.replace("+psycopg:", "+psycopg2:"))
     outbox = place.outbox()
     written = place.write(outbox, range(50), held=True)
-    assert outbox.renew() == outbox.give_back(written) == 50
+    assert outbox.renew(written) == outbox.give_back(written) == 50
     claimed = outbox.claim(100, MUCH)
     assert sent(claimed) == list(range(50))
     assert outbox.erase(written) == 50

@@ -153,7 +153,7 @@ def test_a_renewed_lease_lasts(place: Place) -> None:
     # Even if it had run out, as long as nobody else has noticed.
     place.end_leases()
 
-    assert outbox.renew() == 2
+    assert outbox.renew(written) == 2
 
     assert sent(place.outbox().claim(10, MUCH)) == ["c"]
     assert {*outbox.read(written)} == {*written}
@@ -164,7 +164,7 @@ def test_a_lease_that_was_lost_is_not_renewed(place: Place) -> None:
     written = place.write(outbox, "ab", held=True)
     place.end_leases()
     other.claim(2, MUCH)
-    assert outbox.renew() == 0
+    assert outbox.renew(written) == 0
     assert {*outbox.read(written)} == set()
 
 
@@ -172,12 +172,12 @@ def test_a_lease_ends_by_the_clock_of_the_database(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox = place.outbox(lease=3600)
-    place.write(outbox, "a", held=True)
+    written = place.write(outbox, "a", held=True)
     now = time.time()
     for hours in (-48, 48):
         monkeypatch.setattr(time, "time", lambda hours=hours: now + hours * 3600)
         assert place.outbox().claim(10, MUCH) == []
-        assert outbox.renew() == 1
+        assert outbox.renew(written) == 1
 
 
 def test_a_lease_ends(place: Place) -> None:
@@ -308,17 +308,17 @@ def test_many_rows_are_refused_by_few_statements(place: Place) -> None:
 def test_a_new_leader_takes_over_at_once(place: Place) -> None:
     old, new = place.outbox(), place.outbox()
     place.write(old, range(150), held=True)
-    place.write(new, ["mine"], held=True)
+    mine = place.write(new, ["mine"], held=True)
     other = place.outbox("billing")
-    place.write(other, ["theirs"], held=True)
+    theirs = place.write(other, ["theirs"], held=True)
 
     assert new.take_over() == 150
 
     (first,) = new.claim(1, MUCH)
     assert first.event.payload == 0
     assert first.maybe_sent
-    assert other.renew() == 1
-    assert new.renew() == 2
+    assert other.renew(theirs) == 1
+    assert new.renew([*mine, first.seq]) == 2
 
 
 def test_the_name_of_an_app_must_fit(place: Place) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from sqlalchemy import MetaData, event, select, update
+from sqlalchemy import Connection, MetaData, event, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from flask_eventcollector import (
@@ -26,6 +26,7 @@ from flask_eventcollector import (
     make_outbox_table,
 )
 from flask_eventcollector.stores.outbox import store
+from flask_eventcollector.stores.outbox.outbox import Outbox
 from tests.helpers import DEADLINE, Shop, unmeasured, wait_until
 from tests.transactions.support import (
     Order,
@@ -351,6 +352,56 @@ def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
         with shop.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE x RENAME TO eventcollector_outbox")
         wait_until(lambda: shop.sent() == ["a", "b"], "it is claimed again")
+
+
+def test_what_is_sent_after_the_lease_is_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def hang(*_: object) -> int:
+        answers.wait(DEADLINE)
+        return 0
+
+    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
+        shop.place("a")
+        wait_until(shop.is_empty, "its row is erased")
+        monkeypatch.setattr(Outbox, "renew", hang)
+        shop.faults.go_down()
+        shop.place("b")
+        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        time.sleep(0.6)  # The lease. The database does not answer.
+        shop.faults.come_up()
+        wait_until(lambda: shop.sent() == ["a", "b"], "it is sent")
+        answers.set()
+        marks = [dict(event.headers) for event in shop.broker.events("q")]
+        assert marks == [{}, {"x-possible-duplicate": True}]
+
+
+def test_a_commit_whose_answer_is_lost_is_sent_after_the_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose_answer(connection: Connection) -> None:
+        connection.exec_driver_sql("COMMIT")
+        raise OSError("the connection is lost")
+
+    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.2)
+    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=2) as shop:
+        shop.place("a")
+        assert shop.events.flush(DEADLINE)
+        shop.faults.go_down()
+        shop.place("b")
+        event.listen(shop.engine, "commit", lose_answer)
+        with pytest.raises(OSError, match="lost"):
+            shop.place("c")
+        event.remove(shop.engine, "commit", lose_answer)
+        assert stored(shop.engine) == ["a", "b", "c"]
+        # Meanwhile, the lease of b is renewed.
+        wait_until(lambda: shop.books().get("retained") == 2, "its row is claimed")
+
+        shop.faults.come_up()
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a", "b", "c"]
 
 
 def test_a_dead_event_is_a_dead_row_until_it_is_retried(tmp_path: Path) -> None:

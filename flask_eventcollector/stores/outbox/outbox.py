@@ -25,7 +25,7 @@ from ...events import Event
 from .claims import Claims
 from .clock import now_ms
 from .database import Database, check_transaction, explained
-from .rows import OutboxRow, is_waiting, values_of
+from .rows import OutboxRow, values_of
 from .table import DEAD, MAX_APP, MAX_REASON, WAITING
 
 #: Seconds for which a process holds rows unless it renews its lease.
@@ -125,16 +125,14 @@ class Outbox:
         """
         return self._claims.claim(limit, limit_bytes)
 
-    def renew(self) -> int:
-        """Hold all that this process holds for another lease; returns how many rows.
+    def renew(self, seqs: Iterable[int]) -> int:
+        """Hold rows for another lease; returns how many.
 
-        Fewer than expected: :meth:`read` says which ones are left.
+        Fewer than given: :meth:`read` says which ones are left. There may be others
+        with the token of this process that it does not know of, since a commit whose
+        answer was lost may have succeeded. Their lease must run out.
         """
-        c = self._table.c
-        held = and_(is_waiting(self._table, self.app), c.due > 0, c.token == self.token)
-        longer = update(self._table).values(due=now_ms() + self._lease_ms)
-        with self._database.changing() as connection:
-            return connection.execute(longer.where(held)).rowcount
+        return self._change(seqs, due=now_ms() + self._lease_ms)
 
     def erase(self, seqs: Iterable[int]) -> int:
         """Erase rows whose events were confirmed; returns how many.

@@ -84,7 +84,8 @@ class OutboxStore:
         #: Rows whose transaction may be committed later, by an outer one.
         self._unseen: list[_Written] = []
         self._next_look = 0.0
-        self._renew_at = 0.0
+        self._renew_at = float("inf")
+        #: When the first lease of a held row ends. Read by the broker's thread, too.
         self._held_until = float("inf")
         self._has_looked = False
 
@@ -127,6 +128,17 @@ class OutboxStore:
         for entry in self._ledger.leave(seqs):
             self._written.append(_Written(seqs[entry], entry.event, now))
         self._worker.wake()
+
+    def sending(self, entries: Iterable[Entry]) -> None:
+        """Mark what another process may have sent by now: its lease has run out.
+
+        This process may have been frozen, or its database may not answer.
+        """
+        if time.monotonic() < self._held_until:
+            return
+        for entry in entries:
+            if entry.row is not None and entry.row.journal is self:
+                entry.possible_duplicate = True
 
     # The store.
 
@@ -203,7 +215,7 @@ class OutboxStore:
         if found:
             self._wake_broker()
             return 0.0
-        return TICK
+        return max(0.0, self._renew_at - time.monotonic()) if self._held else TICK
 
     def _work(self, outbox: Outbox, *, look: bool) -> bool:
         """Returns whether there are new events to send."""
@@ -230,19 +242,36 @@ class OutboxStore:
         # Until they are read, for whoever waits until nothing is left.
         self._unseen = written
         self._ledger.adopt([], {None: len(written)}, self)
-        committed = outbox.read(row.seq for row in written)
-        visible = [row for row in written if committed.get(row.seq) == row.event.id]
+        visible = self._committed(outbox, written)
         room = self._room()
-        outbox.give_back(row.seq for row in visible[room:])
+        self._give_back(outbox, visible[room:])
         # An outer transaction may commit the others later. If that takes longer than
         # the lease, any process may claim them.
         oldest = time.monotonic() - self._lease
         unseen = [row for row in written if row.at > oldest]
         self._unseen = [row for row in unseen if row not in visible]
-        self._note_lease(min((row.at for row in visible), default=0.0))
         entries = [self._hold(row.seq, row.event) for row in visible[:room]]
         self._ledger.adopt(entries, {}, self)
         return bool(entries)
+
+    def _committed(self, outbox: Outbox, written: Sequence[_Written]) -> list[_Written]:
+        """Those of the rows that are committed, each with most of its lease left."""
+        now = time.monotonic()
+        late = [row.seq for row in written if row.at < now - self._lease / 3]
+        if late:
+            outbox.renew(late)
+        ids = outbox.read(row.seq for row in written)
+        found = [row for row in written if ids.get(row.seq) == row.event.id]
+        if found:
+            self._note_lease(min(now if row.seq in late else row.at for row in found))
+        # It may have claimed one as any other process may.
+        return [row for row in found if row.seq not in self._held]
+
+    def _give_back(self, outbox: Outbox, rows: Sequence[_Written]) -> None:
+        """Give back what does not fit into memory; claim it once there is room."""
+        if rows:
+            outbox.give_back(row.seq for row in rows)
+            self._next_look = 0.0
 
     def _room(self) -> int:
         events, _ = self._ledger.free()
@@ -252,15 +281,16 @@ class OutboxStore:
         """Claim rows that nobody holds; returns whether there were any."""
         if not look and time.monotonic() < self._next_look:
             return False
-        limit = min(self._page - len(self._held), self._room())
+        limit = min(self._page - len(self._sendable()), self._room())
         if limit <= 0:
             return False
         began = time.monotonic()
         rows = outbox.claim(limit, self._page_bytes)
         self._has_looked = True
-        if not rows:
+        if rows:
+            self._note_lease(began)
+        else:
             self._next_look = time.monotonic() + LOOK_INTERVAL
-        self._note_lease(began)
         new = [self._adopted(row) for row in rows if row.seq not in self._held]
         self._ledger.adopt(new, {}, self)
         return bool(new)
@@ -279,21 +309,20 @@ class OutboxStore:
     # The lease.
 
     def _note_lease(self, began: float) -> None:
-        """Note when the lease of the first rows has begun."""
+        """Note when the lease of new rows has begun. The first to end counts."""
         if not self._held:
-            self._held_until, self._renew_at = (
-                began + self._lease,
-                began + self._lease / 3,
-            )
+            self._held_until = self._renew_at = float("inf")
+        self._held_until = min(self._held_until, began + self._lease)
+        self._renew_at = min(self._renew_at, began + self._lease / 3)
 
     def _renew(self, outbox: Outbox) -> None:
         now = time.monotonic()
         if not self._held or now < self._renew_at:
             return
         held = self._sendable()
-        renewed = outbox.renew()
+        renewed = outbox.renew(held)
         self._held_until, self._renew_at = now + self._lease, now + self._lease / 3
-        if renewed < len(held) + len(self._unseen):
+        if renewed < len(held):
             ours = outbox.read(held)
             self._lose({n: e for n, e in held.items() if ours.get(n) != e.event.id})
 
