@@ -135,12 +135,24 @@ def _innermost(session: Session) -> SessionTransaction | None:
 
 
 def before_commit(session: Session) -> None:
-    # Also called when a savepoint is released.
-    transaction = None if session.in_nested_transaction() else _tracked(session)
-    if transaction is not None:
-        # The application may enqueue events when objects are flushed.
-        session.flush()
-        transaction.write_events(functools.partial(_connection, session))
+    transaction = _tracked(session)
+    if transaction is None:
+        return
+    if session.in_nested_transaction():
+        # A savepoint is released; or the root is committed, and releases them first.
+        transaction.has_outbox = True
+        return
+    # The application may enqueue events when objects are flushed.
+    session.flush()
+    transaction.write_events(functools.partial(_connection, session))
+
+
+def commit(connection: Connection) -> None:
+    # For a root that still had savepoints. The others have written their events.
+    users: list[Transaction] = vars(connection).get(_KEY, [])
+    for transaction in users:
+        if transaction.has_outbox and not transaction.is_over:
+            transaction.write_events(lambda _: connection)
 
 
 def after_flush(session: Session, _context: object) -> None:
@@ -192,6 +204,7 @@ def after_begin(
     users.append(transaction)
     if _is_new(connection.engine):
         event.listen(connection.engine, "before_cursor_execute", before_cursor_execute)
+        event.listen(connection.engine, "commit", commit)
 
 
 @_hook

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from sqlalchemy import Connection, MetaData, event, select, update
+from sqlalchemy import Column, Connection, Engine, MetaData, event, select, update
 from sqlalchemy.orm import Session, sessionmaker
 
 from flask_eventcollector import (
@@ -27,7 +28,7 @@ from flask_eventcollector import (
 )
 from flask_eventcollector.stores.outbox import store
 from flask_eventcollector.stores.outbox.outbox import Outbox
-from tests.helpers import DEADLINE, Shop, unmeasured, wait_until
+from tests.helpers import DEADLINE, Shop, in_child, unmeasured, wait_until
 from tests.transactions.support import (
     Order,
     new_engine,
@@ -146,6 +147,19 @@ def test_a_savepoint_that_is_rolled_back_takes_only_its_own_events(
     assert shop.events.flush(DEADLINE)
     assert shop.sent() == ["a", "c"]
     assert stored(shop.engine) == ["a", "c"]
+
+
+def test_a_commit_with_an_open_savepoint_writes_the_events_of_both(
+    shop: OutboxShop,
+) -> None:
+    with shop.placing("a") as session:
+        session.begin_nested()
+        session.add(Order(sku="b"))
+        session.flush()
+        shop.enqueue("b")
+    assert stored(shop.engine) == ["a", "b"]
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a", "b"]
 
 
 def test_a_commit_that_fails_leaves_no_row(shop: OutboxShop) -> None:
@@ -415,6 +429,56 @@ def test_a_dead_event_is_a_dead_row_until_it_is_retried(tmp_path: Path) -> None:
         assert shop.events.flush(DEADLINE)
         assert shop.sent() == ["a"]
         wait_until(shop.is_empty, "its row is erased")
+
+
+def test_a_forked_child_holds_its_rows_itself(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path)) as shop:
+        shop.place("a")
+        assert shop.events.flush(DEADLINE)
+        wait_until(shop.is_empty, "its row is erased")
+        shop.faults.go_down()
+        shop.place("b")
+        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+
+        def in_the_child() -> list[str]:
+            shop.engine.dispose(close=False)
+            shop.place("c")
+            assert shop.events.flush(DEADLINE)
+            wait_until(lambda: len(shop.rows()) == 1, "its row is erased")
+            sent: list[str] = shop.sent()
+            shop.events.close(DEADLINE)
+            return sent
+
+        assert in_child(in_the_child) == ["c"]
+        assert shop.rows() == [(0, True)]
+        shop.faults.come_up()
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a", "b"]
+        assert all(not event.headers for event in shop.broker.events("q"))
+
+
+def open_and_forget(url: str) -> tuple[Engine, Column[str]]:
+    """An app with a row that it can't send, of which only its engine is left."""
+    shop = OutboxShop(url)
+    shop.place("a")
+    assert shop.events.flush(DEADLINE)
+    wait_until(shop.is_empty, "its row is erased")
+    shop.faults.go_down()
+    shop.place("b")
+    wait_until(lambda: shop.rows() == [(0, True)], "its row is held")
+    return shop.engine, shop.table.c.token
+
+
+def test_an_app_that_is_gone_gives_its_rows_back(tmp_path: Path) -> None:
+    engine, token = open_and_forget(url_in(tmp_path))
+    gc.collect()
+
+    def tokens() -> list[str | None]:
+        with engine.connect() as connection:
+            return list(connection.scalars(select(token)))
+
+    wait_until(lambda: tokens() == [None], "its row is free")
+    engine.dispose()
 
 
 def test_threads_that_commit_at_once_share_one_holder(shop: OutboxShop) -> None:
