@@ -132,14 +132,15 @@ class AppState:
         """
         delivery = self.delivery_if_used()
         is_started = delivery is not None and delivery.is_started
-        if not is_started and (self._is_anything_left() or self._has_outbox):
+        if not is_started and (self._is_anything_left() or self.has_outbox):
             delivery = self.delivery()
             self._open_outbox(delivery)
             delivery.start()
         return delivery
 
     @property
-    def _has_outbox(self) -> bool:
+    def has_outbox(self) -> bool:
+        """Whether transactions write their events. In tests, they don't."""
         return self.sessions.outbox is not None and not self._is_test
 
     @property

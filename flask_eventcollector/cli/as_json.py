@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
-from ..stores.spool.folder import Folder, destination_of
+from ..stores.spool.folder import destination_of
 from . import formatting
+from .backlog import Backlog, Status, Waiting
+
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts
 
 
-def status(
-    folder: Folder,
-    files: Sequence[Report],
-    others: Sequence[Report],
-    apps: Mapping[str, Sequence[Report]],
-    quarantined: Iterable[Unreadable],
-    problems: Iterable[Unreadable],
-) -> dict[str, Any]:
-    """Each file, with the totals."""
+def status(app: str, backlog: Backlog, status: Status) -> dict[str, Any]:
+    """Each file of the spool, with the totals, and the outbox."""
+    folder, outbox = backlog.folder, backlog.outbox
     return {
-        "app": folder.name,
-        "folder": str(folder.path),
-        "destination": list(folder.destination.addresses),
-        "files": [_file(file) for file in files],
-        "others": [_file(file) for file in others],
-        "other_apps": {name: _content(left) for name, left in apps.items()},
-        "quarantined": [str(file.path) for file in quarantined],
-        "total": total(files)._asdict(),
-        "unreadable": unreadable(problems),
+        "app": app,
+        "folder": folder and str(folder.path),
+        "destination": folder and list(folder.destination.addresses),
+        "files": [_file(file) for file in status.files],
+        "others": [_file(file) for file in status.others],
+        "other_apps": {name: _content(left) for name, left in status.apps.items()},
+        "quarantined": [str(file.path) for file in status.unread],
+        "total": total(status.files)._asdict(),
+        "outbox": outbox and {"table": outbox.name, "rows": _rows(status.rows)},
+        "unreadable": unreadable(status.problems),
     }
+
+
+def _rows(counts: Counts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    numbers = counts._asdict()
+    oldest = numbers.pop("oldest")
+    return numbers | {"oldest_age": oldest and round(formatting.age_of(oldest), 3)}
 
 
 def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
@@ -76,9 +83,10 @@ def _destination(path: Path) -> list[str] | None:
     return None if destination is None else list(destination.addresses)
 
 
-def event(found: Found) -> dict[str, Any]:
+def event(found: Waiting) -> dict[str, Any]:
     """One event, as listed."""
-    event = found.stored.event
+    event = found.event
+    owner = found.owner if isinstance(found, Found) else None
     return {
         "id": event.id,
         "state": found.state,
@@ -91,22 +99,23 @@ def event(found: Found) -> dict[str, Any]:
         "last_try": _last_try(found),
         "next_try": None if found.next_try is None else round(found.next_try, 3),
         "body_bytes": len(event.body),
-        "process": found.owner.process or None,
-        "alive": found.owner.alive,
+        "store": "outbox" if owner is None else "spool",
+        "process": (owner and owner.process) or None,
+        "alive": owner and owner.alive,
     }
 
 
-def _last_try(found: Found) -> str | None:
-    if found.attempts is None or found.refusal is None:
+def _last_try(found: Waiting) -> str | None:
+    if found.last_try is None:
         return None
-    return datetime.fromtimestamp(found.refusal.last_try, timezone.utc).isoformat()
+    return datetime.fromtimestamp(found.last_try, timezone.utc).isoformat()
 
 
-def details(found: Found, *, payload: bool) -> dict[str, Any]:
+def details(found: Waiting, *, payload: bool) -> dict[str, Any]:
     """Everything known about one event."""
-    stored = found.stored.event
+    stored = found.event
     properties = event(found) | {
-        "path": str(found.path),
+        "path": found.place,
         "headers": dict(stored.headers),
     }
     if payload:

@@ -7,44 +7,66 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
 from ..stores.spool.admin.draining import Drained, named
-from ..stores.spool.admin.reading import Filter, Found, Report, Unreadable, total
+from ..stores.spool.admin.reading import Filter, Report, Unreadable, total
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import destination_name, how_to_adopt
 from . import formatting
+from .backlog import Backlog, Status, Waiting
+from .outbox import FoundRow
 
-# The state of the spool.
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts
+
+# The state of the spool and the outbox.
 
 
-def show_status(
-    folder: Folder,
-    files: Sequence[Report],
-    others: Sequence[Report],
-    apps: Mapping[str, Sequence[Report]],
-    problems: Sequence[Unreadable],
-) -> None:
-    """Each file, with the totals."""
+def show_status(app: str, backlog: Backlog, status: Status) -> None:
+    """Each file of the spool, with the totals, and the outbox."""
+    if backlog.folder is not None:
+        _show_spool(backlog.folder, status)
+    if backlog.outbox is not None:
+        click.echo(f"Outbox of {app!r}: {formatting.printable(backlog.outbox.name)}")
+        _show_rows(status.rows)
+
+
+def _show_spool(folder: Folder, status: Status) -> None:
     click.echo(f"Spool of {folder.name!r}: {formatting.printable(str(folder.path))}")
-    if files:
-        _show_files(files)
+    if status.files:
+        _show_files(status.files)
     else:
-        show_none("waiting", str(folder.destination) if others else None, problems)
-    if others:
-        _show_others(folder, others)
-    for name, left in apps.items():
+        queue = str(folder.destination) if status.others else None
+        show_none("waiting", queue, status.problems)
+    if status.others:
+        _show_others(folder, status.others)
+    for name, left in status.apps.items():
         text = f"{content(left)} of {name!r}, which has no process here"
         click.echo(
             f"Left alone: {formatting.printable(text)}. If this app was renamed, run"
             f" {formatting.printable(how_to_adopt(name))}."
         )
+
+
+def _show_rows(counts: Counts | None) -> None:
+    """How many rows the outbox has; ``None``: it can't be read."""
+    if counts is None:
+        click.echo("It can't be read.")
+    elif any(counts[:4]):
+        oldest = None if counts.oldest is None else formatting.age_of(counts.oldest)
+        row = [*map(str, counts[:4]), formatting.age(oldest)]
+        heads = ("FREE", "HELD", "DELAYED", "DEAD", "OLDEST", "SIZE")
+        row.append(formatting.size(counts.bytes))
+        _write_lines(formatting.table(heads, [row], right=range(len(heads))))
+    else:
+        show_none("waiting", None, ())
 
 
 def _show_others(folder: Folder, files: Sequence[Report]) -> None:
@@ -109,7 +131,7 @@ def _file_as_row(file: Report) -> list[str]:
 # Events.
 
 
-def show_list(found: Sequence[Found]) -> None:
+def show_list(found: Sequence[Waiting]) -> None:
     """One line for each event."""
     rows = [
         [
@@ -117,17 +139,25 @@ def show_list(found: Sequence[Found]) -> None:
             f.state,
             formatting.age(formatting.age_of(event.enqueued_at)),
             str(event.target),
+            _store(f),
             str(f.attempts or "-"),
             formatting.wait(f.next_try),
             f.reason or "-",
         ]
         for f in found
-        for event in [f.stored.event]
+        for event in [f.event]
     ]
-    heads = ["ID", "STATE", "AGE", "TARGET", "TRIES", "NEXT", "REASON"]
-    shown = len(heads) if any(f.reason for f in found) else heads.index("TRIES")
-    rows = [row[:shown] for row in rows]
-    _write_lines(formatting.table(heads[:shown], rows, right=[2, 4, 5]))
+    heads = ["ID", "STATE", "AGE", "TARGET", "IN", "TRIES", "NEXT", "REASON"]
+    hidden: set[int] = set()
+    if not any(isinstance(f, FoundRow) for f in found):
+        hidden.add(heads.index("IN"))
+    if not any(f.reason for f in found):
+        hidden.update(range(heads.index("TRIES"), len(heads)))
+    _write_lines(formatting.table(heads, rows, right=[2, 5, 6], hidden=hidden))
+
+
+def _store(found: Waiting) -> str:
+    return "outbox" if isinstance(found, FoundRow) else "spool"
 
 
 def show_none(state: str, queue: str | None, problems: Sequence[Unreadable]) -> None:
@@ -146,18 +176,20 @@ def show_none_of(wanted: Filter, problems: Sequence[Unreadable]) -> None:
         show_none("selected", None, problems)
 
 
-def show_dead(found: Sequence[Found]) -> None:
+def show_dead(found: Sequence[Waiting]) -> None:
     """Each event, with the reason why it is dead."""
     for f in found:
-        event = f.stored.event
+        event = f.event
         age = formatting.age(formatting.age_of(event.enqueued_at))
-        click.echo(formatting.printable(f"{event.id}  {event.target}, {age} old"))
-        click.echo(f"    {formatting.printable(f.stored.dead or 'unknown reason')}")
+        where = ", in the outbox" * isinstance(f, FoundRow)
+        text = f"{event.id}  {event.target}, {age} old{where}"
+        click.echo(formatting.printable(text))
+        click.echo(f"    {formatting.printable(f.reason or 'unknown reason')}")
 
 
-def show_details(found: Found, *, payload: bool) -> None:
+def show_details(found: Waiting, *, payload: bool) -> None:
     """Everything known about one event."""
-    event, owner = found.stored.event, found.owner
+    event = found.event
     age = formatting.age(formatting.age_of(event.enqueued_at))
     about = [
         ("id", event.id),
@@ -167,8 +199,7 @@ def show_details(found: Found, *, payload: bool) -> None:
         ("exchange", event.exchange or "(default)"),
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
         ("size", formatting.size(len(event.body))),
-        ("process", f"{owner.process or '?'}, {formatting.liveness(owner.alive)}"),
-        ("file", str(found.path)),
+        *_about_place(found),
         *[("header", f"{key}: {value}") for key, value in event.headers.items()],
     ]
     for name, value in about:
@@ -179,27 +210,42 @@ def show_details(found: Found, *, payload: bool) -> None:
         _write_lines(formatting.printable(line) for line in text.splitlines())
 
 
-def _about_refusal(found: Found) -> list[tuple[str, str]]:
+def _about_refusal(found: Waiting) -> list[tuple[str, str]]:
     """Why an event is dead, or what is known about its last refusal."""
     if found.reason is None:
         return []
     about = [("reason", found.reason or "-")]
-    if found.attempts and found.refusal:
-        tries = formatting.count(found.attempts, "time")
-        ago = formatting.age(max(0.0, time.time() - found.refusal.last_try))
-        about.append(("sent", f"{tries}, the last time {ago} ago"))
+    if found.attempts:
+        about.append(("sent", _tries(found.attempts, found.last_try)))
     if found.next_try is not None:
         about.append(("next try", formatting.wait(found.next_try)))
     return about
+
+
+def _tries(attempts: int, last_try: float | None) -> str:
+    tries = formatting.count(attempts, "time")
+    if last_try is None:
+        return tries
+    ago = formatting.age(max(0.0, time.time() - last_try))
+    return f"{tries}, the last time {ago} ago"
+
+
+def _about_place(found: Waiting) -> list[tuple[str, str]]:
+    if isinstance(found, FoundRow):
+        held = "held by a process, which sends it" if found.row.is_held else ""
+        return [("outbox", found.place), *[("lease", held)] * bool(held)]
+    owner = found.owner
+    process = f"{owner.process or '?'}, {formatting.liveness(owner.alive)}"
+    return [("process", process), ("file", found.place)]
 
 
 #: How many events a preview shows.
 _SAMPLE = 3
 
 
-def preview(found: Sequence[Found]) -> None:
+def preview(found: Sequence[Waiting]) -> None:
     """How many events each target has among *found*, and the oldest ones."""
-    events = {f.stored.event.id: f.stored.event for f in found}.values()
+    events = {f.event.id: f.event for f in found}.values()
     for target, count in Counter(event.target for event in events).most_common():
         text = f"{target}: {formatting.events(count)}"
         click.echo(formatting.printable(text), err=True)
@@ -240,14 +286,16 @@ def show_drained(drained: Drained) -> None:
 
 
 def show_changed(what: str, changed: Changed) -> None:
-    """The result of a ``"retry"``, ``"purge"`` or ``"redirect"`` in one file."""
+    """The result of a ``"retry"``, ``"purge"`` or ``"redirect"`` in one place."""
     owner = changed.owner
     if changed.done:
         count = formatting.events(len(changed.done))
+        did = "Redirected" if what == "redirect" else "Retried"
         if what == "purge":
-            click.echo(f"Dropped {count} of {owner}.")
+            click.echo(f"Dropped {count} of {owner or 'the outbox'}.")
+        elif owner is None:
+            click.echo(f"{did} {count} of the outbox.")
         elif owner.alive:
-            did = "Redirected" if what == "redirect" else "Retried"
             click.echo(f"{did} {count} through {owner}.")
         else:
             what = "the new queue" if what == "redirect" else "retry"
@@ -259,6 +307,8 @@ def show_changed(what: str, changed: Changed) -> None:
 
 def why_left(what: str, changed: Changed) -> str:
     """Why a command has not changed a running process's events."""
+    if changed.owner is None:
+        return f"a process holds them to send them: {abbreviated(changed.left)}"
     cause = "the events may be in flight"
     if what == "retry":
         cause = "the broker may have refused the events again"

@@ -9,28 +9,22 @@ import click
 from flask.cli import with_appcontext
 
 from ..stores.spool.admin.adopting import Adopted, adopt
-from ..stores.spool.admin.changes import change
 from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import (
     QUARANTINED,
     Filter,
-    Found,
     Gone,
     Report,
     Unreadable,
-    events_in,
     left_alone,
-    quarantined,
     report,
     reports,
-    reports_of_apps,
-    reports_of_others,
-    with_refusals,
 )
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
-from .context import app_state, delivery, spool_folder
+from .backlog import Backlog, Waiting
+from .context import app_name, app_state, backlog, delivery, spool_folder
 from .exit_codes import Failure, check_answer, confirm, finish
 from .quarantine import quarantine
 from .seen import purge_seen
@@ -65,26 +59,22 @@ _limit = click.option(
 @_command("status")
 @options.json
 def _status(for_machines: bool) -> None:
-    """Show each spool file, its process, and its events.
+    """Show each spool file, its process, and its events; and the outbox.
 
     Files of this app's name whose events are for another broker or virtual host are
-    listed apart, as are apps without a process; see 'adopt'. Exits with 3 if any event
-    is waiting or dead, or if a file can't be read or is quarantined. Running processes
-    with another broker don't count.
+    listed apart, as are apps without a process; see 'adopt'. The outbox's rows are
+    free, held by a process that sends them, delayed until their next try, or dead.
+
+    Exits with 3 if any event is waiting or dead, if a file or the outbox can't be read,
+    or if a file is quarantined. Running processes with another broker don't count.
     """
-    folder = spool_folder()
-    files, others = reports(folder), reports_of_others(folder)
-    set_aside = quarantined(folder)
-    apps = reports_of_apps(folder)
-    dead = [file for file in others if not file.owner.alive]
-    seen = [*files, *dead, *itertools.chain(*apps.values())]
-    problems = [file.problem for file in seen if file.problem]
-    problems += set_aside
+    app, places = app_name(), backlog()
+    status = places.status()
     if for_machines:
-        as_json.write(as_json.status(folder, files, others, apps, set_aside, problems))
+        as_json.write(as_json.status(app, places, status))
     else:
-        as_text.show_status(folder, files, others, apps, problems)
-    finish(problems, is_left=any(file.has_events for file in seen))
+        as_text.show_status(app, places, status)
+    finish(status.problems, is_left=status.has_events)
 
 
 @_command("list")
@@ -135,14 +125,13 @@ def _dead(
 
 
 def _show_events(
-    wanted: Filter, limit: int, show: Callable[[Sequence[Found]], None] | None
+    wanted: Filter, limit: int, show: Callable[[Sequence[Waiting]], None] | None
 ) -> None:
     """List the *wanted* events; as JSON without *show*."""
     problems: list[Unreadable] = []
-    folder = spool_folder()
-    events = events_in(folder, problems, wanted)
-    found = with_refusals(folder, events)
-    alone = left_alone(folder)
+    places = backlog()
+    found = places.events(problems, wanted)
+    alone = places.left_alone()
     first = itertools.islice(found, limit or None)
     if show is None:
         as_json.write_lines(map(as_json.event, first))
@@ -169,8 +158,7 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
     The first characters of the ID are enough, at least four.
     """
     problems: list[Unreadable] = []
-    folder = spool_folder()
-    found = next(with_refusals(folder, with_ids(folder, [id], problems)))
+    found = with_ids(backlog(), [id], problems)[0]
     if for_machines:
         shown = as_json.details(found, payload=payload)
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
@@ -252,32 +240,36 @@ def _retry(
     problems: list[Unreadable] = []
     is_agreed = yes or bool(ids)
     check_answer(is_agreed, for_machines)
+    places = backlog()
     wanted = any_condition(Filter(queue, every, reason, older_than))
     if target is None:
         request = ControlRequest("retry", [])
-        found = _select_dead(ids, wanted, problems)
+        found = _select_dead(places, ids, wanted, problems)
     else:
         request = ControlRequest("redirect", [], target)
-        found = select(spool_folder(), ids, wanted, "--all", problems)
+        found = select(places, ids, wanted, "--all", problems)
     if found and not is_agreed:
         where = "again" if target is None else f"to {formatting.printable(target)}"
         _confirm_change("Send", found, where)
-    _change(request, found, problems, for_machines)
+    _change(places, request, found, problems, for_machines)
 
 
 def _select_dead(
-    ids: tuple[str, ...], wanted: Filter | None, problems: list[Unreadable]
-) -> list[Found]:
+    places: Backlog,
+    ids: tuple[str, ...],
+    wanted: Filter | None,
+    problems: list[Unreadable],
+) -> list[Waiting]:
     """The events with *ids*, or the *wanted* ones that are dead.
 
     :raises Failure: one of *ids* is unknown or ambiguous, or its event is not dead.
     """
     if wanted is not None:
         wanted = wanted._replace(dead=True)
-    found = select(spool_folder(), ids, wanted, "--all", problems)
-    dead = [f for f in found if f.stored.dead is not None]
-    # An event may be in two files, and dead in only one of them.
-    waiting = {f.stored.event.id for f in found} - {f.stored.event.id for f in dead}
+    found = select(places, ids, wanted, "--all", problems)
+    dead = [f for f in found if f.state == "dead"]
+    # An event may be in two places, and dead in only one of them.
+    waiting = {f.event.id for f in found} - {f.event.id for f in dead}
     if waiting:
         raise Failure(
             "Not dead, so already being retried:"
@@ -313,11 +305,12 @@ def _purge(
     """
     problems: list[Unreadable] = []
     check_answer(yes, for_machines)
+    places = backlog()
     wanted = any_condition(Filter(queue, every, reason, older_than))
-    found = select(spool_folder(), ids, wanted, "--dead", problems)
+    found = select(places, ids, wanted, "--dead", problems)
     if found and not yes:
         _confirm_change("Drop", found, "for good")
-    _change(ControlRequest("purge", []), found, problems, for_machines)
+    _change(places, ControlRequest("purge", []), found, problems, for_machines)
 
 
 @_command("adopt")
@@ -367,10 +360,10 @@ def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
     confirm(f"Send them to {folder.destination}?")
 
 
-def _confirm_change(do: str, found: Sequence[Found], how: str) -> None:
+def _confirm_change(do: str, found: Sequence[Waiting], how: str) -> None:
     """Show the *found* events, ask, and go on only if the answer is yes."""
     as_text.preview(found)
-    count = len({f.stored.event.id for f in found})
+    count = len({f.event.id for f in found})
     confirm(f"{do} {formatting.events(count)} {how}?")
 
 
@@ -383,29 +376,30 @@ COMMANDS |= {
 
 
 def _change(
+    places: Backlog,
     request: ControlRequest,
-    found: Sequence[Found],
+    found: Sequence[Waiting],
     problems: list[Unreadable],
     for_machines: bool,
 ) -> None:
-    """Apply *request* to the *found* events, one file after the other."""
+    """Apply *request* to the *found* events, one place after the other."""
     done: set[str] = set()
     left: set[str] = set()
-    for path in dict.fromkeys(f.path for f in found):
-        ids = [*dict.fromkeys(f.stored.event.id for f in found if f.path == path)]
+    for place in dict.fromkeys(f.place for f in found):
+        there = [f for f in found if f.place == place]
         try:
-            changed = change(path, request._replace(ids=ids), app_state().notify)
+            changed = places.change(request, there, app_state().notify)
         except Gone:
             raise Failure("The events have been delivered in the meantime") from None
         except Unreadable as error:
             problems.append(error)
-            left.update(ids)
+            left.update(f.event.id for f in there)
             continue
         done.update(changed.done)
         left.update(changed.left)
         if changed.left:
             reason = as_text.why_left(request.action, changed)
-            problems.append(Unreadable(path, reason))
+            problems.append(Unreadable(place, reason))
         if not for_machines:
             as_text.show_changed(request.action, changed)
     if for_machines:

@@ -7,13 +7,15 @@ from flask import current_app
 
 from ..app_state import AppState, state_of
 from ..config.broker_url import MEMORY
-from ..config.settings import choose_broker
+from ..config.settings import choose_broker, choose_spool_name
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import from_before
+from .backlog import Backlog
 from .exit_codes import Exit, Failure
+from .outbox import OutboxRows
 
 
 def app_state() -> AppState:
@@ -27,6 +29,27 @@ def app_state() -> AppState:
     return state
 
 
+def app_name() -> str:
+    """The app's name in its spool and its outbox."""
+    return choose_spool_name(app_state().config, current_app)
+
+
+def backlog() -> Backlog:
+    """Where the app's events wait: in its spool, in its outbox, or in both.
+
+    :raises Failure: the backlog is in memory, and there is no outbox; or the folder
+        can't be read.
+    """
+    state = app_state()
+    bound = state.sessions.outbox
+    if bound is None or not state.has_outbox:
+        return Backlog(spool_folder())
+    outbox = OutboxRows(state, bound)
+    if state.spool_folder() is None:
+        return Backlog(None, outbox, _strays(state))
+    return Backlog(spool_folder(), outbox)
+
+
 def spool_folder() -> Folder:
     """The folder of the app's spool.
 
@@ -35,9 +58,8 @@ def spool_folder() -> Folder:
     state = app_state()
     folder = state.spool_folder()
     if folder is None:
-        left = state.left_on_disk()
-        why = from_before(left).text if left else _why_memory(state)
-        unread = [Unreadable(path, why) for path in left]
+        unread = _strays(state)
+        why = unread[0].reason if unread else _why_memory(state)
         raise Failure(why[0].upper() + why[1:], Exit.MEMORY, unread)
     try:
         folder.files()
@@ -72,6 +94,13 @@ def delivery() -> Delivery:
             " set EVENTCOLLECTOR_BROKER_URL to the broker that the workers use"
         )
     return state.delivery()
+
+
+def _strays(state: AppState) -> list[Unreadable]:
+    """The app's files from when its backlog was a spool, if it is in memory now."""
+    left = state.left_on_disk()
+    why = from_before(left).text if left else ""
+    return [Unreadable(path, why) for path in left]
 
 
 def _why_memory(state: AppState) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from datetime import datetime
 
 from ..messages.wording import plural
@@ -61,9 +61,17 @@ def printable(text: str) -> str:
 
 
 def table(
-    heads: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = ()
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Iterable[int] = (),
+    hidden: Container[int] = (),
 ) -> list[str]:
-    """Lines with aligned columns; those in *right* are right-aligned."""
+    """Lines with aligned columns.
+
+    :param right: the columns that are right-aligned.
+    :param hidden: the columns that are left out.
+    """
     lines = [heads, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     right = set(right)
@@ -71,6 +79,7 @@ def table(
         "  ".join(
             cell.rjust(width) if number in right else cell.ljust(width)
             for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+            if number not in hidden
         ).rstrip()
         for line in lines
     ]

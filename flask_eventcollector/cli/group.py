@@ -13,12 +13,13 @@ from ..errors import ConfigurationError
 
 NAME = "events"
 
-_HELP = """Inspect and manage the events that wait on disk.
+_HELP = """Inspect and manage the events that wait on disk or in the outbox.
 
 They are in the spool's folder (EVENTCOLLECTOR_BACKLOG = "spool"), in one file for each
 process. These commands only read the file of a running process, and ask that process to
-make changes. 'purge-seen' is about another thing, the messages that consumers of this
-app have handled.
+make changes. Events of transactions are in the outbox's table, if the app has one.
+'purge-seen' is about another thing, the messages that consumers of this app have
+handled.
 """
 
 _EXIT_CODES = """\b
@@ -26,9 +27,9 @@ Exit codes:
   0  success; nothing is left
   1  failure; nothing was done
   2  usage error
-  3  something is left: events are waiting or dead, a file can't be read or changed,
-     or a process did not respond
-  4  the backlog is in memory, which no other process can see
+  3  something is left: events are waiting or dead, a file or the outbox can't be read
+     or changed, or a process did not respond
+  4  the backlog is in memory, which no other process can see, without an outbox
 """
 
 

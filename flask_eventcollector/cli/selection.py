@@ -11,15 +11,11 @@ from ..stores.spool.admin.reading import (
     ALL,
     QUARANTINED,
     Filter,
-    Found,
     Unreadable,
-    events_in,
-    events_with,
-    ids_from,
-    quarantined,
 )
 from ..stores.spool.folder import EXTENSION, Folder
 from .as_text import abbreviated
+from .backlog import Backlog, Waiting
 from .exit_codes import Failure
 from .formatting import count
 
@@ -28,16 +24,16 @@ _SHORTEST_ID, _FULL_ID = 4, 36
 
 
 def select(
-    folder: Folder,
+    backlog: Backlog,
     ids: Sequence[str],
     wanted: Filter | None,
     option: str,
     problems: list[Unreadable],
-) -> list[Found]:
+) -> list[Waiting]:
     """The events with *ids*, or the *wanted* ones; ``None``: no condition was given.
 
     :param option: the command line option that selects without a condition.
-    :param problems: gets the files that can't be read.
+    :param problems: gets what can't be read.
     :raises Failure: an id is unknown or ambiguous.
     """
     if bool(ids) == (wanted is not None):
@@ -46,8 +42,8 @@ def select(
             f" --older-than, {option}."
         )
     if wanted is not None:
-        return [*events_in(folder, problems, wanted)]
-    return with_ids(folder, ids, problems)
+        return [*backlog.events(problems, wanted)]
+    return with_ids(backlog, ids, problems)
 
 
 def any_condition(wanted: Filter) -> Filter | None:
@@ -56,20 +52,21 @@ def any_condition(wanted: Filter) -> Filter | None:
 
 
 def with_ids(
-    folder: Folder, ids: Sequence[str], problems: list[Unreadable]
-) -> list[Found]:
+    backlog: Backlog, ids: Sequence[str], problems: list[Unreadable]
+) -> list[Waiting]:
     """The events with *ids*, each in full or shortened to an unambiguous beginning.
 
-    :param problems: gets the files that can't be read.
+    :param problems: gets what can't be read.
     :raises Failure: an id is unknown or ambiguous.
     """
-    ids = [*dict.fromkeys(_in_full(folder, id) for id in ids)]
-    found = events_with(folder, ids, problems)
-    unknown = set(ids) - {f.stored.event.id for f in found}
+    ids = [*dict.fromkeys(_in_full(backlog, id) for id in ids)]
+    found = backlog.with_ids(ids, problems)
+    unknown = set(ids) - {f.event.id for f in found}
     if unknown:
-        unread = [*problems, *quarantined(folder)]
+        unread = [*problems, *backlog.unread()]
+        where = "on disk" if backlog.outbox is None else "on disk or in the outbox"
         raise Failure(
-            f"No such event on disk: {abbreviated(sorted(unknown))}. Give ids as"
+            f"No such event {where}: {abbreviated(sorted(unknown))}. Give ids as"
             " 'flask events list' shows them, or at least their first"
             f" {_SHORTEST_ID} characters. An event that it does not"
             " show may have been delivered"
@@ -79,11 +76,11 @@ def with_ids(
     return found
 
 
-def _in_full(folder: Folder, id: str) -> str:
+def _in_full(backlog: Backlog, id: str) -> str:
     """The id that starts with *id*; *id* itself if it is complete, or unknown."""
     if not _SHORTEST_ID <= len(id) < _FULL_ID:
         return id
-    found = sorted(ids_from(folder, id))
+    found = sorted(backlog.ids_from(id))
     if len(found) > 1 and id not in found:
         raise Failure(
             f"{id} is ambiguous: {abbreviated(found)}. Give more characters of the id"

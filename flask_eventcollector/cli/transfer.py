@@ -34,6 +34,7 @@ from ..stores.spool.admin.transferring import (
 )
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
+from .backlog import Backlog
 from .context import app_state, spool_folder
 from .exit_codes import Exit, Failure, end, finish, tell
 from .selection import with_ids
@@ -109,7 +110,8 @@ def _selected(
         return events_in(folder, problems, wanted)
     if wanted != ALL:
         raise click.UsageError("Give either the ids of events, or conditions.")
-    return with_ids(folder, ids, problems)
+    found = with_ids(Backlog(folder), ids, problems)
+    return [f for f in found if isinstance(f, Found)]
 
 
 def _export(folder: Folder, file: str, found: Iterable[Found], force: bool) -> Ids:

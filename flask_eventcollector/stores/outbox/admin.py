@@ -18,11 +18,16 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
+from ...errors import ConfigurationError
 from ..plain import time_of
 from .database import Database
 from .rows import OutboxRow, columns_of, row_of
 from .table import DEAD, WAITING
+
+#: What an :class:`OutboxAdmin` raises if the database fails, or the table is missing.
+FAILURES = (ConfigurationError, SQLAlchemyError)
 
 #: The most rows that are read at a time, since each has a body.
 _PAGE = 100
@@ -107,22 +112,23 @@ class OutboxAdmin:
             conditions.append(c.state == (DEAD if dead else WAITING))
         return self._pages(conditions)
 
-    def retry(self, seqs: Sequence[int], *, to: str | None = None) -> int:
+    def retry(self, seqs: Sequence[int], *, to: str | None = None) -> list[int]:
         """Let rows be free that are dead or wait for their next try.
 
-        Those that a process holds are left, since it sends them. Returns how many rows
-        are free now.
+        Those that a process holds are left, since it sends them. Returns the numbers of
+        those that are free now.
 
         :param to: another target queue.
         """
         c = self._table.c
         fresh = {"attempts": 0, "reason": None, "refused_since": None}
         queue = {} if to is None else {"target_queue": to}
-        rows = update(self._table).where(or_(c.state == DEAD, c.token.is_(None)))
-        return self._change(rows.values(state=WAITING, due=0, **fresh, **queue), seqs)
+        rows = update(self._table)
+        rows = rows.values(state=WAITING, due=0, **fresh, **queue)
+        return self._change(rows, seqs, or_(c.state == DEAD, c.token.is_(None)))
 
-    def purge(self, seqs: Sequence[int]) -> int:
-        """Erase rows, whoever holds them; returns how many."""
+    def purge(self, seqs: Sequence[int]) -> list[int]:
+        """Erase rows, whoever holds them; returns the numbers of those that were."""
         return self._change(delete(self._table), seqs)
 
     def _pages(self, conditions: Sequence[ColumnElement[bool]]) -> Iterator[OutboxRow]:
@@ -135,12 +141,19 @@ class OutboxAdmin:
             yield from page
             last = page[-1].seq if page else last
 
-    def _change(self, rows: Any, seqs: Sequence[int]) -> int:
-        c, changed = self._table.c, 0
+    def _change(
+        self, rows: Any, seqs: Sequence[int], *conditions: ColumnElement[bool]
+    ) -> list[int]:
+        """Execute *rows* for those of *seqs* that meet the conditions; returns them."""
+        c = self._table.c
+        changed: list[int] = []
         for chunk in self._database.chunks(seqs):
-            ours = rows.where(c.app == self._app, c.seq.in_(chunk))
+            ours = select(c.seq).where(c.app == self._app, c.seq.in_(chunk))
+            locked = ours.where(*conditions).order_by(c.seq).with_for_update()
             with self._database.changing() as connection:
-                changed += connection.execute(ours).rowcount
+                found = connection.scalars(locked).all()
+                connection.execute(rows.where(c.seq.in_(found)))
+            changed += found
         return changed
 
 

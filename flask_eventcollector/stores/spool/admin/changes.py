@@ -39,9 +39,10 @@ Notify = Callable[[Sequence[Notice]], None]
 
 
 class Changed(NamedTuple):
-    """The result of a request for one file."""
+    """The result of a request for one file, or for the outbox."""
 
-    owner: Owner
+    #: ``None``: the rows of the outbox belong to all processes.
+    owner: Owner | None
     #: The ids of the events that were changed, and of those that were not.
     done: list[str]
     left: list[str]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ....delivery.refusals import Refusal
+from ....events import Event, Target
 from ..folder import Folder, ForeignFile, can_hold_events, creator_of, holder_of
 from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
@@ -32,10 +33,11 @@ QUARANTINED = "quarantined, so no process reads it: see 'flask events quarantine
 
 
 class Unreadable(Exception):
-    """A file that a command could not read, deliver or change."""
+    """A file or a table that a command could not read, deliver or change."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path.name}: {reason}")
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{Path(path).name}: {reason}")
+        #: The file's path, or the table's name.
         self.path = path
         #: The reason and the cure.
         self.reason = reason
@@ -101,6 +103,15 @@ class Found(NamedTuple):
     refusal: Refusal | None = None
 
     @property
+    def event(self) -> Event:
+        return self.stored.event
+
+    @property
+    def place(self) -> str:
+        """Where it is stored."""
+        return str(self.path)
+
+    @property
     def reason(self) -> str | None:
         """Why it is dead, or why the broker refused it last."""
         if self.stored.dead is not None or self.refusal is None:
@@ -115,6 +126,13 @@ class Found(NamedTuple):
         if self.refusal is None or self.refusal.id != self.stored.event.id:
             return None
         return self.refusal.attempts
+
+    @property
+    def last_try(self) -> float | None:
+        """When it was sent the last time, as a Unix time; ``None``: not known."""
+        if self.refusal is None or self.attempts is None:
+            return None
+        return self.refusal.last_try
 
     @property
     def next_try(self) -> float | None:
@@ -142,19 +160,25 @@ class Filter(NamedTuple):
     #: Enqueued more than this many seconds ago.
     older_than: float | None = None
 
-    def selects(self, stored: StoredEvent) -> bool:
-        """Whether *stored*, which a journal found by queue and state, is meant."""
-        age = time.time() - stored.event.enqueued_at.timestamp()
+    def selects_queue(self, target: Target) -> bool:
+        """Whether an event for *target* is meant."""
+        if self.queue is None:
+            return True
+        names = (target.queue, str(target))
+        return any(n == self.queue or fnmatchcase(n, self.queue) for n in names)
+
+    def selects_age(self, event: Event) -> bool:
+        """Whether *event* is old enough."""
+        age = time.time() - event.enqueued_at.timestamp()
         return self.older_than is None or age > self.older_than
 
-    def selects_reason(self, found: Found) -> bool:
-        """Whether *found*, with its last refusal, is meant."""
+    def selects_reason(self, reason: str | None) -> bool:
+        """Whether an event with this last *reason* is meant."""
         if self.reason is None:
             return True
-        reason = found.reason or ""
-        return bool(reason) and (
-            self.reason in reason or fnmatchcase(reason, self.reason)
-        )
+        if not reason:
+            return False
+        return self.reason in reason or fnmatchcase(reason, self.reason)
 
 
 #: Every event.
@@ -245,7 +269,8 @@ def events_in(
     events = heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
     if wanted.reason is None:
         return events
-    return filter(wanted.selects_reason, with_refusals(folder, events))
+    known = with_refusals(folder, events)
+    return (found for found in known if wanted.selects_reason(found.reason))
 
 
 def events_with(
@@ -350,7 +375,7 @@ def _events(path: Path, problems: list[Unreadable], wanted: Filter) -> Iterator[
             return
         number = rows[-1][0]
         found = _found(path, owner, rows, problems)
-        yield from (f for f in found if wanted.selects(f.stored))
+        yield from (f for f in found if wanted.selects_age(f.event))
 
 
 def _events_with(path: Path, ids: list[str], problems: list[Unreadable]) -> list[Found]:

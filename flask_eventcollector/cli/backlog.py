@@ -1,0 +1,166 @@
+"""All that waits: the events in the spool's files, and those in the outbox."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from ..stores.spool.admin.changes import Changed, Notify, change
+from ..stores.spool.admin.reading import (
+    ALL,
+    Filter,
+    Found,
+    Report,
+    Unreadable,
+    events_in,
+    events_with,
+    ids_from,
+    left_alone,
+    quarantined,
+    reports,
+    reports_of_apps,
+    reports_of_others,
+    with_refusals,
+)
+from ..stores.spool.control import ControlRequest
+from ..stores.spool.folder import Folder
+from .outbox import FoundRow, OutboxRows
+
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts
+
+#: An event that waits, or is dead.
+Waiting: TypeAlias = "Found | FoundRow"
+
+
+class Status(NamedTuple):
+    """What waits, in numbers."""
+
+    #: The files of the spool.
+    files: Sequence[Report] = ()
+    #: Those for another broker.
+    others: Sequence[Report] = ()
+    #: Those of apps without a process, by name.
+    apps: Mapping[str, Sequence[Report]] = {}
+    #: The rows of the outbox; ``None``: there is none, or it can't be read.
+    rows: Counts | None = None
+    #: The files that no command reads.
+    unread: Sequence[Unreadable] = ()
+    #: Why the outbox can't be read.
+    failures: Sequence[Unreadable] = ()
+
+    @property
+    def problems(self) -> list[Unreadable]:
+        """What could not be read."""
+        files = [file.problem for file in self._seen() if file.problem]
+        return [*files, *self.unread, *self.failures]
+
+    @property
+    def has_events(self) -> bool:
+        """Whether events are waiting or dead, or may be."""
+        has_rows = self.rows is not None and any(self.rows[:4])
+        return has_rows or any(file.has_events for file in self._seen())
+
+    def _seen(self) -> list[Report]:
+        # A running process with another broker sends its events itself.
+        gone = [file for file in self.others if not file.owner.alive]
+        return [*self.files, *gone, *itertools.chain(*self.apps.values())]
+
+
+class Backlog(NamedTuple):
+    """Where the app's events wait."""
+
+    #: ``None``: there is no spool.
+    folder: Folder | None
+    #: ``None``: there is no outbox.
+    outbox: OutboxRows | None = None
+    #: Files that are not read, since there is no spool any more.
+    strays: Sequence[Unreadable] = ()
+
+    def status(self) -> Status:
+        """How much waits where."""
+        status = Status(unread=self.unread())
+        if (folder := self.folder) is not None:
+            files, others = reports(folder), reports_of_others(folder)
+            status = status._replace(files=files, others=others)
+            status = status._replace(apps=reports_of_apps(folder))
+        if self.outbox is not None:
+            try:
+                status = status._replace(rows=self.outbox.counts())
+            except Unreadable as error:
+                status = status._replace(failures=[error])
+        return status
+
+    def events(
+        self, problems: list[Unreadable], wanted: Filter = ALL
+    ) -> Iterator[Waiting]:
+        """The *wanted* events, in the order in which they were enqueued.
+
+        :param problems: gets what can't be read.
+        """
+        problems += self.strays
+        stores: list[Iterable[Waiting]] = []
+        if self.folder is not None:
+            events = events_in(self.folder, problems, wanted)
+            stores.append(with_refusals(self.folder, events))
+        if self.outbox is not None:
+            stores.append(_readable(self.outbox.events(wanted), problems))
+        return heapq.merge(*stores, key=lambda found: found.event.enqueued_at)
+
+    def with_ids(self, ids: list[str], problems: list[Unreadable]) -> list[Waiting]:
+        """The events with *ids*. An event may be in several places."""
+        found: list[Waiting] = []
+        if self.folder is not None:
+            events = events_with(self.folder, ids, problems)
+            found += with_refusals(self.folder, events)
+        if self.outbox is not None:
+            try:
+                found += self.outbox.with_ids(ids)
+            except Unreadable as error:
+                problems.append(error)
+        return found
+
+    def ids_from(self, prefix: str) -> set[str]:
+        """The ids that start with *prefix*, as far as they can be read."""
+        found = set[str]() if self.folder is None else ids_from(self.folder, prefix)
+        if self.outbox is not None:
+            # If it fails, so does the look-up of the whole ids, which tells of it.
+            with suppress(Unreadable):
+                found |= self.outbox.ids_from(prefix)
+        return found
+
+    def unread(self) -> list[Unreadable]:
+        """The files that no command reads."""
+        files = [] if self.folder is None else quarantined(self.folder)
+        return [*self.strays, *files]
+
+    def left_alone(self) -> list[Report]:
+        """A report on each file with events that no process will adopt."""
+        return [] if self.folder is None else left_alone(self.folder)
+
+    def change(
+        self, request: ControlRequest, found: Sequence[Waiting], notify: Notify
+    ) -> Changed:
+        """Apply *request* to the *found* events, which are all in one place.
+
+        :raises Gone: the file was removed, since its events were delivered.
+        :raises Unreadable: the file or the table can't be changed.
+        """
+        rows = [f for f in found if isinstance(f, FoundRow)]
+        if rows and self.outbox is not None:
+            return self.outbox.change(request, rows, notify)
+        (path,) = {f.path for f in found if isinstance(f, Found)}
+        ids = [*dict.fromkeys(f.event.id for f in found)]
+        return change(path, request._replace(ids=ids), notify)
+
+
+def _readable(
+    events: Iterator[FoundRow], problems: list[Unreadable]
+) -> Iterator[FoundRow]:
+    try:
+        yield from events
+    except Unreadable as error:
+        problems.append(error)

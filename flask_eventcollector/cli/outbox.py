@@ -1,0 +1,167 @@
+"""The rows of the app's outbox, for the commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+
+from ..app_state import AppState
+from ..config.settings import choose_spool_name
+from ..delivery.entries import PURGED, Notice, NoticeKind
+from ..events import Event
+from ..stores.spool.admin.changes import Changed, Notify
+from ..stores.spool.admin.reading import Filter, Unreadable
+from ..stores.spool.control import ControlRequest
+
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts, OutboxAdmin
+    from ..stores.outbox.rows import OutboxRow
+    from ..transactions.bound_sessions import BoundOutbox
+
+#: Ids that are looked up at a time.
+_PAGE = 100
+
+
+class FoundRow(NamedTuple):
+    """An event in the outbox, shown as :class:`.Found` is."""
+
+    #: The name of the table.
+    place: str
+    row: OutboxRow
+
+    @property
+    def event(self) -> Event:
+        return self.row.event
+
+    @property
+    def state(self) -> str:
+        return "dead" if self.row.is_dead else "waiting"
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is dead, or why the broker refused it last."""
+        return self.row.reason or ("" if self.row.is_dead else None)
+
+    @property
+    def attempts(self) -> int | None:
+        """How many times it was sent; ``None``: not known."""
+        return self.row.attempts or None
+
+    @property
+    def last_try(self) -> None:
+        """Not known."""
+
+    @property
+    def next_try(self) -> float | None:
+        """Seconds until it may be sent again; ``None``: not known."""
+        row = self.row
+        is_known = not row.is_dead and not row.is_held and row.due_in > 0
+        return row.due_in if is_known else None
+
+
+class OutboxRows:
+    """The rows of the app's outbox.
+
+    Each method may block for as long as the database does, and raises
+    :exc:`.Unreadable` if it fails or the table is missing.
+    """
+
+    def __init__(self, state: AppState, bound: BoundOutbox) -> None:
+        self.app = choose_spool_name(state.config, state.app)
+        #: The name of the table.
+        self.name = bound.table.fullname
+        self._bound = bound
+        self._opened: OutboxAdmin | None = None
+
+    def counts(self) -> Counts:
+        """How many rows there are."""
+        with self._admin() as admin:
+            return admin.counts()
+
+    def events(self, wanted: Filter) -> Iterator[FoundRow]:
+        """The *wanted* events, in the order of the rows."""
+        with self._admin() as admin:
+            for row in admin.rows(dead=wanted.dead or None):
+                found = FoundRow(self.name, row)
+                if _is_wanted(found, wanted):
+                    yield found
+
+    def with_ids(self, ids: Sequence[str]) -> list[FoundRow]:
+        """The events with *ids*."""
+        found: list[FoundRow] = []
+        with self._admin() as admin:
+            for start in range(0, len(ids), _PAGE):
+                rows = admin.rows(ids=ids[start : start + _PAGE])
+                found += [FoundRow(self.name, row) for row in rows]
+        return found
+
+    def ids_from(self, prefix: str) -> set[str]:
+        """The ids that start with *prefix*."""
+        with self._admin() as admin:
+            return {row.event.id for row in admin.rows(id_prefix=prefix)}
+
+    def change(
+        self, request: ControlRequest, found: Iterable[FoundRow], notify: Notify
+    ) -> Changed:
+        """Apply *request* to the rows *found*."""
+        events = {f.row.seq: f.event for f in found}
+        seqs = [*events]
+        with self._admin() as admin:
+            if request.action == "purge":
+                gone = [events[seq] for seq in admin.purge(seqs)]
+                notify([Notice(NoticeKind.DROPPED, event, PURGED) for event in gone])
+                return Changed(None, [event.id for event in gone], [])
+            changed = set(admin.retry(seqs, to=request.queue or None))
+        others = [events[seq].id for seq in seqs if seq not in changed]
+        # The rest have been delivered in the meantime.
+        left = {f.event.id for f in self.with_ids(others)}
+        return Changed(None, [events[seq].id for seq in sorted(changed)], sorted(left))
+
+    @contextmanager
+    def _admin(self) -> Iterator[OutboxAdmin]:
+        # Only those who bind an outbox have SQLAlchemy.
+        from ..stores.outbox.admin import FAILURES
+
+        try:
+            yield self._open()
+        except FAILURES as error:
+            raise Unreadable(self.name, _explained(error)) from error
+
+    def _open(self) -> OutboxAdmin:
+        from ..stores.outbox.admin import OutboxAdmin
+        from ..stores.outbox.database import Database
+
+        if self._opened is None:
+            engine = self._bound.engine()
+            if engine is None:
+                raise Unreadable(self.name, _NO_ENGINE)
+            database = Database(engine, self._bound.table)
+            click.get_current_context().call_on_close(database.close)
+            self._opened = OutboxAdmin(database, self.app)
+        return self._opened
+
+
+_NO_ENGINE = (
+    "the bound session has no engine for it here: give it one, or pass"
+    " bind_session() an outbox_engine"
+)
+
+
+def _is_wanted(found: FoundRow, wanted: Filter) -> bool:
+    event = found.event
+    return (
+        wanted.selects_queue(event.target)
+        and wanted.selects_age(event)
+        and wanted.selects_reason(found.reason)
+    )
+
+
+def _explained(error: Exception) -> str:
+    """Why the table can't be read, in one line."""
+    original = getattr(error, "orig", None)
+    if original is None:
+        return str(error)
+    return f"the database failed ({' '.join(str(original).split())}): try again"
