@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -313,12 +314,14 @@ class RabbitMQNode:
         return declared.method.message_count
 
     def publish(self, queue: str, *bodies: bytes) -> None:
-        """Publish persistent messages, and wait for each confirm."""
-        persistent = pika.BasicProperties(delivery_mode=2)
+        """Publish persistent messages with ids, and wait for each confirm."""
         with self.channel() as channel:
             channel.confirm_delivery()
             for body in bodies:
-                channel.basic_publish("", queue, body, persistent, mandatory=True)
+                properties = pika.BasicProperties(
+                    delivery_mode=2, message_id=str(uuid4())
+                )
+                channel.basic_publish("", queue, body, properties, mandatory=True)
 
     def get_all(self, queue: str) -> list[Message]:
         """Consume all ready messages of the queue, the oldest first."""
