@@ -1,0 +1,195 @@
+"""The outbox with RabbitMQ and real databases, while processes are killed.
+
+`OUTBOX_KILLS=100` runs the long form, in which the database and RabbitMQ are killed,
+too, and processes are frozen.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from flask_eventcollector.stores.outbox import store
+from tests.conftest import require
+from tests.databases import DatabaseServer, PostgreSQL, missing_postgresql
+from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.integration.load import marked, second_copies
+from tests.integration.outbox_shop import LEASE, OrderShop, open_order_shop
+from tests.rabbitmq import Message, RabbitMQNode
+
+pytestmark = pytest.mark.rabbitmq
+
+ROOT = Path(__file__).parents[2]
+KILLS = int(os.environ.get("OUTBOX_KILLS", "0"))
+#: Worker processes at a time.
+WORKERS = 3
+
+
+class Place(NamedTuple):
+    """Where orders and messages are; with what the long form kills."""
+
+    url: str
+    database: DatabaseServer | None
+    broker: RabbitMQNode
+    queue: str
+
+    @contextmanager
+    def shop(self) -> Iterator[OrderShop]:
+        with open_order_shop(self.url, self.broker.url, self.queue) as shop:
+            yield shop
+
+
+@pytest.fixture
+def server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
+    """A running PostgreSQL; in the long form one of its own, since it is killed."""
+    if not KILLS:
+        yield request.getfixturevalue("postgresql")
+        return
+    require(missing_postgresql())
+    server = PostgreSQL()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, queue_name: str
+) -> Iterator[Place]:
+    node = request.getfixturevalue("private_rabbitmq" if KILLS else "rabbitmq")
+    url, database = f"sqlite:///{tmp_path / 'shop.sqlite3'}", None
+    if request.param == "postgresql":
+        database = request.getfixturevalue("server")
+        url = database.new_database()
+    yield Place(url, database, node, node.declare(queue_name))
+    node.delete(queue_name)
+
+
+class Worker:
+    """A process that places orders until it is killed."""
+
+    def __init__(self, place: Place, label: str) -> None:
+        program = [sys.executable, "-m", "tests.integration.outbox_shop"]
+        self._process = subprocess.Popen(
+            [*program, place.url, place.broker.url, place.queue, label],
+            cwd=ROOT,
+            env=unmeasured() | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def run_for(self, seconds: float) -> None:
+        """Wait until it works, and *seconds* more."""
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        time.sleep(seconds)
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def kill_in_turn(place: Place, kills: int, disturb: Callable[[Worker], None]) -> None:
+    """Let workers work, and kill each at a random moment."""
+    new = (Worker(place, f"{number}") for number in range(kills))
+    running = deque(islice(new, WORKERS))
+    try:
+        while running:
+            running[0].run_for(random.uniform(0, 0.4))
+            disturb(running[0])
+            running.popleft().kill()
+            running.extend(islice(new, 1))
+    finally:
+        for worker in running:
+            worker.kill()
+
+
+class Disturbances:
+    """What else is killed in the long form, one after the other."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._turns = 0
+
+    def __call__(self, worker: Worker) -> None:
+        self._turns += 1
+        if not KILLS:
+            return
+        if self._turns % 10 == 3:
+            worker.freeze()
+            time.sleep(LEASE * random.uniform(0.5, 3))
+            worker.thaw()
+            time.sleep(random.uniform(0, 1))
+        elif self._turns % 10 == 6 and self._place.database is not None:
+            self._place.database.kill()
+            time.sleep(random.uniform(0, 2 * LEASE))
+            self._place.database.start()
+        elif self._turns % 10 == 9:
+            self._place.broker.kill()
+            time.sleep(random.uniform(0, 2 * LEASE))
+            self._place.broker.start()
+
+
+class Comparison:
+    """What the database has and what the queue has."""
+
+    def __init__(self, orders: list[str], messages: list[Message]) -> None:
+        told = {message.json() for message in messages}
+        copies = list(second_copies(messages))
+        self.orders = set(orders)
+        self.ghosts = told - self.orders
+        self.lost = self.orders - told
+        self.marked = [copy for copy in copies if marked([copy])]
+        self.unmarked = [copy.json() for copy in copies if not marked([copy])]
+        self.ids = {message.id for message in messages}
+
+    def __str__(self) -> str:
+        counts = {name: len(found) for name, found in vars(self).items()}
+        return ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+def test_what_is_committed_is_sent_though_processes_are_killed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.5)
+    with place.shop() as last:
+        last.create_tables()
+        kill_in_turn(place, KILLS or 5, Disturbances(place))
+        began, left = time.monotonic(), last.rows()
+        # It has its first request, and takes over what all others have left.
+        last.app.test_client().get("/")
+        wait_until(lambda: not last.rows(), "all rows are sent and erased")
+        seconds = time.monotonic() - began
+        assert last.events.flush(DEADLINE)
+        found = Comparison(last.orders(), place.broker.get_all(place.queue))
+
+    sys.stdout.write(f"{found}; {left} rows left, sent within {seconds:.1f} s\n")
+    assert found.orders
+    assert not found.ghosts
+    assert not found.lost
+    assert not found.unmarked
+    assert len(found.ids) == len(found.orders)
