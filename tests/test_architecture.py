@@ -77,6 +77,7 @@ OUTWARDS = {
 
 #: The permitted foreign types that are not loaded.
 FOREIGN_TYPES = {
+    ("cli.outbox", "sqlalchemy"),
     ("config.settings", "flask"),
     ("extension", "sqlalchemy"),
     ("transactions.bound_sessions", "sqlalchemy"),

@@ -26,6 +26,7 @@ from . import as_json, as_text, formatting, options
 from .backlog import Backlog, Waiting
 from .context import app_name, app_state, backlog, delivery, spool_folder
 from .exit_codes import Failure, check_answer, confirm, finish
+from .outbox_table import outbox
 from .quarantine import quarantine
 from .seen import purge_seen
 from .selection import any_condition, select, select_files, with_ids
@@ -371,6 +372,7 @@ COMMANDS |= {
     "export": export_events,
     "import": import_events,
     "quarantine": quarantine,
+    "outbox": outbox,
     "purge-seen": purge_seen,
 }
 

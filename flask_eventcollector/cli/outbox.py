@@ -17,7 +17,10 @@ from ..stores.spool.admin.reading import Filter, Unreadable
 from ..stores.spool.control import ControlRequest
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from ..stores.outbox.admin import Counts, OutboxAdmin
+    from ..stores.outbox.check import Difference
     from ..stores.outbox.rows import OutboxRow
     from ..transactions.bound_sessions import BoundOutbox
 
@@ -81,6 +84,17 @@ class OutboxRows:
         with self._admin() as admin:
             return admin.counts()
 
+    def differences(self) -> list[Difference]:
+        """How the tables in the database differ from what is expected."""
+        with self._admin() as admin:
+            return admin.differences()
+
+    def ddl(self) -> list[str]:
+        """The statements that create the tables; does not connect."""
+        from ..stores.outbox.ddl import ddl
+
+        return [*ddl(self._bound.table, self._engine().dialect)]
+
     def events(self, wanted: Filter) -> Iterator[FoundRow]:
         """The *wanted* events, in the order of the rows."""
         with self._admin() as admin:
@@ -135,13 +149,16 @@ class OutboxRows:
         from ..stores.outbox.database import Database
 
         if self._opened is None:
-            engine = self._bound.engine()
-            if engine is None:
-                raise Unreadable(self.name, _NO_ENGINE)
-            database = Database(engine, self._bound.table)
+            database = Database(self._engine(), self._bound.table)
             click.get_current_context().call_on_close(database.close)
             self._opened = OutboxAdmin(database, self.app)
         return self._opened
+
+    def _engine(self) -> Engine:
+        engine = self._bound.engine()
+        if engine is None:
+            raise Unreadable(self.name, _NO_ENGINE)
+        return engine
 
 
 _NO_ENGINE = (

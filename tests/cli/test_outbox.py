@@ -363,3 +363,66 @@ def test_files_of_a_spool_that_is_none_any_more_are_named(
 def test_tests_write_no_rows_so_they_have_no_outbox(tmp_path: Path) -> None:
     with opened(sqlite_in(tmp_path), TESTING_BROKER=False) as command:
         assert command("status").exit_code == 4
+
+
+# Its tables.
+
+
+def test_tables_as_expected_are_fine(database_url: str) -> None:
+    with opened(database_url) as command:
+        result = command("outbox", "check")
+        shown = command.json("outbox", "check")
+
+    name = command.place.table.name
+    assert (result.exit_code, result.stdout) == (0, f"{name} is as expected.\n")
+    assert shown == {"table": name, "differences": []}
+
+
+def test_each_difference_is_named_with_its_cure(command: Command) -> None:
+    name = command.place.table.name
+    with command.place.engine.begin() as connection:
+        connection.exec_driver_sql(f"DROP INDEX {name}_due")
+    result = command("outbox", "check")
+    shown = command.json("outbox", "check")
+
+    assert result.exit_code == 3
+    assert result.stdout.startswith(f"There is no index {name}_due: CREATE INDEX")
+    assert shown["differences"][0]["what"] == f"There is no index {name}_due"
+
+
+def test_what_can_t_be_reached_can_t_be_checked(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path)) as command:
+        bad = sqlalchemy.create_engine(sqlite_in(tmp_path / "missing"))
+        command.shop.events.bind_session(sessionmaker(bad), outbox=command.place.table)
+        result = command("outbox", "check")
+
+    assert result.exit_code == 1
+    assert "the database failed (unable to open database" in result.stderr
+
+
+def test_the_ddl_creates_tables_as_expected(database_url: str) -> None:
+    with opened(database_url) as command:
+        statements = command("outbox", "ddl").stdout.split(";\n\n")[:-1]
+        command.place.metadata.drop_all(command.place.engine)
+        with command.place.engine.begin() as connection:
+            for statement in statements:
+                connection.exec_driver_sql(statement)
+
+        assert command("outbox", "check").exit_code == 0
+
+
+def test_the_ddl_needs_to_know_the_kind_of_database(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path)) as command:
+        command.shop.events.bind_session(sessionmaker(), outbox=command.place.table)
+        result = command("outbox", "ddl")
+
+    assert result.exit_code == 1
+    assert "the bound session has no engine for it here" in result.stderr
+
+
+def test_an_app_without_an_outbox_is_told_what_to_call() -> None:
+    with open_shop() as shop:
+        result = runner(shop).invoke(args=["events", "outbox", "check"])
+
+    assert result.exit_code == 1
+    assert "no outbox: call events.bind_session(" in result.stderr

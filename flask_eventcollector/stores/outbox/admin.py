@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import ConfigurationError
 from ..plain import time_of
+from .check import Difference, check
 from .database import Database
 from .rows import OutboxRow, columns_of, row_of
 from .table import DEAD, WAITING
@@ -67,6 +68,11 @@ class OutboxAdmin:
         app = self._table.c.app
         with self._database.reading() as connection:
             return list(connection.scalars(select(app).distinct().order_by(app)))
+
+    def differences(self) -> list[Difference]:
+        """How the tables in the database differ from what is expected."""
+        with self._database.reading() as connection:
+            return check(connection, self._table)
 
     def counts(self) -> Counts:
         """Count the rows; takes about a second for a million."""
