@@ -316,6 +316,26 @@ def test_a_database_that_fails_hides_no_file(both: Command) -> None:
     assert "It can't be read." in both("status").stdout
 
 
+def test_an_id_is_found_on_disk_where_the_table_can_t_be_read(both: Command) -> None:
+    (event,) = (e for e in both.lines("list") if e["store"] == "spool")
+    both.place.metadata.drop_all(both.place.engine)
+    result = both("show", event["id"])
+
+    assert result.exit_code == 3
+    assert f"id        {event['id']}" in result.stdout
+    assert "Can't read outbox_" in result.stderr
+
+
+def test_an_event_on_disk_is_shown_without_a_column_for_its_place(
+    both: Command,
+) -> None:
+    both("purge", "--reason", "*", "--yes")
+    both("purge", "held", "free", "--yes")
+
+    heads = both("list").stdout.splitlines()[0]
+    assert heads.split() == ["ID", "STATE", "AGE", "TARGET"]
+
+
 def test_an_id_is_not_unknown_where_the_table_can_t_be_read(command: Command) -> None:
     command.place.metadata.drop_all(command.place.engine)
     result = command("show", "free")
