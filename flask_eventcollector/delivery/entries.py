@@ -46,6 +46,9 @@ class Row(NamedTuple):
     #: The file; opaque outside the store.
     journal: object
     number: int
+    #: Whether a transaction of the application has committed it, so that it is not
+    #: dropped in favour of another event.
+    is_committed: bool = False
 
 
 class _Rarely(Generic[T]):

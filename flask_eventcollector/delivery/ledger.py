@@ -757,7 +757,7 @@ class Ledger:
         """The oldest event of *lanes* and *others* that may be dropped."""
         heads = [lane.oldest() for lane in lanes]
         kept = [*(entry for entry in heads if entry is not None), *others]
-        ours = [entry for entry in kept if self._is_ours(entry)]
+        ours = [e for e in kept if self._is_ours(e) and not _is_committed(e)]
         return min(ours, key=lambda entry: entry.sequence, default=None)
 
     def _is_ours(self, entry: Entry) -> bool:
@@ -1246,6 +1246,10 @@ _POSTPONED: dict[str, Callable[[], Any]] = {
     "settle": bool,
     "take": list,
 }
+
+
+def _is_committed(entry: Entry) -> bool:
+    return entry.row is not None and entry.row.is_committed
 
 
 def _is_confirm(settlement: Settlement) -> bool:

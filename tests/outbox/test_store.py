@@ -260,6 +260,27 @@ def test_while_the_broker_is_down_rows_are_kept(shop: OutboxShop) -> None:
     assert shop.sent() == ["a", "b"]
 
 
+@pytest.mark.parametrize("overflow", ["drop-oldest", "drop-newest"])
+def test_what_is_committed_is_not_dropped_for_other_events(
+    tmp_path: Path, overflow: str
+) -> None:
+    limits = {"MAX_EVENTS": 10, "OVERFLOW": overflow}
+    with open_outbox(url_in(tmp_path), **limits) as shop:
+        shop.place("a")
+        assert shop.events.flush(DEADLINE)
+        shop.faults.go_down()
+        shop.place("b", "c")
+        wait_until(lambda: shop.books().get("retained") == 2, "they are retained")
+        for _ in range(20):
+            with shop.events.auto_publish():
+                shop.enqueue("not committed by anybody", queue="other")
+        assert shop.books()["dropped"] >= 10
+
+        shop.faults.come_up()
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a", "b", "c"]
+
+
 def test_a_process_that_ends_gives_its_rows_back(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path)) as shop:
         shop.place("a")

@@ -303,7 +303,8 @@ class OutboxStore:
 
     def _hold(self, seq: int, event: Event) -> Entry:
         entry = self._held[seq] = Entry(event)
-        entry.row, entry.is_stored, entry.state = Row(self, seq), True, State.RETAINED
+        entry.row = Row(self, seq, is_committed=True)
+        entry.is_stored, entry.state = True, State.RETAINED
         return entry
 
     # The lease.
