@@ -100,6 +100,11 @@ def is_finalizing(frame: FrameType | None) -> bool:
     return frame is not None
 
 
+#: At the edges of an `except` block, a cut would leave what it handles in
+#: `sys.exc_info()` for as long as the thread lives, for all later tests to see.
+_UNCUT = ("NOP", "PUSH_EXC_INFO", "POP_EXCEPT", "WITH_EXCEPT_START")
+
+
 @functools.cache
 def shielded(code: CodeType) -> frozenset[int]:
     """Where the interpreter itself runs no handler: from a ``with`` block to its exit.
@@ -109,7 +114,7 @@ def shielded(code: CodeType) -> frozenset[int]:
     found: set[int] = set()
     instructions = list(dis.get_instructions(code))
     for place, instruction in enumerate(instructions):
-        if instruction.opname in ("NOP", "PUSH_EXC_INFO", "WITH_EXCEPT_START"):
+        if instruction.opname in _UNCUT:
             found.add(instruction.offset)
         if _is_exit_call(instructions, place):
             found.add(instruction.offset)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -85,6 +86,8 @@ def cut(
     except BaseException as error:
         # Its traceback would keep what the interrupted frames hold.
         raised = error.with_traceback(None)
+    # Nothing is being handled any more, or all later tests would see it.
+    assert sys.exc_info()[1] is None, f"cut at {knife.place}"
     bench.unheard += unheard()
     try:
         bench.check(operation)
