@@ -339,7 +339,7 @@ class HostileMachine(RuleBasedStateMachine):
 
 TestHostile = HostileMachine.TestCase
 TestHostile.settings = settings(
-    max_examples=int(os.environ.get("TEST_HOSTILE_RUNS", "60")),
+    max_examples=int(os.environ.get("TEST_HOSTILE_RUNS", "40")),
     stateful_step_count=40,
     # Explaining a failure takes minutes.
     phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),

@@ -732,7 +732,7 @@ class ProcessMachine(RuleBasedStateMachine):
 
 TestProcess = ProcessMachine.TestCase
 TestProcess.settings = settings(
-    max_examples=50,
+    max_examples=30,
     stateful_step_count=60,
     suppress_health_check=[HealthCheck.too_slow],
     # No shrinking, since each run of an example that hangs takes long.

@@ -24,7 +24,9 @@ ELSEWHERE = {
 
 #: Inherently slow rows: they wait for a slow network, or use many kinds of workers.
 #: With the memory backlog, only `python -m tests.faults` runs them.
-SLOW = (8, 12, 13, 28, 29, 33, 35, 40, 55, 57)
+SLOW = (1, 8, 12, 13, 28, 29, 32, 33, 35, 40, 55, 57)
+#: The same goes for rows that the tests run with the spool, which promises more.
+IN_SPOOL = (3, 30, 31, 36, 54)
 #: The rows in which the spool is busiest.
 BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36, 54)
 
@@ -33,7 +35,7 @@ def in_tests(mode: str) -> list[Row]:
     """The rows that pytest runs in this mode, by number."""
     if mode == "spool":
         return [ROWS[number] for number in BUSY_SPOOL]
-    return [row for row in _all_of(mode) if row.number not in SLOW]
+    return [row for row in _all_of(mode) if row.number not in (*SLOW, *IN_SPOOL)]
 
 
 def rest() -> list[tuple[Row, str]]:
