@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 
+from ..databases import is_autocommit, says_no_table
 from ..errors import ConfigurationError
 from ..messages.wording import type_name
 
@@ -136,7 +137,7 @@ class Inbox:
         try:
             yield
         except DBAPIError as error:
-            if not _says_missing(error.orig):
+            if not says_no_table(error):
                 raise
             raise ConfigurationError(
                 f"the database has no table {self.table.fullname!r}, which"
@@ -171,22 +172,12 @@ def _insert(table: Table, dialect: str) -> Insert | ReturningInsert[Any]:
 
 def _check_transaction(connection: Connection) -> None:
     """Check that the row is not committed at once, before its message is handled."""
-    by_engine = getattr(connection.dialect, "_on_connect_isolation_level", None)
-    level = connection.get_execution_options().get("isolation_level", by_engine)
-    if level == "AUTOCOMMIT":
+    if is_autocommit(connection):
         raise ConfigurationError(
             "once() needs a transaction, but this session is in AUTOCOMMIT mode,"
             " so the message would count as handled before it is: use a session with"
             " another isolation_level"
         )
-
-
-def _says_missing(error: BaseException | None) -> bool:
-    """Whether a driver's error says that there is no such table."""
-    state = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
-    number = error.args[0] if error is not None and error.args else None
-    is_postgresqls, is_mysqls = state == "42P01", number == 1146
-    return is_postgresqls or is_mysqls or "no such table" in str(error)
 
 
 def _now() -> int:

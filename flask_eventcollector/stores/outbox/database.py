@@ -18,6 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 
+from ...databases import has_autocommit, is_autocommit, says, says_no_table
 from ...errors import ConfigurationError
 
 #: The first versions that can be used: of PostgreSQL with AS MATERIALIZED, of MariaDB
@@ -33,9 +34,7 @@ _NAMES = {"postgresql": "PostgreSQL", "mysql": "MySQL", "sqlite": "SQLite"}
 #: The most rows that one transaction changes. In SQLite, all others wait for it.
 _CHUNK, _CHUNK_IN_SQLITE = 2000, 100
 
-#: How databases say that there is no such table, or no such column: the SQLSTATE of
-#: PostgreSQL, the number of MySQL, a part of SQLite's text.
-_NO_TABLE = ("42P01", 1146, "no such table")
+#: How databases say that there is no such column; see :func:`.says`.
 _NO_COLUMN = ("42703", 1054, "no such column", "has no column named")
 #: Only MySQL is told by name which index to use.
 _NO_INDEX = (1176,)
@@ -120,7 +119,7 @@ def check_engine(engine: Engine) -> None:
             "The outbox needs connections of its own, but no other connection sees an"
             " SQLite database in memory: use a file, in tests one in tmp_path"
         )
-    if _is_autocommit(engine.get_execution_options(), dialect):
+    if has_autocommit(engine.get_execution_options(), dialect):
         raise ConfigurationError(_AUTOCOMMIT)
 
 
@@ -137,16 +136,8 @@ def check_transaction(connection: Connection) -> None:
 
     :raises ConfigurationError: it would be committed at once.
     """
-    options, dialect = connection.get_execution_options(), connection.dialect
-    if _is_autocommit(options, dialect):
+    if is_autocommit(connection):
         raise ConfigurationError(_AUTOCOMMIT)
-
-
-def _is_autocommit(options: Mapping[str, Any], dialect: Dialect) -> bool:
-    # The dialect has no other name for what create_engine() was given.
-    at_connect = getattr(dialect, "_on_connect_isolation_level", None)
-    level = options.get("isolation_level", at_connect)
-    return level is not None and level.upper().replace("_", "") == "AUTOCOMMIT"
 
 
 def _is_in_memory(database: str | None, query: Mapping[str, Any]) -> bool:
@@ -176,11 +167,11 @@ def explained(table: Table) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if _says(error, _NO_TABLE):
+        if says_no_table(error):
             problem = "does not exist in the database"
-        elif _says(error, _NO_COLUMN):
+        elif says(error, _NO_COLUMN):
             problem = "lacks a column in the database"
-        elif _says(error, _NO_INDEX):
+        elif says(error, _NO_INDEX):
             problem = "lacks its index in the database"
         else:
             raise
@@ -189,15 +180,6 @@ def explained(table: Table) -> Iterator[None]:
             " generate one if there is none for it; without migrations, call"
             " metadata.create_all()"
         ) from error
-
-
-def _says(error: DBAPIError, signs: tuple[str | int, ...]) -> bool:
-    original = error.orig
-    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
-    number = original.args[0] if original is not None and original.args else None
-    if state in signs or number in signs:
-        return True
-    return any(isinstance(s, str) and " " in s and s in str(original) for s in signs)
 
 
 # The engine.

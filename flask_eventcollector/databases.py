@@ -1,0 +1,41 @@
+"""What must be known of the application's database, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
+
+#: How databases say that there is no such table: the SQLSTATE of PostgreSQL, the number
+#: of MySQL, a part of SQLite's text.
+_NO_TABLE = ("42P01", 1146, "no such table")
+
+
+def is_autocommit(connection: Connection) -> bool:
+    """Whether *connection* commits each statement at once."""
+    return has_autocommit(connection.get_execution_options(), connection.dialect)
+
+
+def has_autocommit(options: Mapping[str, Any], dialect: Dialect) -> bool:
+    """Whether an engine or a connection with these *options* commits at once."""
+    # The dialect has no other name for what create_engine() was given.
+    at_connect = getattr(dialect, "_on_connect_isolation_level", None)
+    level = options.get("isolation_level", at_connect)
+    return level is not None and level.upper().replace("_", "") == "AUTOCOMMIT"
+
+
+def says_no_table(error: DBAPIError) -> bool:
+    """Whether the database says that there is no such table."""
+    return says(error, _NO_TABLE)
+
+
+def says(error: DBAPIError, signs: tuple[str | int, ...]) -> bool:
+    """Whether *error* has one of *signs*: a SQLSTATE, a number, or a part of a text."""
+    original = error.orig
+    state = getattr(original, "sqlstate", None) or getattr(original, "pgcode", None)
+    number = original.args[0] if original is not None and original.args else None
+    if state in signs or number in signs:
+        return True
+    return any(isinstance(s, str) and " " in s and s in str(original) for s in signs)
