@@ -246,13 +246,17 @@ def test_an_extension_has_one_outbox(shop: OutboxShop) -> None:
 # Outages, and the ends of processes.
 
 
-def test_while_the_broker_is_down_rows_are_kept(shop: OutboxShop) -> None:
+def send_one_and_retain_one(shop: OutboxShop) -> None:
+    """Send "a"; then let the broker go down, and hold "b"."""
     shop.place("a")
     assert shop.events.flush(DEADLINE)
     shop.faults.go_down()
-
     shop.place("b")
     wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+
+
+def test_while_the_broker_is_down_rows_are_kept(shop: OutboxShop) -> None:
+    send_one_and_retain_one(shop)
     assert shop.rows() == [(0, True)]
 
     shop.faults.come_up()
@@ -283,11 +287,7 @@ def test_what_is_committed_is_not_dropped_for_other_events(
 
 def test_a_process_that_ends_gives_its_rows_back(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path)) as shop:
-        shop.place("a")
-        assert shop.events.flush(DEADLINE)
-        shop.faults.go_down()
-        shop.place("b")
-        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        send_one_and_retain_one(shop)
         assert not shop.events.close(0)
         assert shop.rows() == [(0, False)]
         assert shop.books()["outboxed"] == 3
@@ -352,11 +352,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_rows_that_another_process_has_taken_are_not_sent(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
-        shop.place("a")
-        assert shop.events.flush(DEADLINE)
-        shop.faults.go_down()
-        shop.place("b")
-        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        send_one_and_retain_one(shop)
         with shop.engine.begin() as connection:
             due = shop.table.c.due + 60_000
             connection.execute(update(shop.table).values(token="another", due=due))
@@ -373,11 +369,7 @@ def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
 ) -> None:
     monkeypatch.setattr(store, "LOOK_INTERVAL", 0.2)
     with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
-        shop.place("a")
-        assert shop.events.flush(DEADLINE)
-        shop.faults.go_down()
-        shop.place("b")
-        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+        send_one_and_retain_one(shop)
         with shop.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE eventcollector_outbox RENAME TO x")
 
