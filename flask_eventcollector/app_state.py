@@ -24,6 +24,7 @@ from .config.broker_url import MEMORY, BrokerURL
 from .config.settings import (
     Config,
     InvalidText,
+    OutboxRelay,
     Overflow,
     SpoolSync,
     choose_backlog,
@@ -52,10 +53,11 @@ from .stores.spool.adopter import PAGE, PAGE_BYTES
 from .stores.spool.destination import Destination
 from .stores.spool.folder import Folder
 from .stores.spool.spool import Spool
-from .transactions.bound_sessions import BoundSessions
+from .transactions.bound_sessions import BoundOutbox, BoundSessions
 
 if TYPE_CHECKING:
-    from .stores.outbox.store import OutboxStore
+    from .stores.outbox.relay import RelayStore
+    from .stores.outbox.writer import OutboxWriter
 
 #: Seconds to look for the files of dead processes.
 _LONGEST_LOOK = 1.0
@@ -132,7 +134,7 @@ class AppState:
         """
         delivery = self.delivery_if_used()
         is_started = delivery is not None and delivery.is_started
-        if not is_started and (self._is_anything_left() or self.has_outbox):
+        if not is_started and (self._is_anything_left() or self._sends_outbox):
             delivery = self.delivery()
             self._open_outbox(delivery)
             delivery.start()
@@ -142,6 +144,11 @@ class AppState:
     def has_outbox(self) -> bool:
         """Whether transactions write their events. In tests, they don't."""
         return self.sessions.outbox is not None and not self._is_test
+
+    @property
+    def _sends_outbox(self) -> bool:
+        """Whether this process sends what is in the outbox."""
+        return self.has_outbox and self.config.outbox_relay is OutboxRelay.OWN
 
     @property
     def _is_test(self) -> bool:
@@ -193,29 +200,15 @@ class AppState:
     # The parts of one process.
 
     def _new_delivery(self) -> Delivery:
-        config, name = self.config, self.app.name
+        config = self.config
         urls = choose_broker(config, self.app)
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
             log_record(Kind.BROKER_MEMORY, broker="memory://")
         folder = self.spool_folder()
-        ledger = Ledger(
-            _limits(config, durable=folder is not None),
-            is_heard=lambda: bool(events_published.receivers),
-        )
-        log = ThrottledLog()
+        ledger = self._new_ledger(durable=folder is not None)
         store = self._make_store(ledger, folder)
         outbox = self._make_outbox(ledger, store)
-        delivery = Delivery(
-            ledger,
-            _make_broker(urls, config, name),
-            outbox or store,
-            Notifier(self._dispatcher.send, log, ledger.defer),
-            log,
-            confirm_timeout=config.confirm_timeout,
-            reconnect_timeout=config.reconnect_timeout,
-            name=name,
-            background=self.scopes.background,
-        )
+        delivery = self._deliver(ledger, store if outbox is None else outbox.store)
         if self.sessions.outbox is not None:
             delivery.outbox = outbox or PublishedAtCommit(delivery.publish)
         # Before anybody can use it: a signal handler may raise in between.
@@ -234,22 +227,68 @@ class AppState:
             return MemoryStore(self.left_on_disk())
         return _make_spool(ledger, folder, self.config, self.app.name)
 
-    def _make_outbox(self, ledger: Ledger, base: Store) -> OutboxStore | None:
+    def _make_outbox(self, ledger: Ledger, base: Store) -> OutboxWriter | None:
         """The outbox beside the store for other events; ``None``: there is none."""
-        outbox = self.sessions.outbox
-        if outbox is None or self._is_test:
+        if self.sessions.outbox is None or self._is_test:
             return None
         # Only those who bind one have SQLAlchemy.
         from .stores.outbox.store import OutboxStore
+        from .stores.outbox.writer import OutboxWriter
 
-        return OutboxStore(
+        table, names = self.sessions.outbox.table, self._names_in_outbox()
+        if not self._sends_outbox:
+            return OutboxWriter(ledger, base, table, **names)
+        page, name = _page(self.config), self.app.name
+        return OutboxStore(ledger, base, table, page=page, name=name, **names)
+
+    def _names_in_outbox(self) -> dict[str, Any]:
+        name = choose_spool_name(self.config, self.app)
+        return {"app": name, "lease": self.config.outbox_lease}
+
+    def new_relay(self, bound: BoundOutbox, leader: str) -> tuple[Delivery, RelayStore]:
+        """What sends the rows of the outbox, as a process of its own; not started.
+
+        It has a delivery of its own, since the app may enqueue events here, too.
+
+        :param leader: who this is, for people.
+        :raises ConfigurationError: there is no broker.
+        """
+        from .stores.outbox.relay import PAGE, PAGE_BYTES, RelayStore
+
+        config, ledger = self.config, self._new_ledger(durable=False)
+        relay = RelayStore(
             ledger,
-            base,
-            outbox.table,
-            app=choose_spool_name(self.config, self.app),
-            page=_page(self.config),
+            MemoryStore(),
+            bound.table,
+            page=_page(config, PAGE, PAGE_BYTES),
             name=self.app.name,
-            lease=self.config.outbox_lease,
+            leader=leader,
+            takes_over=not self._sends_outbox,
+            **self._names_in_outbox(),
+        )
+        delivery = self._deliver(ledger, relay)
+        delivery.outbox = relay
+        close_at_exit(delivery, config.shutdown_timeout)
+        return delivery, relay
+
+    def _new_ledger(self, *, durable: bool) -> Ledger:
+        return Ledger(
+            _limits(self.config, durable=durable),
+            is_heard=lambda: bool(events_published.receivers),
+        )
+
+    def _deliver(self, ledger: Ledger, store: Store) -> Delivery:
+        config, name, log = self.config, self.app.name, ThrottledLog()
+        return Delivery(
+            ledger,
+            _make_broker(choose_broker(config, self.app), config, name),
+            store,
+            Notifier(self._dispatcher.send, log, ledger.defer),
+            log,
+            confirm_timeout=config.confirm_timeout,
+            reconnect_timeout=config.reconnect_timeout,
+            name=name,
+            background=self.scopes.background,
         )
 
     def notify(self, notices: Sequence[Notice]) -> None:
@@ -321,11 +360,13 @@ def _delay(config: Config) -> Callable[[int], float]:
     return partial(full_jitter, base=config.retry_delay, cap=config.retry_max_delay)
 
 
-def _page(config: Config) -> tuple[int, int]:
+def _page(
+    config: Config, events: int = PAGE, size: int = PAGE_BYTES
+) -> tuple[int, int]:
     """How many events of other processes, and bytes, may be in memory."""
     return (
-        min(PAGE, max(1, config.max_events // 4)),
-        min(PAGE_BYTES, max(1, config.max_bytes // 4)),
+        min(events, max(1, config.max_events // 4)),
+        min(size, max(1, config.max_bytes // 4)),
     )
 
 

@@ -180,6 +180,9 @@ class PublishResult:
     #: Not handed over yet, since their transaction is still open: its commit publishes
     #: them. See :meth:`EventCollector.bind_session`.
     held: int = 0
+    #: Left to the outbox before, by the commit of their transaction: the process that
+    #: holds their rows sends them. See ``EVENTCOLLECTOR_OUTBOX_RELAY``.
+    outboxed: int = 0
     #: Why its retained and dead events were not confirmed, by target: at most
     #: 20 targets. It is ignored when results are compared.
     problems: tuple[TargetProblem, ...] = field(default=(), compare=False)
@@ -266,6 +269,9 @@ class Stats:
     #: Events that are left to the outbox, by a commit or later: the process that holds
     #: their rows adopts them. That may be this one.
     outboxed: int = 0
+    #: Rows of the outbox whose lease has run out while this process held them: other
+    #: processes may send their events, too. The second copies are marked.
+    lost_leases: int = 0
     #: How many of the in-flight, retained and dead events are on disk.
     spooled: int = 0
     #: Events that should be on disk but are not, because writes fail.

@@ -34,7 +34,13 @@ def status(app: str, backlog: Backlog, status: Status) -> dict[str, Any]:
         "other_apps": {name: _content(left) for name, left in status.apps.items()},
         "quarantined": [str(file.path) for file in status.unread],
         "total": total(status.files)._asdict(),
-        "outbox": outbox and {"table": outbox.name, "rows": _rows(status.rows)},
+        "outbox": outbox
+        and {
+            "table": outbox.name,
+            "rows": _rows(status.rows),
+            "needs_relay": outbox.needs_relay,
+            "active_relay": status.leader,
+        },
         "unreadable": unreadable(status.problems),
     }
 

@@ -21,7 +21,7 @@ from ..stores.spool.folder import Folder
 from ..stores.spool.strays import destination_name, how_to_adopt
 from . import formatting
 from .backlog import Backlog, Status, Waiting
-from .outbox import FoundRow
+from .outbox import FoundRow, OutboxRows
 
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts
@@ -36,6 +36,7 @@ def show_status(app: str, backlog: Backlog, status: Status) -> None:
     if backlog.outbox is not None:
         click.echo(f"Outbox of {app!r}: {formatting.printable(backlog.outbox.name)}")
         _show_rows(status.rows)
+        _show_relay(backlog.outbox, status)
 
 
 def _show_spool(folder: Folder, status: Status) -> None:
@@ -67,6 +68,14 @@ def _show_rows(counts: Counts | None) -> None:
         _write_lines(formatting.table(heads, [row], right=range(len(heads))))
     else:
         show_none("waiting", None, ())
+
+
+def _show_relay(outbox: OutboxRows, status: Status) -> None:
+    """Which relay is active, or that one is needed."""
+    if status.leader is not None:
+        click.echo(f"Active relay: {formatting.printable(status.leader)}")
+    elif outbox.needs_relay and status.rows is not None:
+        click.echo("No relay is active: run 'flask events relay'.")
 
 
 def _show_others(folder: Folder, files: Sequence[Report]) -> None:

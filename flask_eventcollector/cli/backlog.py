@@ -47,6 +47,8 @@ class Status(NamedTuple):
     apps: Mapping[str, Sequence[Report]] = {}
     #: The rows of the outbox; ``None``: there is none, or it can't be read.
     rows: Counts | None = None
+    #: Which relay is active; ``None``: none is, or it is not known.
+    leader: str | None = None
     #: The files that no command reads.
     unread: Sequence[Unreadable] = ()
     #: Why the outbox can't be read.
@@ -89,7 +91,8 @@ class Backlog(NamedTuple):
             status = status._replace(apps=reports_of_apps(folder))
         if self.outbox is not None:
             try:
-                status = status._replace(rows=self.outbox.counts())
+                rows, leader = self.outbox.counts(), self.outbox.leader()
+                status = status._replace(rows=rows, leader=leader)
             except Unreadable as error:
                 status = status._replace(failures=[error])
         return status

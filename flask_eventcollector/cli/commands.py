@@ -28,6 +28,7 @@ from .context import app_name, app_state, backlog, delivery, spool_folder
 from .exit_codes import Failure, check_answer, confirm, finish
 from .outbox_table import outbox
 from .quarantine import quarantine
+from .relay import relay
 from .seen import purge_seen
 from .selection import any_condition, select, select_files, with_ids
 from .transfer import export_events, import_events
@@ -373,6 +374,7 @@ COMMANDS |= {
     "import": import_events,
     "quarantine": quarantine,
     "outbox": outbox,
+    "relay": relay,
     "purge-seen": purge_seen,
 }
 

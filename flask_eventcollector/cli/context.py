@@ -84,6 +84,15 @@ def delivery() -> Delivery:
     :raises Failure: there is no real broker.
     """
     state = app_state()
+    check_broker(state)
+    return state.delivery()
+
+
+def check_broker(state: AppState) -> None:
+    """Check that events can be sent from here.
+
+    :raises Failure: there is no real broker.
+    """
     try:
         urls = choose_broker(state.config, current_app)
     except ConfigurationError as error:
@@ -93,7 +102,20 @@ def delivery() -> Delivery:
             "The broker is memory://, so events would be lost when this command ends:"
             " set EVENTCOLLECTOR_BROKER_URL to the broker that the workers use"
         )
-    return state.delivery()
+
+
+def outbox_rows() -> OutboxRows:
+    """The rows of the app's outbox.
+
+    :raises Failure: the app has no outbox.
+    """
+    state = app_state()
+    if state.sessions.outbox is None:
+        raise Failure(
+            "This app has no outbox: call events.bind_session(db.session,"
+            " outbox=make_outbox_table(db.metadata))"
+        )
+    return OutboxRows(state, state.sessions.outbox)
 
 
 def _strays(state: AppState) -> list[Unreadable]:

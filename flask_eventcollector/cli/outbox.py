@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from ..app_state import AppState
-from ..config.settings import choose_spool_name
+from ..config.settings import OutboxRelay, choose_spool_name
 from ..delivery.entries import PURGED, Notice, NoticeKind
 from ..events import Event
 from ..stores.spool.admin.changes import Changed, Notify
@@ -76,13 +76,32 @@ class OutboxRows:
         self.app = choose_spool_name(state.config, state.app)
         #: The name of the table.
         self.name = bound.table.fullname
-        self._bound = bound
+        self.bound = bound
+        #: Whether only a relay sends them.
+        self.needs_relay = state.config.outbox_relay is OutboxRelay.EXTERNAL
         self._opened: OutboxAdmin | None = None
 
-    def counts(self) -> Counts:
-        """How many rows there are."""
+    def counts(self, newest: int | None = None) -> Counts:
+        """How many rows there are, up to the number *newest* if it is given."""
         with self._admin() as admin:
-            return admin.counts()
+            return admin.counts(newest)
+
+    def newest(self) -> int:
+        """The highest number of a row; 0: there is none."""
+        with self._admin() as admin:
+            return admin.newest()
+
+    def leader(self) -> str | None:
+        """Which relay is the active one; ``None``: none is."""
+        with self._admin() as admin:
+            return admin.leader()
+
+    def engine(self) -> Engine:
+        """The engine of the bound session.
+
+        :raises Unreadable: it is not known here.
+        """
+        return self._engine()
 
     def differences(self) -> list[Difference]:
         """How the tables in the database differ from what is expected."""
@@ -93,7 +112,7 @@ class OutboxRows:
         """The statements that create the tables; does not connect."""
         from ..stores.outbox.ddl import ddl
 
-        return [*ddl(self._bound.table, self._engine().dialect)]
+        return [*ddl(self.bound.table, self._engine().dialect)]
 
     def events(self, wanted: Filter) -> Iterator[FoundRow]:
         """The *wanted* events, in the order of the rows."""
@@ -140,22 +159,23 @@ class OutboxRows:
         from ..stores.outbox.admin import FAILURES
 
         try:
-            yield self._open()
+            yield self.open()
         except FAILURES as error:
             raise Unreadable(self.name, _explained(error)) from error
 
-    def _open(self) -> OutboxAdmin:
+    def open(self) -> OutboxAdmin:
+        """Prepare connections, which are closed with the command. Does not connect."""
         from ..stores.outbox.admin import OutboxAdmin
         from ..stores.outbox.database import Database
 
         if self._opened is None:
-            database = Database(self._engine(), self._bound.table)
+            database = Database(self._engine(), self.bound.table)
             click.get_current_context().call_on_close(database.close)
             self._opened = OutboxAdmin(database, self.app)
         return self._opened
 
     def _engine(self) -> Engine:
-        engine = self._bound.engine()
+        engine = self.bound.engine()
         if engine is None:
             raise Unreadable(self.name, _NO_ENGINE)
         return engine

@@ -7,9 +7,8 @@ from flask.cli import with_appcontext
 
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, formatting, options
-from .context import app_state
+from .context import outbox_rows
 from .exit_codes import Exit, Failure, end
-from .outbox import OutboxRows
 
 
 @click.group("outbox")
@@ -26,7 +25,7 @@ def _check(for_machines: bool) -> None:
     Names each difference, with its cure. Changes nothing. Exits with 3 if there is any,
     and with 1 if the database can't be reached.
     """
-    rows = _rows()
+    rows = outbox_rows()
     try:
         found = rows.differences()
     except Unreadable as error:
@@ -51,18 +50,8 @@ def _ddl() -> None:
     reachable.
     """
     try:
-        statements = _rows().ddl()
+        statements = outbox_rows().ddl()
     except Unreadable as error:
         raise Failure(str(error)) from error
     for statement in statements:
         click.echo(f"{statement};\n")
-
-
-def _rows() -> OutboxRows:
-    state = app_state()
-    if state.sessions.outbox is None:
-        raise Failure(
-            "This app has no outbox: call events.bind_session(db.session,"
-            " outbox=make_outbox_table(db.metadata))"
-        )
-    return OutboxRows(state, state.sessions.outbox)

@@ -7,7 +7,9 @@ import re
 import click
 
 from ..messages.amqp_fields import check_name
+from .health import Address
 
+_MOST_PORT = 65_535
 _UNITS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|min|h|d)", re.ASCII)
 
@@ -28,6 +30,24 @@ def seconds(
             " example 2h"
         )
     return float(found[1]) * _UNITS[found[2]]
+
+
+def address(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Address | None:
+    """A port, or ``host:port``; without a host, only this machine can connect.
+
+    :raises click.BadParameter: it is none.
+    """
+    if value is None:
+        return None
+    host, _, port = value.rpartition(":")
+    if not port.isdecimal() or int(port) > _MOST_PORT:
+        raise click.BadParameter(
+            f"{value!r} is not a port: write a number up to {_MOST_PORT}, for example"
+            " 8080, or with the address to listen on, as in 0.0.0.0:8080"
+        )
+    return Address(host.strip("[]") or "127.0.0.1", int(port))
 
 
 def queue_name(

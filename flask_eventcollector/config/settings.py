@@ -83,6 +83,15 @@ class SpoolSync(Word):
     FULL = "full"
 
 
+class OutboxRelay(Word):
+    """Who sends the rows of the outbox."""
+
+    #: The process that has committed them.
+    OWN = "own"
+    #: A process of its own: ``flask events relay``.
+    EXTERNAL = "external"
+
+
 def publish_on_success(status: int | None, exception: BaseException | None) -> bool:
     """Publish unless there was an exception or a status of 400 or above.
 
@@ -164,6 +173,10 @@ class Config:
     retry_delay: float = 1.0
     #: The most seconds between two retries.
     retry_max_delay: float = 60.0
+    #: Who sends the rows of the outbox. ``"own"``: the process that commits them, at
+    #: once. ``"external"``: it only writes them, and ``flask events relay`` sends them,
+    #: in order per target over all processes. Give it to all processes of the app.
+    outbox_relay: OutboxRelay = OutboxRelay.OWN
     #: Seconds for which a process holds its rows of the outbox, unless it renews them,
     #: which it does three times as often. If it ends without giving them back, other
     #: processes take them over then. By the database's clock.
@@ -504,6 +517,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "dead_after": _seconds,
         "retry_delay": _delay,
         "retry_max_delay": _delay,
+        "outbox_relay": _one_of(OutboxRelay),
         "outbox_lease": _delay,
         "shutdown_timeout": _seconds,
         "max_event_bytes": _count,

@@ -94,7 +94,11 @@ class Delivery:
 
         :raises BacklogFull: a limit is reached and ``OVERFLOW`` is ``"reject"``.
         """
-        self.start()
+        if also_in is None or self.outbox is None or self.outbox.sends:
+            self.start()
+        else:
+            # Another process will send it, so this one needs no connection.
+            self._start_once(self._start_flusher)
         notices: list[Notice] = []
         try:
             if not self._ledger.collect(entries, event, also_in=also_in, into=notices):
@@ -163,6 +167,9 @@ class Delivery:
         self._send(handed_over)
 
     def _send(self, entries: Sequence[Entry]) -> None:
+        if entries:
+            # Done before, unless the outbox of another process was to send them.
+            self.start()
         self.broker.wake()
         if entries:
             self.broker.reconnect_soon()
@@ -216,6 +223,10 @@ class Delivery:
         self.broker.reconnect_soon(timeout)
         self.broker.wake()
         return all_known
+
+    def is_at_rest(self) -> bool:
+        """Whether nothing is left, or the broker has refused all that is left."""
+        return self._ledger.is_at_rest()
 
     def wait_until_flushed(self, timeout: float) -> bool:
         """Wait as :meth:`flush` does, without retrying what was refused."""
@@ -358,11 +369,14 @@ class Delivery:
 
         If no thread can be started, the events wait, and the next call tries again.
         """
+        self._start_once(self._start)
+
+    def _start_once(self, start: Callable[[], None]) -> None:
         if self._started or holds(self._starting):
             # The latter: called by a destructor that interrupted the start.
             return
         try:
-            self._start()
+            start()
         except RuntimeError as error:
             # The machine has no more threads, or the interpreter is shutting down.
             self._log.no_threads(error)
@@ -376,6 +390,11 @@ class Delivery:
             self._flusher.start()
             self._store.start(self.broker.wake, self.note_use)
             self._started = True
+
+    def _start_flusher(self) -> None:
+        with self._starting:
+            if not self._closed:
+                self._flusher.start()
 
     # Shutdown: by close(), or once the app no longer exists.
 

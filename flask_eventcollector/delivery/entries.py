@@ -236,6 +236,8 @@ class Waiter:
         #: A patient caller keeps waiting while the broker is unreachable.
         self.patient = patient
         self.entries: list[Entry] = []
+        #: How many events the outbox had before.
+        self.outboxed = 0
         self.pending: set[Entry] = set()
         self.notices: list[Notice] = []
         self.done = Signal()
@@ -276,6 +278,7 @@ class Waiter:
             retained=states.count(State.RETAINED),
             dead=states.count(State.DEAD),
             dropped=states.count(State.DROPPED),
+            outboxed=self.outboxed,
             problems=problems,
         )
 

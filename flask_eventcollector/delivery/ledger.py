@@ -287,6 +287,7 @@ class Ledger:
         if waiter is not None:
             # First: an interrupted caller releases those that are in here.
             waiter.entries += collected
+            waiter.outboxed = [e.state for e in entries].count(State.OUTBOXED)
         for entry in collected:
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
@@ -356,11 +357,12 @@ class Ledger:
         Returns early once the broker has refused everything that is left.
         """
         if not self.is_in_step:
-            self._changed.wait_for(self._is_flushed, deadline)
+            self._changed.wait_for(self.is_at_rest, deadline)
         return not self.undelivered()
 
     @step
-    def _is_flushed(self) -> bool:
+    def is_at_rest(self) -> bool:
+        """Whether nothing is left, or the broker has refused all that is left."""
         if not self._undelivered():
             return True
         if self._books.count(State.IN_FLIGHT):
@@ -598,12 +600,7 @@ class Ledger:
         Returns those of *entries* that were left: none that is in flight or has ended.
         """
         left = [e for e in entries if e.state.alive and e.state is not State.IN_FLIGHT]
-        for entry in left:
-            # Otherwise its row would be erased.
-            entry.row = None
-            self._move(entry, State.OUTBOXED)
-            if entry.waiter is not None:
-                entry.waiter.resolve(entry)
+        self._leave(left)
         self._changed.wake_all()
         return left
 
@@ -794,6 +791,14 @@ class Ledger:
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
+
+    def _leave(self, entries: Iterable[Entry]) -> None:
+        for entry in entries:
+            # Otherwise its row would be erased.
+            entry.row = None
+            self._move(entry, State.OUTBOXED)
+            if entry.waiter is not None:
+                entry.waiter.resolve(entry)
 
     # Sending and settling.
 
@@ -1076,8 +1081,13 @@ class Ledger:
             if len(self._dead) == 1:
                 break
             oldest = self._dead.popleft()
-            if oldest.state is State.DEAD:
-                freed += oldest.event.size + 1
+            if oldest.state is not State.DEAD:
+                continue
+            freed += oldest.event.size + 1
+            if _is_committed(oldest):
+                # Its row stays, and says that it is dead.
+                self._leave([oldest])
+            else:
                 self._drop(oldest, OVERFLOW, self._deferred)
 
     def _refused_too_long(self, entry: Entry) -> bool:

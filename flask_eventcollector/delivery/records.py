@@ -165,6 +165,18 @@ class Kind(enum.Enum):
         (),
     )
 
+    # The outbox.
+    RELAY_ACTIVE = (
+        _INFO,
+        "Relay of %(app)r is active: it sends what is in the outbox.",
+        (),
+    )
+    RELAY_STANDBY = (
+        _INFO,
+        "Relay of %(app)r stands by: another one is active.",
+        (),
+    )
+
     # The spool.
     SPOOL_FOLDER = (
         _INFO,

@@ -33,6 +33,9 @@ class StoreProblem(NamedTuple):
 class TransactionStore(Protocol):
     """Keeps events in the application's own database transactions."""
 
+    #: Whether this process sends them. Otherwise, another one does.
+    sends: bool
+
     def open(self, engine: Any) -> object:
         """Begin to send what other processes have left in the database of *engine*."""
 

@@ -20,6 +20,8 @@ class PublishedAtCommit:
     other connection sees.
     """
 
+    sends = True
+
     def __init__(self, publish: Callable[[list[Entry]], object]) -> None:
         self._publish = publish
 

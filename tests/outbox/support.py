@@ -12,7 +12,7 @@ from sqlalchemy import Connection, MetaData, event, update
 
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
-from flask_eventcollector.stores.outbox.leader import Leadership
+from flask_eventcollector.stores.outbox.leader import Leadership, leader
 from flask_eventcollector.stores.outbox.outbox import LEASE, Outbox
 from flask_eventcollector.stores.outbox.rows import OutboxRow
 from flask_eventcollector.stores.outbox.table import make_outbox_table
@@ -51,6 +51,10 @@ class Place:
 
     def leadership(self, name: str, *, app: str = APP, lease: float = 30) -> Leadership:
         return Leadership(self.database(), app, name, f"process {name}", lease=lease)
+
+    def leader(self, app: str = APP) -> str | None:
+        """The name of the app's active relay."""
+        return leader(self.database(), app)
 
     def write(
         self,

@@ -24,6 +24,7 @@ from ...errors import ConfigurationError
 from ..plain import time_of
 from .check import Difference, check
 from .database import Database
+from .leader import leader
 from .rows import OutboxRow, columns_of, row_of
 from .table import DEAD, WAITING
 
@@ -50,6 +51,11 @@ class Counts(NamedTuple):
     #: When the oldest event that is not dead was enqueued; ``None``: there is none.
     oldest: datetime | None
 
+    @property
+    def waiting(self) -> int:
+        """All that are not dead."""
+        return self.free + self.held + self.delayed
+
 
 class OutboxAdmin:
     """The rows of one app, as an operator sees them.
@@ -74,8 +80,22 @@ class OutboxAdmin:
         with self._database.reading() as connection:
             return check(connection, self._table)
 
-    def counts(self) -> Counts:
-        """Count the rows; takes about a second for a million."""
+    def leader(self) -> str | None:
+        """Which relay is the active one; ``None``: none is."""
+        return leader(self._database, self._app)
+
+    def newest(self) -> int:
+        """The highest number of a row; 0: there is none."""
+        c = self._table.c
+        newest = select(func.coalesce(func.max(c.seq), 0)).where(c.app == self._app)
+        with self._database.reading() as connection:
+            return int(connection.scalar(newest) or 0)
+
+    def counts(self, newest: int | None = None) -> Counts:
+        """Count the rows; takes about a second for a million.
+
+        :param newest: only those with this number at most.
+        """
         c = self._table.c
         waiting, has_holder = c.state == WAITING, c.token.is_not(None)
         sums = select(
@@ -86,6 +106,8 @@ class OutboxAdmin:
             _sum(c.size),
             func.min(case((waiting, c.enqueued_at))),
         ).where(c.app == self._app)
+        if newest is not None:
+            sums = sums.where(c.seq <= newest)
         with self._database.reading() as connection:
             free, held, delayed, dead, size, oldest = connection.execute(sums).one()
         oldest = None if oldest is None else time_of(oldest)

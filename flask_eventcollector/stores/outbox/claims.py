@@ -65,6 +65,8 @@ class Claims:
         """See :meth:`.Outbox.take_over`."""
         c = self._table.c
         theirs = (c.due > 0, c.token.is_not(None), c.token != self._token)
+        # They may lie before the place that earlier claims have come to.
+        self._position = Position()
         freed, limit = 0, self._database.chunk
         while (count := self._free_where(limit, *theirs)) == limit:
             freed += count

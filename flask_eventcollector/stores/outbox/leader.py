@@ -63,9 +63,10 @@ class Leadership:
         with self._database.changing() as connection:
             connection.execute(ours.values(token=None, until=0))
 
-    def leader(self) -> str | None:
-        """The leader's name; ``None``: there is none at the moment."""
-        c = self._table.c
-        held = (c.app == self._app, c.token.is_not(None), c.until > now_ms())
-        with self._database.reading() as connection:
-            return connection.scalar(select(c.name).where(*held))
+
+def leader(database: Database, app: str) -> str | None:
+    """The leader's name; ``None``: there is none at the moment."""
+    c = leader_table(database.table).c
+    held = (c.app == app, c.token.is_not(None), c.until > now_ms())
+    with database.reading() as connection:
+        return connection.scalar(select(c.name).where(*held))

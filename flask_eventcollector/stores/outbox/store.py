@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Engine, Table
+from sqlalchemy import Engine, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...delivery.entries import Entry, Row, State
@@ -19,14 +19,23 @@ from ...delivery.threads import is_own_thread
 from ...errors import ConfigurationError
 from ...events import Event
 from ..circuit_breaker import CircuitBreaker
-from .database import Database
 from .outbox import LEASE, Outbox, Refused
 from .rows import OutboxRow
+from .writer import OutboxWriter
 
 #: Seconds between two looks for rows that no process holds.
 LOOK_INTERVAL = 10.0
+
 #: How many rows to erase justify a run.
 _ERASE_AT = 200
+#: Seconds for which a loss is a problem: long enough to be logged.
+_TOLD_FOR = 5.0
+_LOST = (
+    "the lease of rows in the outbox has run out while this process held them, so"
+    " their events may be sent twice, which marks the second copies. It was frozen, or"
+    " the database did not answer: if that happens often, raise"
+    " EVENTCOLLECTOR_OUTBOX_LEASE"
+)
 
 _FAILURES = (SQLAlchemyError, ConfigurationError, OSError)
 
@@ -40,7 +49,7 @@ class _Written(NamedTuple):
     at: float
 
 
-class OutboxStore:
+class OutboxStore(OutboxWriter):
     """Sends the events whose rows this process holds; *base* stores all others.
 
     A row is written held by the process that commits it. Its thread then reads on its
@@ -51,6 +60,8 @@ class OutboxStore:
     :param page: how many rows that other processes have left, and how many bytes, may
         be in memory.
     """
+
+    sends = True
 
     def __init__(
         self,
@@ -63,18 +74,12 @@ class OutboxStore:
         name: str,
         lease: float = LEASE,
     ) -> None:
-        self._ledger = ledger
-        self._base = base
-        self._table = table
-        self._app = app
+        super().__init__(ledger, base, table, app=app, lease=lease)
         self._page, self._page_bytes = page
-        self._lease = lease
         self._worker = PeriodicWorker(
             self._run_once, self._on_stop, f"eventcollector-outbox-{name}"
         )
         self._wake_broker: Callable[[], object] = lambda: None
-        #: One pair at most, once the engine is known.
-        self._opened: dict[None, tuple[Database, Outbox]] = {}
         self._breaker = CircuitBreaker("the outbox")
         self._scans: deque[Signal] = deque()
         self._written: deque[_Written] = deque()
@@ -87,7 +92,14 @@ class OutboxStore:
         self._renew_at = float("inf")
         #: When the first lease of a held row ends. Read by the broker's thread, too.
         self._held_until = float("inf")
-        self._has_looked = False
+        #: Whether it has looked for rows that nobody holds.
+        self.has_looked = False
+        #: How many rows were lost to other processes, and when the last one was.
+        self._lost, self._lost_at = 0, float("-inf")
+
+    @property
+    def store(self) -> Store:
+        return self
 
     # In the application's transactions.
 
@@ -96,30 +108,11 @@ class OutboxStore:
 
         :raises ConfigurationError: the outbox can't be used with *engine*.
         """
-        if not self._opened:
-            database = Database(engine, self._table)
-            outbox = Outbox(database, self._app, lease=self._lease)
-            # Several threads may be here at once.
-            self._opened.setdefault(None, (database, outbox))
+        is_new = not self._opened
+        outbox = super().open(engine)
+        if is_new:
             self._worker.wake()
-        return self._opened[None][1]
-
-    def write(
-        self, connect: Callable[[Table], Connection], entries: Iterable[Entry]
-    ) -> None:
-        """Write rows for those of *entries* that have none yet.
-
-        :param connect: returns the connection of the transaction.
-        """
-        collected = self._ledger.still_collected(entries)
-        new = [entry for entry in collected if entry.row is None]
-        if not new:
-            return
-        connection = connect(self._table)
-        outbox = self.open(connection.engine)
-        seqs = outbox.write(connection, [entry.event for entry in new], held=True)
-        for entry, seq in zip(new, seqs, strict=True):
-            entry.row = Row(self, seq)
+        return outbox
 
     def committed(self, entries: Iterable[Entry]) -> None:
         """The rows of *entries* may be committed: no collector holds them any more."""
@@ -134,7 +127,7 @@ class OutboxStore:
 
         This process may have been frozen, or its database may not answer.
         """
-        if time.monotonic() < self._held_until:
+        if not self._is_lapsed():
             return
         for entry in entries:
             if entry.row is not None and entry.row.journal is self:
@@ -157,8 +150,12 @@ class OutboxStore:
 
     def wake(self) -> None:
         self._base.wake()
-        if self._ledger.unerased >= _ERASE_AT:
+        if self._is_run_due(self._ledger.unerased):
             self._worker.wake()
+
+    def _is_run_due(self, unerased: int) -> bool:
+        """Whether so many rows to erase justify a run; called by any thread."""
+        return unerased >= _ERASE_AT
 
     def connected(self) -> None:
         self._base.connected()
@@ -173,7 +170,7 @@ class OutboxStore:
         self._worker.wake()
         if not is_own_thread():
             done.wait(deadline - time.monotonic())
-        return all_known and self._has_looked and self._breaker.problem is None
+        return all_known and self.has_looked and self._breaker.problem is None
 
     def wait_for_first_scan(self) -> None:
         self._base.wait_for_first_scan()
@@ -188,10 +185,13 @@ class OutboxStore:
 
     def problems(self) -> list[StoreProblem]:
         problem = self._breaker.problem
-        return [*([] if problem is None else [problem]), *self._base.problems()]
+        found = [] if problem is None else [problem]
+        if time.monotonic() < self._lost_at + _TOLD_FOR:
+            found.append(StoreProblem("lost leases", _LOST))
+        return [*found, *self._base.problems()]
 
     def figures(self) -> Mapping[str, Any]:
-        figures = dict(self._base.figures())
+        figures = {**self._base.figures(), "lost_leases": self._lost}
         if self._breaker.problem is not None:
             figures["spool_error"] = self._breaker.problem.text
         return figures
@@ -214,6 +214,11 @@ class OutboxStore:
                 scan.set()
         if found:
             self._wake_broker()
+        return self._pause(found)
+
+    def _pause(self, found: bool) -> float:
+        """Seconds until the next run, which may show more if this one *found* some."""
+        if found:
             return 0.0
         return max(0.0, self._renew_at - time.monotonic()) if self._held else TICK
 
@@ -227,7 +232,7 @@ class OutboxStore:
     def _update_rows(self, outbox: Outbox) -> None:
         """Erase the rows of events that have ended, and follow the others."""
         with self._ledger.writing(self) as write:
-            outbox.erase(write.erased)
+            self._note_lost(len(write.erased) - outbox.erase(write.erased))
             dead = [(e, seq) for e, seq in write.written if e.state is State.DEAD]
             outbox.die(Refused(seq, e.reason, e.attempts) for e, seq in dead)
             outbox.revive(seq for e, seq in write.written if e.state is not State.DEAD)
@@ -281,19 +286,41 @@ class OutboxStore:
         """Claim rows that nobody holds; returns whether there were any."""
         if not look and time.monotonic() < self._next_look:
             return False
-        limit = min(self._page - len(self._sendable()), self._room())
-        if limit <= 0:
+        limits = self._claimable()
+        if min(limits) <= 0:
             return False
+        rows = self._claim_rows(outbox, *limits)
+        self.has_looked = True
+        if not rows:
+            self._next_look = time.monotonic() + LOOK_INTERVAL
+        return bool(rows)
+
+    def _claimable(self) -> tuple[int, int]:
+        """How many more rows, and bytes, may be held."""
+        events, size = self._ledger.free()
+        sizes = [entry.event.size for entry in self._sendable().values()]
+        page, page_bytes = self._page - len(sizes), self._page_bytes - sum(sizes)
+        return min(page, events), min(page_bytes, size)
+
+    def _claim_rows(self, outbox: Outbox, limit: int, size: int) -> list[OutboxRow]:
+        """Claim at most *limit* rows, and send their events."""
         began = time.monotonic()
-        rows = outbox.claim(limit, self._page_bytes)
-        self._has_looked = True
+        rows = outbox.claim(limit, size)
         if rows:
             self._note_lease(began)
-        else:
-            self._next_look = time.monotonic() + LOOK_INTERVAL
-        new = [self._adopted(row) for row in rows if row.seq not in self._held]
+            self._adopt_rows(rows)
+        return rows
+
+    def _adopt_rows(self, rows: Iterable[OutboxRow]) -> None:
+        new = []
+        for row in rows:
+            held = self._held.get(row.seq)
+            if held is not None and held.state is State.DEAD:
+                # An operator has freed the row, perhaps for another queue.
+                self._leave({row.seq: held})
+            if row.seq not in self._held:
+                new.append(self._adopted(row))
         self._ledger.adopt(new, {}, self)
-        return bool(new)
 
     def _adopted(self, row: OutboxRow) -> Entry:
         entry = self._hold(row.seq, row.event)
@@ -320,6 +347,7 @@ class OutboxStore:
         now = time.monotonic()
         if not self._held or now < self._renew_at:
             return
+        self._forget_left()
         held = self._sendable()
         renewed = outbox.renew(held)
         self._held_until, self._renew_at = now + self._lease, now + self._lease / 3
@@ -327,21 +355,42 @@ class OutboxStore:
             ours = outbox.read(held)
             self._lose({n: e for n, e in held.items() if ours.get(n) != e.event.id})
 
+    def _forget_left(self) -> None:
+        """Forget dead rows that the ledger holds no more, since there are too many."""
+        left = [n for n, e in self._held.items() if e.state is State.OUTBOXED]
+        for seq in left:
+            del self._held[seq]
+
     def _leave_if_lapsed(self) -> None:
         """Send nothing more of what another process may hold by now."""
-        if self._held and time.monotonic() >= self._held_until:
+        if self._held and self._is_lapsed():
             self._lose(self._sendable())
+
+    def _is_lapsed(self) -> bool:
+        """Whether another process may hold the rows; takes no lock."""
+        return time.monotonic() >= self._held_until
 
     def _sendable(self) -> dict[int, Entry]:
         """The entries of held rows. Nobody holds those that are dead."""
-        return {n: e for n, e in self._held.items() if e.state is not State.DEAD}
+        idle = (State.DEAD, State.OUTBOXED)
+        return {n: e for n, e in self._held.items() if e.state not in idle}
 
     def _lose(self, rows: Mapping[int, Entry]) -> None:
         """Leave the events to the process that has their rows, unless in flight."""
+        self._note_lost(len(self._leave(rows)))
+
+    def _leave(self, rows: Mapping[int, Entry]) -> list[int]:
+        """Leave the events of *rows*, unless in flight; returns their numbers."""
         left = set(self._ledger.leave(rows.values()))
-        for seq, entry in rows.items():
-            if entry in left:
-                del self._held[seq]
+        seqs = [seq for seq, entry in rows.items() if entry in left]
+        for seq in seqs:
+            del self._held[seq]
+        return seqs
+
+    def _note_lost(self, number: int) -> None:
+        if number > 0:
+            self._lost += number
+            self._lost_at = time.monotonic()
 
     # The end.
 

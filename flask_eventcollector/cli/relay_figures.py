@@ -1,0 +1,186 @@
+"""What a relay does in figures, for people and for machines."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from ..delivery.periodic_worker import TICK, PeriodicWorker
+from ..events import Stats
+from ..stores.spool.admin.draining import why_left
+from ..stores.spool.admin.reading import Unreadable
+from . import formatting
+from .outbox import OutboxRows
+
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts
+
+#: Seconds between two counts of the rows at least, and how many times as long as a
+#: count itself takes: it reads all of them.
+_COUNT_EVERY, _COUNT_SHARE = 0.2, 20
+#: Seconds between two lines.
+_LINE_EVERY, _JSON_EVERY = 0.5, 10.0
+
+
+class Figures(NamedTuple):
+    """What a relay does, and what waits."""
+
+    #: ``active``, ``standby``, or ``ended``.
+    role: str
+    stats: Stats
+    #: The rows; ``None``: not counted yet.
+    counts: Counts | None
+    #: Why they could not be counted last.
+    failure: Unreadable | None
+
+    @property
+    def problem(self) -> str:
+        """Why events wait; ``""``: there is no problem."""
+        if self.failure is not None:
+            return str(self.failure)
+        stats = self.stats
+        is_down = stats.broker.is_trouble or stats.spool_error or stats.problems
+        return why_left(stats) if is_down else ""
+
+    @property
+    def oldest_age(self) -> float | None:
+        """Seconds since the oldest event that waits was enqueued."""
+        if self.counts is None or self.counts.oldest is None:
+            return None
+        return formatting.age_of(self.counts.oldest)
+
+
+class Counting:
+    """Counts the rows again and again, in a thread, since the database may block.
+
+    :param newest: only those with this number at most.
+    """
+
+    def __init__(self, rows: OutboxRows, newest: int | None) -> None:
+        self._rows = rows
+        self._newest = newest
+        self._next = 0.0
+        self.latest: tuple[Counts | None, Unreadable | None] = (None, None)
+        self._worker = PeriodicWorker(
+            self._run_once, lambda: None, "eventcollector-count"
+        )
+
+    def start(self) -> None:
+        """Start to count."""
+        self._worker.start()
+
+    def stop(self) -> None:
+        """Count no more; waits for a second at most."""
+        self._worker.stop(TICK)
+
+    def _run_once(self) -> float:
+        began = time.monotonic()
+        if began >= self._next:
+            try:
+                self.latest = (self._rows.counts(self._newest), None)
+            except Unreadable as error:
+                self.latest = (self.latest[0], error)
+            took = time.monotonic() - began
+            self._next = began + max(_COUNT_EVERY, _COUNT_SHARE * took)
+        return self._next - time.monotonic()
+
+
+class _Rate:
+    """How many events a second are confirmed."""
+
+    def __init__(self) -> None:
+        self._at, self._confirmed = time.monotonic(), 0
+
+    def take(self, confirmed: int) -> float:
+        """The rate since the last call."""
+        now = time.monotonic()
+        rate = (confirmed - self._confirmed) / max(1e-6, now - self._at)
+        self._at, self._confirmed = now, confirmed
+        return rate
+
+
+class Terminal:
+    """One line that changes."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._rate = _Rate()
+
+    def show(self, figures: Figures) -> None:
+        """Show the *figures*, if the line is old."""
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _LINE_EVERY
+            click.echo(f"\r{self._line(figures)}\033[K", err=True, nl=False)
+
+    def end(self, figures: Figures) -> None:
+        """Show the last *figures*."""
+        click.echo(f"\r{self._line(figures)}\033[K", err=True)
+
+    def _line(self, figures: Figures) -> str:
+        counts, stats = figures.counts, figures.stats
+        parts = [
+            figures.role,
+            f"{self._rate.take(stats.confirmed):.0f}/s",
+            f"{stats.confirmed} sent",
+        ]
+        if counts is not None:
+            oldest = formatting.age(figures.oldest_age)
+            parts += [f"{counts.waiting} waiting", f"oldest {oldest}"]
+            parts += [f"{counts.dead} dead"] if counts.dead else []
+        if figures.problem:
+            parts.append(formatting.printable(figures.problem))
+        # A line that is longer than the terminal could not be replaced.
+        return "  ".join(parts)[: shutil.get_terminal_size().columns - 1]
+
+
+class Lines:
+    """One line of JSON now and then."""
+
+    def __init__(self) -> None:
+        self._next = 0.0
+        self._role = ""
+        self._rate = _Rate()
+
+    def show(self, figures: Figures) -> None:
+        """Write the *figures*, if the last line is old, or the role is another one."""
+        now = time.monotonic()
+        if figures.counts is None and figures.failure is None:
+            return
+        if now >= self._next or figures.role != self._role:
+            self.end(figures)
+
+    def end(self, figures: Figures) -> None:
+        """Write the last *figures*."""
+        self._next, self._role = time.monotonic() + _JSON_EVERY, figures.role
+        click.echo(json.dumps(self._as_dict(figures)))
+
+    def _as_dict(self, figures: Figures) -> dict[str, Any]:
+        stats, counts, age = figures.stats, figures.counts, figures.oldest_age
+        return {
+            "time": round(time.time(), 3),
+            "role": figures.role,
+            "confirmed": stats.confirmed,
+            "rate": round(self._rate.take(stats.confirmed), 1),
+            "in_flight": stats.in_flight,
+            "lost_leases": stats.lost_leases,
+            "waiting": counts and counts.waiting,
+            "dead": counts and counts.dead,
+            "oldest_age": None if age is None else round(age, 3),
+            "broker": stats.broker.value,
+            "problem": figures.problem,
+        }
+
+
+class Silence:
+    """Nothing: a service has its log."""
+
+    def show(self, figures: Figures) -> None:
+        """Show nothing."""
+
+    def end(self, figures: Figures) -> None:
+        """Show nothing."""

@@ -1,0 +1,83 @@
+"""Writes the events of the application's transactions into the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from sqlalchemy import Connection, Engine, Table
+
+from ...delivery.entries import Entry, Row
+from ...delivery.ledger import Ledger
+from ...delivery.store import Store
+from .database import Database
+from .outbox import LEASE, Outbox
+
+
+class OutboxWriter:
+    """Leaves the events to whichever process claims their rows, such as a relay.
+
+    Has no thread, and no connection of its own: all it does is done by the
+    application's transactions. *base* stores all other events.
+    """
+
+    #: Whether this process holds, and so must send, the rows that it writes.
+    sends = False
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        base: Store,
+        table: Table,
+        *,
+        app: str,
+        lease: float = LEASE,
+    ) -> None:
+        self._ledger = ledger
+        self._base = base
+        self._table = table
+        self._app = app
+        self._lease = lease
+        #: One pair at most, once the engine is known.
+        self._opened: dict[None, tuple[Database, Outbox]] = {}
+
+    @property
+    def store(self) -> Store:
+        """Keeps what this process sends."""
+        return self._base
+
+    def open(self, engine: Engine) -> Outbox:
+        """The rows of the outbox, in the database of *engine*.
+
+        :raises ConfigurationError: the outbox can't be used with *engine*.
+        """
+        if not self._opened:
+            database = Database(engine, self._table)
+            outbox = Outbox(database, self._app, lease=self._lease)
+            # Several threads may be here at once.
+            self._opened.setdefault(None, (database, outbox))
+        return self._opened[None][1]
+
+    def write(
+        self, connect: Callable[[Table], Connection], entries: Iterable[Entry]
+    ) -> None:
+        """Write rows for those of *entries* that have none yet.
+
+        :param connect: returns the connection of the transaction.
+        """
+        collected = self._ledger.still_collected(entries)
+        new = [entry for entry in collected if entry.row is None]
+        if not new:
+            return
+        connection = connect(self._table)
+        outbox = self.open(connection.engine)
+        events = [entry.event for entry in new]
+        seqs = outbox.write(connection, events, held=self.sends)
+        for entry, seq in zip(new, seqs, strict=True):
+            entry.row = Row(self, seq)
+
+    def committed(self, entries: Iterable[Entry]) -> None:
+        """The rows of *entries* may be committed: no collector holds them any more."""
+        self._ledger.leave(entry for entry in entries if entry.row is not None)
+
+    def sending(self, entries: Iterable[Entry]) -> None:
+        """None of *entries* has a row: this process sends other events only."""

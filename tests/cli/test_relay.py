@@ -1,0 +1,271 @@
+"""``flask events relay``."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("sqlalchemy")
+
+from sqlalchemy import MetaData, create_engine, func, select
+
+from flask_eventcollector import make_outbox_table
+from flask_eventcollector.stores.outbox.database import Database
+from flask_eventcollector.stores.outbox.outbox import Outbox
+from tests.cli.support import ROOT
+from tests.cli.test_outbox import Command, opened, sqlite_in
+from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.parts import make_event
+from tests.rabbitmq import free_ports
+
+EXTERNAL = {"OUTBOX_RELAY": "external", "OUTBOX_LEASE": 600}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    """The commands of an app whose workers only write rows."""
+    with opened(sqlite_in(tmp_path), **EXTERNAL) as command:
+        yield command
+
+
+def write(command: Command, *payloads: str, queue: str = "q") -> None:
+    command.place.write(command.place.outbox(), payloads, queue=queue)
+
+
+# With --once.
+
+
+def test_once_sends_what_waits(command: Command) -> None:
+    write(command, "a", "b")
+
+    result = command("relay", "--once")
+
+    assert (result.exit_code, result.output) == (0, "")
+    assert command.ids() == []
+
+
+def test_once_without_rows_ends_at_once(command: Command) -> None:
+    assert command("relay", "--once").exit_code == 0
+
+
+def test_once_tells_what_is_dead(command: Command) -> None:
+    command.fill()
+
+    result = command("relay", "--once")
+
+    # All rows but the dead one; that which was held, too: its process led before.
+    assert (result.exit_code, command.ids()) == (3, ["delayed", "dead"])
+    assert result.stderr == "Not sent: 1 event waiting, 1 dead\n"
+
+
+def test_once_ends_without_progress(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path), OUTBOX_RELAY="own") as command:
+        command.fill()
+
+        result = command("relay", "--once", "--timeout", "0.5")
+
+        # With "own", a worker sends what it holds.
+        assert (result.exit_code, command.ids()) == (3, ["held", "delayed", "dead"])
+        assert result.stderr == "Not sent: 2 events waiting, 1 dead\n"
+
+
+def test_once_writes_figures_as_json(command: Command) -> None:
+    write(command, "a", "b")
+
+    last = command.lines("relay", "--once")[-1]
+
+    assert last.pop("time") > 0
+    assert last.pop("rate") >= 0
+    assert last == {
+        "role": "ended",
+        "confirmed": 2,
+        "in_flight": 0,
+        "lost_leases": 0,
+        "waiting": 0,
+        "dead": 0,
+        "oldest_age": None,
+        "broker": "closed",
+        "problem": "",
+    }
+
+
+def test_without_an_outbox_it_says_so(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path)) as command:
+        command.shop.events._sessions.outbox = None
+        result = command("relay")
+        assert result.exit_code == 1
+        assert "outbox=make_outbox_table" in result.stderr
+
+
+def test_in_tests_it_says_that_there_are_no_rows(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path), TESTING_BROKER=False) as command:
+        result = command("relay")
+        assert result.exit_code == 1
+        assert "EVENTCOLLECTOR_TESTING_BROKER" in result.stderr
+
+
+def test_once_with_a_missing_table_says_so(command: Command) -> None:
+    command.place.metadata.drop_all(command.place.engine)
+    result = command("relay", "--once")
+    assert result.exit_code == 1
+    assert "run your migrations" in result.stderr
+
+
+@pytest.mark.parametrize("port", ["x", "70000", "-1", "127.0.0.1"])
+def test_a_wrong_port_is_refused(command: Command, port: str) -> None:
+    result = command("relay", "--health-port", port)
+    assert result.exit_code == 2
+    assert "0.0.0.0:8080" in result.stderr
+
+
+def test_a_health_file_that_cannot_be_written_is_refused(
+    command: Command, tmp_path: Path
+) -> None:
+    result = command("relay", "--health-file", str(tmp_path / "missing" / "file"))
+    assert result.exit_code == 1
+    assert "No such file" in result.stderr
+
+
+def test_status_names_the_relay(command: Command) -> None:
+    assert "No relay is active" in command("status").output
+    assert command.json("status")["outbox"]["needs_relay"] is True
+    command.place.leadership("1").lead()
+    assert "Active relay: process 1" in command("status").output
+    assert command.json("status")["outbox"]["active_relay"] == "process 1"
+
+
+# As a process.
+
+
+class Service:
+    """A database with rows, and relays that can't reach a broker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = sqlite_in(folder)
+        self._engine = create_engine(self.url)
+        self.table = make_outbox_table(MetaData())
+
+    def create(self) -> None:
+        self.table.metadata.create_all(self._engine)
+
+    def write(self, payload: str) -> None:
+        database = Database(self._engine, self.table)
+        with self._engine.begin() as connection:
+            outbox = Outbox(database, "shop")
+            outbox.write(connection, [make_event(payload)], held=False)
+        database.close()
+
+    def held(self) -> int:
+        held = select(func.count()).where(self.table.c.token.is_not(None))
+        with self._engine.connect() as connection:
+            return connection.scalar(held) or 0
+
+    @contextmanager
+    def relay(
+        self, *options: str, stderr: int = subprocess.PIPE
+    ) -> Iterator[subprocess.Popen[str]]:
+        environment = {
+            "DATABASE_URL": self.url,
+            "FLASK_EVENTCOLLECTOR_BROKER_URL": "amqp://127.0.0.1:1",
+            "FLASK_EVENTCOLLECTOR_OUTBOX_RELAY": "external",
+            "FLASK_EVENTCOLLECTOR_SHUTDOWN_TIMEOUT": "0.1",
+        }
+        app = ["-m", "flask", "--app", "tests.cli.outbox_app"]
+        with subprocess.Popen(
+            [sys.executable, "-X", "utf8", *app, "events", "relay", *options],
+            cwd=ROOT,
+            env=unmeasured() | environment | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    service = Service(tmp_path)
+    yield service
+    service.close()
+
+
+def end(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 0
+    return output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_gives_the_rows_back(service: Service, number: signal.Signals) -> None:
+    service.create()
+    service.write("a")
+    with service.relay("--json") as relay:
+        assert relay.stdout is not None
+        assert json.loads(relay.stdout.readline())["role"] == "active"
+        wait_until(lambda: service.held() == 1, "it is claimed")
+        lines = [*map(json.loads, end(relay, number).splitlines())]
+    assert service.held() == 0
+    assert [line["role"] for line in lines] == ["ended"]
+    assert lines[-1]["waiting"] == 1
+
+
+def test_it_tells_its_health(service: Service, tmp_path: Path) -> None:
+    service.create()
+    path, (port,) = tmp_path / "health", free_ports(1)
+    with service.relay("--health-file", str(path), "--health-port", str(port)) as relay:
+        wait_until(path.exists, "the file is there")
+        wait_until(lambda: path.read_text() == "active\n", "it is active")
+        before = path.stat().st_mtime
+        wait_until(lambda: path.stat().st_mtime > before, "it is written again")
+        assert ask(port) == (200, "active\n")
+        end(relay, signal.SIGTERM)
+    assert not path.exists()
+
+
+def ask(port: int) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    answer = (response.status, response.read().decode())
+    connection.close()
+    return answer
+
+
+def test_it_waits_for_a_table_that_is_missing(service: Service) -> None:
+    with service.relay() as relay:
+        assert relay.stderr is not None
+        assert any("run your migrations" in line for line in relay.stderr)
+        service.create()
+        service.write("a")
+        wait_until(lambda: service.held() == 1, "it is claimed")
+        end(relay, signal.SIGTERM)
+
+
+def test_on_a_terminal_it_shows_a_line(service: Service) -> None:
+    service.create()
+    service.write("a")
+    terminal, stderr = os.openpty()
+    with service.relay(stderr=stderr) as relay:
+        shown = ""
+        while "active" not in shown or "1 waiting" not in shown:
+            shown += os.read(terminal, 1000).decode()
+        end(relay, signal.SIGTERM)
+        assert "ended" in os.read(terminal, 10_000).decode()
+    os.close(stderr)
+    os.close(terminal)
