@@ -11,7 +11,10 @@ from flask import Flask
 from . import answers, broker, cli, orders, page, same_origin
 from .event_log import EventLog
 from .models import db, init_db
-from .publishing import QUEUES, events
+from .publishing import QUEUES, bind_session, events
+
+#: The shop's own switch. The library has no such setting, but `bind_session()`.
+OUTBOX = "EVENTCOLLECTOR_OUTBOX"
 
 DEFAULTS: dict[str, Any] = {
     # The session holds flash messages and nothing else.
@@ -22,6 +25,8 @@ DEFAULTS: dict[str, Any] = {
     "EVENTCOLLECTOR_QUEUES": QUEUES,
     # FLASK_EVENTCOLLECTOR_BACKLOG=spool stores unconfirmed events in instance/.
     "EVENTCOLLECTOR_BACKLOG": "memory",
+    # FLASK_EVENTCOLLECTOR_OUTBOX=1 lets transactions write their events.
+    OUTBOX: False,
     # Small enough to demonstrate a limit on the page.
     "EVENTCOLLECTOR_MAX_EVENTS": 2_000,
     "EVENTCOLLECTOR_DEAD_AFTER": 60,
@@ -35,9 +40,11 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     app.config.from_mapping(DEFAULTS)
     app.config.from_prefixed_env()
     app.config.from_mapping(test_config)
+    app.config["SHOP_OUTBOX"] = bool(app.config.pop(OUTBOX))
 
     db.init_app(app)
     events.init_app(app)
+    bind_session(outbox=app.config["SHOP_OUTBOX"])
     EventLog().init_app(app)
     same_origin.init_app(app)
     answers.init_app(app)

@@ -14,7 +14,7 @@ from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.testing import FaultInjector
 
 from .answers import answer
-from .invoices import request_invoice
+from .invoices import PlacedOrder, request_invoice_once
 from .publishing import MAIL_SEND, ORDERS_CREATED, events
 
 bp = Blueprint("broker", __name__, url_prefix="/broker")
@@ -91,8 +91,9 @@ def consume() -> ResponseReturnValue:
     event = _embedded_or_404().get(ORDERS_CREATED)
     if event is None:
         return answer(f"The queue {ORDERS_CREATED} is empty.")
-    request_invoice(event.payload, message_id=event.id)
-    return answer("Took one order from its queue and requested its invoice.")
+    if request_invoice_once(PlacedOrder.of(event.payload), message_id=event.id):
+        return answer("Took one order from its queue and requested its invoice.")
+    return answer("Took a second copy of an order from its queue: nothing to do.")
 
 
 def embedded_broker() -> MemoryBroker | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from itertools import count, groupby, islice
-from typing import Any
+from typing import Any, NamedTuple
 
-from flask import Flask, current_app, g
+from flask import Flask, Response, current_app, g
 
 from flask_eventcollector import (
     Event,
@@ -20,6 +20,8 @@ from flask_eventcollector import (
     events_published,
     publish_failed,
 )
+
+from .publishing import events as collector
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,21 @@ class Entry:
         """Adjacent entries with the same kind share a row on the page."""
         return self.unit, self.queue, self.origin, self.state, self.reason
 
+    def as_row_of(self, outbox: Collection[str]) -> Entry:
+        """This entry, if no process has tried to send it: a row of the outbox."""
+        if self.state != "enqueued" or self.id not in outbox:
+            return self
+        return replace(self, state="outboxed", reason="committed with its order")
+
+
+class LastRequest(NamedTuple):
+    """How many events of a request were decided about before it ended."""
+
+    #: Committed, and so left to the outbox.
+    outboxed: int
+    #: Rolled back, be it to a savepoint.
+    discarded: int
+
 
 #: The unit of events that an earlier process enqueued and left in its spool.
 ADOPTED = 0
@@ -56,6 +73,8 @@ class EventLog:
         self._units = count(ADOPTED + 1)
         self._since = datetime.now(timezone.utc)
         self._lock = threading.Lock()
+        #: What became of the events of the last request that had any.
+        self.last_request: LastRequest | None = None
 
     def init_app(self, app: Flask) -> None:
         """Connect to the library's signals for this app."""
@@ -66,13 +85,29 @@ class EventLog:
         events_discarded.connect(self._on_discarded, sender=app)
         events_dropped.connect(self._on_dropped, sender=app)
         events_dead.connect(self._on_dead, sender=app)
+        app.after_request(self._note_request)
 
-    def rows(self, limit: int) -> list[dict[str, Any]]:
-        """Return the newest events first, with similar ones grouped into one row."""
+    def rows(self, limit: int, outbox: Collection[str] = ()) -> list[dict[str, Any]]:
+        """Return the newest events first, with similar ones grouped into one row.
+
+        :param outbox: the ids of the events that are rows of the outbox.
+        """
         with self._lock:
-            newest_first = list(reversed(self._entries.values()))
+            entries = list(self._entries.values())
+        newest_first = [entry.as_row_of(outbox) for entry in reversed(entries)]
         groups = groupby(newest_first, key=lambda entry: entry.kind)
         return [_row(list(group)) for _, group in islice(groups, limit)]
+
+    def _note_request(self, response: Response) -> Response:
+        if (unit := g.get("unit")) is not None:
+            # What its end decides about is still in its collector.
+            undecided = {event.id for event in collector.events_to_publish}
+            with self._lock:
+                mine = [e for e in self._entries.values() if e.unit == unit]
+            states = [entry.state for entry in mine if entry.id not in undecided]
+            discarded = states.count("discarded")
+            self.last_request = LastRequest(len(states) - discarded, discarded)
+        return response
 
     def _on_enqueued(self, app: Flask, *, event: Event, **extra: Any) -> None:
         unit = g.setdefault("unit", next(self._units))

@@ -11,7 +11,9 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import CheckConstraint, ForeignKey, select, update
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from flask_eventcollector import make_inbox_table, make_outbox_table
 
 
 class Base(DeclarativeBase):
@@ -25,6 +27,11 @@ if TYPE_CHECKING:
     Model = Base
 else:
     Model = db.Model
+
+#: The events of committed transactions, until the broker has confirmed them.
+outbox_table = make_outbox_table(db.metadata)
+#: The messages that the worker has handled.
+inbox_table = make_inbox_table(db.metadata)
 
 
 class Product(Model):
@@ -82,6 +89,17 @@ class Order(Model):
         }
 
 
+class Invoice(Model):
+    """An invoice that was requested for an order."""
+
+    __tablename__ = "invoice"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    order_id: Mapped[int]
+    #: In euros, as the order's event has it.
+    total: Mapped[str]
+
+
 CATALOGUE = [
     {"name": "Coffee mug", "cents": 950, "stock": 40},
     {"name": "Notebook", "cents": 480, "stock": 120},
@@ -103,5 +121,7 @@ def init_db() -> None:
     """
     for table in db.metadata.sorted_tables:
         db.session.execute(CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            db.session.execute(CreateIndex(index, if_not_exists=True))
     db.session.execute(insert(Product).values(CATALOGUE).on_conflict_do_nothing())
     db.session.commit()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from flask import Blueprint, abort, request
 from flask.typing import ResponseReturnValue
 from sqlalchemy import select
@@ -17,8 +19,16 @@ bp = Blueprint("orders", __name__, url_prefix="/orders")
 GIFT_CARDS = 499
 
 
+#: More than there will ever be in stock.
+TOO_MANY = 1_000_000
+
+
 class PaymentFailed(Exception):
     """The payment service declined the payment."""
+
+
+class TooLate(Exception):
+    """Something failed after the commit."""
 
 
 @bp.post("")
@@ -36,6 +46,24 @@ def create_half_way() -> ResponseReturnValue:
     raise PaymentFailed
 
 
+@bp.post("/commit-then-fail")
+def create_then_fail() -> ResponseReturnValue:
+    """Fail after the commit: the order is there to stay, but is its event?"""
+    place_order(_selected_product(), quantity=1)
+    db.session.commit()
+    raise TooLate
+
+
+@bp.post("/savepoint")
+def create_in_savepoint() -> ResponseReturnValue:
+    """Place an order, and another one in a savepoint, which the database rejects."""
+    order = place_order(_selected_product(), quantity=1)
+    with suppress(IntegrityError), db.session.begin_nested():
+        place_order(order.product, TOO_MANY)
+    db.session.commit()
+    return answer(f"Order {order.id} was placed, without the second one.", 201)
+
+
 @bp.post("/gift-cards")
 def create_gift_cards() -> ResponseReturnValue:
     """Place an order with 500 events: one for the order, and one for each card."""
@@ -50,7 +78,7 @@ def create_gift_cards() -> ResponseReturnValue:
 
 @bp.errorhandler(IntegrityError)
 def refused_by_database(error: IntegrityError) -> ResponseReturnValue:
-    """Answer 409, so that the request fails and its events are discarded."""
+    """Roll back, which discards the events of the transaction, and answer 409."""
     db.session.rollback()
     return show_error(
         Conflict("The database rejected the order: there is not enough in stock.")
@@ -61,7 +89,7 @@ def place_order(product: Product, quantity: int) -> Order:
     """Add an order, which the caller commits.
 
     The event is enqueued before the database accepts the order. If the database
-    rejects the order, the request fails and the event is never sent.
+    rejects the order, the transaction is rolled back and the event is never sent.
     """
     order = Order(product=product, quantity=quantity)
     db.session.add(order)
@@ -78,6 +106,6 @@ def _selected_product() -> Product:
 
 def _selected_quantity() -> int:
     quantity = request.form.get("quantity", default=0, type=int)
-    if not 1 <= quantity <= 1_000_000:
-        abort(400, "The quantity must be a number from 1 to 1000000.")
+    if not 1 <= quantity <= TOO_MANY:
+        abort(400, f"The quantity must be a number from 1 to {TOO_MANY}.")
     return quantity

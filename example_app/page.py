@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from .broker import STATES, broker_name, embedded_broker
 from .event_log import current_event_log
-from .models import Order, Product, all_products, db
+from .models import Order, Product, all_products, db, outbox_table
 from .publishing import events
 
 bp = Blueprint("page", __name__)
@@ -33,6 +33,7 @@ def index() -> ResponseReturnValue:
         "index.html",
         broker=broker_name(),
         backlog=_backlog(),
+        has_outbox=_has_outbox(),
         embedded=embedded_broker() is not None,
         products=all_products(),
     )
@@ -41,10 +42,12 @@ def index() -> ResponseReturnValue:
 @bp.get("/state.json")
 def state() -> ResponseReturnValue:
     """Return the live data of the page, without payloads or credentials."""
+    outboxed = _outboxed_ids()
     response = jsonify(
         broker=_broker(),
         books=events.stats().as_dict(),
-        events=current_event_log().rows(limit=50),
+        outbox=_outbox(len(outboxed)),
+        events=current_event_log().rows(limit=50, outbox=outboxed),
         dead=_dead(),
         products=[_product(product) for product in all_products()],
         orders=_orders(limit=8),
@@ -66,6 +69,23 @@ def _broker() -> dict[str, Any]:
 def _backlog() -> dict[str, str]:
     kind = current_app.config["EVENTCOLLECTOR_BACKLOG"]
     return {"kind": kind, "promise": PROMISES[kind]}
+
+
+def _has_outbox() -> bool:
+    return bool(current_app.config["SHOP_OUTBOX"])
+
+
+def _outboxed_ids() -> set[str]:
+    """Return the ids of the events in the outbox: its rows, of all processes."""
+    return set(db.session.scalars(select(outbox_table.c.event_id)))
+
+
+def _outbox(rows: int) -> dict[str, Any] | None:
+    """Return what the outbox holds; ``None``: it is off."""
+    if not _has_outbox():
+        return None
+    last = current_event_log().last_request
+    return {"rows": rows, "last_request": last and last._asdict()}
 
 
 def _dead() -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """A worker that turns orders from RabbitMQ into invoice requests.
 
-Run it with ``python -m example_app.worker``. A message is acknowledged only once the
-broker has confirmed the resulting event. Otherwise it is requeued.
+Run it with ``python -m example_app.worker``. What it notes about a message, the invoice
+and the invoice's event, as a row of the outbox, are one transaction. The message is
+acknowledged after its commit. So each order is handled once, and no event is lost.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from flask import Flask
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError
 from pika.spec import Basic, BasicProperties
+from sqlalchemy.exc import SQLAlchemyError
 
-from flask_eventcollector import Event, received
+from flask_eventcollector import Received, received
 
-from . import create_app
+from . import OUTBOX, create_app
 from .broker import broker_urls
-from .invoices import request_invoice
+from .invoices import PlacedOrder, request_invoice_once
 from .publishing import ORDERS_CREATED, events
 
 log = logging.getLogger("example_app.worker")
@@ -42,8 +44,6 @@ class Worker:
 
     app: Flask
     stop: threading.Event = field(default_factory=threading.Event)
-    #: Seconds to wait for the confirm of an invoice request.
-    publish_timeout: float = 30
     #: Seconds before a message is requeued, and between two connection attempts.
     pause: float = 1
     _is_disconnected: bool = field(default=False, init=False)
@@ -51,6 +51,8 @@ class Worker:
     def run(self) -> None:
         """Consume, and reconnect whenever the connection is lost."""
         with self.app.app_context():
+            # Also looks for what a worker that was killed has left in the outbox.
+            events.flush(timeout=0)
             while not self.stop.is_set():
                 try:
                     self._consume()
@@ -103,33 +105,48 @@ class Worker:
         """Turn one order into a request for its invoice."""
         try:
             message = received(properties)
-            event = request_invoice(json.loads(body), message.id)
+            order = PlacedOrder.of(json.loads(body))
         except (ValueError, RecursionError) as error:
             log.error("message %s rejected: %s", properties.message_id, error)
             channel.basic_reject(tag, requeue=False)
             return
-        if events.publish(timeout=self.publish_timeout).complete:
-            channel.basic_ack(tag)
-            marked = ", which may be a copy" if message.possible_duplicate else ""
-            log.info("invoice requested for message %s%s", message.id, marked)
-        else:
-            self._requeue(channel, tag, event)
+        try:
+            # The session ends with the app context.
+            with self.app.app_context():
+                first = request_invoice_once(order, message.id)
+        except SQLAlchemyError as error:
+            self._requeue(channel, tag, message, error)
+            return
+        channel.basic_ack(tag)
+        self._report(message, first=first)
 
-    def _requeue(self, channel: BlockingChannel, tag: int, event: Event) -> None:
-        """Requeue the message, and purge the event that resulted from it.
-
-        An event in flight can't be purged, so an invoice may be requested twice. Its
-        consumer recognises that by the order's id.
-        """
-        events.purge([event.id])
-        log.warning("event %s was not confirmed, requeuing its message", event.id)
+    def _requeue(
+        self,
+        channel: BlockingChannel,
+        tag: int,
+        message: Received,
+        error: SQLAlchemyError,
+    ) -> None:
+        """Let the message be redelivered; the transaction was rolled back."""
+        # Without the statement, whose parameters have no place in a log.
+        why = getattr(error, "orig", None) or type(error).__name__
+        log.warning("message %s goes back to its queue: %s", message.id, why)
         channel.connection.sleep(self.pause)  # keeps answering heartbeats
         channel.basic_nack(tag, requeue=True)
+
+    def _report(self, message: Received, *, first: bool) -> None:
+        """Log what was done."""
+        marked = ", which may be a copy" if message.possible_duplicate else ""
+        if first:
+            log.info("invoice requested for message %s%s", message.id, marked)
+        else:
+            log.info("message %s was handled before%s", message.id, marked)
 
 
 def main() -> int:
     """Run the worker until SIGTERM or SIGINT; returns its exit code."""
-    app = create_app()
+    # Whatever the shop does: the worker always has the outbox.
+    app = create_app({OUTBOX: True})
     if not broker_urls(app.config)[0].startswith("amqp"):
         print(NO_RABBITMQ, file=sys.stderr)
         return 2

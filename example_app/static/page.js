@@ -5,7 +5,7 @@ const message = document.querySelector("#message");
 const PERIOD = 1000; // milliseconds between two requests for the shop's state
 const TONES = {
   confirmed: "good", ready: "good",
-  retained: "wait", in_flight: "wait", connecting: "wait", stalled: "wait", blocked: "wait",
+  retained: "wait", in_flight: "wait", outboxed: "wait", connecting: "wait", stalled: "wait", blocked: "wait",
   dropped: "bad", dead: "bad", down: "bad", closed: "bad",
 };
 
@@ -34,6 +34,7 @@ function show(state) {
   showBroker(state.broker);
   showBooks(state.books);
   showSpool(state.books);
+  showOutbox(state.outbox);
   showStock(state.products);
   fill("#events", state.events, eventCells);
   fill("#dead", state.dead, deadCells);
@@ -54,7 +55,8 @@ function showBooks(books) {
   for (const tile of document.querySelectorAll("[data-book]")) {
     const key = tile.dataset.book;
     setText(tile.querySelector(".count"), books[key].toLocaleString("en"));
-    tile.className = books[key] > 0 ? TONES[key] ?? "" : "";
+    // What was ever left to the outbox says nothing about now.
+    tile.className = books[key] > 0 && key !== "outboxed" ? TONES[key] ?? "" : "";
   }
   const waiting = books.retained + books.in_flight;
   const text = waiting === 0
@@ -72,6 +74,18 @@ function showSpool(books) {
   if (books.quarantined) facts.push(`damaged files quarantined: ${books.quarantined}`);
   setText(place, `${facts.join("; ")}.`);
   setText(document.querySelector("#spool-error"), books.spool_error);
+}
+
+function showOutbox(outbox) {
+  if (!outbox) return; // it is off
+  setText(document.querySelector("#outbox-rows"), `Rows waiting: ${outbox.rows.toLocaleString("en")}.`);
+  setText(document.querySelector("#outbox-last"), lastRequest(outbox.last_request));
+}
+
+function lastRequest(last) {
+  if (!last) return "No request has enqueued events yet.";
+  const discarded = last.discarded ? `; ${events(last.discarded)} rolled back` : "";
+  return `The last request left ${last.outboxed ? events(last.outboxed) : "nothing"} in it${discarded}.`;
 }
 
 function showStock(products) {

@@ -25,6 +25,10 @@ NOT_RUN = {
         "example_app/README.md",
         "export FLASK_EVENTCOLLECTOR_BACKLOG",
     ): "tests/example/test_shop_killed.py does this in a folder of its own",
+    (
+        "example_app/README.md",
+        "export FLASK_EVENTCOLLECTOR_OUTBOX",
+    ): "tests/example/test_shop_in_browser.py does this on a free port",
 }
 
 

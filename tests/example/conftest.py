@@ -14,6 +14,7 @@ from flask.testing import FlaskClient
 from example_app import create_app
 from example_app.models import db
 from example_app.publishing import events
+from flask_eventcollector.transactions.bound_sessions import BoundSessions
 
 from .support import database_uri, script_client
 
@@ -25,8 +26,10 @@ class OpenShop(Protocol):
 
 
 @pytest.fixture
-def open_shop(tmp_path: Path) -> OpenShop:
+def open_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenShop:
     """Open a shop with the given settings."""
+    # A shop binds its session for all shops of its process, with an outbox or without.
+    monkeypatch.setattr(events, "_sessions", BoundSessions())
 
     @contextmanager
     def opened(**config: Any) -> Iterator[Flask]:

@@ -70,8 +70,15 @@ def state(visitor: FlaskClient) -> dict[str, Any]:
 
 
 def books(visitor: FlaskClient) -> dict[str, Any]:
-    """Return the counts that are not zero, without sizes, ages and problems."""
-    omitted = {"enqueued", "held_bytes", "oldest_age", "broker", "broker_error"}
+    """Return where the events are, without the zeros."""
+    omitted = {
+        "enqueued",
+        "adopted",
+        "held_bytes",
+        "oldest_age",
+        "broker",
+        "broker_error",
+    }
     omitted |= {"problem_targets", "problems"}
     shown = state(visitor)["books"]
     return {k: v for k, v in shown.items() if v and k not in omitted}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
+from example_app.broker import embedded_broker
 from flask_eventcollector.testing import Captured
 
 from .conftest import OpenShop
@@ -98,10 +100,28 @@ def test_playing_the_worker_turns_an_order_into_an_invoice(
     cause = captured_events.assert_published("orders.created")
     captured_events.assert_published(
         "invoices.requested",
-        {"order_id": 1, "total": "9.50"},
+        {"invoice_id": 1, "order_id": 1, "total": "9.50"},
         headers={"caused-by": cause.id},
         exact=True,
     )
+
+
+def test_playing_the_worker_handles_each_message_once(
+    visitor: FlaskClient,
+    shop: Flask,
+    captured_events: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order(visitor)
+    with shop.app_context():
+        broker = embedded_broker()
+    assert broker
+    created = broker.get("orders.created")
+    monkeypatch.setattr(broker, "get", lambda queue: created)
+
+    assert "requested its invoice" in _message(visitor, "/broker/consume")
+    assert "a second copy" in _message(visitor, "/broker/consume")
+    captured_events.assert_published("invoices.requested", times=1)
 
 
 def _message(visitor: FlaskClient, url: str) -> str:

@@ -60,6 +60,21 @@ def page(empty_page: Page, address: str) -> Page:
 
 
 @pytest.fixture
+def outbox_shop(tmp_path: Path) -> Iterator[ServedShop]:
+    """Return a running shop with an outbox, which can be killed and started again."""
+    shop = ServedShop(
+        tmp_path,
+        FLASK_EVENTCOLLECTOR_OUTBOX="1",
+        FLASK_EVENTCOLLECTOR_OUTBOX_LEASE="1",
+    )
+    try:
+        shop.start()
+        yield shop
+    finally:
+        shop.stop()
+
+
+@pytest.fixture
 def spooling_shop(tmp_path: Path) -> Iterator[ServedShop]:
     """Return a running shop with the spool, which can be killed and started again."""
     shop = ServedShop(
@@ -120,6 +135,53 @@ def test_orders_outlive_the_process_that_is_killed(
     _expect_book(page, "confirmed", 3)
     _expect(page, "#events tr", "3 events, left by an earlier process")
     _expect(page, "#on-disk", "On disk: 0 events.")
+
+
+def test_the_page_shows_what_a_commit_leaves_to_the_outbox(
+    empty_page: Page, outbox_shop: ServedShop
+) -> None:
+    page = empty_page
+    page.goto(outbox_shop.address)
+    _expect(page, "#outbox-state", "bound")
+    _expect(page, "#outbox-last", "No request has enqueued events yet.")
+    _press(page, "Commit, then fail")
+    _expect(page, "#message", "500: The view raised TooLate.")
+    _expect(page, "#outbox-last", "The last request left 1 event in it.")
+    _expect_book(page, "confirmed", 1)
+    _press(page, "Roll back a savepoint")
+    _expect(page, "#message", "Order 2 was placed, without the second one.")
+    _expect(page, "#outbox-last", "left 1 event in it; 1 event rolled back.")
+    _expect_book(page, "confirmed", 2)
+    _expect_book(page, "discarded", 1)
+    _expect(page, "#orders tr >> nth=1", "Coffee mug")
+
+    _press(page, "Take it down")
+    _press(page, "Commit, then fail")
+    _expect(page, "#outbox-rows", "Rows waiting: 1.")
+    _expect(page, "#events tr >> nth=0", "outboxed")
+    outbox_shop.kill()
+    page.goto(outbox_shop.start())
+    for _ in range(100):  # Until the lease of the killed process has run out.
+        if page.locator("[data-book=confirmed] .count").text_content() == "1":
+            break
+        _press(page, "Send now")
+        page.wait_for_timeout(100)
+    _expect_book(page, "confirmed", 1)
+    _expect(page, "#outbox-rows", "Rows waiting: 0.")
+
+
+def test_with_an_outbox_the_page_fits_every_screen(
+    empty_page: Page, outbox_shop: ServedShop
+) -> None:
+    page = empty_page
+    page.goto(outbox_shop.address)
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        _assert_rows_are_full(page, 8)
+        assert page.eval_on_selector_all(
+            "button", "all => all.every(e => e.scrollWidth <= e.clientWidth)"
+        )
 
 
 def test_failed_orders_are_shown_as_discarded(page: Page) -> None:
@@ -184,12 +246,16 @@ def test_the_page_shows_that_the_shop_has_ended(page: Page) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_each_row_of_counts_fills_its_card(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 800})
+    _assert_rows_are_full(page, 7)
+
+
+def _assert_rows_are_full(page: Page, tiles: int) -> None:
     whole = _box(page, "#books")
     rows: dict[float, list[FloatRect]] = defaultdict(list)
     for tile in page.locator("[data-book]").all():
         rows[_box_of(tile)["y"]].append(_box_of(tile))
 
-    assert sum(map(len, rows.values())) == 7
+    assert sum(map(len, rows.values())) == tiles
     for row in rows.values():
         left, right = row[0]["x"], row[-1]["x"] + row[-1]["width"]
         assert left == pytest.approx(whole["x"], abs=1)

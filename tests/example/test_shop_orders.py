@@ -70,9 +70,37 @@ def test_an_order_that_the_database_refuses_leaves_nothing(
     assert order(visitor, quantity=41) == 409
 
     captured_events.assert_nothing_published()
-    captured_events.assert_discarded("orders.created", reason="the response was 409")
+    captured_events.assert_discarded(
+        "orders.created", reason="the transaction was rolled back"
+    )
     assert books(visitor) == {"discarded": 1}
     assert state(visitor)["orders"] == []
+
+
+def test_an_order_that_fails_after_its_commit_leaves_a_zombie_state(
+    visitor: FlaskClient, captured_events: Captured
+) -> None:
+    answer = visitor.post("/orders/commit-then-fail", data={"product": 1})
+
+    assert answer.status_code == 500
+    assert answer.get_json() == {"message": "The view raised TooLate."}
+    captured_events.assert_nothing_published()
+    captured_events.assert_discarded("orders.created", reason="TooLate was raised")
+    assert [shown["id"] for shown in state(visitor)["orders"]] == [1]
+
+
+def test_a_savepoint_that_is_rolled_back_takes_only_its_own_event(
+    visitor: FlaskClient, captured_events: Captured
+) -> None:
+    assert visitor.post("/orders/savepoint", data={"product": 1}).status_code == 201
+
+    captured_events.assert_published("orders.created", {"quantity": 1}, times=1)
+    captured_events.assert_discarded(
+        "orders.created", reason="the transaction was rolled back", times=1
+    )
+    shown = state(visitor)
+    assert [order["quantity"] for order in shown["orders"]] == [1]
+    assert shown["products"][0]["stock"] == 39
 
 
 def test_an_order_with_500_events_is_one_batch(

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from pika import BasicProperties
 
 from example_app.publishing import QUEUES
 from example_app.worker import URL_VARIABLE
@@ -34,13 +36,17 @@ from .support import (
 
 pytestmark = pytest.mark.rabbitmq
 
+ORDER = b'{"order_id": 7, "total": "1.00"}'
+
 Queues = Mapping[str, Mapping[str, Any]]
 
 
 class StartWorker(Protocol):
     """Starts a worker, which is stopped and checked at the end of the block."""
 
-    def __call__(self, queues: Queues = QUEUES) -> AbstractContextManager[None]: ...
+    def __call__(
+        self, queues: Queues = QUEUES
+    ) -> AbstractContextManager[subprocess.Popen[bytes]]: ...
 
 
 @pytest.fixture
@@ -68,7 +74,7 @@ def start_worker(tmp_path: Path, private_rabbitmq: RabbitMQNode) -> StartWorker:
     """Start workers as a user would."""
 
     @contextmanager
-    def started(queues: Queues = QUEUES) -> Iterator[None]:
+    def started(queues: Queues = QUEUES) -> Iterator[subprocess.Popen[bytes]]:
         with (tmp_path / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 [*PYTHON, "-m", "example_app.worker"],
@@ -77,9 +83,10 @@ def start_worker(tmp_path: Path, private_rabbitmq: RabbitMQNode) -> StartWorker:
                 stderr=log,
             )
         try:
-            yield
-            worker.send_signal(signal.SIGTERM)
-            assert worker.wait(DEADLINE) == 0, _worker_log(tmp_path)
+            yield worker
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+                assert worker.wait(DEADLINE) == 0, _worker_log(tmp_path)
         finally:
             worker.kill()
             worker.wait()
@@ -138,6 +145,22 @@ def test_the_worker_requests_an_invoice_for_each_order(
     assert private_rabbitmq.count("orders.created") == 0
 
 
+def test_the_worker_requests_one_invoice_for_two_copies(
+    private_rabbitmq: RabbitMQNode, start_worker: StartWorker, tmp_path: Path
+) -> None:
+    private_rabbitmq.declare("orders.created")
+    with private_rabbitmq.channel() as channel:
+        for id in ("twin", "twin", "another"):
+            properties = BasicProperties(message_id=id, delivery_mode=2)
+            channel.basic_publish("", "orders.created", ORDER, properties)
+
+    with start_worker():
+        wait_for(lambda: _invoices(private_rabbitmq) == 2, "both are requested")
+
+    assert "message twin was handled before" in _worker_log(tmp_path)
+    assert private_rabbitmq.count("orders.created") == 0
+
+
 def test_the_worker_outlives_the_broker(
     visitor: FlaskClient,
     private_rabbitmq: RabbitMQNode,
@@ -154,36 +177,37 @@ def test_the_worker_outlives_the_broker(
         private_rabbitmq.start_app()
         wait_for(lambda: _invoices(private_rabbitmq) >= 2, "the second is requested")
 
-    # A third one would be the first again, with a lost acknowledgement.
+    # A third one would be a copy of one whose confirm was lost.
     invoices = private_rabbitmq.get_all("invoices.requested")
     assert {invoice.json()["order_id"] for invoice in invoices} == {1, 2}
     wait_for(lambda: books(visitor) == {"confirmed": 2}, "the shop has recovered too")
 
 
-def test_the_worker_gives_an_order_back_until_its_invoice_is_taken(
-    private_rabbitmq: RabbitMQNode,
-    start_worker: StartWorker,
-    tmp_path: Path,
+def test_a_worker_sends_what_one_that_was_killed_has_committed(
+    private_rabbitmq: RabbitMQNode, start_worker: StartWorker, tmp_path: Path
 ) -> None:
     full: dict[str, str | int] = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    queues = {"orders.created": {}, "invoices.requested": full}
     private_rabbitmq.declare("orders.created")
     private_rabbitmq.declare("invoices.requested", **full)
     private_rabbitmq.publish("invoices.requested", b"fills the queue")
-    private_rabbitmq.publish("orders.created", b'{"order_id": 7, "total": "1.00"}')
+    private_rabbitmq.publish("orders.created", ORDER)
 
-    with start_worker({"orders.created": {}, "invoices.requested": full}):
-        wait_for(
-            lambda: "requeuing its message" in _worker_log(tmp_path),
-            "the order goes back",
-        )
-        private_rabbitmq.get_all("invoices.requested")
-        wait_for(
-            lambda: "invoice requested" in _worker_log(tmp_path), "it is requested"
-        )
+    with start_worker(queues) as worker:
+        wait_for(lambda: "invoice requested" in _worker_log(tmp_path), "it is handled")
+        worker.kill()
+        worker.wait()
+    assert private_rabbitmq.count("orders.created") == 0
+    private_rabbitmq.get_all("invoices.requested")
+    wait_for(lambda: _has_lease_run_out(tmp_path), "nobody holds its row")
+
+    with start_worker(queues):
+        wait_for(lambda: _invoices(private_rabbitmq, **full) == 1, "it is requested")
 
     (invoice,) = private_rabbitmq.get_all("invoices.requested")
-    assert invoice.json()["order_id"] == 7
-    assert private_rabbitmq.count("orders.created") == 0
+    assert invoice.json() == {"invoice_id": 1, "order_id": 7, "total": "1.00"}
+    assert invoice.properties.headers
+    assert invoice.properties.headers["x-possible-duplicate"] is True
 
 
 def test_the_worker_refuses_what_is_no_order(
@@ -191,8 +215,7 @@ def test_the_worker_refuses_what_is_no_order(
 ) -> None:
     private_rabbitmq.declare("orders.created")
     private_rabbitmq.publish("orders.created", b"no order", b'{"order_id": 1}')
-    good = json.dumps({"order_id": 2, "total": "1.00"}).encode()
-    private_rabbitmq.publish("orders.created", good)
+    private_rabbitmq.publish("orders.created", ORDER)
 
     with start_worker():
         wait_for(lambda: _invoices(private_rabbitmq) == 1, "the good one is requested")
@@ -247,12 +270,20 @@ def _settings(node: RabbitMQNode, queues: Queues = QUEUES) -> dict[str, str]:
         "FLASK_EVENTCOLLECTOR_QUEUES": json.dumps(queues),
         "FLASK_EVENTCOLLECTOR_RETRY_DELAY": "1",
         "FLASK_EVENTCOLLECTOR_RETRY_MAX_DELAY": "1",
+        "FLASK_EVENTCOLLECTOR_OUTBOX_LEASE": "1",
     }
 
 
-def _invoices(node: RabbitMQNode) -> int:
-    node.declare("invoices.requested")
+def _invoices(node: RabbitMQNode, **arguments: str | int) -> int:
+    node.declare("invoices.requested", **arguments)
     return node.count("invoices.requested")
+
+
+def _has_lease_run_out(folder: Path) -> bool:
+    now = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+    rows = f"SELECT due <= {now} FROM eventcollector_outbox"
+    with closing(sqlite3.connect(folder / "shop.sqlite3")) as database:
+        return database.execute(rows).fetchall() == [(True,)]
 
 
 def _worker_log(folder: Path) -> str:
