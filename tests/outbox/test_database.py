@@ -76,6 +76,16 @@ def test_nothing_is_prepared_in_a_session_of_postgresql(place: Place) -> None:
         assert prepared.all() == []
 
 
+@on("outbox_url", ["postgresql"], indirect=True)
+def test_postgresql_gets_many_numbers_as_one_parameter(place: Place) -> None:
+    outbox = place.outbox()
+    written = place.write(outbox, range(500), held=True)
+    with statements(sqlalchemy.Engine) as executed:  # type: ignore[arg-type]
+        assert outbox.renew(written) == len(outbox.read(written)) == 500
+        assert outbox.erase(written) == 500
+    assert max(len(parameters) for _, parameters in executed) < 10
+
+
 @on("outbox_url", ["sqlite"], indirect=True)
 def test_changes_in_sqlite_lock_the_file_at_once(place: Place) -> None:
     outbox = place.outbox()

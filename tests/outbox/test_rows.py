@@ -47,6 +47,12 @@ def test_an_event_comes_back_as_it_was(place: Place) -> None:
     ]
 
 
+def test_events_for_one_target_share_it(place: Place) -> None:
+    place.write(place.outbox(), "ab", queue="shared")
+    one, other = place.outbox().claim(2, MUCH)
+    assert one.event.target is other.event.target
+
+
 @pytest.mark.parametrize("size", [65_535, 65_536, 1_200_000])
 def test_a_body_may_be_large(place: Place, size: int) -> None:
     body = "x" * (size - 2)

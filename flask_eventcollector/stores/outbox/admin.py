@@ -173,14 +173,14 @@ class OutboxAdmin:
         self, rows: Any, seqs: Sequence[int], *conditions: ColumnElement[bool]
     ) -> list[int]:
         """Execute *rows* for those of *seqs* that meet the conditions; returns them."""
-        c = self._table.c
+        c, among = self._table.c, self._database.among
         changed: list[int] = []
         for chunk in self._database.chunks(seqs):
-            ours = select(c.seq).where(c.app == self._app, c.seq.in_(chunk))
+            ours = select(c.seq).where(c.app == self._app, among(chunk))
             locked = ours.where(*conditions).order_by(c.seq).with_for_update()
             with self._database.changing() as connection:
                 found = connection.scalars(locked).all()
-                connection.execute(rows.where(c.seq.in_(found)))
+                connection.execute(rows.where(among(found)))
             changed += found
         return changed
 

@@ -91,7 +91,8 @@ class Claims:
         was_held = or_(c.maybe_sent, c.token.is_not(None))
         # In this order: MySQL's expressions see what was assigned before them.
         values = (c.maybe_sent, was_held), (c.token, None), (c.due, 0)
-        return update(self._table).where(c.seq.in_(seqs)).ordered_values(*values)
+        freed = update(self._table).where(self._database.among(seqs))
+        return freed.ordered_values(*values)
 
     def _free(self, limit: int, low: int) -> Select[Any]:
         """The first free rows after *low*, which are locked."""

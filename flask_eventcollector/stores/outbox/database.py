@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
     Connection,
     Dialect,
     Engine,
     QueuePool,
     Table,
+    any_,
     create_engine,
     event,
+    literal,
 )
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
@@ -82,6 +87,17 @@ class Database:
         with explained(self.table), self._reader.begin() as connection:
             _check_version(connection.dialect)
             yield connection
+
+    def among(self, seqs: Sequence[int]) -> ColumnElement[bool]:
+        """The condition for the rows with these numbers.
+
+        PostgreSQL takes them as one array: to pass each of 2 000 numbers as a parameter
+        takes longer than to erase as many rows.
+        """
+        seq = self.table.c.seq
+        if self.is_postgresql:
+            return seq == any_(literal(seqs, ARRAY(BigInteger)))
+        return seq.in_(seqs)
 
     def chunks(self, seqs: Iterable[int]) -> Iterator[list[int]]:
         """The numbers of rows in order, in lists that fit into one transaction each."""

@@ -140,10 +140,10 @@ class Outbox:
         This includes those whose lease has run out, unless another process holds them:
         they need not be sent again.
         """
-        c, erased = self._table.c, 0
+        c, among, erased = self._table.c, self._database.among, 0
         not_theirs = or_(c.token == self.token, c.token.is_(None))
         for chunk in self._database.chunks(seqs):
-            confirmed = delete(self._table).where(c.seq.in_(chunk), not_theirs)
+            confirmed = delete(self._table).where(among(chunk), not_theirs)
             with self._database.changing() as connection:
                 erased += connection.execute(confirmed).rowcount
         return erased
@@ -167,10 +167,10 @@ class Outbox:
 
     def revive(self, seqs: Iterable[int]) -> int:
         """Hold rows that were dead; returns how many."""
-        c, revived = self._table.c, 0
+        c, among, revived = self._table.c, self._database.among, 0
         fresh = {"attempts": 0, "reason": None, "refused_since": None}
         for chunk in self._database.chunks(seqs):
-            dead = update(self._table).where(c.seq.in_(chunk), c.state == DEAD)
+            dead = update(self._table).where(among(chunk), c.state == DEAD)
             again = dead.values(
                 state=WAITING, token=self.token, due=now_ms() + self._lease_ms, **fresh
             )
@@ -200,8 +200,8 @@ class Outbox:
         return row.values(token=self.token, due=now_ms() + self._lease_ms)
 
     def _held(self, seqs: Sequence[int]) -> ColumnElement[bool]:
-        c = self._table.c
-        return and_(c.seq.in_(seqs), c.token == self.token)
+        is_ours = self._table.c.token == self.token
+        return and_(self._database.among(seqs), is_ours)
 
     def _refuse(self, seqs: Iterable[int], why: Refused, **values: Any) -> int:
         return self._change(

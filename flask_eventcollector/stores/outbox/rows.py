@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, and_
 
 from ...errors import EncodingError
-from ...events import Event
-from ..plain import headers_as_text, headers_from_text, time_of
+from ...events import Event, Target, id_from_text
+from ..plain import headers_as_text, headers_from_text
 from .clock import now_ms
 from .table import WAITING
 
@@ -112,12 +113,15 @@ def _event(
     headers: str,
     body: bytes,
 ) -> Event:
-    return Event.of(
-        id=id,
-        target_queue=target_queue,
-        exchange=exchange,
-        body=bytes(body),
-        headers=headers_from_text(headers),
-        enqueued_at=time_of(enqueued_at),
-        size=size,
+    return Event(
+        id_from_text(id),
+        _target(exchange, target_queue),
+        bytes(body),
+        headers_from_text(headers),
+        enqueued_at,
+        size,
     )
+
+
+#: Events share their targets, most of which come again.
+_target = lru_cache(maxsize=1000)(Target)
