@@ -16,8 +16,10 @@ from .wording import REPLACE_CURE, SURROGATE_CURE, Cures, cure_for, quote_key, t
 #: Where a value is: a name, then keys and indices. Formatted only for an error.
 _Path = tuple[object, ...]
 
-#: AMQP's short string: names and header keys, in bytes of UTF-8.
+#: AMQP's short string: names and header keys, in bytes of UTF-8. It may not contain
+#: zero octets; see https://www.rabbitmq.com/resources/specs/amqp0-9-1.pdf, 4.2.5.3.
 MAX_NAME_BYTES = 255
+_NUL = "\0"
 #: In bytes. The table must fit into one frame (128 KiB) with the other properties;
 #: otherwise the broker closes the connection.
 MAX_TABLE_BYTES = 64 * 1024
@@ -53,9 +55,14 @@ def check_name(name: object, what: str, *, allow_empty: bool = False) -> str:
 
     :param what: what errors call it.
     :raises TypeError: it isn't a str.
-    :raises ValueError: it is empty, over 255 bytes, or not Unicode.
+    :raises ValueError: it is empty, over 255 bytes, not Unicode, or has U+0000.
     """
-    if type(name) is str and name.isascii() and 0 < len(name) <= MAX_NAME_BYTES:
+    if (
+        type(name) is str
+        and name.isascii()
+        and 0 < len(name) <= MAX_NAME_BYTES
+        and _NUL not in name
+    ):
         return name
     if isinstance(name, str) and not name and not allow_empty:
         raise ValueError(f"{what} is empty: pass the name of a queue")
@@ -70,6 +77,11 @@ def _short_string(text: object, path: _Path) -> str:
         raise ValueError(
             f"{_format(path)} takes {size} bytes in UTF-8, but AMQP allows"
             f" {MAX_NAME_BYTES}: shorten it"
+        )
+    if _NUL in text:
+        raise ValueError(
+            f"{_format(path)} has the character U+0000, which AMQP does not allow in"
+            " names: remove it"
         )
     return str.__str__(text)
 
