@@ -210,7 +210,8 @@ class AppState:
         outbox = self._make_outbox(ledger, store)
         delivery = self._deliver(ledger, store if outbox is None else outbox.store)
         if self.sessions.outbox is not None:
-            delivery.outbox = outbox or PublishedAtCommit(delivery.publish)
+            test = PublishedAtCommit(delivery.publish, self.sessions.outbox.table)
+            delivery.outbox = outbox or test
         # Before anybody can use it: a signal handler may raise in between.
         close_at_exit(delivery, config.shutdown_timeout)
         if (connection := contexts.connection_of_process()) is not None:
@@ -235,14 +236,23 @@ class AppState:
         from .stores.outbox.store import OutboxStore
         from .stores.outbox.writer import OutboxWriter
 
-        table, names = self.sessions.outbox.table, self._names_in_outbox()
+        table, names = self.sessions.outbox.table, self._options(self.sessions.outbox)
         if not self._sends_outbox:
             return OutboxWriter(ledger, base, table, **names)
         page, name = _page(self.config), self.app.name
         return OutboxStore(ledger, base, table, page=page, name=name, **names)
 
-    def _names_in_outbox(self) -> dict[str, Any]:
-        name = choose_spool_name(self.config, self.app)
+    def _options(self, bound: BoundOutbox) -> dict[str, Any]:
+        """What each store in the outbox is made with.
+
+        :raises ConfigurationError: it can't be used. At a commit, it is late for that.
+        """
+        from .stores.outbox.database import check_engine
+        from .stores.outbox.outbox import check_app
+
+        if (engine := bound.engine()) is not None:
+            check_engine(engine)
+        name = check_app(choose_spool_name(self.config, self.app))
         return {"app": name, "lease": self.config.outbox_lease}
 
     def new_relay(self, bound: BoundOutbox, leader: str) -> tuple[Delivery, RelayStore]:
@@ -251,7 +261,7 @@ class AppState:
         It has a delivery of its own, since the app may enqueue events here, too.
 
         :param leader: who this is, for people.
-        :raises ConfigurationError: there is no broker.
+        :raises ConfigurationError: there is no broker, or the outbox can't be used.
         """
         from .stores.outbox.relay import PAGE, PAGE_BYTES, RelayStore
 
@@ -264,7 +274,7 @@ class AppState:
             name=self.app.name,
             leader=leader,
             takes_over=not self._sends_outbox,
-            **self._names_in_outbox(),
+            **self._options(bound),
         )
         delivery = self._deliver(ledger, relay)
         delivery.outbox = relay

@@ -26,6 +26,17 @@ def has_autocommit(options: Mapping[str, Any], dialect: Dialect) -> bool:
     return level is not None and level.upper().replace("_", "") == "AUTOCOMMIT"
 
 
+def begins_at_savepoint(connection: Connection) -> bool:
+    """Whether a savepoint of *connection* would begin the database's transaction.
+
+    Then its release commits. Python's sqlite3 begins no transaction before a SAVEPOINT,
+    unless it is told to, or has executed a change before.
+    """
+    if connection.dialect.name != "sqlite":
+        return False
+    return not getattr(connection.connection.driver_connection, "in_transaction", True)
+
+
 def says_no_table(error: DBAPIError) -> bool:
     """Whether the database says that there is no such table."""
     return says(error, _NO_TABLE)

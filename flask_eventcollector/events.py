@@ -300,8 +300,10 @@ class Stats:
     broker: BrokerState = BrokerState.IDLE
     #: The broker's current problem; ``""``: none.
     broker_error: str = ""
-    #: The current problem of the spool or the outbox; ``""``: there is none.
+    #: The current problem of the spool; ``""``: there is none.
     spool_error: str = ""
+    #: The current problem of the outbox; ``""``: there is none.
+    outbox_error: str = ""
     #: How many targets the broker refuses events for, or is silent on while it
     #: confirms others.
     problem_targets: int = 0
@@ -336,6 +338,7 @@ class Stats:
             broker=worse.broker,
             broker_error=worse.broker_error,
             spool_error=self.spool_error or other.spool_error,
+            outbox_error=self.outbox_error or other.outbox_error,
             problems=worst_problems([*self.problems, *other.problems]),
         )
 

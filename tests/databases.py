@@ -188,6 +188,8 @@ class PostgreSQL(DatabaseServer):
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "fsync": "off",
+            # For two-phase commits.
+            "max_prepared_transactions": "10",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         where = ["-D", str(self.data), "-p", str(self.port)]

@@ -274,10 +274,10 @@ def test_before_the_first_connection_no_node_is_named(log: Log) -> None:
 
 
 def test_a_problem_of_the_spool_has_attributes(log: Log) -> None:
-    log.throttled.spool([StoreProblem("writing", "the disk is full")], unspooled=0)
-    log.throttled.spool([StoreProblem("reading", "it is broken")], unspooled=2)
+    log.throttled.stores([StoreProblem("writing", "the disk is full")], unspooled=0)
+    log.throttled.stores([StoreProblem("reading", "it is broken")], unspooled=2)
     log.throttled.quarantined(QuarantinedFile(Path("/a"), "it is damaged", 4))
-    log.throttled.left(5)
+    log.throttled.left({"spool": 5, "outbox": 6})
     log.throttled.no_threads(RuntimeError("there are too many"))
 
     assert attributes_of(log.records()) == [
@@ -285,6 +285,7 @@ def test_a_problem_of_the_spool_has_attributes(log: Log) -> None:
         {"event": "spool_problem_unspooled", "reason": "it is broken", "count": 2},
         {"event": "spool_quarantined", "reason": "it is damaged", "count": 4},
         {"event": "spool_left", "count": 5},
+        {"event": "outbox_left", "count": 6},
         {"event": "no_thread", "reason": "there are too many"},
     ]
 
@@ -294,7 +295,7 @@ def test_a_problem_of_the_spool_is_logged_once_a_minute_regardless_of_its_text(
 ) -> None:
     for number in range(121):
         problem = StoreProblem("writing: OSError 24", f"too many files: {number}.spool")
-        log.throttled.spool([problem], unspooled=2)
+        log.throttled.stores([problem], unspooled=2)
         log.clock.advance(1)
     assert log.lines() == [
         f"Spool problem: too many files: {number}.spool. 2 events in memory only."
@@ -302,20 +303,28 @@ def test_a_problem_of_the_spool_is_logged_once_a_minute_regardless_of_its_text(
     ]
 
 
+def test_a_problem_of_the_outbox_is_told_in_its_own_words(log: Log) -> None:
+    problems = [StoreProblem("rows", "no answer", store=s) for s in ("spool", "outbox")]
+    for _ in range(2):
+        log.throttled.stores(problems, unspooled=0)
+    log.throttled.stores(problems[1:], unspooled=3)
+    assert log.lines() == ["Spool problem: no answer", "Outbox problem: no answer"]
+
+
 def test_what_does_not_change_while_a_process_runs_is_logged_once(log: Log) -> None:
     for _ in range(3):
-        log.throttled.spool([StoreProblem("apps: old", "it is left", once=True)], 0)
+        log.throttled.stores([StoreProblem("apps: old", "it is left", once=True)], 0)
         log.clock.advance(3600)
-    log.throttled.spool([StoreProblem("apps: old new", "more is", once=True)], 0)
+    log.throttled.stores([StoreProblem("apps: old new", "more is", once=True)], 0)
     assert log.lines() == ["Spool problem: it is left", "Spool problem: more is"]
 
 
 def test_another_problem_of_the_spool_is_logged_at_once(log: Log) -> None:
     problems = [StoreProblem("writing: OSError 24", "no files")]
-    log.throttled.spool(problems, 0)
+    log.throttled.stores(problems, 0)
     problems.append(StoreProblem("reading: OSError 24", "no files"))
     problems.append(StoreProblem("writing: OSError 28", "the disk is full"))
-    log.throttled.spool(problems, 0)
+    log.throttled.stores(problems, 0)
     assert log.lines() == [
         "Spool problem: no files",
         "Spool problem: no files",

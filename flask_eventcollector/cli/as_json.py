@@ -16,7 +16,7 @@ from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
 from ..stores.spool.folder import destination_of
 from . import formatting
-from .backlog import Backlog, Status, Waiting
+from .backlog import Backlog, LeftAlone, Status, Waiting
 
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts
@@ -40,6 +40,7 @@ def status(app: str, backlog: Backlog, status: Status) -> dict[str, Any]:
             "rows": _rows(status.rows),
             "needs_relay": outbox.needs_relay,
             "active_relay": status.leader,
+            "strays": {name: _rows(rows) for name, rows in status.strays.items()},
         },
         "unreadable": unreadable(status.problems),
     }
@@ -56,11 +57,6 @@ def _rows(counts: Counts | None) -> dict[str, Any] | None:
 def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
     """What a command could not read, deliver or change."""
     return [{"path": str(p.path), "reason": p.reason} for p in problems]
-
-
-def paths(files: Iterable[Report]) -> list[str]:
-    """The paths of *files*."""
-    return [str(file.path) for file in files]
 
 
 def _content(files: Sequence[Report]) -> dict[str, int | None]:
@@ -129,7 +125,7 @@ def details(found: Waiting, *, payload: bool) -> dict[str, Any]:
     return properties
 
 
-def drained(drained: Drained, left_alone: Sequence[Report]) -> dict[str, Any]:
+def drained(drained: Drained, left_alone: LeftAlone) -> dict[str, Any]:
     """What a flush delivered and what it left."""
     return vars(drained) | {
         "problems": [asdict(problem) for problem in drained.problems],
@@ -138,16 +134,17 @@ def drained(drained: Drained, left_alone: Sequence[Report]) -> dict[str, Any]:
             for target, reason in drained.refused.items()
         ],
         "unreadable": unreadable(drained.unreadable),
-        "left_alone": paths(left_alone),
+        "left_alone": left_alone.places,
     }
 
 
 def adopted(
-    adopted: Sequence[Adopted], problems: Sequence[Unreadable]
+    adopted: Sequence[Adopted], rows: int, problems: Sequence[Unreadable]
 ) -> dict[str, Any]:
-    """The result for each file to be adopted."""
+    """The result for each file to be adopted, and for the *rows* of the outbox."""
     return {
-        "adopted": sum(file.events for file in adopted),
+        "adopted": sum(file.events for file in adopted) + rows,
+        "rows": rows,
         "files": [
             {
                 "path": str(file.path),

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..stores.filter import Filter
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
 from ..stores.spool.admin.draining import Drained, named
-from ..stores.spool.admin.reading import Filter, Report, Unreadable, total
+from ..stores.spool.admin.reading import Report, Unreadable, total
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import destination_name, how_to_adopt
 from . import formatting
-from .backlog import Backlog, Status, Waiting
+from .backlog import Backlog, LeftAlone, Status, Waiting
 from .outbox import FoundRow, OutboxRows
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def show_status(app: str, backlog: Backlog, status: Status) -> None:
         click.echo(f"Outbox of {app!r}: {formatting.printable(backlog.outbox.name)}")
         _show_rows(status.rows)
         _show_relay(backlog.outbox, status)
+        for name, counts in status.strays.items():
+            _show_left(name, f"{rows_of(counts)} of {name!r}, which no process sends")
 
 
 def _show_spool(folder: Folder, status: Status) -> None:
@@ -49,11 +52,15 @@ def _show_spool(folder: Folder, status: Status) -> None:
     if status.others:
         _show_others(folder, status.others)
     for name, left in status.apps.items():
-        text = f"{content(left)} of {name!r}, which has no process here"
-        click.echo(
-            f"Left alone: {formatting.printable(text)}. If this app was renamed, run"
-            f" {formatting.printable(how_to_adopt(name))}."
-        )
+        _show_left(name, f"{content(left)} of {name!r}, which has no process here")
+
+
+def _show_left(name: str, text: str) -> None:
+    """That events of the app *name* are left alone."""
+    click.echo(
+        f"Left alone: {formatting.printable(text)}. If this app was renamed, run"
+        f" {formatting.printable(how_to_adopt(name))}."
+    )
 
 
 def _show_rows(counts: Counts | None) -> None:
@@ -96,6 +103,23 @@ def content(files: Sequence[Report]) -> str:
         return number
     waiting, dead, _, _ = total(files)
     return f"{formatting.events(waiting + dead)} in {number}"
+
+
+def rows_of(counts: Counts) -> str:
+    """For example ``5 events``."""
+    return formatting.events(sum(counts[:4]))
+
+
+def about_left_alone(left: LeftAlone) -> str:
+    """How many events no process will adopt."""
+    parts = []
+    if left.files:
+        files = content(left.files)
+        parts.append(f"{files} for another broker, or of an app without a process")
+    for name, counts in left.rows.items():
+        text = f"{rows_of(counts)} of {name!r} in the outbox, which no process sends"
+        parts.append(formatting.printable(text))
+    return f"Left alone: {'; '.join(parts)}; see 'flask events status'."
 
 
 def describe(file: Report) -> str:
@@ -288,6 +312,9 @@ def show_drained(drained: Drained) -> None:
         owners = formatting.count(drained.processes, "running process")
         deliver = "delivers" if drained.processes == 1 else "deliver"
         click.echo(f"{others} in the files of {owners}, which {deliver} them.")
+    if drained.held:
+        others = formatting.count(drained.held, "more event")
+        click.echo(f"{others} in the outbox, held by processes, which deliver them.")
     if drained.refused:
         reasons = (f"{target}: {why}" for target, why in drained.refused.items())
         some = named(map(formatting.printable, reasons), len(drained.refused))
@@ -327,11 +354,14 @@ def why_left(what: str, changed: Changed) -> str:
     )
 
 
-def show_adopted(adopted: Sequence[Adopted]) -> None:
-    """The result of an ``adopt``."""
+def show_adopted(adopted: Sequence[Adopted], rows: int) -> None:
+    """The result of an ``adopt``, also of *rows* of the outbox."""
     count = formatting.events(sum(file.events for file in adopted))
-    text = f"Adopted {count} of {formatting.count(len(adopted), 'file')}."
-    if adopted:
+    parts = [f"{count} of {formatting.count(len(adopted), 'file')}"]
+    parts = parts * bool(adopted or not rows)
+    parts += [f"{formatting.events(rows)} of the outbox"] * bool(rows)
+    text = f"Adopted {', and '.join(parts)}."
+    if adopted or rows:
         text += " The next worker sends them, or run 'flask events flush' now."
     click.echo(text)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from ..stores.filter import ALL, Filter
 from ..stores.spool.admin.changes import Changed, Notify, change
 from ..stores.spool.admin.reading import (
-    ALL,
-    Filter,
     Found,
     Report,
     Unreadable,
@@ -25,8 +26,10 @@ from ..stores.spool.admin.reading import (
     reports_of_others,
     with_refusals,
 )
+from ..stores.spool.admin.transferring import Imported, OnProgress, add, import_lines
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
+from ..stores.spool.rows import StoredEvent
 from .outbox import FoundRow, OutboxRows
 
 if TYPE_CHECKING:
@@ -49,6 +52,8 @@ class Status(NamedTuple):
     rows: Counts | None = None
     #: Which relay is active; ``None``: none is, or it is not known.
     leader: str | None = None
+    #: Those of apps without a process, by name.
+    strays: Mapping[str, Counts] = {}
     #: The files that no command reads.
     unread: Sequence[Unreadable] = ()
     #: Why the outbox can't be read.
@@ -61,15 +66,41 @@ class Status(NamedTuple):
         return [*files, *self.unread, *self.failures]
 
     @property
+    def total(self) -> int:
+        """How many events are waiting or dead, as far as they can be read."""
+        rows = 0 if self.rows is None else sum(self.rows[:4])
+        return rows + sum(file.waiting + file.dead for file in self.files)
+
+    @property
     def has_events(self) -> bool:
         """Whether events are waiting or dead, or may be."""
-        has_rows = self.rows is not None and any(self.rows[:4])
+        rows = [*self.strays.values(), *([self.rows] if self.rows else [])]
+        has_rows = any(any(counts[:4]) for counts in rows)
         return has_rows or any(file.has_events for file in self._seen())
 
     def _seen(self) -> list[Report]:
         # A running process with another broker sends its events itself.
         gone = [file for file in self.others if not file.owner.alive]
         return [*self.files, *gone, *itertools.chain(*self.apps.values())]
+
+
+class LeftAlone(NamedTuple):
+    """Events that no process sends."""
+
+    #: In files for another broker, or of apps without a process.
+    files: Sequence[Report] = ()
+    #: Rows of the outbox, by the names of the apps, which have no process.
+    rows: Mapping[str, Counts] = {}
+    #: The outbox's table.
+    table: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.files or self.rows)
+
+    @property
+    def places(self) -> list[str]:
+        """The paths of the files, and the name of the table."""
+        return [*(str(f.path) for f in self.files), *[self.table] * bool(self.rows)]
 
 
 class Backlog(NamedTuple):
@@ -93,6 +124,7 @@ class Backlog(NamedTuple):
             try:
                 rows, leader = self.outbox.counts(), self.outbox.leader()
                 status = status._replace(rows=rows, leader=leader)
+                status = status._replace(strays=self.outbox.strays())
             except Unreadable as error:
                 status = status._replace(failures=[error])
         return status
@@ -140,9 +172,55 @@ class Backlog(NamedTuple):
         files = [] if self.folder is None else quarantined(self.folder)
         return [*self.strays, *files]
 
-    def left_alone(self) -> list[Report]:
-        """A report on each file with events that no process will adopt."""
-        return [] if self.folder is None else left_alone(self.folder)
+    def left_alone(self) -> LeftAlone:
+        """The events that no process will adopt."""
+        found = LeftAlone([] if self.folder is None else left_alone(self.folder))
+        if self.outbox is not None:
+            # If it fails, so does what else the command asks it for.
+            with suppress(Unreadable):
+                rows = self.outbox.strays()
+                found = found._replace(rows=rows, table=self.outbox.name)
+        return found
+
+    @property
+    def names(self) -> str:
+        """What it consists of, for people."""
+        spool = "the spool" * (self.folder is not None)
+        return " or ".join(filter(None, [spool, "the outbox" * bool(self.outbox)]))
+
+    def add(
+        self,
+        lines: Iterable[bytes],
+        problems: list[Unreadable],
+        on_progress: OnProgress,
+    ) -> Imported:
+        """Import *lines* into the outbox, or into the spool if there is none.
+
+        :param problems: gets what can't be read, which may hold the same events.
+        :raises InvalidLines: nothing was imported.
+        :raises Unreadable: nothing was imported.
+        """
+        known: set[str] = set()
+        write: list[Callable[[Iterable[StoredEvent]], object]] = []
+        problems += self.unread()
+        if self.folder is not None:
+            known |= ids_from(self.folder, "", problems)
+            write.append(partial(add, self.folder))
+        if self.outbox is not None:
+            known |= self.outbox.ids_from("")
+            write.append(self.outbox.add)
+        return import_lines(lines, known, write[-1], on_progress)
+
+    def purge(self, place: str, numbers: Mapping[str, int], notify: Notify) -> Changed:
+        """Remove the events in *place*, whose ids have these *numbers* there.
+
+        :raises Gone: the file was removed, since its events were delivered.
+        :raises Unreadable: the file or the table can't be changed.
+        """
+        if self.outbox is not None and place == self.outbox.name:
+            ids = self.outbox.purge([*numbers.values()], notify)
+            return Changed(None, ids, [])
+        return change(Path(place), ControlRequest("purge", [*numbers]), notify)
 
     def change(
         self, request: ControlRequest, found: Sequence[Waiting], notify: Notify

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from flask.cli import with_appcontext
 
+from ..stores.filter import Filter
 from ..stores.spool.admin.adopting import Adopted, adopt
-from ..stores.spool.admin.draining import drain
 from ..stores.spool.admin.reading import (
     QUARANTINED,
-    Filter,
     Gone,
     Report,
     Unreadable,
-    left_alone,
     report,
-    reports,
 )
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
-from .backlog import Backlog, Waiting
-from .context import app_name, app_state, backlog, delivery, spool_folder
+from .backlog import Backlog, LeftAlone, Waiting
+from .context import app_name, app_state, backlog, destination
 from .exit_codes import Failure, check_answer, confirm, finish
+from .flushing import flush, undelivered
+from .outbox import OutboxRows
 from .outbox_table import outbox
 from .quarantine import quarantine
 from .relay import relay
@@ -33,6 +34,9 @@ from .seen import purge_seen
 from .selection import any_condition, select, select_files, with_ids
 from .transfer import export_events, import_events
 from .values import queue_name
+
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -64,8 +68,9 @@ def _status(for_machines: bool) -> None:
     """Show each spool file, its process, and its events; and the outbox.
 
     Files of this app's name whose events are for another broker or virtual host are
-    listed apart, as are apps without a process; see 'adopt'. The outbox's rows are
-    free, held by a process that sends them, delayed until their next try, or dead.
+    listed apart, as are apps without a process, also those with rows in the outbox's
+    table; see 'adopt'. The outbox's rows are free, held by a process that sends them,
+    delayed until their next try, or dead.
 
     Exits with 3 if any event is waiting or dead, if a file or the outbox can't be read,
     or if a file is quarantined. Running processes with another broker don't count.
@@ -140,7 +145,7 @@ def _show_events(
         if problems:
             as_json.write_lines([{"unreadable": as_json.unreadable(problems)}])
         if alone:
-            as_json.write_lines([{"left_alone": as_json.paths(alone)}])
+            as_json.write_lines([{"left_alone": alone.places}])
     elif shown := list(first):
         show(shown)
         if limit and next(found, None):
@@ -181,17 +186,15 @@ def _show(id: str, payload: bool, for_machines: bool) -> None:
 def _flush(timeout: float, for_machines: bool) -> None:
     """Deliver the events that ended processes have left.
 
-    Events of running processes are only counted; those processes deliver them, unless
-    they don't respond. Exits with 3 if events are still waiting or dead, or if a file
-    can't be read, is for another broker, or of an app without a process.
+    Those are in the spool's files, or rows of the outbox that no process holds. Events
+    of running processes are only counted; those processes deliver them, unless they
+    don't respond. Exits with 3 if events are still waiting or dead, or if a file or the
+    outbox can't be read, is for another broker, or of an app without a process.
     """
-    folder, own_delivery = spool_folder(), delivery()
-    waiting = sum(file.waiting for file in reports(folder) if not file.owner.alive)
-    with as_text.progress(waiting) as bar:
-        drained = drain(
-            own_delivery, folder, timeout, bar.update if bar else lambda _: None
-        )
-    alone = left_alone(folder)
+    places = backlog()
+    with as_text.progress(undelivered(places)) as bar:
+        drained = flush(places, timeout, bar.update if bar else lambda _: None)
+    alone = places.left_alone()
     if for_machines:
         as_json.write(as_json.drained(drained, alone))
     else:
@@ -237,7 +240,8 @@ def _retry(
     how many for each target, and asks; then --json requires --yes.
 
     Exits with 1 and changes nothing if an event is unknown, or not dead without --to,
-    and with 3 if a file can't be read or changed.
+    and with 3 if a file can't be read or changed, or without IDS, if a file is for
+    another broker, or of an app without a process.
     """
     problems: list[Unreadable] = []
     is_agreed = yes or bool(ids)
@@ -253,7 +257,7 @@ def _retry(
     if found and not is_agreed:
         where = "again" if target is None else f"to {formatting.printable(target)}"
         _confirm_change("Send", found, where)
-    _change(places, request, found, problems, for_machines)
+    _change(places, request, found, problems, for_machines, is_all=not ids)
 
 
 def _select_dead(
@@ -303,7 +307,7 @@ def _purge(
     target, and asks. --json requires --yes.
 
     The app's log and signals report the drop. Exits with 1 and drops nothing if an
-    event is unknown, and with 3 if a file can't be read or changed.
+    event is unknown, and with 3 as 'retry' does.
     """
     problems: list[Unreadable] = []
     check_answer(yes, for_machines)
@@ -312,7 +316,8 @@ def _purge(
     found = select(places, ids, wanted, "--dead", problems)
     if found and not yes:
         _confirm_change("Drop", found, "for good")
-    _change(places, ControlRequest("purge", []), found, problems, for_machines)
+    request = ControlRequest("purge", [])
+    _change(places, request, found, problems, for_machines, is_all=not ids)
 
 
 @_command("adopt")
@@ -329,37 +334,69 @@ def _adopt(
     adopt only what their own app has left for their own broker and virtual host. The
     events are moved into a file that the app's workers send to its present broker. FILE
     is a name that 'status' shows, or a path. With --from and this app's own name, these
-    are its files for other brokers. --json requires --yes. Exits with 3 if a file is in
-    use or can't be read.
+    are its files for other brokers. --json requires --yes.
+
+    --from also takes the rows of the app APP in the outbox's table. Exits with 3 if a
+    file or a row is in use, or can't be read.
     """
     check_answer(yes, for_machines)
-    folder = spool_folder()
-    paths = select_files(folder, files, source)
+    places = backlog()
+    paths, rows = select_files(places, files, source)
     found = [file for path in paths if (file := report(path)) is not None]
-    if found and not yes:
-        _confirm_adoption(folder, found)
-    adopted: list[Adopted] = []
+    if (found or rows) and not yes:
+        _confirm_adoption(found, source, rows)
     problems: list[Unreadable] = []
+    adopted = [*_adopt_files(places.folder, paths, problems)]
+    count = 0 if rows is None else _adopt_rows(places.outbox, source, problems)
+    if for_machines:
+        as_json.write(as_json.adopted(adopted, count, problems))
+    else:
+        as_text.show_adopted(adopted, count)
+    finish(problems, lead="Not adopted:")
+
+
+def _adopt_files(
+    folder: Folder | None, paths: Sequence[Path], problems: list[Unreadable]
+) -> Iterator[Adopted]:
+    if folder is None:
+        return
     for path in paths:
         try:
             moved = adopt(path, folder)
         except Unreadable as error:
             problems.append(error)
         else:
-            adopted.append(moved)
+            yield moved
             if moved.quarantined:
                 problems.append(Unreadable(moved.quarantined, QUARANTINED))
-    if for_machines:
-        as_json.write(as_json.adopted(adopted, problems))
-    else:
-        as_text.show_adopted(adopted)
-    finish(problems, lead="Not adopted:")
 
 
-def _confirm_adoption(folder: Folder, files: Sequence[Report]) -> None:
+def _adopt_rows(
+    outbox: OutboxRows | None, source: str | None, problems: list[Unreadable]
+) -> int:
+    if outbox is None or source is None:
+        return 0
+    try:
+        count = outbox.adopt(source)
+        left = outbox.others().get(source)
+    except Unreadable as error:
+        problems.append(error)
+        return 0
+    if left is not None:
+        held = f"processes of {source!r} hold {as_text.rows_of(left)}"
+        problems.append(Unreadable(outbox.name, f"{held}: stop them first"))
+    return count
+
+
+def _confirm_adoption(
+    files: Sequence[Report], source: str | None, rows: Counts | None
+) -> None:
     for file in files:
         click.echo(as_text.describe(file), err=True)
-    confirm(f"Send them to {folder.destination}?")
+    if rows is not None:
+        text = f"outbox: {as_text.rows_of(rows)} of {source!r}"
+        click.echo(formatting.printable(text), err=True)
+    confirm(f"Send them to {destination()}?")
 
 
 def _confirm_change(do: str, found: Sequence[Waiting], how: str) -> None:
@@ -385,8 +422,15 @@ def _change(
     found: Sequence[Waiting],
     problems: list[Unreadable],
     for_machines: bool,
+    *,
+    is_all: bool,
 ) -> None:
-    """Apply *request* to the *found* events, one place after the other."""
+    """Apply *request* to the *found* events, one place after the other.
+
+    :param is_all: whether these are all that meet some conditions, so that others may
+        do so that are left alone.
+    """
+    alone = places.left_alone() if is_all else LeftAlone()
     done: set[str] = set()
     left: set[str] = set()
     for place in dict.fromkeys(f.place for f in found):
@@ -408,7 +452,8 @@ def _change(
             as_text.show_changed(request.action, changed)
     if for_machines:
         shown = {"done": sorted(done - left), "left": sorted(left)}
+        shown |= {"left_alone": alone.places}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     elif not found:
         as_text.show_none("selected", None, problems)
-    finish(problems, lead="Not changed:")
+    finish(problems, lead="Not changed:", left_alone=alone)

@@ -11,6 +11,7 @@ from ..config.settings import choose_broker, choose_spool_name
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
 from ..stores.spool.admin.reading import Unreadable
+from ..stores.spool.destination import Destination
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import from_before
 from .backlog import Backlog
@@ -76,6 +77,17 @@ def spool_folder() -> Folder:
             err=True,
         )
     return folder
+
+
+def destination() -> Destination:
+    """Where the app's events go: its broker and virtual host.
+
+    :raises Failure: there is no broker.
+    """
+    try:
+        return Destination.of(choose_broker(app_state().config, current_app))
+    except ConfigurationError as error:
+        raise Failure(str(error)) from error
 
 
 def delivery() -> Delivery:

@@ -8,8 +8,9 @@ from typing import Any, NoReturn
 
 import click
 
-from ..stores.spool.admin.reading import Report, Unreadable
+from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting
+from .backlog import LeftAlone
 
 
 class Exit(enum.IntEnum):
@@ -83,23 +84,18 @@ def finish(
     *,
     is_left: bool = False,
     lead: str = "Can't read",
-    left_alone: Sequence[Report] = (),
+    left_alone: LeftAlone | None = None,
 ) -> None:
     """End a command that has done what it could; returns if nothing is left.
 
     :param unreadable: what it could not read, deliver or change, told on stderr.
     :param is_left: whether anything else is left.
     :param lead: how each of these lines begins.
-    :param left_alone: files that no process will adopt, counted on stderr, with their
-        events.
+    :param left_alone: the events that no process will adopt, counted on stderr.
     """
     tell(unreadable, lead)
     if left_alone:
-        click.echo(
-            f"Left alone: {as_text.content(left_alone)} for another broker, or of an"
-            " app without a process; see 'flask events status'.",
-            err=True,
-        )
+        click.echo(as_text.about_left_alone(left_alone), err=True)
     if unreadable or is_left or left_alone:
         end(Exit.WAITS)
 

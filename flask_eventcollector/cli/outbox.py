@@ -12,9 +12,11 @@ from ..app_state import AppState
 from ..config.settings import OutboxRelay, choose_spool_name
 from ..delivery.entries import PURGED, Notice, NoticeKind
 from ..events import Event
+from ..stores.filter import Filter
 from ..stores.spool.admin.changes import Changed, Notify
-from ..stores.spool.admin.reading import Filter, Unreadable
+from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.control import ControlRequest
+from ..stores.spool.rows import StoredEvent
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -34,6 +36,12 @@ class FoundRow(NamedTuple):
     #: The name of the table.
     place: str
     row: OutboxRow
+
+    @property
+    def stored(self) -> StoredEvent:
+        """As it would be in a file."""
+        dead = self.row.reason if self.row.is_dead else None
+        return StoredEvent(self.row.seq, self.row.event, dead)
 
     @property
     def event(self) -> Event:
@@ -117,10 +125,8 @@ class OutboxRows:
     def events(self, wanted: Filter) -> Iterator[FoundRow]:
         """The *wanted* events, in the order of the rows."""
         with self._admin() as admin:
-            for row in admin.rows(dead=wanted.dead or None):
-                found = FoundRow(self.name, row)
-                if _is_wanted(found, wanted):
-                    yield found
+            for row in admin.rows(wanted=wanted):
+                yield FoundRow(self.name, row)
 
     def with_ids(self, ids: Sequence[str]) -> list[FoundRow]:
         """The events with *ids*."""
@@ -134,7 +140,38 @@ class OutboxRows:
     def ids_from(self, prefix: str) -> set[str]:
         """The ids that start with *prefix*."""
         with self._admin() as admin:
-            return {row.event.id for row in admin.rows(id_prefix=prefix)}
+            return admin.ids(prefix)
+
+    def strays(self) -> dict[str, Counts]:
+        """The rows of apps that no process sends, by the apps' names."""
+        with self._admin() as admin:
+            return admin.strays()
+
+    def others(self) -> dict[str, Counts]:
+        """The rows of all other apps, by their names."""
+        with self._admin() as admin:
+            return admin.others()
+
+    def adopt(self, app: str) -> int:
+        """Make the rows of *app* this app's own, unless held; returns how many."""
+        with self._admin() as admin:
+            return admin.adopt(app)
+
+    def add(self, events: Iterable[StoredEvent]) -> None:
+        """Add rows for *events*, all or none."""
+        with self._admin() as admin:
+            admin.add((stored.event, stored.dead) for stored in events)
+
+    def purge(self, seqs: Sequence[int], notify: Notify) -> list[str]:
+        """Erase rows that are still there, and report it; returns the events' ids."""
+        ids: list[str] = []
+        with self._admin() as admin:
+            for start in range(0, len(seqs), _PAGE):
+                rows = {r.seq: r for r in admin.rows(seqs=seqs[start : start + _PAGE])}
+                gone = [rows[seq].event for seq in admin.purge([*rows])]
+                notify([Notice(NoticeKind.DROPPED, event, PURGED) for event in gone])
+                ids += [event.id for event in gone]
+        return ids
 
     def change(
         self, request: ControlRequest, found: Iterable[FoundRow], notify: Notify
@@ -142,11 +179,9 @@ class OutboxRows:
         """Apply *request* to the rows *found*."""
         events = {f.row.seq: f.event for f in found}
         seqs = [*events]
+        if request.action == "purge":
+            return Changed(None, self.purge(seqs, notify), [])
         with self._admin() as admin:
-            if request.action == "purge":
-                gone = [events[seq] for seq in admin.purge(seqs)]
-                notify([Notice(NoticeKind.DROPPED, event, PURGED) for event in gone])
-                return Changed(None, [event.id for event in gone], [])
             changed = set(admin.retry(seqs, to=request.queue or None))
         others = [events[seq].id for seq in seqs if seq not in changed]
         # The rest have been delivered in the meantime.
@@ -185,15 +220,6 @@ _NO_ENGINE = (
     "the bound session has no engine for it here: give it one, or pass"
     " bind_session() an outbox_engine"
 )
-
-
-def _is_wanted(found: FoundRow, wanted: Filter) -> bool:
-    event = found.event
-    return (
-        wanted.selects_queue(event.target)
-        and wanted.selects_age(event)
-        and wanted.selects_reason(found.reason)
-    )
 
 
 def _explained(error: Exception) -> str:

@@ -43,7 +43,7 @@ class Figures(NamedTuple):
         if self.failure is not None:
             return str(self.failure)
         stats = self.stats
-        is_down = stats.broker.is_trouble or stats.spool_error or stats.problems
+        is_down = stats.broker.is_trouble or stats.outbox_error or stats.problems
         return why_left(stats) if is_down else ""
 
     @property

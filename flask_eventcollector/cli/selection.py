@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from ..stores.spool.admin.reading import (
-    ALL,
-    QUARANTINED,
-    Filter,
-    Unreadable,
-)
+from ..stores.filter import ALL, Filter
+from ..stores.spool.admin.reading import QUARANTINED, Unreadable
 from ..stores.spool.folder import EXTENSION, Folder
 from .as_text import abbreviated
 from .backlog import Backlog, Waiting
+from .context import app_name
 from .exit_codes import Failure
 from .formatting import count
+from .outbox import OutboxRows
+
+if TYPE_CHECKING:
+    from ..stores.outbox.admin import Counts
 
 #: In characters: the shortest beginning of an id, as in Git, and a whole one.
 _SHORTEST_ID, _FULL_ID = 4, 36
@@ -89,38 +91,65 @@ def _in_full(backlog: Backlog, id: str) -> str:
 
 
 def select_files(
-    folder: Folder, files: Sequence[str], source: str | None
-) -> list[Path]:
+    backlog: Backlog, files: Sequence[str], source: str | None
+) -> tuple[list[Path], Counts | None]:
     """The spool files with these names or paths; with *source*, those of that app.
 
-    :raises Failure: there is no such file.
+    With *source*, also the app's rows in the outbox; ``None``: there are none.
+
+    :raises Failure: there is nothing of these.
     """
     if bool(files) == bool(source):
         raise click.UsageError("Give the names of files, or --from.")
     if source is None:
-        return [_file(folder, name) for name in dict.fromkeys(files)]
-    theirs = Folder(folder.path, source, folder.destination)
-    paths = theirs.other_files()
-    if source == folder.name:
-        return paths
-    paths = theirs.files() + paths
-    if not paths:
-        raise Failure(
-            f"No spool files of {source!r} in {folder.path}: {_names_in(folder)}"
-        )
-    return paths
+        return [_file(backlog.folder, name) for name in dict.fromkeys(files)], None
+    rows = {} if backlog.outbox is None else _rows_of_others(backlog.outbox)
+    paths = [] if backlog.folder is None else _files_of(source, backlog.folder)
+    if not (paths or source in rows or source == app_name()):
+        where = [] if backlog.folder is None else [_names_in(backlog.folder)]
+        where += [_names_among(rows)] * (backlog.outbox is not None)
+        raise Failure(f"No events of {source!r} are waiting: {'; '.join(where)}")
+    return paths, rows.get(source)
+
+
+def _rows_of_others(outbox: OutboxRows) -> dict[str, Counts]:
+    try:
+        return outbox.others()
+    except Unreadable as error:
+        raise Failure(f"Can't read {error}", unreadable=[error]) from error
+
+
+def _files_of(app: str, folder: Folder) -> list[Path]:
+    """The files of *app* that this app does not adopt by itself."""
+    theirs = Folder(folder.path, app, folder.destination)
+    if app == folder.name:
+        return theirs.other_files()
+    return theirs.files() + theirs.other_files()
 
 
 def _names_in(folder: Folder) -> str:
     """The apps that have spool files there, as text."""
     apps = folder.all_files()
     if not apps:
-        return "there are none at all"
+        return f"there are no spool files at all in {folder.path}"
     named = (f"{name!r} ({count(len(files), 'file')})" for name, files in apps.items())
-    return f"there are those of {', '.join(named)}"
+    return f"in {folder.path} there are spool files of {', '.join(named)}"
 
 
-def _file(folder: Folder, name: str) -> Path:
+def _names_among(rows: Mapping[str, Counts]) -> str:
+    """The other apps that have rows in the outbox, as text."""
+    if not rows:
+        return "in the outbox there are no events of other apps"
+    named = (f"{name!r} ({count(sum(n[:4]), 'event')})" for name, n in rows.items())
+    return f"in the outbox there are events of {', '.join(named)}"
+
+
+def _file(folder: Folder | None, name: str) -> Path:
+    if folder is None:
+        raise Failure(
+            "The backlog is in memory, so there are no spool files here: give --from"
+            " for events of the outbox, or set EVENTCOLLECTOR_BACKLOG to 'spool'"
+        )
     for path in (folder.path / name, Path(name)):
         if path.suffix == EXTENSION and path.is_file():
             return path

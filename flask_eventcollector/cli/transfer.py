@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import IO, NoReturn
 
 import click
 from flask.cli import with_appcontext
 
-from ..stores.spool.admin.reading import (
-    ALL,
-    Filter,
-    Found,
-    Unreadable,
-    events_in,
-    left_alone,
-    reports,
-    total,
-)
+from ..stores.filter import ALL, Filter
+from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.admin.transferring import (
     Ids,
     Imported,
@@ -29,18 +23,18 @@ from ..stores.spool.admin.transferring import (
     NotReplaced,
     complete_file,
     export,
-    import_lines,
     remove,
 )
-from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
-from .backlog import Backlog
-from .context import app_state, spool_folder
+from .backlog import Backlog, LeftAlone, Waiting
+from .context import app_state, backlog
 from .exit_codes import Exit, Failure, end, finish, tell
 from .selection import with_ids
 
 #: Stands for stdin and stdout.
 _STANDARD = "-"
+#: The first characters of an id, as the library makes them.
+_AN_ID = re.compile(r"[0-9a-f]{4,8}|[0-9a-f]{8}-[0-9a-f-]{0,27}")
 
 
 @click.command("export")
@@ -72,55 +66,69 @@ def export_events(
 ) -> None:
     """Write events as lines of JSON to FILE, or to stdout.
 
-    All events on disk are meant, or those with IDS, or that meet the conditions. FILE
-    has payloads, so only its owner can read it. Exits with 1 and removes nothing if
-    FILE can't be written, and with 3 if events can't be read or removed.
+    All events on disk and in the outbox are meant, or those with IDS, or that meet the
+    conditions. FILE has payloads, so only its owner can read it. Exits with 1 and
+    removes nothing if FILE can't be written, and with 3 if events can't be read or
+    removed.
     """
     if file == _STANDARD and (is_move or for_machines):
         raise click.UsageError("--remove and --json need a FILE, not '-'.")
-    folder = spool_folder()
+    places = backlog()
+    _check_name(file, places)
     unread: list[Unreadable] = []
     wanted = Filter(queue, dead, reason, older_than)
-    exported = _export(folder, file, _selected(folder, ids, wanted, unread), force)
-    left: Ids = {}
-    unchanged = remove(exported, app_state().notify, left) if is_move else []
-    written, kept = _distinct(exported), _distinct(left)
+    found = _selected(places, ids, wanted, unread)
+    exported = _export(places, file, found, force)
+    kept: set[str] = set()
+    purge = partial(places.purge, notify=app_state().notify)
+    unchanged = remove(exported, purge, kept) if is_move else []
+    written = set(itertools.chain.from_iterable(exported.values()))
     removed = len(written - kept) if is_move else 0
-    alone = [] if ids else left_alone(folder)
+    alone = LeftAlone() if ids else places.left_alone()
     if for_machines:
         as_json.write(
             {
                 "exported": len(written),
                 "removed": removed,
                 "left": sorted(kept),
-                "left_alone": as_json.paths(alone),
+                "left_alone": alone.places,
                 "unreadable": as_json.unreadable(unread + unchanged),
             }
         )
     else:
-        _say_exported(file, len(written), removed)
+        _say_exported(file, len(written), removed, places)
     tell(unread, "Not exported:")
     finish(unchanged, is_left=bool(unread), lead="Not removed:", left_alone=alone)
 
 
+def _check_name(file: str, places: Backlog) -> None:
+    """Check that *file* is not meant to be the id of an event.
+
+    :raises click.UsageError: an event has this id.
+    """
+    if _AN_ID.fullmatch(file) and places.ids_from(file):
+        raise click.UsageError(
+            f"{file} is the id of an event: name the FILE before the ids, as in 'flask"
+            f" events export FILE {file}', or give '-' for stdout."
+        )
+
+
 def _selected(
-    folder: Folder, ids: tuple[str, ...], wanted: Filter, problems: list[Unreadable]
-) -> Iterable[Found]:
+    places: Backlog, ids: tuple[str, ...], wanted: Filter, problems: list[Unreadable]
+) -> Iterable[Waiting]:
     if not ids:
-        return events_in(folder, problems, wanted)
+        return places.events(problems, wanted)
     if wanted != ALL:
         raise click.UsageError("Give either the ids of events, or conditions.")
-    found = with_ids(Backlog(folder), ids, problems)
-    return [f for f in found if isinstance(f, Found)]
+    return with_ids(places, ids, problems)
 
 
-def _export(folder: Folder, file: str, found: Iterable[Found], force: bool) -> Ids:
+def _export(places: Backlog, file: str, found: Iterable[Waiting], force: bool) -> Ids:
     if file == _STANDARD:
         return export(found, sys.stdout.buffer, lambda _: None)
-    waiting, dead, _, _ = total(reports(folder))
     try:
         with (
-            as_text.progress(waiting + dead, "Exporting") as bar,
+            as_text.progress(places.status().total, "Exporting") as bar,
             complete_file(Path(file), replace=force) as opened,
         ):
             return export(found, opened, bar.update if bar else lambda _: None)
@@ -134,17 +142,13 @@ def _export(folder: Folder, file: str, found: Iterable[Found], force: bool) -> I
         ) from error
 
 
-def _distinct(ids: Ids) -> set[str]:
-    return set(itertools.chain.from_iterable(ids.values()))
-
-
-def _say_exported(file: str, exported: int, removed: int) -> None:
+def _say_exported(file: str, exported: int, removed: int, places: Backlog) -> None:
     text = f"Exported {formatting.events(exported)}"
     if file != _STANDARD:
         text += f" to {formatting.printable(file)}"
     click.echo(f"{text}.", err=file == _STANDARD)
     if removed:
-        click.echo(f"Removed {formatting.events(removed)} from the spool.")
+        click.echo(f"Removed {formatting.events(removed)} from {places.names}.")
 
 
 @click.command("import")
@@ -154,16 +158,16 @@ def _say_exported(file: str, exported: int, removed: int) -> None:
 def import_events(file: IO[bytes], for_machines: bool) -> None:
     """Take in the events that 'export' has written to FILE, or that stdin has.
 
-    A running worker sends them, or the next one, as possible duplicates. What is on
-    disk already, by its id, is skipped. Exits with 1 and imports nothing if a line is
+    They go into the outbox, or into the spool of an app without one. A running worker
+    sends them, or the next one, as possible duplicates. What is on disk or in the
+    outbox already, by its id, is skipped. Exits with 1 and imports nothing if a line is
     wrong, and with 3 if a file can't be read, which may hold the same events.
     """
     problems: list[Unreadable] = []
+    places = backlog()
     try:
         with as_text.progress(_size(file), "Importing") as bar:
-            imported = import_lines(
-                file, spool_folder(), problems, bar.update if bar else lambda _: None
-            )
+            imported = places.add(file, problems, bar.update if bar else lambda _: None)
     except InvalidLines as error:
         _fail(file, error.errors, for_machines)
     except Unreadable as error:
@@ -172,7 +176,7 @@ def import_events(file: IO[bytes], for_machines: bool) -> None:
         shown = {"imported": imported.events, "skipped": imported.skipped}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
     else:
-        _say_imported(imported)
+        _say_imported(imported, places)
     finish(problems)
 
 
@@ -195,10 +199,10 @@ def _fail(file: IO[bytes], errors: dict[int, str], for_machines: bool) -> NoRetu
     end(Exit.FAILED)
 
 
-def _say_imported(imported: Imported) -> None:
+def _say_imported(imported: Imported, places: Backlog) -> None:
     text = f"Imported {formatting.events(imported.events)}"
     if imported.skipped:
-        text += f"; skipped {imported.skipped} that the spool has already"
+        text += f"; skipped {imported.skipped} that {places.names} has already"
     click.echo(f"{text}.")
     if imported.events:
         click.echo("A worker sends them, or run 'flask events flush' now.")

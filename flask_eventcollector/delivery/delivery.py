@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -80,8 +81,8 @@ class Delivery:
         self._closed = False
         #: Whether a shutdown has come to its end: nothing is delivered any more.
         self._is_over = False
-        #: How many events on disk the log has told of at the end.
-        self._left = 0
+        #: How many events in each store the log has told of at the end.
+        self._left = Counter[str]()
 
     # What collectors call.
 
@@ -274,6 +275,8 @@ class Delivery:
     def retry(self, ids: Iterable[str] | None) -> int:
         """Send dead events again; returns how many."""
         count = self._ledger.retry(ids)
+        if self.outbox is not None:
+            self.outbox.look()
         self.broker.wake()
         self.note_use()
         return count
@@ -459,9 +462,11 @@ class Delivery:
         self._log_last_words()
 
     def _log_last_words(self) -> None:
-        spooled = self.stats().spooled
-        self._log.left(spooled - self._left)
-        self._left = spooled
+        left = Counter(spool=self.stats().spooled)
+        if self.outbox is not None:
+            left["outbox"] = self.outbox.left
+        self._log.left(left - self._left)
+        self._left = left
         # What receivers have enqueued is over, too. No receiver hears of that: it might
         # enqueue again, without end.
         with self._telling(self._log.notices) as notices:
@@ -476,7 +481,7 @@ class Delivery:
             self.notify_pending()
             stats = self._figures()
             self._log.broker(stats, self.broker.relay.connection)
-            self._log.spool(self._store.problems(), stats.unspooled)
+            self._log.stores(self._store.problems(), stats.unspooled)
             self._log.log_suppressed()
         due = self._ledger.due()
         if due is None:

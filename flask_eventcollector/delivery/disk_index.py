@@ -37,8 +37,14 @@ class Write:
     @property
     def erased(self) -> list[int]:
         """The numbers of the rows that are erased."""
-        ended = (e for e in self.outdated if not self._states[e].alive)
+        ended = (e for e in self.outdated if not self._states[e].has_row)
         return [entry.row.number for entry in ended if entry.row]
+
+    @property
+    def freed(self) -> list[tuple[Entry, int]]:
+        """The entries that any process may have, with the row numbers."""
+        left = (e for e in self.outdated if self._states[e] is State.OUTBOXED)
+        return [(entry, entry.row.number) for entry in left if entry.row]
 
     @property
     def followed(self) -> list[tuple[Entry, State]]:
@@ -56,6 +62,8 @@ class DiskIndex:
         self._durable = durable
         #: By sequence: handed over, alive, and not on disk.
         self._unstored: dict[int, Entry] = {}
+        #: By sequence: alive, and committed as rows of the outbox.
+        self._committed: dict[int, Entry] = {}
         #: For each file: entries whose rows no longer reflect their state.
         self._outdated: dict[object, list[Entry]] = {}
         #: How many of these there are.
@@ -73,10 +81,13 @@ class DiskIndex:
     def as_dict(self, handed_over: int) -> dict[str, Any]:
         """The fields of :class:`~flask_eventcollector.Stats` that are known here."""
         return {
-            "spooled": handed_over - self.unstored if self._durable else 0,
+            "spooled": self._spooled(handed_over) if self._durable else 0,
             "unerased": self.unerased,
             "unadopted": sum(self.unadopted.values()),
         }
+
+    def _spooled(self, handed_over: int) -> int:
+        return handed_over - self.unstored - len(self._committed)
 
     # What must be written.
 
@@ -86,11 +97,18 @@ class DiskIndex:
             unstored = (entry for entry in entries if not entry.is_stored)
             self._unstored.update((entry.sequence, entry) for entry in unstored)
 
+    def adopt(self, entry: Entry) -> None:
+        """Note that *entry* comes from another process, or from the outbox."""
+        self.open([entry])
+        if entry.is_committed:
+            self._committed[entry.sequence] = entry
+
     def end(self, entries: Iterable[Entry]) -> None:
         """Note that *entries*, whose rows are outdated, no longer need to be stored."""
-        if self._unstored:
+        if self._unstored or self._committed:
             for entry in entries:
                 self._unstored.pop(entry.sequence, None)
+                self._committed.pop(entry.sequence, None)
 
     def oldest(self, before: float, limit: int) -> list[Entry]:
         """Of the *limit* oldest unstored entries, those handed over by *before*."""
@@ -120,6 +138,7 @@ class DiskIndex:
             self.outdate(entry)
         if not state.alive:
             self._unstored.pop(entry.sequence, None)
+            self._committed.pop(entry.sequence, None)
 
     def outdate(self, entry: Entry) -> None:
         """The row of *entry*, if it has one, must be updated or erased."""
@@ -156,7 +175,9 @@ class DiskIndex:
         self.rebuild(live)
 
     def rebuild(self, live: Iterable[Entry]) -> None:
-        """Recompute which of the *live* entries that were handed over are unstored."""
+        """Recompute where the *live* entries are that were handed over."""
+        live = list(live)
+        self._committed = {e.sequence: e for e in live if e.is_committed}
         self.unerased = sum(map(len, self._outdated.values()))
         if self._durable:
             unstored = [entry for entry in live if not entry.is_stored]

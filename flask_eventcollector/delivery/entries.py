@@ -39,6 +39,11 @@ class State(enum.IntEnum):
         """Whether the event is still held."""
         return self <= State.DEAD
 
+    @property
+    def has_row(self) -> bool:
+        """Whether the event's row, if it has one, is needed."""
+        return self.alive or self is State.OUTBOXED
+
 
 class Row(NamedTuple):
     """Where an event is on disk."""
@@ -134,6 +139,11 @@ class Entry:
     def is_in_flight(self) -> bool:
         """Whether it is in flight."""
         return self.state is State.IN_FLIGHT
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether it is a row of the outbox that a transaction has committed."""
+        return self.row is not None and self.row.is_committed
 
     def refused(self, now: float, uptime: float) -> None:
         """Record that the broker refused it after *uptime* seconds of being ready."""

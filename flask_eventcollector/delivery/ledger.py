@@ -455,9 +455,15 @@ class Ledger:
 
     @step
     def retry(self, ids: Iterable[str] | None) -> int:
-        """Retain dead events in their original positions; returns how many."""
+        """Retain dead events in their original positions; returns how many.
+
+        Those of the outbox are left to whichever process claims their rows.
+        """
         dead = [e for e in self._books.select(ids) if e.state is State.DEAD]
-        self._try_again(dead)
+        self._try_again(entry for entry in dead if not entry.is_committed)
+        for entry in dead:
+            if entry.is_committed:
+                self._move(entry, State.OUTBOXED)
         return len(dead)
 
     @step
@@ -570,7 +576,7 @@ class Ledger:
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
             self._books.adopt(entry)
-            self._disk_index.open([entry])
+            self._disk_index.adopt(entry)
             if entry.is_retained:
                 self._lane(entry.target).add(entry)
             else:
@@ -600,9 +606,19 @@ class Ledger:
         Returns those of *entries* that were left: none that is in flight or has ended.
         """
         left = [e for e in entries if e.state.alive and e.state is not State.IN_FLIGHT]
-        self._leave(left)
+        for entry in left:
+            # Otherwise its row would be erased.
+            entry.row = None
+            self._move(entry, State.OUTBOXED)
+            if entry.waiter is not None:
+                entry.waiter.resolve(entry)
         self._changed.wake_all()
         return left
+
+    @step
+    def has_too_many_dead(self) -> bool:
+        """Whether the dead events exceed their limit."""
+        return self._room.has_too_many_dead()
 
     @step
     def free(self) -> tuple[int, int]:
@@ -754,7 +770,7 @@ class Ledger:
         """The oldest event of *lanes* and *others* that may be dropped."""
         heads = [lane.oldest() for lane in lanes]
         kept = [*(entry for entry in heads if entry is not None), *others]
-        ours = [e for e in kept if self._is_ours(e) and not _is_committed(e)]
+        ours = [e for e in kept if self._is_ours(e) and not e.is_committed]
         return min(ours, key=lambda entry: entry.sequence, default=None)
 
     def _is_ours(self, entry: Entry) -> bool:
@@ -791,14 +807,6 @@ class Ledger:
         self._move(entry, State.DROPPED)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
-
-    def _leave(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            # Otherwise its row would be erased.
-            entry.row = None
-            self._move(entry, State.OUTBOXED)
-            if entry.waiter is not None:
-                entry.waiter.resolve(entry)
 
     # Sending and settling.
 
@@ -1072,8 +1080,13 @@ class Ledger:
         self._refused_lanes[entry.target] = lane
 
     def _die(self, entry: Entry) -> None:
-        """Dead-letter *entry*; if there are too many dead events, drop the oldest."""
+        """Dead-letter *entry*; if there are too many dead events, drop the oldest.
+
+        None of the outbox, whose store leaves them to their rows instead.
+        """
         self._move(entry, State.DEAD)
+        if entry.is_committed:
+            return
         self._dead.append(entry)
         # No more than it replaces, since adopted ones may exceed the limit.
         freed = 0
@@ -1081,13 +1094,8 @@ class Ledger:
             if len(self._dead) == 1:
                 break
             oldest = self._dead.popleft()
-            if oldest.state is not State.DEAD:
-                continue
-            freed += oldest.event.size + 1
-            if _is_committed(oldest):
-                # Its row stays, and says that it is dead.
-                self._leave([oldest])
-            else:
+            if oldest.state is State.DEAD:
+                freed += oldest.event.size + 1
                 self._drop(oldest, OVERFLOW, self._deferred)
 
     def _refused_too_long(self, entry: Entry) -> bool:
@@ -1221,7 +1229,8 @@ class Ledger:
         """Recompute everything derived from the entries, after an interrupted step."""
         self._books.rebuild()
         self._lanes, self._refused_lanes = {}, {}
-        self._dead = deque(self._books.in_state(State.DEAD))
+        dead = self._books.in_state(State.DEAD)
+        self._dead = deque(entry for entry in dead if not entry.is_committed)
         alone, self._suspects = self._suspects.alone, Suspects()
         for entry in self._books.in_state(State.RETAINED):
             if entry.is_suspect:
@@ -1256,10 +1265,6 @@ _POSTPONED: dict[str, Callable[[], Any]] = {
     "settle": bool,
     "take": list,
 }
-
-
-def _is_committed(entry: Entry) -> bool:
-    return entry.row is not None and entry.row.is_committed
 
 
 def _is_confirm(settlement: Settlement) -> bool:

@@ -150,16 +150,19 @@ class ThrottledLog:
         """Log that the library's threads can't be started."""
         self._log_problem("threads", Kind.NO_THREAD, {"reason": str(error)})
 
-    def spool(self, problems: Iterable[StoreProblem], unspooled: int) -> None:
-        """Log problems with the disk. Only the flusher calls this.
+    def stores(self, problems: Iterable[StoreProblem], unspooled: int) -> None:
+        """Log problems with the disk or the database. Only the flusher calls this.
 
-        :param unspooled: how many events are only in memory because of them.
+        :param unspooled: how many events are only in memory because of the spool's.
         """
-        kind = Kind.SPOOL_PROBLEM_UNSPOOLED if unspooled else Kind.SPOOL_PROBLEM
+        of_spool = Kind.SPOOL_PROBLEM_UNSPOOLED if unspooled else Kind.SPOOL_PROBLEM
         for problem in problems:
+            kind = Kind.OUTBOX_PROBLEM if problem.store == "outbox" else of_spool
             values = {"reason": problem.text, **_counted(unspooled)}
             interval = float("inf") if problem.once else INTERVAL
-            self._log_problem(f"spool: {problem.kind}", kind, values, interval)
+            self._log_problem(
+                f"{problem.store}: {problem.kind}", kind, values, interval
+            )
 
     def quarantined(self, file: QuarantinedFile) -> None:
         """Log that a damaged spool file was quarantined."""
@@ -170,10 +173,11 @@ class ThrottledLog:
             **_counted(file.rescued),
         )
 
-    def left(self, number: int) -> None:
-        """Log, at shutdown, how many events stay on disk."""
-        if number:
-            log_record(Kind.SPOOL_LEFT, **_counted(number))
+    def left(self, numbers: Mapping[str, int]) -> None:
+        """Log, at shutdown, how many events stay in the stores that outlive it."""
+        for store, kind in ("spool", Kind.SPOOL_LEFT), ("outbox", Kind.OUTBOX_LEFT):
+            if number := numbers.get(store, 0):
+                log_record(kind, **_counted(number))
 
     def enqueued_late(self, event: Event) -> None:
         """Log that *event* was enqueued after the last flush."""

@@ -177,6 +177,17 @@ class Kind(enum.Enum):
         (),
     )
 
+    OUTBOX_PROBLEM = (
+        _WARNING,
+        "Outbox problem: %(reason)s",
+        ("reason",),
+    )
+    OUTBOX_LEFT = (
+        _WARNING,
+        "Left %(events)s in the outbox for other processes.",
+        ("count",),
+    )
+
     # The spool.
     SPOOL_FOLDER = (
         _INFO,
@@ -205,8 +216,28 @@ class Kind(enum.Enum):
     )
     ADOPTION_FAILED = (
         _ERROR,
-        "Spool adoption failed at the first request",
+        "Adoption failed at the first request",
         ("reason",),
+    )
+
+    # Databases.
+    OUTBOX_ELSEWHERE = (
+        _WARNING,
+        (
+            "Events are written to %(outbox)s, but their transaction has changed"
+            " %(database)s: these do not commit together. Pass make_outbox_table() the"
+            " metadata of that database, or use Session(twophase=True)"
+        ),
+        (),
+    )
+    SAVEPOINT_COMMITS = (
+        _WARNING,
+        (
+            "SQLite begins a transaction at a savepoint, so releasing it commits, and a"
+            " later rollback takes nothing back. Create the engine with"
+            " connect_args={'autocommit': False} (Python 3.12 or later), or emit BEGIN"
+        ),
+        (),
     )
 
     # What the app's own code, or a fault of the library, has broken.

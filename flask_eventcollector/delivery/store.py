@@ -28,6 +28,8 @@ class StoreProblem(NamedTuple):
     text: str
     #: Whether it is logged once only, and not again each minute.
     once: bool = False
+    #: Which store has it: ``"spool"`` or ``"outbox"``.
+    store: str = "spool"
 
 
 class TransactionStore(Protocol):
@@ -36,13 +38,21 @@ class TransactionStore(Protocol):
     #: Whether this process sends them. Otherwise, another one does.
     sends: bool
 
+    @property
+    def left(self) -> int:
+        """How many events it has left to other processes, as this one ends."""
+
     def open(self, engine: Any) -> object:
         """Begin to send what other processes have left in the database of *engine*."""
+
+    def look(self) -> None:
+        """There are rows to free or to claim. Does not wait."""
 
     def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
         """Write those of *entries* that are still collected into a transaction.
 
-        :param connect: returns the transaction's connection for a table.
+        :param connect: returns the transaction's connection for a table; ``None``: they
+            are not written now.
         """
 
     def committed(self, entries: Iterable[Entry]) -> None:

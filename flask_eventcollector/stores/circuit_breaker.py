@@ -13,8 +13,9 @@ PAUSE = 1.0
 class CircuitBreaker:
     """Tracks whether one thread's operations succeed. It does no I/O itself."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, store: str = "spool") -> None:
         self._place = place
+        self._store = store
         #: The last failure; ``None``: it works.
         self.problem: StoreProblem | None = None
         self._closes_at = 0.0
@@ -28,7 +29,7 @@ class CircuitBreaker:
         """Open the breaker for a while."""
         code = getattr(error, "errno", None) or getattr(error, "sqlite_errorcode", "")
         kind = f"{self._place}: {type(error).__name__} {code}"
-        self.problem = StoreProblem(kind, str(error))
+        self.problem = StoreProblem(kind, str(error), store=self._store)
         self._closes_at = time.monotonic() + PAUSE
 
     def record_success(self) -> None:

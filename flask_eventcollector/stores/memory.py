@@ -22,14 +22,21 @@ class PublishedAtCommit:
 
     sends = True
 
-    def __init__(self, publish: Callable[[list[Entry]], object]) -> None:
+    def __init__(self, publish: Callable[[list[Entry]], object], table: Any) -> None:
         self._publish = publish
+        self._table = table
+        self.left = 0
 
     def open(self, engine: Any) -> None:
         """There is nothing to open."""
 
+    def look(self) -> None:
+        """There are no rows."""
+
     def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
-        """There is nothing to write."""
+        """Nothing is written, but a database where that is impossible is an error."""
+        if any(entry.state.alive for entry in entries):
+            connect(self._table)
 
     def committed(self, entries: Iterable[Entry]) -> None:
         self._publish([*entries])

@@ -9,15 +9,18 @@ from __future__ import annotations
 import functools
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
 from sqlalchemy import Table, event
 from sqlalchemy.engine import Connection, ExecutionContext
+from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from ..delivery.records import Kind, log_failure
+from ..databases import begins_at_savepoint, is_autocommit
+from ..delivery.records import Kind, log_failure, log_record
+from ..errors import ConfigurationError
 from .transaction import Transaction
 
 P = ParamSpec("P")
@@ -42,6 +45,13 @@ class _Begun(NamedTuple):
     session: weakref.ref[Session]
     transaction: Transaction
     outer: _Begun | None
+
+
+class _User(NamedTuple):
+    """A session that uses a connection, with its transaction."""
+
+    session: weakref.ref[Session]
+    transaction: Transaction
 
 
 _begun: ContextVar[_Begun | None] = ContextVar("eventcollector_begun", default=None)
@@ -126,6 +136,12 @@ def _has_unflushed(reference: weakref.ref[Session]) -> bool:
         return False
 
 
+def _users(connection: Connection) -> list[_User]:
+    """The sessions that use *connection*, latest last."""
+    found: list[_User] = vars(connection).get(_KEY, [])
+    return found
+
+
 def _innermost(session: Session) -> SessionTransaction | None:
     return session.get_nested_transaction() or session.get_transaction()
 
@@ -140,30 +156,64 @@ def before_commit(session: Session) -> None:
         return
     if session.in_nested_transaction():
         # A savepoint is released; or the root is committed, and releases them first.
-        transaction.has_outbox = True
+        transaction.write_events(functools.partial(_begin, session, transaction))
         return
     # The application may enqueue events when objects are flushed.
     session.flush()
-    transaction.write_events(functools.partial(_connection, session))
+    transaction.write_events(functools.partial(_connection, session, transaction))
 
 
-def commit(connection: Connection) -> None:
+def commit(connection: Connection, _id: object = None) -> None:
     # For a root that still had savepoints. The others have written their events.
-    users: list[Transaction] = vars(connection).get(_KEY, [])
-    for transaction in users:
-        if transaction.has_outbox and not transaction.is_over:
-            transaction.write_events(lambda _: connection)
+    for user in _users(connection):
+        session, transaction = user.session(), user.transaction
+        if transaction.has_outbox and not transaction.is_over and session is not None:
+            transaction.write_events(functools.partial(_if_its, session, connection))
 
 
 def after_flush(session: Session, _context: object) -> None:
     # Other functions may have changed something in the meantime.
     transaction: Transaction | None = session.info.get(_KEY)
     if transaction is not None and transaction.has_outbox:
-        transaction.write_events(functools.partial(_connection, session))
+        transaction.write_events(functools.partial(_connection, session, transaction))
 
 
-def _connection(session: Session, table: Table) -> Connection:
-    return session.connection(bind_arguments={"clause": table})
+def _connection(session: Session, transaction: Transaction, table: Table) -> Connection:
+    """The session's connection to the database of *table*."""
+    try:
+        connection = session.connection(bind_arguments={"clause": table})
+    except UnboundExecutionError as error:
+        raise ConfigurationError(
+            f"The session has no database for the outbox's table {table.fullname}: pass"
+            " make_outbox_table() the metadata of the database whose transactions the"
+            " events belong to, or give the session a bind for the table"
+        ) from error
+    if not session.twophase:
+        _warn_of_others(connection, transaction.changed)
+    return connection
+
+
+def _begin(session: Session, transaction: Transaction, table: Table) -> None:
+    """Begin the transaction on that connection: at the commit, it is late for that."""
+    _connection(session, transaction, table)
+
+
+def _if_its(session: Session, connection: Connection, table: Table) -> Any:
+    """*connection*, if *session* uses it for *table*, and ``None`` otherwise."""
+    bind = session.get_bind(clause=table)
+    return connection if bind in (connection, connection.engine) else None
+
+
+def _warn_of_others(outbox: Connection, changed: Iterable[Connection]) -> None:
+    """Warn of what was changed, and does not commit together with its events."""
+    for connection in changed:
+        if connection is not outbox and _is_new(connection.engine, f"{_KEY}_elsewhere"):
+            places = (
+                c.engine.url.set(username=None, password=None, query={})
+                for c in (outbox, connection)
+            )
+            written, state = map(str, places)
+            log_record(Kind.OUTBOX_ELSEWHERE, outbox=written, database=state)
 
 
 # The other hooks.
@@ -194,17 +244,22 @@ def after_begin(
     session: Session, began: SessionTransaction, connection: Connection
 ) -> None:
     transaction = _tracked(session)
-    options = connection.get_execution_options()
-    if transaction is None or options.get("isolation_level") == "AUTOCOMMIT":
+    if transaction is None or is_autocommit(connection):
         # Without a transaction, the database takes nothing back.
         return
     # A connection may outlive the transaction, and serve several sessions.
-    users: list[Transaction] = vars(connection).setdefault(_KEY, [])
-    users[:] = [*(t for t in users if not t.is_over and t is not transaction)]
-    users.append(transaction)
+    users: list[_User] = vars(connection).setdefault(_KEY, [])
+    users[:] = [
+        user
+        for user in users
+        if not user.transaction.is_over and user.transaction is not transaction
+    ]
+    users.append(_User(weakref.ref(session), transaction))
     if _is_new(connection.engine):
         event.listen(connection.engine, "before_cursor_execute", before_cursor_execute)
         event.listen(connection.engine, "commit", commit)
+        event.listen(connection.engine, "prepare_twophase", commit)
+        event.listen(connection.engine, "savepoint", savepoint)
 
 
 @_hook
@@ -217,11 +272,20 @@ def before_cursor_execute(
     executemany: bool,
 ) -> None:
     # Before, so that a statement that fails counts, too.
-    users: list[Transaction] = vars(connection).get(_KEY, [])
+    users = _users(connection)
     if users and _writes(statement, context):
-        current = next((t for t in reversed(users) if not t.is_over), None)
+        found = (user.transaction for user in reversed(users))
+        current = next((t for t in found if not t.is_over), None)
         if current is not None:
-            current.note_write()
+            current.note_write(connection)
+
+
+@_hook
+def savepoint(connection: Connection, _name: object) -> None:
+    if not _users(connection) or not begins_at_savepoint(connection):
+        return
+    if _is_new(connection.engine, f"{_KEY}_savepoint"):
+        log_record(Kind.SAVEPOINT_COMMITS)
 
 
 def _writes(statement: str, context: ExecutionContext | None) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy import Engine, Table
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from ..errors import ConfigurationError
 from ..messages.wording import type_name
 from .session_events import (
     listen,
@@ -75,15 +76,25 @@ def engine_of(session: Any, table: Table) -> Engine | None:
     """The engine that *session* uses for *table*.
 
     ``None``: it is not known in this context.
+
+    :raises ConfigurationError: the session can't commit there.
     """
     try:
         if not isinstance(session, _kinds(Session) + _kinds(scoped_session)):
             session = session()
         if isinstance(session, _kinds(scoped_session)):
             session = session()
-        return None if session is None else _sync(session).get_bind(clause=table).engine
+        if session is None:
+            return None
+        engine = _sync(session).get_bind(clause=table).engine
     except (RuntimeError, LookupError, UnboundExecutionError):
         return None
+    if engine.dialect.name == "sqlite" and _sync(session).twophase:
+        raise ConfigurationError(
+            "SQLite has no two-phase commit, so each commit would fail: remove"
+            " twophase=True from the session's options"
+        )
+    return engine
 
 
 def _source_of(session: Any) -> Callable[[], Iterator[Transaction]]:

@@ -62,6 +62,8 @@ class Transaction:
         self._held: dict[Delivery, list[Entry]] = {}
         #: Whether its events are written in it.
         self.has_outbox = False
+        #: The connections that have sent changes.
+        self.changed = weakref.WeakSet[Any]()
 
     def is_of(self, key: object) -> bool:
         """Whether *key* stands for the transaction, and it has not ended."""
@@ -121,7 +123,8 @@ class Transaction:
     def write_events(self, connect: Callable[[Any], Any]) -> None:
         """Write its events into the outbox, by the transaction itself.
 
-        :param connect: returns the session's connection for a table.
+        :param connect: returns the session's connection for a table; ``None``: they are
+            not written now.
         """
         self.has_outbox = True
         for level in self._levels:
@@ -134,10 +137,15 @@ class Transaction:
         if self._level(key) is None:
             self._levels.append(_Level(key))
 
-    def note_write(self) -> None:
-        """A change was made, or one that was not sent yet was undone."""
+    def note_write(self, connection: Any = None) -> None:
+        """A change was made, or one that was not sent yet was undone.
+
+        :param connection: which sends it, if it is sent.
+        """
         if self._levels:
             self._levels[-1].has_written = True
+        if connection is not None:
+            self.changed.add(connection)
 
     def note_commit(self, key: object) -> None:
         """The database has committed, or released the savepoint of, *key*."""

@@ -233,9 +233,10 @@ def test_a_misspelt_app_is_an_error_that_names_what_is_there(
 ) -> None:
     result = run("adopt", "--from", "shpo")
     assert result.exit_code == 1
-    assert f"No spool files of 'shpo' in {folder}: there are none" in result.stderr
+    assert "No events of 'shpo' are waiting: there are no spool" in result.stderr
+    assert f" files at all in {folder}" in result.stderr
     leave(folder, "ab")
-    assert "those of 'shop' (1 file)" in run("adopt", "--from", "shpo").stderr
+    assert "spool files of 'shop' (1 file)" in run("adopt", "--from", "shpo").stderr
 
 
 def test_without_files_for_other_brokers_there_is_nothing_to_do(run: Run) -> None:

@@ -313,6 +313,7 @@ def test_a_database_that_fails_hides_no_file(both: Command) -> None:
     assert problem["unreadable"][0]["path"] == both.place.table.name
     assert shown["outbox"]["table"] == both.place.table.name
     assert shown["outbox"]["rows"] is None
+    assert shown["outbox"]["strays"] == {}
     assert shown["total"]["waiting"] == 1
     assert "It can't be read." in both("status").stdout
 

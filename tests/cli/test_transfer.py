@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_eventcollector.cli import backlog
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.stores.spool.admin import changes, transferring
@@ -29,7 +30,7 @@ from tests.helpers import DEADLINE, Recorder, Shop, wait_until
 from tests.rabbitmq import free_ports
 from tests.spool import support
 from tests.spool.support import dead_rows, failing, stored
-from tests.spool.test_rows import HEADERS
+from tests.spool.test_rows import HEADERS, KEYS
 
 #: Without a destination, so that it fits every broker.
 leave = partial(support.leave, destination=None)
@@ -59,8 +60,9 @@ def listed(run: Run) -> list[tuple[str, str, str | None]]:
 
 # The format
 
-NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-TABLES = st.dictionaries(st.text(max_size=9), HEADERS, max_size=4)
+CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+NAMES = st.text(CHARACTERS, min_size=1, max_size=60)
+TABLES = st.dictionaries(KEYS, HEADERS, max_size=4)
 
 
 @given(
@@ -317,7 +319,7 @@ def test_what_was_delivered_during_the_export_counts_as_removed(
     run: Run, folder: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = leave(folder, ["delivered"])
-    monkeypatch.setattr(transferring, "change", failing(Gone()))
+    monkeypatch.setattr(backlog, "change", failing(Gone()))
 
     result = run("export", file, "--remove", "--json")
 

@@ -41,7 +41,10 @@ SHOP, PAYMENT, IMPORTING, FORGOTTEN, RECEIPT, EARLY, BELOW, PLAIN, LITE, ASYNC, 
     )
 )
 
-OUTBOX = find_one(page=PAGE, file="outbox.py")
+OUTBOX, SAVEPOINTS, ELSEWHERE = (
+    find_one(page=PAGE, file=name)
+    for name in ("outbox.py", "savepoints.py", "elsewhere.py")
+)
 
 BIND = find_one(page="flask_eventcollector/extension.py", heading="bind_session")
 
@@ -237,3 +240,41 @@ def test_with_an_outbox_a_commit_is_final(
         shop.events.close()
         with shop.app.app_context():
             shop.db.engine.dispose()
+
+
+@runs(SAVEPOINTS)
+@pytest.mark.parametrize("others", [(), (SAVEPOINTS,)], ids=["as it is", "cured"])
+def test_sqlite_commits_at_a_savepoint_unless_it_is_cured(
+    others: tuple[Example, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with shop_with(*others) as (shop, _):
+        with shop.app.app_context():
+            with shop.db.session.begin_nested():
+                shop.db.session.add(shop.Order(sku="A1"))
+            shop.db.session.rollback()
+
+        assert orders(shop) == ([] if others else ["A1"])
+    warned = any("SQLite begins a transaction at a sav" in m for m in caplog.messages)
+    assert warned is not bool(others)
+
+
+@runs(ELSEWHERE)
+def test_an_outbox_in_another_database_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    urls = [f"sqlite:///{tmp_path / name}" for name in ("orders", "events")]
+    monkeypatch.setenv("FLASK_SQLALCHEMY_DATABASE_URI", urls[0])
+    monkeypatch.setenv("FLASK_SQLALCHEMY_BINDS__events", urls[1])
+    with imported(ELSEWHERE) as (shop,):
+        with shop.app.app_context():
+            shop.db.create_all()
+        assert shop.app.test_client().post("/orders").status_code == 200
+        assert shop.events.flush(DEADLINE)
+        shop.events.close()
+        with shop.app.app_context():
+            for engine in shop.db.engines.values():
+                engine.dispose()
+    (warning,) = (m for m in caplog.messages if m.startswith("Events are written to"))
+    assert warning.index("/events") < warning.index("/orders")

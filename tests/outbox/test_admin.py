@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flask_eventcollector.stores.filter import Filter
 from flask_eventcollector.stores.outbox.admin import Counts
 from flask_eventcollector.stores.outbox.outbox import Refused
 from tests.outbox.support import MUCH, Place, sent, seqs
@@ -51,12 +52,15 @@ def test_rows_are_selected(place: Place) -> None:
     dead = place.write(outbox, "c", queue="bills", id="xyz", held=True)
     outbox.die([Refused(dead[0], "no", 1)])
 
-    assert sent([*admin.rows(queue="bills")]) == ["b", "c"]
-    assert sent([*admin.rows(queue="bills", dead=False)]) == ["b"]
-    assert sent([*admin.rows(dead=True)]) == ["c"]
+    assert sent([*admin.rows(wanted=Filter("bills"))]) == ["b", "c"]
+    assert sent([*admin.rows(wanted=Filter("bills", dead=True))]) == ["c"]
+    assert sent([*admin.rows(wanted=Filter(reason="n"))]) == ["c"]
+    assert sent([*admin.rows(wanted=Filter(older_than=60))]) == []
     assert sent([*admin.rows(ids=["abc_1", "xyz", "nobody"])]) == ["a", "c"]
-    assert sent([*admin.rows(id_prefix="abc")]) == ["a", "b"]
-    assert sent([*admin.rows(id_prefix="abc_")]) == ["a"]
+    assert sent([*admin.rows(seqs=dead)]) == ["c"]
+    assert admin.ids("abc") == {"abc_1", "abcd2"}
+    assert admin.ids("abc_") == {"abc_1"}
+    assert admin.ids("ABC") == set()
 
 
 def test_dead_and_delayed_rows_can_be_retried(place: Place) -> None:

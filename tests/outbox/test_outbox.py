@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from flask_eventcollector import ConfigurationError
+from flask_eventcollector.stores.filter import Filter
 from flask_eventcollector.stores.outbox.outbox import Outbox, Refused
 from tests.outbox.support import MUCH, Place, sent, seqs, statements
 from tests.parts import make_event
@@ -102,7 +103,7 @@ def test_apps_do_not_see_each_other(place: Place) -> None:
     assert sent(billing.claim(10, MUCH)) == ["b"]
     assert place.admin("shop").counts().free == 1
     assert len(place.admin("shop").purge(place.values("seq"))) == 1
-    assert place.admin("shop").apps() == ["billing"]
+    assert [*place.admin("shop").others()] == ["billing"]
 
 
 def test_a_claimed_row_says_what_is_known(place: Place) -> None:
@@ -284,7 +285,7 @@ def test_a_dead_row_is_not_claimed(place: Place) -> None:
     assert outbox.die([Refused(written[0], "no such exchange", 9)]) == 1
     place.end_leases()
     assert sent(place.outbox().claim(10, MUCH)) == ["b"]
-    (dead,) = place.admin().rows(dead=True)
+    (dead,) = place.admin().rows(wanted=Filter(dead=True))
     assert dead.is_dead
     assert (dead.reason, dead.attempts) == ("no such exchange", 9)
 
@@ -324,3 +325,5 @@ def test_a_new_leader_takes_over_at_once(place: Place) -> None:
 def test_the_name_of_an_app_must_fit(place: Place) -> None:
     with pytest.raises(ConfigurationError, match="64 characters of an app's name"):
         place.outbox("x" * 65)
+    with pytest.raises(ConfigurationError, match="can't store the name"):
+        place.outbox("a\0")

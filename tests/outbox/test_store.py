@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,16 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from sqlalchemy import Column, Connection, Engine, MetaData, event, select, update
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session, sessionmaker
 
 from flask_eventcollector import (
@@ -27,6 +37,8 @@ from flask_eventcollector import (
     make_outbox_table,
 )
 from flask_eventcollector.stores.outbox import store
+from flask_eventcollector.stores.outbox.admin import OutboxAdmin
+from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.outbox import Outbox
 from tests.helpers import DEADLINE, Shop, in_child, unmeasured, wait_until
 from tests.transactions.support import (
@@ -74,6 +86,18 @@ class OutboxShop(Shop):
 
     def is_empty(self) -> bool:
         return not self.rows()
+
+    def numbers(self) -> list[int]:
+        with self.engine.connect() as connection:
+            seq = self.table.c.seq
+            return list(connection.scalars(select(seq).order_by(seq)))
+
+    @contextmanager
+    def admin(self) -> Iterator[OutboxAdmin]:
+        """What an operator does, from another process."""
+        database = Database(self.engine, self.table)
+        yield OutboxAdmin(database, self.name)
+        database.close()
 
 
 @contextmanager
@@ -230,11 +254,34 @@ def test_a_missing_table_fails_the_commit(tmp_path: Path) -> None:
         assert shop.books() == {"discarded": 1}
 
 
-def test_a_database_in_memory_fails_the_commit() -> None:
-    with open_outbox("sqlite://") as shop:
-        with pytest.raises(ConfigurationError, match="use a file"):
-            shop.place("a")
-        assert stored(shop.engine) == []
+def test_a_database_in_memory_is_refused_before_anything_is_committed() -> None:
+    shop = OutboxShop("sqlite://")
+    with pytest.raises(ConfigurationError, match="use a file"):
+        shop.enqueue("a")
+    with pytest.raises(ConfigurationError, match="use a file"):
+        shop.place("a")
+    assert stored(shop.engine) == []
+    shop.engine.dispose()
+
+
+def test_an_engine_without_transactions_is_refused_likewise(tmp_path: Path) -> None:
+    engine = create_engine(url_in(tmp_path), isolation_level="AUTOCOMMIT")
+    shop = Shop(EventCollector(), TESTING_BROKER=True, BROKER_URL="memory://")
+    table = make_outbox_table(MetaData())
+    shop.events.bind_session(sessionmaker(engine), outbox=table)
+    with pytest.raises(ConfigurationError, match="isolation level is AUTOCOMMIT"):
+        shop.enqueue("a")
+    engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["x" * 65, "a\0"])
+def test_a_name_that_no_row_can_have_is_refused_likewise(
+    tmp_path: Path, name: str
+) -> None:
+    shop = OutboxShop(url_in(tmp_path), SPOOL_NAME=name)
+    with pytest.raises(ConfigurationError, match="set EVENTCOLLECTOR_SPOOL_NAME"):
+        shop.enqueue("a")
+    shop.engine.dispose()
 
 
 def test_an_extension_has_one_outbox(shop: OutboxShop) -> None:
@@ -374,7 +421,8 @@ def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
             connection.exec_driver_sql("ALTER TABLE eventcollector_outbox RENAME TO x")
 
         wait_until(lambda: "retained" not in shop.books(), "it is left")
-        assert "eventcollector_outbox" in shop.events.stats().spool_error
+        assert "eventcollector_outbox" in shop.events.stats().outbox_error
+        assert not shop.events.stats().spool_error
         shop.faults.come_up()
         with shop.engine.begin() as connection:
             connection.exec_driver_sql("ALTER TABLE x RENAME TO eventcollector_outbox")
@@ -442,6 +490,101 @@ def test_a_dead_event_is_a_dead_row_until_it_is_retried(tmp_path: Path) -> None:
         assert shop.events.flush(DEADLINE)
         assert shop.sent() == ["a"]
         wait_until(shop.is_empty, "its row is erased")
+
+
+def has_rows(shop: OutboxShop, expected: list[tuple[int, bool]]) -> bool:
+    return shop.rows() == expected
+
+
+def place_dead(shop: OutboxShop, *skus: str) -> None:
+    """Let an event for each of *skus* be dead."""
+    for number, sku in enumerate(skus, 1):
+        shop.faults.fail_next(Outcome.RETURNED)
+        shop.place(sku)
+        expected = [(1, False)] * number
+        wait_until(partial(has_rows, shop, expected), "it is dead")
+
+
+def test_a_dead_row_that_an_operator_frees_is_sent(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
+        place_dead(shop, "a")
+        with shop.admin() as admin:
+            admin.retry(shop.numbers())
+        assert shop.events.flush(DEADLINE)
+
+        assert shop.sent() == ["a"]
+        assert shop.events.dead() == ()
+        assert shop.events.retry() == 0
+        wait_until(shop.is_empty, "its row is erased")
+
+
+def test_a_dead_row_that_an_operator_purges_is_not_sent(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
+        place_dead(shop, "a")
+        with shop.admin() as admin:
+            admin.purge(shop.numbers())
+        assert shop.events.retry() == 1
+        assert shop.events.flush(DEADLINE)
+        assert (shop.sent(), shop.events.dead()) == ([], ())
+
+
+def test_what_an_operator_does_to_dead_rows_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.1)
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
+        place_dead(shop, "a", "b")
+        first, second = shop.numbers()
+        with shop.admin() as admin:
+            admin.purge([first])
+        wait_until(lambda: len(shop.events.dead()) == 1, "it is noticed")
+        with shop.admin() as admin:
+            admin.retry([second])
+        wait_until(lambda: shop.sent() == ["b"], "it is sent")
+
+
+def test_a_dead_event_that_may_have_arrived_is_marked_when_it_is_retried(
+    tmp_path: Path,
+) -> None:
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
+        shop.faults.fail_next(Outcome.UNKNOWN)
+        shop.faults.fail_next(Outcome.RETURNED)
+        shop.place("a")
+        wait_until(lambda: shop.rows() == [(1, False)], "its row is dead")
+
+        shop.events.retry()
+        assert shop.events.flush(DEADLINE)
+        marks = [dict(event.headers) for event in shop.broker.events("q")]
+        assert marks == [{"x-possible-duplicate": True}]
+
+
+def test_dead_rows_outlive_the_limit_for_dead_events(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0, MAX_DEAD_EVENTS=1) as shop:
+        place_dead(shop, "a", "b", "c")
+        wait_until(lambda: len(shop.events.dead()) == 1, "the others are left")
+
+        assert shop.books() == {"outboxed": 5, "dead": 1}
+        assert len(shop.rows()) == 3
+        with shop.admin() as admin:
+            admin.retry(shop.numbers())
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == ["a", "b", "c"]
+
+
+def test_what_is_in_the_outbox_is_not_on_disk(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spool = {"BACKLOG": "spool", "SPOOL_DIR": str(tmp_path / "spool")}
+    with open_outbox(url_in(tmp_path), **spool) as shop:
+        send_one_and_retain_one(shop)
+        assert shop.events.stats().spooled == 0
+        with shop.events.auto_publish():
+            shop.enqueue("outside of transactions")
+        wait_until(lambda: shop.events.stats().spooled == 1, "it is on disk")
+        assert not shop.events.close(0)
+
+    assert "Left 1 event in the outbox for other processes." in caplog.messages
+    assert "Left 1 event in the spool for the next process." in caplog.messages
 
 
 def test_a_forked_child_holds_its_rows_itself(tmp_path: Path) -> None:

@@ -22,9 +22,11 @@ from tests.helpers import Shop
 from tests.transactions.support import (
     NOT_COMMITTED,
     ROLLED_BACK,
+    Base,
     Order,
     Work,
     open_engine,
+    stored,
     url_in,
 )
 
@@ -314,17 +316,69 @@ def test_two_sessions_on_one_connection_are_told_apart(
 # Databases that take nothing back.
 
 
+def by_option(engine: Engine) -> Engine:
+    return engine.execution_options(isolation_level="AUTOCOMMIT")
+
+
+def by_creation(engine: Engine) -> Engine:
+    # The same database in memory.
+    return create_engine("sqlite://", pool=engine.pool, isolation_level="autocommit")
+
+
+@pytest.mark.parametrize("at_once", [by_option, by_creation])
 def test_a_rollback_without_a_transaction_takes_nothing_back(
-    shop: Shop, engine: Engine
+    shop: Shop, engine: Engine, at_once: Callable[[Engine], Engine]
 ) -> None:
     shop.events.bind_session(Session)
-    at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
-    with Session(at_once) as session:
+    with Session(at_once(engine)) as session:
         Work(shop, session).write("a")
         shop.enqueue("a")
         session.rollback()
 
     assert shop.events.publish() == PublishResult(confirmed=1)
+
+
+# SQLite's savepoints.
+
+_COMMITS = "SQLite begins a transaction at a savepoint"
+
+
+def test_a_savepoint_that_commits_is_warned_of_once(
+    shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_engine(url_in(tmp_path))
+    Base.metadata.create_all(engine)
+    shop.events.bind_session(Session)
+    for sku in "ab":
+        with Session(engine) as session:
+            with session.begin_nested():
+                Work(shop, session).place(sku)
+            session.rollback()
+    assert stored(engine) == ["a", "b"]
+    engine.dispose()
+
+    (warning,) = (m for m in caplog.messages if m.startswith(_COMMITS))
+    assert "connect_args={'autocommit': False}" in warning
+
+
+def test_a_savepoint_in_a_transaction_is_not_warned_of(
+    shop: Shop, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    legacy = create_engine(url_in(tmp_path))
+    Base.metadata.create_all(legacy)
+    shop.events.bind_session(Session)
+    for bind in engine, legacy:
+        with Session(bind) as session:
+            Work(shop, session).place("a")
+            with session.begin_nested():
+                Work(shop, session).place("b")
+            session.rollback()
+        assert stored(bind) == []
+    with legacy.connect() as connection, connection.begin_nested():
+        """No session is concerned."""
+    legacy.dispose()
+
+    assert not [m for m in caplog.messages if m.startswith(_COMMITS)]
 
 
 def test_a_savepoint_of_the_connection_is_not_seen(work: Work) -> None:

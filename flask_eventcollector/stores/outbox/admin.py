@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import islice, starmap
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Update,
     and_,
     case,
     cast,
     delete,
     func,
+    insert,
     or_,
     select,
+    true,
     update,
 )
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import ConfigurationError
+from ...events import Event
+from ..filter import ALL, Filter
 from ..plain import time_of
 from .check import Difference, check
+from .clock import now_ms
 from .database import Database
 from .leader import leader
-from .rows import OutboxRow, columns_of, row_of
-from .table import DEAD, WAITING
+from .narrowing import narrowed
+from .rows import OutboxRow, columns_of, row_of, storable, values_of
+from .table import DEAD, MAX_REASON, WAITING
 
 #: What an :class:`OutboxAdmin` raises if the database fails, or the table is missing.
 FAILURES = (ConfigurationError, SQLAlchemyError)
@@ -57,6 +66,11 @@ class Counts(NamedTuple):
         return self.free + self.held + self.delayed
 
 
+#: Seconds for which an app's rows have waited that no process sends, as far as anybody
+#: can tell: its processes look for rows every ten seconds.
+_ABANDONED = 30.0
+
+
 class OutboxAdmin:
     """The rows of one app, as an operator sees them.
 
@@ -68,12 +82,6 @@ class OutboxAdmin:
         self._database = database
         self._table = database.table
         self._app = app
-
-    def apps(self) -> list[str]:
-        """The names of all apps that have rows in the table."""
-        app = self._table.c.app
-        with self._database.reading() as connection:
-            return list(connection.scalars(select(app).distinct().order_by(app)))
 
     def differences(self) -> list[Difference]:
         """How the tables in the database differ from what is expected."""
@@ -97,48 +105,82 @@ class OutboxAdmin:
         :param newest: only those with this number at most.
         """
         c = self._table.c
-        waiting, has_holder = c.state == WAITING, c.token.is_not(None)
-        sums = select(
-            _count(waiting, c.due == 0),
-            _count(waiting, c.due != 0, has_holder),
-            _count(waiting, c.due != 0, ~has_holder),
-            _count(c.state == DEAD),
-            _sum(c.size),
-            func.min(case((waiting, c.enqueued_at))),
-        ).where(c.app == self._app)
+        sums = self._sums().where(c.app == self._app)
         if newest is not None:
             sums = sums.where(c.seq <= newest)
         with self._database.reading() as connection:
-            free, held, delayed, dead, size, oldest = connection.execute(sums).one()
-        oldest = None if oldest is None else time_of(oldest)
-        return Counts(free, held, delayed, dead, size, oldest)
+            return _counts(connection.execute(sums).one())
+
+    def others(self) -> dict[str, Counts]:
+        """The rows of all other apps in the table, by their names."""
+        app = self._table.c.app
+        sums = self._sums().add_columns(app).where(app != self._app)
+        with self._database.reading() as connection:
+            rows = connection.execute(sums.group_by(app).order_by(app)).all()
+        return {name: _counts(counts) for *counts, name in rows}
+
+    def strays(self) -> dict[str, Counts]:
+        """Those of other apps that no process sends: this app may have been renamed."""
+        before = time_of(round((time.time() - _ABANDONED) * 1e6))
+        return {
+            name: counts
+            for name, counts in self.others().items()
+            if not counts.held and counts.oldest is not None and counts.oldest < before
+        }
+
+    def _sums(self) -> Any:
+        c = self._table.c
+        waiting, has_holder = c.state == WAITING, c.token.is_not(None)
+        lapsed = and_(has_holder, c.due <= now_ms())
+        return select(
+            _count(waiting, or_(c.due == 0, lapsed)),
+            _count(waiting, has_holder, c.due > now_ms()),
+            _count(waiting, ~has_holder, c.due != 0),
+            _count(c.state == DEAD),
+            _sum(c.size),
+            func.min(case((waiting, c.enqueued_at))),
+        )
 
     def rows(
         self,
         *,
         ids: Sequence[str] | None = None,
-        id_prefix: str = "",
-        queue: str | None = None,
-        dead: bool | None = None,
+        seqs: Sequence[int] | None = None,
+        wanted: Filter = ALL,
     ) -> Iterator[OutboxRow]:
         """The rows that meet all conditions, in their order, read page by page.
 
         :param ids: the events' ids, a few hundred at most.
-        :param id_prefix: how the event's id begins.
-        :param queue: the target queue's name.
-        :param dead: whether they are dead; ``None``: either.
+        :param seqs: the rows' numbers, a few hundred at most.
         """
         c = self._table.c
-        conditions = [c.app == self._app]
+        conditions = [c.app == self._app, *narrowed(self._table, wanted)]
         if ids is not None:
             conditions.append(c.event_id.in_(ids))
-        if id_prefix:
-            conditions.append(c.event_id.startswith(id_prefix, autoescape=True))
-        if queue is not None:
-            conditions.append(c.target_queue == queue)
-        if dead is not None:
-            conditions.append(c.state == (DEAD if dead else WAITING))
-        return self._pages(conditions)
+        if seqs is not None:
+            conditions.append(self._database.among(seqs))
+        return (row for row in self._pages(conditions) if _is_wanted(row, wanted))
+
+    def ids(self, prefix: str = "") -> set[str]:
+        """The events' ids that begin with *prefix*."""
+        c = self._table.c
+        ids = select(c.event_id).where(c.app == self._app)
+        if prefix:
+            ids = ids.where(c.event_id.startswith(prefix, autoescape=True))
+        with self._database.reading() as connection:
+            # SQLite does not distinguish upper and lower case.
+            return {id for id in connection.scalars(ids) if id.startswith(prefix)}
+
+    def add(self, events: Iterable[tuple[Event, str | None]]) -> None:
+        """Add rows, all or none: for an event that is dead, its reason.
+
+        They are free, and marked as possibly sent.
+        """
+        row = insert(self._table).values(app=self._app, maybe_sent=true())
+        values = starmap(_imported, events)
+        with self._database.changing() as connection:
+            while page := [*islice(values, _PAGE)]:
+                connection.execute(row, page)
 
     def retry(self, seqs: Sequence[int], *, to: str | None = None) -> list[int]:
         """Let rows be free that are dead or wait for their next try.
@@ -154,6 +196,38 @@ class OutboxAdmin:
         rows = update(self._table)
         rows = rows.values(state=WAITING, due=0, **fresh, **queue)
         return self._change(rows, seqs, or_(c.state == DEAD, c.token.is_(None)))
+
+    def adopt(self, app: str) -> int:
+        """Make the rows of *app* this app's own; returns how many.
+
+        Those that a process holds are left, since it sends them.
+        """
+        c, adopted = self._table.c, 0
+        free = or_(c.token.is_(None), c.due <= now_ms())
+        theirs = select(c.seq).where(c.app == app, free).order_by(c.seq)
+        some = theirs.limit(self._database.chunk).with_for_update(skip_locked=True)
+        while True:
+            with self._database.changing() as connection:
+                seqs = list(connection.scalars(some))
+                if not seqs:
+                    return adopted
+                connection.execute(self._make_own(seqs))
+            adopted += len(seqs)
+
+    def _make_own(self, seqs: Sequence[int]) -> Update:
+        c = self._table.c
+        lapsed = c.token.is_not(None)
+        # In this order: MySQL's expressions see what was assigned before them.
+        return (
+            update(self._table)
+            .where(self._database.among(seqs))
+            .ordered_values(
+                (c.app, self._app),
+                (c.maybe_sent, or_(c.maybe_sent, lapsed)),
+                (c.due, case((lapsed, 0), else_=c.due)),
+                (c.token, None),
+            )
+        )
 
     def purge(self, seqs: Sequence[int]) -> list[int]:
         """Erase rows, whoever holds them; returns the numbers of those that were."""
@@ -183,6 +257,25 @@ class OutboxAdmin:
                 connection.execute(rows.where(among(found)))
             changed += found
         return changed
+
+
+def _imported(event: Event, dead: str | None) -> dict[str, Any]:
+    reason = None if dead is None else storable(dead)[:MAX_REASON]
+    return {**values_of(event), "state": int(dead is not None), "reason": reason}
+
+
+def _counts(row: Sequence[Any]) -> Counts:
+    free, held, delayed, dead, size, oldest = row[:6]
+    oldest = None if oldest is None else time_of(oldest)
+    return Counts(free, held, delayed, dead, size, oldest)
+
+
+def _is_wanted(row: OutboxRow, wanted: Filter) -> bool:
+    return (
+        wanted.selects_queue(row.event.target)
+        and wanted.selects_age(row.event)
+        and wanted.selects_reason(row.reason)
+    )
 
 
 def _count(*conditions: ColumnElement[bool]) -> ColumnElement[int]:

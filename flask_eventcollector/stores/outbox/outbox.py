@@ -25,7 +25,7 @@ from ...events import Event
 from .claims import Claims
 from .clock import now_ms
 from .database import Database, check_transaction, explained
-from .rows import OutboxRow, values_of
+from .rows import OutboxRow, storable, values_of
 from .table import DEAD, MAX_APP, MAX_REASON, WAITING
 
 #: Seconds for which a process holds rows unless it renews its lease.
@@ -42,6 +42,24 @@ class Refused(NamedTuple):
     attempts: int
     #: Seconds until the next try, if there is one.
     delay: float = 0.0
+    #: Whether it may have been sent all the same.
+    maybe_sent: bool = False
+
+
+def check_app(app: str) -> str:
+    """*app*, if a row can have that name.
+
+    :raises ConfigurationError: it can't.
+    """
+    cure = "set EVENTCOLLECTOR_SPOOL_NAME to another name"
+    if len(app) > MAX_APP:
+        raise ConfigurationError(
+            f"The outbox keeps {MAX_APP} characters of an app's name, but"
+            f" {app[:20]!r}… has {len(app)}: {cure}"
+        )
+    if storable(app) != app:
+        raise ConfigurationError(f"The outbox can't store the name {app!r}: {cure}")
+    return app
 
 
 class Outbox:
@@ -62,12 +80,7 @@ class Outbox:
     """
 
     def __init__(self, database: Database, app: str, *, lease: float = LEASE) -> None:
-        if len(app) > MAX_APP:
-            raise ConfigurationError(
-                f"The outbox keeps {MAX_APP} characters of an app's name, but"
-                f" {app[:20]!r}… has {len(app)}: give the app a shorter one"
-            )
-        self.app = app
+        self.app = check_app(app)
         #: Says in a row that this process holds it.
         self.token = str(uuid4())
         self._database = database
@@ -89,7 +102,6 @@ class Outbox:
             Otherwise they are free, and whoever claims them first does.
         :returns: the rows' numbers, in the order of the events.
         :raises ConfigurationError: *connection* commits each statement at once.
-        :raises EncodingError: the database can't store an exchange's or queue's name.
         """
         check_transaction(connection)
         rows = [values_of(event) for event in events]
@@ -165,26 +177,36 @@ class Outbox:
             for why, seqs in _by_reason(refused)
         )
 
-    def revive(self, seqs: Iterable[int]) -> int:
-        """Hold rows that were dead; returns how many."""
+    def revive(self, seqs: Iterable[int], *, maybe_sent: bool = False) -> int:
+        """Let rows be free that are dead, or that this process holds; returns how many.
+
+        :param maybe_sent: whether their events may have been sent.
+        """
         c, among, revived = self._table.c, self._database.among, 0
         fresh = {"attempts": 0, "reason": None, "refused_since": None}
+        free = {"state": WAITING, "token": None, "due": 0, **_marked(maybe_sent)}
+        ours = or_(c.state == DEAD, c.token == self.token)
         for chunk in self._database.chunks(seqs):
-            dead = update(self._table).where(among(chunk), c.state == DEAD)
-            again = dead.values(
-                state=WAITING, token=self.token, due=now_ms() + self._lease_ms, **fresh
-            )
+            again = update(self._table).where(among(chunk), ours)
             with self._database.changing() as connection:
-                revived += connection.execute(again).rowcount
+                revived += connection.execute(again.values(**free, **fresh)).rowcount
         return revived
+
+    def still_dead(self, seqs: Iterable[int]) -> set[int]:
+        """Those of the rows that nobody has freed or erased."""
+        c, among, found = self._table.c, self._database.among, set[int]()
+        for chunk in self._database.chunks(seqs):
+            dead = select(c.seq).where(among(chunk), c.state == DEAD)
+            with self._database.reading() as connection:
+                found.update(connection.scalars(dead))
+        return found
 
     def give_back(self, seqs: Iterable[int], *, maybe_sent: bool = False) -> int:
         """Let rows be free again, in their places; returns how many.
 
         :param maybe_sent: whether their events may have been sent.
         """
-        marked = {"maybe_sent": True} if maybe_sent else {}
-        return self._change(seqs, token=None, due=0, **marked)
+        return self._change(seqs, token=None, due=0, **_marked(maybe_sent))
 
     def take_over(self) -> int:
         """Free what other processes hold, whose lead has ended; returns how many rows.
@@ -208,9 +230,9 @@ class Outbox:
             seqs,
             token=None,
             attempts=why.attempts,
-            # PostgreSQL's text has no U+0000.
-            reason=why.reason.replace("\0", "\N{REPLACEMENT CHARACTER}")[:MAX_REASON],
+            reason=storable(why.reason)[:MAX_REASON],
             refused_since=func.coalesce(self._table.c.refused_since, now_ms()),
+            **_marked(why.maybe_sent),
             **values,
         )
 
@@ -244,6 +266,11 @@ class _Inserts:
         if len(rows) == 1:
             return list(connection.scalars(self._one, rows[0]))
         return list(connection.scalars(self._many, rows))
+
+
+def _marked(maybe_sent: bool) -> dict[str, Any]:
+    """What a row gets whose event may have been sent. It never loses that."""
+    return {"maybe_sent": True} if maybe_sent else {}
 
 
 def _by_reason(refused: Iterable[Refused]) -> Iterable[tuple[Refused, list[int]]]:

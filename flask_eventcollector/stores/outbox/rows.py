@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, and_
 
-from ...errors import EncodingError
 from ...events import Event, Target, id_from_text
+from ...messages.unicode_text import well_formed
 from ..plain import headers_as_text, headers_from_text
 from .clock import now_ms
 from .table import WAITING
@@ -39,17 +39,7 @@ class OutboxRow(NamedTuple):
 
 
 def values_of(event: Event) -> dict[str, Any]:
-    """The values of the row for *event*.
-
-    :raises EncodingError: a name has the character U+0000.
-    """
-    for what in "exchange", "target_queue":
-        name = getattr(event, what)
-        if "\0" in name:
-            raise EncodingError(
-                f"{what} has the character U+0000, which databases can't store in"
-                " text: choose another name"
-            )
+    """The values of the row for *event*."""
     return {
         "exchange": event.exchange,
         "target_queue": event.target_queue,
@@ -59,6 +49,11 @@ def values_of(event: Event) -> dict[str, Any]:
         "headers": headers_as_text(event.headers),
         "body": event.body,
     }
+
+
+def storable(text: str) -> str:
+    """*text* as databases can store it: PostgreSQL's has no U+0000."""
+    return well_formed(text).replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 def is_waiting(table: Table, app: str) -> ColumnElement[bool]:

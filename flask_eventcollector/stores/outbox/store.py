@@ -76,11 +76,12 @@ class OutboxStore(OutboxWriter):
     ) -> None:
         super().__init__(ledger, base, table, app=app, lease=lease)
         self._page, self._page_bytes = page
+        self._erase_at = min(_ERASE_AT, max(1, self._page // 2))
         self._worker = PeriodicWorker(
             self._run_once, self._on_stop, f"eventcollector-outbox-{name}"
         )
         self._wake_broker: Callable[[], object] = lambda: None
-        self._breaker = CircuitBreaker("the outbox")
+        self._breaker = CircuitBreaker("rows", "outbox")
         self._scans: deque[Signal] = deque()
         self._written: deque[_Written] = deque()
         # What only the thread uses.
@@ -89,6 +90,8 @@ class OutboxStore(OutboxWriter):
         #: Rows whose transaction may be committed later, by an outer one.
         self._unseen: list[_Written] = []
         self._next_look = 0.0
+        #: When to see what operators have done to dead rows.
+        self._next_follow = 0.0
         self._renew_at = float("inf")
         #: When the first lease of a held row ends. Read by the broker's thread, too.
         self._held_until = float("inf")
@@ -133,6 +136,11 @@ class OutboxStore(OutboxWriter):
             if entry.row is not None and entry.row.journal is self:
                 entry.possible_duplicate = True
 
+    def look(self) -> None:
+        self._next_follow = 0.0
+        self._scans.append(Signal())
+        self._worker.wake()
+
     # The store.
 
     def start(
@@ -155,7 +163,7 @@ class OutboxStore(OutboxWriter):
 
     def _is_run_due(self, unerased: int) -> bool:
         """Whether so many rows to erase justify a run; called by any thread."""
-        return unerased >= _ERASE_AT
+        return unerased >= self._erase_at
 
     def connected(self) -> None:
         self._base.connected()
@@ -187,13 +195,13 @@ class OutboxStore(OutboxWriter):
         problem = self._breaker.problem
         found = [] if problem is None else [problem]
         if time.monotonic() < self._lost_at + _TOLD_FOR:
-            found.append(StoreProblem("lost leases", _LOST))
+            found.append(StoreProblem("lost leases", _LOST, store="outbox"))
         return [*found, *self._base.problems()]
 
     def figures(self) -> Mapping[str, Any]:
         figures = {**self._base.figures(), "lost_leases": self._lost}
         if self._breaker.problem is not None:
-            figures["spool_error"] = self._breaker.problem.text
+            figures["outbox_error"] = self._breaker.problem.text
         return figures
 
     # One run. Nothing below is called by other threads.
@@ -231,13 +239,40 @@ class OutboxStore(OutboxWriter):
 
     def _update_rows(self, outbox: Outbox) -> None:
         """Erase the rows of events that have ended, and follow the others."""
+        # Now, since what dies later may not be written yet.
+        dead = self._dead() if self._is_follow_due() else {}
         with self._ledger.writing(self) as write:
             self._note_lost(len(write.erased) - outbox.erase(write.erased))
-            dead = [(e, seq) for e, seq in write.written if e.state is State.DEAD]
-            outbox.die(Refused(seq, e.reason, e.attempts) for e, seq in dead)
-            outbox.revive(seq for e, seq in write.written if e.state is not State.DEAD)
-        for seq in write.erased:
+            died = [(e, seq) for e, seq in write.written if e.state is State.DEAD]
+            outbox.die(_refused(entry, seq) for entry, seq in died)
+            for mark in False, True:
+                freed = [seq for e, seq in write.freed if e.possible_duplicate == mark]
+                outbox.revive(freed, maybe_sent=mark)
+        for seq in (*write.erased, *(seq for _, seq in write.freed)):
             self._held.pop(seq, None)
+        if dead:
+            self._follow_dead(outbox, dead)
+
+    def _is_follow_due(self) -> bool:
+        is_due = time.monotonic() >= self._next_follow
+        if is_due:
+            self._next_follow = time.monotonic() + LOOK_INTERVAL
+        return is_due or self._ledger.has_too_many_dead()
+
+    def _dead(self) -> dict[int, Entry]:
+        return {n: e for n, e in self._held.items() if e.state is State.DEAD}
+
+    def _follow_dead(self, outbox: Outbox, dead: Mapping[int, Entry]) -> None:
+        """Leave the *dead* events that an operator has freed or purged.
+
+        Likewise the oldest, if there are too many: their rows keep them.
+        """
+        still_dead = outbox.still_dead(dead)
+        self._leave({n: e for n, e in dead.items() if n not in still_dead})
+        for seq, entry in dead.items():
+            if not self._ledger.has_too_many_dead():
+                break
+            self._leave({seq: entry})
 
     def _adopt_committed(self, outbox: Outbox) -> bool:
         """Adopt what this process has committed; returns whether there was anything."""
@@ -347,19 +382,12 @@ class OutboxStore(OutboxWriter):
         now = time.monotonic()
         if not self._held or now < self._renew_at:
             return
-        self._forget_left()
         held = self._sendable()
         renewed = outbox.renew(held)
         self._held_until, self._renew_at = now + self._lease, now + self._lease / 3
         if renewed < len(held):
             ours = outbox.read(held)
             self._lose({n: e for n, e in held.items() if ours.get(n) != e.event.id})
-
-    def _forget_left(self) -> None:
-        """Forget dead rows that the ledger holds no more, since there are too many."""
-        left = [n for n, e in self._held.items() if e.state is State.OUTBOXED]
-        for seq in left:
-            del self._held[seq]
 
     def _leave_if_lapsed(self) -> None:
         """Send nothing more of what another process may hold by now."""
@@ -372,8 +400,7 @@ class OutboxStore(OutboxWriter):
 
     def _sendable(self) -> dict[int, Entry]:
         """The entries of held rows. Nobody holds those that are dead."""
-        idle = (State.DEAD, State.OUTBOXED)
-        return {n: e for n, e in self._held.items() if e.state not in idle}
+        return {n: e for n, e in self._held.items() if e.state is not State.DEAD}
 
     def _lose(self, rows: Mapping[int, Entry]) -> None:
         """Leave the events to the process that has their rows, unless in flight."""
@@ -400,7 +427,6 @@ class OutboxStore(OutboxWriter):
             return
         database, outbox = self._opened[None]
         try:
-            self._update_rows(outbox)
             self._give_all_back(outbox)
         except _FAILURES as error:
             # Their lease runs out.
@@ -410,15 +436,23 @@ class OutboxStore(OutboxWriter):
 
     def _give_all_back(self, outbox: Outbox) -> None:
         """Let other processes send at once what this one has not sent."""
-        held = self._sendable()
-        sent = [seq for seq, entry in held.items() if entry.possible_duplicate]
-        outbox.give_back(sent, maybe_sent=True)
-        outbox.give_back(held.keys() - sent)
+        held, dead = self._sendable(), self._dead()
         unread = [row.seq for row in (*self._unseen, *drain(self._written))]
-        outbox.give_back(unread)
-        self._ledger.leave(held.values())
-        left = len(held) + len(unread)
-        self._ledger.adopt([], {None: left} if left else {}, self)
+        # First, so that nothing of it is sent any more.
+        left = set(self._ledger.leave(held.values()))
+        self.left = len(left) + len(unread)
+        self._ledger.adopt([], {None: self.left} if self.left else {}, self)
+        self._update_rows(outbox)
+        self._ledger.leave(dead.values())
+        kept = {n: e for n, e in held.items() if n in self._held}
+        sent = [n for n, e in kept.items() if e.possible_duplicate or e not in left]
+        outbox.give_back(sent, maybe_sent=True)
+        outbox.give_back([*(kept.keys() - sent), *unread])
+
+
+def _refused(entry: Entry, seq: int) -> Refused:
+    maybe_sent = entry.possible_duplicate
+    return Refused(seq, entry.reason, entry.attempts, maybe_sent=maybe_sent)
 
 
 def _brief(error: Exception) -> Exception:

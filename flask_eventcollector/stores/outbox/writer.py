@@ -39,6 +39,7 @@ class OutboxWriter:
         self._lease = lease
         #: One pair at most, once the engine is known.
         self._opened: dict[None, tuple[Database, Outbox]] = {}
+        self.left = 0
 
     @property
     def store(self) -> Store:
@@ -57,18 +58,22 @@ class OutboxWriter:
             self._opened.setdefault(None, (database, outbox))
         return self._opened[None][1]
 
+    def look(self) -> None:
+        """Others look for rows."""
+
     def write(
-        self, connect: Callable[[Table], Connection], entries: Iterable[Entry]
+        self, connect: Callable[[Table], Connection | None], entries: Iterable[Entry]
     ) -> None:
         """Write rows for those of *entries* that have none yet.
 
-        :param connect: returns the connection of the transaction.
+        :param connect: returns the connection of the transaction; ``None``: they are
+            not written now.
         """
         collected = self._ledger.still_collected(entries)
         new = [entry for entry in collected if entry.row is None]
-        if not new:
+        connection = connect(self._table) if new else None
+        if connection is None:
             return
-        connection = connect(self._table)
         outbox = self.open(connection.engine)
         events = [entry.event for entry in new]
         seqs = outbox.write(connection, events, held=self.sends)

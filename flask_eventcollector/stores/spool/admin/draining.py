@@ -40,6 +40,8 @@ class Drained:
     #: Events on disk of running processes, and the number of these processes.
     others: int
     processes: int
+    #: Rows of the outbox that other processes hold.
+    held: int
     #: The targets that the broker refuses events of these processes for, with reasons.
     refused: dict[Target, str]
     #: What could not be read, or belongs to an unresponsive process.
@@ -50,13 +52,20 @@ class Drained:
     reason: str
 
 
+#: Of a flush with nothing to do.
+NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
+
+
 def drain(
     delivery: Delivery,
-    folder: Folder,
+    folder: Folder | None,
     timeout: float,
     on_progress: Callable[[int], object],
 ) -> Drained:
-    """Deliver within *timeout* seconds; call *on_progress* with each increment."""
+    """Deliver within *timeout* seconds; call *on_progress* with each increment.
+
+    :param folder: of the spool; ``None``: there is none.
+    """
     before = delivery.stats()
     flush = threading.Thread(target=_flush, args=(delivery, timeout), daemon=True)
     flush.start()
@@ -83,8 +92,8 @@ def _ended(before: Stats, now: Stats) -> int:
     return sum(ended) - before.confirmed - before.dead - before.dropped
 
 
-def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
-    files = reports(folder)
+def _result(before: Stats, now: Stats, folder: Folder | None) -> Drained:
+    files = [] if folder is None else reports(folder)
     alone = [file for file in files if not file.owner.alive]
     others = [f for f in files if f.owner.alive and not f.is_here and _events(f)]
     silent = unresponsive(others)
@@ -98,10 +107,11 @@ def _result(before: Stats, now: Stats, folder: Folder) -> Drained:
         quarantined=now.quarantined - before.quarantined,
         others=sum(map(_events, busy)),
         processes=len({f.owner.process for f in busy}),
+        held=0,
         refused=KnownRefusals(f.path for f in busy).reasons,
         unreadable=[
             *(_explain(f, f.problem) for f in files if f.problem),
-            *quarantined(folder),
+            *([] if folder is None else quarantined(folder)),
             *(Unreadable(f.path, silent[f.owner.process]) for f in stuck),
         ],
         problems=now.problems,
@@ -122,8 +132,9 @@ def why_left(now: Stats) -> str:
     """Why a process with these figures has not delivered everything."""
     if now.broker is not BrokerState.READY:
         return now.broker_error or f"the broker is {now.broker}"
-    if now.spool_error or not now.problems:
-        return now.spool_error or "the timeout expired"
+    error = now.spool_error or now.outbox_error
+    if error or not now.problems:
+        return error or "the timeout expired"
     return named(map(str, now.problems), now.problem_targets)
 
 

@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ....delivery.refusals import Refusal
-from ....events import Event, Target
+from ....events import Event
+from ...filter import ALL, Filter
 from ..folder import Folder, ForeignFile, can_hold_events, creator_of, holder_of
 from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
@@ -146,43 +146,6 @@ class Found(NamedTuple):
     @property
     def state(self) -> str:
         return "waiting" if self.stored.dead is None else "dead"
-
-
-class Filter(NamedTuple):
-    """Which events are meant; each condition that is set must hold."""
-
-    #: A queue, a target as text, or a pattern of :func:`fnmatch.fnmatchcase` for one of
-    #: them, which distinguishes upper and lower case, as AMQP does.
-    queue: str | None = None
-    dead: bool = False
-    #: A part of :attr:`Found.reason`, or a pattern for all of it.
-    reason: str | None = None
-    #: Enqueued more than this many seconds ago.
-    older_than: float | None = None
-
-    def selects_queue(self, target: Target) -> bool:
-        """Whether an event for *target* is meant."""
-        if self.queue is None:
-            return True
-        names = (target.queue, str(target))
-        return any(n == self.queue or fnmatchcase(n, self.queue) for n in names)
-
-    def selects_age(self, event: Event) -> bool:
-        """Whether *event* is old enough."""
-        age = time.time() - event.enqueued_at.timestamp()
-        return self.older_than is None or age > self.older_than
-
-    def selects_reason(self, reason: str | None) -> bool:
-        """Whether an event with this last *reason* is meant."""
-        if self.reason is None:
-            return True
-        if not reason:
-            return False
-        return self.reason in reason or fnmatchcase(reason, self.reason)
-
-
-#: Every event.
-ALL = Filter()
 
 
 def with_refusals(folder: Folder, events: Iterable[Found]) -> Iterator[Found]:

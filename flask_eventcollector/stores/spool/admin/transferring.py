@@ -4,35 +4,40 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple, Protocol
 
-from ..control import ControlRequest
 from ..folder import Folder
 from ..orphan import adopted_entry
-from ..rows import row_of
+from ..rows import StoredEvent, row_of
 from .adopting import new_file
-from .changes import Notify, change
+from .changes import Changed
 from .lines import InvalidLine, line_of, read_line
-from .reading import (
-    READ_ERRORS,
-    Found,
-    Gone,
-    Unreadable,
-    explain_read_error,
-    ids_from,
-    quarantined,
-)
+from .reading import READ_ERRORS, Gone, Unreadable, explain_read_error
 
 #: How many wrong lines are named.
 _MOST_ERRORS = 10
 
-#: The ids of events, by the files that they are in.
-Ids = dict[Path, list[str]]
+#: The ids of events, with their numbers there, by the places that they are in.
+Ids = dict[str, dict[str, int]]
+#: Removes events of one place; raises ``Gone`` or ``Unreadable``.
+Purge = Callable[[str, Mapping[str, int]], Changed]
 #: Called with each increment of what is done.
 OnProgress = Callable[[int], object]
+
+
+class Exported(Protocol):
+    """An event to export."""
+
+    @property
+    def place(self) -> str:
+        """Where it is stored."""
+
+    @property
+    def stored(self) -> StoredEvent:
+        """As it is in a file of the spool."""
 
 
 class NotReplaced(Exception):
@@ -80,43 +85,44 @@ def _name(unnamed: Path, path: Path, replace: bool) -> None:
         os.close(folder)
 
 
-def export(found: Iterable[Found], file: IO[bytes], on_progress: OnProgress) -> Ids:
+def export(found: Iterable[Exported], file: IO[bytes], on_progress: OnProgress) -> Ids:
     """Write each event of *found* once; return where they are."""
     ids: Ids = {}
     written: set[str] = set()
-    for path, _, stored, _ in found:
+    for item in found:
+        stored = item.stored
         id = stored.event.id
-        # An event may be in two files.
+        # An event may be in two places.
         if id not in written:
             file.write(line_of(stored))
             written.add(id)
-        ids.setdefault(path, []).append(id)
+        ids.setdefault(item.place, {})[id] = stored.number
         on_progress(1)
     return ids
 
 
-def remove(ids: Ids, notify: Notify, left: Ids) -> list[Unreadable]:
+def remove(ids: Ids, purge: Purge, left: set[str]) -> list[Unreadable]:
     """Remove the events with *ids*, as a purge does.
 
     What was delivered in the meantime counts as removed.
 
-    :param left: gets the events that are not removed.
-    :returns: the files that can't be changed.
+    :param left: gets the ids of the events that are not removed.
+    :returns: the places that can't be changed.
     """
     problems: list[Unreadable] = []
-    for path, here in ids.items():
+    for place, here in ids.items():
         try:
-            changed = change(path, ControlRequest("purge", here), notify)
+            changed = purge(place, here)
         except Gone:
             continue
         except Unreadable as error:
-            left[path] = here
+            left.update(here)
             problems.append(error)
             continue
         if changed.left:
-            left[path] = changed.left
+            left.update(changed.left)
             reason = f"{changed.owner} did not remove them: they may be in flight"
-            problems.append(Unreadable(path, reason))
+            problems.append(Unreadable(place, reason))
     return problems
 
 
@@ -138,33 +144,40 @@ class InvalidLines(Exception):
 
 def import_lines(
     lines: Iterable[bytes],
-    folder: Folder,
-    problems: list[Unreadable],
+    known: set[str],
+    write: Callable[[Iterator[StoredEvent]], object],
     on_progress: OnProgress,
 ) -> Imported:
-    """Write the events of *lines* to a new file of *folder*, all of them or none.
+    """Add the events of *lines*, all of them or none.
+
+    :param known: the ids of events that are skipped.
+    :param write: adds events, or none if their iterator raises.
+    :param on_progress: called with the bytes of each line.
+    :raises InvalidLines: nothing was imported.
+    """
+    reader = _Lines(lines, known, on_progress)
+    write(reader.read())
+    return Imported(reader.events, reader.skipped)
+
+
+def add(folder: Folder, events: Iterable[StoredEvent]) -> None:
+    """Write *events* to a new file of *folder*, all of them or none.
 
     The app's next process that scans for files adopts it. Its events count as possible
     duplicates.
 
-    :param problems: gets the files that can't be read, which may hold the same events.
-    :param on_progress: called with the bytes of each line.
-    :raises InvalidLines: nothing was imported.
-    :raises Unreadable: nothing was imported, since the folder can't be written.
+    :raises Unreadable: nothing was added, since the folder can't be written.
     """
-    problems += quarantined(folder)
-    reader = _Lines(lines, ids_from(folder, "", problems), on_progress)
     try:
         with new_file(folder) as journal:
             # One transaction, so that all of them are on disk, or none.
-            journal.write(reader.rows())
+            journal.write(row_of(adopted_entry(s), s.number) for s in events)
     except READ_ERRORS as error:
         raise Unreadable(folder.path, explain_read_error(error)) from error
-    return Imported(reader.events, reader.skipped)
 
 
 class _Lines:
-    """Turns lines into rows, without those of *known* ids."""
+    """Turns lines into events, without those of *known* ids."""
 
     def __init__(
         self, lines: Iterable[bytes], known: set[str], on_progress: OnProgress
@@ -174,13 +187,13 @@ class _Lines:
         self._on_progress = on_progress
         self.events = self.skipped = 0
 
-    def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The rows; at the end, raises :class:`InvalidLines` if a line is wrong."""
+    def read(self) -> Iterator[StoredEvent]:
+        """The events; at the end, raises :class:`InvalidLines` if a line is wrong."""
         errors: dict[int, str] = {}
         for number, line in enumerate(self._lines, 1):
             self._on_progress(len(line))
             try:
-                yield from self._row(line, number)
+                yield from self._event(line, number)
             except InvalidLine as error:
                 errors[number] = str(error)
                 if len(errors) == _MOST_ERRORS:
@@ -188,7 +201,7 @@ class _Lines:
         if errors:
             raise InvalidLines(errors)
 
-    def _row(self, line: bytes, number: int) -> Iterator[tuple[Any, ...]]:
+    def _event(self, line: bytes, number: int) -> Iterator[StoredEvent]:
         if not line.strip():
             return
         stored = read_line(line, number)
@@ -197,4 +210,4 @@ class _Lines:
             return
         self._known.add(stored.event.id)
         self.events += 1
-        yield row_of(adopted_entry(stored), number)
+        yield stored

@@ -1,0 +1,46 @@
+"""Which events an operator means."""
+
+from __future__ import annotations
+
+import time
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from ..events import Event, Target
+
+
+class Filter(NamedTuple):
+    """Which events are meant; each condition that is set must hold."""
+
+    #: A queue, a target as text, or a pattern of :func:`fnmatch.fnmatchcase` for one of
+    #: them, which distinguishes upper and lower case, as AMQP does.
+    queue: str | None = None
+    dead: bool = False
+    #: A part of its last reason, or a pattern for all of it.
+    reason: str | None = None
+    #: Enqueued more than this many seconds ago.
+    older_than: float | None = None
+
+    def selects_queue(self, target: Target) -> bool:
+        """Whether an event for *target* is meant."""
+        if self.queue is None:
+            return True
+        names = (target.queue, str(target))
+        return any(n == self.queue or fnmatchcase(n, self.queue) for n in names)
+
+    def selects_age(self, event: Event) -> bool:
+        """Whether *event* is old enough."""
+        age = time.time() - event.enqueued_at.timestamp()
+        return self.older_than is None or age > self.older_than
+
+    def selects_reason(self, reason: str | None) -> bool:
+        """Whether an event with this last *reason* is meant."""
+        if self.reason is None:
+            return True
+        if not reason:
+            return False
+        return self.reason in reason or fnmatchcase(reason, self.reason)
+
+
+#: Every event.
+ALL = Filter()
