@@ -118,19 +118,18 @@ class RelayStore(OutboxStore):
     def _fill(self, outbox: Outbox) -> bool:
         """Claim rows until there are none, or no more may be held."""
         found, self._has_more = False, True
-        while self._has_more and self._may_claim():
-            limit = self._claimable()[0]
-            rows = self._claim_rows(outbox, *self._claimable())
+        # The lead may end while the database is slow.
+        while self._has_more and self.is_active:
+            limit, size = self._claimable()
+            if limit <= 0 or size <= 0:
+                break
+            rows = self._claim_rows(outbox, limit, size)
             # One that returns fewer has seen all.
             self._has_more = len(rows) >= min(limit, self._opened[None][0].chunk)
             if rows:
                 found = True
                 self._wake_broker()
         return found
-
-    def _may_claim(self) -> bool:
-        # The lead may end while the database is slow.
-        return min(self._claimable()) > 0 and self.is_active
 
     def _is_lapsed(self) -> bool:
         return not self.is_active or super()._is_lapsed()
