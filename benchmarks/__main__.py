@@ -31,9 +31,10 @@ from . import (
     start_up,
     throughput,
 )
+from .outbox import draining, holding, latency, relays, servers, transactions
 from .plots import load_pyplot, plot
 from .report import Report
-from .results import Benchmark, Job, Key, Results, Unavailable
+from .results import Benchmark, Job, Key, Results, Unavailable, turns
 from .rig import private_broker
 
 BENCHMARKS = {
@@ -45,6 +46,11 @@ BENCHMARKS = {
         enqueue_cost,
         backlog,
         start_up,
+        relays,
+        latency,
+        transactions,
+        draining,
+        holding,
     )
 }
 
@@ -56,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             load_pyplot()
         except Unavailable as error:
             parser().error(f"--plots: {error}; pip install --group benchmarks")
-    benchmarks = [BENCHMARKS[name] for name in options.only or BENCHMARKS]
+    benchmarks = chosen(options.only)
     report = measure(
         benchmarks, options.rounds or (1 if options.quick else 3), options.quick
     )
@@ -71,6 +77,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def chosen(names: Sequence[str] | None) -> list[Benchmark]:
+    """The benchmarks of these names; ``None``: all.
+
+    A name stands for those that begin with it, too.
+    """
+    return [
+        benchmark
+        for name, benchmark in BENCHMARKS.items()
+        if names is None or any(f"{name}-".startswith(f"{one}-") for one in names)
+    ]
+
+
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m benchmarks",
@@ -80,9 +98,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--only",
         action="append",
-        choices=BENCHMARKS,
+        choices=[*BENCHMARKS],
         metavar="NAME",
-        help=f"one of {', '.join(BENCHMARKS)}; may be repeated",
+        help=f"one of {', '.join(BENCHMARKS)}; outbox includes those that begin with"
+        " it; may be repeated",
     )
     options.add_argument("--quick", action="store_true", help="fewer events and cases")
     options.add_argument("--rounds", type=int, help="default: 3; with --quick: 1")
@@ -104,7 +123,7 @@ def measure(benchmarks: Sequence[Benchmark], rounds: int, quick: bool) -> Report
         console=Console(stderr=True),
         transient=True,
     ) as progress:
-        total = rounds * sum(map(len, jobs.values()))
+        total = sum(len(turns(own, rounds)) for own in jobs.values())
         task = progress.add_task("starting", total=total)
 
         def show(what: str) -> None:
@@ -113,7 +132,8 @@ def measure(benchmarks: Sequence[Benchmark], rounds: int, quick: bool) -> Report
         for benchmark in benchmarks:
             own = jobs[benchmark.name]
             version = run_rounds(benchmark.name, own, rounds, results, show)
-    return Report(benchmarks, results, version, rounds, quick, load)
+    databases = dict(servers.versions)
+    return Report(benchmarks, results, version, rounds, quick, load, databases)
 
 
 def run_rounds(
@@ -125,9 +145,9 @@ def run_rounds(
 ) -> str:
     """Let the contestants take turns; return the broker's version."""
     with private_broker() as node:
-        for job in [job for _ in range(rounds) for job in jobs]:
+        for job in turns(jobs, rounds):
             show(f"{name}: {job}")
-            if not set(job.contestants) & set(results.skipped):
+            if not job.names & results.skipped.keys():
                 run_job(name, job, node, results)
         return node.version
 
@@ -136,11 +156,11 @@ def run_job(name: str, job: Job, node: RabbitMQNode, results: Results) -> None:
     try:
         measured = job.run(node)
     except Unavailable as error:
-        results.skipped |= dict.fromkeys(job.contestants, str(error))
+        results.skipped |= dict.fromkeys(job.names, str(error))
         return
-    for contestant, values in measured.items():
+    for place, values in measured.items():
         for unit, value in values.items():
-            results.add(Key(name, job.case, contestant, unit), value)
+            results.add(Key(name, *job.places[place], unit), value)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from . import (
     views,
 )
 from .frames import PAYLOAD
+from .outbox import draining, holding, latency, peers, relays, transactions
 from .results import Case, Key, Results, Spread
 from .throughput import group, shape
 
@@ -56,7 +57,14 @@ class Goal:
 
 
 def goals() -> list[Goal]:
-    return [*_throughput(), *_requests(), *_outage(), *_enqueue(), *_backlog()]
+    return [
+        *_throughput(),
+        *_requests(),
+        *_outage(),
+        *_enqueue(),
+        *_backlog(),
+        *_outbox(),
+    ]
 
 
 # Throughput, on classic queues
@@ -182,3 +190,64 @@ def _enqueue() -> Iterator[Goal]:
         )
         text = f"`enqueue_event` beside `json.dumps`, {at}"
         yield Goal(text, _ratio(ours, dumps), most=most)
+
+
+# The outbox
+
+
+def _outbox() -> Iterator[Goal]:
+    yield from _relay()
+    for unit, most in ((latency.P50, 10), (latency.P99, 50)):
+        case = Case(latency.GROUP, latency.AT)
+        key = Key("outbox-latency", case, latency.OURS, unit)
+        yield Goal(f"from the commit to the consumer, {unit}", _value(key), most=most)
+    for database in transactions.DATABASES:
+        case = Case(database, transactions.at(1))
+        with_event, without = (
+            Key("outbox-cost", case, contestant, transactions.UNIT)
+            for contestant in (transactions.OURS, transactions.NO_EVENTS)
+        )
+        text = f"a transaction's first event in the outbox, {database}, ms"
+        yield Goal(text, _difference(with_event, without), most=0.15)
+    yield from _endurance()
+
+
+def _relay() -> Iterator[Goal]:
+    ours, *theirs = (
+        Key("outbox", Case(relays.GROUP, relays.ONE), contestant, relays.UNIT)
+        for contestant in (relays.OURS, peers.TXOUTBOX, peers.TUNED, peers.LOOP)
+    )
+    yield Goal("one relay, events/s", _value(ours), 12_000)
+    for key, least in zip(theirs, (4, 2.5, 8), strict=True):
+        yield Goal(f"one relay beside {key.contestant}", _ratio(ours, key), least)
+
+
+def _endurance() -> Iterator[Goal]:
+    first, *_, last = holding.TIMES
+    held = [
+        Key(
+            "outbox-hold", Case(holding.GROUP, holding.at(n)), relays.OURS, holding.RATE
+        )
+        for n in (last, first)
+    ]
+    text = f"one relay after {last} s of an open transaction beside {first} s"
+    yield Goal(text, _ratio(*held), 0.9)
+    case = draining.case(draining.ROWS)
+    for unit, text, bounds in (
+        (draining.RATE, "rate", {"least": 0.9}),
+        (draining.MEMORY, "memory", {"most": 1.1}),
+    ):
+        last_tenth, first_tenth = (
+            Key("outbox-drain", case._replace(at=at), relays.OURS, unit)
+            for at in (draining.TENTHS[-1], draining.TENTHS[0])
+        )
+        about = f"{case.group}: {text} in the last tenth beside the first"
+        yield Goal(about, _ratio(last_tenth, first_tenth), **bounds)
+
+
+def _value(key: Key) -> _Figure:
+    return lambda results: results.spread(key)
+
+
+def _difference(one: Key, other: Key) -> _Figure:
+    return lambda results: results.together(lambda a, b: a - b, one, other)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Report:
     quick: bool
     #: The average number of busy threads on the machine in the minute before.
     load: float
+    #: The versions of the databases, by name.
+    databases: Mapping[str, str] = field(default_factory=dict)
 
     def tables(self) -> Iterator[Table]:
         for benchmark in self.benchmarks:
@@ -72,7 +74,7 @@ class Report:
 
     def _goal_row(self, goal: Goal, measured: Spread) -> tuple[str, str, str, str]:
         reached = goal.is_reached(measured, self.version)
-        return goal.text, goal.bound(self.version), _ratio_text(measured), reached
+        return goal.text, goal.bound(self.version), _spread_text(measured), reached
 
     def about(self) -> str:
         """Where, with what and how often it was measured."""
@@ -80,8 +82,10 @@ class Report:
         rounds = "one round" if self.rounds == 1 else f"medians of {self.rounds} rounds"
         form = ", the quick form" if self.quick else ""
         today = f"{date.today():%Y-%m-%d}"
+        servers = {"RabbitMQ": self.version, **self.databases}
         return (
-            f"RabbitMQ {self.version}, Python {here['python']}, {here['cores']} cores"
+            f"{', '.join(f'{name} {servers[name]}' for name in servers)},"
+            f" Python {here['python']}, {here['cores']} cores"
             f" ({here['processor']}, {here['system']}), {rounds}{form}, {today},"
             f" load average before it {self.load:.1f}"
         )
@@ -108,6 +112,7 @@ class Report:
     def _document(self) -> dict[str, Any]:
         return {
             "rabbitmq": self.version,
+            "databases": self.databases,
             "machine": machine(),
             "date": date.today().isoformat(),
             "load": self.load,

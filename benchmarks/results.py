@@ -49,7 +49,7 @@ class Results:
     """All values of a run."""
 
     values: dict[Key, list[float]] = field(default_factory=dict)
-    #: The contestants that were left out, and why.
+    #: What was left out, and why.
     skipped: dict[str, str] = field(default_factory=dict)
 
     def add(self, key: Key, value: float) -> None:
@@ -83,6 +83,11 @@ class Job:
     #: Returns values by contestant and unit. Raises `Unavailable` if that can't be
     #: measured here.
     run: Callable[[RabbitMQNode], Mapping[str, Mapping[str, float]]]
+    #: The places on the axis, if the contestant is measured at one after another: then
+    #: the values are by them.
+    steps: tuple[str, ...] = ()
+    #: Whether it is measured in the first round only, since it takes minutes.
+    once: bool = False
 
     @classmethod
     def of_one(
@@ -96,6 +101,25 @@ class Job:
 
     def __str__(self) -> str:
         return f"{self.case}: {', '.join(self.contestants)}"
+
+    @property
+    def names(self) -> set[str]:
+        """What is left out if it can't be measured here."""
+        return {f"{one}, {self.case.group}" for one in self.contestants}
+
+    @property
+    def places(self) -> Mapping[str, tuple[Case, str]]:
+        """The case and the contestant of which there are values, by their name."""
+        if self.steps:
+            [one] = self.contestants
+            return {at: (self.case._replace(at=at), one) for at in self.steps}
+        return {one: (self.case, one) for one in self.contestants}
+
+
+def turns(jobs: Iterable[Job], rounds: int) -> list[Job]:
+    """The jobs of all rounds, one after another."""
+    found = list(jobs)
+    return found + [job for job in found if not job.once] * (rounds - 1)
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,19 @@ def private_broker() -> Iterator[RabbitMQNode]:
 
 
 @contextmanager
-def filled_queue(node: RabbitMQNode, kind: str, events: int) -> Iterator[str]:
-    """A durable queue; at the end it must have exactly these events."""
+def new_queue(node: RabbitMQNode, kind: str = "classic") -> Iterator[str]:
+    """A durable queue, deleted at the end."""
     queue = node.declare(f"benchmark.{next(_numbers)}", x_queue_type=kind)
     yield queue
-    check_arrived(node, queue, events)
     node.delete(queue)
+
+
+@contextmanager
+def filled_queue(node: RabbitMQNode, kind: str, events: int) -> Iterator[str]:
+    """A durable queue; at the end it must have exactly these events."""
+    with new_queue(node, kind) as queue:
+        yield queue
+        check_arrived(node, queue, events)
 
 
 def check_arrived(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,15 @@ from benchmarks import enqueue_cost, plots
 from benchmarks.enqueue_cost import DUMPS, OURS, UNIT
 from benchmarks.goals import Goal, goals
 from benchmarks.report import Report
-from benchmarks.results import Case, Job, Key, Results, Spread, Unavailable
+from benchmarks.results import (
+    Case,
+    Job,
+    Key,
+    Results,
+    Spread,
+    Unavailable,
+    turns,
+)
 from tests.rabbitmq import RabbitMQNode
 
 CASE = Case("one thread", "256 B")
@@ -84,8 +93,9 @@ def test_each_goal_is_about_what_the_full_form_measures() -> None:
     measured = Results()
     for benchmark in command.BENCHMARKS.values():
         for job in benchmark.jobs(False):
-            for contestant, unit in product(job.contestants, benchmark.units):
-                measured.add(Key(benchmark.name, job.case, contestant, unit), 1)
+            for place, unit in product(job.places.values(), benchmark.units):
+                case, contestant = place
+                measured.add(Key(benchmark.name, case, contestant, unit), 1)
 
     unknown = [goal.text for goal in goals() if goal.figure(measured) is None]
 
@@ -150,6 +160,42 @@ def test_contestants_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [turn[-1] for turn in turns] == ["a", "b", "a", "b"]
 
 
+def test_what_takes_minutes_has_one_turn() -> None:
+    short = Job.of_one(CASE, "short", lambda _: {})
+    long = replace(short, contestants=("long",), once=True)
+
+    assert [job.contestants[0] for job in turns([short, long], 3)] == [
+        "short",
+        "long",
+        "short",
+        "short",
+    ]
+
+
+def test_steps_of_one_contestant_are_places_on_the_axis() -> None:
+    job = Job(Case("rows", ""), ("ours",), lambda _: {"2/2": {UNIT: 7}}, ("1/2", "2/2"))
+    found = Results()
+
+    with stub_of_a_broker() as node:
+        command.run_job("x", job, node, found)
+
+    assert found.values == {Key("x", Case("rows", "2/2"), "ours", UNIT): [7]}
+
+
+def test_a_name_selects_what_begins_with_it() -> None:
+    chosen = [benchmark.name for benchmark in command.chosen(["outbox", "start-up"])]
+
+    assert "start-up" in chosen
+    assert {name for name in command.BENCHMARKS if "outbox" in name} < {*chosen}
+    assert "outage-cost" not in chosen
+
+
+def test_the_versions_of_databases_are_shown() -> None:
+    shown = replace(report(), databases={"PostgreSQL": "15.18"}).about()
+
+    assert shown.startswith("RabbitMQ 3.10.8, PostgreSQL 15.18, Python")
+
+
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "private_broker", stub_of_a_broker)
     found = Results()
@@ -159,7 +205,7 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 
     command.run_rounds("x", [Job.of_one(CASE, "peer", fail)], 2, found, lambda _: None)
 
-    assert found.skipped == {"peer": "node is not installed"}
+    assert found.skipped == {f"peer, {CASE.group}": "node is not installed"}
     assert not found.values
 
 

@@ -1,0 +1,1 @@
+"""The outbox: what it costs a transaction, and how fast its rows are sent."""

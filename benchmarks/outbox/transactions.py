@@ -1,0 +1,118 @@
+"""What events add to a transaction that writes a row anyway.
+
+python -m benchmarks.outbox.transactions DATABASE BROKER QUEUE EVENTS ROUNDS
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+
+from tests.rabbitmq import RabbitMQNode
+
+from ..frames import PAYLOAD
+from ..results import Benchmark, Case, Job
+from ..rig import new_queue
+from .arriving import running
+from .servers import MARIADB, POSTGRESQL, SQLITE, new_database
+from .shop import EXTERNAL, OWN, Base, Order, Shop
+
+UNIT = "ms"
+NO_EVENTS, OURS, OURS_EXTERNAL = "no events", "ours, own", "ours, external"
+DATABASES = (POSTGRESQL, MARIADB, SQLITE)
+EVENTS = (1, 5, 50)
+#: Seconds after each transaction, in which its events are sent.
+_PAUSE = 0.01
+#: Rounds until all connections are open and warm.
+_UNCOUNTED = 10
+
+
+def at(events: int) -> str:
+    return "1 event" if events == 1 else f"{events} events"
+
+
+def jobs(quick: bool) -> list[Job]:
+    rounds = 50 if quick else 200
+    return [
+        Job(
+            Case(database, at(events)),
+            (NO_EVENTS, OURS, OURS_EXTERNAL),
+            partial(costs, database, events, rounds),
+        )
+        for database in DATABASES
+        for events in EVENTS
+    ]
+
+
+def costs(
+    database: str, events: int, rounds: int, node: RabbitMQNode
+) -> Mapping[str, Mapping[str, float]]:
+    """The median time of a transaction, by what sends its events."""
+    with new_database(database) as url, new_queue(node) as queue:
+        command = ("-m", "benchmarks.outbox.transactions", url, node.url, queue)
+        with running((*command, str(events), str(rounds))) as [process]:
+            assert process.stdout is not None
+            found: Mapping[str, float] = json.loads(process.stdout.readline())
+    return {name: {UNIT: 1e3 * seconds} for name, seconds in found.items()}
+
+
+def main() -> None:
+    """Print the medians in seconds."""
+    database, broker, queue = sys.argv[1:4]
+    events, rounds = map(int, sys.argv[4:])
+    engine = create_engine(database)
+    Base.metadata.create_all(engine)
+    plain = sessionmaker(engine)
+    # Of two names, since none may send the other's events.
+    shops = {
+        OURS: Shop(database, broker, OWN, "own"),
+        OURS_EXTERNAL: Shop(database, broker, EXTERNAL, "external"),
+    }
+    payloads = [PAYLOAD] * events
+
+    def order() -> None:
+        with plain() as session:
+            session.add(Order(note="x" * 20))
+            session.commit()
+
+    commits: dict[str, Callable[[], None]] = {NO_EVENTS: order}
+    for name, shop in shops.items():
+        commits[name] = partial(shop.order, queue, payloads)
+    print(json.dumps(_medians(commits, rounds)), flush=True)
+    for shop in shops.values():
+        shop.close()
+
+
+def _medians(
+    commits: Mapping[str, Callable[[], None]], rounds: int
+) -> Mapping[str, float]:
+    """How long each takes; they take turns."""
+    times: dict[str, list[float]] = {name: [] for name in commits}
+    for _ in range(_UNCOUNTED + rounds):
+        for name, commit in commits.items():
+            began = time.perf_counter()
+            commit()
+            times[name].append(time.perf_counter() - began)
+            time.sleep(_PAUSE)
+    return {
+        name: statistics.median(found[_UNCOUNTED:]) for name, found in times.items()
+    }
+
+
+BENCHMARK = Benchmark(
+    name="outbox-cost",
+    title="Outbox: a transaction that writes a row, with events of 256 bytes",
+    baseline=NO_EVENTS,
+    units=(UNIT,),
+    jobs=jobs,
+)
+
+if __name__ == "__main__":
+    main()
