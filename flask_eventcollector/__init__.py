@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .collecting.blocks import AutoPublishingEventCollector
     from .collecting.collector import CollectorLike
+    from .config.credentials import Credentials
     from .config.keys import Settings
     from .config.settings import Config
     from .consuming.received import Received, received
@@ -56,6 +57,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     # Plain values.
     "BrokerState",
     "Config",
+    "Credentials",
     "DeadEvent",
     "Event",
     "Outcome",
@@ -86,6 +88,7 @@ _MODULES = (
     "events",
     "signals",
     "config.settings",
+    "config.credentials",
     "config.keys",
     "collecting.collector",
     "collecting.blocks",

@@ -29,6 +29,7 @@ from .config.settings import (
     SpoolSync,
     choose_backlog,
     choose_broker,
+    choose_credentials,
     choose_spool_dir,
     choose_spool_name,
 )
@@ -401,5 +402,6 @@ def _make_broker(urls: Sequence[BrokerURL], config: Config, name: str) -> Broker
         delay=_delay(config),
         name=name,
         exchanges=config.exchanges,
+        credentials=choose_credentials(config),
         keyfile_password=config.keyfile_password,
     )

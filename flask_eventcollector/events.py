@@ -211,7 +211,7 @@ class BrokerState(Word):
     READY = "ready"
     #: Nothing was enqueued yet, so no connection was attempted.
     IDLE = "idle"
-    #: The first connection is being established.
+    #: The first connection is being established, or one with new credentials.
     CONNECTING = "connecting"
     #: A wait timed out, and no confirm has arrived since.
     STALLED = "stalled"

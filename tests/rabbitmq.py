@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
@@ -117,8 +117,13 @@ class RabbitMQNode:
         *,
         epmd: int | None = None,
         cookie: str | None = None,
+        plugins: Sequence[str] = (),
+        config: str = "",
     ) -> None:
-        """Nodes of one cluster share the port of an *epmd*, and a *cookie*."""
+        """Nodes of one cluster share the port of an *epmd*, and a *cookie*.
+
+        :param config: more lines for its ``rabbitmq.conf``.
+        """
         programs = programs or find_programs()
         if programs is None:
             raise RabbitMQError("RabbitMQ's programs were not found")
@@ -128,7 +133,7 @@ class RabbitMQNode:
         self._environment = _environment(self.folder, distribution, epmd or own_epmd)
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
-        _write_files(self.folder, self.port, self._control_port)
+        _write_files(self.folder, self.port, self._control_port, plugins, config)
         if cookie is not None:
             (self.folder / ".erlang.cookie").write_text(cookie)
             (self.folder / ".erlang.cookie").chmod(0o400)
@@ -452,10 +457,12 @@ def _environment(folder: Path, distribution: int, epmd: int) -> dict[str, str]:
     }
 
 
-def _write_files(folder: Path, port: int, control_port: int) -> None:
+def _write_files(
+    folder: Path, port: int, control_port: int, plugins: Sequence[str], config: str
+) -> None:
     files = {
-        "enabled_plugins": "[].",
-        "rabbitmq.conf": _CONFIG % port,
+        "enabled_plugins": f"[{','.join(plugins)}].",
+        "rabbitmq.conf": _CONFIG % port + config,
         "control.escript": _CONTROL % control_port,
         "inetrc": _INETRC % socket.gethostname(),
     }

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from flask_eventcollector.brokers.rabbitmq.logins import Login
 from flask_eventcollector.brokers.rabbitmq.parameters import attempts
 from flask_eventcollector.config.broker_url import BrokerURL, parse_broker_urls
 from tests.helpers import DEADLINE, open_shop
 from tests.isolation.fake_broker import FakeBroker
 
 ROOT = Path(__file__).parents[1]
+LOGIN = Login(None, None)
 
 
 def parse(text: str) -> BrokerURL:
@@ -35,7 +37,7 @@ def interface() -> str:
 def test_a_link_local_address_keeps_its_zone(interface: str) -> None:
     url = parse(f"amqp://[fe80::1%25{interface}]/")
 
-    (parameters,) = attempts(url, 60, "test")
+    (parameters,) = attempts(url, 60, "test", LOGIN)
 
     (found,) = socket.getaddrinfo(parameters.host, 5672, type=socket.SOCK_STREAM)
     assert found[4] == ("fe80::1", 5672, 0, 1)
@@ -43,21 +45,21 @@ def test_a_link_local_address_keeps_its_zone(interface: str) -> None:
 
 def test_an_ordinary_address_has_no_zone() -> None:
     urls = [parse("amqp://127.0.0.1"), parse("amqp://[::1]")]
-    hosts = [each.host for url in urls for each in attempts(url, 60, "test")]
+    hosts = [each.host for url in urls for each in attempts(url, 60, "test", LOGIN)]
     assert hosts == ["127.0.0.1", "::1"]
 
 
 def test_a_zone_is_not_shown_to_the_server(interface: str) -> None:
     # It is a name on this machine: https://www.rfc-editor.org/rfc/rfc6874#section-4
     url = parse(f"amqps://[fe80::1%25{interface}]/")
-    (parameters,) = attempts(url, 60, "test")
+    (parameters,) = attempts(url, 60, "test", LOGIN)
     options: Any = parameters.ssl_options
     assert options.server_hostname == "fe80::1"
 
 
 def test_a_url_may_limit_channels_and_frames() -> None:
     url = parse("amqp://127.0.0.1?channel_max=9&frame_max=16384")
-    (parameters,) = attempts(url, 60, "test")
+    (parameters,) = attempts(url, 60, "test", LOGIN)
     assert (parameters.channel_max, parameters.frame_max) == (9, 16384)
 
 

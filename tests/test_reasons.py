@@ -91,6 +91,29 @@ def test_an_error_without_an_explanation_is_named(
             exceptions.ProbableAuthenticationError("Client was disconnected"),
             "authentication was refused: wrong user name or password",
         ),
+        (
+            exceptions.ProbableAuthenticationError(
+                repr(exceptions.ConnectionClosedByBroker(403, "… mechanism EXTERNAL."))
+            ),
+            "authentication was refused: no user is named like the certificate",
+        ),
+        (
+            exceptions.IncompatibleProtocolError(
+                "StreamLostError: (\"Stream connection lost: SSLError(1, '[SSL:"
+                " TLSV13_ALERT_CERTIFICATE_REQUIRED] tlsv13 alert certificate"
+                " required (_ssl.c:2580)')\",)"
+            ),
+            "TLS failed: the server refused the client's certificate"
+            " (TLSV13_ALERT_CERTIFICATE_REQUIRED)",
+        ),
+        (
+            exceptions.AuthenticationError("EXTERNAL"),
+            "the broker does not offer the authentication mechanism EXTERNAL",
+        ),
+        (
+            exceptions.AuthenticationError("PLAIN"),
+            "the broker does not offer the authentication mechanism PLAIN",
+        ),
         (exceptions.ProbableAccessDeniedError("Client was disconnected"), "vhost"),
         (
             exceptions.ProbableAccessDeniedError(

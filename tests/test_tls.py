@@ -7,7 +7,10 @@ import pty
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -19,10 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from flask_eventcollector import BrokerState, Config
+from flask_eventcollector.config.tls import Passphrase
 from tests.faults.tls import TLSProxy
 from tests.helpers import DEADLINE, open_shop, wait_until
 from tests.isolation.fake_broker import FakeBroker
-from tests.test_config import app_with, refusal
+from tests.test_config import app_with, config_with, refusal
 
 ROOT = Path(__file__).parents[1]
 PASSPHRASE = "the-planted-passphrase"
@@ -159,21 +163,65 @@ def test_a_passphrase_is_not_shown() -> None:
     assert PASSPHRASE not in repr(Config.from_app(app))
 
 
+@pytest.mark.parametrize("password", [PASSPHRASE, lambda: PASSPHRASE])
 def test_a_client_with_an_encrypted_key_is_let_in(
-    files: Path, authority: trustme.CA
+    files: Path, authority: trustme.CA, password: Passphrase
 ) -> None:
+    with tls_node(files, authority) as proxy:
+        url = url_with(files, "encrypted.pem", proxy.port)
+        with open_shop(
+            BROKER_URL=url, KEYFILE_PASSWORD=password, TESTING_BROKER=True
+        ) as shop:
+            shop.enqueue("a")
+            assert shop.events.publish(timeout=DEADLINE).complete
+
+
+@contextmanager
+def tls_node(files: Path, authority: trustme.CA) -> Iterator[TLSProxy]:
+    """A broker that lets in whoever has a certificate of *authority*."""
     context = ssl.create_default_context(
         ssl.Purpose.CLIENT_AUTH, cafile=files / "ca.pem"
     )
     context.verify_mode = ssl.CERT_REQUIRED
     authority.issue_cert("localhost").configure_cert(context)
     with FakeBroker() as node, TLSProxy(node.port, context) as proxy:
+        yield proxy
+
+
+def test_a_callable_is_not_called_before_it_is_needed(files: Path) -> None:
+    def passphrase() -> str:
+        raise AssertionError("it was called")
+
+    config_with(
+        BROKER_URL=url_with(files, "encrypted.pem"), KEYFILE_PASSWORD=passphrase
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ("the-planted-no", "that EVENTCOLLECTOR_KEYFILE_PASSWORD does not decrypt"),
+        (7, "what EVENTCOLLECTOR_KEYFILE_PASSWORD returned is of type int"),
+        ("a\n", "what EVENTCOLLECTOR_KEYFILE_PASSWORD returned is empty, longer than"),
+    ],
+)
+def test_a_callable_that_returns_something_wrong_is_called_again(
+    files: Path, authority: trustme.CA, wrong: Any, problem: str
+) -> None:
+    passphrase = wrong
+    with tls_node(files, authority) as proxy:
         url = url_with(files, "encrypted.pem", proxy.port)
         with open_shop(
-            BROKER_URL=url, KEYFILE_PASSWORD=PASSPHRASE, TESTING_BROKER=True
+            BROKER_URL=url, KEYFILE_PASSWORD=lambda: passphrase, TESTING_BROKER=True
         ) as shop:
             shop.enqueue("a")
-            assert shop.events.publish(timeout=DEADLINE).complete
+            shop.events.publish()
+            stats = shop.events.stats
+            wait_until(lambda: problem in stats().broker_error, "it is reported")
+            assert "the-planted" not in stats().broker_error
+
+            passphrase = PASSPHRASE
+            assert shop.events.flush(DEADLINE)
 
 
 def test_a_key_that_is_encrypted_later_is_reported_without_a_prompt(

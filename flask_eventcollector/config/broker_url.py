@@ -34,7 +34,8 @@ class BrokerURL:
     #: ``cacertfile``, ``certfile``, ``keyfile`` (paths), ``verify`` (``verify_peer`` or
     #: ``verify_none``), ``server_name_indication``, ``heartbeat`` (in seconds),
     #: ``connection_timeout`` (in milliseconds), ``channel_max``, ``frame_max`` (in
-    #: bytes), ``auth_mechanism`` (``plain``); only those that were given.
+    #: bytes), ``auth_mechanism`` (``plain`` or ``external``); only those that were
+    #: given.
     options: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({}), hash=False
     )
@@ -44,6 +45,11 @@ class BrokerURL:
         """Seconds that a TCP connection may take; ``None``: the URL does not say."""
         milliseconds = self.number("connection_timeout")
         return None if milliseconds is None else milliseconds / 1000
+
+    @property
+    def is_external(self) -> bool:
+        """Whether the client's certificate authenticates it, without a password."""
+        return self.options.get("auth_mechanism", "").lower() == "external"
 
     @property
     def zoneless_host(self) -> str:
@@ -63,9 +69,13 @@ class BrokerURL:
         vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
         query = "&".join(f"{key}={quote(text)}" for key, text in self.options.items())
         return (
-            f"{self.scheme}://{quote(self.username, safe='')}:***@{host}:{self.port}"
+            f"{self.scheme}://{self._shown_login()}{host}:{self.port}"
             f"/{vhost}{'?' if query else ''}{query}"
         )
+
+    def _shown_login(self) -> str:
+        user = quote(self.username, safe="")
+        return f"{user}{':***' if self.password else ''}@" if user else ""
 
     def __repr__(self) -> str:
         return f"<BrokerURL {self}>"
@@ -142,8 +152,9 @@ class _URLParser:
         parts = self.split()
         if parts.scheme == "memory":
             return [MEMORY]
-        username, password = self.credentials(parts.authority)
-        vhost, options = self.vhost(parts.path), self.options(parts)
+        options = self.options(parts)
+        username, password = self.credentials(parts.authority, options)
+        vhost = self.vhost(parts.path)
         return [
             BrokerURL(parts.scheme, host, port, vhost, username, password, options)
             for host, port in self.addresses(parts.authority, _PORTS[parts.scheme])
@@ -190,17 +201,33 @@ class _URLParser:
     def fail_scheme(self) -> NoReturn:
         self.fail("must begin with amqp://, amqps:// or memory://")
 
-    def credentials(self, authority: str) -> tuple[str, str]:
+    def credentials(
+        self, authority: str, options: Mapping[str, str]
+    ) -> tuple[str, str]:
+        """The user and the password, which a setting may have instead: ``""``."""
         userinfo, at, _ = authority.rpartition("@")
+        if options.get("auth_mechanism", "").lower() == "external":
+            return self.no_credentials(at, options)
         if userinfo == "guest" or not at:
             # Celery's documentation writes "guest@"; the password is well known.
             return "guest", "guest"
-        username, _, password = userinfo.partition(":")
-        if not username or not password:
+        username, colon, password = userinfo.partition(":")
+        if not username or (colon and not password):
             self.fail(
                 "has a user name or a password without the other: write user:password@"
             )
         return self.decode(username), self.decode(password)
+
+    def no_credentials(self, at: str, options: Mapping[str, str]) -> tuple[str, str]:
+        """The certificate says who the user is."""
+        if "certfile" not in options:
+            self.fail("has auth_mechanism=external without certfile: add certfile=…")
+        if at:
+            self.fail(
+                "has a user, but also auth_mechanism=external, which takes the user"
+                " from the certificate: remove one"
+            )
+        return "", ""
 
     def addresses(self, authority: str, default_port: int) -> list[tuple[str, int]]:
         texts = authority.rpartition("@")[2].split(",")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
+from .credentials import CredentialsSource
 from .settings import PublishRule
 
 
@@ -24,7 +25,9 @@ class Settings(TypedDict, total=False):
     """
 
     EVENTCOLLECTOR_BROKER_URL: str | list[str] | tuple[str, ...] | None
-    EVENTCOLLECTOR_KEYFILE_PASSWORD: str | None
+    EVENTCOLLECTOR_CREDENTIALS: CredentialsSource | str | None
+    EVENTCOLLECTOR_PASSWORD_FILE: str | os.PathLike[str] | None
+    EVENTCOLLECTOR_KEYFILE_PASSWORD: str | Callable[[], str] | None
     EVENTCOLLECTOR_EXCHANGE: str
     EVENTCOLLECTOR_QUEUES: Mapping[str, Mapping[str, Any] | None]
     EVENTCOLLECTOR_EXCHANGES: Mapping[str, Mapping[str, str | bool]]

@@ -10,6 +10,7 @@ import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -20,9 +21,15 @@ from ..events import Word
 from ..messages.amqp_fields import check_name, copy_table
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
+from .credentials import (
+    CredentialsSource,
+    password_from,
+    read_credentials,
+    read_password_file,
+)
 from .exchanges import Exchanges, parse_exchanges
 from .spool_dir import OWN_NAME, check_spool_dir
-from .tls import tls_context
+from .tls import Passphrase, check_tls_files, checked_passphrase
 from .writing import how_to_write
 
 if TYPE_CHECKING:
@@ -119,8 +126,18 @@ class Config:
     #: If unset: ``memory://`` in testing or debug mode, otherwise an error at the first
     #: event.
     broker_urls: tuple[BrokerURL, ...] | None = None
-    #: The passphrase of the URL's ``keyfile``, if it is encrypted.
-    keyfile_password: str | None = field(default=None, repr=False)
+    #: Returns the :class:`~flask_eventcollector.Credentials` for the next connection:
+    #: a callable without arguments, or its import path, such as
+    #: ``"myapp.vault:broker_login"``. Called at each connect, and before they expire,
+    #: in a thread of its own.
+    credentials: CredentialsSource | None = field(default=None, repr=False)
+    #: The absolute path of a file with the password of the URL's user, read at each
+    #: connect.
+    password_file: Path | None = None
+    #: The passphrase of the URL's ``keyfile``, if it is encrypted; or a callable
+    #: without arguments that returns it, called at each connect, in a thread of its
+    #: own.
+    keyfile_password: Passphrase | None = field(default=None, repr=False)
     #: The exchange to publish to; the target queue is the routing key.
     exchange: str = ""
     #: The durable queues to declare on every connect: name → arguments.
@@ -210,6 +227,7 @@ class Config:
         """
         config = cls(**dict(_read(app.config)))
         _check_together(config)
+        _check_login(config)
         _check_tls(config)
         if config.backlog == "spool":
             check_spool_dir(choose_spool_dir(config, app), f"{PREFIX}SPOOL_DIR")
@@ -257,6 +275,13 @@ def choose_broker(config: Config, app: Flask) -> tuple[BrokerURL, ...]:
     )
 
 
+def choose_credentials(config: Config) -> CredentialsSource | None:
+    """What returns the credentials for a connection; ``None``: its URL has them."""
+    if config.password_file is not None:
+        return partial(password_from, config.password_file, f"{PREFIX}PASSWORD_FILE")
+    return config.credentials
+
+
 def _read(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in settings.items():
         if not key.startswith(PREFIX):
@@ -296,10 +321,36 @@ def _check_together(config: Config) -> None:
         )
 
 
+def _check_login(config: Config) -> None:
+    """Check that there is one password for each URL."""
+    if config.credentials is not None and config.password_file is not None:
+        raise ConfigurationError(
+            f"{PREFIX}CREDENTIALS and {PREFIX}PASSWORD_FILE are both set: remove one"
+        )
+    is_asked = choose_credentials(config) is not None
+    for url in config.broker_urls or ():
+        problem = _login_problem(url, is_asked=is_asked)
+        if problem:
+            raise ConfigurationError(f"{PREFIX}BROKER_URL ({url}) {problem}")
+
+
+def _login_problem(url: BrokerURL, *, is_asked: bool) -> str:
+    settings = f"{PREFIX}CREDENTIALS or {PREFIX}PASSWORD_FILE"
+    if url.is_external:
+        return f"has auth_mechanism=external: remove {settings}" if is_asked else ""
+    if is_asked:
+        # A URL without a user has guest's password.
+        is_given = url.password and (url.username, url.password) != ("guest", "guest")
+        return f"has a password, and so has {settings}: remove one" if is_given else ""
+    if not url.password and url.scheme != "memory":
+        return f"has no password: write user:password@, or set {settings}"
+    return ""
+
+
 def _check_tls(config: Config) -> None:
     for url in config.broker_urls or ():
         if url.scheme == "amqps":
-            tls_context(url, config.keyfile_password)
+            check_tls_files(url, config.keyfile_password)
 
 
 def _invalid(key: str, value: object, cure: str) -> NoReturn:
@@ -323,21 +374,8 @@ def _broker_urls(key: str, value: object) -> tuple[BrokerURL, ...] | None:
     return None if value is None else parse_broker_urls(value, key)
 
 
-def _keyfile_password(key: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise ConfigurationError(
-            f"{key} is of type {type_name(value)}: it must be a str (in an environment"
-            " variable, digits alone need quotes)"
-        )
-    # 1024 is OpenSSL's limit. A line break comes from a file that was read whole.
-    if not value.isprintable() or not 0 < len(value.encode()) <= 1024:
-        raise ConfigurationError(
-            f"{key} is empty, longer than 1024 bytes, or has a line break or another"
-            " character that is not printable: set the passphrase alone, or no setting"
-        )
-    return value
+def _keyfile_password(key: str, value: object) -> Passphrase | None:
+    return value if value is None or callable(value) else checked_passphrase(key, value)
 
 
 def _exchange(key: str, value: object) -> str:
@@ -498,6 +536,8 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
     f"{PREFIX}{name.upper()}": (name if name != "broker_url" else "broker_urls", read)
     for name, read in {
         "broker_url": _broker_urls,
+        "credentials": read_credentials,
+        "password_file": read_password_file,
         "keyfile_password": _keyfile_password,
         "exchange": _exchange,
         "queues": _queues,

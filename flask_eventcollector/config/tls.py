@@ -3,12 +3,38 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import ConfigurationError
+from ..messages.wording import type_name
 from .broker_url import BrokerURL
 
+#: A passphrase, or what returns it.
+Passphrase = str | Callable[[], str]
 
-def tls_context(url: BrokerURL, keyfile_password: str | None = None) -> ssl.SSLContext:
+
+class _NotAsked(Exception):
+    """A key is encrypted, and its passphrase is not requested yet."""
+
+
+def check_tls_files(url: BrokerURL, keyfile_password: Passphrase | None) -> None:
+    """Check the URL's TLS files without calling *keyfile_password*.
+
+    :raises ConfigurationError: a file can't be read or used.
+    """
+
+    def passphrase() -> str:
+        raise _NotAsked
+
+    with suppress(_NotAsked):
+        is_asked_later = callable(keyfile_password)
+        tls_context(url, passphrase if is_asked_later else keyfile_password)
+
+
+def tls_context(
+    url: BrokerURL, keyfile_password: Passphrase | None = None
+) -> ssl.SSLContext:
     """Read the URL's TLS files. Never asks for a passphrase at the terminal.
 
     :param keyfile_password: the passphrase of the URL's ``keyfile``, or of the key in
@@ -36,7 +62,7 @@ def _trusting(url: BrokerURL) -> ssl.SSLContext:
 
 
 def _load_certificate(
-    context: ssl.SSLContext, url: BrokerURL, password: str | None
+    context: ssl.SSLContext, url: BrokerURL, password: Passphrase | None
 ) -> None:
     is_encrypted = False
 
@@ -50,7 +76,7 @@ def _load_certificate(
                 "has an encrypted keyfile: set EVENTCOLLECTOR_KEYFILE_PASSWORD to its"
                 " passphrase, or decrypt it with openssl pkey",
             )
-        return password
+        return password() if callable(password) else password
 
     files = url.options["certfile"], url.options.get("keyfile")
     try:
@@ -71,3 +97,23 @@ def _load_certificate(
 
 def _error(url: BrokerURL, problem: str) -> ConfigurationError:
     return ConfigurationError(f"EVENTCOLLECTOR_BROKER_URL ({url}) {problem}")
+
+
+def checked_passphrase(origin: str, value: object) -> str:
+    """*value*, if it can be a passphrase.
+
+    :param origin: what it comes from, at the beginning of a message about it.
+    :raises ConfigurationError: it can't. The message does not show it.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{origin} is of type {type_name(value)}: it must be a str (in an"
+            " environment variable, digits alone need quotes), or a callable"
+        )
+    # 1024 is OpenSSL's limit. A line break comes from a file that was read whole.
+    if not value.isprintable() or not 0 < len(value.encode()) <= 1024:
+        raise ConfigurationError(
+            f"{origin} is empty, longer than 1024 bytes, or has a line break or another"
+            " character that is not printable: set the passphrase alone, or no setting"
+        )
+    return value

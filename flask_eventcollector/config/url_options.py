@@ -95,8 +95,8 @@ def problem_with_value(name: str, text: str) -> str:
         return f"names a {name} that does not exist, relative to {os.getcwd()}"
     if name == "verify" and text not in ("verify_peer", "verify_none"):
         return "has an unknown verify: write verify_peer or verify_none"
-    if name == "auth_mechanism" and text.lower() != "plain":
-        return "has an auth_mechanism other than plain: leave it out"
+    if name == "auth_mechanism" and text.lower() not in ("plain", "external"):
+        return "has an unknown auth_mechanism: write external, or leave it out"
     if name in _NUMBERS and not _is_in_range(text, *_NUMBERS[name][:2]):
         least, most, unit = _NUMBERS[name]
         return (

@@ -11,6 +11,8 @@ from typing import Any
 #: Values that show how a setting is written, where its default does not.
 _EXAMPLES: Mapping[str, Any] = {
     "EVENTCOLLECTOR_BROKER_URL": "amqp://user:password@host:5672/vhost",
+    "EVENTCOLLECTOR_CREDENTIALS": "myapp.vault:broker_login",
+    "EVENTCOLLECTOR_PASSWORD_FILE": "/run/secrets/broker-password",
     # Digits alone, since JSON would make them a number.
     "EVENTCOLLECTOR_KEYFILE_PASSWORD": "1234",
     "EVENTCOLLECTOR_EXCHANGE": "shop",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import socket
 import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from pika import frame as frames
@@ -38,6 +40,11 @@ class Message(NamedTuple):
         """Whether it is marked as a possible duplicate."""
         return bool((self.properties.headers or {}).get(POSSIBLE_DUPLICATE))
 
+
+# pika decodes what only clients send into an object that it can't make.
+spec.methods[spec.Connection.UpdateSecret.INDEX] = partial(  # type: ignore[assignment]
+    spec.Connection.UpdateSecret, "", ""
+)
 
 #: Decides what to do with a message.
 Answer = Callable[[Message], str]
@@ -90,6 +97,12 @@ class FakeBroker:
         self.messages: list[Message] = []
         self.connections = 0
         self._open: list[socket.socket] = []
+        #: The passwords with which clients have logged in, and those sent later, each
+        #: with its user.
+        self.logins: list[tuple[str, str]] = []
+        self.secrets: list[str] = []
+        #: It ends a connection over these.
+        self.refused_secrets: set[str] = set()
         #: The heartbeats that clients have agreed to, in seconds.
         self.heartbeats: list[int] = []
         family, *_, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
@@ -175,10 +188,14 @@ class FakeBroker:
         if name in self.unanswered:
             return True
         if name == "Connection.StartOk":
+            _, user, password = _text(method.response).split("\0")
+            self.logins.append((user, password))
             tune = spec.Connection.Tune(self.channel_max, 131_072, 0)
             connection.send(0, tune)
         elif name == "Connection.TuneOk":
             self.heartbeats.append(method.heartbeat)
+        elif name == "Connection.UpdateSecret":
+            self._on_secret(connection, method)
         elif name == "Connection.Open":
             connection.send(0, spec.Connection.OpenOk())
         elif name == "Connection.Close":
@@ -204,6 +221,16 @@ class FakeBroker:
         elif name == "Basic.Publish" and number in connection.channels:
             connection.channels[number].method = method
         return True
+
+    def _on_secret(self, connection: _Connection, method: Any) -> None:
+        # pika decodes it into another attribute.
+        secret = _text(method.mechanisms)
+        self.secrets.append(secret)
+        if secret in self.refused_secrets:
+            close = spec.Connection.Close(530, "NOT_ALLOWED - New secret", 10, 70)
+            connection.send(0, close)
+        else:
+            connection.send(0, spec.Connection.UpdateSecretOk())
 
     def _on_message(
         self, connection: _Connection, number: int, channel: _Channel
@@ -269,3 +296,9 @@ class FakeBroker:
             frames.Body(number, channel.body),
         ):
             connection.socket.sendall(frame.marshal())
+
+
+def _text(long_string: str | bytes) -> str:
+    """A long string, which pika decodes to bytes or to their notation."""
+    decoded: bytes = ast.literal_eval(str(long_string))
+    return decoded.decode()

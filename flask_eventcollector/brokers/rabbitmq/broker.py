@@ -10,11 +10,15 @@ from types import MappingProxyType
 import pika
 
 from ...config.broker_url import BrokerURL
+from ...config.credentials import CredentialsSource
 from ...config.exchanges import Exchanges
+from ...config.tls import Passphrase
 from ...delivery.broker import IN_USE, BrokerCallbacks, CallbackRelay
 from ...delivery.records import Kind, log_failure
 from ...delivery.threads import OwnThread
+from ...errors import ConfigurationError
 from ...events import BrokerState
+from .logins import Login, Logins
 from .pacing import Pacing
 from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
@@ -46,21 +50,24 @@ class RabbitMQBroker:
         delay: Callable[[int], float],
         name: str,
         exchanges: Exchanges = MappingProxyType({}),
-        keyfile_password: str | None = None,
+        credentials: CredentialsSource | None = None,
+        keyfile_password: Passphrase | None = None,
     ) -> None:
         self._urls = list(urls)
         self._queues = queues
         self._heartbeat = heartbeat
+        self._delay = delay
         self._pacing = Pacing(delay)
         self._name = name
         self._exchanges = exchanges
-        self._keyfile_password = keyfile_password
+        self._logins = Logins(credentials, keyfile_password, name)
         self.relay = CallbackRelay()
         self._session: Session | None = None
         #: Seconds on a node before it may be left for another, and since when.
         self._stay = _LEAST_STAY
         self._left_at = float("-inf")
-        self._is_leaving = False
+        #: Whether the last connection was ended on purpose, and for another node.
+        self._is_leaving = self._is_leaving_node = False
         self._waker = Waker()
         self._is_closing = False
         self._thread = OwnThread(self._run, f"eventcollector-io-{name}")
@@ -100,6 +107,7 @@ class RabbitMQBroker:
         deadline = time.monotonic() + timeout
         self._is_closing = True
         self._pacing.retry_now()
+        self._logins.stop()
         if not self._thread.is_alive:
             return True
         self._end_session(Session.close, deadline)
@@ -139,15 +147,26 @@ class RabbitMQBroker:
             if self._closing():
                 return
             failures = 1 if was_ready else failures + 1
-            self.relay.on_state_change(BrokerState.DOWN, error)
-            if not self._is_leaving:
+            self._report_end(error)
+            if not self._is_leaving_node:
+                # New credentials, too, may be needed by many processes at once.
                 self._pacing.pause(failures)
+
+    def _report_end(self, error: str) -> None:
+        is_planned = self._is_leaving and not self._is_leaving_node
+        state = BrokerState.CONNECTING if is_planned else BrokerState.DOWN
+        self.relay.on_state_change(state, error)
 
     def _round(self) -> tuple[bool, str]:
         """Try each node until one works; returns whether one did, and the error."""
         error = ""
+        self._is_leaving = self._is_leaving_node = False
+        try:
+            login = self._logins.get()
+        except ConfigurationError as problem:
+            return False, str(problem)
         for url in list(self._urls):
-            was_ready, error = self._try(url)
+            was_ready, error = self._try(url, login)
             error = f"{_node(url)}: {error}"
             if was_ready:
                 # The next round begins with the node after this one.
@@ -156,24 +175,28 @@ class RabbitMQBroker:
                 return True, error
         return False, error
 
-    def _try(self, url: BrokerURL) -> tuple[bool, str]:
+    def _try(self, url: BrokerURL, login: Login) -> tuple[bool, str]:
         """Use one of the node's addresses; otherwise return why that failed."""
         error = ""
         heartbeat = url.number("heartbeat") or self._heartbeat
         try:
-            for parameters in attempts(
-                url, heartbeat, self._name, self._keyfile_password
-            ):
-                was_ready, error = self._serve(parameters, heartbeat, _node(url))
+            for parameters in attempts(url, heartbeat, self._name, login):
+                was_ready, error = self._serve(parameters, heartbeat, login, _node(url))
                 if was_ready:
                     return True, error
         except Exception as problem:
             # From the resolver, a TLS file or, at exit, a thread that pika can't start.
             error = explain(problem)
+            # A wrong passphrase is not used again.
+            login.was_used |= isinstance(problem, ConfigurationError)
         return False, error
 
     def _serve(
-        self, parameters: pika.ConnectionParameters, heartbeat: float, node: str
+        self,
+        parameters: pika.ConnectionParameters,
+        heartbeat: float,
+        login: Login,
+        node: str,
     ) -> tuple[bool, str]:
         if self._closing():
             return False, ""
@@ -185,6 +208,9 @@ class RabbitMQBroker:
             app_id=self._name,
             exchanges=self._exchanges,
             waker=self._waker,
+            login=login,
+            logins=self._logins,
+            delay=self._delay,
             on_ready=lambda: self.relay.connected(node),
             may_leave_at=self._may_leave_at(),
         )
@@ -195,8 +221,10 @@ class RabbitMQBroker:
             error = session.run()
         finally:
             self._session = None
+            login.was_used |= session.was_accepted
         self._is_leaving = bool(session.leaves_because)
-        if self._is_leaving:
+        self._is_leaving_node = session.leaves_node
+        if self._is_leaving_node:
             self._note_leaving(time.monotonic())
         return session.was_ready, error
 

@@ -83,6 +83,8 @@ class Connection(pika.SelectConnection):
     on_acks: Callable[[list[Ack]], None] | None = None
     #: What a callback raised. pika then ends the connection without reporting it.
     failure: Exception | None = None
+    #: Whether a server has accepted it, with TLS if that is spoken.
+    was_accepted = False
     _corked: list[bytes] | None = None
     _is_ending = False
 
@@ -119,6 +121,10 @@ class Connection(pika.SelectConnection):
         self._terminate_stream(error)
 
     # Called by pika.
+
+    def _on_stream_connected(self) -> None:
+        self.was_accepted = True
+        super()._on_stream_connected()  # type: ignore[misc]
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._corked is not None:

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pika
+from pika.credentials import ExternalCredentials
 
 from ...config.broker_url import BrokerURL
 from ...config.tls import tls_context
+from .logins import Login
 
 #: Seconds for the TCP connection, unless the URL has ``connection_timeout``.
 _TCP_TIMEOUT = 5.0
@@ -18,7 +20,7 @@ _HANDSHAKE_TIMEOUT = 10.0
 
 
 def attempts(
-    url: BrokerURL, heartbeat: float, name: str, keyfile_password: str | None = None
+    url: BrokerURL, heartbeat: float, name: str, login: Login
 ) -> Iterator[pika.ConnectionParameters]:
     """Parameters for each address of the URL's host, in the resolver's order.
 
@@ -36,15 +38,26 @@ def attempts(
             host=address,
             port=url.port,
             virtual_host=url.vhost,
-            credentials=pika.PlainCredentials(url.username, url.password),
+            credentials=_credentials(url, login),
             heartbeat=int(heartbeat),
             channel_max=url.number("channel_max") or pika.channel.MAX_CHANNELS,
             frame_max=url.number("frame_max") or pika.spec.FRAME_MAX_SIZE,
             socket_timeout=tcp_timeout,
             stack_timeout=tcp_timeout + _HANDSHAKE_TIMEOUT,
-            ssl_options=_tls(url, keyfile_password),
+            ssl_options=_tls(url, login.keyfile_password),
             client_properties={"connection_name": name},
         )
+
+
+def _credentials(
+    url: BrokerURL, login: Login
+) -> pika.PlainCredentials | ExternalCredentials:
+    if url.is_external:
+        return ExternalCredentials()
+    given = login.credentials
+    if given is None:
+        return pika.PlainCredentials(url.username, url.password)
+    return pika.PlainCredentials(given.username or url.username, given.password)
 
 
 def _address(socket_address: tuple[Any, ...]) -> str:

@@ -16,14 +16,21 @@ from ...errors import ConfigurationError
 
 #: While a connection opens, pika wraps the broker's message in a repr.
 _REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
-#: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR.
-_NOBODYS_FAULT = (320, 404, 506)
+#: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR, NOT_ALLOWED: a
+#: new token was refused.
+_NOBODYS_FAULT = (320, 404, 506, 530)
+_TLS_ALERT = re.compile(r"\[SSL: (\w*ALERT\w*)\]")
+_LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.ProbableAuthenticationError)
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
 def explain(error: BaseException) -> str:
     """Why a connection failed or was closed. Never contains a credential."""
     cause = _root(error)
+    if isinstance(cause, _LOGIN_ERRORS):
+        return _refused_login(cause)
+    if isinstance(cause, exceptions.IncompatibleProtocolError):
+        return _refused_protocol(cause)
     for kind, words in _WORDS:
         if isinstance(cause, kind):
             return words.format(text=_text(cause))
@@ -77,6 +84,26 @@ def _root(error: BaseException) -> BaseException:
         seen.append(error)
 
 
+def _refused_login(error: BaseException) -> str:
+    """What is wrong with the login, without the error's text, which may show it."""
+    is_external = "EXTERNAL" in str(error)
+    if isinstance(error, exceptions.AuthenticationError):
+        mechanism = "EXTERNAL" if is_external else "PLAIN"
+        return f"the broker does not offer the authentication mechanism {mechanism}"
+    if is_external:
+        return "authentication was refused: no user is named like the certificate"
+    return "authentication was refused: wrong user name or password"
+
+
+def _refused_protocol(error: BaseException) -> str:
+    """Why the connection ended before the server said anything."""
+    # With TLS 1.3, the server checks the client's certificate after the handshake.
+    alert = _TLS_ALERT.search(str(error))
+    if alert:
+        return f"TLS failed: the server refused the client's certificate ({alert[1]})"
+    return "the server does not speak AMQP 0-9-1"
+
+
 def _text(error: BaseException) -> str:
     reply = getattr(error, "reply_text", "")
     if isinstance(error, OSError) and error.strerror:
@@ -91,19 +118,10 @@ _WORDS: list[tuple[type[BaseException], str]] = [
     (ssl.SSLError, "TLS failed: {text}"),
     (socket.gaierror, "host name resolution failed: {text}"),
     (
-        exceptions.AuthenticationError,
-        "authentication was refused: wrong user name or password",
-    ),
-    (
-        exceptions.ProbableAuthenticationError,
-        "authentication was refused: wrong user name or password",
-    ),
-    (
         exceptions.ProbableAccessDeniedError,
         "access to the vhost was refused: {text}",
     ),
     (exceptions.AMQPHeartbeatTimeout, "heartbeat timeout"),
-    (exceptions.IncompatibleProtocolError, "the server does not speak AMQP 0-9-1"),
     (exceptions.StreamLostError, "the connection was lost"),
     (exceptions.ConnectionClosedByBroker, "closed by the broker: {text}"),
     (exceptions.ConnectionClosedByClient, "the connection was closed"),

@@ -19,8 +19,10 @@ from ...events import BrokerState
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
 from .connection import Connection, IOServices
+from .logins import Login, Logins
 from .probe import Probe
 from .reasons import accuses_an_event, broker_text, explain, is_unexpected
+from .renewal import Renewal
 from .waker import Waker
 
 #: How many events are published before the socket is served again.
@@ -53,6 +55,9 @@ class Session:
         app_id: str,
         exchanges: Exchanges,
         waker: Waker,
+        login: Login,
+        logins: Logins,
+        delay: Callable[[int], float],
         on_ready: Callable[[], None],
         may_leave_at: float = float("inf"),
     ) -> None:
@@ -76,8 +81,10 @@ class Session:
         #: From when on the node may be left for another.
         self._may_leave_at = may_leave_at
         self._leave_by = float("inf")
-        #: Why it is left; ``""``: it is not.
+        #: Why the connection is ended on purpose; ``""``: it is not.
         self.leaves_because = ""
+        #: Whether that is to use another node.
+        self.leaves_node = False
         #: It was asked to end, so its end is not reported.
         self._unwanted = False
         self._error = ""
@@ -93,6 +100,18 @@ class Session:
         )
         self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)
+        self._renewal = Renewal(
+            self._connection,
+            logins,
+            login,
+            delay=delay,
+            report=lambda problem: self._report_problem("credentials", problem),
+        )
+
+    @property
+    def was_accepted(self) -> bool:
+        """Whether a server has accepted the connection."""
+        return self._connection.was_accepted
 
     def _connect(self, parameters: pika.ConnectionParameters) -> Connection:
         try:
@@ -288,7 +307,7 @@ class Session:
         if self._ready:
             self._channels.look_after()
             self._check_overdue()
-            self._leave_if_hopeless()
+            self._leave_if_due()
             self._drain()
         self._ioloop.call_later(_TICK, self._guarded(self._tick))
 
@@ -305,19 +324,25 @@ class Session:
         self._abort(f"this process was stopped for {stopped:.0f} s")
         return True
 
-    def _leave_if_hopeless(self) -> None:
-        """Leave the node for another if a queue nacks here on every channel.
+    def _leave_if_due(self) -> None:
+        """End the connection if another one is needed.
 
         First, the outstanding confirms may arrive.
         """
-        now, queue = time.monotonic(), self._channels.hopeless_queue
-        if queue and now >= self._may_leave_at and not self.leaves_because:
+        now = time.monotonic()
+        if not self.leaves_because:
+            self.leaves_because = self._hopeless(now) or self._renewal.look_after()
             self._leave_by = now + _LEAVE_TIMEOUT
-            self.leaves_because = (
-                f"the queue {queue!r} nacked on a new channel, too: trying another node"
-            )
         if self.leaves_because and (self._channels.is_idle or now >= self._leave_by):
             self._close()
+
+    def _hopeless(self, now: float) -> str:
+        """Why to use another node; ``""``: each queue may confirm on this one."""
+        queue = self._channels.hopeless_queue
+        self.leaves_node = bool(queue) and now >= self._may_leave_at
+        if not self.leaves_node:
+            return ""
+        return f"the queue {queue!r} nacked on a new channel, too: trying another node"
 
     def _check_overdue(self) -> None:
         """Abort the connection if the broker has stopped confirming altogether.
