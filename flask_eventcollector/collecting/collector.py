@@ -95,7 +95,8 @@ class Collector:
             delivery.collect(self._entries, event)
         else:
             self._transactions[transaction] = None
-            delivery.collect(self._entries, event, transaction.place(delivery))
+            place, is_kept = transaction.place(delivery), transaction.writes_events
+            delivery.collect(self._entries, event, place, is_kept=is_kept)
         return event
 
     def publish(self, timeout: float | None = None) -> PublishResult:

@@ -87,11 +87,17 @@ class Delivery:
     # What collectors call.
 
     def collect(
-        self, entries: list[Entry], event: Event, also_in: list[Entry] | None = None
+        self,
+        entries: list[Entry],
+        event: Event,
+        also_in: list[Entry] | None = None,
+        *,
+        is_kept: bool = False,
     ) -> None:
         """Put *event* into a collector's *entries*; never blocks.
 
         :param also_in: the list of the transaction that the event belongs to.
+        :param is_kept: whether its commit writes the event into the outbox.
 
         :raises BacklogFull: a limit is reached and ``OVERFLOW`` is ``"reject"``.
         """
@@ -102,7 +108,9 @@ class Delivery:
             self._start_once(self._start_flusher)
         notices: list[Notice] = []
         try:
-            if not self._ledger.collect(entries, event, also_in=also_in, into=notices):
+            if not self._ledger.collect(
+                entries, event, also_in=also_in, is_kept=is_kept, into=notices
+            ):
                 raise _backlog_full(event)
             if self._is_over:
                 self._log.enqueued_late(event)

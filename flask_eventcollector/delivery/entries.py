@@ -99,6 +99,9 @@ class Entry:
 
     #: Whether the broker may have closed a channel or a connection because of it.
     is_suspect = _Rarely(False)
+    #: Whether it was admitted beyond the limits, since a commit is expected to write it
+    #: into the outbox.
+    is_extra = _Rarely(False)
     refusals = _Rarely(0)
     #: When it was first refused: by the clock, and in seconds of broker uptime.
     refused_at = _Rarely(0.0)

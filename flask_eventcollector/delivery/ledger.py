@@ -178,11 +178,15 @@ class Ledger:
         event: Event,
         *,
         also_in: list[Entry] | None = None,
+        is_kept: bool = False,
         into: Notices | None = None,
     ) -> bool:
         """Put *event* into a collector's *entries*, and a transaction's list *also_in*.
 
         Returns whether it was accepted: ``OVERFLOW="reject"`` may reject it.
+
+        *is_kept*: a commit is expected to write it into the outbox. Until then, it may
+        exceed the limits.
 
         Unless a limit is near, this takes no lock: the event is recorded, and the next
         step enters it into the books.
@@ -197,7 +201,7 @@ class Ledger:
             self._arrivals.append(entry)
             return True
         notices = self._deferred if into is None else into
-        return self._collect(entries, event, also_in, notices)
+        return self._collect(entries, event, also_in, notices, is_kept=is_kept)
 
     @step
     def _collect(
@@ -206,8 +210,12 @@ class Ledger:
         event: Event,
         also_in: list[Entry] | None,
         notices: Notices,
+        *,
+        is_kept: bool,
     ) -> bool:
         fits = self._room.has(1, event.size, reserve=False)
+        is_extra = is_kept and not (fits or self._limits.reject)
+        fits |= is_extra
         if not fits:
             is_modest = self._room.is_share(entries)
             is_modest &= not self._is_refused(event.target)
@@ -215,6 +223,7 @@ class Ledger:
         if not fits and self._limits.reject:
             return False
         entry = Entry(event)
+        entry.is_extra = is_extra
         if fits:
             entries.append(entry)
             if also_in is not None:
@@ -288,6 +297,7 @@ class Ledger:
             # First: an interrupted caller releases those that are in here.
             waiter.entries += collected
             waiter.outboxed = [e.state for e in entries].count(State.OUTBOXED)
+        collected = self._without_excess(collected, waiter)
         for entry in collected:
             entry.sequence = next(self._sequences)
             entry.handed_over_at = now
@@ -301,6 +311,17 @@ class Ledger:
         entries.clear()
         if waiter is not None:
             self._begin_waiting(waiter)
+
+    def _without_excess(
+        self, entries: list[Entry], waiter: Waiter | None
+    ) -> list[Entry]:
+        """Drop what no commit has written, the newest first, until the limits hold."""
+        notices = self._deferred if waiter is None else waiter.notices
+        for entry in reversed(entries):
+            is_extra = entry.rare is not None and entry.is_extra
+            if is_extra and not self._room.has(0, 0, reserve=True):
+                self._drop(entry, OVERFLOW, notices)
+        return [entry for entry in entries if entry.state is State.COLLECTED]
 
     # Notices that no caller is waiting for.
 
@@ -624,6 +645,11 @@ class Ledger:
     def free(self) -> tuple[int, int]:
         """How many more events, and bytes, of dead processes the limits allow."""
         return self._room.to_adopt()
+
+    @step
+    def free_for_rows(self) -> tuple[int, int]:
+        """How many more rows of the outbox, and bytes, may be in memory."""
+        return self._room.for_rows()
 
     @step
     def undelivered(self) -> int:
@@ -1189,7 +1215,8 @@ class Ledger:
         if self._worth_waiting(waiter):
             self._waiters.add(waiter)
             # Behind refused events, no confirm can be expected soon.
-            expected = (e for e in waiter.entries if not self._is_refused(e.target))
+            alive = (entry for entry in waiter.entries if entry.state.alive)
+            expected = (e for e in alive if not self._is_refused(e.target))
             waiter.pending.update(expected)
         if not waiter.pending:
             waiter.done.set()

@@ -82,6 +82,15 @@ class Room:
         dead_bytes = self._books.bytes(State.DEAD) - self._dead_bytes
         return left - max(0, dead), bytes_left - max(0, dead_bytes)
 
+    def for_rows(self) -> tuple[int, int]:
+        """How many more rows of the outbox, and bytes, fit.
+
+        Half of the limits is for events that are nowhere else.
+        """
+        left, bytes_left = self.to_adopt()
+        max_events, max_bytes = self._limits.max_events, self._limits.max_bytes
+        return left - max_events // 2, bytes_left - max_bytes // 2
+
     def is_share(self, collected: Sequence[Entry]) -> bool:
         """Whether one unit of work holds no more than the size of the reserve.
 

@@ -28,6 +28,8 @@ P = ParamSpec("P")
 #: Where a session has our transaction, and a connection those that use it. Also marks
 #: what is listened to.
 _KEY = "_eventcollector_transaction"
+#: Marks what writes the events of its transactions.
+_OUTBOX_KEY = f"{_KEY}_outbox"
 
 #: Statements whose text shows that they write.
 _WRITING = re.compile(
@@ -92,7 +94,7 @@ def listen(target: Any) -> None:
 
 def listen_for_outbox(target: Any) -> None:
     """Have the events of the transactions of *target* written in them."""
-    if _is_new(target, f"{_KEY}_outbox"):
+    if _is_new(target, _OUTBOX_KEY):
         event.listen(target, "before_commit", before_commit)
         event.listen(target, "after_flush", after_flush)
 
@@ -117,7 +119,11 @@ def _tracked(session: Session) -> Transaction | None:
     known: Transaction | None = session.info.get(_KEY)
     if known is None or not known.is_of(root):
         reference = weakref.ref(session)
-        known = Transaction(root, functools.partial(_has_unflushed, reference))
+        known = Transaction(
+            root,
+            functools.partial(_has_unflushed, reference),
+            writes_events=hasattr(session, _OUTBOX_KEY),
+        )
         session.info[_KEY] = known
         _begun.set(_Begun(reference, known, _open(_begun.get())))
     return known

@@ -50,9 +50,13 @@ class Transaction:
     A session is used by one thread at a time, and so is this.
 
     :param unflushed: whether the session has changes that were not sent yet.
+    :param writes_events: whether its commit writes its events into an outbox.
     """
 
-    def __init__(self, key: object, unflushed: Callable[[], bool]) -> None:
+    def __init__(
+        self, key: object, unflushed: Callable[[], bool], *, writes_events: bool = False
+    ) -> None:
+        self.writes_events = writes_events
         #: Transactions that began later have a higher one.
         self.number = next(_numbers)
         self._unflushed = unflushed

@@ -197,10 +197,23 @@ def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
     for _ in range(3):
         position._next_look = 0
         outbox.claim(1, MUCH)
-    outbox.give_back(written[:1])
+    with place.engine.begin() as connection:
+        # As another process may do it.
+        first = sqlalchemy.update(place.table).where(place.table.c.seq == written[0])
+        connection.execute(first.values(token=None, due=0))
     assert seqs(outbox.claim(1, MUCH)) == [written[3]]
     position._next_look = 0
     assert seqs(outbox.claim(2, MUCH)) == [written[0], written[4]]
+
+
+def test_what_was_given_back_is_claimed_at_once(place: Place) -> None:
+    outbox = place.outbox()
+    written = place.write(outbox, range(6))
+    for _ in range(3):
+        outbox._claims._position._next_look = 0
+        outbox.claim(1, MUCH)
+    outbox.give_back(written[:1])
+    assert seqs(outbox.claim(2, MUCH)) == [written[0], written[3]]
 
 
 # What the database does.

@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, sessionmaker
 
 from flask_eventcollector import (
+    BacklogFull,
     ConfigurationError,
     EventCollector,
     Outcome,
@@ -330,6 +331,64 @@ def test_what_is_committed_is_not_dropped_for_other_events(
         shop.faults.come_up()
         assert shop.events.flush(DEADLINE)
         assert shop.sent() == ["a", "b", "c"]
+
+
+def test_an_outage_loses_no_committed_event_for_lack_of_room(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), MAX_EVENTS=10) as shop:
+        send_one_and_retain_one(shop)
+        skus = [f"{number:02}" for number in range(30)]
+        shop.place(*skus)
+        # The rest of the memory is for events that are nowhere else.
+        wait_until(
+            lambda: [is_held for _, is_held in shop.rows()].count(True) == 5,
+            "half of it is used",
+        )
+        with shop.events.auto_publish():
+            shop.enqueue(*range(4), queue="other")
+        shop.place("last")
+
+        shop.faults.come_up()
+        wait_until(lambda: len(shop.sent()) == 33, "all are sent")
+        assert shop.sent() == ["a", "b", *skus, "last"]
+        assert shop.sent("other") == [0, 1, 2, 3]
+        assert "dropped" not in shop.books()
+
+
+def test_a_transaction_may_have_more_events_than_there_is_room_for(
+    tmp_path: Path,
+) -> None:
+    with open_outbox(url_in(tmp_path), MAX_EVENTS=10) as shop:
+        with shop.placing("a"):
+            shop.enqueue(*range(30))
+
+        wait_until(lambda: len(shop.sent()) == 31, "all are sent")
+        assert shop.sent() == ["a", *range(30)]
+        assert "dropped" not in shop.books()
+
+
+def test_what_no_commit_has_written_stays_within_the_limits(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), MAX_EVENTS=10) as shop:
+        shop.faults.go_down()
+        with shop.sessions() as session:
+            session.execute(select(Order))
+            shop.enqueue(*range(30))
+            assert shop.books() == {"collected": 30}
+
+        assert shop.events.publish(0).dropped == 20
+        assert shop.books() == {"retained": 10, "dropped": 20}
+        shop.faults.come_up()
+        assert shop.events.flush(DEADLINE)
+        assert shop.sent() == [*range(10)]
+
+
+def test_overflow_may_reject_the_events_of_a_transaction(tmp_path: Path) -> None:
+    settings = {"MAX_EVENTS": 10, "OVERFLOW": "reject"}
+    with open_outbox(url_in(tmp_path), **settings) as shop:
+        with pytest.raises(BacklogFull), shop.placing("a"):
+            shop.enqueue(*range(30))
+
+        assert shop.is_empty()
+        assert stored(shop.engine) == []
 
 
 def test_a_process_that_ends_gives_its_rows_back(tmp_path: Path) -> None:

@@ -61,6 +61,10 @@ class Claims:
             self._position.claimed(claimed[-1].seq)
         return claimed
 
+    def look_again(self) -> None:
+        """Look at all free rows with the next claim: some are free again."""
+        self._position = Position()
+
     def take_over(self) -> int:
         """See :meth:`.Outbox.take_over`."""
         c = self._table.c

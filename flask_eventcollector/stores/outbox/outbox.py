@@ -206,7 +206,9 @@ class Outbox:
 
         :param maybe_sent: whether their events may have been sent.
         """
-        return self._change(seqs, token=None, due=0, **_marked(maybe_sent))
+        given_back = self._change(seqs, token=None, due=0, **_marked(maybe_sent))
+        self._claims.look_again()
+        return given_back
 
     def take_over(self) -> int:
         """Free what other processes hold, whose lead has ended; returns how many rows.

@@ -95,6 +95,8 @@ class OutboxStore(OutboxWriter):
         self._renew_at = float("inf")
         #: When the first lease of a held row ends. Read by the broker's thread, too.
         self._held_until = float("inf")
+        #: Whether rows that were given back are to be sent before newer ones.
+        self._is_behind = False
         #: Whether it has looked for rows that nobody holds.
         self.has_looked = False
         #: How many rows were lost to other processes, and when the last one was.
@@ -283,14 +285,14 @@ class OutboxStore(OutboxWriter):
         self._unseen = written
         self._ledger.adopt([], {None: len(written)}, self)
         visible = self._committed(outbox, written)
-        room = self._room()
-        self._give_back(outbox, visible[room:])
+        fitting = self._fitting(visible)
+        self._give_back(outbox, visible[fitting:])
         # An outer transaction may commit the others later. If that takes longer than
         # the lease, any process may claim them.
         oldest = time.monotonic() - self._lease
         unseen = [row for row in written if row.at > oldest]
         self._unseen = [row for row in unseen if row not in visible]
-        entries = [self._hold(row.seq, row.event) for row in visible[:room]]
+        entries = [self._hold(row.seq, row.event) for row in visible[:fitting]]
         self._ledger.adopt(entries, {}, self)
         return bool(entries)
 
@@ -311,11 +313,18 @@ class OutboxStore(OutboxWriter):
         """Give back what does not fit into memory; claim it once there is room."""
         if rows:
             outbox.give_back(row.seq for row in rows)
-            self._next_look = 0.0
+            self._next_look, self._is_behind = 0.0, True
 
-    def _room(self) -> int:
-        events, _ = self._ledger.free()
-        return max(0, events)
+    def _fitting(self, rows: Sequence[_Written]) -> int:
+        """How many of *rows* may be held; none before what was given back."""
+        if self._is_behind:
+            return 0
+        events, size = self._ledger.free_for_rows()
+        for count, row in enumerate(rows):
+            size -= row.event.size
+            if count >= events or size < 0:
+                return count
+        return len(rows)
 
     def _claim(self, outbox: Outbox, *, look: bool) -> bool:
         """Claim rows that nobody holds; returns whether there were any."""
@@ -328,11 +337,12 @@ class OutboxStore(OutboxWriter):
         self.has_looked = True
         if not rows:
             self._next_look = time.monotonic() + LOOK_INTERVAL
+            self._is_behind = False
         return bool(rows)
 
     def _claimable(self) -> tuple[int, int]:
         """How many more rows, and bytes, may be held."""
-        events, size = self._ledger.free()
+        events, size = self._ledger.free_for_rows()
         sizes = [entry.event.size for entry in self._sendable().values()]
         page, page_bytes = self._page - len(sizes), self._page_bytes - sum(sizes)
         return min(page, events), min(page_bytes, size)
