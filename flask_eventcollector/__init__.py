@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TargetProblem,
     )
     from .extension import EventCollector
+    from .monitoring.health import Health, HealthStatus
     from .signals import (
         broker_state_changed,
         event_enqueued,
@@ -60,6 +61,8 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "Credentials",
     "DeadEvent",
     "Event",
+    "Health",
+    "HealthStatus",
     "Outcome",
     "PublishResult",
     "Received",
@@ -94,6 +97,7 @@ _MODULES = (
     "collecting.blocks",
     "consuming.received",
     "consuming.table",
+    "monitoring.health",
     "extension",
     "transactions.outbox_table",
 )

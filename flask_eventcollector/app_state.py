@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from .config.broker_url import MEMORY, BrokerURL
 from .config.settings import (
     Config,
     InvalidText,
+    Metrics,
     OutboxRelay,
     Overflow,
     SpoolSync,
@@ -42,6 +43,7 @@ from .delivery.ledger import Ledger
 from .delivery.limits import Limits
 from .delivery.log import ThrottledLog
 from .delivery.notifier import Notifier
+from .delivery.observations import Observations, Observer
 from .delivery.process import current_process
 from .delivery.records import Kind, log_record
 from .delivery.store import Store
@@ -206,10 +208,13 @@ class AppState:
         if urls == (MEMORY,) and not (self.app.testing or self.app.debug):
             log_record(Kind.BROKER_MEMORY, broker="memory://")
         folder = self.spool_folder()
-        ledger = self._new_ledger(durable=folder is not None)
+        observations = self._make_observations()
+        ledger = self._new_ledger(observations, durable=folder is not None)
         store = self._make_store(ledger, folder)
         outbox = self._make_outbox(ledger, store)
-        delivery = self._deliver(ledger, store if outbox is None else outbox.store)
+        delivery = self._deliver(
+            ledger, store if outbox is None else outbox.store, observations
+        )
         if self.sessions.outbox is not None:
             test = PublishedAtCommit(delivery.publish, self.sessions.outbox.table)
             delivery.outbox = outbox or test
@@ -223,6 +228,22 @@ class AppState:
         if folder is not None and chosen is delivery:
             log_record(Kind.SPOOL_FOLDER, app=folder.name, path=str(folder.path))
         return chosen
+
+    def _make_observations(self) -> Observations | None:
+        """What tells the metrics; ``None``: there are none."""
+        observers = [*self._observers()]
+        return Observations(observers, self.app.name) if observers else None
+
+    def _observers(self) -> Iterator[Observer]:
+        # Only those who use them have the packages.
+        if Metrics.PROMETHEUS in self.config.metrics:
+            from .monitoring.prometheus import PrometheusMetrics
+
+            yield PrometheusMetrics(self.app.name, self.config.queues)
+        if Metrics.OPENTELEMETRY in self.config.metrics:
+            from .monitoring.opentelemetry import OpenTelemetryMetrics
+
+            yield OpenTelemetryMetrics(self.config.queues)
 
     def _make_store(self, ledger: Ledger, folder: Folder | None) -> Store:
         if folder is None:
@@ -282,13 +303,18 @@ class AppState:
         close_at_exit(delivery, config.shutdown_timeout)
         return delivery, relay
 
-    def _new_ledger(self, *, durable: bool) -> Ledger:
+    def _new_ledger(
+        self, observations: Observations | None, *, durable: bool
+    ) -> Ledger:
         return Ledger(
             _limits(self.config, durable=durable),
             is_heard=lambda: bool(events_published.receivers),
+            observations=observations,
         )
 
-    def _deliver(self, ledger: Ledger, store: Store) -> Delivery:
+    def _deliver(
+        self, ledger: Ledger, store: Store, observations: Observations | None
+    ) -> Delivery:
         config, name, log = self.config, self.app.name, ThrottledLog()
         return Delivery(
             ledger,
@@ -300,6 +326,7 @@ class AppState:
             reconnect_timeout=config.reconnect_timeout,
             name=name,
             background=self.scopes.background,
+            observations=observations,
         )
 
     def notify(self, notices: Sequence[Notice]) -> None:

@@ -29,6 +29,7 @@ from .delivery.delivery import Delivery
 from .errors import ConfigurationError
 from .events import DeadEvent, Event, PublishResult, Stats
 from .hooks import Hooks
+from .monitoring.health import Health, health_of
 from .transactions.bound_sessions import BoundSessions
 
 if TYPE_CHECKING:
@@ -394,6 +395,21 @@ class EventCollector:
             delivery.wait_for_first_scan()
         books = [delivery.stats() for delivery in deliveries]
         return reduce(add, books) if books else Stats()
+
+    def health(self) -> Health:
+        """The health of this process, for a load balancer or an orchestrator.
+
+        It needs no connection and makes none. Outside an app context, the only app is
+        meant. Blocks no longer than :meth:`stats`.
+
+        :returns: a :class:`Health`: ``is_live``, ``is_ready``, ``as_dict()``.
+        """
+        state = self._state()
+        delivery = state.delivery_with_orphans()
+        if delivery is None:
+            return Health()
+        delivery.wait_for_first_scan()
+        return health_of(delivery.stats(), delivery.limits, delivery.threads_problem)
 
     def dead(self) -> tuple[DeadEvent, ...]:
         """The dead-lettered events, which the broker kept refusing.

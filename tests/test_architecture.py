@@ -31,7 +31,7 @@ ROOMS = [
     {"contexts"},
     {"collecting"},
     {"transactions"},
-    {"brokers", "consuming", "stores"},
+    {"brokers", "consuming", "monitoring", "stores"},
     {"databases"},
     {"delivery"},
     {"config"},
@@ -55,7 +55,9 @@ FOREIGN = {
         "pytest_plugin",
         "testing",
     },
+    "opentelemetry": {"monitoring.opentelemetry"},
     "pika": {"brokers.rabbitmq"},
+    "prometheus_client": {"monitoring.prometheus"},
     "pytest": {"pytest_plugin", "testing"},
     "sqlalchemy": {
         "consuming.inbox",
@@ -268,8 +270,8 @@ def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
     dependencies = re.search(r"^dependencies = \[(.*?)^\]", project, re.M | re.S)
     assert dependencies is not None
     required = {name.lower() for name in re.findall(r'"([\w-]+)', dependencies[1])}
-    # The test kit requires pytest to be installed, and an extra SQLAlchemy.
-    optional = {"pytest", "sqlalchemy"}
+    # The test kit requires pytest to be installed, and settings or extras the others.
+    optional = {"opentelemetry", "prometheus_client", "pytest", "sqlalchemy"}
     assert required == FOREIGN.keys() - optional - sys.stdlib_module_names
     assert re.search(r"^sqlalchemy = \[\"SQLAlchemy>=2\.0\.16\"\]$", project, re.M)
 

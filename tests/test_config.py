@@ -36,6 +36,7 @@ from flask_eventcollector.config.settings import (
     AtContextEnd,
     Config,
     InvalidText,
+    Metrics,
     OutboxRelay,
     Overflow,
     SpoolSync,
@@ -119,6 +120,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "heartbeat": 15,
         "autoflush": False,
         "at_context_end": AtContextEnd.WARN,
+        "metrics": (),
         "testing_broker": False,
     }
 
@@ -161,6 +163,9 @@ def test_the_default_is_to_publish_on_success() -> None:
         ("HEARTBEAT", 30.0, 30),
         ("AUTOFLUSH", True, True),
         ("AT_CONTEXT_END", "publish", AtContextEnd.PUBLISH),
+        ("METRICS", "prometheus", (Metrics.PROMETHEUS,)),
+        ("METRICS", ["opentelemetry", "opentelemetry"], (Metrics.OPENTELEMETRY,)),
+        ("METRICS", (), ()),
         ("TESTING_BROKER", True, True),
     ],
 )
@@ -186,6 +191,7 @@ def test_the_dict_for_type_checkers_has_each_setting() -> None:
         ("OVERFLOW", {policy.value for policy in Overflow}),
         ("AT_CONTEXT_END", {choice.value for choice in AtContextEnd}),
         ("INVALID_TEXT", {choice.value for choice in InvalidText}),
+        ("METRICS", {choice.value for choice in Metrics}),
     ],
 )
 def test_type_checkers_know_the_choices_of_a_setting(

@@ -9,6 +9,8 @@ from typing import Any, Literal, TypedDict
 from .credentials import CredentialsSource
 from .settings import PublishRule
 
+_Metrics = Literal["prometheus", "opentelemetry"]
+
 
 class Settings(TypedDict, total=False):
     """The settings as a dict whose keys and values type checkers check.
@@ -54,4 +56,5 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool
     EVENTCOLLECTOR_AT_CONTEXT_END: Literal["warn", "publish", "keep"]
+    EVENTCOLLECTOR_METRICS: _Metrics | list[_Metrics] | tuple[_Metrics, ...]
     EVENTCOLLECTOR_TESTING_BROKER: bool

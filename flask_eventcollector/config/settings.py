@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import importlib.util
 import math
 import os
 import reprlib
@@ -79,6 +80,15 @@ class AtContextEnd(Word):
     PUBLISH = "publish"
     #: They stay with the thread.
     KEEP = "keep"
+
+
+class Metrics(Word):
+    """Where a process reports its counts."""
+
+    #: The default registry of ``prometheus_client``.
+    PROMETHEUS = "prometheus"
+    #: The app's meter provider.
+    OPENTELEMETRY = "opentelemetry"
 
 
 class SpoolSync(Word):
@@ -216,6 +226,10 @@ class Config:
     #: thread, and a warning is logged; ``"publish"``: they are published, or discarded
     #: if it ends with an exception; ``"keep"``: they stay with the thread.
     at_context_end: AtContextEnd = AtContextEnd.WARN
+    #: What is told about once a second how many events were sent, wait or failed:
+    #: ``"prometheus"`` (with the extra ``prometheus``), ``"opentelemetry"`` (with
+    #: ``opentelemetry-api``), or a list of both.
+    metrics: tuple[Metrics, ...] = ()
     #: Whether to use the broker's URL even if ``TESTING`` is set.
     testing_broker: bool = False
 
@@ -477,6 +491,35 @@ def _one_of(kind: type[E]) -> Callable[[str, object], E]:
     return read
 
 
+#: The packages that the metrics need, with the way to install them.
+_METRICS_PACKAGES = {
+    Metrics.PROMETHEUS: ("prometheus_client", "Flask-EventCollector[prometheus]"),
+    Metrics.OPENTELEMETRY: ("opentelemetry.metrics", "opentelemetry-api"),
+}
+
+
+def _metrics(key: str, value: object) -> tuple[Metrics, ...]:
+    given = value if isinstance(value, (list, tuple)) else [value]
+    read = _one_of(Metrics)
+    chosen = tuple(dict.fromkeys(read(key, item) for item in given))
+    for metrics in chosen:
+        module, package = _METRICS_PACKAGES[metrics]
+        if not _is_installed(module):
+            raise ConfigurationError(
+                f"{key} is {metrics.value!r}, but {module} is not installed: pip"
+                f' install "{package}"'
+            )
+    return chosen
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        # Of its parent.
+        return False
+
+
 def _bool(key: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -565,6 +608,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "heartbeat": _heartbeat,
         "autoflush": _bool,
         "at_context_end": _one_of(AtContextEnd),
+        "metrics": _metrics,
         "testing_broker": _bool,
     }.items()
 }

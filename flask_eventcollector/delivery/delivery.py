@@ -24,14 +24,18 @@ from .entries import (
     Waiter,
 )
 from .ledger import Ledger
+from .limits import Limits
 from .log import ThrottledLog
 from .notifier import Notifier
+from .observations import Happened, Observations
 from .periodic_worker import TICK, PeriodicWorker
 from .store import Store, TransactionStore
 from .threads import call_holding, holds, is_own_thread
 
 #: Seconds that the last write to the disk may take, however late it is.
 _LAST_WRITE = 0.5
+#: Seconds that the observers have to take note of the end.
+_LAST_WORD = 0.5
 
 
 class Delivery:
@@ -52,6 +56,7 @@ class Delivery:
         reconnect_timeout: float = 0.0,
         name: str,
         background: Callable[[], AbstractContextManager[None]] = nullcontext,
+        observations: Observations | None = None,
     ) -> None:
         self._ledger = ledger
         self.broker = broker
@@ -61,6 +66,8 @@ class Delivery:
         #: Where the events of transactions are written; ``None``: nowhere.
         self.outbox: TransactionStore | None = None
         self._notifier = notifier
+        #: What the observers are told; ``None``: there are none.
+        self._observations = observations
         self._log = log
         #: How long a caller without a timeout waits.
         self._timeout = max(confirm_timeout, reconnect_timeout)
@@ -75,6 +82,8 @@ class Delivery:
         self._notified = 0
         self._starting = threading.RLock()
         self._started = False
+        #: Why no thread could be started; ``""``: it could.
+        self._threads_problem = ""
         #: Held during the shutdown.
         self._closing = threading.RLock()
         #: Whether a shutdown has begun, so that nothing may be started any more.
@@ -114,6 +123,8 @@ class Delivery:
                 raise _backlog_full(event)
             if self._is_over:
                 self._log.enqueued_late(event)
+            if self._observations is not None:
+                self._observations.note_event(Happened.ENQUEUED, event)
             self._notifier.notify_enqueued(event)
             self._notifier.notify(notices)
         except BaseException:
@@ -146,7 +157,7 @@ class Delivery:
             if waiter.patient and timeout:
                 self.broker.reconnect_now()
                 self.broker.reconnect_soon(timeout)
-            ran_out = not waiter.done.wait(timeout) and timeout > 0
+            ran_out = not self._wait(waiter, timeout) and timeout > 0
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)
             self._notifier.notify(waiter.notices)
@@ -156,6 +167,15 @@ class Delivery:
             self._ledger.stop_waiting(waiter, ran_out=False)
             self._ledger.defer(waiter.notices)
             raise
+
+    def _wait(self, waiter: Waiter, timeout: float) -> bool:
+        """Wait at most *timeout* seconds; returns whether it was for long enough."""
+        if self._observations is None:
+            return waiter.done.wait(timeout)
+        begun = time.monotonic()
+        done = waiter.done.wait(timeout)
+        self._observations.note_other(Happened.WAITED, time.monotonic() - begun)
+        return done
 
     def _publish_later(self, entries: list[Entry]) -> PublishResult:
         """Hand over *entries* without waiting, where waiting would deadlock.
@@ -259,6 +279,11 @@ class Delivery:
         call_holding(self._closing, timeout, shut_down)
         return self._account_for_rest() and all(all_known)
 
+    @property
+    def limits(self) -> Limits:
+        """The limits of this process."""
+        return self._ledger.limits
+
     def stats(self) -> Stats:
         """The counts of this process; never blocks."""
         with self._telling() as notices:
@@ -331,6 +356,8 @@ class Delivery:
     def request_stop(self) -> None:
         """Stop within a second. Takes no lock, so a destructor may call it."""
         self._flusher.request_stop()
+        if self._observations is not None:
+            self._observations.request_stop()
 
     # What the broker calls. No user code runs here, and nothing blocks.
 
@@ -362,6 +389,8 @@ class Delivery:
         self._flusher.wake()
         if is_new:
             self._store.connected()
+            if self._observations is not None:
+                self._observations.note_other(Happened.CONNECTED)
 
     # Startup.
 
@@ -369,6 +398,13 @@ class Delivery:
     def is_started(self) -> bool:
         """Whether the threads were started."""
         return self._started
+
+    @property
+    def threads_problem(self) -> str:
+        """What is wrong with the threads; ``""``: nothing."""
+        if self._started and not (self._closed or self._flusher.is_running):
+            return "the flusher has ended, so nothing is retried: restart the process"
+        return self._threads_problem
 
     def wait_for_first_scan(self) -> None:
         """Wait for the first scan for events of dead processes, at most one second."""
@@ -388,8 +424,10 @@ class Delivery:
             return
         try:
             start()
+            self._threads_problem = ""
         except RuntimeError as error:
             # The machine has no more threads, or the interpreter is shutting down.
+            self._threads_problem = f"no thread could be started: {error}"
             self._log.no_threads(error)
 
     def _start(self) -> None:
@@ -398,14 +436,19 @@ class Delivery:
                 return
             # Each call is idempotent, since an earlier one may have been interrupted.
             self.broker.start(self)
-            self._flusher.start()
+            self._start_background()
             self._store.start(self.broker.wake, self.note_use)
             self._started = True
 
     def _start_flusher(self) -> None:
         with self._starting:
             if not self._closed:
-                self._flusher.start()
+                self._start_background()
+
+    def _start_background(self) -> None:
+        self._flusher.start()
+        if self._observations is not None:
+            self._observations.start(self._figures)
 
     # Shutdown: by close(), or once the app no longer exists.
 
@@ -457,6 +500,8 @@ class Delivery:
         with self._telling() as notices:
             left = self._ledger.drop_all(ENDED, into=notices)
         self._log_last_words()
+        if self._observations is not None:
+            self._observations.close(_LAST_WORD)
         return not (left or self._ledger.undelivered())
 
     def _account_for_late(self, entries: list[Entry]) -> None:

@@ -9,7 +9,14 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableSequence,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import replace
 from heapq import nlargest
@@ -46,6 +53,7 @@ from .entries import (
 )
 from .lanes import Lane
 from .limits import Limits, Room
+from .observations import Happened, Observations
 from .refusals import Refusal, Refusals
 from .signal import Broadcast
 from .suspects import Suspects
@@ -75,6 +83,7 @@ _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
 _SILENT = "no confirm for some time, while events for others are confirmed"
 
 _target_of = attrgetter("event.target")
+_handed_over_at = attrgetter("handed_over_at")
 _HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
 
@@ -133,11 +142,14 @@ class Ledger:
         limits: Limits,
         clock: Callable[[], float] = time.monotonic,
         is_heard: Callable[[], bool] = lambda: True,
+        observations: Observations | None = None,
     ) -> None:
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
         #: Whether notices of confirmed events are needed.
         self._is_heard = is_heard
+        #: What the observers are told; ``None``: there are none.
+        self._observations = observations
         self._lock = threading.RLock()
         self._changed = Broadcast(clock)
         self._books = Books()
@@ -220,7 +232,7 @@ class Ledger:
             is_modest = self._room.is_share(entries)
             is_modest &= not self._is_refused(event.target)
             fits = self._make_room(event, notices, is_modest=is_modest)
-        if not fits and self._limits.reject:
+        if not fits and self.limits.reject:
             return False
         entry = Entry(event)
         entry.is_extra = is_extra
@@ -306,6 +318,7 @@ class Ledger:
             entry.state = State.RETAINED
         self._books.moved(collected, State.COLLECTED, State.RETAINED)
         self._disk_index.open(collected)
+        self._observe(Happened.HANDED_OVER, collected)
         for target, group in groupby(collected, _target_of):
             self._lane(target).add_all(group)
         entries.clear()
@@ -482,9 +495,10 @@ class Ledger:
         """
         dead = [e for e in self._books.select(ids) if e.state is State.DEAD]
         self._try_again(entry for entry in dead if not entry.is_committed)
-        for entry in dead:
-            if entry.is_committed:
-                self._move(entry, State.OUTBOXED)
+        committed = [entry for entry in dead if entry.is_committed]
+        for entry in committed:
+            self._move(entry, State.OUTBOXED)
+        self._observe(Happened.OUTBOXED, committed)
         return len(dead)
 
     @step
@@ -602,6 +616,7 @@ class Ledger:
                 self._lane(entry.target).add(entry)
             else:
                 self._dead.append(entry)
+            self._observe(Happened.ADOPTED, [entry], reason=entry.reason)
         self._admit()
         self._changed.wake_all()
         return duplicates
@@ -618,6 +633,7 @@ class Ledger:
         new = [entry for entry in entries if entry.event not in self._books]
         for entry in new:
             self._books.adopt(entry)
+        self._observe(Happened.ADOPTED, new)
         self._drop_each(new, reason)
 
     @step
@@ -633,6 +649,7 @@ class Ledger:
             self._move(entry, State.OUTBOXED)
             if entry.waiter is not None:
                 entry.waiter.resolve(entry)
+        self._observe(Happened.OUTBOXED, left)
         self._changed.wake_all()
         return left
 
@@ -768,9 +785,9 @@ class Ledger:
 
     def _victim(self, event: Event, *, is_modest: bool) -> Entry | None:
         """The event to drop in favour of *event*."""
-        if self._limits.reject or not self._room.can_ever_hold(event):
+        if self.limits.reject or not self._room.can_ever_hold(event):
             return None
-        drop_oldest = self._limits.drop_oldest
+        drop_oldest = self.limits.drop_oldest
         if is_modest:
             oldest = self._oldest(self._refusing())
             if oldest is None and drop_oldest:
@@ -809,6 +826,7 @@ class Ledger:
         for entry in collected:
             notices.append(Notice(NoticeKind.DISCARDED, entry.event, reason))
             self._books.move(entry, State.DISCARDED)
+        self._observe(Happened.DISCARDED, collected, reason=reason)
         entries.clear()
         return len(collected)
 
@@ -831,10 +849,23 @@ class Ledger:
             lane.landed(1, entry.event.size, self._clock())
             self._suspects.settled(entry)
         self._move(entry, State.DROPPED)
+        self._observe(Happened.DROPPED, [entry], reason=reason)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)
 
     # Sending and settling.
+
+    def _observe(
+        self,
+        what: Happened,
+        entries: Sequence[Entry],
+        now: float | None = None,
+        *,
+        reason: str = "",
+        outcome: Outcome | None = None,
+    ) -> None:
+        if self._observations is not None:
+            self._observations.note(what, entries, now, reason=reason, outcome=outcome)
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the entry's state and mark its row as outdated."""
@@ -861,6 +892,7 @@ class Ledger:
             entry.reset_refusals()
             self._retain(entry)
             self._lane(entry.target).reopen()
+            self._observe(Happened.RETRIED, [entry])
         self._admit()
 
     def _remove_from_lanes(self, retained: set[Entry]) -> None:
@@ -872,7 +904,7 @@ class Ledger:
     def _lane(self, target: Target) -> Lane:
         lane = self._lanes.get(target)
         if lane is None:
-            lane = self._lanes[target] = Lane(self._limits.delay)
+            lane = self._lanes[target] = Lane(self.limits.delay)
         return lane
 
     def _take(self, taken: list[Entry], limit: int) -> None:
@@ -893,7 +925,7 @@ class Ledger:
     def _take_others(self, taken: list[Entry], now: float, limit: int) -> None:
         room, room_bytes = self._window()
         # Except for silent targets, nothing is in flight.
-        alone = room == self._limits.max_in_flight
+        alone = room == self.limits.max_in_flight
         for target, lane in list(self._lanes.items()):
             room = min(room, limit - len(taken))
             if room <= 0:
@@ -984,7 +1016,7 @@ class Ledger:
         in_flight -= sum(lane.in_flight for lane in silent)
         size = self._books.bytes(State.IN_FLIGHT)
         size -= sum(lane.bytes_in_flight for lane in silent)
-        return self._limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
+        return self.limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
 
     def _send(self, batch: list[Entry], lane: Lane, now: float) -> int:
         """Note that *batch* is in flight; returns how many bytes that are."""
@@ -994,6 +1026,7 @@ class Ledger:
             entry.state = State.IN_FLIGHT
         size = self._books.moved(batch, State.RETAINED, State.IN_FLIGHT)
         lane.sent(len(batch), size, now)
+        self._observe(Happened.SENT, batch, now)
         return size
 
     def _settle(self, settlement: Settlement, now: float) -> None:
@@ -1011,6 +1044,14 @@ class Ledger:
         outcome = settlement.outcome
         entry.reason = settlement.reason
         lane.failed(entry, settlement.reason)
+        if outcome is not None or settlement.reason:
+            self._observe(
+                Happened.FAILED,
+                [entry],
+                now,
+                reason=settlement.reason,
+                outcome=outcome,
+            )
         if outcome is None:
             self._not_sent(settlement, lane, now)
         elif outcome is Outcome.UNKNOWN:
@@ -1055,6 +1096,9 @@ class Ledger:
                 lane = self._lane(target)
                 lane.landed(len(confirmed), size, now)
                 lane.confirmed(len(confirmed), now)
+                if self._observations is not None:
+                    for _, together in groupby(confirmed, _handed_over_at):
+                        self._observe(Happened.CONFIRMED, [*together], now)
                 self._forget_if_idle(target)
 
     def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:
@@ -1088,7 +1132,7 @@ class Ledger:
         refused_alone = entry.refusals > 1 and lane.confirmed_since(entry.refused_at)
         if refused_alone and retry_at is None:
             # The target accepts others, so they need not wait for this one.
-            retry_at = now + self._limits.delay(entry.refusals)
+            retry_at = now + self.limits.delay(entry.refusals)
             self._refusals.note(entry, retry_at)
             self._retain(entry, retry_at)
             return
@@ -1111,6 +1155,7 @@ class Ledger:
         None of the outbox, whose store leaves them to their rows instead.
         """
         self._move(entry, State.DEAD)
+        self._observe(Happened.DEAD, [entry], reason=entry.reason)
         if entry.is_committed:
             return
         self._dead.append(entry)
@@ -1126,7 +1171,7 @@ class Ledger:
 
     def _refused_too_long(self, entry: Entry) -> bool:
         refused_for = self._broker.seconds() - entry.refused_since
-        return refused_for >= self._limits.dead_after
+        return refused_for >= self.limits.dead_after
 
     def _notice(
         self,

@@ -271,6 +271,11 @@ class Kind(enum.Enum):
         "Background thread failed: %(thread)s",
         ("reason",),
     )
+    OBSERVER_FAILED = (
+        _ERROR,
+        "Metrics failed: %(observer)s",
+        ("reason",),
+    )
     NO_THREAD = (
         _WARNING,
         "No thread could be started: %(reason)s. Events wait until one can.",

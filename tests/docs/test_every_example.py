@@ -15,6 +15,7 @@ from tests.docs.reader import EXAMPLES, Example, find, runners, runs_each
 NOT_RUN = {
     ("CONTRIBUTING.md", "git clone"): "it needs the network; CI does the same steps",
     ("CONTRIBUTING.md", "docker run"): "it needs Docker; CI runs it with a service",
+    ("docs/monitoring.md", "pip install"): "the tests have installed it",
     ("docs/quickstart.md", "pip install"): "scripts/check_package.py installs it",
     ("example_app/README.md", "pip install"): "tests/example starts it on free ports",
     (

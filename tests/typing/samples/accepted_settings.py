@@ -36,6 +36,7 @@ production: Settings = {
     "EVENTCOLLECTOR_MAX_EVENT_BYTES": 1024,
     "EVENTCOLLECTOR_HEARTBEAT": 10,
     "EVENTCOLLECTOR_AUTOFLUSH": True,
+    "EVENTCOLLECTOR_METRICS": ["prometheus"],
     "EVENTCOLLECTOR_TESTING_BROKER": False,
 }
 tests: Settings = {

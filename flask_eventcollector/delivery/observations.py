@@ -1,0 +1,180 @@
+"""What happens to events, for observers such as metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from ..events import Event, Outcome, Stats, Word
+from .entries import Entry
+from .log import INTERVAL
+from .periodic_worker import TICK, PeriodicWorker, drain
+from .records import Kind, log_failure
+
+#: The most observations that wait for the observers, which may block.
+_MOST_WAITING = 20_000
+#: How many make the thread begin before its time.
+_MANY = 5_000
+
+
+class Happened(Word):
+    """What happened to events."""
+
+    ENQUEUED = "enqueued"
+    HANDED_OVER = "handed over"
+    ADOPTED = "adopted"
+    SENT = "sent"
+    CONFIRMED = "confirmed"
+    #: The broker refused them, or it is unknown whether it has them, or they could not
+    #: be sent. They are retained, unless they are dead-lettered next.
+    FAILED = "failed"
+    DEAD = "dead"
+    #: A dead event, or one that waited for its retry, is sent again at once.
+    RETRIED = "retried"
+    DISCARDED = "discarded"
+    DROPPED = "dropped"
+    #: They were left to the outbox.
+    OUTBOXED = "outboxed"
+    #: A caller of ``publish()`` has waited; it names no events.
+    WAITED = "waited"
+    #: There is a new connection to the broker; it names no events.
+    CONNECTED = "connected"
+
+
+class Observation(NamedTuple):
+    """One thing that happened to events at the same time, in one step."""
+
+    what: Happened
+    #: For one target, unless they were handed over.
+    events: Sequence[Event]
+    #: When, in seconds since 1970.
+    at: float
+    reason: str = ""
+    #: Of a failure; ``None``: they were not sent.
+    outcome: Outcome | None = None
+    #: How often they have been sent.
+    attempt: int = 0
+    #: Seconds since the hand-over, of the first of them; or how long the caller waited.
+    elapsed: float = 0.0
+    #: Seconds since they were sent last, of the first of them.
+    since_sent: float = 0.0
+
+
+class Observer(Protocol):
+    """Is told what happens, about once a second, in a thread of its own."""
+
+    #: What it wants to know.
+    wants: frozenset[Happened]
+
+    def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
+        """Take note of what happened since the last call, and of the books now.
+
+        It may block. What it raises is logged.
+        """
+
+    def close(self) -> None:
+        """This process observes nothing any more."""
+
+
+class Observations:
+    """Keeps what happens until the observers are told, in a thread of their own.
+
+    Noting takes no lock and never blocks. An interrupted step of the ledger may be
+    noted twice, or not at all: the books are right, this is a report.
+    """
+
+    def __init__(self, observers: Sequence[Observer], name: str) -> None:
+        self._observers = observers
+        self._wanted = frozenset[Happened]().union(*(o.wants for o in observers))
+        self._waiting: deque[Observation] = deque(maxlen=_MOST_WAITING)
+        self._worker = PeriodicWorker(
+            self._run_once, self._on_stop, f"eventcollector-observer-{name}"
+        )
+        self._stats: Callable[[], Stats] = Stats
+        #: When the next failure may be logged.
+        self._next_line = float("-inf")
+
+    def note(
+        self,
+        what: Happened,
+        entries: Sequence[Entry],
+        now: float | None = None,
+        *,
+        reason: str = "",
+        outcome: Outcome | None = None,
+    ) -> None:
+        """Note that something happened to *entries*, at *now* by the ledger's clock."""
+        if what not in self._wanted or not entries:
+            return
+        first = entries[0]
+        self._put(
+            Observation(
+                what,
+                [entry.event for entry in entries],
+                time.time(),
+                reason,
+                outcome,
+                first.attempts,
+                0.0 if now is None else now - first.handed_over_at,
+                0.0 if now is None else now - first.sent_at,
+            )
+        )
+
+    def note_event(self, what: Happened, event: Event) -> None:
+        """Note that something happened to *event*."""
+        if what in self._wanted:
+            self._put(Observation(what, [event], time.time()))
+
+    def note_other(self, what: Happened, elapsed: float = 0.0) -> None:
+        """Note what concerns no single event."""
+        if what in self._wanted:
+            self._put(Observation(what, (), time.time(), elapsed=elapsed))
+
+    def _put(self, observation: Observation) -> None:
+        self._waiting.append(observation)
+        if len(self._waiting) == _MANY:
+            self._worker.wake()
+
+    def start(self, stats: Callable[[], Stats]) -> None:
+        """Start the thread, once; *stats* are the books.
+
+        :raises RuntimeError: no thread can be started; a later call tries again.
+        """
+        self._stats = stats
+        if self._observers:
+            self._worker.start()
+
+    def request_stop(self) -> None:
+        """Stop within a second. Takes no lock, so a destructor may call it."""
+        self._worker.request_stop()
+
+    def close(self, timeout: float) -> None:
+        """Tell the observers the rest, within *timeout* seconds."""
+        if self._observers:
+            self._worker.stop(timeout)
+
+    # The thread.
+
+    def _run_once(self) -> float:
+        observations, stats = drain(self._waiting), self._stats()
+        for observer in self._observers:
+            try:
+                observer.observe(observations, stats)
+            except Exception as error:
+                self._log_failure(observer, error)
+        return TICK
+
+    def _on_stop(self) -> None:
+        self._run_once()
+        for observer in self._observers:
+            try:
+                observer.close()
+            except Exception as error:
+                self._log_failure(observer, error)
+
+    def _log_failure(self, observer: Observer, error: Exception) -> None:
+        if (now := time.monotonic()) >= self._next_line:
+            self._next_line = now + INTERVAL
+            log_failure(Kind.OBSERVER_FAILED, error, observer=type(observer).__name__)

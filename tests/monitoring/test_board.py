@@ -1,0 +1,63 @@
+"""The alert rules and the board ask for metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+import pytest
+import yaml
+
+from tests.helpers import Shop
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "operation"
+ALERTS = yaml.safe_load((DOCS / "alerts.yml").read_text())
+BOARD: dict[str, Any] = json.loads((DOCS / "grafana.json").read_text())
+
+#: What Grafana puts in place of its variables.
+VARIABLES = {"$__rate_interval": "1m", "$app": ".*"}
+
+
+def asked() -> list[str]:
+    """All expressions of the rules and the board."""
+    rules = [rule["expr"] for group in ALERTS["groups"] for rule in group["rules"]]
+    targets = [target for panel in BOARD["panels"] for target in panel["targets"]]
+    return rules + [target["expr"] for target in targets]
+
+
+def test_each_metric_and_label_exists() -> None:
+    shop = Shop(name="shop-of-the-board", METRICS="prometheus")
+    shop.enqueue(1)
+    shop.events.close(1)
+    families = {f.name: f for f in prometheus_client.REGISTRY.collect()}
+    for expression in asked():
+        for name in re.findall(r"eventcollector_\w+", expression):
+            base = re.sub(r"_(total|bucket)$", "", name)
+            assert base in families, name
+    states = {s.labels["state"] for s in families["eventcollector_held_events"].samples}
+    named = re.findall(r'state="(\w+)"', " ".join(asked()))
+    assert set(named) <= states
+    outcomes = re.findall(r'_events_total{outcome="(\w+)"', " ".join(asked()))
+    assert set(outcomes) <= {"dropped", "confirmed", "enqueued", "discarded"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing")
+def test_promtool_accepts_all_of_them(tmp_path: Path) -> None:
+    rules = []
+    for place, expression in enumerate(asked()):
+        for variable, value in VARIABLES.items():
+            expression = expression.replace(variable, value)
+        rules.append({"record": f"rule:{place}", "expr": expression})
+    (tmp_path / "all.yml").write_text(
+        yaml.safe_dump({"groups": [{"name": "all", "rules": rules}]})
+    )
+    for file in (DOCS / "alerts.yml", tmp_path / "all.yml"):
+        run = subprocess.run(
+            ["promtool", "check", "rules", str(file)], capture_output=True, text=True
+        )
+        assert run.returncode == 0, run.stdout + run.stderr

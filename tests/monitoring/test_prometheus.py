@@ -1,0 +1,162 @@
+"""The metrics for Prometheus: right in one process and in gunicorn's several."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+
+import prometheus_client
+import pytest
+
+from flask_eventcollector import ConfigurationError, Outcome
+from flask_eventcollector.config import settings
+from flask_eventcollector.monitoring.prometheus import PrometheusMetrics
+from tests.helpers import Shop, wait_until
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    """A shop whose series no other test has."""
+    shop = Shop(name=f"shop-{uuid.uuid4()}", METRICS="prometheus", QUEUES={"q": {}})
+    yield shop
+    shop.events.close(0)
+
+
+def value(shop: Shop, name: str, **labels: str) -> float:
+    """The value of one series of the shop."""
+    registry = prometheus_client.REGISTRY
+    found = registry.get_sample_value(name, {"app": shop.name, **labels})
+    return 0.0 if found is None else found
+
+
+def events(shop: Shop, outcome: str) -> float:
+    return value(shop, "eventcollector_events_total", outcome=outcome)
+
+
+def held(shop: Shop, state: str) -> float:
+    return value(shop, "eventcollector_held_events", state=state)
+
+
+def test_the_counters_are_the_books(shop: Shop) -> None:
+    shop.enqueue(1, 2, 3)
+    shop.events.publish()
+    shop.enqueue(4)
+    shop.events.clear_events_to_publish()
+    shop.events.close(1)
+    counted = {name: events(shop, name) for name in ("confirmed", "discarded")}
+    assert counted == {"confirmed": 3, "discarded": 1}
+    assert events(shop, "enqueued") == 4
+    assert events(shop, "dropped") == 0
+
+
+def test_what_is_held_is_shown_within_a_second(shop: Shop) -> None:
+    shop.enqueue(0)
+    shop.events.publish()
+    shop.faults.go_down("no route to host")
+    shop.enqueue(1, 2)
+    shop.events.publish()
+    shop.enqueue(3)
+    wait_until(lambda: held(shop, "retained") == 2, "two are retained")
+    assert held(shop, "collected") == 1
+    # Nothing is on disk.
+    assert held(shop, "at_risk") == 2
+    assert value(shop, "eventcollector_broker_ready") == 0
+    assert value(shop, "eventcollector_oldest_event_age_seconds") > 0
+    shop.faults.come_up()
+    wait_until(lambda: held(shop, "retained") == 0, "all are delivered")
+    assert value(shop, "eventcollector_broker_ready") == 1
+    wait_until(lambda: value(shop, "eventcollector_reconnects_total") == 1, "once more")
+
+
+def test_refusals_are_counted_by_outcome(shop: Shop) -> None:
+    shop.faults.refuse("q", Outcome.NACKED)
+    shop.enqueue(1, 2)
+    shop.events.publish()
+    shop.events.close(0)
+    assert (
+        value(shop, "eventcollector_refusals_total", queue="q", outcome="nacked") >= 1
+    )
+
+
+@pytest.mark.parametrize(("queue", "label"), [("q", "q"), ("user-17", "other")])
+def test_only_queues_of_the_settings_have_series(
+    shop: Shop, queue: str, label: str
+) -> None:
+    shop.enqueue(1, 2, queue=queue)
+    shop.events.publish()
+    shop.events.close(1)
+    name = "eventcollector_publish_seconds_count"
+    # The events were handed over together.
+    assert value(shop, name, queue=label) == 1
+    assert value(shop, "eventcollector_request_wait_seconds_count") == 1
+
+
+def test_a_closed_process_holds_nothing(shop: Shop) -> None:
+    shop.faults.go_down()
+    shop.enqueue(1)
+    shop.events.publish()
+    wait_until(lambda: held(shop, "retained") == 1, "it is retained")
+    shop.events.close(0)
+    assert held(shop, "retained") == 0
+    assert events(shop, "dropped") == 1
+
+
+def test_two_processes_of_one_app_count_apart(shop: Shop) -> None:
+    """As two apps of one name in a process do."""
+    twin = Shop(name=shop.name, METRICS="prometheus")
+    for one in (shop, twin):
+        one.enqueue(1)
+        one.events.publish()
+        one.events.close(1)
+    assert events(shop, "confirmed") == 2
+
+
+def test_without_metrics_nothing_is_imported() -> None:
+    code = """
+import sys
+from flask import Flask
+from flask_eventcollector import EventCollector
+app = Flask("shop")
+app.config["EVENTCOLLECTOR_BROKER_URL"] = "memory://"
+events = EventCollector(app)
+events.enqueue_event(1, "q")
+events.publish()
+import threading
+print([name for name in ("prometheus_client", "opentelemetry") if name in sys.modules])
+print([t.name for t in threading.enumerate() if "observer" in t.name])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60
+    )
+    assert run.stdout.splitlines() == ["[]", "[]"], run.stderr
+
+
+def test_without_the_package_the_setting_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(settings, "_is_installed", lambda module: False)
+    with pytest.raises(ConfigurationError, match=r"pip install .*\[prometheus\]"):
+        Shop(METRICS="prometheus")
+
+
+@pytest.mark.parametrize("chosen", ["statsd", 5, ["prometheus", "x"]])
+def test_another_name_is_refused(chosen: object) -> None:
+    with pytest.raises(ConfigurationError, match="'prometheus', 'opentelemetry'"):
+        Shop(METRICS=chosen)
+
+
+def test_a_metric_that_fails_stops_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(self: object, *args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PrometheusMetrics, "_show", fail)
+    shop.enqueue(1)
+    shop.events.publish()
+    wait_until(lambda: "Metrics failed: PrometheusMetrics" in caplog.text, "a record")
+    assert shop.sent() == [1]
+    shop.events.close(1)
+    monkeypatch.undo()
