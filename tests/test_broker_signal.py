@@ -20,12 +20,15 @@ from flask_eventcollector import (
 from flask_eventcollector.config.settings import (
     AtContextEnd,
     InvalidText,
+    Metrics,
     Overflow,
     SpoolSync,
 )
 from flask_eventcollector.delivery.broker_status import BrokerStatus
 from flask_eventcollector.delivery.entries import NoticeKind
+from flask_eventcollector.delivery.observations import Happened
 from flask_eventcollector.events import Word
+from flask_eventcollector.monitoring.health import HealthStatus
 from flask_eventcollector.testing import Fate
 from tests.helpers import Shop, open_shop, wait_until
 from tests.parts import Clock, Desk
@@ -187,7 +190,10 @@ ENUMS = [
     AtContextEnd,
     BrokerState,
     Fate,
+    Happened,
+    HealthStatus,
     InvalidText,
+    Metrics,
     NoticeKind,
     Outcome,
     Overflow,

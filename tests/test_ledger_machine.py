@@ -166,7 +166,8 @@ class LedgerMachine(RuleBasedStateMachine):
             assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
             self.hand.append(entry)
         is_scout = is_quiet and len(taken) == 1
-        if not is_scout:
+        # Those of a target that was silent count again once it is heard.
+        if taken and not is_scout:
             self.the_window_holds()
 
     @rule()
