@@ -287,7 +287,8 @@ class AppState:
         """
         from .stores.outbox.relay import PAGE, PAGE_BYTES, RelayStore
 
-        config, ledger = self.config, self._new_ledger(durable=False)
+        config, observations = self.config, self._make_observations()
+        ledger = self._new_ledger(observations, durable=False)
         relay = RelayStore(
             ledger,
             MemoryStore(),
@@ -298,7 +299,7 @@ class AppState:
             takes_over=not self._sends_outbox,
             **self._options(bound),
         )
-        delivery = self._deliver(ledger, relay)
+        delivery = self._deliver(ledger, relay, observations)
         delivery.outbox = relay
         close_at_exit(delivery, config.shutdown_timeout)
         return delivery, relay

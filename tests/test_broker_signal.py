@@ -21,6 +21,7 @@ from flask_eventcollector.config.settings import (
     AtContextEnd,
     InvalidText,
     Metrics,
+    OutboxRelay,
     Overflow,
     SpoolSync,
 )
@@ -196,6 +197,7 @@ ENUMS = [
     Metrics,
     NoticeKind,
     Outcome,
+    OutboxRelay,
     Overflow,
     SpoolSync,
 ]
