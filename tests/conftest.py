@@ -15,8 +15,10 @@ from tests import external_rabbitmq
 from tests.databases import (
     DatabaseServer,
     MariaDB,
+    PgBouncer,
     PostgreSQL,
     missing_mariadb,
+    missing_pgbouncer,
     missing_postgresql,
 )
 from tests.external_rabbitmq import ExternalRabbitMQ
@@ -75,7 +77,7 @@ def _needs(item: pytest.Item, marker: str) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark tests that use a server, so that `-m "not rabbitmq"` deselects them."""
     brokers = {"rabbitmq", "private_rabbitmq"}
-    servers = {"postgresql", "mariadb"}
+    servers = {"postgresql", "pgbouncer", "mariadb"}
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         if brokers & fixtures:
@@ -210,6 +212,13 @@ def postgresql() -> Iterator[PostgreSQL]:
     """A running PostgreSQL, shared by the worker's tests: use `new_database()`."""
     require(missing_postgresql())
     yield from _running_server(PostgreSQL())
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(request: pytest.FixtureRequest) -> Iterator[PgBouncer]:
+    """A running PgBouncer before the `postgresql` that the tests share."""
+    require(missing_pgbouncer())
+    yield from _running_server(PgBouncer(request.getfixturevalue("postgresql")))
 
 
 @pytest.fixture(scope="session")

@@ -204,6 +204,44 @@ class PostgreSQL(DatabaseServer):
         return str(programs / name)
 
 
+class PgBouncer(DatabaseServer):
+    """A private PgBouncer, which gives each transaction any connection to *behind*."""
+
+    system = "postgres"
+    #: SIGTERM waits for the clients.
+    stop_signal = signal.SIGINT
+
+    def __init__(self, behind: PostgreSQL) -> None:
+        super().__init__()
+        self._behind = behind
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://test@127.0.0.1:{self.port}/{database}"
+
+    def _create_command(self) -> Sequence[str]:
+        server = f"host=127.0.0.1 port={self._behind.port} user=test"
+        settings = {
+            "listen_addr": "127.0.0.1",
+            "listen_port": self.port,
+            "unix_socket_dir": "",
+            "pidfile": self._pid_file(),
+            "auth_type": "any",
+            "pool_mode": "transaction",
+            # Fewer than the clients, so that these have to share them.
+            "default_pool_size": 2,
+        }
+        lines = ["[databases]", f"* = {server}", "[pgbouncer]"]
+        lines += [f"{name} = {value}" for name, value in settings.items()]
+        (self.folder / "pgbouncer.ini").write_text("\n".join(lines))
+        return ["true"]
+
+    def _server_command(self) -> Sequence[str]:
+        return [_found("pgbouncer"), str(self.folder / "pgbouncer.ini")]
+
+    def _pid_file(self) -> Path:
+        return self.folder / "pid"
+
+
 class MariaDB(DatabaseServer):
     """A private MariaDB."""
 
@@ -220,7 +258,7 @@ class MariaDB(DatabaseServer):
         )
         method = "--auth-root-authentication-method=normal"
         files = ["--no-defaults", f"--datadir={self.data}", "--skip-test-db"]
-        return [_mariadb("mariadb-install-db"), *files, method]
+        return [_found("mariadb-install-db"), *files, method]
 
     def _server_command(self) -> Sequence[str]:
         files = {
@@ -232,7 +270,7 @@ class MariaDB(DatabaseServer):
         network = ["--bind-address=127.0.0.1", f"--port={self.port}"]
         speed = ["--skip-name-resolve", "--innodb-flush-log-at-trx-commit=2"]
         options = [f"--{name}={path}" for name, path in files.items()]
-        return [_mariadb("mariadbd"), "--no-defaults", *network, *speed, *options]
+        return [_found("mariadbd"), "--no-defaults", *network, *speed, *options]
 
     def _pid_file(self) -> Path:
         return self.folder / "pid"
@@ -243,6 +281,13 @@ def missing_postgresql() -> str | None:
     if find_postgresql() is None:
         return "PostgreSQL (Debian: postgresql)"
     return _missing_package("psycopg")
+
+
+def missing_pgbouncer() -> str | None:
+    """What a `PgBouncer` needs and is missing."""
+    if not _which("pgbouncer"):
+        return "PgBouncer (Debian: pgbouncer)"
+    return missing_postgresql()
 
 
 def missing_mariadb() -> str | None:
@@ -268,7 +313,7 @@ def _which(program: str) -> str | None:
     return shutil.which(program, path=path)
 
 
-def _mariadb(program: str) -> str:
+def _found(program: str) -> str:
     found = _which(program)
     assert found, f"{program} was not found"
     return found
