@@ -226,7 +226,7 @@ class Ledger:
         is_kept: bool,
     ) -> bool:
         fits = self._room.has(1, event.size, reserve=False)
-        is_extra = is_kept and not (fits or self._limits.reject)
+        is_extra = is_kept and not (fits or self.limits.reject)
         fits |= is_extra
         if not fits:
             is_modest = self._room.is_share(entries)
