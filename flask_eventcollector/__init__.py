@@ -24,11 +24,13 @@ if TYPE_CHECKING:
         DeadEvent,
         Event,
         Outcome,
+        Properties,
         PublishResult,
         Stats,
         TargetProblem,
     )
     from .extension import EventCollector
+    from .messages.options import EventOptions
     from .monitoring.health import Health, HealthStatus
     from .signals import (
         broker_state_changed,
@@ -54,6 +56,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "received",
     # Types to annotate with.
     "CollectorLike",
+    "EventOptions",
     "Settings",
     # Plain values.
     "BrokerState",
@@ -64,6 +67,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "Health",
     "HealthStatus",
     "Outcome",
+    "Properties",
     "PublishResult",
     "Received",
     "Stats",
@@ -97,6 +101,7 @@ _MODULES = (
     "collecting.blocks",
     "consuming.received",
     "consuming.table",
+    "messages.options",
     "monitoring.health",
     "extension",
     "transactions.outbox_table",

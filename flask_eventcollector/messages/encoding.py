@@ -14,15 +14,19 @@ from functools import partial
 from typing import Any
 
 from ..errors import EncodingError
-from ..events import Event, Target
-from .amqp_fields import check_name, copy_headers
+from ..events import Event, Properties, Target, is_json, make_event
+from .amqp_fields import NO_HEADERS, check_name, copy_headers
 from .as_text import as_text
+from .options import read_options, size_of
 from .payload_errors import explain
 from .unicode_text import well_formed
 from .wording import type_name
 
 #: Converts a value for JSON, or raises TypeError: ``default`` of Flask's JSON provider.
 Default = Callable[[Any], Any]
+
+#: What goes out as it is, if its type is named.
+_BYTES = (bytes, bytearray, memoryview)
 
 #: Targets may be named after users or hosts, so their number is unbounded.
 _MOST_TARGETS = 1000
@@ -92,9 +96,10 @@ class EventEncoder:
         self,
         payload: Any,
         target_queue: str,
-        *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
         ids: Ids,
     ) -> Event:
         """Encode one payload for one target queue.
@@ -102,13 +107,28 @@ class EventEncoder:
         :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
             None, or a list or dict of these. A Decimal, date, time, datetime or UUID
             becomes a str, as in the payload.
+        :param options: an :class:`.EventOptions`.
         :param ids: makes the id.
-        :raises TypeError: a name or header has the wrong type.
-        :raises ValueError: a name or header is invalid in AMQP.
+        :raises TypeError: a name, header or option has the wrong type.
+        :raises ValueError: a name, header or option is invalid in AMQP.
         :raises EncodingError: the payload can't be encoded as JSON, or is too large.
         """
         target = self._target(target_queue, exchange)
-        headers_copy, headers_size = copy_headers(headers, replace=self._replace)
+        headers_copy, headers_size = NO_HEADERS, 0
+        if headers is not None:
+            headers_copy, headers_size = copy_headers(headers, replace=self._replace)
+        if options:
+            properties = read_options(options)
+            body = self._body_of(payload, properties)
+            return make_event(
+                ids.new(),
+                target,
+                body,
+                headers_copy,
+                time.time_ns() // 1000,
+                len(body) + headers_size + size_of(properties),
+                properties,
+            )
         body = self._body(payload)
         return Event(
             ids.new(),
@@ -139,22 +159,49 @@ class EventEncoder:
             return Target(self._exchange, queue)
         return Target(check_name(exchange, "exchange", allow_empty=True), queue)
 
+    def _body_of(self, payload: Any, properties: Properties) -> bytes:
+        """The body of a message whose properties may name the payload's type."""
+        named = properties.content_type
+        if named is not None and isinstance(payload, _BYTES):
+            body = bytes(payload)
+            if len(body) > self._max_event_bytes:
+                raise self._too_large(body, "")
+            return body
+        if named is not None and not is_json(named):
+            raise EncodingError(
+                "content_type is not JSON, but the payload is of type"
+                f" {type_name(payload)}, which is sent as JSON: pass the payload as"
+                " bytes, or leave content_type out"
+            )
+        return self._body(payload)
+
     def _body(self, payload: Any) -> bytes:
         try:
             body = _utf8(self._to_json(payload), self._replace)
         except Exception as error:
-            reason = explain(payload, self._convert, error)
+            reason = self._reason(payload, error)
             if reason is None:
                 raise
             raise EncodingError(reason) from error
         if len(body) > self._max_event_bytes:
-            raise EncodingError(
-                f"payload takes {len(body)} bytes as JSON, but"
-                f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {self._max_event_bytes} bytes:"
-                " send a reference to the data, or raise"
-                " EVENTCOLLECTOR_MAX_EVENT_BYTES"
-            )
+            raise self._too_large(body, " as JSON")
         return body
+
+    def _reason(self, payload: Any, error: Exception) -> str | None:
+        """Why *payload* can't be encoded; ``None``: it is not at fault."""
+        if isinstance(payload, _BYTES):
+            return (
+                f"payload is of type {type_name(payload)}: say what it is by"
+                " content_type, for example 'application/octet-stream'"
+            )
+        return explain(payload, self._convert, error)
+
+    def _too_large(self, body: bytes, form: str) -> EncodingError:
+        return EncodingError(
+            f"payload takes {len(body)} bytes{form}, but"
+            f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {self._max_event_bytes} bytes: send a"
+            " reference to the data, or raise EVENTCOLLECTOR_MAX_EVENT_BYTES"
+        )
 
 
 def _json_encoder(convert: Default) -> Callable[[Any], str]:
