@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TargetProblem,
     )
     from .extension import EventCollector
+    from .messages.draft import EventDraft
     from .messages.options import EventOptions
     from .monitoring.health import Health, HealthStatus
     from .signals import (
@@ -56,6 +57,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "received",
     # Types to annotate with.
     "CollectorLike",
+    "EventDraft",
     "EventOptions",
     "Settings",
     # Plain values.
@@ -101,6 +103,7 @@ _MODULES = (
     "collecting.blocks",
     "consuming.received",
     "consuming.table",
+    "messages.draft",
     "messages.options",
     "monitoring.health",
     "extension",

@@ -58,7 +58,12 @@ def _unknown(name: str) -> NoReturn:
     raise TypeError(f"enqueue_event() has no argument {name!r}: {cure}")
 
 
-def _text(value: object, name: str) -> str:
+def check_text(value: object, name: str) -> str:
+    """Return *value* if it is a text of 1 to 255 bytes; *name* is what errors call it.
+
+    :raises TypeError: it is neither a str nor a UUID.
+    :raises ValueError: it is empty, too long, or not Unicode.
+    """
     if isinstance(value, uuid.UUID):
         return str(value)
     if value == "":
@@ -69,7 +74,7 @@ def _text(value: object, name: str) -> str:
 
 
 def _reply_to(value: object, name: str) -> str:
-    queue = _text(value, name)
+    queue = check_text(value, name)
     if queue == _DIRECT_REPLY_TO:
         raise ValueError(
             f"{name} is {_DIRECT_REPLY_TO!r}, which only the connection that waits for"
@@ -90,10 +95,10 @@ def _priority(value: object, name: str) -> int:
 
 
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
-    "content_type": _text,
-    "content_encoding": _text,
-    "type": _text,
-    "correlation_id": _text,
+    "content_type": check_text,
+    "content_encoding": check_text,
+    "type": check_text,
+    "correlation_id": check_text,
     "reply_to": _reply_to,
     "priority": _priority,
 }

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import flask
 import pika
 import pytest
 from flask import Flask
@@ -247,6 +248,34 @@ def test_the_body_is_as_documented(row: list[str]) -> None:
     event = encoder.encode(value(row[0]), QUEUE, ids=Ids())
 
     assert event.body.decode() == code(row[1])
+
+
+@runs(
+    *(
+        find_one(page="docs/messages.md", file=file)
+        for file in ("formats.py", "hooks.py", "settings.py")
+    )
+)
+def test_the_app_may_make_bodies_and_change_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("formats.py", "hooks.py", "settings.py"):
+        code = find_one(page="docs/messages.md", file=file).code
+        (tmp_path / file).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = Flask("shop")
+    app.config.from_pyfile(str(tmp_path / "settings.py"))
+    app.config["TESTING"] = True
+    events = EventCollector(app)
+
+    with app.test_request_context():
+        flask.g.tenant, flask.g.request_id = "acme", "r1"
+        event = events.enqueue_event([["sku", "count"], ["A1", 5]], QUEUE)
+        events.clear_events_to_publish()
+
+    assert (event.body, event.content_type) == (b"sku,count\r\nA1,5\r\n", "text/csv")
+    assert event.headers == {"tenant": "acme"}
+    assert event.properties.correlation_id == "r1"
 
 
 # Consumers.

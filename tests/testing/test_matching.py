@@ -215,7 +215,7 @@ def test_what_the_app_teaches_json_is_understood(shop: Shop) -> None:
 
 def test_what_the_app_does_not_teach_json_is_misuse(captured: Captured) -> None:
     with pytest.raises(TypeError) as caught:
-        captured.assert_published("q", {"paint": [Color.RED]})
+        captured.assert_published("q", {"paint": [{Color.RED}]})
 
     assert "the expected payload['paint'][0] is of type" in str(caught.value)
 
