@@ -1,7 +1,7 @@
 """Inject each fault of the matrix, and print what was lost.
 
     python -m tests.faults                           every row, in its short form
-    python -m tests.faults --rows 1,4,9 --baseline   some, also with the naive publisher
+    python -m tests.faults --rows 1,4,9 --baseline   some, also with the naive ones
     python -m tests.faults --rest                    what the test suite omits
     python -m tests.faults --long --report docs/faults.md
     python -m tests.faults soak --minutes 5 --seed 7  random faults, repeatable
@@ -24,7 +24,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tests.faults.matrix import ELSEWHERE, ROWS, rest
 from tests.faults.report import Report, problems
-from tests.faults.rig import BASELINE, MODES
+from tests.faults.rig import BASELINES, MODES
 from tests.faults.rows import Row
 from tests.faults.runner import Result, Task, plan, run_all, running_node
 from tests.faults.soak import plan as soak_plan
@@ -74,12 +74,17 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="all rows and modes that the test suite omits",
     )
-    options.add_argument("--mode", choices=[*MODES, "all"], default="memory")
+    options.add_argument(
+        "--mode",
+        type=_modes,
+        default=["memory"],
+        help=f"some of {', '.join(MODES)}, or all; default: memory",
+    )
     often = options.add_mutually_exclusive_group()
     often.add_argument("--runs", type=_positive, help="the number of runs per row")
     often.add_argument("--long", action="store_true", help="the long form of each row")
     options.add_argument(
-        "--baseline", action="store_true", help="also run the naive publisher"
+        "--baseline", action="store_true", help="also run the naive ones"
     )
     options.add_argument("--json", action="store_true", help="write JSON")
     options.add_argument(
@@ -95,6 +100,17 @@ def _rows(words: str) -> list[Row]:
         raise argparse.ArgumentTypeError(
             f"{words!r} is not a list of rows, for example 1,4,9"
         ) from None
+
+
+def _modes(words: str) -> list[str]:
+    if words == "all":
+        return [*MODES]
+    for word in (modes := words.split(",")):
+        if word not in MODES:
+            raise argparse.ArgumentTypeError(
+                f"there is no mode {word}; there are {', '.join(MODES)}"
+            )
+    return modes
 
 
 def _row(number: int) -> Row:
@@ -119,15 +135,18 @@ def _positive(word: str) -> int:
 
 
 def _plan(options: argparse.Namespace) -> list[Task]:
-    modes = list(MODES) if options.mode == "all" else [options.mode]
+    modes = options.mode
     if options.what == "soak":
         return _plan_soak(options, modes)
     if options.rest:
         often = _runs(options)
         return [Task(row, mode, often(row)) for row, mode in rest()]
     if options.baseline:
-        modes.append(BASELINE)
-    return plan(options.rows, modes, _runs(options))
+        modes = [*modes, *BASELINES]
+    tasks = plan(options.rows, modes, _runs(options))
+    # If there are several, a row need not be for each.
+    some = len(modes) > 1
+    return [task for task in tasks if not some or task.mode in task.row.modes]
 
 
 def _plan_soak(options: argparse.Namespace, modes: list[str]) -> list[Task]:
@@ -174,6 +193,8 @@ def _show(report: Report) -> None:
     # A narrower table would be unreadable; a narrow terminal wraps its lines.
     out = Console(width=max(WIDTH, Console().width))
     out.print(report.as_table())
+    if (state := report.as_state_table()).row_count:
+        out.print(state)
     out.print(report.verdict)
 
 

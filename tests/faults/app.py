@@ -4,7 +4,9 @@ It is configured only by environment variables. Besides the library's own settin
 
 - ``FLASK_FAULTS_QUEUE``: the target queue, unless a request names a ``queue``;
 - ``FLASK_FAULTS_SIDE_FILE``: where each event is noted, see :mod:`.side_file`;
-- ``FLASK_FAULTS_PUBLISHER``: ``naive`` for the naive publisher;
+- ``FLASK_FAULTS_PUBLISHER``: ``naive`` or ``naive-outbox`` for one of those;
+- ``FLASK_FAULTS_DATABASE``: the URL of a database, if there is one, in which the state
+  and the outbox are;
 - ``FLASK_FAULTS_STATS``: a folder in which each process that runs its exit handlers
   leaves its last counts, as ``PID.json``;
 - ``FLASK_FAULTS_NOTE_CONFIRMED``: ``1`` to note each event that is reported as
@@ -46,6 +48,7 @@ from tests.faults.side_file import (
 
 if TYPE_CHECKING:
     from flask_eventcollector import Event, EventCollector
+    from tests.faults.state import State
 
 PREFIX = "FLASK_FAULTS_"
 
@@ -70,9 +73,12 @@ def create() -> tuple[Flask, EventCollector]:
     app = Flask("faults")
     app.config.from_prefixed_env()
     make_a_name_hang()
-    events = new_collector(app)
+    if url := os.environ.get(PREFIX + "DATABASE"):
+        events = add_orders_in_transactions(app, url)
+    else:
+        events = new_collector(app)
+        add_orders(app, events)
     at_last.append(lambda: write_books(events))
-    add_orders(app, events)
     add_insights(app, events)
     add_ways_to_end(app)
     if os.environ.get(PREFIX + "NOTE_CONFIRMED"):
@@ -106,6 +112,49 @@ def new_collector(app: Flask) -> EventCollector:
     from flask_eventcollector import EventCollector
 
     return EventCollector(app)
+
+
+def add_orders_in_transactions(app: Flask, url: str) -> EventCollector:
+    """A view that writes its state, and has an outbox for the events about it."""
+    from tests.faults.failpoints import Failpoints
+    from tests.faults.state import State
+
+    state = State(url)
+    failpoints = Failpoints(state)
+    events = new_outbox(app, state)
+
+    def enqueue_in(order: int, number: int) -> list[str]:
+        keys = enqueue(events, order, number)
+        for key in keys:
+            state.write(key)
+        return keys
+
+    @app.post("/orders/<int:order>")
+    def place(order: int) -> tuple[Response, int]:
+        failpoints.armed = request.args.get("die", failpoints.armed)
+        with state.taken_back():
+            enqueue_in(order, 1)
+        with state.transaction():
+            keys = enqueue_in(order, number_of("events"))
+            with state.savepoint_taken_back():
+                enqueue_in(order, 1)
+        return jsonify(keys), 201
+
+    return events
+
+
+def new_outbox(app: Flask, state: State) -> EventCollector:
+    """The library with an outbox, or the naive one."""
+    if os.environ.get(PREFIX + "PUBLISHER") == "naive-outbox":
+        from tests.faults.naive_outbox import NaiveOutbox
+
+        return cast("EventCollector", NaiveOutbox(state))
+    from flask_eventcollector import EventCollector
+    from tests.faults.state import OUTBOX
+
+    events = EventCollector(app)
+    events.bind_session(state.sessions, outbox=OUTBOX)
+    return events
 
 
 def add_orders(app: Flask, events: EventCollector) -> None:

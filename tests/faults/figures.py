@@ -34,7 +34,7 @@ class Figures:
     unexpected: int = 0
     #: Duplicates without a mark.
     unmarked: int = 0
-    #: According to the apps' own counts.
+    #: According to the apps' own counts; with a database, also what has arrived.
     confirmed: int = 0
     dropped: int = 0
     dead: int = 0
@@ -44,6 +44,17 @@ class Figures:
     hits: int = 0
     #: Requests that were not answered 2xx.
     failed: int = 0
+    #: Events whose transactions were committed, if the app has a database.
+    committed: int = 0
+    #: Events that arrived, but are not committed; and those that are, but did not.
+    ghosts: int = 0
+    zombies: int = 0
+    #: Rows whose lease has run out while a process held them, as it has counted.
+    lost_leases: int = 0
+    #: The most seconds for which a row of the outbox was held by nobody, or by a
+    #: process that was gone; and for how many a process holds a row.
+    stuck: float = 0.0
+    lease: float = 0.0
     #: Seconds that the slowest request took.
     slowest: float = 0.0
     #: Of each run, in seconds: p99 under the fault less p99 while healthy.
@@ -62,7 +73,7 @@ class Figures:
         """Add the figures of another trial of the same row."""
         for name, value in vars(other).items():
             mine = getattr(self, name)
-            if name == "slowest":
+            if name in ("slowest", "stuck", "lease"):
                 value = max(mine, value)
             elif name == "balanced":
                 value = mine and value
@@ -77,6 +88,7 @@ class Figures:
         self.dropped += books["dropped"] - (dead - books["dead"])
         self.dead += dead
         self.discarded += books["discarded"]
+        self.lost_leases += books["lost_leases"]
         self.balanced &= is_balanced(books)
 
     def as_dict(self) -> dict[str, Any]:
@@ -87,6 +99,6 @@ class Figures:
 def is_balanced(books: Mapping[str, Any]) -> bool:
     """Whether each event is in exactly one place."""
     living = ("collected", "in_flight", "retained", "dead")
-    ended = ("confirmed", "discarded", "dropped")
+    ended = ("confirmed", "discarded", "dropped", "outboxed")
     places = sum(books[name] for name in living + ended)
     return bool(books["enqueued"] + books["adopted"] == places)

@@ -99,6 +99,15 @@ def _script(_port: int, _workers: int) -> list[str]:
     return [sys.executable, "-m", "tests.faults.script"]
 
 
+def _relay(_port: int, _workers: int) -> list[str]:
+    app = ("--app", "tests.faults.app:create_app")
+    return [sys.executable, "-m", "flask", *app, "events", "relay", "--json"]
+
+
+def _naive_relay(_port: int, _workers: int) -> list[str]:
+    return [sys.executable, "-m", "tests.faults.naive_outbox"]
+
+
 _THREADS = ("--threads", "8")
 
 
@@ -119,6 +128,9 @@ def _kinds() -> Iterator[Kind]:
     yield Kind("waitress", "waitress", _waitress, forks=False)
     yield Kind("celery", "celery", _celery, serves=False)
     yield Kind("script", "flask", _script, forks=False, serves=False)
+    yield Kind("relay", "flask", _relay, forks=False, serves=False)
+    naive = _naive_relay
+    yield Kind("naive-relay", "sqlalchemy", naive, forks=False, serves=False)
 
 
 #: By name.

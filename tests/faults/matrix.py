@@ -9,12 +9,13 @@ from tests.faults import (
     rows_forks,
     rows_isolation,
     rows_network,
+    rows_outbox,
     rows_overflow,
     rows_refusals,
     rows_spool,
     rows_workers,
 )
-from tests.faults.rig import MODES
+from tests.faults.rig import MODES, OUTBOXES
 from tests.faults.rows import ROWS, Row
 
 #: Rows that need no rig of processes, and where they are tested.
@@ -29,12 +30,16 @@ SLOW = (1, 8, 12, 13, 28, 29, 32, 33, 35, 40, 55, 57)
 IN_SPOOL = (3, 30, 31, 36, 54)
 #: The rows in which the spool is busiest.
 BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36, 54)
+#: The row that the tests run with an outbox, where it takes the least time.
+QUICK_OUTBOX = {"outbox-sqlite": (47,)}
 
 
 def in_tests(mode: str) -> list[Row]:
     """The rows that pytest runs in this mode, by number."""
     if mode == "spool":
         return [ROWS[number] for number in BUSY_SPOOL]
+    if mode in OUTBOXES:
+        return [ROWS[number] for number in QUICK_OUTBOX.get(mode, ())]
     return [row for row in _all_of(mode) if row.number not in (*SLOW, *IN_SPOOL)]
 
 
@@ -63,6 +68,7 @@ __all__ = [
     "rows_forks",
     "rows_isolation",
     "rows_network",
+    "rows_outbox",
     "rows_overflow",
     "rows_refusals",
     "rows_spool",

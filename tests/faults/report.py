@@ -6,11 +6,12 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
+from rich.console import JustifyMethod
 from rich.table import Table
 
 from flask_eventcollector.messages.wording import counted
@@ -40,7 +41,7 @@ class Report:
     @property
     def lacks_workers(self) -> bool:
         """Whether a row was not run because its workers are not installed."""
-        return any(r.skipped and r.task.row.missing for r in self.results)
+        return any(r.skipped and r.task.row.missing(r.task.mode) for r in self.results)
 
     @property
     def verdict(self) -> str:
@@ -60,18 +61,12 @@ class Report:
 
     def as_table(self) -> Table:
         """For a terminal."""
-        table = Table(title=f"RabbitMQ {self.rabbitmq}", box=SIMPLE_HEAD)
-        for column in COLUMNS:
-            is_text = column in TEXTS
-            table.add_column(
-                column,
-                justify="left" if is_text else "right",
-                no_wrap=column != "fault",
-            )
-        for result in _run(self.results):
-            style = None if result.holds else "bold red"
-            table.add_row(*_cells(result), style=style)
-        return table
+        title = f"RabbitMQ {self.rabbitmq}"
+        return _table(title, COLUMNS, _cells, _run(self.results))
+
+    def as_state_table(self) -> Table:
+        """The same about events and state; without rows if there is no state."""
+        return _table(None, _STATE, _state_cells, _stateful(self.results))
 
     def as_markdown(self, older: str = "") -> str:
         """For a page of the docs, under its own heading.
@@ -91,6 +86,7 @@ class Report:
                 *_markdown_table(
                     _MORE, map(_more_cells, _promising(self.results)), kept
                 ),
+                *_state_tables(self.results, kept),
                 *_markdown_list(_FAILURES, _failures(self.results), kept),
                 *_markdown_list(_NOT_RUN, _not_run(self.results), kept),
             ]
@@ -119,6 +115,21 @@ class Report:
         else:
             text = f"{text.rstrip()}\n\n{part}\n".lstrip()
         page.write_text(text)
+
+
+def _table(
+    title: str | None,
+    columns: Sequence[str],
+    cells: Callable[[Result], list[str]],
+    results: Iterable[Result],
+) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD)
+    for column in columns:
+        justify: JustifyMethod = "left" if column in TEXTS else "right"
+        table.add_column(column, justify=justify, no_wrap=column != "fault")
+    for result in results:
+        table.add_row(*cells(result), style=None if result.holds else "bold red")
+    return table
 
 
 def problems(result: Result) -> list[str]:
@@ -190,6 +201,36 @@ def _promising(results: Iterable[Result]) -> list[Result]:
     return [result for result in _run(results) if not result.task.is_baseline]
 
 
+_STATE = (
+    *("row", "fault", "mode", "committed", "ghosts", "zombies", "lost"),
+    *("duplicated", "unmarked", "lost leases", "longest stuck, s", "lease, s"),
+)
+
+
+def _state_tables(
+    results: Iterable[Result], kept: Mapping[str, list[str]]
+) -> list[str]:
+    """The table about events and state, if there is any state."""
+    table = _markdown_table(_STATE, map(_state_cells, _stateful(results)), kept)
+    words = "With an outbox: the events, compared with the state that is committed:"
+    return ["", words, "", *table] if table[2:] else []
+
+
+def _state_cells(result: Result) -> list[str]:
+    found, task = result.figures, result.task
+    counts = (
+        *(found.committed, found.ghosts, found.zombies, found.lost),
+        *(found.duplicated, found.unmarked, found.lost_leases),
+    )
+    stuck = (f"{found.stuck:.1f}", f"{found.lease:.0f}") if found.lease else ("", "")
+    row = (str(task.row.number), task.row.fault, task.mode)
+    return [*row, *map(str, counts), *stuck]
+
+
+def _stateful(results: Iterable[Result]) -> list[Result]:
+    return [result for result in _run(results) if result.figures.committed]
+
+
 _FAILURES, _NOT_RUN = "Not kept:", "Not run:"
 
 
@@ -207,8 +248,8 @@ def _not_run(results: Iterable[Result]) -> list[str]:
 
 
 #: A line about one row in one mode, in a table or in a list.
-_LINE = re.compile(r"\| (?P<row>\d+) \| [^|]* \| (?P<mode>\w+) \|")
-_ITEM = re.compile(r"- row (?P<row>\d+) .*?, (?P<mode>\w+): ")
+_LINE = re.compile(r"\| (?P<row>\d+) \| [^|]* \| (?P<mode>[\w-]+) \|")
+_ITEM = re.compile(r"- row (?P<row>\d+) .*?, (?P<mode>[\w-]+): ")
 
 
 def _about(line: str) -> tuple[int, int] | None:

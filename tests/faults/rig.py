@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import re
 import signal
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,10 @@ from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from tests.faults import side_file
 from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
-from tests.faults.hosts import Host, HostError, is_running
-from tests.faults.load import Answer, Load, p99
+from tests.faults.hosts import Host, HostError, is_running, wait_for
+from tests.faults.load import Answer, Load, p99, post
 from tests.faults.proxy import Proxy
+from tests.faults.state import Database, Databases, Watch
 from tests.rabbitmq import Message, RabbitMQNode
 
 #: The timeout in seconds for the delivery of all events once the fault is over.
@@ -39,13 +42,23 @@ EVENTS = 5
 NOTED = {"NOTE_CONFIRMED": 1}
 #: These keep runs short; a row may override them.
 SETTINGS: dict[str, Any] = {"HEARTBEAT": 1, "RETRY_DELAY": 0.1, "RETRY_MAX_DELAY": 1}
+#: `OUTBOX_LEASE` in seconds.
+LEASE = 2.0
+#: In which database the outbox is, by the name of the mode.
+OUTBOXES = {f"outbox-{kind}": kind for kind in ("postgresql", "sqlite", "mariadb")}
 #: Where events are kept, by the name of the mode.
 MODES: dict[str, dict[str, Any]] = {
     "memory": {},
-    "spool": {"BACKLOG": "spool", "SPOOL_DIR": "{folder}/spool"},
+    "spool": {"BACKLOG": "spool", "SPOOL_DIR": "spool"},
+    **{name: {"OUTBOX_LEASE": LEASE} for name in OUTBOXES},
 }
-#: The name of the naive publisher, in place of a mode.
-BASELINE = "naive"
+#: The names of the naive publisher and of the naive outbox, in place of a mode.
+BASELINE, NAIVE_OUTBOX = "naive", "naive-outbox"
+BASELINES = (BASELINE, NAIVE_OUTBOX)
+#: The database of each mode that has one.
+DATABASES = {**OUTBOXES, NAIVE_OUTBOX: "postgresql"}
+#: What sends the rows of the outbox in addition to the workers, and how many at least.
+_RELAYS = {NAIVE_OUTBOX: ("naive-relay", 1)}
 
 _numbers = itertools.count(1)
 
@@ -56,15 +69,20 @@ class Rig:
 
     node: RabbitMQNode
     proxy: Proxy
+    #: One of `MODES` or `BASELINES`.
     mode: str = "memory"
-    #: Whether the naive publisher is used instead of the library.
-    is_baseline: bool = False
+    databases: Databases = field(default_factory=Databases)
     kind: str = "gunicorn-gthread"
     #: More options for its command line.
     options: tuple[str, ...] = ()
     random: random.Random = field(default_factory=lambda: random.Random(1))
     #: Where each trial leaves its files; ``None``: they are removed when it ends.
     folder: Path | None = None
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether a naive publisher is used instead of the library."""
+        return self.mode in BASELINES
 
     def restore(self) -> None:
         """Restore the initial state of the broker and the proxy."""
@@ -80,34 +98,48 @@ class Rig:
         kind: str | None = None,
         options: Sequence[str] = (),
         asks: Mapping[str, str | int] | None = None,
+        relays: int = 0,
         **settings: Any,
     ) -> Iterator[Trial]:
         """Run a new app; at the end, it has delivered everything, and is checked.
 
         *asks* are more of the variables that the app under test reads. A row that is
         about one *kind* of workers names it, with more options for its command line.
+        *relays* are processes beside the workers, which send the rows of the outbox.
         """
         with ExitStack() as stack:
             folder = stack.enter_context(self._new_folder())
             queue = new_name("orders")
             settings = {**self.settings(folder), **settings}
-            host = Host(
-                kind or self.kind,
-                folder,
-                settings,
+            database = self._new_database(folder)
+            new_host = partial(
+                Host,
+                folder=folder,
+                settings=settings,
                 queue=queue,
-                workers=workers,
-                publisher="naive" if self.is_baseline else "library",
-                options=[*self.options, *options],
-                asks=asks,
+                publisher=self.mode if self.is_baseline else "library",
+                asks={**_asks(database), **(asks or {})},
+            )
+            host = new_host(
+                kind or self.kind, workers=workers, options=[*self.options, *options]
             )
             spool = Path(settings.get("SPOOL_DIR", folder / "spool"))
             trial = Trial(self, host, queue, spool)
             if broker_is_up:
                 trial.declare(trial.queue)
             stack.enter_context(trial.host)
+            if database is not None:
+                lease = settings.get("OUTBOX_LEASE", 0.0)
+                trial.watch = stack.enter_context(Watch(database, lease))
+            kind, least = _RELAYS.get(self.mode, ("relay", 0))
+            for _ in range(max(relays, least)):
+                trial.relays.append(stack.enter_context(new_host(kind)))
             yield trial
             trial.finish()
+
+    def _new_database(self, folder: Path) -> Database | None:
+        kind = DATABASES.get(self.mode)
+        return None if kind is None else self.databases.new(kind, folder)
 
     @contextmanager
     def _new_folder(self) -> Iterator[Path]:
@@ -122,10 +154,9 @@ class Rig:
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """The library's settings, unless a row overrides them."""
-        mode = {
-            name: value.format(folder=folder)
-            for name, value in MODES[self.mode].items()
-        }
+        mode = dict(MODES.get(self.mode, {}))
+        if "SPOOL_DIR" in mode:
+            mode["SPOOL_DIR"] = str(folder / "spool")
         return {"BROKER_URL": self.proxy.url, **SETTINGS, **mode}
 
 
@@ -136,6 +167,10 @@ class Trial:
         self.rig = rig
         self.node, self.proxy = rig.node, rig.proxy
         self.host = host
+        #: Watches the database, if there is one.
+        self.watch: Watch | None = None
+        #: The processes that send the rows of the outbox.
+        self.relays: list[Host] = []
         self.queue = queue
         #: The folder of the spool, if the app has one.
         self.spool = spool
@@ -179,6 +214,13 @@ class Trial:
             while self.load.is_running and len(self.load.answers) < under_way:
                 time.sleep(0.002)
             yield
+
+    def request(self, **query: str | int) -> Answer:
+        """Send one request; return its answer, which may be none."""
+        (path,) = self.paths(1, query)
+        answer = post(self.load.port, path, self.load.patience)
+        self.load.answers.append(answer)
+        return answer
 
     def hit(self, times: int = 1) -> None:
         """Count a fault."""
@@ -247,9 +289,21 @@ class Trial:
             books = self.host.stats()
             if not any(books[state] for state in self.undelivered):
                 quiet.add(books["pid"])
-            return quiet >= set(self.host.worker_pids) and not self._orphans()
+            return quiet >= set(self.host.worker_pids) and not self._is_anything_left()
 
+        if self.rig.mode == NAIVE_OUTBOX:
+            wait_for(lambda: not self.database.unsent(), "its loop", SETTLE_TIMEOUT)
         self.wait_until("all is delivered", all_are_quiet, SETTLE_TIMEOUT)
+
+    def _is_anything_left(self) -> bool:
+        """Whether dead processes have left events that somebody must deliver."""
+        return bool(self._orphans() or (self.watch and self.database.unsent()))
+
+    @property
+    def database(self) -> Database:
+        """Where its state is."""
+        assert self.watch is not None, "it has no database"
+        return self.watch.database
 
     @property
     def done(self) -> int:
@@ -304,12 +358,21 @@ class Trial:
             self.proxy.restore()
             if self.host.kind.serves:
                 self.settle()
+            self._end_relays()
             self.expect_bounded_exit()
             self._expect_no_thread_left()
         self.log = self.host.log
         self.drain()
         self._judge()
         self._expect_discreet_log()
+
+    def _end_relays(self) -> None:
+        for relay in self.relays:
+            relay.end()
+        # Their last words, which they write in JSON.
+        for line in self.host.log.splitlines():
+            if line.startswith("{") and '"role": "ended"' in line:
+                self.figures.lost_leases += json.loads(line)["lost_leases"]
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> float:
         """End the app by a signal; return the seconds that it took."""
@@ -376,6 +439,19 @@ class Trial:
         found.unmarked = len(verdict.unmarked)
         found.failed = sum(not answer.ok for answer in answers)
         found.slowest = max((a.seconds for a in answers), default=0.0)
+        if self.watch is not None:
+            self._compare_with_state(self.watch, arrived)
+
+    def _compare_with_state(self, watch: Watch, arrived: set[str]) -> None:
+        """Compare what has arrived with what is committed."""
+        found, committed = self.figures, watch.database.committed()
+        found.committed = len(committed)
+        found.ghosts = len(arrived - committed)
+        found.zombies = len(committed - arrived)
+        found.stuck, found.lease = watch.longest, watch.lease
+        # Processes that were killed have left no counts. What has arrived is confirmed
+        # by now, since no row is left.
+        found.confirmed = max(found.confirmed, len(committed & arrived))
 
     def _orphans(self) -> list[Path]:
         """The files in the spool whose process has ended, with events to deliver."""
@@ -417,6 +493,10 @@ class Trial:
         asked = "&".join(f"{name}={value}" for name, value in words.items())
         orders = itertools.islice(self._orders, number)
         return [f"/orders/{order}?{asked}" for order in orders]
+
+
+def _asks(database: Database | None) -> dict[str, str | int]:
+    return {} if database is None else {"DATABASE": database.url}
 
 
 def _has_undelivered(file: Path) -> bool:

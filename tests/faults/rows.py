@@ -8,11 +8,26 @@ from dataclasses import dataclass
 
 from tests.faults.figures import LONGER, SLOWEST, Figures
 from tests.faults.hosts import KINDS
-from tests.faults.rig import BASELINE, MODES, Rig
+from tests.faults.rig import (
+    BASELINE,
+    BASELINES,
+    DATABASES,
+    MODES,
+    NAIVE_OUTBOX,
+    OUTBOXES,
+    Rig,
+)
+from tests.faults.state import missing_database
 
 Act = Callable[[Rig, int], Figures]
 
-EVERY_MODE = (*MODES, BASELINE)
+EVERY_MODE = (*MODES, *BASELINES)
+#: The modes without an outbox.
+PLAIN = ("memory", "spool", BASELINE)
+#: The modes with one.
+IN_OUTBOX = (*OUTBOXES, NAIVE_OUTBOX)
+#: For rows that are about any backlog; what differs between databases is in others.
+ANY = (*PLAIN, "outbox-postgresql", "outbox-sqlite", NAIVE_OUTBOX)
 
 #: By number.
 ROWS: dict[int, Row] = {}
@@ -46,21 +61,22 @@ class Row:
     #: The kinds of workers that it runs, unless the rig specifies one.
     kinds: tuple[str, ...] = ()
     #: The modes in which it is run.
-    modes: tuple[str, ...] = EVERY_MODE
+    modes: tuple[str, ...] = PLAIN
     #: Why this machine does not permit it; ``None``: it does.
     denied: Callable[[], str | None] = lambda: None
 
-    @property
-    def missing(self) -> str | None:
+    def missing(self, mode: str) -> str | None:
         """What is not installed; ``None``: nothing is missing."""
-        wanted = (KINDS[kind].missing for kind in self.kinds)
+        wanted = [KINDS[kind].missing for kind in self.kinds]
+        wanted.append(missing_database(DATABASES.get(mode)))
         return next(filter(None, wanted), None)
 
     def why_not(self, mode: str) -> str | None:
         """Why it can't be run in this mode, here; ``None``: it can."""
         if mode not in self.modes:
             return f"only for the mode {' or '.join(self.modes)}"
-        return f"missing: {self.missing}" if self.missing else self.denied()
+        missing = self.missing(mode)
+        return f"missing: {missing}" if missing else self.denied()
 
     def __str__(self) -> str:
         return f"{self.number} {self.fault}"
@@ -88,20 +104,24 @@ class Row:
             yield f"{found.duplicated} events arrived twice"
         if not self.refuses and (found.dropped or found.dead):
             yield f"{found.dropped} events were dropped, {found.dead} are dead"
-        if not self.discards and found.discarded:
+        # With a database, each request rolls something back.
+        if not (self.discards or found.committed) and found.discarded:
             yield f"{found.discarded} events were discarded"
         if self.quick:
             yield from _broken_by_slow(found)
 
 
 def _broken_by_all(found: Figures) -> Iterator[str]:
-    for name in ("unexpected", "unmarked"):
+    for name in ("unexpected", "unmarked", "ghosts", "zombies"):
         if number := getattr(found, name):
             yield f"{name}: {number}"
     if found.lost > found.may_be_lost:
         yield f"lost: {found.lost}, of which {found.may_be_lost} may be lost"
     if not found.balanced:
         yield "the books do not balance"
+    # Others look thrice in a lease, and a loaded machine needs some time.
+    if found.stuck > 2 * found.lease + 1.0:
+        yield f"a row was stuck for {found.stuck:.1f} s"
 
 
 def _broken_by_slow(found: Figures) -> Iterator[str]:
@@ -129,7 +149,7 @@ def row(
     fails: bool = False,
     discards: bool = False,
     kinds: tuple[str, ...] = (),
-    modes: tuple[str, ...] = EVERY_MODE,
+    modes: tuple[str, ...] = PLAIN,
     denied: Callable[[], str | None] = lambda: None,
 ) -> Callable[[Act], Row]:
     """Declare a row; the decorated function injects the fault."""

@@ -6,7 +6,7 @@ import time
 
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
 from tests.faults.rig import EVENTS, Rig
-from tests.faults.rows import row
+from tests.faults.rows import ANY, row
 
 #: Requests in each part of a comparison.
 SOME = 60
@@ -71,6 +71,7 @@ def stops_and_starts(rig: Rig, runs: int) -> Figures:
     short=1,
     long=20,
     confirms=MANY * EVENTS,
+    modes=ANY,
 )
 def killed(rig: Rig, runs: int) -> Figures:
     with rig.trial() as trial:

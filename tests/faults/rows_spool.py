@@ -11,7 +11,7 @@ from tests.faults.damage import DAMAGES
 from tests.faults.disk import failing_writes, no_disk, small_disk
 from tests.faults.figures import SLOWEST, Figures
 from tests.faults.rig import EVENTS, NOTED, Rig, Trial
-from tests.faults.rows import row
+from tests.faults.rows import ANY, row
 
 #: Requests in each part of a run.
 SOME = 60
@@ -62,11 +62,12 @@ def many_workers(rig: Rig, runs: int) -> Figures:
 @row(
     36,
     "killed between confirm and local delete",
-    holds="duplicates marked; spool: 0 lost",
+    holds="duplicates marked; spool, outbox: 0 lost",
     short=2,
     long=20,
     confirms=SOME * EVENTS // 2,
     fails=True,
+    modes=ANY,
 )
 def confirmed_not_erased(rig: Rig, runs: int) -> Figures:
     found = Figures()

@@ -13,8 +13,9 @@ from typing import Any
 
 from tests.faults.figures import Figures
 from tests.faults.proxy import Proxy
-from tests.faults.rig import BASELINE, Rig
+from tests.faults.rig import BASELINES, Rig
 from tests.faults.rows import Row
+from tests.faults.state import Databases
 from tests.rabbitmq import RabbitMQNode
 
 
@@ -23,13 +24,13 @@ class Task:
     """Some runs of a row in one mode."""
 
     row: Row
-    #: Where events are kept, or `BASELINE`.
+    #: Where events are kept, or one of `BASELINES`.
     mode: str
     runs: int
 
     @property
     def is_baseline(self) -> bool:
-        return self.mode == BASELINE
+        return self.mode in BASELINES
 
     def __str__(self) -> str:
         return f"row {self.row}, {self.mode}"
@@ -69,31 +70,26 @@ class Result:
 def plan(
     rows: Iterable[Row], modes: Iterable[str], runs: Callable[[Row], int]
 ) -> list[Task]:
-    """Each row in each of the modes, one of which may be `BASELINE`."""
+    """Each row in each of the modes, some of which may be `BASELINES`."""
     modes = list(modes)
     return [Task(row, mode, runs(row)) for row in rows for mode in modes]
 
 
 def run_all(node: RabbitMQNode, tasks: Iterable[Task]) -> Iterator[Result]:
     """Run the tasks on one node; if one of them fails, the next one is still run."""
-    with Proxy(node.port) as proxy:
+    with Proxy(node.port) as proxy, Databases() as databases:
         for task in tasks:
             if why_not := task.row.why_not(task.mode):
                 yield Result(task, Figures(), skipped=why_not)
                 continue
             folder = Path(tempfile.mkdtemp(prefix="eventcollector-faults-"))
-            figures = _run(task, _rig(task, node, proxy, folder))
+            rig = Rig(node, proxy, task.mode, databases, folder=folder)
+            figures = _run(task, rig)
             result = Result(task, figures, folder)
             if result.holds:
                 shutil.rmtree(folder, ignore_errors=True)
                 result = Result(task, figures)
             yield result
-
-
-def _rig(task: Task, node: RabbitMQNode, proxy: Proxy, folder: Path) -> Rig:
-    if task.is_baseline:
-        return Rig(node, proxy, is_baseline=True, folder=folder)
-    return Rig(node, proxy, mode=task.mode, folder=folder)
 
 
 def _run(task: Task, rig: Rig) -> Figures:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tests.faults.figures import Figures
 from tests.faults.proxy import Side
 from tests.faults.rig import EVENTS, NOTED, Rig, Trial
-from tests.faults.rows import Row
+from tests.faults.rows import ANY, Row
 from tests.faults.rows_broker import disk_alarm
 
 #: The approximate duration of a stroke in seconds, with its load.
@@ -85,6 +85,7 @@ def soak(seed: int) -> Row:
         refuses=True,
         fails=True,
         discards=True,
+        modes=ANY,
     )
 
 

@@ -10,20 +10,27 @@ import pytest
 from tests.conftest import MISSING, require
 from tests.faults.matrix import ROWS, in_tests, rest
 from tests.faults.proxy import Proxy
-from tests.faults.rig import MODES, Rig
+from tests.faults.rig import MODES, OUTBOXES, Rig
 from tests.faults.rows import Row
+from tests.faults.state import Databases
 from tests.rabbitmq import RabbitMQNode
 
 
 @pytest.fixture
 def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
-    with Proxy(private_rabbitmq.port) as proxy:
-        yield Rig(private_rabbitmq, proxy, folder=tmp_path)
+    with Proxy(private_rabbitmq.port) as proxy, Databases() as databases:
+        yield Rig(private_rabbitmq, proxy, databases=databases, folder=tmp_path)
 
 
-@pytest.mark.parametrize("row", in_tests("spool"), ids=str)
-def test_with_the_spool_promises_are_kept_under(row: Row, rig: Rig) -> None:
-    rig.mode = "spool"
+@pytest.mark.parametrize(
+    ("mode", "row"),
+    [(mode, row) for mode in ("spool", *OUTBOXES) for row in in_tests(mode)],
+    ids=str,
+)
+def test_with_another_backlog_promises_are_kept_under(
+    mode: str, row: Row, rig: Rig
+) -> None:
+    rig.mode = mode
     assert broken(row, rig) == []
 
 
@@ -42,7 +49,7 @@ def test_each_row_is_run_here_or_by_the_command() -> None:
 
 def broken(row: Row, rig: Rig) -> list[str]:
     """Run the row, unless it can't be run here."""
-    require(row.missing)
+    require(row.missing(rig.mode))
     if denied := row.denied():
         # Even with CI set, since CI may not run as root.
         pytest.skip(MISSING + denied)

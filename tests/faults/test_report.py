@@ -16,7 +16,7 @@ from tests.faults import __main__ as command
 from tests.faults.figures import Figures
 from tests.faults.hosts import KINDS, Kind
 from tests.faults.report import Report, problems
-from tests.faults.rig import BASELINE, Rig
+from tests.faults.rig import BASELINE, MODES, NAIVE_OUTBOX, Rig
 from tests.faults.rows import ROWS, Row
 from tests.faults.runner import Result, Task, plan, run_all
 from tests.rabbitmq import RabbitMQNode
@@ -148,6 +148,42 @@ def test_the_table_has_the_naive_publisher_below_the_library() -> None:
     assert " ".join(naive[3:]) == "naive 2 5 5 3 0 0 0 0 0 none"
 
 
+def test_ghosts_zombies_and_stuck_rows_break_the_promise() -> None:
+    result = run(good(committed=5, ghosts=2, zombies=1, stuck=5.1, lease=2.0))
+    assert result.figures.broken == [
+        "ghosts: 2",
+        "zombies: 1",
+        "a row was stuck for 5.1 s",
+    ]
+    assert result.folder is not None
+    result.folder.rmdir()
+
+
+def test_a_second_table_compares_events_with_the_state(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    both = {"modes": ("outbox-sqlite", NAIVE_OUTBOX)}
+    state = good(committed=4, duplicated=2, lost_leases=7, stuck=2.26, lease=2.0)
+    ours = run(state, "outbox-sqlite", **both)
+    naive = run(good(committed=4, unmarked=2), NAIVE_OUTBOX, **both)
+    Report("3.10.8", [ours, run(good()), naive]).write_into(page)
+    # The figures of modes that are not run again are kept.
+    report = Report("3.10.8", [naive])
+    report.write_into(page)
+    lines = page.read_text().partition("With an outbox:")[2].splitlines()
+    assert [line.partition("happens | ")[2] for line in lines[4:6]] == [
+        "outbox-sqlite | 4 | 0 | 0 | 0 | 2 | 0 | 7 | 2.3 | 2 |",
+        "naive-outbox | 4 | 0 | 0 | 0 | 0 | 2 | 0 |  |  |",
+    ]
+    assert lines[6].startswith("<!-- end of")
+    assert report.as_state_table().row_count == 1
+
+
+def test_without_state_there_is_no_second_table() -> None:
+    report = Report("3.10.8", [run(good())])
+    assert "With an outbox" not in report.as_markdown()
+    assert not report.as_state_table().row_count
+
+
 def test_json_has_every_figure() -> None:
     report = Report("3.10.8", [run(good(slowest=0.5))])
     found = json.loads(report.as_json())
@@ -253,6 +289,24 @@ def test_unknown_rows_are_reported(
     with pytest.raises(SystemExit):
         command.main(["--rows", words])
     assert problem in capsys.readouterr().err
+
+
+def test_unknown_modes_are_reported(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--mode", "memory,disk"])
+    assert "there is no mode disk; there are memory, spool" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "modes"),
+    [
+        ([], ["memory"]),
+        (["--mode", "spool,outbox-sqlite"], ["spool", "outbox-sqlite"]),
+        (["--mode", "all"], [*MODES]),
+    ],
+)
+def test_modes_are_named_one_by_one_or_all(words: list[str], modes: list[str]) -> None:
+    assert command.parser().parse_args(words).mode == modes
 
 
 def test_a_real_row_is_run_in_the_mode_that_is_named(

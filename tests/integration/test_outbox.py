@@ -23,7 +23,6 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from flask_eventcollector.stores.outbox import store
 from tests.conftest import require
 from tests.databases import DatabaseServer, PostgreSQL, missing_postgresql
 from tests.helpers import DEADLINE, unmeasured, wait_until
@@ -172,10 +171,7 @@ class Comparison:
         return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
-def test_what_is_committed_is_sent_though_processes_are_killed(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.5)
+def test_what_is_committed_is_sent_though_processes_are_killed(place: Place) -> None:
     with place.shop() as last:
         last.create_tables()
         kill_in_turn(place, KILLS or 5, Disturbances(place))

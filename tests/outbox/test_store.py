@@ -471,9 +471,8 @@ def test_rows_that_another_process_has_taken_are_not_sent(tmp_path: Path) -> Non
 
 
 def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.2)
     with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
         send_one_and_retain_one(shop)
         with shop.engine.begin() as connection:
@@ -513,13 +512,12 @@ def test_what_is_sent_after_the_lease_is_marked(
 
 
 def test_a_commit_whose_answer_is_lost_is_sent_after_the_lease(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     def lose_answer(connection: Connection) -> None:
         connection.exec_driver_sql("COMMIT")
         raise OSError("the connection is lost")
 
-    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.2)
     with open_outbox(url_in(tmp_path), OUTBOX_LEASE=2) as shop:
         shop.place("a")
         assert shop.events.flush(DEADLINE)

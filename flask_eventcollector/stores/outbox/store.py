@@ -23,9 +23,9 @@ from .outbox import LEASE, Outbox, Refused
 from .rows import OutboxRow
 from .writer import OutboxWriter
 
-#: Seconds between two looks for rows that no process holds.
+#: The most seconds between two looks for rows that no process holds. With a lease that
+#: is shorter than thrice that, they are more frequent.
 LOOK_INTERVAL = 10.0
-
 #: How many rows to erase justify a run.
 _ERASE_AT = 200
 #: Seconds for which a loss is a problem: long enough to be logged.
@@ -336,7 +336,8 @@ class OutboxStore(OutboxWriter):
         rows = self._claim_rows(outbox, *limits)
         self.has_looked = True
         if not rows:
-            self._next_look = time.monotonic() + LOOK_INTERVAL
+            pause = min(LOOK_INTERVAL, self._lease / 3)
+            self._next_look = time.monotonic() + pause
             self._is_behind = False
         return bool(rows)
 
