@@ -24,14 +24,11 @@ if TYPE_CHECKING:
         DeadEvent,
         Event,
         Outcome,
-        Properties,
         PublishResult,
         Stats,
         TargetProblem,
     )
     from .extension import EventCollector
-    from .messages.draft import EventDraft
-    from .messages.options import EventOptions
     from .monitoring.health import Health, HealthStatus
     from .signals import (
         broker_state_changed,
@@ -40,6 +37,7 @@ if TYPE_CHECKING:
         events_discarded,
         events_dropped,
         events_published,
+        events_unrouted,
         publish_failed,
         spool_file_quarantined,
     )
@@ -57,8 +55,6 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "received",
     # Types to annotate with.
     "CollectorLike",
-    "EventDraft",
-    "EventOptions",
     "Settings",
     # Plain values.
     "BrokerState",
@@ -69,7 +65,6 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "Health",
     "HealthStatus",
     "Outcome",
-    "Properties",
     "PublishResult",
     "Received",
     "Stats",
@@ -81,6 +76,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "events_discarded",
     "events_dropped",
     "events_published",
+    "events_unrouted",
     "publish_failed",
     "spool_file_quarantined",
     # Errors.
@@ -103,8 +99,6 @@ _MODULES = (
     "collecting.blocks",
     "consuming.received",
     "consuming.table",
-    "messages.draft",
-    "messages.options",
     "monitoring.health",
     "extension",
     "transactions.outbox_table",

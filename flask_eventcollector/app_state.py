@@ -34,6 +34,7 @@ from .config.settings import (
     choose_spool_dir,
     choose_spool_name,
 )
+from .config.topology import silent_losses
 from .delivery.backoff import full_jitter
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
@@ -103,8 +104,6 @@ class AppState:
             max_event_bytes=config.max_event_bytes,
             default=self._json_default,
             replace_invalid_text=config.invalid_text is InvalidText.REPLACE,
-            encoder=config.encoder,
-            before_enqueue=config.before_enqueue,
         )
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
@@ -227,8 +226,8 @@ class AppState:
         weakref.finalize(self.app, delivery.request_stop).atexit = False
         chosen = self._deliveries.setdefault(current_process(), delivery)
         # Now, since a logging handler may enqueue events.
-        if folder is not None and chosen is delivery:
-            log_record(Kind.SPOOL_FOLDER, app=folder.name, path=str(folder.path))
+        if chosen is delivery:
+            self._log_settings(folder, urls)
         return chosen
 
     def _make_observations(self) -> Observations | None:
@@ -246,6 +245,14 @@ class AppState:
             from .monitoring.opentelemetry import OpenTelemetryMetrics
 
             yield OpenTelemetryMetrics(self.config.queues)
+
+    def _log_settings(self, folder: Folder | None, urls: Sequence[BrokerURL]) -> None:
+        """Log once in a process what its settings mean."""
+        if folder is not None:
+            log_record(Kind.SPOOL_FOLDER, app=folder.name, path=str(folder.path))
+        if urls != (MEMORY,):
+            for loss in silent_losses(self.config.topology):
+                log_record(Kind.BROKER_MAY_LOSE, reason=loss)
 
     def _make_store(self, ledger: Ledger, folder: Folder | None) -> Store:
         if folder is None:
@@ -424,14 +431,13 @@ def _make_spool(ledger: Ledger, folder: Folder, config: Config, name: str) -> Sp
 
 def _make_broker(urls: Sequence[BrokerURL], config: Config, name: str) -> Broker:
     if urls[0].scheme == "memory":
-        return MemoryBroker()
+        return MemoryBroker(topology=config.topology)
     return RabbitMQBroker(
         urls,
-        queues=config.queues,
         heartbeat=config.heartbeat,
         delay=_delay(config),
         name=name,
-        exchanges=config.exchanges,
+        topology=config.topology,
         credentials=choose_credentials(config),
         keyfile_password=config.keyfile_password,
     )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -23,38 +23,6 @@ class Target(NamedTuple):
         return f"{self.exchange}/{self.queue}" if self.exchange else self.queue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Properties:
-    """What an event says about itself besides its headers; ``None``: nothing.
-
-    See https://www.rabbitmq.com/docs/publishers#message-properties.
-    """
-
-    #: The media type of the body; ``None``: JSON, ``application/json``.
-    content_type: str | None = None
-    #: How the body is compressed, or the character set of its text.
-    content_encoding: str | None = None
-    #: The kind of event, for consumers.
-    type: str | None = None
-    #: What the event belongs to, for consumers: a request, or a question.
-    correlation_id: str | None = None
-    #: The queue for an answer.
-    reply_to: str | None = None
-    #: From 0 to 255, the highest first, in a queue that has priorities.
-    priority: int | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Those that are present, by name."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {name: value for name, value in values if value is not None}
-
-
-NO_PROPERTIES: Final = Properties()
-
-#: What the library itself encodes.
-JSON_TYPE: Final = "application/json"
-
-
 @dataclass(slots=True, eq=False, repr=False)
 class Event:
     """One payload for one target queue, encoded when it was enqueued.
@@ -65,14 +33,11 @@ class Event:
 
     # A process may hold very many, so each takes little memory.
 
-    #: Whether it has no properties. Those that have are of a subclass, since few do.
-    is_plain: ClassVar[bool] = True
-
     #: The id. A UUID is kept as a number, which takes half the memory of its text.
-    raw_id: Final[int | str]
+    key: Final[int | str]
     #: The exchange with the target queue.
     target: Final[Target]
-    #: The body of the AMQP message: as a rule, the payload as JSON in UTF-8.
+    #: The body of the AMQP message: the payload as JSON in UTF-8.
     body: Final[bytes]
     #: The caller's headers.
     headers: Final[Mapping[str, Any]]
@@ -92,17 +57,15 @@ class Event:
         headers: Mapping[str, Any],
         enqueued_at: datetime,
         size: int,
-        properties: Properties = NO_PROPERTIES,
     ) -> Event:
         """An event with these attributes; *enqueued_at* is aware of its time zone."""
-        return make_event(
+        return cls(
             id_from_text(id),
             Target(exchange, target_queue),
             body,
             headers,
             (enqueued_at - _EPOCH) // _MICROSECOND,
             size,
-            properties,
         )
 
     def __repr__(self) -> str:
@@ -113,7 +76,7 @@ class Event:
     @property
     def id(self) -> str:
         """The AMQP ``message_id`` (a UUID), the same for every attempt."""
-        return id_as_text(self.raw_id)
+        return id_as_text(self.key)
 
     @property
     def target_queue(self) -> str:
@@ -131,72 +94,13 @@ class Event:
         return _EPOCH + self.microseconds * _MICROSECOND
 
     @property
-    def properties(self) -> Properties:
-        """Its other AMQP properties."""
-        return NO_PROPERTIES
-
-    @property
-    def content_type(self) -> str:
-        """The media type of :attr:`body`."""
-        return self.properties.content_type or JSON_TYPE
-
-    @property
     def payload(self) -> Any:
-        """The payload as a consumer sees it, decoded from :attr:`body`.
-
-        Only JSON is decoded. Any other body is returned as it is, as bytes.
-        """
-        if not _is_json(self):
-            return self.body
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            # It was enqueued as bytes.
-            return self.body
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class _DescribedEvent(Event):
-    """An event with properties."""
-
-    is_plain: ClassVar[bool] = False
-
-    own_properties: Final[Properties]
-
-    @property
-    def properties(self) -> Properties:
-        return self.own_properties
-
-
-def make_event(
-    raw_id: int | str,
-    target: Target,
-    body: bytes,
-    headers: Mapping[str, Any],
-    microseconds: int,
-    size: int,
-    properties: Properties,
-) -> Event:
-    """An event, which takes more memory only if it has *properties*."""
-    values = (raw_id, target, body, headers, microseconds, size)
-    if properties == NO_PROPERTIES:
-        return Event(*values)
-    return _DescribedEvent(*values, properties)
-
-
-def is_json(content_type: str) -> bool:
-    """Whether *content_type* names JSON, as ``application/vnd.shop+json`` does."""
-    media_type = content_type.partition(";")[0].strip().lower()
-    return media_type == JSON_TYPE or media_type.endswith("+json")
-
-
-def _is_json(event: Event) -> bool:
-    encoding = (event.properties.content_encoding or "utf-8").lower()
-    return is_json(event.content_type) and encoding in ("utf-8", "identity")
+        """The payload as a consumer sees it, decoded from :attr:`body`."""
+        return json.loads(self.body)
 
 
 def id_as_text(id: int | str) -> str:
-    """The id of :attr:`Event.raw_id`, as a consumer sees it."""
+    """The id of :attr:`Event.key`, as a consumer sees it."""
     if isinstance(id, str):
         return id
     digits = id.to_bytes(16, "big").hex()
@@ -279,14 +183,20 @@ class PublishResult:
     #: Left to the outbox before, by the commit of their transaction: the process that
     #: holds their rows sends them. See ``EVENTCOLLECTOR_OUTBOX_RELAY``.
     outboxed: int = 0
+    #: Confirmed by the broker, but put into no queue by an exchange for which the
+    #: settings allow that: ``"unrouted": "discard"``.
+    unrouted: int = 0
     #: Why its retained and dead events were not confirmed, by target: at most
     #: 20 targets. It is ignored when results are compared.
     problems: tuple[TargetProblem, ...] = field(default=(), compare=False)
 
     @property
     def complete(self) -> bool:
-        """Whether every event was confirmed. True if there was none."""
-        return self == PublishResult(confirmed=self.confirmed)
+        """Whether every event was confirmed. True if there was none.
+
+        Those that no queue need get count as confirmed here.
+        """
+        return self == PublishResult(confirmed=self.confirmed, unrouted=self.unrouted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +250,7 @@ class Stats:
     """The books of one process: event counts since its start, and current state.
 
     At any moment, ``enqueued + adopted`` equals ``collected + in_flight + retained +
-    dead + confirmed + discarded + dropped + outboxed``.
+    dead + confirmed + unrouted + discarded + dropped + outboxed``.
     """
 
     #: Events enqueued by this process.
@@ -357,6 +267,9 @@ class Stats:
     dead: int = 0
     #: Events that the broker confirmed.
     confirmed: int = 0
+    #: Events that their exchange has put into no queue, for which the settings allow
+    #: that: ``"unrouted": "discard"``.
+    unrouted: int = 0
     #: Events discarded on purpose, because their unit of work failed or was cleared, or
     #: their transaction was not committed.
     discarded: int = 0
@@ -410,7 +323,8 @@ class Stats:
     def balanced(self) -> bool:
         """Whether the counts add up as stated above."""
         living = self.collected + self.in_flight + self.retained + self.dead
-        ended = self.confirmed + self.discarded + self.dropped + self.outboxed
+        ended = self.confirmed + self.unrouted + self.discarded
+        ended += self.dropped + self.outboxed
         return self.enqueued + self.adopted == living + ended
 
     def as_dict(self) -> dict[str, Any]:

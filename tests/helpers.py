@@ -29,6 +29,7 @@ DEADLINE = 20.0
 SIGNALS: dict[str, blinker.NamedSignal] = {
     "event_enqueued": package.event_enqueued,
     "events_published": package.events_published,
+    "events_unrouted": package.events_unrouted,
     "publish_failed": package.publish_failed,
     "events_discarded": package.events_discarded,
     "events_dropped": package.events_dropped,
@@ -41,6 +42,7 @@ _BOOKS = (
     "retained",
     "dead",
     "confirmed",
+    "unrouted",
     "discarded",
     "dropped",
     "outboxed",
@@ -226,7 +228,7 @@ class Heard:
 
 
 class Recorder:
-    """Records the six signals about an app's events, during a ``with`` block."""
+    """Records the signals about an app's events, during a ``with`` block."""
 
     def __init__(self, app: flask.Flask) -> None:
         self._app = app

@@ -12,13 +12,17 @@ from pika.spec import Basic, BasicProperties
 
 from flask_eventcollector.brokers.rabbitmq.channels import ChannelState, ExchangeChannel
 from flask_eventcollector.brokers.rabbitmq.connection import Connection
-from flask_eventcollector.config.exchanges import ExchangeOptions
+from flask_eventcollector.config.exchanges import ExchangeOptions, Unrouted
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.events import Outcome
 from tests.amqp import decoded_frames
 from tests.parts import make_event
 
 TOO_LARGE = "PRECONDITION_FAILED - message size 9 is larger than configured max size 5"
+NOTHING_BOUND = (
+    "nothing is bound to exchange 'shop' for routing key 'q': NO_ROUTE; bind a queue in"
+    " EVENTCOLLECTOR_QUEUES, or set 'unrouted' in EVENTCOLLECTOR_EXCHANGES"
+)
 
 
 class Channel:
@@ -117,6 +121,32 @@ def ready_with(stage: Stage, number: int) -> list[Entry]:
     return sent
 
 
+@pytest.mark.parametrize(
+    ("exchange", "options", "reason", "discarded"),
+    [
+        ("", {}, "no queue for 'q': NO_ROUTE", False),
+        ("", {"unrouted": Unrouted.DISCARD}, "no queue for 'q': NO_ROUTE", True),
+        ("shop", {"type": "topic"}, NOTHING_BOUND, False),
+        ("shop", {"unrouted": Unrouted.DISCARD}, NOTHING_BOUND, True),
+    ],
+)
+def test_what_is_returned_names_what_is_missing(
+    exchange: str, options: dict[str, Any], reason: str, discarded: bool
+) -> None:
+    stage = Stage(exchange, **options)
+    stage.become_ready()
+    entry = Entry(make_event("x", "q", exchange=exchange))
+    stage.ours.publish(entry)
+
+    stage.send_back(entry)
+    stage.confirm(1)
+
+    (settlement,) = stage.settled
+    assert settlement.outcome is Outcome.RETURNED
+    assert settlement.reason == reason
+    assert settlement.is_discarded is discarded
+
+
 def test_events_wait_until_the_channel_is_open(stage: Stage) -> None:
     waiting = entries(2)
     for entry in waiting:
@@ -178,9 +208,11 @@ def test_what_an_exchange_returns_may_be_taken_unless_it_is_plain(
     exchange: str, options: dict[str, Any], possibly_taken: bool
 ) -> None:
     stage = Stage(exchange, **options)
-    sent = ready_with(stage, 1)
+    stage.become_ready()
+    entry = Entry(make_event("x", exchange=exchange))
+    stage.ours.publish(entry)
     assert stage.mandatory is True
-    stage.send_back(sent[0])
+    stage.send_back(entry)
     stage.confirm(1)
     assert stage.outcomes() == [Outcome.RETURNED]
     assert stage.settled[0].possibly_taken is possibly_taken

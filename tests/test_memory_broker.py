@@ -10,6 +10,9 @@ import pytest
 
 from flask_eventcollector.brokers import memory
 from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.config.exchanges import parse_exchanges
+from flask_eventcollector.config.queues import parse_queues
+from flask_eventcollector.config.topology import Topology
 from flask_eventcollector.delivery import books as books_module
 from flask_eventcollector.delivery import broker as broker_module
 from flask_eventcollector.delivery import delivery as delivery_module
@@ -20,8 +23,16 @@ from flask_eventcollector.delivery.threads import is_own_thread
 from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE
-from tests.parts import SignalLog, books, collect, delivering, interruptions, thread
+from tests.helpers import DEADLINE, Recorder, Shop, open_shop
+from tests.parts import (
+    SignalLog,
+    books,
+    collect,
+    delivering,
+    interruptions,
+    make_event,
+    thread,
+)
 
 
 @pytest.fixture
@@ -298,3 +309,90 @@ def test_nobody_waits_for_a_confirm_in_the_turn_that_brings_it(
     broker.wake()
     assert turn.would_wait == [False]
     assert not is_own_thread()
+
+
+# What the settings bind
+
+EXCHANGES = {
+    "shop": {"type": "topic"},
+    "news": {"type": "topic", "unrouted": "discard"},
+    "later": {"type": "topic", "mandatory": False},
+}
+QUEUES = {
+    "orders": {"bind": ["shop:orders.#", "news:orders.#", "later:orders.#"]},
+    "audit": {"bind": ["shop:orders.*"]},
+}
+
+
+@pytest.fixture
+def shop() -> Iterator[Shop]:
+    with open_shop(EXCHANGES=EXCHANGES, QUEUES=QUEUES) as shop:
+        yield shop
+
+
+def test_an_event_is_in_each_queue_that_is_bound(shop: Shop) -> None:
+    shop.events.enqueue_event(1, "orders.created", exchange="shop")
+    shop.events.publish()
+    assert (shop.sent("orders"), shop.sent("audit")) == ([1], [1])
+    assert shop.sent("orders.created") == []
+
+
+@pytest.mark.parametrize(
+    ("exchange", "counts"),
+    [
+        ("shop", {"retained": 1}),
+        ("news", {"unrouted": 1}),
+        ("later", {"confirmed": 1}),
+        ("unknown", {"confirmed": 1}),
+        ("", {"confirmed": 1}),
+    ],
+)
+def test_an_event_that_no_queue_gets_ends_as_with_rabbitmq(
+    shop: Shop, exchange: str, counts: dict[str, int]
+) -> None:
+    shop.events.enqueue_event(1, "mail", exchange=exchange)
+    result = shop.events.publish()
+    assert shop.books() == counts
+    assert result.complete is (counts != {"retained": 1})
+    assert result.unrouted == counts.get("unrouted", 0)
+
+
+def test_it_names_what_is_missing(shop: Shop) -> None:
+    shop.events.enqueue_event(1, "mail", exchange="shop")
+    (problem,) = shop.events.publish().problems
+    assert problem.reason == (
+        "nothing is bound to exchange 'shop' for routing key 'mail': NO_ROUTE; bind a"
+        " queue in EVENTCOLLECTOR_QUEUES, or set 'unrouted' in EVENTCOLLECTOR_EXCHANGES"
+    )
+
+
+def test_what_no_queue_need_get_is_signalled_apart(shop: Shop) -> None:
+    with Recorder(shop) as heard:
+        event = shop.events.enqueue_event(1, "mail", exchange="news")
+        shop.events.publish()
+
+        assert heard.names() == ["event_enqueued", "events_unrouted"]
+        about = heard.one("events_unrouted").about
+        assert about["events"] == (event,)
+        assert about["reason"].startswith("nothing is bound to exchange 'news' for")
+
+
+def test_it_does_not_hold_up_what_some_queue_gets(shop: Shop) -> None:
+    for key in ("mail", "orders.created", "mail"):
+        shop.events.enqueue_event(key, key, exchange="news")
+    shop.events.publish()
+    assert shop.books() == {"confirmed": 1, "unrouted": 2}
+    assert shop.events.stats().problems == ()
+
+
+def test_a_queue_of_several_copies_forgets_the_oldest_of_all() -> None:
+    topology = Topology(parse_exchanges(EXCHANGES, "E"), parse_queues(QUEUES, "Q"))
+    broker = MemoryBroker(3, topology)
+    with delivering(broker) as delivery:
+        entries: list[Entry] = []
+        for number in (1, 2):
+            event = make_event(number, "orders.created", exchange="shop")
+            delivery.collect(entries, event)
+        delivery.publish(entries)
+    assert payloads(broker.events("orders")) == [2]
+    assert payloads(broker.events("audit")) == [1, 2]

@@ -28,7 +28,6 @@ def connecting() -> Iterator[RabbitMQBroker]:
         url = f"amqp://guest:guest@127.0.0.1:{node.getsockname()[1]}/"
         yield RabbitMQBroker(
             parse_broker_urls(url, "the test's URL"),
-            queues={},
             heartbeat=60,
             delay=lambda failures: 10 * DEADLINE,
             name="test",
@@ -103,7 +102,6 @@ def refused() -> Iterator[tuple[RabbitMQBroker, RefusingNode]]:
     url = f"amqp://guest:guest@127.0.0.1:{node.port}/"
     broker = RabbitMQBroker(
         parse_broker_urls(url, "the test's URL"),
-        queues={},
         heartbeat=60,
         delay=lambda failures: 3600,
         name="test",

@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
+from ..config.exchanges import ExchangeOptions
+from ..config.routing import Router
+from ..config.topology import Topology
 from ..delivery.broker import BrokerCallbacks, CallbackRelay
 from ..delivery.entries import Entry, Settlement
 from ..delivery.signal import Broadcast
@@ -14,6 +18,7 @@ from ..delivery.threads import call_holding, holds, note_turn
 from ..events import BrokerState, Event, Outcome
 from ..messages.amqp_fields import POSSIBLE_DUPLICATE
 from ..messages.wording import counted
+from . import no_route
 
 #: The most events that are kept for consumers in this process; the oldest are removed.
 KEEP = 10_000
@@ -24,12 +29,21 @@ _TURN = 1000
 class MemoryBroker:
     """Confirms every event immediately, in the publishing thread.
 
-    It accepts any queue, and :meth:`get` reads what was published. To make it fail like
-    a real broker, use :class:`flask_eventcollector.testing.FaultInjector`.
+    It puts each event into the queues that the settings bind to its exchange, and
+    returns it if there are none. An exchange to which they bind nothing accepts any
+    event, as the default exchange does, as if for a queue with the name of the routing
+    key. :meth:`get` reads what was published. To make it fail like a real broker, use
+    :class:`flask_eventcollector.testing.FaultInjector`.
     """
 
-    def __init__(self, keep: int = KEEP) -> None:
+    def __init__(
+        self,
+        keep: int = KEEP,
+        topology: Topology = Topology(),  # noqa: B008 (it can't be changed)
+    ) -> None:
         self.relay = CallbackRelay()
+        self._exchanges = topology.exchanges
+        self._router = Router(topology)
         self._keep = keep
         self._closed = False
         #: Only one thread at a time takes and settles, which preserves the order.
@@ -105,7 +119,7 @@ class MemoryBroker:
         settlements: list[Settlement] = []
         try:
             while not self._closed and (taken := self.relay.take(_TURN)):
-                settlements.extend(map(self._confirm, taken))
+                settlements.extend(map(self._publish, taken))
                 self.relay.settle(settlements)
                 settlements.clear()
         except BaseException:
@@ -117,20 +131,30 @@ class MemoryBroker:
             self.relay.on_state_change(BrokerState.READY)
             raise
 
-    def _confirm(self, entry: Entry) -> Settlement:
+    def _publish(self, entry: Entry) -> Settlement:
         event = entry.event
         if entry.possible_duplicate:
             marked = {**event.headers, POSSIBLE_DUPLICATE: True}
             event = replace(event, headers=marked)
+        queues = self._router.queues(event.exchange, event.target_queue, event.headers)
+        if queues is None:
+            queues = (event.target_queue,)
+        self._put(event, queues)
+        options = self._exchanges.get(event.exchange, ExchangeOptions())
+        if queues or not options.mandatory:
+            return Settlement(entry, Outcome.CONFIRMED)
+        return no_route.returned(entry, options)
+
+    def _put(self, event: Event, queues: Sequence[str]) -> None:
         with self._lock:
-            self._taken += 1
-            waiting = self._queues.setdefault(event.target_queue, deque())
-            waiting.append((self._taken, event))
-            self._count += 1
-            if self._count > self._keep:
-                self._forget_oldest()
+            for queue in queues:
+                self._taken += 1
+                waiting = self._queues.setdefault(queue, deque())
+                waiting.append((self._taken, event))
+                self._count += 1
+                if self._count > self._keep:
+                    self._forget_oldest()
             self._arrived.wake_all()
-        return Settlement(entry, Outcome.CONFIRMED)
 
     def _forget_oldest(self) -> None:
         queue = min(self._queues, key=lambda name: self._queues[name][0][0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..events import Event
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
@@ -118,22 +116,13 @@ def _last_try(found: Waiting) -> str | None:
 def details(found: Waiting, *, payload: bool) -> dict[str, Any]:
     """Everything known about one event."""
     stored = found.event
-    shown = event(found) | {
+    properties = event(found) | {
         "path": found.place,
-        "properties": stored.properties.as_dict(),
         "headers": dict(stored.headers),
     }
     if payload:
-        shown["payload"] = _payload(stored)
-    return shown
-
-
-def _payload(event: Event) -> Any:
-    """The payload; what is not JSON in base64."""
-    payload = event.payload
-    if not isinstance(payload, bytes):
-        return payload
-    return {"base64": base64.b64encode(payload).decode()}
+        properties["payload"] = stored.payload
+    return properties
 
 
 def drained(drained: Drained, left_alone: LeftAlone) -> dict[str, Any]:

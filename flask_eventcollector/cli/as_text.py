@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..events import Event
 from ..stores.filter import Filter
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
@@ -234,26 +233,14 @@ def show_details(found: Waiting, *, payload: bool) -> None:
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
         ("size", formatting.size(len(event.body))),
         *_about_place(found),
-        *[("property", f"{k}: {v}") for k, v in event.properties.as_dict().items()],
         *[("header", f"{key}: {value}") for key, value in event.headers.items()],
     ]
     for name, value in about:
         click.echo(formatting.printable(f"{name:10}{value}"))
     if payload:
+        text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
-        lines = _payload_as_text(event).splitlines()
-        _write_lines(formatting.printable(line) for line in lines)
-
-
-def _payload_as_text(event: Event) -> str:
-    """The payload as JSON; what is not JSON as text, or else in hexadecimal digits."""
-    payload = event.payload
-    if not isinstance(payload, bytes):
-        return json.dumps(payload, ensure_ascii=False, indent=2)
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        return payload.hex(" ")
+        _write_lines(formatting.printable(line) for line in text.splitlines())
 
 
 def _about_refusal(found: Waiting) -> list[tuple[str, str]]:
@@ -309,6 +296,7 @@ def preview(found: Sequence[Waiting]) -> None:
 def show_drained(drained: Drained) -> None:
     """What a flush delivered and what it left."""
     parts = [f"{formatting.events(drained.delivered)} delivered"]
+    parts += [f"{drained.unrouted} that no queue gets"] * bool(drained.unrouted)
     parts += [f"{drained.waiting} waiting"] * bool(drained.waiting)
     parts += [f"{drained.dead} dead"] * bool(drained.dead)
     click.echo(f"{', '.join(parts)}.")

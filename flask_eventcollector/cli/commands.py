@@ -32,6 +32,7 @@ from .quarantine import quarantine
 from .relay import relay
 from .seen import purge_seen
 from .selection import any_condition, select, select_files, with_ids
+from .topology import topology
 from .transfer import export_events, import_events
 from .values import queue_name
 
@@ -412,6 +413,7 @@ COMMANDS |= {
     "quarantine": quarantine,
     "outbox": outbox,
     "relay": relay,
+    "topology": topology,
     "purge-seen": purge_seen,
 }
 

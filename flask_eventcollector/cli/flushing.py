@@ -76,6 +76,7 @@ def _flush_rows(
     return replace(
         drained,
         delivered=drained.delivered + sent.delivered,
+        unrouted=drained.unrouted + sent.unrouted,
         waiting=drained.waiting + waiting,
         dead=drained.dead + counts.dead,
         held=counts.waiting - waiting,
@@ -87,9 +88,13 @@ def _flush_rows(
 def _drain_rows(relay: Delivery, deadline: float, on_progress: OnProgress) -> Drained:
     """Send rows, as many at a time as fit into memory."""
     ended, before = NOTHING, -1
-    while before < ended.delivered + ended.dead:
-        before = ended.delivered + ended.dead
+    while before < ended.delivered + ended.unrouted + ended.dead:
+        before = ended.delivered + ended.unrouted + ended.dead
         left = max(0.0, deadline - time.monotonic())
         now = drain(relay, None, left, on_progress)
-        ended = replace(now, delivered=ended.delivered + now.delivered)
+        ended = replace(
+            now,
+            delivered=ended.delivered + now.delivered,
+            unrouted=ended.unrouted + now.unrouted,
+        )
     return ended

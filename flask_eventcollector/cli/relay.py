@@ -145,7 +145,7 @@ class _Progress:
     def has_stopped(self, figures: Figures) -> bool:
         """Whether nothing has changed for too long."""
         waiting = figures.counts and figures.counts.waiting
-        now, state = time.monotonic(), (figures.stats.confirmed, waiting)
+        now, state = time.monotonic(), (figures.sent, waiting)
         if state != self._last:
             self._at, self._last = now, state
         return now - self._at >= self._patience

@@ -38,6 +38,11 @@ class Figures(NamedTuple):
     failure: Unreadable | None
 
     @property
+    def sent(self) -> int:
+        """How many events the broker has taken."""
+        return self.stats.confirmed + self.stats.unrouted
+
+    @property
     def problem(self) -> str:
         """Why events wait; ``""``: there is no problem."""
         if self.failure is not None:
@@ -122,11 +127,11 @@ class Terminal:
         click.echo(f"\r{self._line(figures)}\033[K", err=True)
 
     def _line(self, figures: Figures) -> str:
-        counts, stats = figures.counts, figures.stats
+        counts = figures.counts
         parts = [
             figures.role,
-            f"{self._rate.take(stats.confirmed):.0f}/s",
-            f"{stats.confirmed} sent",
+            f"{self._rate.take(figures.sent):.0f}/s",
+            f"{figures.sent} sent",
         ]
         if counts is not None:
             oldest = formatting.age(figures.oldest_age)
@@ -165,7 +170,8 @@ class Lines:
             "time": round(time.time(), 3),
             "role": figures.role,
             "confirmed": stats.confirmed,
-            "rate": round(self._rate.take(stats.confirmed), 1),
+            "unrouted": stats.unrouted,
+            "rate": round(self._rate.take(figures.sent), 1),
             "in_flight": stats.in_flight,
             "lost_leases": stats.lost_leases,
             "waiting": counts and counts.waiting,

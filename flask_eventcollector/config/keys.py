@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
-from ..messages.draft import BeforeEnqueue, Encoder
 from .credentials import CredentialsSource
 from .settings import PublishRule
 
@@ -33,7 +32,7 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_KEYFILE_PASSWORD: str | Callable[[], str] | None
     EVENTCOLLECTOR_EXCHANGE: str
     EVENTCOLLECTOR_QUEUES: Mapping[str, Mapping[str, Any] | None]
-    EVENTCOLLECTOR_EXCHANGES: Mapping[str, Mapping[str, str | bool]]
+    EVENTCOLLECTOR_EXCHANGES: Mapping[str, Mapping[str, Any]]
     EVENTCOLLECTOR_PUBLISH_ON: Literal["success", "always"] | PublishRule
     EVENTCOLLECTOR_CONFIRM_TIMEOUT: float
     EVENTCOLLECTOR_RECONNECT_TIMEOUT: float
@@ -53,8 +52,6 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_OUTBOX_LEASE: float
     EVENTCOLLECTOR_SHUTDOWN_TIMEOUT: float
     EVENTCOLLECTOR_MAX_EVENT_BYTES: int
-    EVENTCOLLECTOR_ENCODER: Encoder | str | None
-    EVENTCOLLECTOR_BEFORE_ENQUEUE: BeforeEnqueue | str | None
     EVENTCOLLECTOR_INVALID_TEXT: Literal["refuse", "replace"]
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool

@@ -7,7 +7,6 @@ import enum
 import importlib.util
 import math
 import os
-import pkgutil
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,8 +19,7 @@ from urllib.parse import quote
 
 from ..errors import ConfigurationError
 from ..events import Word
-from ..messages.amqp_fields import check_name, copy_table
-from ..messages.draft import BeforeEnqueue, Encoder
+from ..messages.amqp_fields import check_name
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
 from .credentials import (
@@ -31,8 +29,10 @@ from .credentials import (
     read_password_file,
 )
 from .exchanges import Exchanges, parse_exchanges
+from .queues import Queues, parse_queues
 from .spool_dir import OWN_NAME, check_spool_dir
 from .tls import Passphrase, check_tls_files, checked_passphrase
+from .topology import Topology, check_topology
 from .writing import how_to_write
 
 if TYPE_CHECKING:
@@ -152,13 +152,11 @@ class Config:
     keyfile_password: Passphrase | None = field(default=None, repr=False)
     #: The exchange to publish to; the target queue is the routing key.
     exchange: str = ""
-    #: The durable queues to declare on every connect: name → arguments.
-    queues: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-    #: Exchanges with special behaviour: name → ``{"mandatory": False}`` for one that
-    #: returns messages although it delivers them, and its ``"type"``. They are not
-    #: declared.
+    #: The queues to declare on every connect: name → options, such as
+    #: ``{"type": "quorum", "bind": ["shop:orders.#"]}``. They are durable.
+    queues: Queues = field(default_factory=lambda: MappingProxyType({}))
+    #: The exchanges to declare on every connect, and how to publish to them: name →
+    #: options, such as ``{"type": "topic"}``. One without a type is not declared.
     exchanges: Exchanges = field(default_factory=lambda: MappingProxyType({}))
     #: When a request's events are published. ``"success"``: no exception and a status
     #: below 400; ``"always"``; or a callable ``(status, exception) -> bool``.
@@ -214,14 +212,6 @@ class Config:
     shutdown_timeout: float = 2.0
     #: The most bytes of a payload; ``enqueue_event`` raises an error for a larger one.
     max_event_bytes: int = 1024 * 1024
-    #: Makes the body of each message, except of bytes with a ``content_type``: a
-    #: callable ``(payload, target_queue) -> (bytes, content_type)``, or its import
-    #: path, such as ``"shop.avro:encode"``. ``None``: the body is JSON.
-    encoder: Encoder | None = None
-    #: Called with an :class:`.EventDraft` in each ``enqueue_event``, to add to it or to
-    #: remove secrets: a callable, or its import path. What it raises, ``enqueue_event``
-    #: raises.
-    before_enqueue: BeforeEnqueue | None = None
     #: What happens to a lone surrogate in a payload or in headers, which UTF-8 can't
     #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD;
     #: use this for text from outside, such as a browser.
@@ -242,6 +232,11 @@ class Config:
     metrics: tuple[Metrics, ...] = ()
     #: Whether to use the broker's URL even if ``TESTING`` is set.
     testing_broker: bool = False
+
+    @property
+    def topology(self) -> Topology:
+        """Its exchanges and queues."""
+        return Topology(self.exchanges, self.queues)
 
     @classmethod
     def from_app(cls, app: Flask) -> Config:
@@ -343,6 +338,7 @@ def _check_together(config: Config) -> None:
             f" {PREFIX}MAX_BYTES ({config.max_bytes}), so such an event would never"
             " fit: lower the former or raise the latter"
         )
+    check_topology(config.topology, f"{PREFIX}EXCHANGES", f"{PREFIX}QUEUES")
 
 
 def _check_login(config: Config) -> None:
@@ -409,24 +405,8 @@ def _exchange(key: str, value: object) -> str:
         _invalid(key, value, str(error))
 
 
-def _queues(key: str, value: object) -> Mapping[str, Mapping[str, Any]]:
-    if not isinstance(value, Mapping):
-        _invalid(key, value, "it must be a dict of queue names and arguments")
-    try:
-        return MappingProxyType(
-            {
-                check_name(name, f"a queue of {key}"): _arguments(key, name, arguments)
-                for name, arguments in value.items()
-            }
-        )
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(str(error)) from None
-
-
-def _arguments(key: str, name: str, arguments: object) -> Mapping[str, Any]:
-    if arguments is None:
-        return MappingProxyType({})
-    return MappingProxyType(copy_table(arguments, f"{key}[{name!r}]")[0])
+def _queues(key: str, value: object) -> Queues:
+    return parse_queues(value, key)
 
 
 def _exchanges(key: str, value: object) -> Exchanges:
@@ -443,35 +423,6 @@ def _publish_on(key: str, value: object) -> PublishRule:
         value,
         "it must be 'success', 'always', or a callable (status, exception) -> bool",
     )
-
-
-def _function(form: str) -> Callable[[str, object], Callable[..., Any] | None]:
-    """Reads a callable, or its import path; *form* shows how it is called."""
-
-    def read(key: str, value: object) -> Callable[..., Any] | None:
-        found = _imported(key, value) if isinstance(value, str) else value
-        if found is None or callable(found):
-            return found
-        _invalid(
-            key,
-            value,
-            f"it must be a callable {form}, or its import path 'module:name'",
-        )
-
-    return read
-
-
-def _imported(key: str, path: str) -> object:
-    try:
-        return pkgutil.resolve_name(path)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        _invalid(
-            key,
-            path,
-            f"it can't be imported ({reason}): name a function as 'module:name', in a"
-            " module that does not import the app",
-        )
 
 
 def _backlog(key: str, value: object) -> str:
@@ -643,8 +594,6 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "outbox_lease": _delay,
         "shutdown_timeout": _seconds,
         "max_event_bytes": _count,
-        "encoder": _function("(payload, target_queue) -> (bytes, content_type)"),
-        "before_enqueue": _function("(draft) -> None"),
         "invalid_text": _one_of(InvalidText),
         "heartbeat": _heartbeat,
         "autoflush": _bool,

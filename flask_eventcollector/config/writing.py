@@ -17,7 +17,7 @@ _EXAMPLES: Mapping[str, Any] = {
     "EVENTCOLLECTOR_KEYFILE_PASSWORD": "1234",
     "EVENTCOLLECTOR_EXCHANGE": "shop",
     "EVENTCOLLECTOR_QUEUES": {"orders.created": {}},
-    "EVENTCOLLECTOR_EXCHANGES": {"shop": {"type": "topic", "mandatory": False}},
+    "EVENTCOLLECTOR_EXCHANGES": {"shop": {"type": "topic"}},
     "EVENTCOLLECTOR_PUBLISH_ON": "success",
     "EVENTCOLLECTOR_SPOOL_DIR": "/var/lib/shop/eventcollector-spool",
     "EVENTCOLLECTOR_SPOOL_NAME": "shop",

@@ -33,6 +33,8 @@ class State(enum.IntEnum):
     DROPPED = 6
     #: It is a row of the outbox now: whichever process holds the row sends it.
     OUTBOXED = 7
+    #: The broker has taken it, and no queue gets it, which the settings allow.
+    UNROUTED = 8
 
     @property
     def alive(self) -> bool:
@@ -181,6 +183,8 @@ class Settlement(NamedTuple):
     back_off: bool = False
     #: Whether the broker may deliver the event although it refused it.
     possibly_taken: bool = False
+    #: Whether the event was returned, and the settings say that nobody need get it.
+    is_discarded: bool = False
     #: Seconds until this event is retried, regardless of others for the target;
     #: ``None``: the backoff decides.
     retry_after: float | None = None
@@ -204,6 +208,7 @@ class NoticeKind(Word):
     DISCARDED = "events_discarded"
     DROPPED = "events_dropped"
     DEAD = "events_dead"
+    UNROUTED = "events_unrouted"
 
 
 #: Reasons for a discard that was not requested, which is therefore logged.
@@ -292,6 +297,7 @@ class Waiter:
             dead=states.count(State.DEAD),
             dropped=states.count(State.DROPPED),
             outboxed=self.outboxed,
+            unrouted=states.count(State.UNROUTED),
             problems=problems,
         )
 

@@ -1031,9 +1031,10 @@ class Ledger:
 
     def _settle(self, settlement: Settlement, now: float) -> None:
         entry = settlement.entry
-        if settlement.outcome is Outcome.CONFIRMED:
+        if settlement.outcome is Outcome.CONFIRMED or settlement.is_discarded:
             self._suspects.settled(entry)
-            self._confirm([entry], now)
+            entry.reason = settlement.reason
+            self._confirm([entry], now, unrouted=settlement.is_discarded)
             return
         lane = self._lane(entry.target)
         lane.landed(1, entry.event.size, now)
@@ -1071,34 +1072,43 @@ class Ledger:
         for entry in self._books.in_state(State.IN_FLIGHT):
             self._settle(Settlement(entry, Outcome.UNKNOWN, reason), now)
 
-    def _confirm(self, entries: Iterable[Entry], now: float) -> None:
-        """The broker has confirmed *entries*, regardless of earlier settlements."""
+    def _confirm(
+        self, entries: Iterable[Entry], now: float, *, unrouted: bool = False
+    ) -> None:
+        """The broker has confirmed *entries*, regardless of earlier settlements.
+
+        *unrouted*: no queue gets them, which the settings allow.
+        """
         is_heard = self._is_heard()
+        state = State.UNROUTED if unrouted else State.CONFIRMED
         for target, group in groupby(entries, _target_of):
             confirmed = []
             for entry in group:
                 if entry.state is not State.IN_FLIGHT:
                     continue
                 confirmed.append(entry)
-                if is_heard:
+                if unrouted:
+                    self._notice(entry, NoticeKind.UNROUTED)
+                elif is_heard:
                     entry.reason = ""
                     elapsed = now - entry.handed_over_at
                     self._notice(entry, NoticeKind.PUBLISHED, elapsed=elapsed)
                 if entry.row is not None:
                     self._disk_index.outdate(entry)
-                entry.state = State.CONFIRMED
+                entry.state = state
                 if entry.waiter is not None:
                     entry.waiter.resolve(entry)
             if confirmed:
-                size = self._books.moved(confirmed, State.IN_FLIGHT, State.CONFIRMED)
+                size = self._books.moved(confirmed, State.IN_FLIGHT, state)
                 self._disk_index.end(confirmed)
                 self._broker.confirmed(now, confirmed[-1].sent_at)
                 lane = self._lane(target)
                 lane.landed(len(confirmed), size, now)
                 lane.confirmed(len(confirmed), now)
                 if self._observations is not None:
+                    what = Happened.UNROUTED if unrouted else Happened.CONFIRMED
                     for _, together in groupby(confirmed, _handed_over_at):
-                        self._observe(Happened.CONFIRMED, [*together], now)
+                        self._observe(what, [*together], now)
                 self._forget_if_idle(target)
 
     def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:

@@ -112,4 +112,5 @@ _SIGNALS: Mapping[
     NoticeKind.DISCARDED: (signals.events_discarded, _ended),
     NoticeKind.DROPPED: (signals.events_dropped, _ended),
     NoticeKind.DEAD: (signals.events_dead, _ended),
+    NoticeKind.UNROUTED: (signals.events_unrouted, _ended),
 }

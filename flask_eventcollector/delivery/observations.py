@@ -27,6 +27,8 @@ class Happened(Word):
     ADOPTED = "adopted"
     SENT = "sent"
     CONFIRMED = "confirmed"
+    #: The broker confirmed them, and no queue gets them, which the settings allow.
+    UNROUTED = "unrouted"
     #: The broker refused them, or it is unknown whether it has them, or they could not
     #: be sent. They are retained, unless they are dead-lettered next.
     FAILED = "failed"

@@ -67,6 +67,11 @@ class Kind(enum.Enum):
         "Broker is memory://, so events stay in this process",
         ("broker",),
     )
+    BROKER_MAY_LOSE = (
+        _WARNING,
+        "Messages may be lost silently: %(reason)s",
+        ("reason",),
+    )
     BROKER_MISSING = (
         _ERROR,
         "No broker, so each event will fail: %(reason)s",

@@ -35,7 +35,7 @@ _BUCKETS = (
 class OpenTelemetryMetrics:
     """Reports attempts to whichever meter provider the application has set up."""
 
-    wants = frozenset({Happened.CONFIRMED, Happened.FAILED})
+    wants = frozenset({Happened.CONFIRMED, Happened.UNROUTED, Happened.FAILED})
 
     def __init__(self, queues: Container[str]) -> None:
         self._queues = queues

@@ -21,6 +21,7 @@ _OUTCOMES = (
     "enqueued",
     "adopted",
     "confirmed",
+    "unrouted",
     "discarded",
     "dropped",
     "outboxed",
@@ -67,7 +68,13 @@ class PrometheusMetrics:
     """
 
     wants = frozenset(
-        {Happened.CONFIRMED, Happened.FAILED, Happened.WAITED, Happened.CONNECTED}
+        {
+            Happened.CONFIRMED,
+            Happened.UNROUTED,
+            Happened.FAILED,
+            Happened.WAITED,
+            Happened.CONNECTED,
+        }
     )
 
     def __init__(self, app: str, queues: Container[str]) -> None:
@@ -98,7 +105,7 @@ class PrometheusMetrics:
             if self._was_connected:
                 metrics.reconnects.labels(app).inc()
             self._was_connected = True
-        elif observation.what is Happened.CONFIRMED:
+        elif observation.what in (Happened.CONFIRMED, Happened.UNROUTED):
             queue = self._queue(observation)
             metrics.publish_seconds.labels(app, queue).observe(observation.elapsed)
         elif observation.outcome is not None:

@@ -10,9 +10,9 @@ may block its thread, but delays no network or disk I/O. If a receiver raises, t
 exception is logged and the other receivers still run. Events that a receiver enqueues
 are handed over when it returns, without waiting for confirms.
 
-Each event gets exactly one of :data:`events_published`, :data:`events_discarded` and
-:data:`events_dropped` as its final signal. For an event that is left on disk when the
-process ends, that is sent by the process that adopts it.
+Each event gets exactly one of :data:`events_published`, :data:`events_unrouted`,
+:data:`events_discarded` and :data:`events_dropped` as its final signal. For an event
+that is left on disk when the process ends, that is sent by the process that adopts it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from .receivers import (
     EventsDiscardedReceiver,
     EventsDroppedReceiver,
     EventsPublishedReceiver,
+    EventsUnroutedReceiver,
     PublishFailedReceiver,
     SpoolFileQuarantinedReceiver,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "EventsDiscardedReceiver",
     "EventsDroppedReceiver",
     "EventsPublishedReceiver",
+    "EventsUnroutedReceiver",
     "PublishFailedReceiver",
     "SpoolFileQuarantinedReceiver",
     "broker_state_changed",
@@ -44,6 +46,7 @@ __all__ = [
     "events_discarded",
     "events_dropped",
     "events_published",
+    "events_unrouted",
     "publish_failed",
     "spool_file_quarantined",
 ]
@@ -56,6 +59,11 @@ event_enqueued: TypedSignal[EventEnqueuedReceiver] = TypedSignal("event-enqueued
 #: (float): the broker confirmed the events, *elapsed* seconds after the first one's
 #: hand-over.
 events_published: TypedSignal[EventsPublishedReceiver] = TypedSignal("events-published")
+
+#: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the broker took the events,
+#: but their exchange has put them into no queue. The settings allow that by
+#: ``"unrouted": "discard"``, so they are done with.
+events_unrouted: TypedSignal[EventsUnroutedReceiver] = TypedSignal("events-unrouted")
 
 #: ``events`` (tuple of :class:`.Event`), ``outcome`` (:class:`.Outcome` or ``None``),
 #: ``error`` (str), ``attempt`` (int), ``first`` (bool): the events are retained for

@@ -48,6 +48,26 @@ class EventsPublishedReceiver(Protocol):
         """
 
 
+class EventsUnroutedReceiver(Protocol):
+    """A receiver of :data:`~flask_eventcollector.signals.events_unrouted`."""
+
+    def __call__(
+        self,
+        sender: Any,
+        /,
+        *,
+        events: tuple[Event, ...],
+        reason: str,
+        _later: Any = ...,
+    ) -> object:
+        """React to a signal.
+
+        :param sender: the Flask app.
+        :param events: the events that no queue gets.
+        :param reason: the exchange and the routing key for which nothing is bound.
+        """
+
+
 class PublishFailedReceiver(Protocol):
     """A receiver of :data:`~flask_eventcollector.signals.publish_failed`."""
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 from unittest.mock import ANY
 
 from ..messages.wording import counted, type_name
 from .captured import CapturedEvent, CapturedEvents, Fate
-from .expected import ExpectedEvent, ExpectedProperties, Reason, Wanted, event
+from .expected import ExpectedEvent, Reason, Wanted, event
 from .explaining import (
     Explainer,
     Situation,
@@ -19,18 +19,15 @@ from .explaining import (
 from .recording import Record
 from .sequences import longest_run, longest_subsequence
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 
 class Assertions:
     """Assertions on what was captured so far. None of them blocks.
 
-    For *queue*, *payload*, *headers*, *exchange*, *reason*, *exact* and *properties*,
-    see :func:`~flask_eventcollector.testing.event`. *times* is the exact number of
-    matching events; ``None``: one or more. Events that an assertion matches count as
-    asserted on. Every assertion raises :exc:`AssertionError` if it fails, and
-    :exc:`TypeError` or :exc:`ValueError` if an argument is invalid.
+    For *queue*, *payload*, *headers*, *exchange*, *reason* and *exact*, see
+    :func:`~flask_eventcollector.testing.event`. *times* is the exact number of matching
+    events; ``None``: one or more. Events that an assertion matches count as asserted
+    on. Every assertion raises :exc:`AssertionError` if it fails, and :exc:`TypeError`
+    or :exc:`ValueError` if an argument is invalid.
     """
 
     # Provided by the capture.
@@ -45,56 +42,6 @@ class Assertions:
     # What must have happened.
 
     @overload
-    def assert_enqueued(
-        self,
-        queue: str,
-        payload: Any = ...,
-        *,
-        headers: Mapping[str, Any] | None = ...,
-        exchange: str | None = ...,
-        exact: bool = ...,
-        times: None = ...,
-        **properties: Unpack[ExpectedProperties],
-    ) -> CapturedEvent: ...
-    @overload
-    def assert_enqueued(
-        self,
-        queue: str,
-        payload: Any = ...,
-        *,
-        headers: Mapping[str, Any] | None = ...,
-        exchange: str | None = ...,
-        exact: bool = ...,
-        times: int,
-        **properties: Unpack[ExpectedProperties],
-    ) -> CapturedEvents: ...
-    def assert_enqueued(
-        self,
-        queue: str,
-        payload: Any = ANY,
-        *,
-        headers: Mapping[str, Any] | None = None,
-        exchange: str | None = None,
-        exact: bool = False,
-        times: int | None = None,
-        **properties: Unpack[ExpectedProperties],
-    ) -> CapturedEvent | CapturedEvents:
-        """Assert that such an event was enqueued, whatever has become of it.
-
-        :returns: the first match; with *times*, the list of all matches.
-        """
-        __tracebackhide__ = True
-        expected = event(
-            queue,
-            payload,
-            headers=headers,
-            exchange=exchange,
-            exact=exact,
-            **properties,
-        )
-        return self._assert_fate(Fate.ENQUEUED, expected, times)
-
-    @overload
     def assert_published(
         self,
         queue: str,
@@ -104,7 +51,6 @@ class Assertions:
         exchange: str | None = ...,
         exact: bool = ...,
         times: None = ...,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent: ...
     @overload
     def assert_published(
@@ -116,7 +62,6 @@ class Assertions:
         exchange: str | None = ...,
         exact: bool = ...,
         times: int,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvents: ...
     def assert_published(
         self,
@@ -127,7 +72,6 @@ class Assertions:
         exchange: str | None = None,
         exact: bool = False,
         times: int | None = None,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent | CapturedEvents:
         """Assert that the broker has confirmed such an event.
 
@@ -135,12 +79,7 @@ class Assertions:
         """
         __tracebackhide__ = True
         expected = event(
-            queue,
-            payload,
-            headers=headers,
-            exchange=exchange,
-            exact=exact,
-            **properties,
+            queue, payload, headers=headers, exchange=exchange, exact=exact
         )
         return self._assert_fate(Fate.PUBLISHED, expected, times)
 
@@ -155,7 +94,6 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: None = ...,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent: ...
     @overload
     def assert_discarded(
@@ -168,7 +106,6 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: int,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvents: ...
     def assert_discarded(
         self,
@@ -180,7 +117,6 @@ class Assertions:
         reason: Reason | None = None,
         exact: bool = False,
         times: int | None = None,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent | CapturedEvents:
         """Assert that such an event was discarded with its unit of work, or cleared.
 
@@ -194,7 +130,6 @@ class Assertions:
             exchange=exchange,
             reason=reason,
             exact=exact,
-            **properties,
         )
         return self._assert_fate(Fate.DISCARDED, expected, times)
 
@@ -209,7 +144,6 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: None = ...,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent: ...
     @overload
     def assert_retained(
@@ -222,7 +156,6 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: int,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvents: ...
     def assert_retained(
         self,
@@ -234,7 +167,6 @@ class Assertions:
         reason: Reason | None = None,
         exact: bool = False,
         times: int | None = None,
-        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent | CapturedEvents:
         """Assert that such an event is retained for retry.
 
@@ -248,7 +180,6 @@ class Assertions:
             exchange=exchange,
             reason=reason,
             exact=exact,
-            **properties,
         )
         return self._assert_fate(Fate.RETAINED, expected, times)
 
@@ -282,17 +213,11 @@ class Assertions:
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
         exact: bool = False,
-        **properties: Unpack[ExpectedProperties],
     ) -> None:
         """Assert that the broker has confirmed no such event."""
         __tracebackhide__ = True
         expected = event(
-            queue,
-            payload,
-            headers=headers,
-            exchange=exchange,
-            exact=exact,
-            **properties,
+            queue, payload, headers=headers, exchange=exchange, exact=exact
         )
         found = self._fitting(Fate.PUBLISHED, self._prepared(expected))
         if found:

@@ -88,6 +88,11 @@ class Captured(Assertions):
         return self._record.having(Fate.PUBLISHED)
 
     @property
+    def unrouted(self) -> CapturedEvents:
+        """The events that no queue gets, which ``"unrouted": "discard"`` allows."""
+        return self._record.having(Fate.UNROUTED)
+
+    @property
     def discarded(self) -> CapturedEvents:
         """The events that were discarded on purpose, each with its reason."""
         return self._record.having(Fate.DISCARDED)

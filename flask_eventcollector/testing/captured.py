@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..events import Event, Outcome, Properties, Word
+from ..events import Event, Outcome, Word
 from .matching import Medium, show
 from .origin import Origin
 
@@ -21,6 +21,8 @@ class Fate(Word):
     ENQUEUED = "enqueued"
     #: The broker has confirmed it.
     PUBLISHED = "published"
+    #: The broker has taken it, but no queue gets it, which the settings allow.
+    UNROUTED = "unrouted"
     #: It is retained for retry.
     RETAINED = "retained"
     #: It was discarded on purpose.
@@ -33,7 +35,7 @@ class Fate(Word):
     @property
     def final(self) -> bool:
         """Whether the event's fate can't change any more."""
-        return self in (Fate.PUBLISHED, Fate.DISCARDED, Fate.DROPPED)
+        return self not in (Fate.ENQUEUED, Fate.RETAINED, Fate.DEAD)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -60,10 +62,9 @@ class CapturedEvent:
     #: Its unit of work: ``"request"``, ``"block"`` or ``"thread"``; ``""``: it was
     #: enqueued before the capture started.
     unit: Unit = ""
-
-    def has(self, fate: Fate) -> bool:
-        """Whether *fate* is its fate; all events were enqueued."""
-        return self.fate is fate or fate is Fate.ENQUEUED
+    #: The queues of the settings into which its exchange puts it, in their order;
+    #: ``None``: no queue of the settings is bound to the exchange.
+    routed_to: tuple[str, ...] | None = None
 
     @property
     def id(self) -> str:
@@ -90,19 +91,12 @@ class CapturedEvent:
         """The caller's headers."""
         return self.event.headers
 
-    @property
-    def properties(self) -> Properties:
-        """Its other AMQP properties."""
-        return self.event.properties
-
     def __repr__(self) -> str:
         arguments = [repr(self.queue), show(self.payload)]
         if self.headers:
             arguments.append(f"headers={show(dict(self.headers))}")
         if self.exchange:
             arguments.append(f"exchange={self.exchange!r}")
-        for name, value in self.event.properties.as_dict().items():
-            arguments.append(f"{name}={show(value)}")
         return f"event({', '.join(arguments)})"
 
     def __eq__(self, other: object) -> bool:

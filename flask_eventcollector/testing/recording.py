@@ -16,6 +16,7 @@ from flask import Flask
 from .. import signals
 from ..app_state import AppState
 from ..collecting.requests import RequestScope
+from ..config.routing import Router
 from ..delivery.entries import Entry
 from ..events import BrokerState, Event, Outcome
 from ..messages.encoding import provider_default
@@ -32,6 +33,7 @@ class Record:
         self.app = app
         self.medium = json_medium(provider_default(app.json))
         self._state = state
+        self._router = Router(state.config.topology)
         self._faults: FaultInjector | None = None
         self._lock = threading.RLock()
         #: By id, in the order of their first signal.
@@ -108,6 +110,7 @@ class Record:
         receivers: dict[NamedSignal, Callable[..., None]] = {
             signals.event_enqueued: self._enqueued,
             signals.events_published: self._published,
+            signals.events_unrouted: self._unrouted,
             signals.publish_failed: self._failed,
             signals.events_discarded: self._discarded,
             signals.events_dropped: self._dropped,
@@ -124,9 +127,7 @@ class Record:
             yield
 
     def _enqueued(self, sender: Flask, event: Event, **extra: Any) -> None:
-        captured = CapturedEvent(
-            event, self.medium, origin=origin_of_call(), unit=self._unit()
-        )
+        captured = self._captured(event, origin=origin_of_call(), unit=self._unit())
         self._watch()
         with self._lock:
             self._events[event.id] = captured
@@ -137,6 +138,11 @@ class Record:
         self, sender: Flask, events: Iterable[Event], attempt: int, **extra: Any
     ) -> None:
         self._note(events, Fate.PUBLISHED, attempts=attempt)
+
+    def _unrouted(
+        self, sender: Flask, events: Iterable[Event], reason: str, **extra: Any
+    ) -> None:
+        self._note(events, Fate.UNROUTED, reason=reason)
 
     def _failed(
         self,
@@ -195,11 +201,15 @@ class Record:
             return "thread"
         return "request" if isinstance(scope, RequestScope) else "block"
 
+    def _captured(self, event: Event, **about: Any) -> CapturedEvent:
+        routed_to = self._router.queues(*event.target, event.headers)
+        return CapturedEvent(event, self.medium, routed_to=routed_to, **about)
+
     def _note(self, events: Iterable[Event], fate: Fate, **about: Any) -> None:
         with self._lock:
             for event in self._in_order(events):
                 known = self._events.get(event.id)
-                captured = known or CapturedEvent(event, self.medium)
+                captured = known or self._captured(event)
                 # Two threads may report one event; a final fate stays final.
                 if not captured.fate.final:
                     self._move(captured, fate, about)

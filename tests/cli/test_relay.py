@@ -88,6 +88,7 @@ def test_once_writes_figures_as_json(command: Command) -> None:
     assert last == {
         "role": "ended",
         "confirmed": 2,
+        "unrouted": 0,
         "in_flight": 0,
         "lost_leases": 0,
         "waiting": 0,

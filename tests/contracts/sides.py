@@ -244,7 +244,6 @@ class RabbitMQSide(Side):
             parse_broker_urls(
                 f"amqp://guest:guest@127.0.0.1:{self._proxy.port}/", "the test's URL"
             ),
-            queues={},
             heartbeat=15,
             # Without this, it would not reconnect in time.
             delay=lambda failures: 10 * DEADLINE,

@@ -21,7 +21,7 @@ ROWS = re.findall(
 
 
 def test_there_are_rows() -> None:
-    assert len(ROWS) == 7
+    assert len(ROWS) == 8
 
 
 @pytest.mark.parametrize(("python", "toml", "shell"), ROWS)

@@ -22,6 +22,14 @@ from tests.helpers import DEADLINE
 _PROPERTIES = {"capabilities": {"publisher_confirms": True, "basic.nack": True}}
 
 
+#: The answers to declarations and bindings.
+_DECLARES: dict[str, Callable[[Any], Any]] = {
+    "Exchange.Declare": lambda method: spec.Exchange.DeclareOk(),
+    "Queue.Declare": lambda method: spec.Queue.DeclareOk(method.queue, 0, 0),
+    "Queue.Bind": lambda method: spec.Queue.BindOk(),
+}
+
+
 class Message(NamedTuple):
     """A message that a client has published."""
 
@@ -94,6 +102,10 @@ class FakeBroker:
         self.channel_max = channel_max
         #: Names of methods that get no response, such as ``"Queue.Declare"``.
         self.unanswered: set[str] = set()
+        #: What closes the channel or the connection over a declaration or a binding.
+        self.on_declare: Callable[[Any], Any] = lambda method: None
+        #: The declarations and bindings that it has taken, in order.
+        self.declared: list[Any] = []
         self.messages: list[Message] = []
         self.connections = 0
         self._open: list[socket.socket] = []
@@ -214,10 +226,8 @@ class FakeBroker:
             connection.channels.pop(number, None)
         elif name == "Confirm.Select":
             connection.send(number, spec.Confirm.SelectOk())
-        elif name == "Exchange.Declare":
-            connection.send(number, spec.Exchange.DeclareOk())
-        elif name == "Queue.Declare":
-            connection.send(number, spec.Queue.DeclareOk(method.queue, 0, 0))
+        elif name in _DECLARES:
+            self._on_declare(connection, number, method)
         elif name == "Basic.Publish" and number in connection.channels:
             connection.channels[number].method = method
         return True
@@ -231,6 +241,18 @@ class FakeBroker:
             connection.send(0, close)
         else:
             connection.send(0, spec.Connection.UpdateSecretOk())
+
+    def _on_declare(self, connection: _Connection, number: int, method: Any) -> None:
+        close = self.on_declare(method)
+        if isinstance(close, spec.Connection.Close):
+            connection.send(0, close)
+        elif close is not None:
+            connection.channels.pop(number)
+            connection.send(number, close)
+        else:
+            if not getattr(method, "passive", False):
+                self.declared.append(method)
+            connection.send(number, _DECLARES[method.NAME](method))
 
     def _on_message(
         self, connection: _Connection, number: int, channel: _Channel

@@ -5,25 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 
 import pika
 
 from ...config.broker_url import BrokerURL
 from ...config.credentials import CredentialsSource
-from ...config.exchanges import Exchanges
 from ...config.tls import Passphrase
+from ...config.topology import Topology
 from ...delivery.broker import IN_USE, BrokerCallbacks, CallbackRelay
 from ...delivery.records import Kind, log_failure
 from ...delivery.threads import OwnThread
 from ...errors import ConfigurationError
 from ...events import BrokerState
+from .declarations import Declarations
 from .logins import Login, Logins
 from .pacing import Pacing
 from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
 from .reasons import explain
-from .session import Queues, Session
+from .session import Session
 from .waker import Waker
 
 #: Seconds on a node before it may be left for another, at first and at most.
@@ -45,21 +45,20 @@ class RabbitMQBroker:
         self,
         urls: Sequence[BrokerURL],
         *,
-        queues: Queues,
         heartbeat: float,
         delay: Callable[[int], float],
         name: str,
-        exchanges: Exchanges = MappingProxyType({}),
+        topology: Topology = Topology(),  # noqa: B008 (it can't be changed)
         credentials: CredentialsSource | None = None,
         keyfile_password: Passphrase | None = None,
     ) -> None:
         self._urls = list(urls)
-        self._queues = queues
         self._heartbeat = heartbeat
         self._delay = delay
         self._pacing = Pacing(delay)
         self._name = name
-        self._exchanges = exchanges
+        self._exchanges = topology.exchanges
+        self._declarations = Declarations(topology)
         self._logins = Logins(credentials, keyfile_password, name)
         self.relay = CallbackRelay()
         self._session: Session | None = None
@@ -203,7 +202,7 @@ class RabbitMQBroker:
         self._session = session = Session(
             parameters,
             self.relay,
-            queues=self._queues,
+            declarations=self._declarations,
             heartbeat=heartbeat,
             app_id=self._name,
             exchanges=self._exchanges,

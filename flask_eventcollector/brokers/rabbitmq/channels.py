@@ -17,9 +17,10 @@ from pika.exceptions import (
 )
 from pika.spec import FRAME_MAX_SIZE, Basic, BasicProperties
 
-from ...config.exchanges import ExchangeOptions, is_plain
+from ...config.exchanges import ExchangeOptions
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
+from .. import no_route
 from .connection import Connection
 from .frames import MessageFrames
 from .reasons import (
@@ -274,11 +275,7 @@ class ExchangeChannel:
     def _settlement(self, entry: Entry, nacked: bool) -> Settlement:
         returned = self._returned.pop(entry.event.id, None)
         if returned is not None:
-            reason = f"no queue for {entry.event.target_queue!r}: {returned}"
-            possibly_taken = not is_plain(self._exchange, self._options)
-            return Settlement(
-                entry, Outcome.RETURNED, reason, possibly_taken=possibly_taken
-            )
+            return no_route.returned(entry, self._options, returned)
         queue = entry.event.target_queue
         if nacked:
             self._nacked_since.setdefault(queue, self.last_confirm_at)

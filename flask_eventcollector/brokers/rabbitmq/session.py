@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop
-from pika.channel import Channel
-from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
+from pika.exceptions import AMQPConnectionError
 
 from ...config.exchanges import Exchanges
 from ...delivery.broker import BrokerCallbacks
@@ -19,9 +18,11 @@ from ...events import BrokerState
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
 from .connection import Connection, IOServices
+from .declarations import Declarations
+from .declarer import Declarer
 from .logins import Login, Logins
 from .probe import Probe
-from .reasons import accuses_an_event, broker_text, explain, is_unexpected
+from .reasons import accuses_an_event, explain, is_unexpected
 from .renewal import Renewal
 from .waker import Waker
 
@@ -32,10 +33,6 @@ _TICK = 0.5
 
 #: Seconds that outstanding confirms may take before the node is left for another.
 _LEAVE_TIMEOUT = 2.0
-#: How many queues are declared at the same time; each takes a channel.
-_MOST_DECLARES = 2
-
-Queues = Mapping[str, Mapping[str, Any]]
 
 
 class Session:
@@ -50,7 +47,7 @@ class Session:
         parameters: pika.ConnectionParameters,
         callbacks: BrokerCallbacks,
         *,
-        queues: Queues,
+        declarations: Declarations,
         heartbeat: float,
         app_id: str,
         exchanges: Exchanges,
@@ -64,11 +61,9 @@ class Session:
         self._callbacks = callbacks
         self._on_ready = on_ready
         self._patience = 2 * heartbeat
-        #: Current problems other than the connection's, by queue or exchange.
+        #: Current problems other than the connection's, by queue, exchange or binding.
         self._problems: dict[str, str] = {}
-        #: Queues to be declared, and those whose declares got no response yet.
-        self._undeclared = list(queues.items())
-        self._declaring: set[str] = set()
+        self._declarations = declarations
         #: When to stop waiting for the declares.
         self._begin_at = float("inf")
         #: When timeouts were last handled.
@@ -91,6 +86,9 @@ class Session:
         self._waker = waker
         self._ioloop = IOLoop()
         self._connection = self._connect(parameters)
+        self._declarer = Declarer(
+            self._connection, declarations, self._report_problem, self._declared
+        )
         self._channels = ChannelPool(
             self._connection,
             self._settle,
@@ -179,42 +177,14 @@ class Session:
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._ticked_at = time.monotonic()
         self._begin_at = self._ticked_at + STEP_TIMEOUT
-        self._declare_next()
+        for name, problem in self._declarations.left_out().items():
+            self._report_problem(name, problem)
+        self._declarer.go_on()
         self._tick()
 
-    def _declare_next(self) -> None:
-        """Declare the queues, a few at a time, then start to publish."""
-        while self._undeclared and len(self._declaring) < _MOST_DECLARES:
-            self._declare(*self._undeclared.pop(0))
-        if not (self._ready or self._undeclared or self._declaring):
+    def _declared(self) -> None:
+        if not self._ready:
             self._begin()
-
-    def _declare(self, queue: str, arguments: Mapping[str, Any]) -> None:
-        """Declare *queue* on its own channel.
-
-        If the queue exists with other arguments, the broker closes the channel; if
-        there is no response, the channel stays in use.
-        """
-        self._declaring.add(queue)
-
-        def declared(_: object) -> None:
-            self._report_problem(f"queue {queue}", "")
-            channel.close()
-
-        def closed(_: Channel, error: BaseException) -> None:
-            if isinstance(error, ChannelClosedByBroker):
-                self._report_problem(f"queue {queue}", broker_text(error))
-            self._declaring.discard(queue)
-            if self._connection.is_open:
-                self._declare_next()
-
-        def opened(channel: Channel) -> None:
-            channel.add_on_close_callback(closed)
-            channel.queue_declare(
-                queue, durable=True, arguments=dict(arguments), callback=declared
-            )
-
-        channel = self._connection.channel(on_open_callback=opened)
 
     def _begin(self) -> None:
         self._ready = self.was_ready = True
@@ -226,9 +196,9 @@ class Session:
         """Stop waiting for declares without a response, and report them."""
         if self._ready or time.monotonic() < self._begin_at:
             return
-        for queue in self._declaring:
-            self._problems[f"queue {queue}"] = (
-                f"no response to queue.declare for {queue!r} within"
+        for step in self._declarer.unanswered:
+            self._problems[str(step)] = (
+                f"no response to {step.method} for {step.name!r} within"
                 f" {STEP_TIMEOUT:.0f} s"
             )
         self._begin()
@@ -267,11 +237,15 @@ class Session:
         self._connection.end(AMQPConnectionError(reason))
 
     def _ended(self, _: object, error: BaseException) -> None:
-        self._ready = False
+        was_publishing, self._ready = self._ready, False
         error = self._connection.failure or error
         if is_unexpected(error) and not (self._unwanted or self._error):
             log_failure(Kind.BROKER_FAILED, error)
         self._error = self.leaves_because or explain(error)
+        if accuses_an_event(error):
+            self._declarations.blame(
+                self._declarer.unanswered, self._error, is_sure=not was_publishing
+            )
         self._channels.lose(self._error, suspect=accuses_an_event(error))
         self._ioloop.stop()
 

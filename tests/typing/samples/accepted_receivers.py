@@ -18,6 +18,7 @@ from flask_eventcollector import (
     events_discarded,
     events_dropped,
     events_published,
+    events_unrouted,
     publish_failed,
     spool_file_quarantined,
 )
@@ -40,6 +41,12 @@ def published(
     attempt: int,
     elapsed: float,
     **extra: Any,
+) -> None: ...
+
+
+@events_unrouted.connect
+def unrouted(
+    sender: Flask, events: tuple[Event, ...], reason: str, **extra: Any
 ) -> None: ...
 
 

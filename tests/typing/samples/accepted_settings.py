@@ -19,6 +19,7 @@ production: Settings = {
     "EVENTCOLLECTOR_KEYFILE_PASSWORD": "made up",
     "EVENTCOLLECTOR_EXCHANGE": "shop",
     "EVENTCOLLECTOR_QUEUES": {"orders": {"x-queue-type": "quorum"}, "mail": None},
+    "EVENTCOLLECTOR_EXCHANGES": {"shop": {"type": "topic", "durable": True}},
     "EVENTCOLLECTOR_PUBLISH_ON": never,
     "EVENTCOLLECTOR_CONFIRM_TIMEOUT": 0.5,
     "EVENTCOLLECTOR_BACKLOG": "spool",

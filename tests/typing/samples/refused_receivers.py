@@ -17,6 +17,7 @@ from flask_eventcollector import (
     events_discarded,
     events_dropped,
     events_published,
+    events_unrouted,
     publish_failed,
     spool_file_quarantined,
 )
@@ -38,6 +39,10 @@ def published(sender: Flask, event: Event, **extra: Any) -> None: ...
 
 @publish_failed.connect  # refused
 def failed(sender: Flask, reason: str, **extra: Any) -> None: ...
+
+
+@events_unrouted.connect  # refused
+def unrouted(sender: Flask, error: str, **extra: Any) -> None: ...
 
 
 @events_discarded.connect  # refused
@@ -124,6 +129,10 @@ def failed_only(
     attempt: int,
     first: bool,
 ) -> None: ...
+
+
+@events_unrouted.connect  # refused
+def unrouted_only(sender: Flask, events: tuple[Event, ...], reason: str) -> None: ...
 
 
 @events_discarded.connect  # refused

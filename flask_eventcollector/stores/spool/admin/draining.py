@@ -31,6 +31,8 @@ class Drained:
     """The result of a flush."""
 
     delivered: int
+    #: Events that no queue gets, which the settings allow.
+    unrouted: int
     #: Events that still wait: those of dead processes and of unresponsive ones.
     waiting: int
     #: Dead events of dead processes.
@@ -53,7 +55,7 @@ class Drained:
 
 
 #: Of a flush with nothing to do.
-NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
+NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
 
 
 def drain(
@@ -88,8 +90,10 @@ def _flush(delivery: Delivery, timeout: float) -> None:
 
 
 def _ended(before: Stats, now: Stats) -> int:
-    ended = (now.confirmed, now.dead, now.dropped)
-    return sum(ended) - before.confirmed - before.dead - before.dropped
+    return sum(
+        getattr(now, count) - getattr(before, count)
+        for count in ("confirmed", "unrouted", "dead", "dropped")
+    )
 
 
 def _result(before: Stats, now: Stats, folder: Folder | None) -> Drained:
@@ -102,6 +106,7 @@ def _result(before: Stats, now: Stats, folder: Folder | None) -> Drained:
     here = now.retained + now.in_flight + now.unadopted + sum(f.waiting for f in alone)
     return Drained(
         delivered=now.confirmed - before.confirmed,
+        unrouted=now.unrouted - before.unrouted,
         waiting=here + sum(map(_events, stuck)),
         dead=now.dead + sum(f.dead for f in alone),
         quarantined=now.quarantined - before.quarantined,

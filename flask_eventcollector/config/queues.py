@@ -1,0 +1,208 @@
+"""The settings of queues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from ..errors import ConfigurationError
+from ..messages.amqp_fields import check_name
+from ..messages.wording import type_name
+from .exchanges import NO_ARGUMENTS, RESERVED
+from .options import (
+    Reader,
+    read_arguments,
+    read_bool,
+    read_key,
+    read_name,
+    read_options,
+)
+
+#: The argument of ``queue.declare`` behind the option ``"type"``.
+QUEUE_TYPE = "x-queue-type"
+_TYPES = ("classic", "quorum", "stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an exchange puts into a queue."""
+
+    exchange: str
+    #: A routing key, or a pattern of them; headers and fanout exchanges ignore it.
+    key: str = ""
+    #: What a headers exchange compares, and what plugins need.
+    arguments: Mapping[str, Any] = field(
+        default_factory=lambda: NO_ARGUMENTS, hash=False
+    )
+
+    def __str__(self) -> str:
+        shown = f"{self.exchange}:{self.key}"
+        return f"{shown} {dict(self.arguments)}" if self.arguments else shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueOptions:
+    """How to declare one queue, and what it is bound to."""
+
+    #: Whether it outlives a restart of the broker.
+    durable: bool = True
+    #: Whether the broker deletes it after its last consumer has gone.
+    auto_delete: bool = False
+    #: The arguments of its declaration.
+    arguments: Mapping[str, Any] = field(
+        default_factory=lambda: NO_ARGUMENTS, hash=False
+    )
+    bind: tuple[Binding, ...] = ()
+
+    @property
+    def type(self) -> str:
+        """Its type; ``""``: the virtual host's default, as a rule ``classic``."""
+        return str(self.arguments.get(QUEUE_TYPE, ""))
+
+
+#: By name.
+Queues = Mapping[str, QueueOptions]
+
+
+def parse_queues(value: object, key: str) -> Queues:
+    """Read a dict of names and options.
+
+    :param key: the setting's name in errors.
+    :raises ConfigurationError: a name or an option is invalid.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{key} is of type {type_name(value)}: it must be a dict of queue names and"
+            " options"
+        )
+    return MappingProxyType(
+        {
+            _name(name, key): _options(options, f"{key}[{name!r}]")
+            for name, options in value.items()
+        }
+    )
+
+
+def _name(value: object, key: str) -> str:
+    try:
+        name = check_name(value, f"a queue of {key}")
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(str(error)) from None
+    if name.startswith(RESERVED):
+        raise ConfigurationError(
+            f"{key} has the queue {name!r}, but the broker reserves names that begin"
+            f" with {RESERVED!r}: choose another name"
+        )
+    return name
+
+
+def _options(value: object, key: str) -> QueueOptions:
+    if value is None:
+        return QueueOptions()
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{key} is of type {type_name(value)}: pass a dict")
+    named = {name: v for name, v in value.items() if not _is_argument(name)}
+    options = read_options(named, key, _READERS)
+    # Arguments may stand among the options: all of AMQP's begin with "x-".
+    direct = {name: v for name, v in value.items() if _is_argument(name)}
+    arguments = [read_arguments(direct, key), options.pop("arguments", {})]
+    if type := options.pop("type", ""):
+        arguments.append({QUEUE_TYPE: type})
+    options["arguments"] = _merged(arguments, key)
+    return _checked(QueueOptions(**options), key)
+
+
+def _is_argument(name: object) -> bool:
+    return isinstance(name, str) and name.startswith("x-")
+
+
+def _merged(tables: list[Mapping[str, Any]], key: str) -> Mapping[str, Any]:
+    merged: dict[str, Any] = {}
+    for table in tables:
+        for name, value in table.items():
+            if name in merged:
+                raise ConfigurationError(f"{key} has {name!r} twice: write it once")
+            merged[name] = value
+    return MappingProxyType(merged)
+
+
+def _checked(options: QueueOptions, key: str) -> QueueOptions:
+    if options.type in ("quorum", "stream") and not options.durable:
+        raise ConfigurationError(
+            f"{key} is a {options.type} queue, which is always durable: leave out"
+            " 'durable'"
+        )
+    return options
+
+
+def _type(value: object, what: str) -> str:
+    if isinstance(value, str) and value in _TYPES:
+        return value
+    known = ", ".join(map(repr, _TYPES))
+    found = repr(value) if isinstance(value, str) else type_name(value)
+    raise ConfigurationError(
+        f"{what} is {found}: it must be one of {known}; write another one as the"
+        f" argument {QUEUE_TYPE!r}"
+    )
+
+
+def _bindings(value: object, what: str) -> tuple[Binding, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigurationError(
+            f"{what} is of type {type_name(value)}: it must be a list of bindings, such"
+            " as ['shop:orders.#']"
+        )
+    bindings = tuple(
+        _binding(item, f"{what}[{number}]") for number, item in enumerate(value)
+    )
+    for number, binding in enumerate(bindings):
+        if binding in bindings[:number]:
+            raise ConfigurationError(
+                f"{what} has {str(binding)!r} twice: write it once"
+            )
+    return bindings
+
+
+def _binding(value: object, what: str) -> Binding:
+    if isinstance(value, Mapping):
+        options = read_options(value, what, _BINDING)
+        if "exchange" not in options:
+            _no_exchange(what)
+        return Binding(**options)
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{what} is of type {type_name(value)}: write 'exchange:routing.key', or a"
+            " dict with 'exchange', 'key' and 'arguments'"
+        )
+    exchange, _, key = value.partition(":")
+    if not exchange:
+        _no_exchange(what)
+    return Binding(read_name(exchange, what), read_key(key, what))
+
+
+def _no_exchange(what: str) -> NoReturn:
+    raise ConfigurationError(
+        f"{what} names no exchange, and nothing can be bound to the default exchange,"
+        " where each queue gets what has its name as routing key: write"
+        " 'exchange:routing.key'"
+    )
+
+
+def _exchange(value: object, what: str) -> str:
+    return _no_exchange(what) if value == "" else read_name(value, what)
+
+
+_BINDING: Mapping[str, Reader] = {
+    "exchange": _exchange,
+    "key": read_key,
+    "arguments": read_arguments,
+}
+_READERS: Mapping[str, Reader] = {
+    "type": _type,
+    "durable": read_bool,
+    "auto_delete": read_bool,
+    "bind": _bindings,
+    "arguments": read_arguments,
+}

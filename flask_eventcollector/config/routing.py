@@ -1,0 +1,100 @@
+"""Routes messages as RabbitMQ does, by the bindings of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .exchanges import type_of
+from .queues import Binding
+from .topology import Topology
+
+
+class Router:
+    """Tells which queues of the settings get a message."""
+
+    def __init__(self, topology: Topology) -> None:
+        self._topology = topology
+        self._bindings: dict[str, list[tuple[str, Binding]]] = {}
+        for queue, binding in topology.bindings:
+            self._bindings.setdefault(binding.exchange, []).append((queue, binding))
+
+    def queues(
+        self, exchange: str, key: str, headers: Mapping[str, Any]
+    ) -> tuple[str, ...] | None:
+        """The queues that get a message, in the order of the settings.
+
+        ``None``: the settings don't say, since no queue of theirs is bound to the
+        exchange, or its type is unknown.
+        """
+        return self._through(exchange, key, headers, seen=())
+
+    def _through(
+        self, name: str, key: str, headers: Mapping[str, Any], seen: tuple[str, ...]
+    ) -> tuple[str, ...] | None:
+        if not name:
+            return (key,) if key in self._topology.queues else None
+        bindings = self._bindings.get(name)
+        matches = _MATCHES.get(type_of(name, self._topology.exchanges) or "")
+        if bindings is None or matches is None:
+            return None
+        found = [q for q, binding in bindings if matches(binding, key, headers)]
+        options = self._topology.exchanges.get(name)
+        alternate = "" if options is None else options.alternate
+        if found or not alternate or alternate in seen:
+            return tuple(dict.fromkeys(found))
+        return self._through(alternate, key, headers, (*seen, name))
+
+
+def _direct(binding: Binding, key: str, _: Mapping[str, Any]) -> bool:
+    return binding.key == key
+
+
+def _fanout(*_: object) -> bool:
+    return True
+
+
+def _topic(binding: Binding, key: str, _: Mapping[str, Any]) -> bool:
+    return _fits(_words(binding.key), _words(key))
+
+
+def _words(key: str) -> list[str]:
+    return key.split(".") if key else []
+
+
+def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether *pattern* matches: ``*`` is one word, ``#`` any number of them."""
+    if not pattern:
+        return not words
+    first, rest = pattern[0], pattern[1:]
+    if first == "#":
+        return _fits(rest, words) or (bool(words) and _fits(pattern, words[1:]))
+    return bool(words) and first in ("*", words[0]) and _fits(rest, words[1:])
+
+
+def _headers(binding: Binding, _: str, headers: Mapping[str, Any]) -> bool:
+    """https://www.rabbitmq.com/docs/exchanges#headers"""
+    mode = str(binding.arguments.get("x-match", "all"))
+    wanted = {
+        name: value
+        for name, value in binding.arguments.items()
+        if name != "x-match" and (mode.endswith("-with-x") or name[:2] != "x-")
+    }
+    found = (_has(headers, name, value) for name, value in wanted.items())
+    return any(found) if mode.startswith("any") else all(found)
+
+
+def _has(headers: Mapping[str, Any], name: str, value: Any) -> bool:
+    """Whether a header has *value*; ``None`` stands for any."""
+    if name not in headers:
+        return False
+    found = headers[name]
+    return value is None or (type(found) is type(value) and found == value)
+
+
+_MATCHES: Mapping[str, Callable[[Binding, str, Mapping[str, Any]], bool]] = {
+    "direct": _direct,
+    "fanout": _fanout,
+    "headers": _headers,
+    "topic": _topic,
+}
