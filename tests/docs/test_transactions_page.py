@@ -41,9 +41,17 @@ SHOP, PAYMENT, IMPORTING, FORGOTTEN, RECEIPT, EARLY, BELOW, PLAIN, LITE, ASYNC, 
     )
 )
 
-OUTBOX, SAVEPOINTS, ELSEWHERE = (
+OUTBOX, SAVEPOINTS, ELSEWHERE, CORE, AT_ONCE, JOINED, RECEIVING = (
     find_one(page=PAGE, file=name)
-    for name in ("outbox.py", "savepoints.py", "elsewhere.py")
+    for name in (
+        "outbox.py",
+        "savepoints.py",
+        "elsewhere.py",
+        "core.py",
+        "at_once.py",
+        "joined.py",
+        "receiving.py",
+    )
 )
 
 BIND = find_one(page="flask_eventcollector/extension.py", heading="bind_session")
@@ -164,6 +172,36 @@ def test_a_savepoint_of_the_connection_is_not_seen() -> None:
 
         assert fates(captured) == [("orders.created", "published")]
         assert orders(shop) == []
+
+
+@runs(CORE, JOINED)
+@pytest.mark.parametrize("example", [CORE, JOINED], ids=["core", "joined"])
+def test_what_the_session_does_not_roll_back_is_not_seen(example: Example) -> None:
+    # For "joined", SQLite has to obey savepoints.
+    with shop_with(SAVEPOINTS, example) as (shop, captured):
+        path = f"/{str(example.file).removesuffix('.py')}/A1"
+        assert shop.app.test_client().post(path).status_code == 200
+
+        assert fates(captured) == [("orders.created", "published")]
+        assert orders(shop) == []
+
+
+@runs(AT_ONCE)
+def test_without_a_transaction_a_rollback_takes_nothing_back() -> None:
+    with shop_with(AT_ONCE) as (shop, captured):
+        assert shop.app.test_client().post("/at-once/A1").status_code == 200
+
+        assert fates(captured) == [("orders.created", "published")]
+        assert orders(shop) == ["A1"]
+
+
+@runs(RECEIVING)
+def test_a_receiver_has_a_session_of_its_own() -> None:
+    with shop_with(PAYMENT, RECEIVING) as (shop, captured):
+        assert shop.app.test_client().post("/payments/gold").status_code == 200
+
+        assert fates(captured)[0] == ("orders.created", ROLLED_BACK)
+        assert orders(shop) == ["not gold"]
 
 
 @runs(PLAIN)

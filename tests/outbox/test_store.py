@@ -734,3 +734,31 @@ def test_in_tests_a_rolled_back_fixture_hides_nothing() -> None:
             session.commit()
         captured.assert_published("q", payload="a")
         outer.rollback()
+
+
+@pytest.mark.parametrize("has_outbox", [False, True])
+def test_in_tests_a_rollback_is_asserted_inside_of_a_rolled_back_fixture(
+    has_outbox: bool,
+) -> None:
+    shop, engine = Shop(EventCollector()), new_engine("sqlite://")
+    table = make_outbox_table(MetaData()) if has_outbox else None
+    with shop.events.capture() as captured, engine.connect() as connection:
+        outer = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            shop.events.bind_session(session, outbox=table)
+            for sku in "ab":
+                session.add(Order(sku=sku))
+                session.flush()
+                shop.enqueue(sku)
+                session.rollback() if sku == "a" else session.commit()
+            shop.events.publish()
+        outer.rollback()
+
+    reason = "the transaction was rolled back"
+    captured.assert_discarded("q", "a", reason=reason)
+    captured.assert_not_published("q", "a")
+    captured.assert_published("q", "b", times=1)
+    with pytest.raises(AssertionError):
+        captured.assert_discarded("q", "b", reason=reason)
+    shop.events.close(0)
+    engine.dispose()

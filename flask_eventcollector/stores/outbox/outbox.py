@@ -190,6 +190,7 @@ class Outbox:
             again = update(self._table).where(among(chunk), ours)
             with self._database.changing() as connection:
                 revived += connection.execute(again.values(**free, **fresh)).rowcount
+        self._claims.look_again()
         return revived
 
     def still_dead(self, seqs: Iterable[int]) -> set[int]:
