@@ -24,11 +24,14 @@ if TYPE_CHECKING:
         DeadEvent,
         Event,
         Outcome,
+        Properties,
         PublishResult,
         Stats,
         TargetProblem,
     )
     from .extension import EventCollector
+    from .messages.draft import EventDraft
+    from .messages.options import EventOptions
     from .monitoring.health import Health, HealthStatus
     from .signals import (
         broker_state_changed,
@@ -55,6 +58,8 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "received",
     # Types to annotate with.
     "CollectorLike",
+    "EventDraft",
+    "EventOptions",
     "Settings",
     # Plain values.
     "BrokerState",
@@ -65,6 +70,7 @@ __all__ = [  # noqa: RUF022 - grouped, not sorted
     "Health",
     "HealthStatus",
     "Outcome",
+    "Properties",
     "PublishResult",
     "Received",
     "Stats",
@@ -99,6 +105,8 @@ _MODULES = (
     "collecting.blocks",
     "consuming.received",
     "consuming.table",
+    "messages.draft",
+    "messages.options",
     "monitoring.health",
     "extension",
     "transactions.outbox_table",

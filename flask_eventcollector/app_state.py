@@ -104,6 +104,8 @@ class AppState:
             max_event_bytes=config.max_event_bytes,
             default=self._json_default,
             replace_invalid_text=config.invalid_text is InvalidText.REPLACE,
+            encoder=config.encoder,
+            before_enqueue=config.before_enqueue,
         )
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's

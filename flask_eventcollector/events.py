@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -23,6 +23,38 @@ class Target(NamedTuple):
         return f"{self.exchange}/{self.queue}" if self.exchange else self.queue
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Properties:
+    """What an event says about itself besides its headers; ``None``: nothing.
+
+    See https://www.rabbitmq.com/docs/publishers#message-properties.
+    """
+
+    #: The media type of the body; ``None``: JSON, ``application/json``.
+    content_type: str | None = None
+    #: How the body is compressed, or the character set of its text.
+    content_encoding: str | None = None
+    #: The kind of event, for consumers.
+    type: str | None = None
+    #: What the event belongs to, for consumers: a request, or a question.
+    correlation_id: str | None = None
+    #: The queue for an answer.
+    reply_to: str | None = None
+    #: From 0 to 255, the highest first, in a queue that has priorities.
+    priority: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Those that are present, by name."""
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in values if value is not None}
+
+
+NO_PROPERTIES: Final = Properties()
+
+#: What the library itself encodes.
+JSON_TYPE: Final = "application/json"
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Event:
     """One payload for one target queue, encoded when it was enqueued.
@@ -33,11 +65,14 @@ class Event:
 
     # A process may hold very many, so each takes little memory.
 
+    #: Whether it has no properties. Those that have are of a subclass, since few do.
+    is_plain: ClassVar[bool] = True
+
     #: The id. A UUID is kept as a number, which takes half the memory of its text.
-    key: Final[int | str]
+    raw_id: Final[int | str]
     #: The exchange with the target queue.
     target: Final[Target]
-    #: The body of the AMQP message: the payload as JSON in UTF-8.
+    #: The body of the AMQP message: as a rule, the payload as JSON in UTF-8.
     body: Final[bytes]
     #: The caller's headers.
     headers: Final[Mapping[str, Any]]
@@ -57,15 +92,17 @@ class Event:
         headers: Mapping[str, Any],
         enqueued_at: datetime,
         size: int,
+        properties: Properties = NO_PROPERTIES,
     ) -> Event:
         """An event with these attributes; *enqueued_at* is aware of its time zone."""
-        return cls(
+        return make_event(
             id_from_text(id),
             Target(exchange, target_queue),
             body,
             headers,
             (enqueued_at - _EPOCH) // _MICROSECOND,
             size,
+            properties,
         )
 
     def __repr__(self) -> str:
@@ -76,7 +113,7 @@ class Event:
     @property
     def id(self) -> str:
         """The AMQP ``message_id`` (a UUID), the same for every attempt."""
-        return id_as_text(self.key)
+        return id_as_text(self.raw_id)
 
     @property
     def target_queue(self) -> str:
@@ -94,13 +131,72 @@ class Event:
         return _EPOCH + self.microseconds * _MICROSECOND
 
     @property
+    def properties(self) -> Properties:
+        """Its other AMQP properties."""
+        return NO_PROPERTIES
+
+    @property
+    def content_type(self) -> str:
+        """The media type of :attr:`body`."""
+        return self.properties.content_type or JSON_TYPE
+
+    @property
     def payload(self) -> Any:
-        """The payload as a consumer sees it, decoded from :attr:`body`."""
-        return json.loads(self.body)
+        """The payload as a consumer sees it, decoded from :attr:`body`.
+
+        Only JSON is decoded. Any other body is returned as it is, as bytes.
+        """
+        if not _is_json(self):
+            return self.body
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            # It was enqueued as bytes.
+            return self.body
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class _DescribedEvent(Event):
+    """An event with properties."""
+
+    is_plain: ClassVar[bool] = False
+
+    own_properties: Final[Properties]
+
+    @property
+    def properties(self) -> Properties:
+        return self.own_properties
+
+
+def make_event(
+    raw_id: int | str,
+    target: Target,
+    body: bytes,
+    headers: Mapping[str, Any],
+    microseconds: int,
+    size: int,
+    properties: Properties,
+) -> Event:
+    """An event, which takes more memory only if it has *properties*."""
+    values = (raw_id, target, body, headers, microseconds, size)
+    if properties == NO_PROPERTIES:
+        return Event(*values)
+    return _DescribedEvent(*values, properties)
+
+
+def is_json(content_type: str) -> bool:
+    """Whether *content_type* names JSON, as ``application/vnd.shop+json`` does."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == JSON_TYPE or media_type.endswith("+json")
+
+
+def _is_json(event: Event) -> bool:
+    encoding = (event.properties.content_encoding or "utf-8").lower()
+    return is_json(event.content_type) and encoding in ("utf-8", "identity")
 
 
 def id_as_text(id: int | str) -> str:
-    """The id of :attr:`Event.key`, as a consumer sees it."""
+    """The id of :attr:`Event.raw_id`, as a consumer sees it."""
     if isinstance(id, str):
         return id
     digits = id.to_bytes(16, "big").hex()

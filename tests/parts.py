@@ -31,7 +31,13 @@ from flask_eventcollector.delivery.limits import Limits
 from flask_eventcollector.delivery.log import ThrottledLog
 from flask_eventcollector.delivery.notifier import Notifier
 from flask_eventcollector.delivery.store import Store
-from flask_eventcollector.events import BrokerState, Event, Outcome
+from flask_eventcollector.events import (
+    NO_PROPERTIES,
+    BrokerState,
+    Event,
+    Outcome,
+    Properties,
+)
 from flask_eventcollector.stores.memory import MemoryStore
 from tests.helpers import DEADLINE
 
@@ -60,6 +66,7 @@ def make_event(
     headers: Mapping[str, Any] | None = None,
     size: int | None = None,
     id: str | None = None,
+    properties: Properties = NO_PROPERTIES,
 ) -> Event:
     """An event as the encoder creates it, with any *size*."""
     body = json.dumps(payload).encode()
@@ -71,6 +78,7 @@ def make_event(
         headers=headers or {},
         enqueued_at=datetime.now(timezone.utc),
         size=len(body) if size is None else size,
+        properties=properties,
     )
 
 

@@ -262,7 +262,9 @@ def test_what_is_not_ours_is_used_at_its_own_edge_only(foreign: str) -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_is_imported_that_is_not_declared(module: str) -> None:
     known = {PACKAGE, *FOREIGN, *sys.stdlib_module_names}
-    assert {i.root for i in IMPORTS[module]} <= known
+    unknown = {(i.root, i.when) for i in IMPORTS[module] if i.root not in known}
+    # Type checkers bring it along.
+    assert unknown <= {("typing_extensions", "type")}
 
 
 def test_what_is_not_ours_is_declared_as_a_requirement() -> None:

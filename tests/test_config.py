@@ -117,6 +117,8 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "outbox_lease": 30,
         "shutdown_timeout": 2,
         "max_event_bytes": 2**20,
+        "encoder": None,
+        "before_enqueue": None,
         "invalid_text": InvalidText.REFUSE,
         "heartbeat": 15,
         "autoflush": False,

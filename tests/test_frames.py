@@ -15,7 +15,7 @@ from pika.exceptions import UnsupportedAMQPFieldException
 
 from flask_eventcollector.brokers.rabbitmq.frames import MessageFrames
 from flask_eventcollector.delivery.entries import Entry
-from flask_eventcollector.events import Event
+from flask_eventcollector.events import Event, Properties
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from tests.amqp import decoded_frames
 from tests.parts import make_event
@@ -27,6 +27,20 @@ headers = st.dictionaries(
     short_names, st.one_of(st.text(max_size=20), st.integers(0, 2**31), st.booleans())
 )
 ids = st.one_of(st.uuids().map(str), st.just("another"), st.just("é" * 18))
+properties = st.builds(
+    Properties,
+    priority=st.none() | st.integers(0, 255),
+    **{
+        name: st.none() | short_names
+        for name in (
+            "content_type",
+            "content_encoding",
+            "type",
+            "correlation_id",
+            "reply_to",
+        )
+    },
+)
 times = st.datetimes(
     datetime(1971, 1, 1), datetime(2100, 1, 1), timezones=st.just(timezone.utc)
 )
@@ -54,9 +68,9 @@ class PikasEncoder:
             message_id=event.id,
             timestamp=int(event.enqueued_at.timestamp()),
             app_id=APP,
-            content_type="application/json",
             delivery_mode=2,
             headers=headers or None,
+            **{"content_type": "application/json", **event.properties.as_dict()},
         )
         publish = spec.Basic.Publish(
             exchange=EXCHANGE,
@@ -102,6 +116,7 @@ def frames(app_id: str = APP, *, mandatory: bool = True) -> MessageFrames:
     enqueued_at=times,
     again=st.booleans(),
     mandatory=st.booleans(),
+    properties=properties,
 )
 def test_a_message_is_encoded_as_pika_encodes_it(
     queue: str, body: bytes, again: bool, mandatory: bool, **more: Any

@@ -288,6 +288,7 @@ class Double:
         *,
         headers: Any = None,
         exchange: str | None = None,
+        **options: Any,
     ) -> str:
         self.calls.append(f"enqueue {payload}")
         self.events_to_publish.append(payload)

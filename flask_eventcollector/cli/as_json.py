@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..events import Event
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
@@ -116,13 +118,22 @@ def _last_try(found: Waiting) -> str | None:
 def details(found: Waiting, *, payload: bool) -> dict[str, Any]:
     """Everything known about one event."""
     stored = found.event
-    properties = event(found) | {
+    shown = event(found) | {
         "path": found.place,
+        "properties": stored.properties.as_dict(),
         "headers": dict(stored.headers),
     }
     if payload:
-        properties["payload"] = stored.payload
-    return properties
+        shown["payload"] = _payload(stored)
+    return shown
+
+
+def _payload(event: Event) -> Any:
+    """The payload; what is not JSON in base64."""
+    payload = event.payload
+    if not isinstance(payload, bytes):
+        return payload
+    return {"base64": base64.b64encode(payload).decode()}
 
 
 def drained(drained: Drained, left_alone: LeftAlone) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..events import Event
 from ..stores.filter import Filter
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
@@ -233,14 +234,26 @@ def show_details(found: Waiting, *, payload: bool) -> None:
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
         ("size", formatting.size(len(event.body))),
         *_about_place(found),
+        *[("property", f"{k}: {v}") for k, v in event.properties.as_dict().items()],
         *[("header", f"{key}: {value}") for key, value in event.headers.items()],
     ]
     for name, value in about:
         click.echo(formatting.printable(f"{name:10}{value}"))
     if payload:
-        text = json.dumps(event.payload, ensure_ascii=False, indent=2)
         click.echo("payload")
-        _write_lines(formatting.printable(line) for line in text.splitlines())
+        lines = _payload_as_text(event).splitlines()
+        _write_lines(formatting.printable(line) for line in lines)
+
+
+def _payload_as_text(event: Event) -> str:
+    """The payload as JSON; what is not JSON as text, or else in hexadecimal digits."""
+    payload = event.payload
+    if not isinstance(payload, bytes):
+        return json.dumps(payload, ensure_ascii=False, indent=2)
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        return payload.hex(" ")
 
 
 def _about_refusal(found: Waiting) -> list[tuple[str, str]]:

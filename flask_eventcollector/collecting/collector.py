@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..delivery.delivery import Delivery
 from ..delivery.entries import Entry
@@ -12,6 +12,11 @@ from ..events import Event, PublishResult
 from ..messages.encoding import EventEncoder
 from ..messages.wording import counted
 from ..transactions.transaction import Transaction
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ..messages.options import EventOptions
 
 
 class CollectorLike(Protocol):
@@ -36,6 +41,7 @@ class CollectorLike(Protocol):
         *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
+        **options: Unpack[EventOptions],
     ) -> Any:
         """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
 
@@ -82,11 +88,12 @@ class Collector:
         *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
+        **options: Unpack[EventOptions],
     ) -> Event:
         """See :meth:`flask_eventcollector.EventCollector.enqueue_event`."""
         delivery = self._current_delivery()
         event = self._encoder.encode(
-            payload, target_queue, headers=headers, exchange=exchange, ids=delivery.ids
+            payload, target_queue, headers, exchange, options, ids=delivery.ids
         )
         if not self._entries:
             delivery.watch(self, self._entries)

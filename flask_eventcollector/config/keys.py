@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict
 
+from ..messages.draft import BeforeEnqueue, Encoder
 from .credentials import CredentialsSource
 from .settings import PublishRule
 
@@ -52,6 +53,8 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_OUTBOX_LEASE: float
     EVENTCOLLECTOR_SHUTDOWN_TIMEOUT: float
     EVENTCOLLECTOR_MAX_EVENT_BYTES: int
+    EVENTCOLLECTOR_ENCODER: Encoder | str | None
+    EVENTCOLLECTOR_BEFORE_ENQUEUE: BeforeEnqueue | str | None
     EVENTCOLLECTOR_INVALID_TEXT: Literal["refuse", "replace"]
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool

@@ -7,6 +7,7 @@ import enum
 import importlib.util
 import math
 import os
+import pkgutil
 import reprlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from urllib.parse import quote
 from ..errors import ConfigurationError
 from ..events import Word
 from ..messages.amqp_fields import check_name
+from ..messages.draft import BeforeEnqueue, Encoder
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
 from .credentials import (
@@ -212,6 +214,14 @@ class Config:
     shutdown_timeout: float = 2.0
     #: The most bytes of a payload; ``enqueue_event`` raises an error for a larger one.
     max_event_bytes: int = 1024 * 1024
+    #: Makes the body of each message, except of bytes with a ``content_type``: a
+    #: callable ``(payload, target_queue) -> (bytes, content_type)``, or its import
+    #: path, such as ``"shop.avro:encode"``. ``None``: the body is JSON.
+    encoder: Encoder | None = None
+    #: Called with an :class:`.EventDraft` in each ``enqueue_event``, to add to it or to
+    #: remove secrets: a callable, or its import path. What it raises, ``enqueue_event``
+    #: raises.
+    before_enqueue: BeforeEnqueue | None = None
     #: What happens to a lone surrogate in a payload or in headers, which UTF-8 can't
     #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD;
     #: use this for text from outside, such as a browser.
@@ -425,6 +435,35 @@ def _publish_on(key: str, value: object) -> PublishRule:
     )
 
 
+def _function(form: str) -> Callable[[str, object], Callable[..., Any] | None]:
+    """Reads a callable, or its import path; *form* shows how it is called."""
+
+    def read(key: str, value: object) -> Callable[..., Any] | None:
+        found = _imported(key, value) if isinstance(value, str) else value
+        if found is None or callable(found):
+            return found
+        _invalid(
+            key,
+            value,
+            f"it must be a callable {form}, or its import path 'module:name'",
+        )
+
+    return read
+
+
+def _imported(key: str, path: str) -> object:
+    try:
+        return pkgutil.resolve_name(path)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        _invalid(
+            key,
+            path,
+            f"it can't be imported ({reason}): name a function as 'module:name', in a"
+            " module that does not import the app",
+        )
+
+
 def _backlog(key: str, value: object) -> str:
     if isinstance(value, str) and value in BACKLOGS:
         return value
@@ -594,6 +633,8 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "outbox_lease": _delay,
         "shutdown_timeout": _seconds,
         "max_event_bytes": _count,
+        "encoder": _function("(payload, target_queue) -> (bytes, content_type)"),
+        "before_enqueue": _function("(draft) -> None"),
         "invalid_text": _one_of(InvalidText),
         "heartbeat": _heartbeat,
         "autoflush": _bool,

@@ -21,7 +21,7 @@ class Books:
     """
 
     def __init__(self) -> None:
-        #: By the keys of the events.
+        #: By the raw ids of the events.
         self._live: dict[int | str, Entry] = {}
         #: Adopted from other processes: enqueued earlier than their position suggests.
         self._foreign: dict[int | str, Entry] = {}
@@ -35,7 +35,7 @@ class Books:
 
     def __contains__(self, event: Event) -> bool:
         """Whether an event with its id is held."""
-        return event.key in self._live
+        return event.raw_id in self._live
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._live.values()))
@@ -71,7 +71,7 @@ class Books:
         size = 0
         for entry in entries:
             event = entry.event
-            self._live[event.key] = entry
+            self._live[event.raw_id] = entry
             entry.state = State.COLLECTED
             size += event.size
         self._counts[State.COLLECTED] += len(entries)
@@ -80,7 +80,7 @@ class Books:
 
     def adopt(self, entry: Entry) -> None:
         """Count an entry from another process, in its current state."""
-        self._live[entry.event.key] = self._foreign[entry.event.key] = entry
+        self._live[entry.event.raw_id] = self._foreign[entry.event.raw_id] = entry
         self._counts[entry.state] += 1
         self._adopted += 1
         self._bytes[entry.state] += entry.event.size
@@ -94,8 +94,8 @@ class Books:
         if state.alive:
             self._bytes[state] += entry.event.size
         else:
-            del self._live[entry.event.key]
-            self._foreign.pop(entry.event.key, None)
+            del self._live[entry.event.raw_id]
+            self._foreign.pop(entry.event.raw_id, None)
 
     def moved(self, entries: Sequence[Entry], before: State, state: State) -> int:
         """Count that all *entries* have moved from one state to another, in bulk.
@@ -110,17 +110,17 @@ class Books:
             self._bytes[state] += size
             return size
         for entry in entries:
-            del self._live[entry.event.key]
+            del self._live[entry.event.raw_id]
             if self._foreign:
-                self._foreign.pop(entry.event.key, None)
+                self._foreign.pop(entry.event.raw_id, None)
         return size
 
     def rebuild(self) -> None:
         """Recompute the counts after a step was interrupted."""
         ended = [entry for entry in self if not entry.state.alive]
         for entry in ended:
-            del self._live[entry.event.key]
-            self._foreign.pop(entry.event.key, None)
+            del self._live[entry.event.raw_id]
+            self._foreign.pop(entry.event.raw_id, None)
         for state in State:
             if state.alive:
                 sizes = [e.event.size for e in self if e.state is state]

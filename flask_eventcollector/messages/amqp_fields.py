@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -161,11 +161,11 @@ class _TableCopier:
 
     def value(self, value: Any, path: _Path) -> Any:
         value = self.clean(value)
-        for kind, convert in _SCALARS:
-            if isinstance(value, kind):
-                converted, size = convert(value, path)
-                self.count(size)
-                return converted
+        convert = _SCALARS.get(type(value)) or _convert_of_base(value)
+        if convert is not None:
+            converted, size = convert(value, path)
+            self.count(size)
+            return converted
         text = as_text(value)
         return self.container(value, path) if text is None else self.value(text, path)
 
@@ -216,11 +216,17 @@ def _none_field(_value: None, _path: _Path) -> tuple[None, int]:
     return None, 1
 
 
-# bool comes before int, since it is a subclass of int.
-_SCALARS: Sequence[tuple[type, Callable[[Any, _Path], tuple[Any, int]]]] = (
-    (str, _string_field),
-    (bool, _bool_field),
-    (int, _int_field),
-    (bytes, _bytes_field),
-    (type(None), _none_field),
-)
+_Convert = Callable[[Any, _Path], tuple[Any, int]]
+
+_SCALARS: Mapping[type, _Convert] = {
+    str: _string_field,
+    bool: _bool_field,
+    int: _int_field,
+    bytes: _bytes_field,
+    type(None): _none_field,
+}
+
+
+def _convert_of_base(value: object) -> _Convert | None:
+    """How a value of a scalar's subclass is converted; ``None``: it is of none."""
+    return next((c for kind, c in _SCALARS.items() if isinstance(value, kind)), None)

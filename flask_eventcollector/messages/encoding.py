@@ -9,20 +9,28 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from ..errors import EncodingError
-from ..events import Event, Target
-from .amqp_fields import check_name, copy_headers
+from ..events import JSON_TYPE, Event, Properties, Target, is_json, make_event
+from .amqp_fields import NO_HEADERS, check_name, copy_headers
 from .as_text import as_text
+from .draft import BeforeEnqueue, Encoder, EventDraft, encode_by, prepare
+from .options import check_text, read_options, size_of
 from .payload_errors import explain
+from .protocols import by_protocol
 from .unicode_text import well_formed
 from .wording import type_name
 
 #: Converts a value for JSON, or raises TypeError: ``default`` of Flask's JSON provider.
 Default = Callable[[Any], Any]
+
+#: What goes out as it is, if its type is named.
+_BYTES = (bytes, bytearray, memoryview)
 
 #: Targets may be named after users or hosts, so their number is unbounded.
 _MOST_TARGETS = 1000
@@ -67,9 +75,13 @@ class EventEncoder:
     :param exchange: the exchange of events that name none.
     :param max_event_bytes: the largest allowed body, in bytes.
     :param default: converts any value that is not JSON, a time, a UUID, a Decimal or a
-        dataclass; raises TypeError for an unknown type.
+        dataclass; raises TypeError for an unknown type, which is then converted by its
+        own protocol.
     :param replace_invalid_text: whether lone surrogates in the payload and the headers
         become U+FFFD; otherwise they are an error.
+    :param encoder: makes the bodies, except of bytes whose type is named; ``None``:
+        they are JSON.
+    :param before_enqueue: changes each event before it is checked and encoded.
     """
 
     def __init__(
@@ -79,10 +91,14 @@ class EventEncoder:
         max_event_bytes: int,
         default: Default | None = None,
         replace_invalid_text: bool = False,
+        encoder: Encoder | None = None,
+        before_enqueue: BeforeEnqueue | None = None,
     ) -> None:
         self._exchange = exchange
         self._max_event_bytes = max_event_bytes
         self._replace = replace_invalid_text
+        self._encoder = encoder
+        self._before_enqueue = before_enqueue
         self._convert = partial(_convert, default=default)
         self._to_json = _json_encoder(self._convert)
         #: Names that were checked: the queue, and the exchange if one was given.
@@ -92,9 +108,10 @@ class EventEncoder:
         self,
         payload: Any,
         target_queue: str,
-        *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
         ids: Ids,
     ) -> Event:
         """Encode one payload for one target queue.
@@ -102,22 +119,35 @@ class EventEncoder:
         :param headers: AMQP headers. A value must be a str, bytes, bool, int (64 bits),
             None, or a list or dict of these. A Decimal, date, time, datetime or UUID
             becomes a str, as in the payload.
+        :param options: an :class:`.EventOptions`.
         :param ids: makes the id.
-        :raises TypeError: a name or header has the wrong type.
-        :raises ValueError: a name or header is invalid in AMQP.
+        :raises TypeError: a name, header or option has the wrong type.
+        :raises ValueError: a name, header or option is invalid in AMQP.
         :raises EncodingError: the payload can't be encoded as JSON, or is too large.
         """
+        if self._before_enqueue is not None:
+            draft = EventDraft(
+                payload,
+                target_queue,
+                exchange,
+                {} if headers is None else {**headers},
+                {} if options is None else {**options},
+            )
+            prepare(draft, self._before_enqueue)
+            payload, target_queue, exchange, headers, options = draft.parts()
         target = self._target(target_queue, exchange)
-        headers_copy, headers_size = copy_headers(headers, replace=self._replace)
+        kept, size = NO_HEADERS, 0
+        if headers is not None:
+            kept, size = copy_headers(headers, replace=self._replace)
+        if options or self._encoder is not None:
+            properties = read_options(options or {})
+            body, properties = self._described(payload, target.queue, properties)
+            size += len(body) + size_of(properties)
+            about = (time.time_ns() // 1000, size, properties)
+            return make_event(ids.new(), target, body, kept, *about)
         body = self._body(payload)
-        return Event(
-            ids.new(),
-            target,
-            body,
-            headers_copy,
-            time.time_ns() // 1000,
-            len(body) + headers_size,
-        )
+        size += len(body)
+        return Event(ids.new(), target, body, kept, time.time_ns() // 1000, size)
 
     def _target(self, queue: str, exchange: str | None) -> Target:
         if type(queue) is not str or (
@@ -139,22 +169,59 @@ class EventEncoder:
             return Target(self._exchange, queue)
         return Target(check_name(exchange, "exchange", allow_empty=True), queue)
 
+    def _described(
+        self, payload: Any, queue: str, properties: Properties
+    ) -> tuple[bytes, Properties]:
+        """The body of a message, and its properties, which name what that is."""
+        named = properties.content_type
+        if named is not None and isinstance(payload, _BYTES):
+            return self._fitting(bytes(payload)), properties
+        if self._encoder is not None:
+            body, found = encode_by(self._encoder, payload, queue)
+            content_type = named or check_text(found, "the encoder's content type")
+            if content_type != JSON_TYPE:
+                properties = replace(properties, content_type=content_type)
+            return self._fitting(body), properties
+        if named is not None and not is_json(named):
+            raise EncodingError(
+                "content_type is not JSON, but the payload is of type"
+                f" {type_name(payload)}, which is sent as JSON: pass the payload as"
+                " bytes, or leave content_type out"
+            )
+        return self._body(payload), properties
+
+    def _fitting(self, body: bytes) -> bytes:
+        if len(body) > self._max_event_bytes:
+            raise self._too_large(body, "")
+        return body
+
     def _body(self, payload: Any) -> bytes:
         try:
             body = _utf8(self._to_json(payload), self._replace)
         except Exception as error:
-            reason = explain(payload, self._convert, error)
+            reason = self._reason(payload, error)
             if reason is None:
                 raise
             raise EncodingError(reason) from error
         if len(body) > self._max_event_bytes:
-            raise EncodingError(
-                f"payload takes {len(body)} bytes as JSON, but"
-                f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {self._max_event_bytes} bytes:"
-                " send a reference to the data, or raise"
-                " EVENTCOLLECTOR_MAX_EVENT_BYTES"
-            )
+            raise self._too_large(body, " as JSON")
         return body
+
+    def _reason(self, payload: Any, error: Exception) -> str | None:
+        """Why *payload* can't be encoded; ``None``: it is not at fault."""
+        if isinstance(payload, _BYTES):
+            return (
+                f"payload is of type {type_name(payload)}: say what it is by"
+                " content_type, for example 'application/octet-stream'"
+            )
+        return explain(payload, self._convert, error)
+
+    def _too_large(self, body: bytes, form: str) -> EncodingError:
+        return EncodingError(
+            f"payload takes {len(body)} bytes{form}, but"
+            f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {self._max_event_bytes} bytes: send a"
+            " reference to the data, or raise EVENTCOLLECTOR_MAX_EVENT_BYTES"
+        )
 
 
 def _json_encoder(convert: Default) -> Callable[[Any], str]:
@@ -211,6 +278,10 @@ def _convert(value: Any, default: Default | None) -> Any:
         return text
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    if default is None or isinstance(value, Decimal):
-        raise TypeError(f"{type_name(value)} is not JSON")
-    return default(value)
+    if isinstance(value, Decimal):
+        raise TypeError("a number that is not finite is not JSON")
+    if default is not None:
+        # The app's own choice comes first.
+        with suppress(TypeError):
+            return default(value)
+    return by_protocol(value, partial(_convert, default=default))

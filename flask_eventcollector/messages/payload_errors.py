@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import enum
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
@@ -20,8 +18,6 @@ _CURES: Cures = (
     ((Decimal,), "it is not a finite number, send None"),
     ((complex,), "send it as a string"),
     ((timedelta,), "send value.total_seconds()"),
-    ((enum.Enum,), "send value.value"),
-    ((os.PathLike,), "send str(value)"),
     ((type,), "send an instance, or its name"),
     ((Mapping,), "send dict(value)"),
     ((Iterable,), "send list(value)"),

@@ -1,4 +1,4 @@
-"""Turns headers and times into what a row can hold, and back."""
+"""Turns headers, properties and times into what a row can hold, and back."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Any
 
+from ..events import NO_PROPERTIES, Event, Properties
 from ..messages.amqp_fields import NO_HEADERS
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -20,16 +21,25 @@ def time_of(microseconds: int) -> datetime:
     return _EPOCH + microseconds * _MICROSECOND
 
 
-def headers_as_text(headers: Mapping[str, Any]) -> str:
-    """*headers* as JSON, in ASCII."""
-    return json.dumps(tagged(headers)) if headers else _NO_HEADERS
+def about_as_text(event: Event) -> str:
+    """The headers and properties of *event* as JSON, in ASCII."""
+    if event.is_plain:
+        return json.dumps(tagged(event.headers)) if event.headers else _NO_HEADERS
+    properties = event.properties.as_dict()
+    return json.dumps({**tagged(event.headers), "properties": properties})
 
 
-def headers_from_text(text: str) -> Mapping[str, Any]:
-    """The headers that :func:`headers_as_text` has turned into *text*."""
+def about_from_text(text: str) -> tuple[Mapping[str, Any], Properties]:
+    """What :func:`about_as_text` has turned into *text*.
+
+    :raises ValueError: it is something else. So do KeyError, TypeError and others.
+    """
     if text == _NO_HEADERS:
-        return NO_HEADERS
-    return MappingProxyType(untagged(json.loads(text)))
+        return NO_HEADERS, NO_PROPERTIES
+    about = json.loads(text)
+    properties = Properties(**about.pop("properties", {}))
+    headers = untagged(about)
+    return MappingProxyType(headers) if headers else NO_HEADERS, properties
 
 
 # AMQP headers support more types than JSON. A type that JSON lacks becomes an object

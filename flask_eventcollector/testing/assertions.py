@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 from unittest.mock import ANY
 
 from ..messages.wording import counted, type_name
 from .captured import CapturedEvent, CapturedEvents, Fate
-from .expected import ExpectedEvent, Reason, Wanted, event
+from .expected import ExpectedEvent, ExpectedProperties, Reason, Wanted, event
 from .explaining import (
     Explainer,
     Situation,
@@ -19,15 +19,18 @@ from .explaining import (
 from .recording import Record
 from .sequences import longest_run, longest_subsequence
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 
 class Assertions:
     """Assertions on what was captured so far. None of them blocks.
 
-    For *queue*, *payload*, *headers*, *exchange*, *reason* and *exact*, see
-    :func:`~flask_eventcollector.testing.event`. *times* is the exact number of matching
-    events; ``None``: one or more. Events that an assertion matches count as asserted
-    on. Every assertion raises :exc:`AssertionError` if it fails, and :exc:`TypeError`
-    or :exc:`ValueError` if an argument is invalid.
+    For *queue*, *payload*, *headers*, *exchange*, *reason*, *exact* and *properties*,
+    see :func:`~flask_eventcollector.testing.event`. *times* is the exact number of
+    matching events; ``None``: one or more. Events that an assertion matches count as
+    asserted on. Every assertion raises :exc:`AssertionError` if it fails, and
+    :exc:`TypeError` or :exc:`ValueError` if an argument is invalid.
     """
 
     # Provided by the capture.
@@ -42,6 +45,56 @@ class Assertions:
     # What must have happened.
 
     @overload
+    def assert_enqueued(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        exact: bool = ...,
+        times: None = ...,
+        **properties: Unpack[ExpectedProperties],
+    ) -> CapturedEvent: ...
+    @overload
+    def assert_enqueued(
+        self,
+        queue: str,
+        payload: Any = ...,
+        *,
+        headers: Mapping[str, Any] | None = ...,
+        exchange: str | None = ...,
+        exact: bool = ...,
+        times: int,
+        **properties: Unpack[ExpectedProperties],
+    ) -> CapturedEvents: ...
+    def assert_enqueued(
+        self,
+        queue: str,
+        payload: Any = ANY,
+        *,
+        headers: Mapping[str, Any] | None = None,
+        exchange: str | None = None,
+        exact: bool = False,
+        times: int | None = None,
+        **properties: Unpack[ExpectedProperties],
+    ) -> CapturedEvent | CapturedEvents:
+        """Assert that such an event was enqueued, whatever has become of it.
+
+        :returns: the first match; with *times*, the list of all matches.
+        """
+        __tracebackhide__ = True
+        expected = event(
+            queue,
+            payload,
+            headers=headers,
+            exchange=exchange,
+            exact=exact,
+            **properties,
+        )
+        return self._assert_fate(Fate.ENQUEUED, expected, times)
+
+    @overload
     def assert_published(
         self,
         queue: str,
@@ -51,6 +104,7 @@ class Assertions:
         exchange: str | None = ...,
         exact: bool = ...,
         times: None = ...,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent: ...
     @overload
     def assert_published(
@@ -62,6 +116,7 @@ class Assertions:
         exchange: str | None = ...,
         exact: bool = ...,
         times: int,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvents: ...
     def assert_published(
         self,
@@ -72,6 +127,7 @@ class Assertions:
         exchange: str | None = None,
         exact: bool = False,
         times: int | None = None,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent | CapturedEvents:
         """Assert that the broker has confirmed such an event.
 
@@ -79,7 +135,12 @@ class Assertions:
         """
         __tracebackhide__ = True
         expected = event(
-            queue, payload, headers=headers, exchange=exchange, exact=exact
+            queue,
+            payload,
+            headers=headers,
+            exchange=exchange,
+            exact=exact,
+            **properties,
         )
         return self._assert_fate(Fate.PUBLISHED, expected, times)
 
@@ -94,6 +155,7 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: None = ...,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent: ...
     @overload
     def assert_discarded(
@@ -106,6 +168,7 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: int,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvents: ...
     def assert_discarded(
         self,
@@ -117,6 +180,7 @@ class Assertions:
         reason: Reason | None = None,
         exact: bool = False,
         times: int | None = None,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent | CapturedEvents:
         """Assert that such an event was discarded with its unit of work, or cleared.
 
@@ -130,6 +194,7 @@ class Assertions:
             exchange=exchange,
             reason=reason,
             exact=exact,
+            **properties,
         )
         return self._assert_fate(Fate.DISCARDED, expected, times)
 
@@ -144,6 +209,7 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: None = ...,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent: ...
     @overload
     def assert_retained(
@@ -156,6 +222,7 @@ class Assertions:
         reason: Reason | None = ...,
         exact: bool = ...,
         times: int,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvents: ...
     def assert_retained(
         self,
@@ -167,6 +234,7 @@ class Assertions:
         reason: Reason | None = None,
         exact: bool = False,
         times: int | None = None,
+        **properties: Unpack[ExpectedProperties],
     ) -> CapturedEvent | CapturedEvents:
         """Assert that such an event is retained for retry.
 
@@ -180,6 +248,7 @@ class Assertions:
             exchange=exchange,
             reason=reason,
             exact=exact,
+            **properties,
         )
         return self._assert_fate(Fate.RETAINED, expected, times)
 
@@ -213,11 +282,17 @@ class Assertions:
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
         exact: bool = False,
+        **properties: Unpack[ExpectedProperties],
     ) -> None:
         """Assert that the broker has confirmed no such event."""
         __tracebackhide__ = True
         expected = event(
-            queue, payload, headers=headers, exchange=exchange, exact=exact
+            queue,
+            payload,
+            headers=headers,
+            exchange=exchange,
+            exact=exact,
+            **properties,
         )
         found = self._fitting(Fate.PUBLISHED, self._prepared(expected))
         if found:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..events import Event, Outcome, Word
+from ..events import Event, Outcome, Properties, Word
 from .matching import Medium, show
 from .origin import Origin
 
@@ -66,6 +66,10 @@ class CapturedEvent:
     #: ``None``: no queue of the settings is bound to the exchange.
     routed_to: tuple[str, ...] | None = None
 
+    def has(self, fate: Fate) -> bool:
+        """Whether *fate* is its fate; all events were enqueued."""
+        return self.fate is fate or fate is Fate.ENQUEUED
+
     @property
     def id(self) -> str:
         """The AMQP ``message_id``."""
@@ -91,12 +95,19 @@ class CapturedEvent:
         """The caller's headers."""
         return self.event.headers
 
+    @property
+    def properties(self) -> Properties:
+        """Its other AMQP properties."""
+        return self.event.properties
+
     def __repr__(self) -> str:
         arguments = [repr(self.queue), show(self.payload)]
         if self.headers:
             arguments.append(f"headers={show(dict(self.headers))}")
         if self.exchange:
             arguments.append(f"exchange={self.exchange!r}")
+        for name, value in self.event.properties.as_dict().items():
+            arguments.append(f"{name}={show(value)}")
         return f"event({', '.join(arguments)})"
 
     def __eq__(self, other: object) -> bool:

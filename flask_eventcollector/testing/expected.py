@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
 from unittest.mock import ANY
 
 from ..messages.wording import type_name
 from .captured import CapturedEvent
 from .matching import (
     AMQP,
+    PROPERTIES,
     Check,
     Difference,
     Medium,
@@ -22,8 +23,22 @@ from .matching import (
     show,
 )
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 #: A reason: the exact text, a glob, or a pattern to search for.
 Reason = str | re.Pattern[str]
+
+
+class ExpectedProperties(TypedDict, total=False):
+    """The properties that a test expects: values, types, patterns or predicates."""
+
+    content_type: Any
+    content_encoding: Any
+    type: Any
+    correlation_id: Any
+    reply_to: Any
+    priority: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -40,6 +55,8 @@ class ExpectedEvent:
     reason: Reason | None
     #: Whether objects in the payload may have no other keys.
     exact: bool
+    #: By name.
+    properties: Mapping[str, Any]
 
     def __repr__(self) -> str:
         return f"event({', '.join(self._arguments())})"
@@ -59,6 +76,8 @@ class ExpectedEvent:
             yield f"headers={show(readable(self.headers))}"
         if self.exchange is not None:
             yield f"exchange={self.exchange!r}"
+        for name, value in self.properties.items():
+            yield f"{name}={show(readable(value))}"
         if self.reason is not None:
             yield f"reason={self.reason!r}"
         if self.exact:
@@ -71,7 +90,12 @@ class ExpectedEvent:
         """
         payload = prepare(self.payload, medium, "payload")
         headers = prepare(self.headers or {}, AMQP, "headers")
-        return Wanted(self, payload, headers, _reason_check(self.reason))
+        properties = {
+            name: prepare(value, PROPERTIES, name)
+            for name, value in self.properties.items()
+        }
+        reason = _reason_check(self.reason)
+        return Wanted(self, payload, headers, properties, reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +105,14 @@ class Wanted:
     expected: ExpectedEvent
     payload: Any
     headers: Any
+    properties: Mapping[str, Any]
     reason: Check
 
     @property
     def is_anything(self) -> bool:
         """Whether it only restricts the queue."""
-        return self.expected.payload is ANY and not self.headers
+        is_any = self.expected.payload is ANY
+        return is_any and not (self.headers or self.properties)
 
     def is_for(self, captured: CapturedEvent) -> bool:
         """Whether the event has the expected queue and exchange."""
@@ -101,8 +127,15 @@ class Wanted:
         return [
             *differences(self.payload, captured.payload, "payload", exact=exact),
             *differences(self.headers, dict(captured.headers), "headers"),
+            *self._property_differences(captured),
             *differences(self.reason, captured.reason, "reason"),
         ]
+
+    def _property_differences(self, captured: CapturedEvent) -> Iterator[Difference]:
+        found = asdict(captured.event.properties)
+        found["content_type"] = captured.event.content_type
+        for name, value in self.properties.items():
+            yield from differences(value, found[name], name)
 
     def fits(self, captured: CapturedEvent) -> bool:
         """Whether the event matches."""
@@ -117,6 +150,7 @@ def event(
     exchange: str | None = None,
     reason: Reason | None = None,
     exact: bool = False,
+    **properties: Unpack[ExpectedProperties],
 ) -> ExpectedEvent:
     """Describe an event that a test expects.
 
@@ -131,6 +165,8 @@ def event(
     :param reason: why the event was discarded, retained, dropped or dead-lettered: the
         exact text, a glob, or a compiled regular expression. ``None``: any reason.
     :param exact: objects in the payload may not have additional keys.
+    :param properties: the event's :class:`~flask_eventcollector.Properties`, each by
+        its name and in the same way, for example ``priority=5``. ``None``: it has none.
     :returns: an :class:`ExpectedEvent`, to compare with captured events.
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: *queue* is empty.
@@ -141,7 +177,11 @@ def event(
     _check_type("reason", reason, str, re.Pattern, type(None))
     if not queue:
         raise ValueError("queue is empty: pass a name, or '*' for every queue")
-    return ExpectedEvent(queue, payload, headers, exchange, reason, exact)
+    for name in properties:
+        if name not in ExpectedProperties.__annotations__:
+            known = ", ".join(ExpectedProperties.__annotations__)
+            raise TypeError(f"event() has no argument {name!r}: there are {known}")
+    return ExpectedEvent(queue, payload, headers, exchange, reason, exact, properties)
 
 
 def _check_type(name: str, value: object, *kinds: type) -> None:

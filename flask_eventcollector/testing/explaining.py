@@ -145,8 +145,8 @@ class Explainer:
         rivals = [(event, count) for event, count in rivals if count]
         if not rivals:
             return ""
-        closest, _ = min(rivals, key=lambda r: (r[0].fate is not fate, r[1]))
-        story = "" if closest.fate is fate else f", {self._story(closest)}"
+        closest, _ = min(rivals, key=lambda r: (not r[0].has(fate), r[1]))
+        story = "" if closest.has(fate) else f", {self._story(closest)}"
         head = f"The closest is {closest!r}{at(closest)}{story}:"
         return "\n".join([head, *difference_lines(wanted, closest)])
 
@@ -157,7 +157,7 @@ class Explainer:
         hints = [
             f"Hint: such an event{at(event)} was {self._story(event)}."
             for event in fitting
-            if event.fate is not fate
+            if not event.has(fate)
         ]
         if not fitting:
             hints += self._other_queues(fate, wanted, events)
@@ -188,7 +188,7 @@ class Explainer:
     def _other_queues(
         self, fate: Fate, wanted: Wanted, events: Sequence[CapturedEvent]
     ) -> Iterator[str]:
-        alike = [e for e in events if e.fate is fate and not wanted.differences(e)]
+        alike = [e for e in events if e.has(fate) and not wanted.differences(e)]
         if wanted.is_anything:
             queues = get_close_matches(wanted.expected.queue, {e.queue for e in alike})
             alike = [event for event in alike if event.queue in queues]
@@ -200,7 +200,7 @@ class Explainer:
     def _all_of(self, fate: Fate) -> str:
         if not self._everything:
             return "Nothing was enqueued."
-        events = [event for event in self._everything if event.fate is fate]
+        events = [event for event in self._everything if event.has(fate)]
         return listed(f"{'All that' if events else 'Nothing'} was {fate}", events)
 
 
@@ -233,6 +233,8 @@ def described(fate: Fate, expected: ExpectedEvent) -> str:
         words += f" {show(readable(expected.payload))}"
     if expected.headers:
         words += f" with the headers {show(readable(expected.headers))}"
+    for name, value in expected.properties.items():
+        words += f" with {name} {show(readable(value))}"
     if expected.reason is not None:
         words += f" because {expected.reason!r}"
     return words

@@ -6,14 +6,16 @@ import dataclasses
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 from unittest.mock import ANY
 
 from ..errors import EncodingError
 from ..messages.amqp_fields import copy_table
+from ..messages.as_text import as_text
 from ..messages.encoding import Default, EventEncoder, Ids
 from ..messages.wording import type_name
 
@@ -70,7 +72,7 @@ def json_medium(default: Default) -> Medium:
     def carry(value: Any) -> Any:
         return encoder.encode(value, "expected", ids=ids).payload
 
-    return Medium("JSON", (dict, list, str, int, float, bool, type(None)), carry)
+    return Medium("JSON", (dict, list, str, int, float, bool, NoneType), carry)
 
 
 def _through_amqp(value: Any) -> Any:
@@ -79,9 +81,21 @@ def _through_amqp(value: Any) -> Any:
 
 AMQP = Medium(
     "AMQP",
-    (dict, list, str, bytes, int, bool, type(None)),
+    (dict, list, str, bytes, int, bool, NoneType),
     _through_amqp,
 )
+
+
+def _as_property(value: Any) -> Any:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    text = as_text(value)
+    if text is None and not isinstance(value, (str, int, float, NoneType)):
+        raise TypeError(type_name(value))
+    return value if text is None else text
+
+
+PROPERTIES = Medium("a property", (str, int, float, NoneType), _as_property)
 
 
 # Expectations.
@@ -92,6 +106,9 @@ def prepare(expected: Any, medium: Medium, path: str) -> Any:
 
     :raises TypeError: it contains a value that no event can match.
     """
+    if path == "payload" and isinstance(expected, bytes):
+        # It was enqueued as bytes.
+        return expected
     if dataclasses.is_dataclass(expected) and not isinstance(expected, type):
         names = [field.name for field in dataclasses.fields(expected)]
         expected = {name: getattr(expected, name) for name in names}

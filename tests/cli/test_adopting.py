@@ -351,8 +351,8 @@ def test_a_damaged_row_is_kept_in_the_quarantined_file(run: Run, folder: Path) -
 def test_a_newer_version_s_file_is_left_with_the_cure(run: Run, folder: Path) -> None:
     path = leave(folder, "ab")
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 3}")
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 4}")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
 
     result = run("adopt", path.name, "--yes")

@@ -64,8 +64,8 @@ def left(folder: Path) -> Path:
 def newer(folder: Path, *_: object) -> Path:
     path = left(folder)
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 3}")
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 4}")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
     return path
 

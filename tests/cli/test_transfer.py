@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_eventcollector.cli import backlog
-from flask_eventcollector.events import Event
+from flask_eventcollector.events import Event, Properties
 from flask_eventcollector.messages.amqp_fields import copy_headers
+from flask_eventcollector.messages.options import size_of
 from flask_eventcollector.stores.spool.admin import changes, transferring
 from flask_eventcollector.stores.spool.admin.lines import line_of, read_line
 from flask_eventcollector.stores.spool.admin.reading import Gone
@@ -71,6 +72,7 @@ TABLES = st.dictionaries(KEYS, HEADERS, max_size=4)
     names=st.tuples(NAMES, NAMES, NAMES | st.just("")),
     time=st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)),
     reason=st.none() | st.text(st.characters(exclude_categories=["Cs"])),
+    priority=st.none() | st.integers(0, 255),
 )
 def test_an_event_survives_export_and_import_unchanged(
     body: bytes,
@@ -78,7 +80,9 @@ def test_an_event_survives_export_and_import_unchanged(
     names: tuple[str, str, str],
     time: datetime,
     reason: str | None,
+    priority: int | None,
 ) -> None:
+    properties = Properties(type="order", priority=priority)
     kept, size = copy_headers({f"x{key}": value for key, value in headers.items()})
     id, queue, exchange = names
     event = Event.of(
@@ -88,7 +92,8 @@ def test_an_event_survives_export_and_import_unchanged(
         body=body,
         headers=kept,
         enqueued_at=time.replace(tzinfo=timezone.utc),
-        size=len(body) + size,
+        size=len(body) + size + size_of(properties),
+        properties=properties,
     )
 
     line = line_of(StoredEvent(7, event, reason))
@@ -99,14 +104,16 @@ def test_an_event_survives_export_and_import_unchanged(
     assert isinstance(found.headers, MappingProxyType)
     for name in Event.__slots__:
         assert getattr(found, name) == getattr(event, name)
+    assert found.properties == properties
 
 
 LINE = {
-    "version": 1,
+    "version": 2,
     "id": "one",
     "exchange": "",
     "target_queue": "orders",
     "headers": {},
+    "properties": {},
     "body": "{}",
     "enqueued_at": "2026-11-30T02:28:52Z",
     "state": "waiting",
@@ -118,7 +125,7 @@ LINE = {
 @pytest.mark.parametrize(
     ("change", "error"),
     [
-        ({"version": 2}, "version is 2, but this version of the library reads 1"),
+        ({"version": 3}, "version is 3, but this version of the library reads 1 to 2"),
         ({"id": None}, "id is of type NoneType: pass a str"),
         ({"id": ""}, "id: it is empty: write a unique text"),
         ({"target_queue": ""}, "target_queue is empty: pass the name of a queue"),
@@ -126,6 +133,8 @@ LINE = {
         ({"headers": []}, "headers: it is not an object: write {}"),
         ({"headers": {"a": {"b": 1}}}, "headers: an object in it is neither"),
         ({"headers": {"a": 1.5}}, 'headers["a"] is of type float'),
+        ({"properties": 5}, "properties: it is not an object: write {}"),
+        ({"properties": {"priority": "a"}}, "priority is of type str"),
         ({"headers": {"CC": "a"}}, 'headers["CC"] is reserved'),
         ({"body": 1}, "body: it is neither a string nor"),
         ({"body": {"base64": "?"}}, "body: "),

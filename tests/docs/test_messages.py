@@ -16,9 +16,11 @@ from datetime import date, datetime, timezone
 from datetime import time as time_of_day
 from decimal import Decimal
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import flask
 import pika
 import pytest
 from flask import Flask
@@ -111,9 +113,9 @@ def shop(relay: Relay) -> Iterator[tuple[Flask, EventCollector]]:
         names["events"].close(5)
 
 
-def publish(relay: Relay, headers: dict[str, Any]) -> Event:
+def publish(relay: Relay, headers: dict[str, Any], **options: Any) -> Event:
     with shop(relay) as (app, events), app.app_context():
-        event = events.enqueue_event({"n": 1}, QUEUE, headers=headers)
+        event = events.enqueue_event({"n": 1}, QUEUE, headers=headers, **options)
         assert events.publish(timeout=DEADLINE).complete
     return event
 
@@ -167,6 +169,52 @@ def test_it_has_the_properties_of_the_table(
     assert {n: v for n, v in there.items() if n != "headers"} == expected
 
 
+OPTIONS: dict[str, Any] = {
+    "content_type": "application/vnd.shop+json",
+    "content_encoding": "utf-8",
+    "priority": 5,
+    "correlation_id": "order-7",
+    "reply_to": "answers",
+    "type": "order.created",
+}
+
+
+@pytest.mark.rabbitmq
+def test_it_has_the_properties_that_are_given(relay: Relay) -> None:
+    publish(relay, {}, **OPTIONS)
+
+    there = get(relay).properties
+
+    given = [code(row[0]) for row in table("## Properties") if row[3] == "if given"]
+    assert {*given, "content_type"} == set(OPTIONS)
+    for name, value in OPTIONS.items():
+        expected = bytes([value]) if isinstance(value, int) else short(value)
+        assert there[name] == expected
+
+
+@runs(find_one(page="docs/messages.md", file="invoices.py"))
+@pytest.mark.rabbitmq
+def test_the_properties_of_the_page_are_sent(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shop(relay) as (app, events), app.app_context():
+        module = ModuleType("shop")
+        module.events = events  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "shop", module)
+        names: dict[str, Any] = {}
+        exec(find_one(page="docs/messages.md", file="invoices.py").code, names)
+        names["ask_for_invoice"](7)
+        names["send_scan"](b"\x89PNG")
+        assert events.publish(timeout=DEADLINE).complete
+
+    asked, scan = get(relay), get(relay)
+
+    assert asked.properties["type"] == short("invoice.requested")
+    assert asked.properties["reply_to"] == short("invoices.made")
+    assert scan.properties["content_type"] == short("image/png")
+    assert scan.body == b"\x89PNG"
+
+
 def short(text: str) -> bytes:
     return bytes([len(text)]) + text.encode()
 
@@ -202,6 +250,34 @@ def test_the_body_is_as_documented(row: list[str]) -> None:
     assert event.body.decode() == code(row[1])
 
 
+@runs(
+    *(
+        find_one(page="docs/messages.md", file=file)
+        for file in ("formats.py", "hooks.py", "settings.py")
+    )
+)
+def test_the_app_may_make_bodies_and_change_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in ("formats.py", "hooks.py", "settings.py"):
+        code = find_one(page="docs/messages.md", file=file).code
+        (tmp_path / file).write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    app = Flask("shop")
+    app.config.from_pyfile(str(tmp_path / "settings.py"))
+    app.config["TESTING"] = True
+    events = EventCollector(app)
+
+    with app.test_request_context():
+        flask.g.tenant, flask.g.request_id = "acme", "r1"
+        event = events.enqueue_event([["sku", "count"], ["A1", 5]], QUEUE)
+        events.clear_events_to_publish()
+
+    assert (event.body, event.content_type) == (b"sku,count\r\nA1,5\r\n", "text/csv")
+    assert event.headers == {"tenant": "acme"}
+    assert event.properties.correlation_id == "r1"
+
+
 # Consumers.
 
 
@@ -216,6 +292,8 @@ class Language(NamedTuple):
     #: Prints the client's version, then each header in the client's notation, by name.
     probe: str
     column: int
+    #: Prints the properties with the names that are its arguments.
+    property_probe: str
 
     @property
     def command(self) -> list[str]:
@@ -270,6 +348,12 @@ for name in sorted(properties.headers):
     print(repr(properties.headers[name]))
 """,
     2,
+    """\
+import os, pika, sys
+connection = pika.BlockingConnection(pika.URLParameters(os.environ["AMQP_URL"]))
+_, properties, _ = connection.channel().basic_get("orders.created", auto_ack=True)
+print(*(getattr(properties, name) for name in sys.argv[1:]), sep="\\n")
+""",
 )
 NODE = Language(
     "Node, with amqplib",
@@ -294,6 +378,16 @@ const { dirname, join } = require("path");
 })();
 """,
     3,
+    """\
+const amqp = require("amqplib");
+(async () => {
+  const connection = await amqp.connect(process.env.AMQP_URL);
+  const channel = await connection.createChannel();
+  const { properties } = await channel.get("orders.created", { noAck: true });
+  for (const name of process.argv.slice(2)) console.log(properties[name]);
+  await connection.close();
+})();
+""",
 )
 RUBY = Language(
     "Ruby, with bunny",
@@ -308,6 +402,12 @@ puts Bunny::VERSION
 properties[:headers].sort.each { |_, found| puts found.inspect }
 """,
     4,
+    """\
+require "bunny"
+channel = Bunny.new(ENV["AMQP_URL"]).start.create_channel
+_, properties, _ = channel.basic_get("orders.created", manual_ack: false)
+ARGV.each { |name| puts properties[name.to_sym] }
+""",
 )
 LANGUAGES = [PYTHON, NODE, RUBY]
 
@@ -388,6 +488,35 @@ def test_a_client_reads_headers_as_documented(
         pytest.skip(f"the table is of another version than {language.client} {version}")
     rows = table("## Headers")
     assert found == [notation(row, language) for row in rows]
+
+
+@pytest.mark.rabbitmq
+def test_a_client_reads_each_property_by_the_name_in_the_table(
+    relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
+) -> None:
+    event = publish(relay, {"tenant": "acme"}, **OPTIONS)
+    names = {
+        code(row[0]): code(row[language.column - 1])
+        for row in table("Clients give the properties these names:")
+        if code(row[0]) not in ("headers", "timestamp")
+    }
+    (tmp_path / language.file).write_text(language.property_probe)
+
+    output = subprocess.run(
+        [*language.command, *names.values()],
+        cwd=tmp_path,
+        env=environment(rabbitmq.url),
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        timeout=DEADLINE,
+        check=True,
+    ).stdout
+
+    sent = {"delivery_mode": 2, "message_id": event.id, "app_id": "shop", **OPTIONS}
+    assert output.splitlines() == [str(sent[name]) for name in names]
+    assert {*sent, "headers", "timestamp"} == {
+        code(row[0]) for row in table("## Properties") if row[3] != "never"
+    }
 
 
 def notation(row: list[str], language: Language) -> str:

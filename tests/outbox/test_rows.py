@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from flask_eventcollector import Event
+from flask_eventcollector.events import Properties
 from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.stores.filter import Filter
 from tests.outbox.support import MUCH, Place
@@ -23,6 +24,8 @@ HEADERS: dict[str, Any] = {
     "table": {"bytes": "no bytes", "table": {"list": []}},
 }
 
+PROPERTIES = Properties(type="ü🐘", correlation_id="a\0", priority=255)
+
 
 def through(place: Place, event: Event) -> Event:
     """*event* as another process claims it."""
@@ -35,13 +38,19 @@ def through(place: Place, event: Event) -> Event:
 def test_an_event_comes_back_as_it_was(place: Place) -> None:
     headers, _ = copy_headers(HEADERS)
     event = make_event(
-        {"a": "ü🐘"}, "Queue ü🐘", exchange="exchange.%s", headers=headers, size=77
+        {"a": "ü🐘"},
+        "Queue ü🐘",
+        exchange="exchange.%s",
+        headers=headers,
+        size=77,
+        properties=PROPERTIES,
     )
 
     found = through(place, event)
 
     for name in Event.__slots__:
         assert getattr(found, name) == getattr(event, name)
+    assert found.properties == PROPERTIES
     assert type(found.body) is bytes
     assert [type(value) for value in found.headers.values()] == [
         type(value) for value in headers.values()

@@ -519,12 +519,12 @@ def test_a_newer_versions_file_is_left_where_it_is(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     path = leave(folder, "ab")
     with sqlite3.connect(path) as connection:
-        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 3}")
-        connection.execute("PRAGMA user_version = 3")
+        connection.execute(f"PRAGMA application_id = {(0x4543 << 16) | 4}")
+        connection.execute("PRAGMA user_version = 4")
     connection.close()
     delivery = deliver(folder, SignalLog())
     delivery.start()
-    wait_until(lambda: "version 3" in delivery.stats().spool_error, "it is noted")
+    wait_until(lambda: "version 4" in delivery.stats().spool_error, "it is noted")
     delivery.close(DEADLINE)
     assert Folder(folder, "shop", HERE).files() == [path]
 

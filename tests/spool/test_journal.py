@@ -143,10 +143,10 @@ def change(path: Path, statement: str) -> None:
 
 
 def test_a_newer_version_is_not_touched(journal: Journal, path: Path) -> None:
-    mark = (0x4543 << 16) | 3
+    mark = (0x4543 << 16) | 4
     change(path, f"PRAGMA application_id = {mark}")
-    change(path, "PRAGMA user_version = 3")
-    with pytest.raises(NewerVersion, match=r"has format version 3, but .* supports 2"):
+    change(path, "PRAGMA user_version = 4")
+    with pytest.raises(NewerVersion, match=r"has format version 4, but .* supports 3"):
         was_begun(path)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_eventcollector.delivery.entries import Entry, State
+from flask_eventcollector.events import Properties
 from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.stores.plain import untagged
 from flask_eventcollector.stores.spool.rows import (
@@ -43,15 +44,35 @@ def row() -> tuple[Any, ...]:
     return stored(row_of(Entry(make_event({"a": 1}, headers={"h": 1})), 7))
 
 
-@given(st.text(), st.dictionaries(KEYS, HEADERS, max_size=4))
-def test_an_event_comes_back_as_it_was(payload: str, headers: dict[str, Any]) -> None:
+TEXT = st.none() | st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+PROPERTIES = st.builds(
+    Properties,
+    content_type=TEXT,
+    content_encoding=TEXT,
+    type=TEXT,
+    correlation_id=TEXT,
+    reply_to=TEXT,
+    priority=st.none() | st.integers(0, 255),
+)
+
+
+@given(st.text(), st.dictionaries(KEYS, HEADERS, max_size=4), PROPERTIES)
+def test_an_event_comes_back_as_it_was(
+    payload: str, headers: dict[str, Any], properties: Properties
+) -> None:
     kept, _ = copy_headers({f"x{key}": value for key, value in headers.items()})
-    event = make_event(payload, "queue", exchange="exchange", headers=kept)
+    about: dict[str, Any] = {
+        "exchange": "exchange",
+        "headers": kept,
+        "properties": properties,
+    }
+    event = make_event(payload, "queue", **about)
 
     number, found, dead = read_row(stored(row_of(Entry(event), 7)))
 
     assert (number, dead) == (7, None)
-    for name in ("id", "target", "body", "payload", "enqueued_at", "size"):
+    names = ("id", "target", "body", "payload", "enqueued_at", "size", "properties")
+    for name in names:
         assert getattr(found, name) == getattr(event, name)
     assert dict(found.headers) == dict(event.headers)
 

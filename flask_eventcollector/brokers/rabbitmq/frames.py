@@ -1,4 +1,4 @@
-"""Encodes the frames of a message, from a template if it has no headers."""
+"""Encodes the frames of a message, from a template if it says little about itself."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pika.compat import long
 from pika.frame import Body, Header, Method
 
 from ...delivery.entries import Entry
+from ...events import JSON_TYPE, NO_PROPERTIES, Properties
 from ...messages.amqp_fields import POSSIBLE_DUPLICATE
 
 #: Placeholders in a template for a message's own values.
@@ -40,8 +41,8 @@ class MessageFrames:
     Only negative numbers among the headers differ, which take 64 bits.
 
     Most messages for a target differ only in their id, time and body. pika encodes the
-    common parts once. It encodes messages with headers, or with several frames,
-    completely. See https://www.rabbitmq.com/amqp-0-9-1-reference#class.basic.
+    common parts once. It encodes messages with headers or properties of their own, or
+    with several frames, completely. See https://www.rabbitmq.com/amqp-0-9-1-reference#class.basic.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class MessageFrames:
         """
         event = entry.event
         size = len(event.body)
-        if event.headers or entry.possible_duplicate or not 0 < size <= self._body_max:
+        is_special = event.headers or entry.possible_duplicate or not event.is_plain
+        if is_special or not 0 < size <= self._body_max:
             return self._encode(entry)
         queue = event.target.queue
         template = self._templates.get(queue)
@@ -97,7 +99,7 @@ class MessageFrames:
     def _add_template(self, queue: str) -> _Template:
         if len(self._templates) >= _MOST_TEMPLATES:
             self._templates.clear()
-        properties = self._properties(_ID, _SECONDS)
+        properties = self._properties(_ID, _SECONDS, NO_PROPERTIES)
         header = Header(self._channel_number, _SIZE, properties).marshal()
         # The app's name, which may contain anything, comes last.
         before_size, _, rest = header.partition(_long_long(_SIZE))
@@ -118,7 +120,8 @@ class MessageFrames:
         headers = dict(event.headers)
         if entry.possible_duplicate:
             headers[POSSIBLE_DUPLICATE] = True
-        properties = self._properties(event.id, event.microseconds // 1_000_000)
+        seconds = event.microseconds // 1_000_000
+        properties = self._properties(event.id, seconds, event.properties)
         properties.headers = signed(headers) or None
         size = len(event.body)
         bodies = [
@@ -135,13 +138,20 @@ class MessageFrames:
         )
         return Method(self._channel_number, publish).marshal()
 
-    def _properties(self, id: str, seconds: int) -> spec.BasicProperties:
+    def _properties(
+        self, id: str, seconds: int, own: Properties
+    ) -> spec.BasicProperties:
         return spec.BasicProperties(
+            content_type=own.content_type or JSON_TYPE,
+            content_encoding=own.content_encoding,
+            delivery_mode=2,
+            priority=own.priority,
+            correlation_id=own.correlation_id,
+            reply_to=own.reply_to,
             message_id=id,
             timestamp=seconds,
+            type=own.type,
             app_id=self._app_id,
-            content_type="application/json",
-            delivery_mode=2,
         )
 
 

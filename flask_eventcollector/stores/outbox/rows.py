@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, and_
 
-from ...events import Event, Target, id_from_text
+from ...events import Event, Target, id_from_text, make_event
 from ...messages.unicode_text import well_formed
-from ..plain import headers_as_text, headers_from_text
+from ..plain import about_as_text, about_from_text
 from .clock import now_ms
 from .table import WAITING
 
@@ -46,7 +46,7 @@ def values_of(event: Event) -> dict[str, Any]:
         "event_id": event.id,
         "enqueued_at": event.microseconds,
         "size": event.size,
-        "headers": headers_as_text(event.headers),
+        "headers": about_as_text(event),
         "body": event.body,
     }
 
@@ -105,16 +105,18 @@ def _event(
     id: str,
     enqueued_at: int,
     size: int,
-    headers: str,
+    about: str,
     body: bytes,
 ) -> Event:
-    return Event(
+    headers, properties = about_from_text(about)
+    return make_event(
         id_from_text(id),
         _target(exchange, target_queue),
         bytes(body),
-        headers_from_text(headers),
+        headers,
         enqueued_at,
         size,
+        properties,
     )
 
 

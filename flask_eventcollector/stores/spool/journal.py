@@ -18,8 +18,8 @@ from urllib.parse import quote
 from ...events import Target
 from .rows import COLUMNS
 
-#: 2 added the destination.
-VERSION = 2
+#: 2 added the destination, 3 the properties of events, beside their headers.
+VERSION = 3
 #: "EC" followed by the version. The redundancy ensures that a flipped bit is not
 #: mistaken for a newer version.
 _MARK = 0x4543 << 16
@@ -93,6 +93,9 @@ def was_begun(path: Path) -> bool:
             f"the file has format version {version}, but this version of the library"
             f" supports {VERSION}"
         )
+    if (version, mark) == (2, _MARK | 2):
+        # Nothing else on the page differs.
+        page = _with_version(page, VERSION)
     if _steady(page) == _steady(new_first_page(_destination_on(page))):
         return True
     if is_longer or len(page) not in (0, PAGE_SIZE) or any(page[PAGE_SIZE // 2 :]):
@@ -147,6 +150,14 @@ def _is_named(exchange: bytes, queue: bytes, pattern: str) -> bool:
     name = queue.decode(errors="replace")
     names = (name, str(Target(exchange.decode(errors="replace"), name)))
     return any(name == pattern or fnmatchcase(name, pattern) for name in names)
+
+
+def _with_version(page: bytes, version: int) -> bytes:
+    """The first page of a file of another version."""
+    changed = bytearray(page)
+    changed[_VERSION] = version.to_bytes(4, "big")
+    changed[_ID] = (_MARK | version).to_bytes(4, "big")
+    return bytes(changed)
 
 
 def _steady(page: bytes) -> bytes:

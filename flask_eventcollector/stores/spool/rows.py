@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ...delivery.entries import Entry, State
 from ...events import Event
-from ..plain import headers_as_text, headers_from_text, time_of
+from ..plain import about_as_text, about_from_text, time_of
 
 #: The columns of a row, in order.
 COLUMNS = (
@@ -47,7 +47,7 @@ def row_of(entry: Entry, number: int) -> tuple[Any, ...]:
         event.exchange,
         event.target_queue,
         event.id,
-        headers_as_text(event.headers),
+        about_as_text(event),
         event.microseconds,
         event.size,
         event.body,
@@ -93,14 +93,16 @@ def _read(
     reason = None if dead is None else dead.decode()
     if _checksum(number, *texts, enqueued_at, size, body, reason) != checksum:
         raise ValueError("checksum mismatch")
+    own_headers, properties = about_from_text(texts[3])
     event = Event.of(
         id=texts[2],
         target_queue=texts[1],
         exchange=texts[0],
         body=body,
-        headers=headers_from_text(texts[3]),
+        headers=own_headers,
         enqueued_at=time_of(enqueued_at),
         size=size,
+        properties=properties,
     )
     return StoredEvent(number, event, reason)
 

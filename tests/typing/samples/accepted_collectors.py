@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from uuid import uuid4
 
 from flask import Flask
 
@@ -22,6 +23,7 @@ events = EventCollector(app)
 def place_order(collector: CollectorLike, number: int) -> None:
     """Enqueue an event to whatever collector the caller uses."""
     collector.enqueue_event({"id": number}, "orders.created", headers={"version": 1})
+    collector.enqueue_event({}, "orders.created", priority=5, correlation_id=uuid4())
 
 
 place_order(events, 1)
@@ -47,6 +49,7 @@ class Double:
         *,
         headers: Mapping[str, Any] | None = None,
         exchange: str | None = None,
+        **options: Any,
     ) -> None:
         self.events_to_publish.append(payload)
 

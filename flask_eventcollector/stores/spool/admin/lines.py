@@ -10,13 +10,14 @@ import json
 from datetime import datetime, timezone
 from typing import Any
 
-from ....events import Event
+from ....events import Event, Properties
 from ....messages.amqp_fields import check_name, copy_headers
+from ....messages.options import read_options, size_of
 from ...plain import tagged, untagged
 from ..rows import StoredEvent
 
-#: Of the format.
-VERSION = 1
+#: Of the format. 2 added the properties.
+VERSION = 2
 
 
 class InvalidLine(Exception):
@@ -32,6 +33,7 @@ def line_of(stored: StoredEvent) -> bytes:
         "exchange": event.exchange,
         "target_queue": event.target_queue,
         "headers": tagged(event.headers)["table"],
+        "properties": event.properties.as_dict(),
         "body": _body_as_json(event.body),
         "enqueued_at": event.enqueued_at.isoformat(),
         "state": "waiting" if stored.dead is None else "dead",
@@ -50,6 +52,7 @@ def read_line(line: bytes, number: int) -> StoredEvent:
     fields = _fields(line)
     body = _field(fields, "body", _read_body)
     headers, headers_size = _field(fields, "headers", _read_headers)
+    properties = _field(fields, "properties", _read_properties)
     event = Event.of(
         id=_field(fields, "id", _read_id),
         target_queue=_field(fields, "target_queue", _read_queue),
@@ -57,7 +60,8 @@ def read_line(line: bytes, number: int) -> StoredEvent:
         body=body,
         headers=headers,
         enqueued_at=_field(fields, "enqueued_at", _read_time),
-        size=len(body) + headers_size,
+        size=len(body) + headers_size + size_of(properties),
+        properties=properties,
     )
     if _field(fields, "state", _read_state) == "waiting":
         return StoredEvent(number, event, None)
@@ -75,10 +79,12 @@ def _fields(line: bytes) -> dict[str, Any]:
         raise InvalidLine(
             "it is not a JSON object: give a file of 'flask events export'"
         )
+    if fields.get("version") == 1:
+        fields = {**fields, "version": VERSION, "properties": {}}
     if fields.get("version") != VERSION:
         raise InvalidLine(
             f"version is {fields.get('version')!r}, but this version of the library"
-            f" reads {VERSION}: give a file of 'flask events export', or upgrade"
+            f" reads 1 to {VERSION}: give a file of 'flask events export', or upgrade"
         )
     return fields
 
@@ -121,6 +127,12 @@ def _read_headers(value: Any) -> tuple[Any, int]:
             " one of these"
         ) from None
     return copy_headers(headers)
+
+
+def _read_properties(value: Any) -> Properties:
+    if not isinstance(value, dict):
+        raise TypeError("it is not an object: write {} for no properties")
+    return read_options(value)
 
 
 def _read_id(value: Any) -> str:

@@ -1,0 +1,104 @@
+"""Checks what an event says about itself besides payload, target and headers."""
+
+from __future__ import annotations
+
+import difflib
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn, TypedDict
+
+from ..events import Properties
+from .amqp_fields import check_name
+from .wording import type_name
+
+
+class EventOptions(TypedDict, total=False):
+    """The further keyword arguments of ``enqueue_event``.
+
+    None is required. A value of ``None`` is the same as none. See
+    :meth:`.EventCollector.enqueue_event`, and :class:`.Properties`.
+    """
+
+    content_type: str | None
+    content_encoding: str | None
+    type: str | None
+    correlation_id: str | uuid.UUID | None
+    reply_to: str | uuid.UUID | None
+    priority: int | None
+
+
+#: Only the connection that consumes from it may name it: on any other, RabbitMQ closes
+#: the channel. https://www.rabbitmq.com/docs/direct-reply-to#limitations
+_DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+def read_options(options: Mapping[str, Any]) -> Properties:
+    """The properties that *options* name.
+
+    :raises TypeError: one of them is unknown, or its value is of the wrong type.
+    :raises ValueError: a value is invalid in AMQP.
+    """
+    read = {
+        name: _READERS[name](value, name) if name in _READERS else _unknown(name)
+        for name, value in options.items()
+        if value is not None or name not in _READERS
+    }
+    return Properties(**read)
+
+
+def size_of(properties: Properties) -> int:
+    """About how many bytes *properties* take in a message."""
+    values = properties.as_dict().values()
+    return sum(len(str(value).encode()) + 1 for value in values)
+
+
+def _unknown(name: str) -> NoReturn:
+    close = difflib.get_close_matches(name, _READERS, n=1)
+    cure = f"did you mean {close[0]}?" if close else f"there are {', '.join(_READERS)}"
+    raise TypeError(f"enqueue_event() has no argument {name!r}: {cure}")
+
+
+def check_text(value: object, name: str) -> str:
+    """Return *value* if it is a text of 1 to 255 bytes; *name* is what errors call it.
+
+    :raises TypeError: it is neither a str nor a UUID.
+    :raises ValueError: it is empty, too long, or not Unicode.
+    """
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if value == "":
+        raise ValueError(f"{name} is empty: pass a str, or leave it out")
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is of type {type_name(value)}: pass a str")
+    return check_name(value, name)
+
+
+def _reply_to(value: object, name: str) -> str:
+    queue = check_text(value, name)
+    if queue == _DIRECT_REPLY_TO:
+        raise ValueError(
+            f"{name} is {_DIRECT_REPLY_TO!r}, which only the connection that waits for"
+            " the answer can use: pass the name of a queue"
+        )
+    return queue
+
+
+def _priority(value: object, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is of type {type_name(value)}: pass an int, 0 to 255")
+    if not 0 <= value <= 255:
+        raise ValueError(
+            f"{name} is out of range: pass an int from 0 to 255, and no more than the"
+            " queue's x-max-priority"
+        )
+    return int(value)
+
+
+_READERS: Mapping[str, Callable[[object, str], Any]] = {
+    "content_type": check_text,
+    "content_encoding": check_text,
+    "type": check_text,
+    "correlation_id": check_text,
+    "reply_to": _reply_to,
+    "priority": _priority,
+}

@@ -1,0 +1,84 @@
+"""Events that have properties, or whose payload is not JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.events import Event, Properties
+from flask_eventcollector.stores.spool.journal import Journal
+from flask_eventcollector.stores.spool.rows import row_of
+from tests.cli.support import Run
+from tests.helpers import Shop
+from tests.parts import make_event
+from tests.spool import support
+
+ABOUT = Properties(type="order.created", priority=5)
+
+
+def leave(folder: Path, body: bytes, properties: Properties) -> None:
+    """Leave an event with this *body* and the id ``some-event``."""
+    path = support.leave(folder, [], "orders", destination=None)
+    event = make_event(id="some-event", properties=properties)
+    changed = Event.of(
+        id=event.id,
+        target_queue="orders",
+        exchange="",
+        body=body,
+        headers={"tenant": "a"},
+        enqueued_at=event.enqueued_at,
+        size=event.size,
+        properties=properties,
+    )
+    journal = Journal.open(path)
+    journal.write([row_of(Entry(changed), 1)])
+    journal.close()
+
+
+def test_the_properties_of_an_event_are_shown(run: Run, folder: Path) -> None:
+    leave(folder, b"{}", ABOUT)
+
+    lines = run("show", "some-event").stdout.splitlines()
+    shown = json.loads(run("show", "some-event", "--json").stdout)
+
+    assert lines[-3:] == [
+        "property  type: order.created",
+        "property  priority: 5",
+        "header    tenant: a",
+    ]
+    assert shown["properties"] == {"type": "order.created", "priority": 5}
+
+
+@pytest.mark.parametrize(
+    ("body", "text", "base64"),
+    [(b"a,b\n1,2", "a,b\n1,2", "YSxiCjEsMg=="), (b"\xff\x01", "ff 01", "/wE=")],
+    ids=str,
+)
+def test_a_payload_that_is_not_json_is_shown(
+    run: Run, folder: Path, body: bytes, text: str, base64: str
+) -> None:
+    leave(folder, body, Properties(content_type="text/csv"))
+
+    told = run("show", "some-event", "--payload").stdout
+    shown = json.loads(run("show", "some-event", "--payload", "--json").stdout)
+
+    assert told.endswith(f"payload\n{text}\n")
+    assert shown["payload"] == {"base64": base64}
+
+
+def test_properties_survive_export_import_and_adoption(
+    run: Run, folder: Path, shop: Shop, tmp_path: Path
+) -> None:
+    leave(folder, b"\xff", Properties(content_type="image/png", priority=7))
+    file = str(tmp_path / "exported")
+
+    assert run("export", file, "--remove").exit_code == 0
+    assert run("import", file).exit_code == 0
+    assert run("flush").exit_code == 0
+
+    (event,) = shop.broker.events("orders")
+    assert event.body == b"\xff"
+    assert event.properties == Properties(content_type="image/png", priority=7)
