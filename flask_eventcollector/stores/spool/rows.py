@@ -24,6 +24,8 @@ COLUMNS = (
     "dead",
     "checksum",
 )
+#: What the checksum is of: the other columns, each after its length.
+_DELIMITED = b"%d:%b" * (len(COLUMNS) - 1)
 
 
 class DamagedRow(Exception):
@@ -108,7 +110,8 @@ def _read(
 
 
 def _checksum(*fields: Any) -> int:
-    # The length prefixes delimit the fields.
-    parts = [f if isinstance(f, bytes) else repr(f).encode() for f in fields]
-    intact = b"".join(b"%d:%b" % (len(part), part) for part in parts)
-    return zlib.crc32(intact)
+    delimited: list[int | bytes] = []
+    for field in fields:
+        part = field if isinstance(field, bytes) else repr(field).encode()
+        delimited += (len(part), part)
+    return zlib.crc32(_DELIMITED % (*delimited,))

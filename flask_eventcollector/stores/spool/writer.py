@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -25,6 +26,9 @@ from .refusals import RefusalsFile
 LONGEST_WAIT = 1.0
 #: The most rows written in one transaction, besides those that callers wait for.
 _MOST_ROWS = 5_000
+#: Seconds between two looks for a command-line request. Under load, the thread runs
+#: hundreds of times a second.
+_LOOK_INTERVAL = 0.1
 
 
 class _WriteRequest:
@@ -68,6 +72,8 @@ class Writer:
         self._refusals: RefusalsFile | None = None
         self._breaker = CircuitBreaker("writing")
         self._was_started = self._has_ended = False
+        #: When to look for a command-line request.
+        self._next_look = float("-inf")
         #: Held while the rest is written.
         self._at_last = threading.RLock()
 
@@ -124,7 +130,7 @@ class Writer:
         finally:
             _let_go(requests)
         self._tell_refusals()
-        if self._apply_request() or not wrote_all:
+        if self._has_applied() or not wrote_all:
             return 0.0
         return self._patience if self._ledger.unstored() and self._patience else TICK
 
@@ -158,8 +164,17 @@ class Writer:
             write_rows(journal, write)
         return not write.more
 
+    def _has_applied(self) -> bool:
+        """Look now and then for a command-line request, and apply it.
+
+        Returns whether rows may have to be updated.
+        """
+        if (now := time.monotonic()) < self._next_look:
+            return False
+        self._next_look = now + _LOOK_INTERVAL
+        return self._apply_request()
+
     def _apply_request(self) -> bool:
-        """Apply a command-line request; returns whether rows may have to be updated."""
         control = self._own and pending_request(self._own[0].path)
         if not control or not self._own:
             return False
