@@ -216,7 +216,10 @@ class AppState:
         store = self._make_store(ledger, folder)
         outbox = self._make_outbox(ledger, store)
         delivery = self._deliver(
-            ledger, store if outbox is None else outbox.store, observations
+            ledger,
+            store if outbox is None else outbox.store,
+            observations,
+            is_volatile=folder is None and urls != (MEMORY,),
         )
         if self.sessions.outbox is not None:
             test = PublishedAtCommit(delivery.publish, self.sessions.outbox.table)
@@ -325,7 +328,12 @@ class AppState:
         )
 
     def _deliver(
-        self, ledger: Ledger, store: Store, observations: Observations | None
+        self,
+        ledger: Ledger,
+        store: Store,
+        observations: Observations | None,
+        *,
+        is_volatile: bool = False,
     ) -> Delivery:
         config, name, log = self.config, self.app.name, ThrottledLog()
         return Delivery(
@@ -339,6 +347,7 @@ class AppState:
             name=name,
             background=self.scopes.background,
             observations=observations,
+            is_volatile=is_volatile,
         )
 
     def notify(self, notices: Sequence[Notice]) -> None:

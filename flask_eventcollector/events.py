@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
@@ -42,6 +43,10 @@ class Properties:
     reply_to: str | None = None
     #: From 0 to 255, the highest first, in a queue that has priorities.
     priority: int | None = None
+    #: Seconds after which it is not sent any more, from when it was enqueued.
+    expires_in: float | None = None
+    #: Seconds for which it is held back, from when it was enqueued.
+    delay: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Those that are present, by name."""
@@ -134,6 +139,27 @@ class Event:
     def properties(self) -> Properties:
         """Its other AMQP properties."""
         return NO_PROPERTIES
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until it may be sent; 0: it may be sent now."""
+        delay = self.properties.delay
+        return 0.0 if delay is None else max(0.0, delay - self._age)
+
+    @property
+    def waiting_state(self) -> str:
+        """``"delayed"`` or ``"waiting"``, if it is not sent yet."""
+        return "delayed" if self.due_in else "waiting"
+
+    @property
+    def time_left(self) -> float | None:
+        """Seconds until it is not sent any more; ``None``: it does not expire."""
+        left = self.properties.expires_in
+        return None if left is None else max(0.0, left - self._age)
+
+    @property
+    def _age(self) -> float:
+        return time.time() - self.microseconds / 1e6
 
     @property
     def content_type(self) -> str:
@@ -271,8 +297,10 @@ class PublishResult:
     retained: int = 0
     #: Dead-lettered, because the broker can never accept them.
     dead: int = 0
-    #: Dropped at a limit while the caller waited.
+    #: Dropped at a limit, or expired, while the caller waited.
     dropped: int = 0
+    #: Held back, since their delay has not passed.
+    delayed: int = 0
     #: Not handed over yet, since their transaction is still open: its commit publishes
     #: them. See :meth:`EventCollector.bind_session`.
     held: int = 0
@@ -345,8 +373,8 @@ class BrokerState(Word):
 class Stats:
     """The books of one process: event counts since its start, and current state.
 
-    At any moment, ``enqueued + adopted`` equals ``collected + in_flight + retained +
-    dead + confirmed + unrouted + discarded + dropped + outboxed``.
+    At any moment, ``enqueued + adopted`` equals ``collected + delayed + in_flight +
+    retained + dead + confirmed + unrouted + discarded + dropped + outboxed``.
     """
 
     #: Events enqueued by this process.
@@ -355,6 +383,8 @@ class Stats:
     adopted: int = 0
     #: Events in a collector now, not published yet.
     collected: int = 0
+    #: Events held back now, since their delay has not passed.
+    delayed: int = 0
     #: Events sent and not confirmed now.
     in_flight: int = 0
     #: Events waiting for a retry now.
@@ -369,7 +399,7 @@ class Stats:
     #: Events discarded on purpose, because their unit of work failed or was cleared, or
     #: their transaction was not committed.
     discarded: int = 0
-    #: Events lost to a limit, purged, or left at the end of the process.
+    #: Events lost to a limit, expired, purged, or left at the end of the process.
     dropped: int = 0
     #: Events that are left to the outbox, by a commit or later: the process that holds
     #: their rows adopts them. That may be this one.
@@ -377,7 +407,7 @@ class Stats:
     #: Rows of the outbox whose lease has run out while this process held them: other
     #: processes may send their events, too. The second copies are marked.
     lost_leases: int = 0
-    #: How many of the in-flight, retained and dead events are on disk.
+    #: How many of the delayed, in-flight, retained and dead events are on disk.
     spooled: int = 0
     #: Events that should be on disk but are not, because writes fail.
     unspooled: int = 0
@@ -418,7 +448,8 @@ class Stats:
     @property
     def balanced(self) -> bool:
         """Whether the counts add up as stated above."""
-        living = self.collected + self.in_flight + self.retained + self.dead
+        living = self.collected + self.delayed + self.in_flight + self.retained
+        living += self.dead
         ended = self.confirmed + self.unrouted + self.discarded
         ended += self.dropped + self.outboxed
         return self.enqueued + self.adopted == living + ended

@@ -135,6 +135,12 @@ class EventCollector:
             - ``correlation_id``: what the event belongs to (a str or UUID).
             - ``reply_to``: the queue for an answer (a str or UUID).
             - ``priority``: an int from 0 to 255, for queues with ``x-max-priority``.
+            - ``expires_in``: seconds, or a timedelta, at most 49 days, from now on.
+              After that, the event is dropped with the reason ``"expired"``. What is
+              left of it when the event is sent is the message's ``expiration``.
+            - ``delay``: seconds, or a timedelta. The event is held back for that time,
+              from now on, and does not hold up others. In the spool or the outbox, it
+              outlives the process. :meth:`flush` and :meth:`close` don't wait for it.
             - ``content_type``: what the body is. A *payload* of bytes then goes out as
               it is. Any other payload is sent as JSON, so it must be a type of JSON.
             - ``content_encoding``: how the body is compressed, for example ``"gzip"``.

@@ -38,6 +38,7 @@ SIGNALS: dict[str, blinker.NamedSignal] = {
 
 _BOOKS = (
     "collected",
+    "delayed",
     "in_flight",
     "retained",
     "dead",

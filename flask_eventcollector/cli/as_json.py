@@ -62,7 +62,7 @@ def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
 
 
 def _content(files: Sequence[Report]) -> dict[str, int | None]:
-    waiting, dead, _, _ = total(files)
+    waiting, dead, *_ = total(files)
     is_unreadable = any(file.problem for file in files)
     return {"files": len(files), "events": None if is_unreadable else waiting + dead}
 
@@ -75,6 +75,7 @@ def _file(file: Report) -> dict[str, Any]:
         "process": file.owner.process or None,
         "alive": file.owner.alive,
         "waiting": None if is_unreadable else file.waiting,
+        "delayed": None if is_unreadable else file.delayed,
         "dead": None if is_unreadable else file.dead,
         "oldest_age": file.oldest_age,
         "bytes": file.bytes,
@@ -102,6 +103,7 @@ def event(found: Waiting) -> dict[str, Any]:
         "attempts": found.attempts,
         "last_try": _last_try(found),
         "next_try": None if found.next_try is None else round(found.next_try, 3),
+        "expires_in": None if event.time_left is None else round(event.time_left, 3),
         "body_bytes": len(event.body),
         "store": "outbox" if owner is None else "spool",
         "process": (owner and owner.process) or None,

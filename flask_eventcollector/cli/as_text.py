@@ -102,7 +102,7 @@ def content(files: Sequence[Report]) -> str:
     number = formatting.count(len(files), "file")
     if any(file.problem for file in files):
         return number
-    waiting, dead, _, _ = total(files)
+    waiting, dead, *_ = total(files)
     return f"{formatting.events(waiting + dead)} in {number}"
 
 
@@ -134,24 +134,36 @@ def describe(file: Report) -> str:
 
 def _show_files(files: Sequence[Report]) -> None:
     rows = [_file_as_row(file) for file in files]
-    waiting, dead, oldest_age, size = total(files)
+    waiting, dead, delayed, oldest_age, size = total(files)
     rows.append(
         [
             "total",
             "",
             str(waiting),
+            str(delayed),
             str(dead),
             formatting.age(oldest_age),
             formatting.size(size),
             formatting.count(len(files), "file"),
         ]
     )
-    heads = ("PROCESS", "STATUS", "WAITING", "DEAD", "OLDEST", "SIZE", "FILE")
-    _write_lines(formatting.table(heads, rows, right=(2, 3, 4, 5)))
+    heads = (
+        "PROCESS",
+        "STATUS",
+        "WAITING",
+        "DELAYED",
+        "DEAD",
+        "OLDEST",
+        "SIZE",
+        "FILE",
+    )
+    hidden = () if delayed else (heads.index("DELAYED"),)
+    _write_lines(formatting.table(heads, rows, right=range(2, 7), hidden=hidden))
 
 
 def _file_as_row(file: Report) -> list[str]:
-    counts = ["?", "?"] if file.problem else [str(file.waiting), str(file.dead)]
+    numbers = (file.waiting, file.delayed, file.dead)
+    counts = ["?" if file.problem else str(number) for number in numbers]
     return [
         str(file.owner.process or "?"),
         formatting.liveness(file.owner.alive),
@@ -186,7 +198,9 @@ def show_list(found: Sequence[Waiting]) -> None:
     if not any(isinstance(f, FoundRow) for f in found):
         hidden.add(heads.index("IN"))
     if not any(f.reason for f in found):
-        hidden.update(range(heads.index("TRIES"), len(heads)))
+        hidden.update(map(heads.index, ("TRIES", "REASON")))
+        if not any(f.event.due_in for f in found):
+            hidden.add(heads.index("NEXT"))
     _write_lines(formatting.table(heads, rows, right=[2, 5, 6], hidden=hidden))
 
 
@@ -229,6 +243,7 @@ def show_details(found: Waiting, *, payload: bool) -> None:
         ("id", event.id),
         ("state", found.state),
         *_about_refusal(found),
+        *_about_time(event),
         ("queue", event.target_queue),
         ("exchange", event.exchange or "(default)"),
         ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
@@ -254,6 +269,14 @@ def _payload_as_text(event: Event) -> str:
         return payload.decode()
     except UnicodeDecodeError:
         return payload.hex(" ")
+
+
+def _about_time(event: Event) -> list[tuple[str, str]]:
+    """When an event is due, and when it expires."""
+    about = [("due", formatting.wait(event.due_in))] * bool(event.due_in)
+    if event.time_left is not None:
+        about.append(("expires", formatting.wait(event.time_left)))
+    return about
 
 
 def _about_refusal(found: Waiting) -> list[tuple[str, str]]:
@@ -311,6 +334,7 @@ def show_drained(drained: Drained) -> None:
     parts = [f"{formatting.events(drained.delivered)} delivered"]
     parts += [f"{drained.unrouted} that no queue gets"] * bool(drained.unrouted)
     parts += [f"{drained.waiting} waiting"] * bool(drained.waiting)
+    parts += [f"{drained.delayed} delayed"] * bool(drained.delayed)
     parts += [f"{drained.dead} dead"] * bool(drained.dead)
     click.echo(f"{', '.join(parts)}.")
     if drained.dead:

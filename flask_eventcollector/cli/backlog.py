@@ -73,10 +73,10 @@ class Status(NamedTuple):
 
     @property
     def has_events(self) -> bool:
-        """Whether events are waiting or dead, or may be."""
+        """Whether events are waiting and due, or dead, or may be."""
         rows = [*self.strays.values(), *([self.rows] if self.rows else [])]
         has_rows = any(any(counts[:4]) for counts in rows)
-        return has_rows or any(file.has_events for file in self._seen())
+        return has_rows or any(file.is_left for file in self._seen())
 
     def _seen(self) -> list[Report]:
         # A running process with another broker sends its events itself.

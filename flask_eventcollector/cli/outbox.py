@@ -49,7 +49,7 @@ class FoundRow(NamedTuple):
 
     @property
     def state(self) -> str:
-        return "dead" if self.row.is_dead else "waiting"
+        return "dead" if self.row.is_dead else self.event.waiting_state
 
     @property
     def reason(self) -> str | None:

@@ -50,8 +50,7 @@ class Books:
 
     def held(self) -> tuple[int, int]:
         """How many entries are alive and not dead, and their bytes."""
-        collected, retained, in_flight = self._counts[: State.DEAD]
-        return collected + retained + in_flight, sum(self._bytes[: State.DEAD])
+        return sum(self._counts[: State.DEAD]), sum(self._bytes[: State.DEAD])
 
     def in_state(self, *states: State) -> list[Entry]:
         """The live entries in any of *states*, oldest first."""

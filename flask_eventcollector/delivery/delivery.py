@@ -57,8 +57,11 @@ class Delivery:
         name: str,
         background: Callable[[], AbstractContextManager[None]] = nullcontext,
         observations: Observations | None = None,
+        is_volatile: bool = False,
     ) -> None:
         self._ledger = ledger
+        #: Whether what waits ends with the process, which the log says if it matters.
+        self._is_volatile = is_volatile
         self.broker = broker
         #: Of the events of this process.
         self.ids = Ids()
@@ -200,6 +203,9 @@ class Delivery:
             # Done before, unless the outbox of another process was to send them.
             self.start()
         self.broker.wake()
+        if self._ledger.is_timed:
+            # It keeps the time.
+            self._flusher.wake()
         if entries:
             self.broker.reconnect_soon()
 
@@ -314,8 +320,14 @@ class Delivery:
         self.note_use()
         return count
 
+    def end_delays(self) -> int:
+        """Send all delayed events now; returns how many."""
+        count = self._ledger.end_delays()
+        self.broker.wake()
+        return count
+
     def purge(self, ids: Iterable[str]) -> int:
-        """Drop events that are dead or retained; returns how many."""
+        """Drop events that are dead or waiting; returns how many."""
         with self._telling() as notices:
             return self._ledger.purge(ids, into=notices)
 
@@ -530,18 +542,21 @@ class Delivery:
 
     def _run_once(self) -> float:
         """Run the flusher once; returns the seconds until the next run."""
+        pause = self._ledger.keep_time() if self._ledger.is_timed else TICK
         with self._background():
             self.notify_pending()
             stats = self._figures()
             self._log.broker(stats, self.broker.relay.connection)
             self._log.stores(self._store.problems(), stats.unspooled)
             self._log.log_suppressed()
+            if stats.delayed and self._is_volatile:
+                self._log.delayed_in_memory()
         due = self._ledger.due()
         if due is None:
-            return TICK
+            return pause
         if due <= 0:
             self.broker.wake()
-        return due
+        return min(due, pause)
 
     def _on_stop(self) -> None:
         """The flusher stops: delivery was closed, or the app no longer exists."""

@@ -22,19 +22,21 @@ T = TypeVar("T")
 
 
 class State(enum.IntEnum):
-    """Where an event is in its life cycle. The first four are live, the rest final."""
+    """Where an event is in its life cycle. The first five are live, the rest final."""
 
     COLLECTED = 0
-    RETAINED = 1
-    IN_FLIGHT = 2
-    DEAD = 3
-    CONFIRMED = 4
-    DISCARDED = 5
-    DROPPED = 6
+    #: Handed over, and held back until its delay has passed.
+    DELAYED = 1
+    RETAINED = 2
+    IN_FLIGHT = 3
+    DEAD = 4
+    CONFIRMED = 5
+    DISCARDED = 6
+    DROPPED = 7
     #: It is a row of the outbox now: whichever process holds the row sends it.
-    OUTBOXED = 7
+    OUTBOXED = 8
     #: The broker has taken it, and no queue gets it, which the settings allow.
-    UNROUTED = 8
+    UNROUTED = 9
 
     @property
     def alive(self) -> bool:
@@ -221,6 +223,7 @@ ROLLED_BACK = "the transaction was rolled back"
 
 #: Why events are dropped.
 OVERFLOW = "overflow"
+EXPIRED = "expired"
 PURGED = "purged"
 ENDED = "process ended before confirmation"
 LATE = "published after the last flush"
@@ -296,6 +299,7 @@ class Waiter:
             retained=states.count(State.RETAINED),
             dead=states.count(State.DEAD),
             dropped=states.count(State.DROPPED),
+            delayed=states.count(State.DELAYED),
             outboxed=self.outboxed,
             unrouted=states.count(State.UNROUTED),
             problems=problems,

@@ -41,6 +41,7 @@ from .broker_status import BrokerStatus
 from .disk_index import DiskIndex, Write
 from .entries import (
     ABANDONED,
+    EXPIRED,
     OVERFLOW,
     PURGED,
     BrokerChange,
@@ -58,6 +59,7 @@ from .refusals import Refusal, Refusals
 from .signal import Broadcast
 from .suspects import Suspects
 from .threads import holds
+from .timetable import Timetable
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +86,7 @@ _SILENT = "no confirm for some time, while events for others are confirmed"
 
 _target_of = attrgetter("event.target")
 _handed_over_at = attrgetter("handed_over_at")
-_HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
+_HANDED_OVER = (State.DELAYED, State.RETAINED, State.IN_FLIGHT, State.DEAD)
 
 
 def step(
@@ -161,6 +163,7 @@ class Ledger:
         self._refused_lanes: dict[Target, Lane] = {}
         self._suspects = Suspects()
         self._refusals = Refusals()
+        self._timetable = Timetable()
         #: In the order of their death. Those that were retried are skipped lazily.
         self._dead: deque[Entry] = deque()
         self._waiters: set[Waiter] = set()
@@ -319,6 +322,9 @@ class Ledger:
         self._books.moved(collected, State.COLLECTED, State.RETAINED)
         self._disk_index.open(collected)
         self._observe(Happened.HANDED_OVER, collected)
+        described = [entry for entry in collected if not entry.event.is_plain]
+        if described and self._schedule(described, now):
+            collected = [entry for entry in collected if entry.is_retained]
         for target, group in groupby(collected, _target_of):
             self._lane(target).add_all(group)
         entries.clear()
@@ -476,6 +482,28 @@ class Ledger:
         due = self._due(now)
         return None if due is None else max(0.0, due - now)
 
+    @property
+    def is_timed(self) -> bool:
+        """Whether time changes something; takes no lock."""
+        return bool(self._timetable)
+
+    @step
+    def keep_time(self) -> float:
+        """Retain the delayed events that are due, and drop those that have expired.
+
+        Returns the seconds until the next ones; infinite: there are none.
+        """
+        self._keep_time(self._clock())
+        return self._timetable.next_at - self._clock()
+
+    @step
+    def end_delays(self) -> int:
+        """Retain all delayed events, as if they were due; returns how many."""
+        delayed = self._books.in_state(State.DELAYED)
+        for entry in delayed:
+            self._retain(entry)
+        return len(delayed)
+
     @step
     def is_collected(self, event: Event) -> bool:
         """Whether a collector still holds *event*."""
@@ -503,9 +531,10 @@ class Ledger:
 
     @step
     def redirect(self, ids: Iterable[str], queue: str) -> int:
-        """Retain events that are dead or retained for *queue*; returns how many.
+        """Retain events that are dead or waiting for *queue*; returns how many.
 
-        There, they have the positions that they had at their former target.
+        There, they have the positions that they had at their former target. Those that
+        are delayed remain so.
         """
         idle = self._idle(ids)
         self._remove_from_lanes({entry for entry in idle if entry.is_retained})
@@ -514,12 +543,12 @@ class Ledger:
             self._disk_index.outdate(entry)
             self._refusals.forget(entry)
             entry.redirect(queue)
-        self._try_again(idle)
+        self._try_again(e for e in idle if e.state is not State.DELAYED)
         return len(idle)
 
     @step
     def purge(self, ids: Iterable[str], *, into: Notices | None = None) -> int:
-        """Drop events that are dead or retained; returns how many."""
+        """Drop events that are dead or waiting; returns how many."""
         ours = [entry for entry in self._idle(ids) if self._is_ours(entry)]
         return self._drop_each(ours, PURGED, into)
 
@@ -612,10 +641,10 @@ class Ledger:
             entry.handed_over_at = now
             self._books.adopt(entry)
             self._disk_index.adopt(entry)
-            if entry.is_retained:
-                self._lane(entry.target).add(entry)
-            else:
+            if entry.state is State.DEAD:
                 self._dead.append(entry)
+            elif entry.event.is_plain or not self._schedule([entry], now):
+                self._lane(entry.target).add(entry)
             self._observe(Happened.ADOPTED, [entry], reason=entry.reason)
         self._admit()
         self._changed.wake_all()
@@ -881,16 +910,34 @@ class Ledger:
         else:
             self._lane(entry.target).add_delayed(entry, retry_at)
 
+    def _schedule(self, entries: Iterable[Entry], now: float) -> bool:
+        """Watch the time of *entries*; returns whether any of them is delayed."""
+        any_is_delayed = False
+        for entry in entries:
+            if entry.event.due_in:
+                self._move(entry, State.DELAYED)
+                any_is_delayed = True
+            self._timetable.add(entry, now)
+        return any_is_delayed
+
+    def _keep_time(self, now: float) -> None:
+        for entry in self._timetable.take_expired(now):
+            self._drop(entry, EXPIRED, self._notices_of(entry))
+        for entry in self._timetable.take_due(now):
+            self._retain(entry)
+
     def _idle(self, ids: Iterable[str]) -> list[Entry]:
-        """Those of the events with *ids* that are dead or retained."""
-        idle = (State.DEAD, State.RETAINED)
+        """Those of the events with *ids* that are dead or waiting."""
+        idle = (State.DEAD, State.DELAYED, State.RETAINED)
         return [entry for entry in self._books.select(ids) if entry.state in idle]
 
     def _try_again(self, entries: Iterable[Entry]) -> None:
         """Retain *entries*, and send them at once, as if none had been refused."""
+        now = self._clock()
         for entry in entries:
             entry.reset_refusals()
             self._retain(entry)
+            self._timetable.add(entry, now)
             self._lane(entry.target).reopen()
             self._observe(Happened.RETRIED, [entry])
         self._admit()
@@ -909,6 +956,8 @@ class Ledger:
 
     def _take(self, taken: list[Entry], limit: int) -> None:
         now = self._clock()
+        if self._timetable:
+            self._keep_time(now)
         alone = self._suspects.alone
         if alone is not None and not self._acquit(alone, now):
             return
@@ -1270,8 +1319,8 @@ class Ledger:
         if self._worth_waiting(waiter):
             self._waiters.add(waiter)
             # Behind refused events, no confirm can be expected soon.
-            alive = (entry for entry in waiter.entries if entry.state.alive)
-            expected = (e for e in alive if not self._is_refused(e.target))
+            waiting = (entry for entry in waiter.entries if entry.is_retained)
+            expected = (e for e in waiting if not self._is_refused(e.target))
             waiter.pending.update(expected)
         if not waiter.pending:
             waiter.done.set()
@@ -1324,6 +1373,9 @@ class Ledger:
             if entry is alone:
                 self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
+        described = (e for e in self._books if not e.event.is_plain)
+        handed_over = (e for e in described if e.state in _HANDED_OVER)
+        self._timetable.rebuild(handed_over, self._clock())
         self._admit()
         for waiter in self._waiters:
             waiter.look_again()

@@ -13,6 +13,7 @@ from .broker import Connection
 from .entries import (
     ABANDONED,
     ENDED,
+    EXPIRED,
     LATE,
     NEVER_PUBLISHED,
     NOT_COMMITTED,
@@ -184,6 +185,10 @@ class ThrottledLog:
         problem = Problem(Kind.ENQUEUED_LATE, event.target)
         self._note(problem, _Occurrences(1, (event.id,)))
 
+    def delayed_in_memory(self) -> None:
+        """Log, once, that delayed events end with this process."""
+        self._log_problem("delayed", Kind.DELAYED_IN_MEMORY, {}, float("inf"))
+
     def _log_problem(
         self,
         name: str,
@@ -289,6 +294,7 @@ _KINDS: Mapping[tuple[NoticeKind, str], Kind] = {
     (NoticeKind.FAILED, Outcome.NACKED): Kind.REFUSED_NACKED,
     (NoticeKind.FAILED, Outcome.RETURNED): Kind.REFUSED_RETURNED,
     (NoticeKind.DROPPED, OVERFLOW): Kind.DROPPED_OVERFLOW,
+    (NoticeKind.DROPPED, EXPIRED): Kind.DROPPED_EXPIRED,
     (NoticeKind.DROPPED, PURGED): Kind.DROPPED_PURGED,
     (NoticeKind.DROPPED, ENDED): Kind.DROPPED_AT_END,
     (NoticeKind.DROPPED, LATE): Kind.DROPPED_LATE,

@@ -110,6 +110,11 @@ class Kind(enum.Enum):
         "Dropped %(events)s for %(queue)s: overflow.",
         _EVENTS,
     )
+    DROPPED_EXPIRED = (
+        _WARNING,
+        "Dropped %(events)s for %(queue)s: expired.",
+        _EVENTS,
+    )
     DROPPED_PURGED = (
         _ERROR,
         "Dropped %(events)s for %(queue)s: purged.",
@@ -151,6 +156,14 @@ class Kind(enum.Enum):
             " or set EVENTCOLLECTOR_AT_CONTEXT_END."
         ),
         (*_FEW, "reason"),
+    )
+    DELAYED_IN_MEMORY = (
+        _WARNING,
+        (
+            "Delayed events are in memory only: those that are not due by then end with"
+            " this process. Set EVENTCOLLECTOR_BACKLOG to 'spool' to keep them"
+        ),
+        (),
     )
     ENQUEUED_LATE = (
         _WARNING,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import math
 import uuid
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, NoReturn, TypedDict
 
 from ..events import Properties
@@ -25,6 +27,8 @@ class EventOptions(TypedDict, total=False):
     correlation_id: str | uuid.UUID | None
     reply_to: str | uuid.UUID | None
     priority: int | None
+    expires_in: float | timedelta | None
+    delay: float | timedelta | None
 
 
 #: Only the connection that consumes from it may name it: on any other, RabbitMQ closes
@@ -43,7 +47,13 @@ def read_options(options: Mapping[str, Any]) -> Properties:
         for name, value in options.items()
         if value is not None or name not in _READERS
     }
-    return Properties(**read)
+    properties = Properties(**read)
+    if (properties.expires_in or math.inf) <= (properties.delay or 0):
+        raise ValueError(
+            "expires_in is not more than delay, so the event would never be sent: both"
+            " count from now"
+        )
+    return properties
 
 
 def size_of(properties: Properties) -> int:
@@ -94,6 +104,40 @@ def _priority(value: object, name: str) -> int:
     return int(value)
 
 
+#: RabbitMQ's limit, in milliseconds, for the expiration of a message: 49 days.
+_MOST_MS = 2**32 - 1
+#: Seconds, about ten years.
+_LONGEST_DELAY = 3650 * 86_400
+
+
+def _seconds(value: object, name: str) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} is of type {type_name(value)}: pass seconds, or a timedelta"
+        )
+    return float(value)
+
+
+def _expires_in(value: object, name: str) -> float:
+    seconds = _seconds(value, name)
+    if not 0.001 <= seconds <= _MOST_MS / 1000:
+        raise ValueError(
+            f"{name} is out of range: pass 1 ms to {_MOST_MS // 86_400_000} days"
+        )
+    return seconds
+
+
+def _delay(value: object, name: str) -> float | None:
+    seconds = _seconds(value, name)
+    if not 0 <= seconds <= _LONGEST_DELAY:
+        raise ValueError(
+            f"{name} is out of range: pass 0 to {_LONGEST_DELAY // 86_400} days"
+        )
+    return seconds or None
+
+
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "content_type": check_text,
     "content_encoding": check_text,
@@ -101,4 +145,6 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "correlation_id": check_text,
     "reply_to": _reply_to,
     "priority": _priority,
+    "expires_in": _expires_in,
+    "delay": _delay,
 }

@@ -91,7 +91,8 @@ def _checks(stats: Stats, limits: Limits) -> Iterator[tuple[str, Check]]:
             " wait",
         ),
     )
-    full = stats.collected + waiting >= limits.max_events
+    held = stats.collected + stats.delayed + waiting
+    full = held >= limits.max_events
     full |= stats.held_bytes >= limits.max_bytes
     yield (
         "backlog",

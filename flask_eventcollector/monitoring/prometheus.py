@@ -125,9 +125,10 @@ class PrometheusMetrics:
 
     def _show(self, stats: Stats) -> None:
         metrics, app = self._metrics, self._app
-        undelivered = stats.in_flight + stats.retained + stats.dead
+        undelivered = stats.delayed + stats.in_flight + stats.retained + stats.dead
         for state, count in {
             "collected": stats.collected,
+            "delayed": stats.delayed,
             "in_flight": stats.in_flight,
             "retained": stats.retained,
             "dead": stats.dead,

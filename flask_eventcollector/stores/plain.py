@@ -16,6 +16,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+#: Is in the text of :func:`about_as_text` if the event has a delay.
+DELAY_IN_TEXT = '"delay": '
+
+
 def time_of(microseconds: int) -> datetime:
     """The time, in UTC, that is so many *microseconds* after the beginning of 1970."""
     return _EPOCH + microseconds * _MICROSECOND

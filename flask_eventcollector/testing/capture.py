@@ -157,6 +157,19 @@ class Captured(Assertions):
             flushed = delivery.wait_until_flushed(deadline - time.monotonic())
         return flushed
 
+    def send_delayed(self, timeout: float = 5.0) -> int:
+        """Send all events that are held back, as if their delay had passed.
+
+        :param timeout: how long to block at most, in seconds, until they are delivered.
+        :returns: how many there were.
+        """
+        delivery = self._state.delivery_if_used()
+        if delivery is None:
+            return 0
+        count = delivery.end_delays()
+        self.flush(timeout)
+        return count
+
     # Faults on demand, with any broker.
 
     def fail_next(

@@ -39,6 +39,8 @@ class ExpectedProperties(TypedDict, total=False):
     correlation_id: Any
     reply_to: Any
     priority: Any
+    expires_in: Any
+    delay: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -33,6 +33,7 @@ _VERBS = {
 #: Explanations of the library's shortest reasons.
 _REASONS = {
     "cleared": "clear_events_to_publish() was called",
+    "expired": "its expires_in has passed",
     "overflow": "EVENTCOLLECTOR_MAX_EVENTS or EVENTCOLLECTOR_MAX_BYTES was reached",
     "purged": "purge() was called",
 }
@@ -175,6 +176,10 @@ class Explainer:
         if self._situation.is_collected(event):
             also = _OR_FOR_A_COMMIT if self._situation.has_sessions else ""
             return f"enqueued but never published: {_WAITS_FOR[event.unit]}{also}"
+        if event.event.due_in:
+            when = f"due in {event.event.due_in:.0f} s"
+            name = self._situation.name
+            return f"held back by its delay, {when} (call `{name}.send_delayed()`)"
         return f"handed over and is in flight (call {self._situation.delivering()})"
 
     def _again(self, fate: Fate) -> str:

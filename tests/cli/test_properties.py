@@ -82,3 +82,39 @@ def test_properties_survive_export_import_and_adoption(
     (event,) = shop.broker.events("orders")
     assert event.body == b"\xff"
     assert event.properties == Properties(content_type="image/png", priority=7)
+
+
+def test_delayed_events_are_shown_and_counted_apart(run: Run, folder: Path) -> None:
+    leave(folder, b"{}", Properties(delay=3600.5, expires_in=7200.5))
+
+    listed = run("list").stdout.splitlines()
+    shown = run("show", "some-event").stdout.splitlines()
+    status = run("status")
+
+    assert listed[0].split() == ["ID", "STATE", "AGE", "TARGET", "NEXT"]
+    assert listed[1].split()[:2] == ["some-event", "delayed"]
+    assert listed[1].endswith("in 1 h") or listed[1].endswith("in 60 min")
+    assert shown[1] == "state     delayed"
+    assert shown[2].startswith("due       in ")
+    assert shown[3].startswith("expires   in ")
+    assert "WAITING  DELAYED  DEAD" in status.stdout
+    assert status.exit_code == 0
+
+    (line,) = map(json.loads, run("list", "--json").stdout.splitlines())
+    total = json.loads(run("status", "--json").stdout)["total"]
+
+    assert (line["state"], line["reason"]) == ("delayed", None)
+    assert 3500 < line["next_try"] <= 3600.5
+    assert 7100 < line["expires_in"] <= 7200.5
+    assert (total["waiting"], total["delayed"]) == (1, 1)
+
+
+def test_a_flush_leaves_delayed_events(run: Run, folder: Path, shop: Shop) -> None:
+    leave(folder, b"{}", Properties(delay=3600))
+
+    result = run("flush", "--timeout", "20")
+
+    assert result.exit_code == 0
+    assert "0 events delivered, 1 delayed." in result.stdout
+    assert shop.broker.events("orders") == ()
+    assert json.loads(run("flush", "--json").stdout)["delayed"] == 1

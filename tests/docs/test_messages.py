@@ -186,10 +186,26 @@ def test_it_has_the_properties_that_are_given(relay: Relay) -> None:
     there = get(relay).properties
 
     given = [code(row[0]) for row in table("## Properties") if row[3] == "if given"]
-    assert {*given, "content_type"} == set(OPTIONS)
+    assert {*given, "content_type"} == {*OPTIONS, "expiration"}
     for name, value in OPTIONS.items():
         expected = bytes([value]) if isinstance(value, int) else short(value)
         assert there[name] == expected
+
+
+@runs(find_one(page="docs/messages.md", file="reminders.py"))
+def test_a_reminder_is_sent_in_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Flask("shop")
+    app.config["TESTING"] = True
+    module = ModuleType("shop")
+    module.events = events = EventCollector(app)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shop", module)
+    names: dict[str, Any] = {}
+    exec(find_one(page="docs/messages.md", file="reminders.py").code, names)
+    with app.app_context(), events.capture() as captured:
+        names["remind"](7)
+        assert events.publish().delayed == 1
+        captured.send_delayed()
+    captured.assert_published("orders.created", delay=3600.0, expires_in=7200.0)
 
 
 @runs(find_one(page="docs/messages.md", file="invoices.py"))
@@ -494,7 +510,8 @@ def test_a_client_reads_headers_as_documented(
 def test_a_client_reads_each_property_by_the_name_in_the_table(
     relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
 ) -> None:
-    event = publish(relay, {"tenant": "acme"}, **OPTIONS)
+    options = {**OPTIONS, "expires_in": 3600}
+    event = publish(relay, {"tenant": "acme"}, **options)
     names = {
         code(row[0]): code(row[language.column - 1])
         for row in table("Clients give the properties these names:")
@@ -513,8 +530,10 @@ def test_a_client_reads_each_property_by_the_name_in_the_table(
     ).stdout
 
     sent = {"delivery_mode": 2, "message_id": event.id, "app_id": "shop", **OPTIONS}
-    assert output.splitlines() == [str(sent[name]) for name in names]
-    assert {*sent, "headers", "timestamp"} == {
+    found = dict(zip(names, output.splitlines(), strict=True))
+    assert 0 < int(found.pop("expiration")) <= 3_600_000
+    assert found == {name: str(value) for name, value in sent.items()}
+    assert {*sent, "expiration", "headers", "timestamp"} == {
         code(row[0]) for row in table("## Properties") if row[3] != "never"
     }
 

@@ -63,6 +63,27 @@ def test_events_for_one_target_share_it(place: Place) -> None:
     assert one.event.target is other.event.target
 
 
+def test_a_delayed_event_is_free_once_it_is_due(place: Place) -> None:
+    outbox = place.outbox()
+    delayed = make_event("later", properties=Properties(delay=60))
+    with place.engine.begin() as connection:
+        seqs = outbox.write(
+            connection, [make_event("a"), delayed, make_event("b")], held=True
+        )
+    assert len(set(seqs)) == 3
+    assert [*outbox.read(seqs)] == [seqs[0], seqs[2]]
+    assert place.outbox().claim(9, MUCH) == []
+    counts = place.admin().counts()
+    assert (counts.held, counts.delayed) == (2, 1)
+    (row,) = (row for row in place.admin().rows() if row.event.payload == "later")
+    assert 50 < row.due_in <= 60
+
+    place.end_leases()
+    claimed = place.outbox().claim(9, MUCH)
+
+    assert [row.event.payload for row in claimed if not row.maybe_sent] == ["later"]
+
+
 @pytest.mark.parametrize("size", [65_535, 65_536, 1_200_000])
 def test_a_body_may_be_large(place: Place, size: int) -> None:
     body = "x" * (size - 2)

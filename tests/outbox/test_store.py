@@ -41,6 +41,7 @@ from flask_eventcollector.stores.outbox import store
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.outbox import Outbox
+from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, Shop, in_child, unmeasured, wait_until
 from tests.transactions.support import (
     Order,
@@ -129,6 +130,39 @@ def test_what_is_committed_is_sent_and_erased(database_url: str) -> None:
         wait_until(shop.is_empty, "the rows are erased")
         assert shop.books() == {"outboxed": 2, "confirmed": 2}
         assert shop.events.stats().adopted == 2
+
+
+def test_a_delayed_event_waits_in_its_row(
+    shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CLAIM_INTERVAL", 0.5)
+    with shop.sessions() as session, session.begin():
+        session.add(Order(sku="a"))
+        session.flush()
+        shop.events.enqueue_event("later", "q", delay=0.5, priority=7)
+        shop.events.enqueue_event("now", "q")
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["now"]
+    # Nobody holds it, and this process has no entry for it.
+    wait_until(lambda: shop.rows() == [(0, False)], "the other row is erased")
+    assert shop.events.stats().delayed == 0
+
+    wait_until(lambda: shop.sent() == ["now", "later"], "it is due")
+    event = shop.broker.events("q")[1]
+    assert event.properties.as_dict() == {"delay": 0.5, "priority": 7}
+    wait_until(shop.is_empty, "its row is erased")
+
+
+def test_an_event_that_has_expired_in_its_row_is_dropped(shop: OutboxShop) -> None:
+    FaultInjector.of(shop.broker).go_down()
+    with shop.sessions() as session, session.begin():
+        session.add(Order(sku="a"))
+        session.flush()
+        shop.events.enqueue_event(1, "q", expires_in=0.2)
+
+    wait_until(lambda: shop.events.stats().dropped == 1, "it has expired")
+    wait_until(shop.is_empty, "its row is erased")
 
 
 def test_a_request_that_fails_after_the_commit_unsends_nothing(

@@ -15,7 +15,7 @@ from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Settlement
 from flask_eventcollector.delivery.ledger import Ledger
-from flask_eventcollector.events import BrokerState, Outcome, Stats
+from flask_eventcollector.events import BrokerState, Outcome, Properties, Stats
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.stores import circuit_breaker
 from flask_eventcollector.stores.spool import adopter, writer
@@ -36,6 +36,7 @@ from tests.parts import (
     collect,
     delivering,
     make_delivery,
+    make_event,
     thread,
 )
 from tests.spool.support import dead_rows, failing, leave, rows, spooling, stored
@@ -520,6 +521,57 @@ def test_memory_that_is_full_waits_with_adopting(
     assert delivery.stats().dropped == 0
     delivery.discard(entries, "test")
     eventually(delivery, adopted=1, retained=1)
+
+
+def test_a_delayed_event_is_held_back_over_a_restart(
+    deliver: Deliver, folder: Path
+) -> None:
+    leave(folder, "a", properties=Properties(delay=2))
+    leave(folder, "b")
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    eventually(delivery, delayed=1, confirmed=1)
+    assert delivery.flush(DEADLINE)
+    assert stored(folder) == ["a"]
+    delivery.close(1)
+    assert delivery.stats().dropped == 0
+
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    eventually(delivery, confirmed=1, delayed=0)
+
+
+def test_delayed_events_on_disk_do_not_take_the_turns_of_others(
+    deliver: Deliver, folder: Path
+) -> None:
+    path = leave(folder, "abcdefgh", properties=Properties(delay=60))
+    journal = Journal.open(path)
+    journal.write(rows("ijkl", first=100))
+    journal.close()
+    delivery = deliver(MemoryBroker(), page=2)
+    delivery.start()
+    eventually(delivery, delayed=8, confirmed=4)
+
+
+def test_an_event_that_has_expired_on_disk_is_dropped(
+    deliver: Deliver, folder: Path, signal_log: SignalLog
+) -> None:
+    path = leave(folder, "ab", properties=Properties(expires_in=0.001))
+    delivery = deliver(MemoryBroker())
+    delivery.start()
+    signal_log.wait_for("events-dropped", "ab")
+    assert signal_log.reasons("events-dropped") == ["expired"]
+    wait_until(lambda: not path.exists(), "its file is gone")
+
+
+def test_a_delayed_event_is_on_disk_before_its_publish_returns(
+    deliver: Deliver, folder: Path
+) -> None:
+    delivery = deliver(MemoryBroker())
+    entries: list[Any] = []
+    delivery.collect(entries, make_event("a", properties=Properties(delay=60)))
+    assert delivery.publish(entries).delayed == 1
+    assert stored(folder) == ["a"]
 
 
 def test_a_flush_delivers_all_that_dead_processes_have_left(

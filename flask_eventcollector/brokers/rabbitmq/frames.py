@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import Any, NamedTuple
 
@@ -123,6 +124,9 @@ class MessageFrames:
         seconds = event.microseconds // 1_000_000
         properties = self._properties(event.id, seconds, event.properties)
         properties.headers = signed(headers) or None
+        if event.time_left is not None:
+            # From now on, the broker counts. At 0, it would take it for expired.
+            properties.expiration = str(max(1, math.ceil(event.time_left * 1000)))
         size = len(event.body)
         bodies = [
             Body(self._channel_number, event.body[start : start + self._body_max])

@@ -99,16 +99,30 @@ class Outbox:
 
         :param connection: for example ``session.connection()``.
         :param held: whether this process holds the rows, and so must send them.
-            Otherwise they are free, and whoever claims them first does.
+            Otherwise they are free, and whoever claims them first does. Those of
+            delayed events are free once they are due.
         :returns: the rows' numbers, in the order of the events.
         :raises ConfigurationError: *connection* commits each statement at once.
         """
         check_transaction(connection)
-        rows = [values_of(event) for event in events]
-        if not rows:
+        found = {event: event.due_in for event in events}
+        rows = [values_of(event) for event, due_in in found.items() if not due_in]
+        if not found:
             return []
         with explained(self._table):
-            return self._inserts[held].execute(connection, rows)
+            seqs = iter(self._inserts[held].execute(connection, rows) if rows else ())
+            return [
+                self._write_delayed(connection, event, due_in) if due_in else next(seqs)
+                for event, due_in in found.items()
+            ]
+
+    def _write_delayed(
+        self, connection: Connection, event: Event, due_in: float
+    ) -> int:
+        """Write a row that waits, as for its next try, until the event is due."""
+        row = self._new_row(False).values(due=now_ms() + round(due_in * 1000))
+        (seq,) = _Inserts(row).execute(connection, [values_of(event)])
+        return seq
 
     def read(self, seqs: Iterable[int]) -> dict[int, str]:
         """The events' ids in those rows that are committed, and held by this process.

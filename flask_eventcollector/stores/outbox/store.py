@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Table
@@ -19,6 +20,7 @@ from ...delivery.threads import is_own_thread
 from ...errors import ConfigurationError
 from ...events import Event
 from ..circuit_breaker import CircuitBreaker
+from .claims import LOOK_INTERVAL as CLAIM_INTERVAL
 from .outbox import LEASE, Outbox, Refused
 from .rows import OutboxRow
 from .writer import OutboxWriter
@@ -84,6 +86,8 @@ class OutboxStore(OutboxWriter):
         self._breaker = CircuitBreaker("rows", "outbox")
         self._scans: deque[Signal] = deque()
         self._written: deque[_Written] = deque()
+        #: When delayed rows that this process has written are due: nobody holds them.
+        self._dues: deque[float] = deque()
         # What only the thread uses.
         #: The entries of the rows that this process holds, by the rows' numbers.
         self._held: dict[int, Entry] = {}
@@ -92,6 +96,8 @@ class OutboxStore(OutboxWriter):
         self._next_look = 0.0
         #: When to see what operators have done to dead rows.
         self._next_follow = 0.0
+        #: A heap.
+        self._due_looks: list[float] = []
         self._renew_at = float("inf")
         #: When the first lease of a held row ends. Read by the broker's thread, too.
         self._held_until = float("inf")
@@ -124,7 +130,12 @@ class OutboxStore(OutboxWriter):
         now = time.monotonic()
         seqs = {e: e.row.number for e in entries if e.row is not None}
         for entry in self._ledger.leave(seqs):
-            self._written.append(_Written(seqs[entry], entry.event, now))
+            due_in = entry.event.due_in
+            if due_in:
+                # A claim may just have looked for rows whose time has come.
+                self._dues.append(now + due_in + CLAIM_INTERVAL)
+            else:
+                self._written.append(_Written(seqs[entry], entry.event, now))
         self._worker.wake()
 
     def sending(self, entries: Iterable[Entry]) -> None:
@@ -328,7 +339,7 @@ class OutboxStore(OutboxWriter):
 
     def _claim(self, outbox: Outbox, *, look: bool) -> bool:
         """Claim rows that nobody holds; returns whether there were any."""
-        if not look and time.monotonic() < self._next_look:
+        if not (look or self._is_any_due()) and time.monotonic() < self._next_look:
             return False
         limits = self._claimable()
         if min(limits) <= 0:
@@ -340,6 +351,16 @@ class OutboxStore(OutboxWriter):
             self._next_look = time.monotonic() + pause
             self._is_behind = False
         return bool(rows)
+
+    def _is_any_due(self) -> bool:
+        """Whether delayed rows that this process has written are due by now."""
+        for due in drain(self._dues):
+            heappush(self._due_looks, due)
+        is_due = False
+        while self._due_looks and self._due_looks[0] <= time.monotonic():
+            heappop(self._due_looks)
+            is_due = True
+        return is_due
 
     def _claimable(self) -> tuple[int, int]:
         """How many more rows, and bytes, may be held."""

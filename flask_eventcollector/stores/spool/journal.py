@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ...events import Target
+from ..plain import DELAY_IN_TEXT
 from .rows import COLUMNS
 
 #: 2 added the destination, 3 the properties of events, beside their headers.
@@ -329,6 +330,13 @@ class Journal:
             f"SELECT count(*), total({_IS_DEAD}), min(enqueued_at) FROM events"  # noqa: S608 - as above
         )
         return rows - int(dead), int(dead), oldest
+
+    def delayed(self) -> Iterator[tuple[Any, ...]]:
+        """The waiting rows whose events have a delay, which may have passed."""
+        has_delay = "instr(headers, ?) > 0"
+        return self._connection.execute(
+            f"{_SELECT} WHERE {has_delay} AND NOT {_IS_DEAD}", (DELAY_IN_TEXT,)
+        )
 
     def rows_after(
         self, number: int, count: int, *, queue: str | None, dead: bool

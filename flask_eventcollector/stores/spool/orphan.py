@@ -28,6 +28,11 @@ class _Place:
     #: The events in memory that are not delivered yet.
     here: set[Entry] = field(default_factory=set)
 
+    @property
+    def ready(self) -> int:
+        """How many of these are not delayed: those take nobody's turn."""
+        return sum(entry.state is not State.DELAYED for entry in self.here)
+
 
 def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
     """Open a file that this process has locked; ``None``: it never had events.
@@ -103,9 +108,9 @@ class Orphan:
         No target gets more than its *share* of the memory.
         """
         for target, place in self._places.items():
-            if not place.unadopted or len(place.here) > share // 2:
+            if not place.unadopted or place.ready > share // 2:
                 continue
-            wanted = min(share - len(place.here), count)
+            wanted = min(share - place.ready, count)
             if wanted <= 0 or size <= 0:
                 return
             for entry in self._read(target, place, wanted, size):

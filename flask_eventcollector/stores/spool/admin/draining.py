@@ -35,6 +35,8 @@ class Drained:
     unrouted: int
     #: Events that still wait: those of dead processes and of unresponsive ones.
     waiting: int
+    #: Events of dead processes that are not due yet.
+    delayed: int
     #: Dead events of dead processes.
     dead: int
     #: Damaged files that were renamed.
@@ -55,7 +57,7 @@ class Drained:
 
 
 #: Of a flush with nothing to do.
-NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
+NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
 
 
 def drain(
@@ -92,7 +94,7 @@ def _flush(delivery: Delivery, timeout: float) -> None:
 def _ended(before: Stats, now: Stats) -> int:
     return sum(
         getattr(now, count) - getattr(before, count)
-        for count in ("confirmed", "unrouted", "dead", "dropped")
+        for count in ("confirmed", "unrouted", "delayed", "dead", "dropped")
     )
 
 
@@ -108,6 +110,7 @@ def _result(before: Stats, now: Stats, folder: Folder | None) -> Drained:
         delivered=now.confirmed - before.confirmed,
         unrouted=now.unrouted - before.unrouted,
         waiting=here + sum(map(_events, stuck)),
+        delayed=now.delayed,
         dead=now.dead + sum(f.dead for f in alone),
         quarantined=now.quarantined - before.quarantined,
         others=sum(map(_events, busy)),

@@ -19,7 +19,7 @@ from ..folder import Folder, ForeignFile, can_hold_events, creator_of, holder_of
 from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
 from ..refusals import KnownRefusals
-from ..rows import DamagedRow, StoredEvent, read_row
+from ..rows import DamagedRow, StoredEvent, intact, read_row
 
 #: Rows that are read at a time. While a file is read, its owner can't shrink it.
 _PAGE = 100
@@ -67,6 +67,8 @@ class Report:
     owner: Owner
     waiting: int = 0
     dead: int = 0
+    #: How many of the waiting ones are delayed.
+    delayed: int = 0
     #: Seconds since the oldest of them was enqueued.
     oldest_age: float | None = None
     bytes: int = 0
@@ -79,6 +81,11 @@ class Report:
         return bool(self.waiting or self.dead or self.problem)
 
     @property
+    def is_left(self) -> bool:
+        """Whether it has events that could have been delivered, or may have some."""
+        return bool(self.waiting > self.delayed or self.dead or self.problem)
+
+    @property
     def is_here(self) -> bool:
         """Whether the current process owns it."""
         return self.owner == Owner(os.getpid(), True)
@@ -89,6 +96,7 @@ class Total(NamedTuple):
 
     waiting: int
     dead: int
+    delayed: int
     oldest_age: float | None
     bytes: int
 
@@ -137,6 +145,8 @@ class Found(NamedTuple):
     @property
     def next_try(self) -> float | None:
         """Seconds until it may be sent again; ``None``: not known."""
+        if self.stored.dead is None and self.event.due_in:
+            return self.event.due_in
         if self.refusal is None or self.refusal.next_try is None:
             return None
         return (
@@ -145,7 +155,7 @@ class Found(NamedTuple):
 
     @property
     def state(self) -> str:
-        return "waiting" if self.stored.dead is None else "dead"
+        return self.event.waiting_state if self.stored.dead is None else "dead"
 
 
 def with_refusals(folder: Folder, events: Iterable[Found]) -> Iterator[Found]:
@@ -196,12 +206,13 @@ def report(path: Path) -> Report | None:
             if journal is None:
                 return Report(path, owner, bytes=size)
             waiting, dead, oldest = journal.sums()
+            delayed = sum(bool(row.event.due_in) for row in intact(journal.delayed()))
     except Gone:
         return None
     except Unreadable as error:
         return Report(path, owner, bytes=size, problem=error)
     age = None if oldest is None else max(0.0, round(time.time() - oldest / 1e6, 3))
-    return Report(path, owner, waiting, dead, age, size)
+    return Report(path, owner, waiting, dead, delayed, age, size)
 
 
 def total(files: Sequence[Report]) -> Total:
@@ -210,6 +221,7 @@ def total(files: Sequence[Report]) -> Total:
     return Total(
         waiting=sum(file.waiting for file in files),
         dead=sum(file.dead for file in files),
+        delayed=sum(file.delayed for file in files),
         oldest_age=max(ages, default=None),
         bytes=sum(file.bytes for file in files),
     )
