@@ -672,6 +672,7 @@ class Ledger:
         Returns those of *entries* that were left: none that is in flight or has ended.
         """
         left = [e for e in entries if e.state.alive and e.state is not State.IN_FLIGHT]
+        self._remove_from_lanes({entry for entry in left if entry.is_retained})
         for entry in left:
             # Otherwise its row would be erased.
             entry.row = None
@@ -681,6 +682,15 @@ class Ledger:
         self._observe(Happened.OUTBOXED, left)
         self._changed.wake_all()
         return left
+
+    @step
+    def held_up(self) -> set[Target]:
+        """The targets that confirm nothing: they refuse events, or are silent."""
+        return {
+            target
+            for target, lane in self._lanes.items()
+            if lane.backing_off or self._is_silent(lane)
+        }
 
     @step
     def has_too_many_dead(self) -> bool:

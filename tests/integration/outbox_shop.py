@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from flask import Flask
@@ -32,7 +32,7 @@ def open_engine(url: str) -> Engine:
 class OrderShop:
     """Places orders in transactions of several kinds, each with its events."""
 
-    def __init__(self, url: str, broker: str, queue: str) -> None:
+    def __init__(self, url: str, broker: str, queue: str, relay: str = "own") -> None:
         self.engine = open_engine(url)
         self.table = make_outbox_table(MetaData())
         self.sessions = sessionmaker(self.engine)
@@ -41,6 +41,7 @@ class OrderShop:
             EVENTCOLLECTOR_BROKER_URL=broker,
             EVENTCOLLECTOR_QUEUES={queue: {}},
             EVENTCOLLECTOR_OUTBOX_LEASE=LEASE,
+            EVENTCOLLECTOR_OUTBOX_RELAY=relay,
             EVENTCOLLECTOR_RETRY_MAX_DELAY=1,
         )
         self.events = EventCollector(self.app)
@@ -63,9 +64,9 @@ class OrderShop:
             count = select(func.count()).select_from(self.table)
             return connection.scalar(count) or 0
 
-    def work(self, label: str) -> None:
-        """Place orders without end, of which a third is rolled back."""
-        for number in itertools.count():
+    def work(self, label: str, is_over: Callable[[], bool] = lambda: False) -> None:
+        """Place orders until it *is_over*, of which a third is rolled back."""
+        for number in itertools.takewhile(lambda _: not is_over(), itertools.count()):
             # The database may be down, or the commit's answer may be lost.
             with suppress(SQLAlchemyError):
                 self._place(f"{label}-{number}", number)
@@ -95,9 +96,11 @@ class OrderShop:
 
 
 @contextmanager
-def open_order_shop(url: str, broker: str, queue: str) -> Iterator[OrderShop]:
+def open_order_shop(
+    url: str, broker: str, queue: str, relay: str = "own"
+) -> Iterator[OrderShop]:
     """A shop in this process."""
-    shop = OrderShop(url, broker, queue)
+    shop = OrderShop(url, broker, queue, relay)
     try:
         yield shop
     finally:
@@ -105,9 +108,9 @@ def open_order_shop(url: str, broker: str, queue: str) -> Iterator[OrderShop]:
         shop.engine.dispose()
 
 
-def main(url: str, broker: str, queue: str, label: str) -> None:
+def main(url: str, broker: str, queue: str, label: str, relay: str = "own") -> None:
     """Place orders in two threads, as a web server would, until the process ends."""
-    shop = OrderShop(url, broker, queue)
+    shop = OrderShop(url, broker, queue, relay)
     threading.Thread(target=shop.work, args=[f"{label}x"], daemon=True).start()
     shop.work(label)
 

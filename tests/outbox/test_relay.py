@@ -18,6 +18,7 @@ from flask_eventcollector.app_state import AppState, state_of
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.events import Stats
+from flask_eventcollector.stores.outbox import relay as relaying
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.leader import leader
@@ -281,6 +282,37 @@ def test_more_rows_than_it_may_hold(tmp_path: Path) -> None:
         with relaying_for(shop) as relay:
             wait_until(shop.is_empty, "all is sent")
             assert relay.sent() == names
+
+
+def test_a_queue_that_refuses_events_keeps_no_others_waiting(tmp_path: Path) -> None:
+    limits = {"MAX_EVENTS": 40, "RETRY_DELAY": 0.05, "RETRY_MAX_DELAY": 0.05}
+    with open_external(url_in(tmp_path), **limits) as shop, relaying_for(shop) as relay:
+        relay.faults.refuse("q")
+        names = [f"{number}" for number in range(60)]
+        shop.place(*names)
+        shop.place_for("other", "a")
+        wait_until(lambda: relay.sent("other") == ["a"], "the other one is sent")
+        assert relay.sent() == []
+
+        relay.faults.accept("q")
+        wait_until(shop.is_empty, "all is sent")
+        assert relay.sent() == names
+
+
+def test_more_queues_that_refuse_events_than_it_may_hold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relaying, "POSTPONED_FOR", 30.0)
+    limits = {"MAX_EVENTS": 40, "RETRY_DELAY": 0.05, "RETRY_MAX_DELAY": 0.05}
+    with open_external(url_in(tmp_path), **limits) as shop, relaying_for(shop) as relay:
+        relay.faults.refuse("user-*")
+        for number in range(30):
+            shop.place_for(f"user-{number}", f"{number}")
+        shop.place("a")
+        wait_until(lambda: relay.sent() == ["a"], "the other one is sent")
+
+        relay.faults.accept("user-*")
+        wait_until(shop.is_empty, "all is sent")
 
 
 def test_a_dead_event_is_sent_again_once_an_operator_retries_it(

@@ -80,6 +80,13 @@ class OutboxShop(Shop):
             with self.placing(sku):
                 pass
 
+    def place_for(self, queue: str, sku: str) -> None:
+        """Place an order, and tell it to another queue."""
+        with self.sessions.begin() as session:
+            session.add(Order(sku=f"{queue} {sku}"))
+            session.flush()
+            self.enqueue(sku, queue=queue)
+
     def rows(self) -> list[tuple[int, bool]]:
         """The state of each row, and whether a process holds it."""
         with self.engine.connect() as connection:

@@ -19,6 +19,7 @@ from sqlalchemy import (
     update,
 )
 
+from ...events import Target
 from .clock import now_ms
 from .database import Database
 from .rows import OutboxRow, columns_of, is_waiting, row_of
@@ -65,16 +66,23 @@ class Claims:
         """Look at all free rows with the next claim: some are free again."""
         self._position = Position()
 
-    def take_over(self) -> int:
+    def take_over(self) -> bool:
         """See :meth:`.Outbox.take_over`."""
         c = self._table.c
-        theirs = (c.due > 0, c.token.is_not(None), c.token != self._token)
+        is_theirs = or_(c.token.is_(None), c.token != self._token)
+        return self._free_all(or_(is_theirs, c.due <= now_ms()))
+
+    def release(self, target: Target) -> bool:
+        """See :meth:`.Outbox.release`."""
+        c = self._table.c
+        theirs = (c.target_queue == target.queue, c.exchange == target.exchange)
+        return self._free_all(c.token.is_(None), *theirs)
+
+    def _free_all(self, *conditions: ColumnElement[bool]) -> bool:
         # They may lie before the place that earlier claims have come to.
-        self._position = Position()
-        freed, limit = 0, self._database.chunk
-        while (count := self._free_where(limit, *theirs)) == limit:
-            freed += count
-        return freed + count
+        self.look_again()
+        limit = self._database.chunk
+        return self._free_where(limit, self._table.c.due > 0, *conditions) < limit
 
     def _free_due(self, limit: int) -> int:
         """Free the rows whose time has come; returns how many."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 from ...errors import ConfigurationError
-from ...events import Event
+from ...events import Event, Target
 from .claims import Claims
 from .clock import now_ms
 from .database import Database, check_transaction, explained
@@ -225,10 +225,30 @@ class Outbox:
         self._claims.look_again()
         return given_back
 
-    def take_over(self) -> int:
-        """Free what other processes hold, whose lead has ended; returns how many rows.
+    def postpone(
+        self, seqs: Iterable[int], delay: float, *, maybe_sent: bool = False
+    ) -> int:
+        """Let rows wait for so many seconds, or for :meth:`release`; returns how many.
 
-        So a new leader keeps the order. The rows are marked as possibly sent.
+        Until then nobody holds them.
+
+        :param maybe_sent: whether their events may have been sent.
+        """
+        due = now_ms() + round(delay * 1000)
+        return self._change(seqs, token=None, due=due, **_marked(maybe_sent))
+
+    def release(self, target: Target) -> bool:
+        """Free rows for *target* that wait, up to 2 000; returns whether that is all.
+
+        On SQLite, up to 100.
+        """
+        return self._claims.release(target)
+
+    def take_over(self) -> bool:
+        """Free all rows but those that this process holds: any other lead has ended.
+
+        So a new leader keeps the order. What was held is marked as possibly sent. Frees
+        as many at a time as :meth:`release`, and returns whether these are all.
         """
         return self._claims.take_over()
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 from sqlalchemy import Engine, Table
 
+from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.store import Store
+from ...events import Target
 from .leader import Leadership
 from .outbox import LEASE, Outbox
 from .store import OutboxStore
@@ -18,6 +21,8 @@ POLL = 0.05
 STANDBY = 0.25
 #: How many rows, and how many bytes, the active relay holds.
 PAGE, PAGE_BYTES = 5_000, 32 * 1024 * 1024
+#: Seconds for which rows of a target that confirms nothing wait, unless it recovers.
+POSTPONED_FOR = 300.0
 #: How many rows to erase justify a run; a statement for a few takes as long.
 _ERASE_AT = 500
 
@@ -57,6 +62,11 @@ class RelayStore(OutboxStore):
         self._leads_until = float("-inf")
         self._next_try = 0.0
         self._has_more = False
+        #: Whether rows of the last leader may have to be freed.
+        self._is_new = False
+        #: By targets that confirm nothing: the first row that was postponed, and until
+        #: when the target is left alone.
+        self._postponed: dict[Target, tuple[int, float]] = {}
 
     @property
     def is_active(self) -> bool:
@@ -85,7 +95,7 @@ class RelayStore(OutboxStore):
         self._update_rows(outbox)
         leads = self._lead(outbox)
         self._renew(outbox)
-        found = leads and not self._is_ending and self._fill(outbox)
+        found = leads and not self._is_ending and self._send_more(outbox)
         self.has_looked = True
         self.answered_at = time.monotonic()
         return found
@@ -99,8 +109,8 @@ class RelayStore(OutboxStore):
         if not self._leadership[None].lead():
             self._stand_by(outbox)
             return False
-        if not was_active and self._takes_over:
-            outbox.take_over()
+        if not was_active:
+            self._is_new = self._takes_over
         self._leads_until = began + self._lease
         self._next_try = began + self._lease / 3
         return True
@@ -109,11 +119,18 @@ class RelayStore(OutboxStore):
         """Another process leads: leave it all rows but those in flight."""
         self._leads_until = float("-inf")
         self._next_try = time.monotonic() + STANDBY
-        rows = self._sendable()
-        left = self._leave(rows)
-        sent = [seq for seq in left if rows[seq].possible_duplicate]
-        outbox.give_back(sent, maybe_sent=True)
-        outbox.give_back(set(left).difference(sent))
+        self._postponed.clear()
+        self._give_rows_back(outbox, self._sendable())
+
+    def _send_more(self, outbox: Outbox) -> bool:
+        """Claim what may be sent; returns whether there was anything."""
+        if self._is_new:
+            # One step at a time: the lead must be renewed.
+            self._is_new = not outbox.take_over()
+        if self._is_new:
+            return False
+        self._leave_what_is_held_up(outbox)
+        return self._fill(outbox)
 
     def _fill(self, outbox: Outbox) -> bool:
         """Claim rows until there are none, or no more may be held."""
@@ -131,6 +148,60 @@ class RelayStore(OutboxStore):
                 self._wake_broker()
         return found
 
+    # Targets that confirm nothing.
+
+    def _leave_what_is_held_up(self, outbox: Outbox) -> None:
+        """Have targets that confirm nothing hold no more than half of all rows."""
+        held_up = self._ledger.held_up()
+        now = time.monotonic()
+        for target, (_, until) in [*self._postponed.items()]:
+            if target not in held_up and now >= until:
+                self._resume(outbox, target)
+        if held_up and min(self._claimable()) <= 0:
+            for place, target in enumerate(held_up):
+                is_tried = 2 * place < self._page
+                self._postpone(outbox, target, 2 * len(held_up) if is_tried else 0)
+
+    def _postpone(self, outbox: Outbox, target: Target, share: int) -> None:
+        """Have *target* hold its first events only, so that others can be held.
+
+        :param share: these are its part of all, one at least; 0: none.
+        """
+        rows, kept = self._waiting_for(target), 0
+        if share:
+            kept = _kept(rows, self._page // share, self._page_bytes // share)
+        seqs = self._leave(dict([*rows.items()][kept:]))
+        if not seqs:
+            return
+        for mark in False, True:
+            marked = [seq for seq in seqs if rows[seq].possible_duplicate == mark]
+            outbox.postpone(marked, POSTPONED_FOR, maybe_sent=mark)
+        first, _ = self._postponed.get(target, (seqs[0], 0.0))
+        # Without an event to try, only the time tells when to go on.
+        until = 0.0 if kept else time.monotonic() + POSTPONED_FOR / 10
+        self._postponed[target] = (min(first, *seqs), until)
+
+    def _waiting_for(self, target: Target) -> dict[int, Entry]:
+        """The held rows for *target* that are not in flight, in their order."""
+        held = self._sendable().items()
+        rows = [(n, e) for n, e in held if e.target == target and e.is_retained]
+        return dict(sorted(rows))
+
+    def _resume(self, outbox: Outbox, target: Target) -> None:
+        """*target* confirms again: claim its rows anew, in their order."""
+        first, _ = self._postponed[target]
+        later = {n: e for n, e in self._waiting_for(target).items() if n > first}
+        self._give_rows_back(outbox, later)
+        if outbox.release(target):
+            del self._postponed[target]
+
+    def _give_rows_back(self, outbox: Outbox, rows: Mapping[int, Entry]) -> None:
+        """Let *rows* be free again, unless their events are in flight."""
+        left = self._leave(rows)
+        for mark in False, True:
+            marked = [seq for seq in left if rows[seq].possible_duplicate == mark]
+            outbox.give_back(marked, maybe_sent=mark)
+
     def _is_lapsed(self) -> bool:
         return not self.is_active or super()._is_lapsed()
 
@@ -144,6 +215,8 @@ class RelayStore(OutboxStore):
         until_try = max(0.0, self._next_try - time.monotonic())
         if not self.is_active or self._is_ending:
             return until_try
+        if self._is_new or self._postponed:
+            return 0.0 if self._is_new else min(POLL, until_try)
         # If it holds all that it may, confirms wake it.
         return until_try if self._has_more else min(POLL, until_try)
 
@@ -154,3 +227,14 @@ class RelayStore(OutboxStore):
         if self.is_active:
             self._leads_until = float("-inf")
             self._leadership[None].resign()
+
+
+def _kept(rows: Mapping[int, Entry], most: int, size: int) -> int:
+    """How many of the first *rows* are at most so many, and so large; 1 at least."""
+    count = 0
+    for entry in rows.values():
+        size -= entry.event.size
+        if count and (count >= most or size < 0):
+            break
+        count += 1
+    return count
