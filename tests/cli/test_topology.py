@@ -1,0 +1,77 @@
+"""``flask events topology`` where there is no broker, or none that answers.
+
+``tests/integration/test_topology.py`` runs it on a real one.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from flask_eventcollector.cli import topology
+from tests.cli.support import runner
+from tests.helpers import open_shop
+from tests.isolation.fake_broker import FakeBroker
+
+TOPIC = {"shop": {"type": "topic"}}
+COMMANDS = ["check", "diff", "apply"]
+
+
+def look(*command: str, **settings: Any) -> Result:
+    with open_shop(TESTING_BROKER=True, **settings) as shop:
+        return runner(shop).invoke(args=["events", "topology", *command])
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_memory_has_nothing_to_compare(command: str) -> None:
+    result = look(command, BROKER_URL="memory://", EXCHANGES=TOPIC)
+    assert result.exit_code == 1
+    assert "memory://, which has no exchanges and queues to compare" in result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_broker_that_can_t_be_reached_is_an_error(command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    url = f"amqp://user:secret@127.0.0.1:{port}/"
+    result = look(command, BROKER_URL=url, EXCHANGES=TOPIC)
+    assert result.exit_code == 1
+    assert f"Can't reach the broker: 127.0.0.1:{port}: " in result.stderr
+    assert "secret" not in result.output + result.stderr
+
+
+def test_so_is_one_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topology, "_PATIENCE", 0.2)
+    with FakeBroker() as broker:
+        broker.unanswered = {"Exchange.Declare"}
+        result = look("check", BROKER_URL=broker.url, EXCHANGES=TOPIC)
+    assert result.exit_code == 1
+    assert "The broker did not respond within 0 s" in result.stderr
+
+
+def test_without_settings_there_is_nothing_to_do() -> None:
+    with FakeBroker() as broker:
+        result = look("check", BROKER_URL=broker.url)
+        assert broker.connections == 0
+    assert (result.exit_code, result.stdout) == (0, "The settings declare nothing.\n")
+
+
+def test_the_first_node_that_can_be_reached_is_asked() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with FakeBroker() as broker:
+        url = f"amqp://127.0.0.1:{port};{broker.url}"
+        result = look("check", BROKER_URL=url, EXCHANGES=TOPIC)
+    assert result.exit_code == 0
+    assert "exchange  shop  same" in result.stdout
+
+
+def test_check_names_what_may_be_lost_silently() -> None:
+    queues = {"orders": {"x-max-length": 5}}
+    with FakeBroker() as broker:
+        result = look("check", BROKER_URL=broker.url, QUEUES=queues)
+    assert result.exit_code == 0
+    assert "Losses: queue 'orders' drops its oldest messages at" in result.stdout
