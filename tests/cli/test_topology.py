@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import Result
+from pika import spec
 
 from flask_eventcollector.cli import topology
 from tests.cli.support import runner
@@ -75,3 +77,42 @@ def test_check_names_what_may_be_lost_silently() -> None:
         result = look("check", BROKER_URL=broker.url, QUEUES=queues)
     assert result.exit_code == 0
     assert "Losses: queue 'orders' drops its oldest messages at" in result.stdout
+
+
+def test_what_is_missing_gives_the_exit_code() -> None:
+    def missing(method: Any) -> Any:
+        is_passive = getattr(method, "passive", False)
+        return spec.Channel.Close(404, "NOT_FOUND", 50, 10) if is_passive else None
+
+    with FakeBroker() as broker:
+        broker.on_declare = missing
+        results = {
+            command: look(command, BROKER_URL=broker.url, EXCHANGES=TOPIC)
+            for command in COMMANDS
+        }
+
+    codes = {command: result.exit_code for command, result in results.items()}
+    assert codes == {"check": 3, "diff": 3, "apply": 0}
+    assert "+ exchange shop" in results["diff"].stdout
+    assert "exchange  shop  declared" in results["apply"].stdout
+
+
+def test_a_flush_counts_apart_what_no_queue_need_get(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "BROKER_URL": "memory://",
+        "BACKLOG": "spool",
+        "SPOOL_DIR": str(tmp_path / "spool"),
+        "EXCHANGES": {"news": {"type": "topic", "unrouted": "discard"}},
+        "QUEUES": {"orders": {"bind": ["news:orders"]}},
+    }
+    with open_shop(TESTING_BROKER=True, **settings) as shop:
+        shop.faults.go_down()
+        for key in ("orders", "mail"):
+            shop.events.enqueue_event(1, key, exchange="news")
+        shop.events.publish()
+        shop.events.close()
+    with open_shop(TESTING_BROKER=True, **settings) as heir:
+        result = runner(heir).invoke(args=["events", "flush"])
+
+    assert result.exit_code == 0
+    assert result.stdout == "1 event delivered, 1 that no queue gets.\n"

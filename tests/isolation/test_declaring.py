@@ -119,6 +119,39 @@ def test_what_closes_its_channel_leaves_the_rest_to_be_declared() -> None:
     assert len(broker.declared) == 6
 
 
+def test_however_many_are_refused_the_rest_is_declared() -> None:
+    def refuse_queues(method: Any) -> Any:
+        is_queue = method.NAME == "Queue.Declare"
+        close = spec.Channel.Close(406, "PRECONDITION_FAILED", 50, 10)
+        return close if is_queue else None
+
+    queues = {f"q{number}": {"bind": ["shop:#"]} for number in range(5)}
+    with FakeBroker() as broker, shop_at(broker, QUEUES=queues) as shop:
+        broker.on_declare = refuse_queues
+        confirm_one(shop)
+
+        problems = shop.events.stats().broker_error.split("; ")
+
+    assert len(problems) == 5
+    bound = [f"q{number} from shop" for number in range(5)]
+    assert sorted(names(broker.declared)[2:]) == bound
+
+
+def test_what_may_be_lost_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    queues = {"orders": {"x-max-length": 5, "durable": False}}
+    with FakeBroker() as broker, shop_at(broker, QUEUES=queues) as shop:
+        for _ in range(2):
+            shop.enqueue(1)
+            shop.events.publish()
+        wait_until(lambda: shop.events.stats().confirmed == 2, "both are confirmed")
+
+    lines = [r.getMessage() for r in caplog.records if "silently" in r.getMessage()]
+    assert len(lines) == 2
+    assert lines[0].startswith(
+        "Messages may be lost silently: queue 'orders' is not durable"
+    )
+
+
 @pytest.mark.parametrize("name", ["odd", "mail", "orders from odd"])
 def test_what_ends_the_connection_is_found_and_left_out(name: str) -> None:
     with FakeBroker() as broker, shop_at(broker) as shop:

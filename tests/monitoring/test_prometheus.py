@@ -51,6 +51,21 @@ def test_the_counters_are_the_books(shop: Shop) -> None:
     assert events(shop, "dropped") == 0
 
 
+def test_what_no_queue_need_get_is_counted_apart() -> None:
+    shop = Shop(
+        name=f"shop-{uuid.uuid4()}",
+        METRICS="prometheus",
+        EXCHANGES={"news": {"type": "topic", "unrouted": "discard"}},
+        QUEUES={"q": {"bind": ["news:q"]}},
+    )
+    shop.events.enqueue_event(1, "nobody.hears", exchange="news")
+    shop.events.publish()
+    shop.events.close(1)
+    assert (events(shop, "unrouted"), events(shop, "confirmed")) == (1, 0)
+    name = "eventcollector_publish_seconds_count"
+    assert value(shop, name, queue="other") == 1
+
+
 def test_what_is_held_is_shown_within_a_second(shop: Shop) -> None:
     shop.enqueue(0)
     shop.events.publish()
