@@ -254,9 +254,16 @@ def test_status_names_the_cure_for_a_renamed_app(command: Command) -> None:
     assert command.lines("list") == [{"left_alone": [command.place.table.name]}]
 
 
-def test_rows_that_are_held_or_new_are_no_strays(command: Command) -> None:
+@pytest.mark.usefixtures("_at_once")
+def test_rows_of_an_app_that_holds_some_are_no_strays(command: Command) -> None:
     outbox = command.place.outbox("alive")
     command.place.write(outbox, "a", held=True)
+    write(command, "b", app="alive")
+
+    assert command("status").exit_code == 0
+
+
+def test_new_rows_are_no_strays(command: Command) -> None:
     write(command, "new", app="new")
 
     assert command("status").exit_code == 0

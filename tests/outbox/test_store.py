@@ -641,8 +641,9 @@ def test_what_an_operator_does_to_dead_rows_is_noticed(
         wait_until(lambda: shop.sent() == ["b"], "it is sent")
 
 
+@pytest.mark.parametrize("who", ["this process", "an operator"])
 def test_a_dead_event_that_may_have_arrived_is_marked_when_it_is_retried(
-    tmp_path: Path,
+    tmp_path: Path, who: str
 ) -> None:
     with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
         shop.faults.fail_next(Outcome.UNKNOWN)
@@ -650,7 +651,11 @@ def test_a_dead_event_that_may_have_arrived_is_marked_when_it_is_retried(
         shop.place("a")
         wait_until(lambda: shop.rows() == [(1, False)], "its row is dead")
 
-        shop.events.retry()
+        if who == "an operator":
+            with shop.admin() as admin:
+                admin.retry(shop.numbers())
+        else:
+            shop.events.retry()
         assert shop.events.flush(DEADLINE)
         marks = [dict(event.headers) for event in shop.broker.events("q")]
         assert marks == [{"x-possible-duplicate": True}]
