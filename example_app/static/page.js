@@ -34,7 +34,7 @@ function show(state) {
   showBroker(state.broker);
   showBooks(state.books);
   showSpool(state.books);
-  showOutbox(state.outbox);
+  showOutbox(state.outbox, state.books);
   showStock(state.products);
   fill("#events", state.events, eventCells);
   fill("#dead", state.dead, deadCells);
@@ -76,10 +76,11 @@ function showSpool(books) {
   setText(document.querySelector("#spool-error"), books.spool_error);
 }
 
-function showOutbox(outbox) {
+function showOutbox(outbox, books) {
   if (!outbox) return; // it is off
   setText(document.querySelector("#outbox-rows"), `Rows waiting: ${outbox.rows.toLocaleString("en")}.`);
   setText(document.querySelector("#outbox-last"), lastRequest(outbox.last_request));
+  setText(document.querySelector("#outbox-error"), books.outbox_error);
 }
 
 function lastRequest(last) {

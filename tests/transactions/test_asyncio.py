@@ -189,3 +189,20 @@ def test_a_block_of_a_session_that_raises_is_closed_by_another_task(
         run(tmp_path, test)
 
     captured.assert_discarded("q", "a", reason=NOT_COMMITTED)
+
+
+def test_a_savepoint_that_commits_is_warned_of(
+    shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(maker: async_sessionmaker[AsyncSession]) -> None:
+        shop.events.bind_session(maker)
+        async with maker() as session:
+            async with session.begin_nested():
+                session.add(Order(sku="a"))
+            await session.rollback()
+        async with maker() as session:
+            assert list(await session.scalars(select(Order.sku))) == ["a"]
+
+    run(tmp_path, test)
+
+    assert any("SQLite begins a transaction at a sav" in m for m in caplog.messages)
