@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
@@ -56,6 +57,18 @@ def _process(
             process.wait(10)
         finally:
             process.kill()
+
+
+def answer(process: subprocess.Popen[str]) -> Any:
+    """What the process prints in a line of JSON.
+
+    :raises RuntimeError: it has ended without.
+    """
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"no answer, run it to see why: {process.args}")
+    return json.loads(line)
 
 
 class Watch:

@@ -16,7 +16,7 @@ from tests.rabbitmq import RabbitMQNode
 
 from ..results import Benchmark, Case, Job
 from ..rig import new_queue
-from .arriving import numbers_in, running
+from .arriving import answer, numbers_in, running
 from .servers import POSTGRESQL, new_database
 from .shop import EXTERNAL, OWN, RELAY, Base, environment, from_environment
 
@@ -51,9 +51,7 @@ def latency(relay: str, events: int, node: RabbitMQNode) -> Mapping[str, float]:
         sender = [RELAY] if relay == EXTERNAL else []
         ours = environment(url, node.url, relay)
         with running(*sender, command, environment=ours) as processes:
-            output = processes[-1].stdout
-            assert output is not None
-            committed: list[float] = json.loads(output.readline())
+            committed: list[float] = answer(processes[-1])
             consumer.join()
     return _percentiles(committed, arrived)
 

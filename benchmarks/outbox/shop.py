@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from flask import Flask
-from sqlalchemy import create_engine
+from sqlalchemy import String, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 
 from flask_eventcollector import EventCollector, make_outbox_table
@@ -33,7 +33,7 @@ class Order(Base):
 
     __tablename__ = "orders"
     id: Mapped[int] = mapped_column(primary_key=True)
-    note: Mapped[str]
+    note: Mapped[str] = mapped_column(String(20))
 
 
 OUTBOX = make_outbox_table(Base.metadata)

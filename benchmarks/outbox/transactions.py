@@ -20,7 +20,7 @@ from tests.rabbitmq import RabbitMQNode
 from ..frames import PAYLOAD
 from ..results import Benchmark, Case, Job
 from ..rig import new_queue
-from .arriving import running
+from .arriving import answer, running
 from .servers import MARIADB, POSTGRESQL, SQLITE, new_database
 from .shop import EXTERNAL, OWN, Base, Order, Shop
 
@@ -58,8 +58,7 @@ def costs(
     with new_database(database) as url, new_queue(node) as queue:
         command = ("-m", "benchmarks.outbox.transactions", url, node.url, queue)
         with running((*command, str(events), str(rounds))) as [process]:
-            assert process.stdout is not None
-            found: Mapping[str, float] = json.loads(process.stdout.readline())
+            found: Mapping[str, float] = answer(process)
     return {name: {UNIT: 1e3 * seconds} for name, seconds in found.items()}
 
 
