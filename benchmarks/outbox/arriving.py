@@ -67,7 +67,7 @@ def answer(process: subprocess.Popen[str]) -> Any:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"no answer, run it to see why: {process.args}")
+        raise RuntimeError(f"no answer, run it to see why: {process.args!r}")
     return json.loads(line)
 
 

@@ -53,14 +53,18 @@ class Claims:
         if self._position.is_look_due():
             self._position.looked(all_freed=self._free_due(limit) < limit)
             low = 0
-        take = _take_at_once if self._database.is_postgresql else _take_in_steps
-        with self._database.changing() as connection:
-            free = self._free(limit, low)
-            rows = take(connection, self._table, free, self._hold(), limit_bytes)
-        claimed = sorted(rows, key=lambda row: row.seq)
+        claimed = sorted(self._take(limit, low, limit_bytes), key=lambda row: row.seq)
         if claimed:
             self._position.claimed(claimed[-1].seq)
         return claimed
+
+    def _take(self, limit: int, low: int, size: int) -> Iterable[OutboxRow]:
+        free, hold = self._free(limit, low), self._hold()
+        if self._database.is_postgresql:
+            with self._database.changing_at_once() as connection:
+                return _take_at_once(connection, self._table, free, hold, size)
+        with self._database.changing() as connection:
+            return _take_in_steps(connection, self._table, free, hold, size)
 
     def look_again(self) -> None:
         """Look at all free rows with the next claim: some are free again."""

@@ -38,9 +38,10 @@ class Leadership:
         vacant = or_(c.token == self._token, c.token.is_(None), c.until <= now_ms())
         ours = update(self._table).where(c.app == self._app, vacant)
         until = now_ms() + self._lease
-        with self._database.changing() as connection:
+        with self._database.changing_at_once() as connection:
             if connection.execute(ours.values(until=until, **self._values)).rowcount:
                 return True
+        with self._database.reading() as connection:
             if connection.scalar(select(c.app).where(c.app == self._app)) is not None:
                 return False
         return self._lead_first()
@@ -50,7 +51,7 @@ class Leadership:
         until = now_ms() + self._lease
         row = insert(self._table).values(app=self._app, until=until, **self._values)
         try:
-            with self._database.changing() as connection:
+            with self._database.changing_at_once() as connection:
                 connection.execute(row)
         except IntegrityError:
             return False
@@ -60,7 +61,7 @@ class Leadership:
         """Let another process lead at once."""
         c = self._table.c
         ours = update(self._table).where(c.app == self._app, c.token == self._token)
-        with self._database.changing() as connection:
+        with self._database.changing_at_once() as connection:
             connection.execute(ours.values(token=None, until=0))
 
 

@@ -170,7 +170,7 @@ class Outbox:
         not_theirs = or_(c.token == self.token, c.token.is_(None))
         for chunk in self._database.chunks(seqs):
             confirmed = delete(self._table).where(among(chunk), not_theirs)
-            with self._database.changing() as connection:
+            with self._database.changing_at_once() as connection:
                 erased += connection.execute(confirmed).rowcount
         return erased
 
@@ -202,7 +202,7 @@ class Outbox:
         ours = or_(c.state == DEAD, c.token == self.token)
         for chunk in self._database.chunks(seqs):
             again = update(self._table).where(among(chunk), ours)
-            with self._database.changing() as connection:
+            with self._database.changing_at_once() as connection:
                 revived += connection.execute(again.values(**free, **fresh)).rowcount
         self._claims.look_again()
         return revived
@@ -278,7 +278,7 @@ class Outbox:
         changed = 0
         for chunk in self._database.chunks(seqs):
             held = update(self._table).where(self._held(chunk))
-            with self._database.changing() as connection:
+            with self._database.changing_at_once() as connection:
                 changed += connection.execute(held.values(**values)).rowcount
         return changed
 
