@@ -15,7 +15,7 @@ from pika import spec
 
 from flask_eventcollector.cli import topology
 from tests.cli.support import runner
-from tests.helpers import open_shop
+from tests.helpers import Shop, open_shop
 from tests.isolation.fake_broker import FakeBroker
 
 TOPIC = {"shop": {"type": "topic"}}
@@ -116,3 +116,50 @@ def test_a_flush_counts_apart_what_no_queue_need_get(tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert result.stdout == "1 event delivered, 1 that no queue gets.\n"
+
+
+@pytest.mark.parametrize(
+    "close",
+    [
+        spec.Channel.Close(403, "ACCESS_REFUSED - no", 40, 10),
+        spec.Connection.Close(503, "COMMAND_INVALID - no", 40, 10),
+    ],
+)
+@pytest.mark.parametrize("is_passive", [True, False])
+def test_what_is_refused_holds_up_no_other(close: Any, is_passive: bool) -> None:
+    def refuse(method: Any) -> Any:
+        is_it = method.NAME == "Exchange.Declare" and method.passive is is_passive
+        return close if is_it else None
+
+    with FakeBroker() as broker:
+        broker.on_declare = refuse
+        queues = {"orders": {"bind": ["shop:#"]}}
+        settings = {"EXCHANGE": "crm", "EXCHANGES": TOPIC, "QUEUES": queues}
+        result = look("check", BROKER_URL=broker.url, **settings)
+
+    assert result.exit_code == 3
+    assert "exchange  shop             refused" in result.stdout
+    assert f"exchange shop: {close.reply_text}: " in result.stdout
+    crm = "refused" if is_passive else "same"
+    assert f"exchange  crm              {crm}" in result.stdout
+    assert "queue     orders           same" in result.stdout
+
+
+def test_a_connection_that_ends_is_an_error() -> None:
+    def drop(method: Any) -> Any:
+        raise ConnectionAbortedError
+
+    with FakeBroker() as broker:
+        broker.on_declare = drop
+        result = look("check", BROKER_URL=broker.url, EXCHANGES=TOPIC)
+
+    assert result.exit_code == 1
+    assert "Can't reach the broker: " in result.stderr
+
+
+def test_without_a_url_there_is_no_broker() -> None:
+    shop = Shop()
+    shop.testing = False
+    result = runner(shop).invoke(args=["events", "topology", "check"])
+    assert result.exit_code == 1
+    assert "EVENTCOLLECTOR_BROKER_URL is not set" in result.stderr
