@@ -15,7 +15,7 @@ from tests.faults.rows import IN_OUTBOX, row
 #: The modes with a database that has a server.
 _ON_SERVERS = tuple(mode for mode in IN_OUTBOX if DATABASES[mode] != "sqlite")
 #: Seconds until a distant broker hears of anything, and as many until it is heard.
-LATENCY = 0.3
+LATENCY = 0.15
 #: Requests in each part of a run, and under a fault that lasts for some seconds.
 SOME, MANY = 40, 160
 
@@ -104,10 +104,10 @@ def frozen_past_its_lease(rig: Rig, runs: int) -> Figures:
         ) as trial:
             for _ in range(number):
                 _freeze_under_load(trial)
-        counted = trial.figures.lost_leases > 0
-        trial.expect("the lost leases are counted", counted)
-        trial.expect("some arrived twice", trial.figures.duplicated > 0)
         found.add(trial.figures)
+    # Not each time: it may be frozen in a transaction, whose rows nobody can take over.
+    if not rig.is_baseline and not (found.lost_leases and found.duplicated):
+        found.broken.append("no lease was lost, or nothing arrived twice")
     return found
 
 
