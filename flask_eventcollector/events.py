@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
 from typing import Any, ClassVar, Final, NamedTuple
@@ -47,10 +47,16 @@ class Properties:
     expires_in: float | None = None
     #: Seconds for which it is held back, from when it was enqueued.
     delay: float | None = None
+    #: What it is about, in its unit of work: of several events for a target with the
+    #: same key, only one is published. Not sent, and not stored.
+    key: Hashable | None = None
+    #: Which one, if this is a later one: the ``"last"`` or the ``"first"``.
+    keep: str = "last"
 
     def as_dict(self) -> dict[str, Any]:
-        """Those that are present, by name."""
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        """Those that are present, by name, without the key."""
+        names = (f.name for f in fields(self) if f.name not in ("key", "keep"))
+        values = ((name, getattr(self, name)) for name in names)
         return {name: value for name, value in values if value is not None}
 
 

@@ -141,11 +141,18 @@ class EventCollector:
             - ``delay``: seconds, or a timedelta. The event is held back for that time,
               from now on, and does not hold up others. In the spool or the outbox, it
               outlives the process. :meth:`flush` and :meth:`close` don't wait for it.
+            - ``key``: what the event is about, any hashable value. Of several events
+              for the same target with the same key, in one unit of work, only one is
+              published, so that a loop that touches an order ten times tells it once.
+              It has the place of the first one. The others are discarded.
+            - ``keep``: which one that is if this event is a later one, ``"last"`` (the
+              default) or ``"first"``.
             - ``content_type``: what the body is. A *payload* of bytes then goes out as
               it is. Any other payload is sent as JSON, so it must be a type of JSON.
             - ``content_encoding``: how the body is compressed, for example ``"gzip"``.
               Compress it yourself.
-        :returns: the :class:`Event`; its ``id`` is the AMQP ``message_id``.
+        :returns: the :class:`Event`; its ``id`` is the AMQP ``message_id``. With
+            ``keep="first"``, the earlier one if there is one.
         :raises EncodingError: *payload* can't be encoded as JSON, or is larger than
             ``EVENTCOLLECTOR_MAX_EVENT_BYTES``.
         :raises TypeError: a name, a header or an option has the wrong type.

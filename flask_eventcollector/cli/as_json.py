@@ -62,7 +62,7 @@ def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:
 
 
 def _content(files: Sequence[Report]) -> dict[str, int | None]:
-    waiting, dead, *_ = total(files)
+    waiting, _, dead, *_ = total(files)
     is_unreadable = any(file.problem for file in files)
     return {"files": len(files), "events": None if is_unreadable else waiting + dead}
 

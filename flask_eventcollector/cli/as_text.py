@@ -102,7 +102,7 @@ def content(files: Sequence[Report]) -> str:
     number = formatting.count(len(files), "file")
     if any(file.problem for file in files):
         return number
-    waiting, dead, *_ = total(files)
+    waiting, _, dead, *_ = total(files)
     return f"{formatting.events(waiting + dead)} in {number}"
 
 
@@ -134,7 +134,7 @@ def describe(file: Report) -> str:
 
 def _show_files(files: Sequence[Report]) -> None:
     rows = [_file_as_row(file) for file in files]
-    waiting, dead, delayed, oldest_age, size = total(files)
+    waiting, delayed, dead, oldest_age, size = total(files)
     rows.append(
         [
             "total",

@@ -12,6 +12,7 @@ from ..events import Event, PublishResult
 from ..messages.encoding import EventEncoder
 from ..messages.wording import counted
 from ..transactions.transaction import Transaction
+from .keys import Keys, Place
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,6 +65,9 @@ class Collector:
     transaction that an event belongs to now.
     """
 
+    #: The keys of its events; ``None``: none has one.
+    _keys: Keys | None = None
+
     def __init__(
         self,
         delivery: Callable[[], Delivery],
@@ -99,17 +103,34 @@ class Collector:
             delivery.watch(self, self._entries)
         transaction = self._find_transaction()
         if transaction is None:
-            delivery.collect(self._entries, event)
+            place, is_kept = None, False
         else:
             self._transactions[transaction] = None
             place, is_kept = transaction.place(delivery), transaction.writes_events
-            delivery.collect(self._entries, event, place, is_kept=is_kept)
+        if not event.is_plain and event.properties.key is not None:
+            return self._collect_keyed(delivery, event, place, is_kept)
+        delivery.collect(self._entries, event, place, is_kept=is_kept)
+        return event
+
+    def _collect_keyed(
+        self, delivery: Delivery, event: Event, place: Place, is_kept: bool
+    ) -> Event:
+        keys = self._keys = self._keys or Keys()
+        kept = keys.settle(delivery, event, place)
+        if kept is not None:
+            return kept
+        delivery.collect(self._entries, event, place, is_kept=is_kept)
+        # It may have been dropped.
+        entry = next((e for e in reversed(self._entries) if e.event is event), None)
+        if entry is not None:
+            keys.note(entry, place)
         return event
 
     def publish(self, timeout: float | None = None) -> PublishResult:
         """See :meth:`flask_eventcollector.EventCollector.publish`."""
         delivery = self._current_delivery()
         held = self._hold_back()
+        self._coalesce(self._entries)
         if not self._entries:
             return PublishResult(held=held)
         return replace(delivery.publish(self._entries, timeout), held=held)
@@ -118,6 +139,7 @@ class Collector:
         """Publish without waiting, and without a result."""
         delivery = self._current_delivery()
         self._hold_back()
+        self._coalesce(self._entries)
         if self._entries:
             delivery.hand_over(self._entries)
 
@@ -151,8 +173,10 @@ class Collector:
         """Publish the events collected after *before*."""
         delivery, place = self._current_delivery(), self._place_after(before)
         self._hold_back(place)
-        if len(self._entries) > place:
-            delivery.publish(self._entries[place:])
+        entries = self._entries[place:]
+        self._coalesce(entries)
+        if entries:
+            delivery.publish(entries)
             del self._entries[place:]
 
     def discard_since(self, before: object, reason: str) -> None:
@@ -182,11 +206,22 @@ class Collector:
             count += len(self._delivery.collected(held))
         return count
 
+    def _coalesce(self, entries: list[Entry]) -> None:
+        """Keep one of *entries* for each key, after others were held back.
+
+        Those that a transaction has held back are decided by its end, and what comes
+        later is of another unit of work.
+        """
+        if self._keys is not None:
+            self._keys = None
+            self._delivery.coalesce(entries)
+
     def _current_delivery(self) -> Delivery:
         """This process's delivery."""
         delivery = self._find_delivery()
         if delivery is not self._delivery:
             self._delivery, self._entries, self._transactions = delivery, [], {}
+            self._keys = None
         return delivery
 
 

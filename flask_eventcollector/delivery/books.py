@@ -77,6 +77,16 @@ class Books:
         self._enqueued += len(entries)
         self._bytes[State.COLLECTED] += size
 
+    def replace(self, entry: Entry, event: Event) -> None:
+        """Let a collected *entry* be *event*; count its former one as discarded."""
+        former = entry.event
+        self._live[event.raw_id] = entry
+        entry.event = event
+        del self._live[former.raw_id]
+        self._enqueued += 1
+        self._counts[State.DISCARDED] += 1
+        self._bytes[State.COLLECTED] += event.size - former.size
+
     def adopt(self, entry: Entry) -> None:
         """Count an entry from another process, in its current state."""
         self._live[entry.event.raw_id] = self._foreign[entry.event.raw_id] = entry
@@ -116,6 +126,7 @@ class Books:
 
     def rebuild(self) -> None:
         """Recompute the counts after a step was interrupted."""
+        self._live = {entry.event.raw_id: entry for entry in self}
         ended = [entry for entry in self if not entry.state.alive]
         for entry in ended:
             del self._live[entry.event.raw_id]

@@ -134,6 +134,27 @@ class Delivery:
             self._ledger.defer(notices)
             raise
 
+    def replace(self, entry: Entry, event: Event) -> bool:
+        """Put *event* into the place of what a collector holds; never blocks.
+
+        Returns whether that was possible.
+        """
+        with self._telling() as notices:
+            replaced = self._ledger.replace(entry, event, into=notices)
+            if replaced:
+                self._notifier.notify_enqueued(event)
+        return replaced
+
+    def coalesce(self, entries: list[Entry]) -> None:
+        """Keep one of the *entries* with the same key, in the place of the first."""
+        if any(entry.rare is not None for entry in entries):
+            with self._telling() as notices:
+                self._ledger.coalesce(entries, into=notices)
+
+    def still_collected(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Those of *entries* that a collector still holds."""
+        return self._ledger.still_collected(entries)
+
     def publish(
         self, entries: list[Entry], timeout: float | None = None
     ) -> PublishResult:

@@ -111,6 +111,8 @@ class Entry:
     refused_at = _Rarely(0.0)
     refused_since = _Rarely(0.0)
     reason = _Rarely("")
+    #: The unit of work, the target and the key, if it has one.
+    slot = _Rarely[tuple[object, ...] | None](None)
 
     def __init__(self, event: Event) -> None:
         self.event = event
@@ -220,6 +222,10 @@ NOT_COMMITTED = "the transaction was not committed"
 
 #: The reason for a discard by a transaction.
 ROLLED_BACK = "the transaction was rolled back"
+
+#: Reasons for a discard in favour of another event of the same unit of work.
+REPLACED = "a later event has the same key"
+REPEATED = "an earlier event has the same key"
 
 #: Why events are dropped.
 OVERFLOW = "overflow"

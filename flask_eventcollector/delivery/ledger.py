@@ -44,6 +44,8 @@ from .entries import (
     EXPIRED,
     OVERFLOW,
     PURGED,
+    REPEATED,
+    REPLACED,
     BrokerChange,
     Entry,
     Notice,
@@ -248,6 +250,51 @@ class Ledger:
             self._drop(entry, OVERFLOW, notices)
         self._admit()
         return True
+
+    def replace(self, entry: Entry, event: Event, *, into: Notices) -> bool:
+        """Let *entry* be *event* from now on, and discard its former one.
+
+        Returns whether it was: it must be collected, not be written, and there must be
+        room for a larger event.
+        """
+        return not self.is_in_step and self._replace(entry, event, into)
+
+    @step
+    def _replace(self, entry: Entry, event: Event, notices: Notices) -> bool:
+        growth = max(0, event.size - entry.event.size)
+        is_collected = entry.state is State.COLLECTED and entry.row is None
+        if not (is_collected and self._room.has(0, growth, reserve=False)):
+            return False
+        notices.append(Notice(NoticeKind.DISCARDED, entry.event, REPLACED))
+        self._observe(Happened.DISCARDED, [entry], reason=REPLACED)
+        self._books.replace(entry, event)
+        return True
+
+    def coalesce(self, entries: list[Entry], *, into: Notices) -> None:
+        """Of the *entries* with the same slot, keep one, in the place of the first.
+
+        The others are discarded. Those that a transaction has written are kept.
+        """
+        if not self.is_in_step:
+            self._coalesce(entries, into)
+
+    @step
+    def _coalesce(self, entries: list[Entry], notices: Notices) -> None:
+        kept: dict[object, int] = {}
+        for index, entry in enumerate(entries):
+            slot = entry.slot
+            if slot is None or entry.state not in (State.COLLECTED, State.OUTBOXED):
+                continue
+            place = kept.setdefault(slot, index)
+            if place == index:
+                continue
+            if entry.event.properties.keep == "first":
+                if entry.row is None:
+                    self._discard([entry], REPEATED, notices)
+                continue
+            entries[place], entries[index] = entry, entries[place]
+            if entries[index].row is None:
+                self._discard([entries[index]], REPLACED, notices)
 
     def _admit(self) -> None:
         """Compute how many may be collected without the lock.

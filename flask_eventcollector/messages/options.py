@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
-from typing import Any, NoReturn, TypedDict
+from typing import Any, Literal, NoReturn, TypedDict
 
 from ..events import Properties
 from .amqp_fields import check_name
@@ -29,6 +29,8 @@ class EventOptions(TypedDict, total=False):
     priority: int | None
     expires_in: float | timedelta | None
     delay: float | timedelta | None
+    key: Hashable | None
+    keep: Literal["first", "last"]
 
 
 #: Only the connection that consumes from it may name it: on any other, RabbitMQ closes
@@ -53,6 +55,8 @@ def read_options(options: Mapping[str, Any]) -> Properties:
             "expires_in is not more than delay, so the event would never be sent: both"
             " count from now"
         )
+    if "keep" in read and properties.key is None:
+        raise ValueError("keep has no effect without key: pass a key, too")
     return properties
 
 
@@ -138,6 +142,23 @@ def _delay(value: object, name: str) -> float | None:
     return seconds or None
 
 
+def _key(value: object, name: str) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            f"{name} is of type {type_name(value)}, which can't be compared by hash:"
+            " pass a str, an int, or a tuple of these"
+        ) from None
+    return value
+
+
+def _keep(value: object, name: str) -> str:
+    if value not in ("first", "last"):
+        raise ValueError(f"{name} is neither 'first' nor 'last': pass one of these")
+    return str(value)
+
+
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "content_type": check_text,
     "content_encoding": check_text,
@@ -147,4 +168,6 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "priority": _priority,
     "expires_in": _expires_in,
     "delay": _delay,
+    "key": _key,
+    "keep": _keep,
 }

@@ -106,7 +106,10 @@ class CapturedEvent:
             arguments.append(f"headers={show(dict(self.headers))}")
         if self.exchange:
             arguments.append(f"exchange={self.exchange!r}")
-        for name, value in self.event.properties.as_dict().items():
+        properties = self.event.properties.as_dict()
+        if self.event.properties.key is not None:
+            properties["key"] = self.event.properties.key
+        for name, value in properties.items():
             arguments.append(f"{name}={show(value)}")
         return f"event({', '.join(arguments)})"
 

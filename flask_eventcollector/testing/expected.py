@@ -41,6 +41,8 @@ class ExpectedProperties(TypedDict, total=False):
     priority: Any
     expires_in: Any
     delay: Any
+    key: Any
+    keep: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

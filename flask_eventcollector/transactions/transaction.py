@@ -134,6 +134,8 @@ class Transaction:
         for level in self._levels:
             for delivery, entries in level.entries.items():
                 if delivery.outbox is not None:
+                    # Those of one level are committed together, or not at all.
+                    delivery.coalesce(entries)
                     delivery.outbox.write(connect, entries)
 
     def begin_savepoint(self, key: object) -> None:
@@ -188,6 +190,7 @@ class Transaction:
         """Publish what was held back, except what was discarded."""
         while self._held:
             delivery, entries = self._held.popitem()
+            delivery.coalesce(entries)
             # A commit does not wait for the broker, but for the disk.
             delivery.publish(entries, 0)
 

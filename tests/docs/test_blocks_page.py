@@ -11,9 +11,15 @@ from tests.docs.modules import imported
 from tests.docs.reader import find_one, runs
 from tests.helpers import books
 
-STOCK, COUNTING, RESERVATIONS, TEST = (
+STOCK, COUNTING, RESERVATIONS, TOUCHING, TEST = (
     find_one(page="docs/blocks.md", file=name)
-    for name in ("stock.py", "counting.py", "reservations.py", "test_counting.py")
+    for name in (
+        "stock.py",
+        "counting.py",
+        "reservations.py",
+        "touching.py",
+        "test_counting.py",
+    )
 )
 
 
@@ -54,6 +60,15 @@ def test_a_transaction_that_fails_discards() -> None:
         assert sent(stock, "stock.reserved") == ["A1"]
         assert books(stock.events) == {"confirmed": 1, "discarded": 1}
         module.db.engine.dispose()
+
+
+@runs(TOUCHING)
+def test_many_changes_make_one_event() -> None:
+    with imported(STOCK, TOUCHING) as (stock, touching), stock.app.app_context():
+        touching.move("A1", [5, 4, 3])
+        (event,) = stock.events.broker.events("stock.counted")
+        assert event.payload == {"sku": "A1", "count": 3}
+        assert books(stock.events) == {"confirmed": 1, "discarded": 2}
 
 
 @runs(TEST)

@@ -95,8 +95,8 @@ class Total(NamedTuple):
     """The content of several files, in numbers."""
 
     waiting: int
-    dead: int
     delayed: int
+    dead: int
     oldest_age: float | None
     bytes: int
 
@@ -220,8 +220,8 @@ def total(files: Sequence[Report]) -> Total:
     ages = [file.oldest_age for file in files if file.oldest_age is not None]
     return Total(
         waiting=sum(file.waiting for file in files),
-        dead=sum(file.dead for file in files),
         delayed=sum(file.delayed for file in files),
+        dead=sum(file.dead for file in files),
         oldest_age=max(ages, default=None),
         bytes=sum(file.bytes for file in files),
     )
