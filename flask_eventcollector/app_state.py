@@ -106,6 +106,7 @@ class AppState:
             replace_invalid_text=config.invalid_text is InvalidText.REPLACE,
             encoder=config.encoder,
             before_enqueue=config.before_enqueue,
+            batch_headers=config.batch_headers,
         )
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
@@ -348,6 +349,7 @@ class AppState:
             background=self.scopes.background,
             observations=observations,
             is_volatile=is_volatile,
+            batch_headers=config.batch_headers,
         )
 
     def notify(self, notices: Sequence[Notice]) -> None:

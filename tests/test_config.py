@@ -119,6 +119,7 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "max_event_bytes": 2**20,
         "encoder": None,
         "before_enqueue": None,
+        "batch_headers": False,
         "invalid_text": InvalidText.REFUSE,
         "heartbeat": 15,
         "autoflush": False,

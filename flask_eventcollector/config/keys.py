@@ -55,6 +55,7 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_MAX_EVENT_BYTES: int
     EVENTCOLLECTOR_ENCODER: Encoder | str | None
     EVENTCOLLECTOR_BEFORE_ENQUEUE: BeforeEnqueue | str | None
+    EVENTCOLLECTOR_BATCH_HEADERS: bool
     EVENTCOLLECTOR_INVALID_TEXT: Literal["refuse", "replace"]
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool

@@ -222,6 +222,9 @@ class Config:
     #: remove secrets: a callable, or its import path. What it raises, ``enqueue_event``
     #: raises.
     before_enqueue: BeforeEnqueue | None = None
+    #: Whether each message has the headers ``x-batch-id``, ``x-batch-index`` and
+    #: ``x-batch-size``, which tell what was published together.
+    batch_headers: bool = False
     #: What happens to a lone surrogate in a payload or in headers, which UTF-8 can't
     #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD;
     #: use this for text from outside, such as a browser.
@@ -635,6 +638,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "max_event_bytes": _count,
         "encoder": _function("(payload, target_queue) -> (bytes, content_type)"),
         "before_enqueue": _function("(draft) -> None"),
+        "batch_headers": _bool,
         "invalid_text": _one_of(InvalidText),
         "heartbeat": _heartbeat,
         "autoflush": _bool,

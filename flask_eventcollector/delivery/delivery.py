@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..errors import BacklogFull
 from ..events import BrokerState, DeadEvent, Event, Outcome, PublishResult, Stats
 from ..messages.encoding import Ids
+from .batches import label
 from .broker import Broker
 from .entries import (
     ABANDONED,
@@ -58,8 +59,11 @@ class Delivery:
         background: Callable[[], AbstractContextManager[None]] = nullcontext,
         observations: Observations | None = None,
         is_volatile: bool = False,
+        batch_headers: bool = False,
     ) -> None:
         self._ledger = ledger
+        #: Whether events get headers about their batch.
+        self._has_batch_headers = batch_headers
         #: Whether what waits ends with the process, which the log says if it matters.
         self._is_volatile = is_volatile
         self.broker = broker
@@ -151,6 +155,15 @@ class Delivery:
             with self._telling() as notices:
                 self._ledger.coalesce(entries, into=notices)
 
+    def label(self, entries: Iterable[Entry]) -> None:
+        """Give *entries*, as one batch, headers that tell of it, if a setting says so.
+
+        Those that a transaction has written before belong to another one.
+        """
+        if self._has_batch_headers:
+            collected = self._ledger.still_collected(entries)
+            label([entry for entry in collected if entry.row is None])
+
     def still_collected(self, entries: Iterable[Entry]) -> list[Entry]:
         """Those of *entries* that a collector still holds."""
         return self._ledger.still_collected(entries)
@@ -170,6 +183,7 @@ class Delivery:
         waiter = Waiter(patient=self._is_patient or timeout is not None)
         timeout = self._timeout if timeout is None else timeout
         try:
+            self.label(entries)
             self._ledger.hand_over(entries, waiter)
             if self._is_over:
                 self._account_for_late(waiter.entries)
@@ -214,6 +228,7 @@ class Delivery:
     def hand_over(self, entries: list[Entry]) -> None:
         """Hand over *entries* without waiting; the flusher reports the outcomes."""
         handed_over = list(entries)
+        self.label(entries)
         self._ledger.hand_over(entries)
         if self._is_over and not self._ledger.is_in_step:
             self._account_for_late(handed_over)

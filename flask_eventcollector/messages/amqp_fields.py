@@ -28,13 +28,26 @@ MAX_TABLE_DEPTH = 32
 #: Marks a possible second copy of an event; reserved for the library.
 POSSIBLE_DUPLICATE = "x-possible-duplicate"
 
+#: Tell which events were handed over together; reserved if a setting asks for them.
+BATCH_ID, BATCH_INDEX, BATCH_SIZE = "x-batch-id", "x-batch-index", "x-batch-size"
+#: What these headers take in a message, in bytes.
+BATCH_HEADERS_BYTES = 93
+
 NO_HEADERS: Mapping[str, Any] = MappingProxyType({})
 
-_RESERVED = {
+RESERVED: Mapping[str, str] = {
     # https://www.rabbitmq.com/docs/sender-selected
     "CC": "RabbitMQ reads more routing keys from it; enqueue one event for each queue",
     "BCC": "RabbitMQ reads more routing keys from it; enqueue one event for each queue",
     POSSIBLE_DUPLICATE: "the library sets it on second copies; choose another name",
+}
+
+RESERVED_IN_BATCHES: Mapping[str, str] = {
+    **RESERVED,
+    **dict.fromkeys(
+        (BATCH_ID, BATCH_INDEX, BATCH_SIZE),
+        "EVENTCOLLECTOR_BATCH_HEADERS sets it; choose another name",
+    ),
 }
 
 _HEADER_CURES: Cures = (
@@ -97,14 +110,17 @@ def _utf8(text: str, path: _Path) -> bytes:
 
 
 def copy_headers(
-    headers: Mapping[str, Any] | None, *, replace: bool = False
+    headers: Mapping[str, Any] | None,
+    *,
+    replace: bool = False,
+    reserved: Mapping[str, str] = RESERVED,
 ) -> tuple[Mapping[str, Any], int]:
     if headers is None:
         return NO_HEADERS, 0
     copy, size = copy_table(headers, "headers", replace=replace)
     for key in copy:
-        if key in _RESERVED:
-            raise ValueError(f"headers[{quote_key(key)}] is reserved: {_RESERVED[key]}")
+        if key in reserved:
+            raise ValueError(f"headers[{quote_key(key)}] is reserved: {reserved[key]}")
     return MappingProxyType(copy), size if copy else 0
 
 

@@ -17,7 +17,14 @@ from typing import Any
 
 from ..errors import EncodingError
 from ..events import JSON_TYPE, Event, Properties, Target, is_json, make_event
-from .amqp_fields import NO_HEADERS, check_name, copy_headers
+from .amqp_fields import (
+    BATCH_HEADERS_BYTES,
+    NO_HEADERS,
+    RESERVED,
+    RESERVED_IN_BATCHES,
+    check_name,
+    copy_headers,
+)
 from .as_text import as_text
 from .draft import BeforeEnqueue, Encoder, EventDraft, encode_by, prepare
 from .options import check_text, read_options, size_of
@@ -82,6 +89,7 @@ class EventEncoder:
     :param encoder: makes the bodies, except of bytes whose type is named; ``None``:
         they are JSON.
     :param before_enqueue: changes each event before it is checked and encoded.
+    :param batch_headers: whether each event gets headers about its batch later.
     """
 
     def __init__(
@@ -93,12 +101,16 @@ class EventEncoder:
         replace_invalid_text: bool = False,
         encoder: Encoder | None = None,
         before_enqueue: BeforeEnqueue | None = None,
+        batch_headers: bool = False,
     ) -> None:
         self._exchange = exchange
         self._max_event_bytes = max_event_bytes
         self._replace = replace_invalid_text
         self._encoder = encoder
         self._before_enqueue = before_enqueue
+        self._reserved = RESERVED_IN_BATCHES if batch_headers else RESERVED
+        #: The size of what is added later, in bytes.
+        self._added = BATCH_HEADERS_BYTES if batch_headers else 0
         self._convert = partial(_convert, default=default)
         self._to_json = _json_encoder(self._convert)
         #: Names that were checked: the queue, and the exchange if one was given.
@@ -136,9 +148,9 @@ class EventEncoder:
             prepare(draft, self._before_enqueue)
             payload, target_queue, exchange, headers, options = draft.parts()
         target = self._target(target_queue, exchange)
-        kept, size = NO_HEADERS, 0
+        kept, size = NO_HEADERS, self._added
         if headers is not None:
-            kept, size = copy_headers(headers, replace=self._replace)
+            kept, size = self._headers(headers)
         if options or self._encoder is not None:
             properties = read_options(options or {})
             body, properties = self._described(payload, target.queue, properties)
@@ -148,6 +160,12 @@ class EventEncoder:
         body = self._body(payload)
         size += len(body)
         return Event(ids.new(), target, body, kept, time.time_ns() // 1000, size)
+
+    def _headers(self, headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+        kept, size = copy_headers(
+            headers, replace=self._replace, reserved=self._reserved
+        )
+        return kept, size + self._added
 
     def _target(self, queue: str, exchange: str | None) -> Target:
         if type(queue) is not str or (

@@ -136,6 +136,7 @@ class Transaction:
                 if delivery.outbox is not None:
                     # Those of one level are committed together, or not at all.
                     delivery.coalesce(entries)
+                    delivery.label(entries)
                     delivery.outbox.write(connect, entries)
 
     def begin_savepoint(self, key: object) -> None:
