@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ pytest.importorskip("sqlalchemy")
 from sqlalchemy.orm import Session, sessionmaker
 
 from flask_eventcollector import EventCollector
+from flask_eventcollector.collecting.keys import Keys
 from flask_eventcollector.delivery import books, ledger
-from flask_eventcollector.delivery.entries import Notice, State
+from flask_eventcollector.delivery.entries import Entry, Notice, State
 from flask_eventcollector.messages.options import read_options
 from tests.helpers import DEADLINE, Shop, open_shop
 from tests.outbox.test_store import OutboxShop
@@ -133,6 +135,16 @@ def test_an_app_context_publishes_one_of_them() -> None:
             tell(shop.events, 1)
             tell(shop.events, 2)
         assert shop.sent("q") == [2]
+
+
+def test_an_event_that_waits_does_not_keep_the_others_in_memory(shop: Shop) -> None:
+    keys, delivery = Keys(), shop.extensions["eventcollector"].delivery()
+    entries: list[Entry] = []
+    delivery.collect(entries, keyed("a"))
+    keys.note(entries[0], None)
+    (unit, *key) = entries[0].slot or ()
+    assert gc.get_referents(unit) == []
+    assert key == [entries[0].target, 1]
 
 
 # The ledger.

@@ -30,6 +30,8 @@ class Keys:
 
     def __init__(self) -> None:
         self._holders: dict[tuple[Target, object], _Holder] = {}
+        #: Stands for the unit of work. An entry that waits must not hold the others.
+        self._unit = object()
 
     def settle(self, delivery: Delivery, event: Event, place: Place) -> Event | None:
         """Put *event* into the place of the one with its key, or keep that one.
@@ -49,4 +51,4 @@ class Keys:
         """Note that *entry* was collected."""
         key = (entry.target, entry.event.properties.key)
         self._holders[key] = _Holder(entry, place)
-        entry.slot = (self, *key)
+        entry.slot = (self._unit, *key)

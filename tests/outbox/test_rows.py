@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from flask_eventcollector import Event
 from flask_eventcollector.events import Properties
@@ -61,6 +62,18 @@ def test_events_for_one_target_share_it(place: Place) -> None:
     place.write(place.outbox(), "ab", queue="shared")
     one, other = place.outbox().claim(2, MUCH)
     assert one.event.target is other.event.target
+
+
+def test_a_row_of_an_earlier_version_is_read(place: Place) -> None:
+    (seq,) = place.write(place.outbox(), "a")
+    headers = place.table.c.headers
+    written = '{"table": {"tenant": "acme", "raw": {"bytes": "/w=="}}}'
+    with place.engine.begin() as connection:
+        connection.execute(update(place.table).values({headers: written}))
+    (row,) = place.outbox().claim(1, MUCH)
+    assert row.seq == seq
+    assert row.event.headers == {"tenant": "acme", "raw": b"\xff"}
+    assert row.event.properties == Properties()
 
 
 def test_a_delayed_event_is_free_once_it_is_due(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -24,6 +25,8 @@ def place_order(collector: CollectorLike, number: int) -> None:
     """Enqueue an event to whatever collector the caller uses."""
     collector.enqueue_event({"id": number}, "orders.created", headers={"version": 1})
     collector.enqueue_event({}, "orders.created", priority=5, correlation_id=uuid4())
+    collector.enqueue_event({}, "orders.created", key=("order", number), keep="first")
+    collector.enqueue_event({}, "orders.created", delay=1, expires_in=timedelta(days=1))
 
 
 place_order(events, 1)
