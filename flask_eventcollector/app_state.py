@@ -51,6 +51,8 @@ from .delivery.store import Store
 from .delivery.threads import OwnThread
 from .dispatch import Dispatcher
 from .messages.encoding import EventEncoder, provider_default
+from .monitoring.history import HistoryObserver
+from .monitoring.origin import origin_of_call
 from .signals import events_published
 from .stores.memory import MemoryStore, PublishedAtCommit
 from .stores.spool.adopter import PAGE, PAGE_BYTES
@@ -239,9 +241,20 @@ class AppState:
     def _make_observations(self) -> Observations | None:
         """What tells the metrics; ``None``: there are none."""
         observers = [*self._observers()]
-        return Observations(observers, self.app.name) if observers else None
+        if not observers:
+            return None
+        return Observations(observers, self.app.name, self._where)
+
+    def _where(self) -> str:
+        """Which request enqueues an event and, in debug mode, which line of code."""
+        request = contexts.current_endpoint()
+        line = origin_of_call() if self.app.debug else None
+        return " at ".join(filter(None, [request, line and str(line)]))
 
     def _observers(self) -> Iterator[Observer]:
+        if self.config.history_dir is not None:
+            name = choose_spool_name(self.config, self.app)
+            yield HistoryObserver(self.config.history_dir, name)
         # Only those who use them have the packages.
         if Metrics.PROMETHEUS in self.config.metrics:
             from .monitoring.prometheus import PrometheusMetrics

@@ -42,6 +42,19 @@ def current_app() -> flask.Flask | None:
     return app
 
 
+def current_endpoint() -> str:
+    """The rule and view of the current request; ``""``: there is no request.
+
+    For example ``POST /orders/<int:id> (orders.create)``. The path itself may contain
+    personal data.
+    """
+    if not flask.has_request_context():
+        return ""
+    request = flask.request
+    rule = "" if request.url_rule is None else request.url_rule.rule
+    return f"{request.method} {rule} ({request.endpoint})" if rule else request.method
+
+
 def current_request(app: flask.Flask, scopes: Scopes) -> RequestScope | None:
     """The scope of *app*'s current request; ``None``: there is no request."""
     if flask.has_request_context():

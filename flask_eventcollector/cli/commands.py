@@ -26,6 +26,7 @@ from .backlog import Backlog, LeftAlone, Waiting
 from .context import app_name, app_state, backlog, destination
 from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered
+from .history import tail, top, why
 from .outbox import OutboxRows
 from .outbox_table import outbox
 from .quarantine import quarantine
@@ -408,6 +409,9 @@ def _confirm_change(do: str, found: Sequence[Waiting], how: str) -> None:
 
 
 COMMANDS |= {
+    "why": why,
+    "tail": tail,
+    "top": top,
     "export": export_events,
     "import": import_events,
     "quarantine": quarantine,

@@ -60,5 +60,6 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool
     EVENTCOLLECTOR_AT_CONTEXT_END: Literal["warn", "publish", "keep"]
+    EVENTCOLLECTOR_HISTORY_DIR: str | os.PathLike[str] | None
     EVENTCOLLECTOR_METRICS: _Metrics | list[_Metrics] | tuple[_Metrics, ...]
     EVENTCOLLECTOR_TESTING_BROKER: bool

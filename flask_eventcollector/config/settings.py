@@ -239,6 +239,11 @@ class Config:
     #: thread, and a warning is logged; ``"publish"``: they are published, or discarded
     #: if it ends with an exception; ``"keep"``: they stay with the thread.
     at_context_end: AtContextEnd = AtContextEnd.WARN
+    #: A folder, as an absolute path, in which each process writes what happens to its
+    #: events, once a second and without payloads, for ``flask events why``, ``tail``
+    #: and ``top``. At most 8 MiB for a process; kept for a day after its end. ``None``:
+    #: nothing is written.
+    history_dir: Path | None = None
     #: What is told about once a second how many events were sent, wait or failed:
     #: ``"prometheus"`` (with the extra ``prometheus``), ``"opentelemetry"`` (with
     #: ``opentelemetry-api``), or a list of both.
@@ -473,7 +478,7 @@ def _backlog(key: str, value: object) -> str:
     _invalid(key, value, f"it must be one of {', '.join(map(repr, BACKLOGS))}")
 
 
-def _spool_dir(key: str, value: object) -> Path | None:
+def _folder(key: str, value: object) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, (str, os.PathLike)) or not str(value):
@@ -621,7 +626,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "confirm_timeout": _seconds,
         "reconnect_timeout": _seconds,
         "backlog": _backlog,
-        "spool_dir": _spool_dir,
+        "spool_dir": _folder,
         "spool_name": _spool_name,
         "spool_sync": _one_of(SpoolSync),
         "max_events": _count,
@@ -643,6 +648,7 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "heartbeat": _heartbeat,
         "autoflush": _bool,
         "at_context_end": _one_of(AtContextEnd),
+        "history_dir": _folder,
         "metrics": _metrics,
         "testing_broker": _bool,
     }.items()

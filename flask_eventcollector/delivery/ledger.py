@@ -435,6 +435,7 @@ class Ledger:
             entry.waiter = None
             obstacle = self._obstacle(entry)
             if obstacle:
+                self._observe(Happened.FAILED, [entry], reason=obstacle)
                 self._note_failure(entry, obstacle, None, waiter.notices)
         return waiter.result(self._problems_among(waiter.entries))
 

@@ -62,6 +62,8 @@ class Observation(NamedTuple):
     elapsed: float = 0.0
     #: Seconds since they were sent last, of the first of them.
     since_sent: float = 0.0
+    #: Where they were enqueued: a view or a line of code.
+    where: str = ""
 
 
 class Observer(Protocol):
@@ -87,8 +89,15 @@ class Observations:
     noted twice, or not at all: the books are right, this is a report.
     """
 
-    def __init__(self, observers: Sequence[Observer], name: str) -> None:
+    def __init__(
+        self,
+        observers: Sequence[Observer],
+        name: str,
+        where: Callable[[], str] = str,
+    ) -> None:
         self._observers = observers
+        #: Where the current event is enqueued.
+        self._where = where
         self._wanted = frozenset[Happened]().union(*(o.wants for o in observers))
         self._waiting: deque[Observation] = deque(maxlen=_MOST_WAITING)
         self._worker = PeriodicWorker(
@@ -127,7 +136,8 @@ class Observations:
     def note_event(self, what: Happened, event: Event) -> None:
         """Note that something happened to *event*."""
         if what in self._wanted:
-            self._put(Observation(what, [event], time.time()))
+            where = self._where()
+            self._put(Observation(what, [event], time.time(), where=where))
 
     def note_other(self, what: Happened, elapsed: float = 0.0) -> None:
         """Note what concerns no single event."""

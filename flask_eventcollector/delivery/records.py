@@ -291,7 +291,7 @@ class Kind(enum.Enum):
     )
     OBSERVER_FAILED = (
         _ERROR,
-        "Metrics failed: %(observer)s",
+        "Observer failed: %(observer)s",
         ("reason",),
     )
     NO_THREAD = (

@@ -1,12 +1,12 @@
 """The test kit."""
 
+from ..monitoring.origin import Origin
 from .capture import Captured
 from .captured import CapturedEvent, CapturedEvents, Fate
 from .expected import ExpectedEvent, event
 from .fault_injector import Fault, FaultInjector
 from .lookup import capture_app
 from .mixin import CapturedEventsMixin
-from .origin import Origin
 
 __all__ = [
     "Captured",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..events import Event, Outcome, Properties, Word
+from ..monitoring.origin import Origin
 from .matching import Medium, show
-from .origin import Origin
 
 #: The kind of unit of work that an event belongs to; ``""``: unknown.
 Unit = Literal["request", "block", "thread", ""]

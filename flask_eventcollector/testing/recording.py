@@ -20,10 +20,10 @@ from ..config.routing import Router
 from ..delivery.entries import Entry
 from ..events import BrokerState, Event, Outcome
 from ..messages.encoding import provider_default
+from ..monitoring.origin import origin_of_call
 from .captured import CapturedEvent, CapturedEvents, Fate, Unit
 from .fault_injector import FaultInjector
 from .matching import json_medium, matches_name
-from .origin import origin_of_call
 
 
 class Record:

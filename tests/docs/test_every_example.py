@@ -16,6 +16,7 @@ NOT_RUN = {
     ("CONTRIBUTING.md", "git clone"): "it needs the network; CI does the same steps",
     ("CONTRIBUTING.md", "docker run"): "it needs Docker; CI runs it with a service",
     ("docs/monitoring.md", "pip install"): "the tests have installed it",
+    ("docs/monitoring.md", "flask events why"): "tests/cli/test_history.py calls them",
     ("docs/quickstart.md", "pip install"): "scripts/check_package.py installs it",
     ("example_app/README.md", "pip install"): "tests/example starts it on free ports",
     (

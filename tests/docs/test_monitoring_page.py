@@ -14,11 +14,12 @@ from tests.docs.modules import imported
 from tests.docs.reader import find_one, runs
 
 PAGE = "docs/monitoring.md"
-SETTINGS, OTEL, CONF, SHOP, HEALTH, HEALTHZ, PROBES = (
+SETTINGS, OTEL, HISTORY, CONF, SHOP, HEALTH, HEALTHZ, PROBES = (
     find_one(page=PAGE, file=name)
     for name in (
         "settings.py",
         "otel_settings.py",
+        "history_settings.py",
         "gunicorn.conf.py",
         "shop.py",
         "health.py",
@@ -45,6 +46,15 @@ def test_the_settings_are_right(example: Any) -> None:
         chosen = app.config["EVENTCOLLECTOR_METRICS"]
         chosen = [chosen] if isinstance(chosen, str) else chosen
         assert [str(m) for m in Config.from_app(app).metrics] == chosen
+
+
+@runs(HISTORY)
+def test_the_folder_of_the_history_is_valid() -> None:
+    with imported(HISTORY) as (settings,):
+        app = Flask("shop")
+        app.config.from_object(settings)
+        folder = app.config["EVENTCOLLECTOR_HISTORY_DIR"]
+        assert str(Config.from_app(app).history_dir) == folder
 
 
 @runs(CONF)

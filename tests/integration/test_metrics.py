@@ -4,99 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.docs.reader import find_one
-from tests.helpers import unmeasured, wait_until
+from tests.helpers import wait_until
 from tests.integration import load
+from tests.integration.serving import Server
 from tests.rabbitmq import RabbitMQNode
 
-FILES = ("shop.py", "gunicorn.conf.py")
-
 pytestmark = pytest.mark.rabbitmq
-
-#: Enqueues more than the page's view does.
-VIEW = """
-import os
-
-@app.post("/<queue>/<int:count>")
-def enqueue(queue, count):
-    for place in range(count):
-        events.enqueue_event(place, queue)
-    return str(os.getpid())
-"""
-
-
-class Server:
-    """The app under gunicorn."""
-
-    def __init__(self, folder: Path, broker: str) -> None:
-        app, conf = (find_one(page="docs/monitoring.md", file=f) for f in FILES)
-        (folder / app.file).write_text(app.code + VIEW)
-        (folder / conf.file).write_text(conf.code)
-        (folder / "metrics").mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self._port, self._url = port, f"http://127.0.0.1:{port}"
-        self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gunicorn", "-w", "3"),
-                *("-b", f"127.0.0.1:{port}", "shop:app"),
-            ],
-            cwd=folder,
-            env=unmeasured()
-            | {
-                "PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics"),
-                "FLASK_EVENTCOLLECTOR_BROKER_URL": broker,
-            },
-        )
-        wait_until(self._responds, "gunicorn responds")
-
-    def _responds(self) -> bool:
-        with socket.socket() as client:
-            return client.connect_ex(("127.0.0.1", self._port)) == 0
-
-    def post(self, queue: str, count: int) -> int:
-        """Enqueue *count* events; returns which worker did."""
-        url = f"{self._url}/{queue}/{count}"
-        request = urllib.request.Request(url, method="POST")
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return int(response.read())
-
-    def scrape(self) -> dict[str, float]:
-        """The values of all series, by name and the label that varies.
-
-        There are none if that fails, as it may while a worker creates its files.
-        """
-        try:
-            url = f"{self._url}/metrics"
-            with urllib.request.urlopen(url, timeout=10) as response:
-                text = response.read().decode()
-        except OSError:
-            return {}
-        return {
-            " ".join([sample.name, *_varying(sample.labels)]): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-        }
-
-    def close(self) -> None:
-        """Stop the workers."""
-        self._process.terminate()
-        self._process.wait(20)
-
-
-def _varying(labels: dict[str, str]) -> list[str]:
-    return [v for k, v in labels.items() if k in ("outcome", "state")]
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_a_metric_that_fails_stops_nothing(
     monkeypatch.setattr(PrometheusMetrics, "_show", fail)
     shop.enqueue(1)
     shop.events.publish()
-    wait_until(lambda: "Metrics failed: PrometheusMetrics" in caplog.text, "a record")
+    wait_until(lambda: "Observer failed: PrometheusMetrics" in caplog.text, "a record")
     assert shop.sent() == [1]
     shop.events.close(1)
     monkeypatch.undo()

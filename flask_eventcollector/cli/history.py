@@ -1,0 +1,282 @@
+"""The commands ``why``, ``tail`` and ``top``, which read what processes write down."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+import click
+from flask.cli import with_appcontext
+
+from ..events import Target
+from ..monitoring.history_files import Counts, History, Line
+from . import as_json, as_text, formatting, options
+from .backlog import Waiting
+from .context import app_name, app_state, backlog
+from .exit_codes import Exit, Failure, end
+from .selection import with_ids
+
+#: Seconds between two looks for new lines, and between two tables.
+_LOOK, _REDRAW = 0.2, 1.0
+#: The fewest characters of an id.
+_LEAST_ID = 4
+
+#: The columns of ``top``: the field of the counts, and its heading.
+_COLUMNS = {
+    "enqueued": "ENQUEUED",
+    "confirmed": "CONFIRMED",
+    "discarded": "DISCARDED",
+    "dropped": "DROPPED",
+    "collected": "COLLECTED",
+    "in_flight": "IN FLIGHT",
+    "retained": "RETAINED",
+    "dead": "DEAD",
+}
+
+
+@click.command("why")
+@click.argument("id")
+@options.json
+@with_appcontext
+def why(id: str, for_machines: bool) -> None:
+    """Say what has happened to one event, where it is now, and what comes next.
+
+    The first characters of the ID are enough, at least four. What has happened is in
+    EVENTCOLLECTOR_HISTORY_DIR, where each process writes it down; without that setting,
+    only where the event waits is known. Exits with 3 if the event is not delivered, and
+    with 1 if nothing is known about it.
+    """
+    lines, waiting = _lines_of(id), _waiting(id)
+    if not (lines or waiting):
+        raise Failure(f"Nothing is known about an event {id!r}. {_why_unknown()}")
+    if for_machines:
+        as_json.write(_story(lines, waiting))
+    else:
+        _tell(lines, waiting)
+    if waiting or (lines and not _is_over(lines)):
+        end(Exit.WAITS)
+
+
+@click.command("tail")
+@options.queue
+@click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(0, 1e6),
+    help="End after that many seconds.",
+)
+@options.json
+@with_appcontext
+def tail(queue: str | None, seconds: float | None, for_machines: bool) -> None:
+    """Follow what happens to events in all processes on this machine.
+
+    Each process writes it to EVENTCOLLECTOR_HISTORY_DIR once a second. Runs until
+    Ctrl-C. With --json, writes one object per line.
+    """
+    follower = _history().follow()
+    ends_at = float("inf") if seconds is None else time.monotonic() + seconds
+    with suppress(KeyboardInterrupt):
+        while True:
+            is_last = time.monotonic() >= ends_at
+            for line in follower.new():
+                if _is_for(line, queue):
+                    click.echo(line.as_json() if for_machines else _as_text(line))
+            sys.stdout.flush()
+            if is_last:
+                return
+            time.sleep(_LOOK)
+
+
+@click.command("top")
+@click.option("--once", is_flag=True, help="Show it once, and end.")
+@options.json
+@with_appcontext
+def top(once: bool, for_machines: bool) -> None:
+    """Show the counts of all processes on this machine, with their sum.
+
+    Each process writes them to EVENTCOLLECTOR_HISTORY_DIR once a second. On a terminal,
+    the table is redrawn once a second until Ctrl-C; elsewhere, and with --json, it is
+    shown once.
+    """
+    history = _history()
+    if for_machines:
+        as_json.write(_sums(history.counts()))
+    elif once or not sys.stdout.isatty():
+        click.echo("\n".join(_table(history.counts())))
+    else:
+        _redraw(history)
+
+
+def _redraw(history: History) -> None:
+    with suppress(KeyboardInterrupt):
+        while True:
+            lines = _table(history.counts())
+            click.clear()
+            click.echo("\n".join(lines))
+            time.sleep(_REDRAW)
+
+
+def _history() -> History:
+    folder = app_state().config.history_dir
+    if folder is None:
+        raise Failure(
+            "EVENTCOLLECTOR_HISTORY_DIR is not set, so no process writes down what"
+            " happens: set it to a folder, for the workers, too"
+        )
+    history = History(folder, app_name())
+    try:
+        history.paths_of_lines()
+    except OSError as error:
+        raise Failure(
+            f"Can't read the folder {folder}: {error.strerror}. No process has written"
+            " to it yet, or it belongs to another user"
+        ) from error
+    return history
+
+
+# One event.
+
+
+def _lines_of(id: str) -> list[Line]:
+    if len(id) < _LEAST_ID:
+        raise Failure(f"{id!r} is too short: give at least {_LEAST_ID} characters")
+    if app_state().config.history_dir is None:
+        return []
+    lines = _history().of(id)
+    ids = {one for line in lines for one in line.ids if one.startswith(id)}
+    if len(ids) > 1:
+        some = ", ".join(sorted(ids)[:3])
+        raise Failure(f"{len(ids)} events begin with {id!r}: {some}, …")
+    return lines
+
+
+def _waiting(id: str) -> Waiting | None:
+    """Where the event is on disk or in the outbox, if it is."""
+    try:
+        return with_ids(backlog(), [id], [])[0]
+    except Failure:
+        # The backlog is in memory, or the event is not there.
+        return None
+
+
+def _why_unknown() -> str:
+    if app_state().config.history_dir is None:
+        return "Processes write down what happens if EVENTCOLLECTOR_HISTORY_DIR is set"
+    return "It is older than what the processes have written down, or of another app"
+
+
+def _is_over(lines: Sequence[Line]) -> bool:
+    return lines[-1].what in ("confirmed", "discarded", "dropped")
+
+
+def _story(lines: Sequence[Line], waiting: Waiting | None) -> dict[str, Any]:
+    return {
+        "history": [{**line._asdict(), "ids": len(line.ids)} for line in lines],
+        "waiting": None if waiting is None else as_json.event(waiting),
+        "next": _next(lines, waiting),
+    }
+
+
+def _tell(lines: Sequence[Line], waiting: Waiting | None) -> None:
+    for line in lines:
+        click.echo(_as_text(line, with_ids=False))
+    if waiting is not None:
+        as_text.show_details(waiting, payload=False)
+    click.echo(f"Next: {formatting.printable(_next(lines, waiting))}")
+
+
+def _next(lines: Sequence[Line], waiting: Waiting | None) -> str:
+    """What comes next."""
+    if waiting is not None and waiting.next_try is not None:
+        return f"it is sent again {formatting.wait(waiting.next_try)}"
+    what = lines[-1].what if lines else ""
+    if what == "dead" or (waiting is not None and waiting.state == "dead"):
+        return "nothing, until somebody retries it ('flask events retry') or purges it"
+    return _NEXT.get(what, "its process sends it once the broker takes it")
+
+
+_NEXT = {
+    "confirmed": "nothing: the broker has it",
+    "discarded": "nothing: its unit of work failed, or took it back",
+    "dropped": "nothing: it is lost",
+    "enqueued": "its unit of work publishes or discards it",
+    "sent": "the broker confirms or refuses it",
+    "outboxed": "the process that holds its row of the outbox sends it",
+}
+
+
+# Lines and tables.
+
+
+def _is_for(line: Line, queue: str | None) -> bool:
+    if queue is None:
+        return True
+    target = str(Target(line.exchange, line.queue))
+    return fnmatchcase(target, queue)
+
+
+def _as_text(line: Line, *, with_ids: bool = True) -> str:
+    moment = datetime.fromtimestamp(line.at).strftime("%H:%M:%S.%f")[:-3]
+    target = str(Target(line.exchange, line.queue)) if line.queue else ""
+    parts = [moment, str(line.pid), line.what, target, *_details(line)]
+    if with_ids and line.ids:
+        more = f" +{len(line.ids) - 1}" if len(line.ids) > 1 else ""
+        parts.append(f"{line.ids[0]}{more}")
+    return formatting.printable("  ".join(filter(None, parts)))
+
+
+def _details(line: Line) -> Iterator[str]:
+    if line.attempt:
+        yield f"attempt {line.attempt}"
+    if line.outcome:
+        yield line.outcome
+    if line.what == "confirmed":
+        yield f"after {line.elapsed:.3f} s"
+    if line.reason:
+        yield line.reason
+    if line.where:
+        yield f"by {line.where}"
+
+
+def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
+    return {
+        "total": {name: _sum(counts, name) for name in _COLUMNS},
+        "processes": [{"pid": one.pid, "at": one.at, **one.stats} for one in counts],
+    }
+
+
+def _sum(counts: Sequence[Counts], name: str) -> int:
+    return sum(int(one.stats.get(name, 0)) for one in counts)
+
+
+def _table(counts: Sequence[Counts]) -> list[str]:
+    heads = ["PROCESS", *_COLUMNS.values(), "BROKER"]
+    rows = [
+        [
+            str(one.pid),
+            *(str(one.stats.get(name, 0)) for name in _COLUMNS),
+            str(one.stats.get("broker", "")),
+        ]
+        for one in counts
+    ]
+    rows.append(["total", *(str(_sum(counts, name)) for name in _COLUMNS), ""])
+    moment = datetime.now().strftime("%H:%M:%S")
+    number = formatting.count(len(counts), "process")
+    lines = [f"{moment}  {number}", *formatting.table(heads, rows, right=range(1, 9))]
+    return lines + _problems(counts)
+
+
+def _problems(counts: Sequence[Counts]) -> list[str]:
+    """What keeps events from being confirmed, each once."""
+    found = dict.fromkeys(
+        str(one.stats[name])
+        for one in counts
+        for name in ("broker_error", "spool_error", "outbox_error")
+        if one.stats.get(name)
+    )
+    return [formatting.printable(f"! {problem}") for problem in found]

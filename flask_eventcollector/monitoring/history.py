@@ -1,0 +1,69 @@
+"""Writes down what happens to each event of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..delivery.observations import Happened, Observation
+from ..events import Stats, Target
+from .history_files import HistoryWriter, Line
+
+#: What concerns events.
+_ABOUT_EVENTS = frozenset(Happened) - {Happened.WAITED, Happened.CONNECTED}
+
+
+class HistoryObserver:
+    """Writes the life lines of events, and the counts, into this process's files.
+
+    No more is written than what is true of all events of an observation, so a batch
+    takes few lines.
+    """
+
+    wants = _ABOUT_EVENTS | {Happened.CONNECTED}
+
+    def __init__(self, folder: Path, app: str) -> None:
+        self._writer = HistoryWriter(folder, app)
+        self._has_begun = False
+
+    def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
+        """Write down what happened.
+
+        :raises OSError: it can't be written.
+        """
+        if not self._has_begun:
+            self._writer.begin()
+            self._has_begun = True
+        lines = [line for one in observations for line in _lines(one, self._writer.pid)]
+        self._writer.write(lines)
+        self._writer.write_counts(stats.as_dict())
+
+    def close(self) -> None:
+        """Remove the counts; the lines stay."""
+        if self._has_begun:
+            self._writer.end()
+
+
+def _lines(observation: Observation, pid: int) -> list[Line]:
+    """One line for each target."""
+    by_target: dict[Target | None, list[str]] = {}
+    for event in observation.events:
+        by_target.setdefault(event.target, []).append(event.id)
+    if not by_target:
+        by_target[None] = []
+    return [
+        Line(
+            at=round(observation.at, 6),
+            pid=pid,
+            what=observation.what.value,
+            ids=ids,
+            queue="" if target is None else target.queue,
+            exchange="" if target is None else target.exchange,
+            reason=observation.reason,
+            outcome="" if observation.outcome is None else observation.outcome.value,
+            attempt=observation.attempt,
+            elapsed=round(observation.elapsed, 6),
+            where=observation.where,
+        )
+        for target, ids in by_target.items()
+    ]

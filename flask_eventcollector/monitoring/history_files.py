@@ -1,0 +1,230 @@
+"""The files in which processes say what happens to their events.
+
+Each process has three files in the folder, whose names begin with the app's:
+``NAME@PID@RANDOM.jsonl`` has its last lines, ``….old.jsonl`` those before them, and
+``….json`` its counts, once a second. None has a payload or a header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+LINES, OLD_LINES, COUNTS = ".jsonl", ".old.jsonl", ".json"
+#: The most bytes of a file with lines; a process has two.
+MOST_BYTES = 4 * 1024 * 1024
+#: Seconds for which the files of an ended process are kept.
+KEPT_FOR = 24 * 3600.0
+#: Seconds without new counts after which a process counts as ended.
+ENDED_AFTER = 10.0
+
+
+class Line(NamedTuple):
+    """One thing that happened to events of one process."""
+
+    #: Seconds since 1970.
+    at: float
+    pid: int
+    what: str
+    ids: list[str]
+    queue: str
+    exchange: str
+    reason: str
+    outcome: str
+    attempt: int
+    #: Seconds since the hand-over.
+    elapsed: float
+    #: Where the event was enqueued.
+    where: str
+
+    def as_json(self) -> str:
+        """The line as text, without what is empty."""
+        return json.dumps({k: v for k, v in self._asdict().items() if v})
+
+    @classmethod
+    def from_json(cls, text: str) -> Line:
+        """The line that *text* is.
+
+        :raises ValueError: it is none; a process may be writing it.
+        """
+        try:
+            found = json.loads(text)
+            defaults: dict[str, Any]
+            defaults = {"pid": 0, "ids": [], "attempt": 0, "elapsed": 0.0}
+            defaults |= dict.fromkeys(["queue", "exchange", "reason", "outcome"], "")
+            return cls(**(defaults | {"where": ""} | found))
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+
+class Counts(NamedTuple):
+    """What one process has counted."""
+
+    pid: int
+    #: When, in seconds since 1970.
+    at: float
+    #: The fields of :class:`~flask_eventcollector.Stats`.
+    stats: dict[str, Any]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the process is still counting."""
+        return time.time() - self.at < ENDED_AFTER
+
+
+class HistoryWriter:
+    """The files of this process."""
+
+    def __init__(self, folder: Path, app: str) -> None:
+        self._folder = folder
+        self.pid = os.getpid()
+        self._stem = f"{_prefix(app)}{self.pid}@{secrets.token_hex(4)}"
+
+    def begin(self) -> None:
+        """Create the folder, which only its owner can enter, and remove old files.
+
+        :raises OSError: it can't be created.
+        """
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        oldest = time.time() - KEPT_FOR
+        for path in self._folder.glob("*@*@*.json*"):
+            with suppress(OSError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def write(self, lines: list[Line]) -> None:
+        """Append *lines*.
+
+        :raises OSError: they can't be written.
+        """
+        if not lines:
+            return
+        text = "".join(f"{line.as_json()}\n" for line in lines)
+        path = self._path(LINES)
+        with _open(path, os.O_APPEND) as file:
+            file.write(text)
+            size = file.tell()
+        if size > MOST_BYTES:
+            path.replace(self._path(OLD_LINES))
+
+    def write_counts(self, stats: dict[str, Any]) -> None:
+        """Replace the counts.
+
+        :raises OSError: they can't be written.
+        """
+        path = self._path(COUNTS)
+        new = path.with_name(f"{path.name}.new")
+        with _open(new, os.O_TRUNC) as file:
+            json.dump({"pid": self.pid, "at": time.time(), "stats": stats}, file)
+        new.replace(path)
+
+    def end(self) -> None:
+        """Remove the counts: this process holds nothing any more."""
+        self._path(COUNTS).unlink(missing_ok=True)
+
+    def _path(self, ending: str) -> Path:
+        return self._folder / f"{self._stem}{ending}"
+
+
+class History:
+    """What all processes of an app have said."""
+
+    def __init__(self, folder: Path, app: str) -> None:
+        self.folder = folder
+        self._pattern = f"{glob_escaped(_prefix(app))}*"
+
+    def lines(self) -> list[Line]:
+        """All lines, oldest first.
+
+        :raises OSError: the folder can't be read.
+        """
+        found = [line for path in self._paths(LINES) for line in _read(path)]
+        return sorted(found, key=lambda line: line.at)
+
+    def of(self, id: str) -> list[Line]:
+        """The lines about the events whose id begins with *id*, oldest first."""
+        return [
+            line for line in self.lines() if any(one.startswith(id) for one in line.ids)
+        ]
+
+    def counts(self) -> list[Counts]:
+        """The counts of the processes that are running, by process id."""
+        found = []
+        for path in self._paths(COUNTS):
+            with suppress(OSError, ValueError, TypeError):
+                found.append(Counts(**json.loads(path.read_text(encoding="utf-8"))))
+        return sorted(counts for counts in found if counts.is_current)
+
+    def follow(self) -> Follower:
+        """What will happen from now on."""
+        return Follower(self)
+
+    def _paths(self, ending: str) -> list[Path]:
+        names = os.listdir(self.folder)
+        if not names:
+            return []
+        return sorted(self.folder.glob(f"{self._pattern}{ending}"))
+
+    def paths_of_lines(self) -> list[Path]:
+        """The files with lines.
+
+        :raises OSError: the folder can't be read.
+        """
+        return self._paths(LINES)
+
+
+class Follower:
+    """Reads the lines that are new since the last call."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        #: By the file's inode, how far it was read.
+        self._read: dict[int, int] = {}
+        self.new()
+
+    def new(self) -> list[Line]:
+        """The lines since the last call, oldest first."""
+        found: list[Line] = []
+        for path in self._history.paths_of_lines():
+            with suppress(OSError), path.open("rb") as file:
+                number = os.fstat(file.fileno()).st_ino
+                file.seek(self._read.get(number, 0))
+                whole, _, rest = file.read().rpartition(b"\n")
+                self._read[number] = file.tell() - len(rest)
+                found += _parsed(whole.decode(errors="replace").splitlines())
+        return sorted(found, key=lambda line: line.at)
+
+
+def glob_escaped(text: str) -> str:
+    """*text* for a glob that matches it literally."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
+
+
+def _prefix(app: str) -> str:
+    return f"{quote(app, safe='')}@"
+
+
+def _open(path: Path, flags: int) -> Any:
+    mode = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags
+    return os.fdopen(os.open(path, mode, 0o600), "w", encoding="utf-8")
+
+
+def _read(path: Path) -> list[Line]:
+    try:
+        return list(_parsed(path.read_text("utf-8", "replace").splitlines()))
+    except FileNotFoundError:
+        # Its process has just renamed or removed it.
+        return []
+
+
+def _parsed(texts: list[str]) -> Iterator[Line]:
+    for text in texts:
+        with suppress(ValueError):
+            yield Line.from_json(text)

@@ -1,0 +1,194 @@
+"""The commands ``why``, ``tail`` and ``top``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from flask_eventcollector import Outcome
+from flask_eventcollector.monitoring.history_files import History
+from tests.cli.support import runner
+from tests.helpers import Shop, open_shop, wait_until
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    with open_shop(HISTORY_DIR=str(tmp_path / "history"), DEAD_AFTER=3600) as shop:
+        yield shop
+
+
+def run(shop: Shop, *args: str) -> Result:
+    return runner(shop).invoke(args=["events", *args])
+
+
+def lines_of(shop: Shop, id: str) -> list[str]:
+    folder = Path(shop.config["EVENTCOLLECTOR_HISTORY_DIR"])
+    if not folder.exists():
+        return []
+    return [line.what for line in History(folder, "shop").of(id)]
+
+
+def published(shop: Shop, payload: Any = 1, queue: str = "q") -> str:
+    """Enqueue and publish an event; returns its id once that is written down."""
+    event = shop.events.enqueue_event(payload, queue)
+    shop.events.publish(0.2)
+    wait_until(lambda: len(lines_of(shop, event.id)) >= 3, "it is written down")
+    return event.id
+
+
+def test_why_tells_the_whole_life(shop: Shop) -> None:
+    id = published(shop, {"secret": "s3cr3t"})
+    wait_until(lambda: "confirmed" in lines_of(shop, id), "confirmed")
+    result = run(shop, "why", id[:8])
+    assert result.exit_code == 0
+    words = [line.split("  ")[2] for line in result.stdout.splitlines()[:-1]]
+    assert words == ["enqueued", "handed over", "sent", "confirmed"]
+    assert result.stdout.splitlines()[-1] == "Next: nothing: the broker has it"
+    assert "s3cr3t" not in result.stdout
+
+
+def test_why_names_the_refusal_and_what_comes_next(shop: Shop) -> None:
+    shop.faults.refuse("q", Outcome.RETURNED)
+    id = published(shop)
+    result = run(shop, "why", id, "--json")
+    assert result.exit_code == 3
+    story = json.loads(result.stdout)
+    failed = next(line for line in story["history"] if line["what"] == "failed")
+    assert failed["outcome"] == "returned"
+    assert story["next"] == "its process sends it once the broker takes it"
+
+
+@pytest.mark.parametrize(
+    ("end", "next_"),
+    [
+        ("clear", "Next: nothing: its unit of work failed, or took it back"),
+        ("purge", "Next: nothing: it is lost"),
+    ],
+)
+def test_why_says_what_an_end_means(shop: Shop, end: str, next_: str) -> None:
+    event = shop.events.enqueue_event(1, "q")
+    if end == "clear":
+        shop.events.clear_events_to_publish()
+    else:
+        shop.faults.go_down()
+        shop.events.publish()
+        shop.events.purge([event.id])
+    wait_until(
+        lambda: lines_of(shop, event.id)[-1:] in (["discarded"], ["dropped"]), "its end"
+    )
+    result = run(shop, "why", event.id)
+    assert result.stdout.splitlines()[-1] == next_
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("id", "text"),
+    [
+        ("abc", "too short"),
+        ("0000-none", "Nothing is known about an event '0000-none'"),
+        ("\x1b[31mred", "\\x1b[31mred"),
+    ],
+)
+def test_why_needs_a_known_id(shop: Shop, id: str, text: str) -> None:
+    published(shop)
+    result = run(shop, "why", id)
+    assert result.exit_code == 1
+    assert text in result.stderr
+    assert "\x1b" not in result.output
+
+
+def test_why_without_history_says_what_to_set() -> None:
+    with open_shop() as shop:
+        result = run(shop, "why", "0000-none")
+        assert result.exit_code == 1
+        assert "if EVENTCOLLECTOR_HISTORY_DIR is set" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["tail", "top"])
+def test_without_history_nothing_can_be_shown(command: str) -> None:
+    with open_shop() as shop:
+        result = run(shop, command)
+        assert result.exit_code == 1
+        assert "EVENTCOLLECTOR_HISTORY_DIR is not set" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["tail", "top"])
+def test_a_folder_that_is_not_there_is_said(shop: Shop, command: str) -> None:
+    result = run(shop, command)
+    assert result.exit_code == 1
+    assert "No process has written to it yet" in result.stderr
+
+
+def test_tail_follows_what_happens(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    published(shop, queue="before")
+    # The first look finds nothing; then something happens.
+    enqueued: list[str] = []
+
+    def meanwhile(seconds: float) -> None:
+        if not enqueued:
+            enqueued.append(published(shop, queue="orders.created"))
+            published(shop, queue="users.created")
+            wait_until(lambda: "confirmed" in lines_of(shop, enqueued[0]), "the end")
+
+    monkeypatch.setattr("flask_eventcollector.cli.history.time.sleep", meanwhile)
+    result = run(shop, "tail", "--for", "0.1", "--queue", "orders.*", "--json")
+    assert result.exit_code == 0
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["what"] for line in found] == [
+        "enqueued",
+        "handed over",
+        "sent",
+        "confirmed",
+    ]
+    assert {line["queue"] for line in found} == {"orders.created"}
+
+
+def test_tail_shows_one_line_for_people(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(shop)
+
+    def meanwhile(seconds: float) -> None:
+        published(shop, queue="\x1b]0;evil\x07")
+
+    monkeypatch.setattr("flask_eventcollector.cli.history.time.sleep", meanwhile)
+    result = run(shop, "tail", "--for", "0.1")
+    assert "\x1b" not in result.stdout
+    assert "\\x1b]0;evil\\x07" in result.stdout
+
+
+def test_top_sums_all_processes(shop: Shop) -> None:
+    published(shop)
+    shop.faults.go_down("no route to host")
+    published(shop, queue="q2")
+    folder = Path(shop.config["EVENTCOLLECTOR_HISTORY_DIR"])
+    history = History(folder, "shop")
+    wait_until(
+        lambda: [c.stats["retained"] for c in history.counts()] == [1], "the counts"
+    )
+    twin = folder / "shop@1@00000000.json"
+    (counts,) = folder.glob("*.json")
+    own = f'"pid": {os.getpid()}'
+    twin.write_text(counts.read_text().replace(own, '"pid": 1'))
+
+    result = run(shop, "top", "--once")
+    assert result.exit_code == 0
+    first, heads, *rows, total, problem = result.stdout.splitlines()
+    assert first.endswith("2 processes")
+    assert heads.split() == [
+        *("PROCESS", "ENQUEUED", "CONFIRMED", "DISCARDED", "DROPPED", "COLLECTED"),
+        *("IN", "FLIGHT", "RETAINED", "DEAD", "BROKER"),
+    ]
+    assert len(rows) == 2
+    assert total.split() == ["total", "4", "2", "0", "0", "0", "0", "2", "0"]
+    assert problem == "! no route to host"
+
+    shown = json.loads(run(shop, "top", "--json").stdout)
+    assert shown["total"]["retained"] == 2
+    assert sorted(one["pid"] for one in shown["processes"])[0] == 1

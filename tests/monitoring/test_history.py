@@ -1,0 +1,207 @@
+"""What each process writes down about its events."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+
+from flask_eventcollector import Outcome
+from flask_eventcollector.monitoring import history_files
+from flask_eventcollector.monitoring.history_files import History, HistoryWriter, Line
+from tests.helpers import Shop, open_shop, wait_until
+
+
+def line(what: str, *ids: str, at: float = 1.0, **more: object) -> Line:
+    fields = {"at": at, "pid": os.getpid(), "what": what, "ids": ids, **more}
+    return Line.from_json(json.dumps(fields))
+
+
+def written(folder: Path, *lines: Line, app: str = "shop") -> HistoryWriter:
+    writer = HistoryWriter(folder, app)
+    writer.begin()
+    writer.write(list(lines))
+    return writer
+
+
+def test_a_life_is_written_down(tmp_path: Path) -> None:
+    folder = tmp_path / "history"
+    with open_shop(HISTORY_DIR=str(folder), RETRY_DELAY=0.01) as shop:
+        shop.faults.fail_next(Outcome.NACKED)
+        event = shop.events.enqueue_event({"secret": "s3cr3t"}, "q", headers={"x": "y"})
+        shop.events.publish(5)
+    lines = History(folder, "shop").of(event.id)
+    assert [one.what for one in lines] == [
+        "enqueued",
+        "handed over",
+        "sent",
+        "failed",
+        "sent",
+        "confirmed",
+    ]
+    failed, confirmed = lines[3], lines[-1]
+    assert (failed.outcome, failed.attempt, failed.queue) == ("nacked", 1, "q")
+    assert failed.reason
+    assert (confirmed.attempt, confirmed.pid) == (2, os.getpid())
+    assert confirmed.elapsed > 0
+    text = "".join(path.read_text() for path in folder.iterdir())
+    assert "s3cr3t" not in text
+    assert '"x"' not in text
+
+
+@pytest.mark.parametrize(
+    ("end", "what"), [("clear", "discarded"), ("purge", "dropped"), ("dead", "dead")]
+)
+def test_each_end_is_written_down(tmp_path: Path, end: str, what: str) -> None:
+    with open_shop(HISTORY_DIR=str(tmp_path), DEAD_AFTER=0) as shop:
+        if end != "clear":
+            shop.faults.refuse("q", Outcome.NACKED)
+        event = shop.events.enqueue_event(1, "q")
+        if end == "clear":
+            shop.events.clear_events_to_publish()
+        else:
+            shop.events.publish(5)
+        if end == "purge":
+            assert shop.events.purge([event.id])
+    assert what in [one.what for one in History(tmp_path, "shop").of(event.id)]
+
+
+def test_the_view_is_named_and_in_debug_mode_the_line(tmp_path: Path) -> None:
+    with open_shop(HISTORY_DIR=str(tmp_path)) as shop:
+
+        @shop.post("/orders/<int:number>")
+        def order(number: int) -> str:
+            return shop.events.enqueue_event(number, "q").id
+
+        ids = [shop.test_client().post("/orders/7").text]
+        shop.debug = True
+        ids.append(shop.test_client().post("/orders/8").text)
+    plain, debugged = (History(tmp_path, "shop").of(id)[0].where for id in ids)
+    # The path may contain personal data, its rule does not.
+    assert plain == "POST /orders/<int:number> (order)"
+    assert debugged.startswith(f"{plain} at ")
+    assert "test_history.py:" in debugged
+
+
+def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
+    folder = tmp_path / "history"
+    with open_shop(HISTORY_DIR=str(folder)) as shop:
+        shop.enqueue(1)
+        shop.events.publish()
+        wait_until(lambda: list(folder.glob("*.json")), "counts are written")
+        for path in folder.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_the_counts_of_a_process_are_current_until_it_ends(tmp_path: Path) -> None:
+    with open_shop(HISTORY_DIR=str(tmp_path)) as shop:
+        shop.enqueue(1, 2)
+        shop.events.publish()
+        history = History(tmp_path, "shop")
+        wait_until(
+            lambda: [c.stats["confirmed"] for c in history.counts()] == [2], "counts"
+        )
+        assert history.counts()[0].pid == os.getpid()
+    assert history.counts() == []
+
+
+def test_a_killed_process_stops_counting_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(tmp_path).write_counts({"confirmed": 1})
+    history = History(tmp_path, "shop")
+    assert len(history.counts()) == 1
+    monkeypatch.setattr(history_files, "ENDED_AFTER", 0.0)
+    assert history.counts() == []
+
+
+def test_a_process_has_two_files_of_limited_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_files, "MOST_BYTES", 1000)
+    writer = written(tmp_path)
+    for place in range(100):
+        writer.write([line("sent", f"id-{place}", at=place)])
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) <= 2
+    assert max(sizes) < 1200
+    lines = History(tmp_path, "shop").lines()
+    assert lines[-1].ids == ["id-99"]
+    assert [one.at for one in lines] == sorted(one.at for one in lines)
+
+
+def test_files_of_yesterday_are_removed(tmp_path: Path) -> None:
+    written(tmp_path, line("sent", "old"))
+    [path] = tmp_path.iterdir()
+    foreign = tmp_path / "notes.txt"
+    foreign.touch()
+    yesterday = time.time() - history_files.KEPT_FOR - 1
+    for one in (path, foreign):
+        os.utime(one, (yesterday, yesterday))
+    written(tmp_path, line("sent", "new"))
+    assert not path.exists()
+    assert foreign.exists()
+
+
+def test_apps_do_not_read_each_other(tmp_path: Path) -> None:
+    for app in ("shop", "shop2", "*", "shop/a"):
+        written(tmp_path, line("sent", f"of {app}"), app=app)
+    for app in ("shop", "shop2", "*", "shop/a"):
+        (found,) = History(tmp_path, app).lines()
+        assert found.ids == [f"of {app}"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"at": 1}', '{"x": 1}', "\xff", "7"])
+def test_what_is_no_line_is_left_out(tmp_path: Path, text: str) -> None:
+    written(tmp_path, line("sent", "a"))
+    [path] = tmp_path.iterdir()
+    with path.open("a") as file:
+        file.write(f"{text}\n")
+    assert [one.ids for one in History(tmp_path, "shop").lines()] == [["a"]]
+
+
+def test_only_new_lines_are_followed(tmp_path: Path) -> None:
+    writer = written(tmp_path, line("sent", "before"))
+    follower = History(tmp_path, "shop").follow()
+    assert follower.new() == []
+    writer.write([line("sent", "a", at=2.0)])
+    written(tmp_path, line("sent", "b", at=1.5))
+    assert [one.ids for one in follower.new()] == [["b"], ["a"]]
+    [path] = [p for p in tmp_path.iterdir() if "before" in p.read_text()]
+    with path.open("a") as file:
+        file.write('{"at": 3.0, "what": "half')
+    assert follower.new() == []
+    with path.open("a") as file:
+        file.write('"}\n')
+    assert [one.what for one in follower.new()] == ["half"]
+
+
+def test_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Another user may have put it there, if the folder is shared."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "history"
+    writer = HistoryWriter(folder, "shop")
+    writer.begin()
+    writer._path(history_files.LINES).symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        writer.write([line("sent", "a")])
+    assert victim.read_text() == "precious"
+
+
+def test_a_folder_that_can_not_be_written_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    shop = Shop(HISTORY_DIR=str(blocked / "history"))
+    shop.enqueue(1)
+    shop.events.publish()
+    wait_until(lambda: "Observer failed: HistoryObserver" in caplog.text, "a record")
+    assert shop.sent() == [1]
+    shop.events.close(1)
