@@ -36,7 +36,7 @@ def published(shop: Shop, captured: Captured) -> Captured:
         {"reply_to": None},
         {"content_type": "application/json"},
     ],
-    ids=str,
+    ids=["all", "type", "predicate", "UUID", "None", "text"],
 )
 def test_properties_are_asserted_on(published: Captured, expected: Any) -> None:
     published.assert_published("orders", **expected)
