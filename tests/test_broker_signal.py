@@ -17,6 +17,7 @@ from flask_eventcollector import (
     broker_state_changed,
     publish_failed,
 )
+from flask_eventcollector.config.exchanges import Unrouted
 from flask_eventcollector.config.settings import (
     AtContextEnd,
     InvalidText,
@@ -200,6 +201,7 @@ ENUMS = [
     OutboxRelay,
     Overflow,
     SpoolSync,
+    Unrouted,
 ]
 
 
