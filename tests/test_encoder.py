@@ -125,7 +125,9 @@ def test_the_app_decides_first() -> None:
         ]
 
 
-@pytest.mark.parametrize("value", [LikePydantic, object(), {1}], ids=str)
+@pytest.mark.parametrize(
+    "value", [LikePydantic, object(), {1}], ids=["class", "object", "set"]
+)
 def test_what_has_no_protocol_is_refused(value: Any) -> None:
     with pytest.raises(EncodingError, match="payload is of type"):
         encode(value)
