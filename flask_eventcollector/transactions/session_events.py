@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import re
+import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
@@ -19,6 +20,7 @@ from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from ..databases import begins_at_savepoint, is_autocommit
+from ..delivery.process import current_process
 from ..delivery.records import Kind, log_failure, log_record
 from ..errors import ConfigurationError
 from .transaction import Transaction
@@ -85,26 +87,38 @@ def _open(begun: _Begun | None) -> _Begun | None:
 
 def listen(target: Any) -> None:
     """Have the hooks below called for *target*: a class of sessions, or one session."""
-    if _is_new(target):
-        for name, hook in _HOOKS.items():
-            # An object that was added as it was is gone by then; its state is not.
-            raw = {"raw": True} if name == "pending_to_transient" else {}
-            event.listen(target, name, hook, **raw)
+    _listen(target, _KEY, _HOOKS)
 
 
 def listen_for_outbox(target: Any) -> None:
     """Have the events of the transactions of *target* written in them."""
-    if _is_new(target, _OUTBOX_KEY):
-        event.listen(target, "before_commit", before_commit)
-        event.listen(target, "after_flush", after_flush)
+    _listen(target, _OUTBOX_KEY, _OUTBOX_HOOKS)
 
 
-def _is_new(target: object, key: str = _KEY) -> bool:
-    """Whether *target* was never listened to.
+#: By process: a forked child must not wait for a thread that only its parent has.
+_listening: dict[object, threading.RLock] = {}
+
+
+def _listen(target: Any, key: str, hooks: Mapping[str, Callable[..., None]]) -> None:
+    """Have *hooks* called for *target* from now on, once, whichever thread is first.
 
     Noted on it: ``event.contains()`` takes another class for it that is gone, but had
     the same ``id()``.
     """
+    if key in vars(target):
+        return
+    with _listening.setdefault(current_process(), threading.RLock()):
+        if key not in vars(target):
+            for name, hook in hooks.items():
+                # An object that was added as it was is gone by then; its state is not.
+                raw = {"raw": True} if name == "pending_to_transient" else {}
+                event.listen(target, name, hook, **raw)
+            # Last: other threads do not wait for what is noted.
+            setattr(target, key, True)
+
+
+def _is_new(target: object, key: str) -> bool:
+    """Whether this is the first call for *target*."""
     if key in vars(target):
         return False
     setattr(target, key, True)
@@ -261,11 +275,7 @@ def after_begin(
         if not user.transaction.is_over and user.transaction is not transaction
     ]
     users.append(_User(weakref.ref(session), transaction))
-    if _is_new(connection.engine):
-        event.listen(connection.engine, "before_cursor_execute", before_cursor_execute)
-        event.listen(connection.engine, "commit", commit)
-        event.listen(connection.engine, "prepare_twophase", commit)
-        event.listen(connection.engine, "savepoint", savepoint)
+    _listen(connection.engine, _KEY, _ENGINE_HOOKS)
 
 
 @_hook
@@ -343,4 +353,16 @@ _HOOKS: dict[str, Callable[..., None]] = {
         after_rollback,
         after_transaction_end,
     )
+}
+
+_ENGINE_HOOKS: dict[str, Callable[..., None]] = {
+    "before_cursor_execute": before_cursor_execute,
+    "commit": commit,
+    "prepare_twophase": commit,
+    "savepoint": savepoint,
+}
+
+_OUTBOX_HOOKS: dict[str, Callable[..., None]] = {
+    "before_commit": before_commit,
+    "after_flush": after_flush,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import ContextVar
@@ -11,16 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, create_engine, event, insert, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 import flask_eventcollector.transactions.session_events as session_events
 from flask_eventcollector import EventCollector, PublishResult
 from flask_eventcollector.transactions.transaction import Transaction
-from tests.helpers import Shop
+from tests.helpers import DEADLINE, Shop
 from tests.transactions.support import (
     NOT_COMMITTED,
+    ORDERS,
     ROLLED_BACK,
     Base,
     Order,
@@ -186,6 +188,43 @@ def test_makers_that_come_and_go_are_each_listened_to(
         shop.events.bind_session(maker)
         shop.events._sessions._sources.clear()
         assert session_events.after_commit in list(maker().dispatch.after_commit)
+
+
+def test_threads_that_come_first_at_once_are_all_listened_to(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a worker that has just started: the first one registers the hooks."""
+    listen, is_listening, go_on = event.listen, threading.Event(), threading.Event()
+
+    def listen_slowly(target: Any, *what: Any, **how: Any) -> None:
+        if isinstance(target, Engine):
+            is_listening.set()
+            go_on.wait(DEADLINE)
+        listen(target, *what, **how)
+
+    with open_engine(url_in(tmp_path)) as engine:
+        maker = sessionmaker(engine)
+        shop.events.bind_session(maker)
+
+        def place_and_roll_back(sku: str) -> None:
+            with shop.app_context(), maker() as session, shop.events.auto_publish():
+                session.execute(insert(ORDERS).values(sku=sku, note=""))
+                shop.enqueue(sku)
+                session.rollback()
+
+        monkeypatch.setattr(event, "listen", listen_slowly)
+        first, second = (
+            threading.Thread(target=place_and_roll_back, args=[sku]) for sku in "ab"
+        )
+        first.start()
+        assert is_listening.wait(DEADLINE)
+        second.start()
+        second.join(0.5)  # It waits for the first one. It must not go on without it.
+        go_on.set()
+        for thread in first, second:
+            thread.join(DEADLINE)
+
+    assert shop.books() == {"discarded": 2}
 
 
 # No session in this context.
