@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import Engine, event, update
 
 from flask_eventcollector.stores.outbox.table import leader_table
 from tests.outbox.support import Place
@@ -73,3 +73,26 @@ def test_only_one_is_the_first(place: Place, monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(first, "_lead_first", add_row_late)
     assert not first.lead()
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql"], indirect=True)
+def test_a_process_that_is_frozen_leaves_no_lock(place: Place) -> None:
+    first, second = place.leadership("1"), place.leadership("2")
+    first.lead()
+
+    is_frozen = False
+
+    def freeze(_: object) -> None:
+        nonlocal is_frozen
+        if not is_frozen:
+            is_frozen = True
+            # The first one gets no further. The second one need not wait for it.
+            end_lease(place)
+            assert second.lead()
+
+    event.listen(Engine, "commit", freeze)
+    try:
+        assert first.lead()
+    finally:
+        event.remove(Engine, "commit", freeze)
+    assert place.leader() == "process 2"
