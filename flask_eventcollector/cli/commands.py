@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import click
 from flask.cli import with_appcontext
 
 from ..stores.filter import Filter
-from ..stores.spool.admin.adopting import Adopted, adopt
-from ..stores.spool.admin.reading import (
-    QUARANTINED,
-    Gone,
-    Report,
-    Unreadable,
-    report,
-)
+from ..stores.spool.admin.changes import Changed
+from ..stores.spool.admin.reading import Gone, Unreadable
 from ..stores.spool.control import ControlRequest
-from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
+from .adopting import adopt_events
 from .backlog import Backlog, LeftAlone, Waiting
-from .context import app_name, app_state, backlog, destination
+from .context import app_name, app_state, backlog
 from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered
 from .history import tail, top, why
-from .outbox import OutboxRows
 from .outbox_table import outbox
 from .quarantine import quarantine
 from .relay import relay
 from .seen import purge_seen
-from .selection import any_condition, select, select_files, with_ids
+from .selection import any_condition, select, with_ids
 from .topology import topology
 from .transfer import export_events, import_events
 from .values import queue_name
-
-if TYPE_CHECKING:
-    from ..stores.outbox.admin import Counts
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -322,85 +310,6 @@ def _purge(
     _change(places, request, found, problems, for_machines, is_all=not ids)
 
 
-@_command("adopt")
-@click.argument("files", nargs=-1, metavar="[FILE]...")
-@click.option("--from", "source", metavar="APP", help="All files of the app APP.")
-@options.yes
-@options.json
-def _adopt(
-    files: tuple[str, ...], source: str | None, yes: bool, for_machines: bool
-) -> None:
-    """Make events of other spool files this app's own.
-
-    For an app whose broker, name or EVENTCOLLECTOR_SPOOL_DIR has changed: processes
-    adopt only what their own app has left for their own broker and virtual host. The
-    events are moved into a file that the app's workers send to its present broker. FILE
-    is a name that 'status' shows, or a path. With --from and this app's own name, these
-    are its files for other brokers. --json requires --yes.
-
-    --from also takes the rows of the app APP in the outbox's table. Exits with 3 if a
-    file or a row is in use, or can't be read.
-    """
-    check_answer(yes, for_machines)
-    places = backlog()
-    paths, rows = select_files(places, files, source)
-    found = [file for path in paths if (file := report(path)) is not None]
-    if (found or rows) and not yes:
-        _confirm_adoption(found, source, rows)
-    problems: list[Unreadable] = []
-    adopted = [*_adopt_files(places.folder, paths, problems)]
-    count = 0 if rows is None else _adopt_rows(places.outbox, source, problems)
-    if for_machines:
-        as_json.write(as_json.adopted(adopted, count, problems))
-    else:
-        as_text.show_adopted(adopted, count)
-    finish(problems, lead="Not adopted:")
-
-
-def _adopt_files(
-    folder: Folder | None, paths: Sequence[Path], problems: list[Unreadable]
-) -> Iterator[Adopted]:
-    if folder is None:
-        return
-    for path in paths:
-        try:
-            moved = adopt(path, folder)
-        except Unreadable as error:
-            problems.append(error)
-        else:
-            yield moved
-            if moved.quarantined:
-                problems.append(Unreadable(moved.quarantined, QUARANTINED))
-
-
-def _adopt_rows(
-    outbox: OutboxRows | None, source: str | None, problems: list[Unreadable]
-) -> int:
-    if outbox is None or source is None:
-        return 0
-    try:
-        count = outbox.adopt(source)
-        left = outbox.others().get(source)
-    except Unreadable as error:
-        problems.append(error)
-        return 0
-    if left is not None:
-        held = f"processes of {source!r} hold {as_text.rows_of(left)}"
-        problems.append(Unreadable(outbox.name, f"{held}: stop them first"))
-    return count
-
-
-def _confirm_adoption(
-    files: Sequence[Report], source: str | None, rows: Counts | None
-) -> None:
-    for file in files:
-        click.echo(as_text.describe(file), err=True)
-    if rows is not None:
-        text = f"outbox: {as_text.rows_of(rows)} of {source!r}"
-        click.echo(formatting.printable(text), err=True)
-    confirm(f"Send them to {destination()}?")
-
-
 def _confirm_change(do: str, found: Sequence[Waiting], how: str) -> None:
     """Show the *found* events, ask, and go on only if the answer is yes."""
     as_text.preview(found)
@@ -412,6 +321,7 @@ COMMANDS |= {
     "why": why,
     "tail": tail,
     "top": top,
+    "adopt": adopt_events,
     "export": export_events,
     "import": import_events,
     "quarantine": quarantine,
@@ -437,6 +347,25 @@ def _change(
         do so that are left alone.
     """
     alone = places.left_alone() if is_all else LeftAlone()
+    show = None if for_machines else as_text.show_changed
+    done, left = _apply(places, request, found, problems, show)
+    if for_machines:
+        shown = {"done": sorted(done - left), "left": sorted(left)}
+        shown |= {"left_alone": alone.places}
+        as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
+    elif not found:
+        as_text.show_none("selected", None, problems)
+    finish(problems, lead="Not changed:", left_alone=alone)
+
+
+def _apply(
+    places: Backlog,
+    request: ControlRequest,
+    found: Sequence[Waiting],
+    problems: list[Unreadable],
+    show: Callable[[str, Changed], None] | None,
+) -> tuple[set[str], set[str]]:
+    """Apply *request*; returns the ids of what was changed, and of what was not."""
     done: set[str] = set()
     left: set[str] = set()
     for place in dict.fromkeys(f.place for f in found):
@@ -454,12 +383,6 @@ def _change(
         if changed.left:
             reason = as_text.why_left(request.action, changed)
             problems.append(Unreadable(place, reason))
-        if not for_machines:
-            as_text.show_changed(request.action, changed)
-    if for_machines:
-        shown = {"done": sorted(done - left), "left": sorted(left)}
-        shown |= {"left_alone": alone.places}
-        as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
-    elif not found:
-        as_text.show_none("selected", None, problems)
-    finish(problems, lead="Not changed:", left_alone=alone)
+        if show is not None:
+            show(request.action, changed)
+    return done, left

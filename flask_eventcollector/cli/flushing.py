@@ -67,12 +67,17 @@ def _flush_rows(
         raise Failure(str(error)) from error
     try:
         sent = _drain_rows(relay, deadline, on_progress)
-        is_active, why = store.is_active, why_left(relay.stats())
+        sent = replace(sent, reason=why_left(relay.stats()))
     finally:
         relay.close(state.config.shutdown_timeout, reconnect=False)
+    return _together(drained, sent, outbox)
+
+
+def _together(drained: Drained, sent: Drained, outbox: OutboxRows) -> Drained:
+    """What was *drained* from disk and *sent* from the outbox, and what is left."""
     counts = outbox.counts()
-    # Otherwise another relay is active, which sends them.
-    waiting = counts.free + counts.delayed if is_active else 0
+    # Another relay sends what nobody holds.
+    waiting = 0 if outbox.leader() else counts.free + counts.delayed
     return replace(
         drained,
         delivered=drained.delivered + sent.delivered,
@@ -81,7 +86,7 @@ def _flush_rows(
         dead=drained.dead + counts.dead,
         held=counts.waiting - waiting,
         problems=(*drained.problems, *sent.problems),
-        reason=drained.reason or (why if waiting else ""),
+        reason=drained.reason or (sent.reason if waiting else ""),
     )
 
 
