@@ -179,9 +179,7 @@ def _show_lines(lines: Any) -> None:
 def _show_unseen(result: _Result) -> None:
     if result.unseen:
         bindings = formatting.count(result.unseen, "binding")
-        click.echo(
-            f"Not visible over AMQP: whether {bindings} exist; 'apply' makes sure."
-        )
+        click.echo(f"Not visible over AMQP: {bindings}, which 'apply' makes sure of.")
 
 
 def _finish(result: _Result) -> None:

@@ -371,7 +371,7 @@ def test_a_broker_without_anything_is_compared_and_set_up(
             0,
             [
                 "No differences.",
-                "Not visible over AMQP: whether 1 binding exist; 'apply' makes sure.",
+                "Not visible over AMQP: 1 binding, which 'apply' makes sure of.",
             ],
         )
         publish(shop, "orders.created")
