@@ -163,3 +163,23 @@ def test_without_a_url_there_is_no_broker() -> None:
     result = runner(shop).invoke(args=["events", "topology", "check"])
     assert result.exit_code == 1
     assert "EVENTCOLLECTOR_BROKER_URL is not set" in result.stderr
+
+
+def test_what_differs_is_named_with_the_cure() -> None:
+    text = "inequivalent arg 'x-a' for queue 'q' in vhost '/': received '6' but current"
+    close = spec.Channel.Close(406, f"PRECONDITION_FAILED - {text} is '5'", 50, 10)
+
+    def differ(method: Any) -> Any:
+        same = method.passive or (method.arguments or {}).get("x-a") == 5
+        return None if same else close
+
+    with FakeBroker() as broker:
+        broker.on_declare = differ
+        result = look("diff", BROKER_URL=broker.url, QUEUES={"q": {"x-a": 6}})
+
+    assert result.exit_code == 3
+    assert result.stdout == (
+        "! queue q: 'x-a' is 5, but the settings say 6\n"
+        "! queue q: correct EVENTCOLLECTOR_QUEUES, or delete the queue once it is"
+        " empty, so that it is declared anew. Until then, it is used as it is\n"
+    )

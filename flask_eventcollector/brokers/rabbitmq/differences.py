@@ -94,11 +94,12 @@ def refusal(step: Step, error: BaseException) -> str:
     """Why the broker has refused *step*, with the cure."""
     found = difference(error)
     if found is not None:
-        return f"{step} exists, and differs: {found}: {_how_to_align(step)}"
+        return f"{step} exists, and differs: {found}: {how_to_align(step)}"
     return f"{step} was refused: {broker_text(error)}: {cure(step, error)}"
 
 
-def _how_to_align(step: Step) -> str:
+def how_to_align(step: Step) -> str:
+    """What to do about *step*, which exists with other arguments."""
     emptied = "" if step.phase is Phase.EXCHANGES else " once it is empty"
     return (
         f"correct {step.setting}, or delete the {step.kind}{emptied}, so that it is"

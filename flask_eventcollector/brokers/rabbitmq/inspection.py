@@ -16,7 +16,7 @@ from ...config.topology import Topology
 from ...errors import ConfigurationError
 from ...events import Word
 from .declarations import Phase, Step, steps
-from .differences import Difference, adapted, cure, difference
+from .differences import Difference, adapted, cure, difference, how_to_align
 from .logins import Logins
 from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
@@ -177,8 +177,11 @@ class Inspector:
                 )
             found.append(one)
             changed = adapted(changed, one)
-        state = State.DIFFERENT if found else State.SAME
-        return Finding(step.kind, step.name, state, tuple(found))
+        if not found:
+            return Finding(step.kind, step.name, State.SAME)
+        return Finding(
+            step.kind, step.name, State.DIFFERENT, tuple(found), how_to_align(step)
+        )
 
     def _binding(self, step: Step, apply: bool) -> Finding:
         name = f"{step.values['exchange']}:{step.values['routing_key']} → {step.name}"
