@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
+from unittest import mock
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
@@ -15,6 +18,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from flask_eventcollector import events
 from flask_eventcollector.delivery.entries import (
     Entry,
     Notice,
@@ -24,7 +28,13 @@ from flask_eventcollector.delivery.entries import (
     Waiter,
 )
 from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
-from flask_eventcollector.events import BrokerState, Outcome, Target
+from flask_eventcollector.events import (
+    NO_PROPERTIES,
+    BrokerState,
+    Outcome,
+    Properties,
+    Target,
+)
 from tests.parts import Clock, abandon, drain, limits, make_event, notices_of
 
 QUEUES = st.sampled_from(["a", "b", "c"])
@@ -41,7 +51,16 @@ FINAL_STATES = {
     NoticeKind.DISCARDED: State.DISCARDED,
     NoticeKind.DROPPED: State.DROPPED,
 }
-HANDED_OVER = (State.RETAINED, State.IN_FLIGHT, State.DEAD)
+HANDED_OVER = (State.DELAYED, State.RETAINED, State.IN_FLIGHT, State.DEAD)
+#: Most events have neither a delay nor an expiry.
+TIMES = st.sampled_from(
+    [
+        *[Properties()] * 4,
+        Properties(delay=5),
+        Properties(expires_in=12),
+        Properties(delay=5, expires_in=12),
+    ]
+)
 MAX_EVENTS = 12
 MAX_DEAD_EVENTS = 3
 MAX_BYTES = MAX_IN_FLIGHT_BYTES * 4
@@ -60,6 +79,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
+        wall = SimpleNamespace(time=lambda: self.clock.now)
+        self.patch = mock.patch.object(events, "time", wall)
+        self.patch.start()
+        self.is_ending = False
         self.all: dict[str, Entry] = {}
         self.owned: list[list[Entry]] = []
         self.hand: list[Entry] = []
@@ -97,11 +120,30 @@ class LedgerMachine(RuleBasedStateMachine):
         self.owned.append(entries)
         return entries
 
-    @rule(entries=collectors, queue=QUEUES, size=SIZES, events=st.integers(1, 5))
-    def collect(self, entries: list[Entry], queue: str, size: int, events: int) -> None:
+    @rule(
+        entries=collectors,
+        queue=QUEUES,
+        size=SIZES,
+        events=st.integers(1, 5),
+        times=TIMES,
+    )
+    def collect(
+        self,
+        entries: list[Entry],
+        queue: str,
+        size: int,
+        events: int,
+        times: Properties = NO_PROPERTIES,
+    ) -> None:
         for _ in range(events):
             before = len(entries)
-            event = make_event(queue=queue, size=size)
+            event = replace(
+                make_event(queue=queue, size=size, properties=times),
+                microseconds=round(self.clock.now * 1e6),
+            )
+            if times.delay:
+                # Once it is due, later ones may have been sent.
+                self.ever_refused.add(event.id)
             notices: list[Notice] = []
             taken = self.ledger.collect(entries, event, into=notices)
             self.hear(notices)
@@ -129,10 +171,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.hand_over(entries)
         assert not entries
 
-    @rule(queue=QUEUES, size=SIZES, events=st.integers(1, 5))
-    def collect_and_hand_over(self, queue: str, size: int, events: int) -> None:
+    @rule(queue=QUEUES, size=SIZES, events=st.integers(1, 5), times=TIMES)
+    def collect_and_hand_over(
+        self, queue: str, size: int, events: int, times: Properties
+    ) -> None:
         entries = self.new_collector()
-        self.collect(entries, queue, size, events)
+        self.collect(entries, queue, size, events, times)
         self.hand_over(entries)
 
     @rule(target=waiters, entries=collectors, patient=st.booleans())
@@ -147,7 +191,7 @@ class LedgerMachine(RuleBasedStateMachine):
         result = self.ledger.stop_waiting(waiter, ran_out=ran_out)
         self.waiting.remove(waiter)
         assert result.confirmed + result.in_flight + result.retained + (
-            result.dead + result.dropped
+            result.dead + result.dropped + result.delayed
         ) == len(waiter.entries)
         self.hear(waiter.notices)
 
@@ -163,6 +207,7 @@ class LedgerMachine(RuleBasedStateMachine):
         for entry in taken:
             assert self.final_states.get(entry.event.id) is None, "it had ended"
             assert entry not in self.hand, "it was in flight"
+            assert self.is_ending or not entry.event.due_in, "it was not due"
             assert_goes_in_order(entry, self.hand, self.all, self.ever_refused)
             self.hand.append(entry)
         is_scout = is_quiet and len(taken) == 1
@@ -242,6 +287,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.clock.advance(seconds)
 
     @rule()
+    def keep_time(self) -> None:
+        self.ledger.keep_time()
+        delayed = [e for e in self.all.values() if e.state is State.DELAYED]
+        assert all(entry.event.due_in for entry in delayed)
+        retained = [e for e in self.all.values() if e.state is State.RETAINED]
+        assert all(entry.event.time_left != 0 for entry in retained)
+
+    @rule()
     def reopen(self) -> None:
         self.ledger.reopen()
 
@@ -260,7 +313,8 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(data=st.data(), queue=QUEUES)
     def redirect(self, data: st.DataObject, queue: str) -> None:
         dead = self.count(State.DEAD)
-        idle = [e for e in self.all.values() if e.state in (State.RETAINED, State.DEAD)]
+        states = (State.DELAYED, State.RETAINED, State.DEAD)
+        idle = [e for e in self.all.values() if e.state in states]
         ids = self.some_ids(data)
         redirected = {entry for entry in idle if entry.event.id in ids}
         assert self.ledger.redirect(ids, queue) == len(redirected)
@@ -299,7 +353,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_books_balance(self) -> None:
         stats = self.ledger.stats()
         assert stats.balanced
-        for state in (State.COLLECTED, State.RETAINED, State.IN_FLIGHT, State.DEAD):
+        for state in (State.COLLECTED, *HANDED_OVER):
             assert getattr(stats, state.name.lower()) == self.count(state)
         living = [e for e in self.all.values() if e.state.alive]
         assert stats.held_bytes == sum(e.event.size for e in living)
@@ -361,8 +415,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """With a broker that accepts everything, all waiting events are confirmed."""
-        if not hasattr(self, "ledger"):
-            return
+        try:
+            if hasattr(self, "ledger"):
+                self.finish()
+        finally:
+            self.patch.stop()
+
+    def finish(self) -> None:
+        self.is_ending = True
+        self.ledger.end_delays()
         self.lose_connection()
         self.on_state_change(BrokerState.READY)
         for _ in range(10 * MAX_EVENTS):
