@@ -30,7 +30,7 @@ _UNCOUNTED = 20
 
 
 def jobs(quick: bool) -> list[Job]:
-    events = 150 if quick else 600
+    events = 150 if quick else 300
     case = Case(GROUP, AT)
     return [
         Job.of_one(case, OURS, partial(latency, OWN, events)),

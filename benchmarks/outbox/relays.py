@@ -20,7 +20,7 @@ UNIT = "events/s"
 OURS, OURS_OWN = "ours, external", "ours, own"
 GROUP, ONE, SEVERAL = POSTGRESQL, "one relay", "8 workers, 3 relays"
 #: In one round of the full form, at what takes the longest for each.
-EVENTS = 60_000
+EVENTS = 48_000
 #: Of the app that sends what it commits: its threads, and events in a transaction.
 _THREADS, _IN_TRANSACTION = 4, 50
 

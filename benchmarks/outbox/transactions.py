@@ -39,7 +39,7 @@ def at(events: int) -> str:
 
 
 def jobs(quick: bool) -> list[Job]:
-    rounds = 50 if quick else 200
+    rounds = 40 if quick else 100
     return [
         Job(
             Case(database, at(events)),

@@ -245,9 +245,11 @@ class OutboxStore(OutboxWriter):
 
     def _work(self, outbox: Outbox, *, look: bool) -> bool:
         """Returns whether there are new events to send."""
+        # First, since a consumer waits for them.
+        if adopted := self._adopt_committed(outbox):
+            self._wake_broker()
         self._update_rows(outbox)
         self._renew(outbox)
-        adopted = self._adopt_committed(outbox)
         return self._claim(outbox, look=look) or adopted
 
     def _update_rows(self, outbox: Outbox) -> None:
@@ -301,8 +303,9 @@ class OutboxStore(OutboxWriter):
         # An outer transaction may commit the others later. If that takes longer than
         # the lease, any process may claim them.
         oldest = time.monotonic() - self._lease
-        unseen = [row for row in written if row.at > oldest]
-        self._unseen = [row for row in unseen if row not in visible]
+        seen = {row.seq for row in visible}
+        unseen = [row for row in written if row.seq not in seen]
+        self._unseen = [row for row in unseen if row.at > oldest]
         entries = [self._hold(row.seq, row.event) for row in visible[:fitting]]
         self._ledger.adopt(entries, {}, self)
         return bool(entries)
@@ -310,7 +313,7 @@ class OutboxStore(OutboxWriter):
     def _committed(self, outbox: Outbox, written: Sequence[_Written]) -> list[_Written]:
         """Those of the rows that are committed, each with most of its lease left."""
         now = time.monotonic()
-        late = [row.seq for row in written if row.at < now - self._lease / 3]
+        late = {row.seq for row in written if row.at < now - self._lease / 3}
         if late:
             outbox.renew(late)
         ids = outbox.read(row.seq for row in written)
