@@ -15,6 +15,7 @@ from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
 from ...delivery.records import Kind, log_failure
 from ...events import BrokerState
+from ...messages.wording import counted
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
 from .connection import Connection, IOServices
@@ -30,6 +31,9 @@ from .waker import Waker
 _TURN = 200
 #: Seconds between two checks of timeouts.
 _TICK = 0.5
+
+#: The most problems of queues, exchanges and bindings that are named at a time.
+_MOST_PROBLEMS = 10
 
 #: Seconds that outstanding confirms may take before the node is left for another.
 _LEAVE_TIMEOUT = 2.0
@@ -204,8 +208,11 @@ class Session:
         self._begin()
 
     def _announce_ready(self) -> None:
-        problems = "; ".join(dict.fromkeys(self._problems.values()))
-        self._callbacks.on_state_change(BrokerState.READY, problems)
+        problems = [*dict.fromkeys(self._problems.values())]
+        more = len(problems) - _MOST_PROBLEMS
+        if more > 0:
+            problems[_MOST_PROBLEMS:] = [f"and {counted(more, 'more problem')}"]
+        self._callbacks.on_state_change(BrokerState.READY, "; ".join(problems))
 
     def _report_problem(self, about: str, problem: str) -> None:
         if self._problems.get(about, "") == problem:
