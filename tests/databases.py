@@ -218,6 +218,10 @@ class PgBouncer(DatabaseServer):
     def url(self, database: str) -> str:
         return f"postgresql+psycopg://test@127.0.0.1:{self.port}/{database}"
 
+    def new_database(self) -> str:
+        _, _, name = self._behind.new_database().rpartition("/")
+        return self.url(name)
+
     def _create_command(self) -> Sequence[str]:
         server = f"host=127.0.0.1 port={self._behind.port} user=test"
         settings = {
