@@ -150,7 +150,10 @@ class EventEncoder:
         target = self._target(target_queue, exchange)
         kept, size = NO_HEADERS, self._added
         if headers is not None:
-            kept, size = self._headers(headers)
+            kept, size = copy_headers(
+                headers, replace=self._replace, reserved=self._reserved
+            )
+            size += self._added
         if options or self._encoder is not None:
             properties = read_options(options or {})
             body, properties = self._described(payload, target.queue, properties)
@@ -160,12 +163,6 @@ class EventEncoder:
         body = self._body(payload)
         size += len(body)
         return Event(ids.new(), target, body, kept, time.time_ns() // 1000, size)
-
-    def _headers(self, headers: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
-        kept, size = copy_headers(
-            headers, replace=self._replace, reserved=self._reserved
-        )
-        return kept, size + self._added
 
     def _target(self, queue: str, exchange: str | None) -> Target:
         if type(queue) is not str or (

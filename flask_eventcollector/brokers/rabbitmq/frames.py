@@ -72,8 +72,9 @@ class MessageFrames:
         """
         event = entry.event
         size = len(event.body)
-        is_special = event.headers or entry.possible_duplicate or not event.is_plain
-        if is_special or not 0 < size <= self._body_max:
+        if event.headers or entry.possible_duplicate or not event.is_plain:
+            return self._encode(entry)
+        if not 0 < size <= self._body_max:
             return self._encode(entry)
         queue = event.target.queue
         template = self._templates.get(queue)
