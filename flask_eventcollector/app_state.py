@@ -303,7 +303,8 @@ class AppState:
         if (engine := bound.engine()) is not None:
             check_engine(engine)
         name = check_app(choose_spool_name(self.config, self.app))
-        return {"app": name, "lease": self.config.outbox_lease}
+        lease = self.config.outbox_lease
+        return {"app": name, "lease": lease, "engine": bound.given}
 
     def new_relay(self, bound: BoundOutbox, leader: str) -> tuple[Delivery, RelayStore]:
         """What sends the rows of the outbox, as a process of its own; not started.

@@ -281,8 +281,10 @@ class EventCollector:
         :type outbox: sqlalchemy.Table
         :param outbox_engine: makes the connections, at most two, on which the rows of
             the outbox are read and erased. By default, they are made as those of the
-            sessions. Sessions of ``sqlalchemy.ext.asyncio`` need an engine of
-            ``create_engine()`` here.
+            sessions. For sessions of ``sqlalchemy.ext.asyncio``, they are made by the
+            URL alone, with psycopg, pymysql or sqlite3; if their driver is another one
+            than psycopg, aiomysql or aiosqlite, or if it needs ``connect_args``, pass
+            an engine of ``create_engine()``.
         :type outbox_engine: sqlalchemy.Engine
         :raises TypeError: *session* is something else.
         :raises ConfigurationError: another outbox is bound.

@@ -27,6 +27,8 @@ class BoundOutbox(NamedTuple):
     table: Table
     #: Finds its engine; ``None``: it is not known in the current context.
     engine: Callable[[], Engine | None]
+    #: The engine that was given for it; ``None``: it is that of the sessions.
+    given: Engine | None
 
 
 class BoundSessions:
@@ -73,7 +75,7 @@ class BoundSessions:
             )
         write_events_of(session)
         find = partial(engine_of, session, table) if engine is None else lambda: engine
-        self.outbox = BoundOutbox(table, find)
+        self.outbox = BoundOutbox(table, find, engine)
 
     def bind_inbox(self, session: Bindable, table: Table) -> None:
         """Let *table*, in the session's database, be the inbox.

@@ -224,11 +224,13 @@ def test_a_database_that_is_unknown_is_refused(
     assert "PostgreSQL, MariaDB, MySQL and SQLite" in message(engine)
 
 
-def test_an_asynchronous_engine_is_refused() -> None:
+def test_an_asynchronous_engine_that_nothing_stands_in_for_is_refused() -> None:
     found = importlib.util.find_spec("aiosqlite")
     require(None if found else "the Python package aiosqlite")
-    text = message(create_engine("sqlite+aiosqlite:///x.sqlite3"))
-    assert "pass an engine of create_engine() for the same database" in text
+    engine = create_engine("sqlite+aiosqlite:///x.sqlite3")
+    check_engine(engine)
+    engine.dialect.driver = "asyncpg"
+    assert "pass bind_session() an outbox_engine" in message(engine)
 
 
 AUTOCOMMIT = "remove isolation_level from the engine's options"

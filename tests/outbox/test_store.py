@@ -380,10 +380,7 @@ def test_an_outage_loses_no_committed_event_for_lack_of_room(tmp_path: Path) -> 
         skus = [f"{number:02}" for number in range(30)]
         shop.place(*skus)
         # The rest of the memory is for events that are nowhere else.
-        wait_until(
-            lambda: [is_held for _, is_held in shop.rows()].count(True) == 5,
-            "half of it is used",
-        )
+        wait_until(lambda: _held(shop) <= 5, "no more than half of it is used")
         with shop.events.auto_publish():
             shop.enqueue(*range(4), queue="other")
         shop.place("last")
@@ -393,6 +390,10 @@ def test_an_outage_loses_no_committed_event_for_lack_of_room(tmp_path: Path) -> 
         assert shop.sent() == ["a", "b", *skus, "last"]
         assert shop.sent("other") == [0, 1, 2, 3]
         assert "dropped" not in shop.books()
+
+
+def _held(shop: OutboxShop) -> int:
+    return [is_held for _, is_held in shop.rows()].count(True)
 
 
 def test_a_transaction_may_have_more_events_than_there_is_room_for(

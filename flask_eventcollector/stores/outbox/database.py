@@ -63,7 +63,7 @@ class Database:
     def __init__(self, engine: Engine, table: Table) -> None:
         check_engine(engine)
         self.table = table
-        self._engine = _own_engine(engine)
+        self._engine = _own_engine(_synchronous(engine))
         self._reader = self._engine.execution_options(**{_READS: True})
         self.is_postgresql = engine.dialect.name == "postgresql"
         self._single = self._engine
@@ -140,10 +140,11 @@ def check_engine(engine: Engine) -> None:
             "The outbox works with PostgreSQL, MariaDB, MySQL and SQLite, but the"
             f" engine is for {dialect.name!r}: use one of these, or no outbox"
         )
-    if dialect.is_async:
+    if dialect.is_async and dialect.driver not in _SYNCHRONOUS:
         raise ConfigurationError(
-            f"The outbox sends in threads, but the engine for {url.drivername!r} is"
-            " asynchronous: pass an engine of create_engine() for the same database"
+            f"The outbox sends in threads, but the driver of {url.drivername!r} needs"
+            " asyncio: pass bind_session() an outbox_engine, made by create_engine()"
+            " for the same database"
         )
     if dialect.name == "sqlite" and _is_in_memory(url.database, url.query):
         raise ConfigurationError(
@@ -214,6 +215,23 @@ def explained(table: Table) -> Iterator[None]:
 
 
 # The engine.
+
+#: Drivers for asyncio, and which ones take the same URL without it.
+_SYNCHRONOUS: Mapping[str, str] = {
+    "aiosqlite": "pysqlite",
+    "aiomysql": "pymysql",
+    "psycopg": "psycopg",
+}
+
+
+def _synchronous(engine: Engine) -> Engine:
+    """*engine*, or if it is one of asyncio, another one for the same URL."""
+    dialect = engine.dialect
+    if not dialect.is_async:
+        return engine
+    driver = f"{dialect.name}+{_SYNCHRONOUS[dialect.driver]}"
+    made = create_engine(engine.url.set(drivername=driver))
+    return made.execution_options(**engine.get_execution_options())
 
 
 def _own_engine(engine: Engine) -> Engine:

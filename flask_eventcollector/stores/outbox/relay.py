@@ -47,9 +47,17 @@ class RelayStore(OutboxStore):
         leader: str,
         takes_over: bool,
         lease: float = LEASE,
+        engine: Engine | None = None,
     ) -> None:
         super().__init__(
-            ledger, base, table, app=app, page=page, name=name, lease=lease
+            ledger,
+            base,
+            table,
+            app=app,
+            page=page,
+            name=name,
+            lease=lease,
+            engine=engine,
         )
         self._leader = leader
         self._takes_over = takes_over

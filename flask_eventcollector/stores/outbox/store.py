@@ -75,8 +75,9 @@ class OutboxStore(OutboxWriter):
         page: tuple[int, int],
         name: str,
         lease: float = LEASE,
+        engine: Engine | None = None,
     ) -> None:
-        super().__init__(ledger, base, table, app=app, lease=lease)
+        super().__init__(ledger, base, table, app=app, lease=lease, engine=engine)
         self._page, self._page_bytes = page
         self._erase_at = min(_ERASE_AT, max(1, self._page // 2))
         self._worker = PeriodicWorker(

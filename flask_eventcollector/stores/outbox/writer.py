@@ -31,12 +31,15 @@ class OutboxWriter:
         *,
         app: str,
         lease: float = LEASE,
+        engine: Engine | None = None,
     ) -> None:
         self._ledger = ledger
         self._base = base
         self._table = table
         self._app = app
         self._lease = lease
+        #: ``None``: that of the transactions.
+        self._engine = engine
         #: One pair at most, once the engine is known.
         self._opened: dict[None, tuple[Database, Outbox]] = {}
         self.left = 0
@@ -74,7 +77,7 @@ class OutboxWriter:
         connection = connect(self._table) if new else None
         if connection is None:
             return
-        outbox = self.open(connection.engine)
+        outbox = self.open(self._engine or connection.engine)
         events = [entry.event for entry in new]
         seqs = outbox.write(connection, events, held=self.sends)
         for entry, seq in zip(new, seqs, strict=True):
