@@ -149,11 +149,11 @@ def test_the_table_has_the_naive_publisher_below_the_library() -> None:
 
 
 def test_ghosts_zombies_and_stuck_rows_break_the_promise() -> None:
-    result = run(good(committed=5, ghosts=2, zombies=1, stuck=5.1, lease=2.0))
+    result = run(good(committed=5, ghosts=2, zombies=1, stuck=8.1, lease=2.0))
     assert result.figures.broken == [
         "ghosts: 2",
         "zombies: 1",
-        "a row was stuck for 5.1 s",
+        "a row was stuck for 8.1 s",
     ]
     assert result.folder is not None
     result.folder.rmdir()
