@@ -10,6 +10,9 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
+from sqlalchemy import create_engine
+from sqlalchemy.orm import sessionmaker
+
 from flask_eventcollector.stores.outbox import admin
 from flask_eventcollector.stores.outbox.outbox import Refused
 from tests.cli.test_outbox import Command, full, opened, sqlite_in
@@ -115,6 +118,19 @@ def test_a_flush_without_the_table_says_so(both: Command, folder: Path) -> None:
     assert (result.exit_code, result.stdout) == (3, "1 event delivered.\n")
     assert "Not delivered: outbox_" in result.stderr
     assert "run your migrations" in result.stderr
+
+
+def test_a_flush_with_an_engine_that_can_t_be_used_says_so(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path)) as command:
+        at_once = create_engine(sqlite_in(tmp_path), isolation_level="AUTOCOMMIT")
+        bind, table = command.shop.events.bind_session, command.place.table
+        bind(sessionmaker(at_once), outbox=table)
+        result = command("flush")
+        # For the shop's end.
+        bind(sessionmaker(command.place.engine), outbox=table)
+
+    assert result.exit_code == 1
+    assert "remove isolation_level from the engine's options" in result.stderr
 
 
 # Export and import.
@@ -319,6 +335,20 @@ def test_adopt_of_a_file_needs_a_spool(command: Command) -> None:
 
     assert result.exit_code == 1
     assert "The backlog is in memory, so there are no spool files" in result.stderr
+
+
+def test_an_adoption_that_fails_is_told(command: Command) -> None:
+    write(command, "a", app="old")
+    name = command.place.table.name
+    with command.place.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER no BEFORE UPDATE ON {name}"
+            " BEGIN SELECT RAISE(ABORT, 'read only'); END"
+        )
+    result = command("adopt", "--from", "old", "--yes")
+
+    assert (result.exit_code, result.stdout) == (3, "Adopted 0 events of 0 files.\n")
+    assert f"Not adopted: {name}: the database failed (read only)" in result.stderr
 
 
 def test_adopt_without_a_table_fails(command: Command) -> None:

@@ -691,6 +691,21 @@ def test_what_is_in_the_outbox_is_not_on_disk(
     assert "Left 1 event in the spool for the next process." in caplog.messages
 
 
+def test_rows_of_a_process_that_ends_without_a_database_are_left_to_their_lease(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_outbox(url_in(tmp_path)) as shop:
+        send_one_and_retain_one(shop)
+        with shop.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE eventcollector_outbox RENAME TO x")
+        assert not shop.events.close(0)
+        with shop.engine.begin() as connection:
+            connection.exec_driver_sql("ALTER TABLE x RENAME TO eventcollector_outbox")
+
+        assert "Left 1 event in the outbox for other processes." in caplog.messages
+        assert shop.rows() == [(0, True)]
+
+
 def test_a_forked_child_holds_its_rows_itself(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path)) as shop:
         shop.place("a")

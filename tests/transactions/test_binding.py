@@ -400,6 +400,20 @@ def test_a_savepoint_that_commits_is_warned_of_once(
     assert "connect_args={'autocommit': False}" in warning
 
 
+def test_a_savepoint_that_can_be_rolled_back_is_not_warned_of(
+    shop: Shop, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop.events.bind_session(Session)
+    with open_engine(database_url) as engine:
+        with Session(engine) as session:
+            with session.begin_nested():
+                Work(shop, session).place("a")
+            session.rollback()
+        assert stored(engine) == []
+
+    assert not [m for m in caplog.messages if m.startswith(_COMMITS)]
+
+
 def test_a_savepoint_in_a_transaction_is_not_warned_of(
     shop: Shop, engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
