@@ -227,6 +227,13 @@ def test_the_hook_may_choose_another_target() -> None:
     assert (event.exchange, event.target_queue) == ("shop", "eu.orders")
 
 
+def test_headers_are_checked_before_the_hook_gets_a_copy() -> None:
+    encoder = EventEncoder(max_event_bytes=1000, before_enqueue=lambda draft: None)
+    headers: Any = ["tenant"]
+    with pytest.raises(TypeError, match="headers is of type list: pass a dict"):
+        encoder.encode(1, "orders", headers, ids=IDS)
+
+
 def test_what_the_hook_writes_is_checked() -> None:
     def write(draft: EventDraft) -> None:
         draft.options["priority"] = "high"

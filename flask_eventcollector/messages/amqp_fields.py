@@ -135,10 +135,18 @@ def copy_table(
     :raises TypeError: AMQP does not have a value's type.
     :raises ValueError: a value is out of range, or the table is too large.
     """
+    copier = _TableCopier(what, replace)
+    return copier.table(check_table(table, what), (what,)), copier.size
+
+
+def check_table(table: object, what: str) -> Mapping[Any, Any]:
+    """Return *table* if it is a mapping; *what* is what errors call it.
+
+    :raises TypeError: it isn't.
+    """
     if not isinstance(table, Mapping):
         raise TypeError(f"{what} is of type {type_name(table)}: pass a dict")
-    copier = _TableCopier(what, replace)
-    return copier.table(table, (what,)), copier.size
+    return table
 
 
 class _TableCopier:

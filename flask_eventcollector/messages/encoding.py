@@ -23,6 +23,7 @@ from .amqp_fields import (
     RESERVED,
     RESERVED_IN_BATCHES,
     check_name,
+    check_table,
     copy_headers,
 )
 from .as_text import as_text
@@ -138,13 +139,10 @@ class EventEncoder:
         :raises EncodingError: the payload can't be encoded as JSON, or is too large.
         """
         if self._before_enqueue is not None:
-            draft = EventDraft(
-                payload,
-                target_queue,
-                exchange,
-                {} if headers is None else {**headers},
-                {} if options is None else {**options},
-            )
+            if headers is not None:
+                check_table(headers, "headers")
+            own = ({**(headers or {})}, {**(options or {})})
+            draft = EventDraft(payload, target_queue, exchange, *own)
             prepare(draft, self._before_enqueue)
             payload, target_queue, exchange, headers, options = draft.parts()
         target = self._target(target_queue, exchange)
