@@ -147,10 +147,16 @@ class Event:
         return NO_PROPERTIES
 
     @property
+    def due_at(self) -> float:
+        """Since when it may be sent, as a Unix time."""
+        return self.microseconds / 1e6 + (self.properties.delay or 0.0)
+
+    @property
     def due_in(self) -> float:
         """Seconds until it may be sent; 0: it may be sent now."""
-        delay = self.properties.delay
-        return 0.0 if delay is None else max(0.0, delay - self._age)
+        if self.properties.delay is None:
+            return 0.0
+        return max(0.0, self.due_at - time.time())
 
     @property
     def waiting_state(self) -> str:
@@ -434,8 +440,8 @@ class Stats:
     #: Bytes of all events held in memory. Those of dead events do not count against
     #: ``EVENTCOLLECTOR_MAX_BYTES``.
     held_bytes: int = 0
-    #: Seconds since the oldest in-flight or retained event was enqueued; ``None``:
-    #: there is none.
+    #: Seconds since the oldest in-flight or retained event was enqueued, or since its
+    #: delay has passed; ``None``: there is none.
     oldest_age: float | None = None
     #: The broker's state.
     broker: BrokerState = BrokerState.IDLE

@@ -252,6 +252,19 @@ def test_it_keeps_its_delay_in_another_queue(desk: Timed) -> None:
     assert desk["a"].event.target_queue == "other"
 
 
+def test_its_age_counts_from_when_it_was_due(desk: Timed) -> None:
+    desk.send("a", delay=100)
+    desk.pass_(50)
+    desk.send("b")
+    assert desk.ledger.stats().oldest_age == pytest.approx(0, abs=0.01)
+    desk.pass_(60)
+    desk.ledger.keep_time()
+    assert desk.ledger.stats().oldest_age == pytest.approx(60, abs=0.01)
+    assert desk.take() == "ab"
+    desk.settle("b")
+    assert desk.ledger.stats().oldest_age == pytest.approx(10, abs=0.01)
+
+
 def test_all_of_them_can_be_sent_at_once(desk: Timed) -> None:
     desk.send("ab", delay=5)
     assert desk.ledger.end_delays() == 2

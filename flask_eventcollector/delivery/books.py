@@ -10,6 +10,9 @@ from typing import Any
 from ..events import Event, id_from_text
 from .entries import Entry, State
 
+#: How many events that may have been delayed are looked at for the oldest one.
+_MOST_DELAYED = 100
+
 _ALIVE = frozenset(state for state in State if state.alive)
 
 
@@ -163,7 +166,15 @@ class Books:
             return None
         own = (e for e in self._live.values() if e.state in undelivered)
         foreign = [e for e in self._foreign.values() if e.state in undelivered]
-        times = [e.event.microseconds for e in [*itertools.islice(own, 1), *foreign]]
+        times = [e.event.due_at for e in [*_oldest(own), *foreign]]
         # A destructor may ask in the middle of a step, when states have changed and
         # counts have not.
-        return max(0.0, time.time() - min(times) / 1e6) if times else None
+        return max(0.0, time.time() - min(times)) if times else None
+
+
+def _oldest(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """The first of *entries*, and, behind those that may have been delayed, others."""
+    for entry in itertools.islice(entries, _MOST_DELAYED):
+        yield entry
+        if entry.event.is_plain:
+            return
