@@ -16,6 +16,7 @@ import sqlalchemy
 from click.testing import Result
 from sqlalchemy.orm import sessionmaker
 
+from flask_eventcollector.events import Properties
 from flask_eventcollector.stores.outbox.outbox import Refused
 from tests.cli.support import runner
 from tests.helpers import Recorder, Shop, open_shop
@@ -448,3 +449,21 @@ def test_an_app_without_an_outbox_is_told_what_to_call() -> None:
 
     assert result.exit_code == 1
     assert "no outbox: call events.bind_session(" in result.stderr
+
+
+def test_delayed_events_are_shown_with_what_they_say_of_themselves(
+    command: Command,
+) -> None:
+    about = Properties(delay=3600, priority=5)
+    command.place.write(
+        command.place.outbox(), ["later"], held=True, id="some-event", properties=about
+    )
+
+    (line,) = (e for e in command.lines("list") if e["id"] == "some-event")
+    shown = command.json("show", "some-event")
+    told = command("list").stdout
+
+    assert (line["state"], line["store"]) == ("delayed", "outbox")
+    assert 3500 < line["next_try"] <= 3600
+    assert shown["properties"] == {"priority": 5, "delay": 3600.0}
+    assert any("some-event" in row and "in " in row for row in told.splitlines())
