@@ -147,6 +147,11 @@ class Event:
         return NO_PROPERTIES
 
     @property
+    def has_delay(self) -> bool:
+        """Whether it was enqueued with a delay, which may have passed."""
+        return self.properties.delay is not None
+
+    @property
     def due_at(self) -> float:
         """Since when it may be sent, as a Unix time."""
         return self.microseconds / 1e6 + (self.properties.delay or 0.0)
@@ -154,9 +159,7 @@ class Event:
     @property
     def due_in(self) -> float:
         """Seconds until it may be sent; 0: it may be sent now."""
-        if self.properties.delay is None:
-            return 0.0
-        return max(0.0, self.due_at - time.time())
+        return max(0.0, self.due_at - time.time()) if self.has_delay else 0.0
 
     @property
     def waiting_state(self) -> str:

@@ -161,6 +161,20 @@ def test_a_delayed_event_waits_in_its_row(
     wait_until(shop.is_empty, "its row is erased")
 
 
+def test_a_delay_may_pass_before_the_commit(
+    shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CLAIM_INTERVAL", 0.5)
+    with shop.sessions() as session, session.begin():
+        session.add(Order(sku="a"))
+        session.flush()
+        event = shop.events.enqueue_event("later", "q", delay=0.01)
+        wait_until(lambda: not event.due_in, "it is due")
+
+    wait_until(lambda: shop.sent() == ["later"], "it is sent")
+    wait_until(shop.is_empty, "its row is erased")
+
+
 def test_an_event_that_has_expired_in_its_row_is_dropped(shop: OutboxShop) -> None:
     FaultInjector.of(shop.broker).go_down()
     with shop.sessions() as session, session.begin():

@@ -105,22 +105,22 @@ class Outbox:
         :raises ConfigurationError: *connection* commits each statement at once.
         """
         check_transaction(connection)
-        found = {event: event.due_in for event in events}
-        rows = [values_of(event) for event, due_in in found.items() if not due_in]
-        if not found:
+        events = [*events]
+        rows = [values_of(event) for event in events if not event.has_delay]
+        if not events:
             return []
         with explained(self._table):
             seqs = iter(self._inserts[held].execute(connection, rows) if rows else ())
             return [
-                self._write_delayed(connection, event, due_in) if due_in else next(seqs)
-                for event, due_in in found.items()
+                self._write_delayed(connection, event)
+                if event.has_delay
+                else next(seqs)
+                for event in events
             ]
 
-    def _write_delayed(
-        self, connection: Connection, event: Event, due_in: float
-    ) -> int:
+    def _write_delayed(self, connection: Connection, event: Event) -> int:
         """Write a row that waits, as for its next try, until the event is due."""
-        row = self._new_row(False).values(due=now_ms() + round(due_in * 1000))
+        row = self._new_row(False).values(due=now_ms() + round(event.due_in * 1000))
         (seq,) = _Inserts(row).execute(connection, [values_of(event)])
         return seq
 

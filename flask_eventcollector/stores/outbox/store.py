@@ -131,10 +131,9 @@ class OutboxStore(OutboxWriter):
         now = time.monotonic()
         seqs = {e: e.row.number for e in entries if e.row is not None}
         for entry in self._ledger.leave(seqs):
-            due_in = entry.event.due_in
-            if due_in:
-                # A claim may just have looked for rows whose time has come.
-                self._dues.append(now + due_in + CLAIM_INTERVAL)
+            if entry.event.has_delay:
+                # Nobody holds it. A claim may just have looked for rows that are due.
+                self._dues.append(now + entry.event.due_in + CLAIM_INTERVAL)
             else:
                 self._written.append(_Written(seqs[entry], entry.event, now))
         self._worker.wake()
