@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import prometheus_client
-import pytest
 import yaml
 
+from tests.conftest import require
 from tests.helpers import Shop
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "operation"
@@ -46,8 +46,8 @@ def test_each_metric_and_label_exists() -> None:
     assert set(outcomes) <= {"dropped", "confirmed", "enqueued", "discarded"}
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is missing")
 def test_promtool_accepts_all_of_them(tmp_path: Path) -> None:
+    require(None if shutil.which("promtool") else "promtool")
     rules = []
     for place, expression in enumerate(asked()):
         for variable, value in VARIABLES.items():
