@@ -12,14 +12,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import blinker
 import flask
+import pytest
 from flask.globals import app_ctx
 
 import flask_eventcollector as package
 from flask_eventcollector import Event, EventCollector
+from flask_eventcollector import events as events_module
 from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.testing import FaultInjector
 
@@ -121,6 +124,12 @@ def books(events: EventCollector) -> dict[str, int]:
 def payloads(events: tuple[Event, ...]) -> list[Any]:
     """The payloads of the events."""
     return [event.payload for event in events]
+
+
+def pass_time(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let the delays and expiries of events see a later time from now on."""
+    later = SimpleNamespace(time=lambda: time.time() + seconds)
+    monkeypatch.setattr(events_module, "time", later)
 
 
 def unmeasured() -> dict[str, str]:

@@ -42,7 +42,7 @@ from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.outbox import Outbox
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE, Shop, in_child, unmeasured, wait_until
+from tests.helpers import DEADLINE, Shop, in_child, pass_time, unmeasured, wait_until
 from tests.transactions.support import (
     Order,
     new_engine,
@@ -142,11 +142,11 @@ def test_what_is_committed_is_sent_and_erased(database_url: str) -> None:
 def test_a_delayed_event_waits_in_its_row(
     shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CLAIM_INTERVAL", 0.5)
+    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.2)
     with shop.sessions() as session, session.begin():
         session.add(Order(sku="a"))
         session.flush()
-        shop.events.enqueue_event("later", "q", delay=0.5, priority=7)
+        shop.events.enqueue_event("later", "q", delay=3600, priority=7)
         shop.events.enqueue_event("now", "q")
 
     assert shop.events.flush(DEADLINE)
@@ -155,9 +155,13 @@ def test_a_delayed_event_waits_in_its_row(
     wait_until(lambda: shop.rows() == [(0, False)], "the other row is erased")
     assert shop.events.stats().delayed == 0
 
+    pass_time(monkeypatch, 3600)
+    with shop.engine.begin() as connection:
+        connection.execute(update(shop.table).values(due=1))
+
     wait_until(lambda: shop.sent() == ["now", "later"], "it is due")
     event = shop.broker.events("q")[1]
-    assert event.properties.as_dict() == {"delay": 0.5, "priority": 7}
+    assert event.properties.as_dict() == {"delay": 3600.0, "priority": 7}
     wait_until(shop.is_empty, "its row is erased")
 
 

@@ -28,7 +28,7 @@ from flask_eventcollector.stores.spool.control import (
 from flask_eventcollector.stores.spool.folder import Claim
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE, wait_until
+from tests.helpers import DEADLINE, pass_time, wait_until
 from tests.parts import (
     ManualBroker,
     SignalLog,
@@ -524,9 +524,9 @@ def test_memory_that_is_full_waits_with_adopting(
 
 
 def test_a_delayed_event_is_held_back_over_a_restart(
-    deliver: Deliver, folder: Path
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave(folder, "a", properties=Properties(delay=2))
+    leave(folder, "a", properties=Properties(delay=3600))
     leave(folder, "b")
     delivery = deliver(MemoryBroker())
     delivery.start()
@@ -536,6 +536,7 @@ def test_a_delayed_event_is_held_back_over_a_restart(
     delivery.close(1)
     assert delivery.stats().dropped == 0
 
+    pass_time(monkeypatch, 3600)
     delivery = deliver(MemoryBroker())
     delivery.start()
     eventually(delivery, confirmed=1, delayed=0)
