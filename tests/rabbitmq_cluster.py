@@ -13,11 +13,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.helpers import unmeasured, wait_until
-from tests.rabbitmq import RabbitMQNode, free_ports
+from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.rabbitmq import RabbitMQError, RabbitMQNode, free_ports
 
 _KEEPER = Path(__file__).with_name("keeper.py")
 
@@ -37,6 +37,17 @@ _LEADER = """
 {{_, Node}} = amqqueue:get_pid(Queue),
 Node.
 """
+_RUNNING = """
+case rabbit:is_running() of
+    true -> length([N || N <- [node() | nodes()], rabbit:is_running(N)]);
+    false -> 0
+end.
+"""
+_MOVE = """
+{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
+{{Name, _}} = amqqueue:get_pid(Queue),
+ra:transfer_leadership({{Name, '{old}'}}, {{Name, '{new}'}}).
+"""
 
 
 class RabbitMQCluster:
@@ -45,9 +56,9 @@ class RabbitMQCluster:
     def __init__(self, size: int = 3) -> None:
         (self._epmd_port,) = free_ports(1)
         self._folder = Path(tempfile.mkdtemp(prefix="eventcollector-cluster-"))
-        cookie = secrets.token_hex(10).upper()
+        self._cookie = secrets.token_hex(10).upper()
         self.nodes = [
-            RabbitMQNode(epmd=self._epmd_port, cookie=cookie) for _ in range(size)
+            RabbitMQNode(epmd=self._epmd_port, cookie=self._cookie) for _ in range(size)
         ]
         self._epmd: subprocess.Popen[bytes] | None = None
 
@@ -83,6 +94,74 @@ class RabbitMQCluster:
         answer = asked.eval(_LEADER.format(queue=queue))
         (name,) = re.findall(r"[\w.@-]+", answer)
         return next(node for node in self.nodes if node.name == name)
+
+    def move_leader(self, queue: str, to: RabbitMQNode) -> None:
+        """Let another node lead a quorum queue, as ``rabbitmq-queues rebalance``."""
+        leader = self.leader_of(queue, to)
+        to.eval(_MOVE.format(queue=queue, old=leader.name, new=to.name))
+        wait_until(lambda: self.leader_of(queue, to) is to, "another node leads")
+
+    def cut_off(self, node: RabbitMQNode) -> None:
+        """Cut a node off from the others until :meth:`rejoin`; clients still reach it.
+
+        Its connections to them are ended, and new ones are refused in both directions.
+        """
+        # All at once: a node that has lost only one of the others would make these end
+        # their connection, too.
+        names = ", ".join(f"'{other.name}'" for other in self._others(node))
+        node.eval(
+            f"[erlang:set_cookie(Node, cut_off) || Node <- [{names}]],"
+            f"[erlang:disconnect_node(Node) || Node <- [{names}]]."
+        )
+
+    def rejoin(self, node: RabbitMQNode) -> None:
+        """Let a node that was cut off connect to the others again."""
+        for other in self._others(node):
+            node.eval(
+                f"erlang:set_cookie('{other.name}', '{self._cookie}'),"
+                f"net_kernel:connect_node('{other.name}')."
+            )
+
+    def handle_partitions_by(self, strategy: str) -> None:
+        """Set ``cluster_partition_handling`` of all nodes."""
+        for node in self.nodes:
+            node.eval(
+                f"application:set_env(rabbit, cluster_partition_handling, {strategy})."
+            )
+
+    def restore(self) -> None:
+        """Run all nodes, and delete all queues."""
+        for node in self.nodes:
+            node.start()
+            node.start_app()
+        self.nodes[0].delete_everything()
+
+    def await_running(self, node: RabbitMQNode) -> None:
+        """Wait until a node is a member that serves clients again."""
+        size = len(self.nodes)
+        wait_until(lambda: self._has_running(node, size), f"{node} runs again")
+
+    def await_majority(self, without: RabbitMQNode) -> None:
+        """Wait until no quorum queue needs this node for its majority.
+
+        As ``rabbitmq-upgrade await_online_quorum_plus_one`` does.
+        """
+        for node in self.nodes:
+            self.await_running(node)
+        milliseconds = 1000 * int(DEADLINE)
+        without.eval(
+            "true = rabbit_upgrade_preparation:await_online_quorum_plus_one"
+            f"({milliseconds}).",
+            timeout=2 * DEADLINE,
+        )
+
+    def _has_running(self, node: RabbitMQNode, number: int) -> bool:
+        with suppress(OSError, RabbitMQError):
+            return int(node.eval(_RUNNING)) == number
+        return False
+
+    def _others(self, node: RabbitMQNode) -> list[RabbitMQNode]:
+        return [other for other in self.nodes if other is not node]
 
     def _start_epmd(self) -> None:
         # One that ends with a node would leave the others without it.

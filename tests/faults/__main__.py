@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 
 from tests.faults.matrix import ELSEWHERE, ROWS, rest
-from tests.faults.report import Report, problems
+from tests.faults.report import Report, measured, problems
 from tests.faults.rig import BASELINES, MODES
 from tests.faults.rows import Row
 from tests.faults.runner import Result, Task, plan, run_all, running_node
@@ -195,6 +195,8 @@ def _show(report: Report) -> None:
     out.print(report.as_table())
     if (state := report.as_state_table()).row_count:
         out.print(state)
+    for line in measured(report.results):
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
     out.print(report.verdict)
 
 

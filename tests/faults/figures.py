@@ -59,6 +59,8 @@ class Figures:
     slowest: float = 0.0
     #: Of each run, in seconds: p99 under the fault less p99 while healthy.
     longer: list[float] = field(default_factory=list)
+    #: What was measured besides, in words.
+    notes: list[str] = field(default_factory=list)
     #: The broken promises, in words.
     broken: list[str] = field(default_factory=list)
     #: Seconds that it took.

@@ -28,6 +28,8 @@ ELSEWHERE = {
 SLOW = (1, 8, 12, 13, 28, 29, 32, 33, 35, 40, 55, 57)
 #: The same goes for rows that the tests run with the spool, which promises more.
 IN_SPOOL = (3, 30, 31, 36, 54)
+#: Rows on three nodes. They take minutes, so `.ci/run` omits them, too.
+ON_CLUSTER = (41, 42, 43, 44, 45, 46)
 #: The rows in which the spool is busiest.
 BUSY_SPOOL = (3, 6, 10, 17, 26, 30, 31, 34, 35, 36, 54)
 #: The row that the tests run with an outbox, where it takes the least time.
@@ -40,16 +42,17 @@ def in_tests(mode: str) -> list[Row]:
         return [ROWS[number] for number in BUSY_SPOOL]
     if mode in OUTBOXES:
         return [ROWS[number] for number in QUICK_OUTBOX.get(mode, ())]
-    return [row for row in _all_of(mode) if row.number not in (*SLOW, *IN_SPOOL)]
+    omitted = (*SLOW, *IN_SPOOL, *ON_CLUSTER)
+    return [row for row in _all_of(mode) if row.number not in omitted]
 
 
 def rest() -> list[tuple[Row, str]]:
-    """Each row in each mode that pytest omits; `.ci/run` runs them afterwards."""
+    """What pytest omits, and `.ci/run` runs afterwards: rows with their modes."""
     return [
         (row, mode)
         for mode in MODES
         for row in _all_of(mode)
-        if row not in in_tests(mode)
+        if row not in in_tests(mode) and row.number not in ON_CLUSTER
     ]
 
 

@@ -7,6 +7,7 @@ import enum
 import socket
 import struct
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -55,6 +56,8 @@ class Proxy:
         #: Connections that clients have made, and those that were cut.
         self.accepted = 0
         self.cuts = 0
+        #: When each connection was made, by the monotonic clock.
+        self.accepted_at: list[float] = []
         #: Bytes forwarded from each side.
         self.passed = dict.fromkeys(Side, 0)
         self._silent: frozenset[Side] = frozenset()
@@ -154,6 +157,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self.accepted += 1
+        self.accepted_at.append(time.monotonic())
         client = _End(reader, writer)
         try:
             broker = _End(*await asyncio.open_connection("127.0.0.1", self.broker_port))

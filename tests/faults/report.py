@@ -87,6 +87,7 @@ class Report:
                     _MORE, map(_more_cells, _promising(self.results)), kept
                 ),
                 *_state_tables(self.results, kept),
+                *_markdown_list(_NOTES, measured(self.results), kept),
                 *_markdown_list(_FAILURES, _failures(self.results), kept),
                 *_markdown_list(_NOT_RUN, _not_run(self.results), kept),
             ]
@@ -231,7 +232,16 @@ def _stateful(results: Iterable[Result]) -> list[Result]:
     return [result for result in _run(results) if result.figures.committed]
 
 
-_FAILURES, _NOT_RUN = "Not kept:", "Not run:"
+_NOTES, _FAILURES, _NOT_RUN = "Measured:", "Not kept:", "Not run:"
+
+
+def measured(results: Iterable[Result]) -> list[str]:
+    """What rows have measured besides their figures."""
+    return [
+        f"- {result.task}: {note}"
+        for result in results
+        for note in result.figures.notes
+    ]
 
 
 def _failures(results: Iterable[Result]) -> list[str]:

@@ -93,6 +93,14 @@ def test_a_row_that_can_not_be_finished_is_broken() -> None:
     result.folder.rmdir()
 
 
+def test_what_was_measured_besides_is_listed_and_kept() -> None:
+    first = Report("3.10.8", [run(good(notes=["3 s without confirms"]))]).as_markdown()
+    line = "- row 90 nothing happens, memory: 3 s without confirms"
+    assert f"\nMeasured:\n\n{line}" in first
+    other = Report("3.10.8", [run(good(), number=91)]).as_markdown(first)
+    assert f"\nMeasured:\n\n{line}" in other
+
+
 def test_the_baseline_promises_nothing() -> None:
     result = run(good(lost=3), BASELINE)
     assert result.holds
