@@ -113,7 +113,8 @@ class Delivery:
         """Put *event* into a collector's *entries*; never blocks.
 
         :param also_in: the list of the transaction that the event belongs to.
-        :param is_kept: whether its commit writes the event into the outbox.
+        :param is_kept: whether its commit writes the event into the outbox, if there is
+            one here.
 
         :raises BacklogFull: a limit is reached and ``OVERFLOW`` is ``"reject"``.
         """
@@ -123,6 +124,8 @@ class Delivery:
             # Another process will send it, so this one needs no connection.
             self._start_once(self._start_flusher)
         notices: list[Notice] = []
+        # The same session may be bound for another app, which has an outbox.
+        is_kept &= self.outbox is not None
         try:
             if not self._ledger.collect(
                 entries, event, also_in=also_in, is_kept=is_kept, into=notices

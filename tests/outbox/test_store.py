@@ -441,6 +441,19 @@ def test_what_no_commit_has_written_stays_within_the_limits(tmp_path: Path) -> N
         assert shop.sent() == [*range(10)]
 
 
+def test_an_app_without_an_outbox_has_limits_for_the_same_session(
+    tmp_path: Path,
+) -> None:
+    with open_outbox(url_in(tmp_path)) as shop:
+        other = Shop(EventCollector(), name="other", MAX_EVENTS=10)
+        other.events.bind_session(shop.sessions)
+        with shop.sessions() as session:
+            session.execute(select(Order))
+            other.enqueue(*range(30))
+        assert other.books()["dropped"] >= 20
+        other.events.close(0)
+
+
 def test_overflow_may_reject_the_events_of_a_transaction(tmp_path: Path) -> None:
     settings = {"MAX_EVENTS": 10, "OVERFLOW": "reject"}
     with open_outbox(url_in(tmp_path), **settings) as shop:
