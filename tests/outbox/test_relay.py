@@ -22,10 +22,12 @@ from flask_eventcollector.stores.outbox import relay as relaying
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.leader import leader
+from flask_eventcollector.stores.outbox.outbox import Outbox
 from flask_eventcollector.stores.outbox.table import leader_table
 from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, payloads, wait_until
 from tests.outbox.test_store import OutboxShop, open_outbox
+from tests.parts import make_event
 from tests.transactions.support import Order, url_in
 
 
@@ -227,6 +229,19 @@ def test_a_new_leader_frees_what_the_last_one_held(shop: OutboxShop) -> None:
         assert relay.marks() == [True, False]
 
 
+def test_a_new_leader_frees_many_rows_before_it_sends(shop: OutboxShop) -> None:
+    database = Database(shop.engine, shop.table)
+    killed = Outbox(database, shop.name, lease=600)
+    with shop.engine.begin() as connection:
+        killed.write(connection, map(make_event, range(250)), held=True)
+    database.close()
+    shop.place("last")
+    with relaying_for(shop) as relay:
+        wait_until(shop.is_empty, "all is sent")
+        assert relay.sent() == [*range(250), "last"]
+        assert relay.marks() == [True] * 250 + [False]
+
+
 def test_with_own_a_relay_leaves_what_workers_hold(tmp_path: Path) -> None:
     with open_external(url_in(tmp_path)) as shop:
         shop.place("a")
@@ -313,6 +328,24 @@ def test_more_queues_that_refuse_events_than_it_may_hold(
 
         relay.faults.accept("user-*")
         wait_until(shop.is_empty, "all is sent")
+
+
+def test_large_events_that_are_refused_keep_no_others_waiting(tmp_path: Path) -> None:
+    limits = {"MAX_BYTES": 40_000, "MAX_EVENT_BYTES": 8_000}
+    delays = {"RETRY_DELAY": 0.05, "RETRY_MAX_DELAY": 0.05}
+    with (
+        open_external(url_in(tmp_path), **limits, **delays) as shop,
+        relaying_for(shop) as relay,
+    ):
+        relay.faults.refuse("q")
+        for number in range(8):
+            shop.place(f"{number}".rjust(3_000))
+        shop.place_for("other", "a")
+        wait_until(lambda: relay.sent("other") == ["a"], "the other one is sent")
+
+        relay.faults.accept("q")
+        wait_until(shop.is_empty, "all is sent")
+        assert [int(sku) for sku in relay.sent()] == [*range(8)]
 
 
 def test_a_dead_event_is_sent_again_once_an_operator_retries_it(

@@ -74,33 +74,34 @@ class Claims:
         """See :meth:`.Outbox.take_over`."""
         c = self._table.c
         is_theirs = or_(c.token.is_(None), c.token != self._token)
-        return self._free_all(or_(is_theirs, c.due <= now_ms()))
+        # They may lie before the place that earlier claims have come to.
+        self.look_again()
+        due = self._waiting(c.seq).where(c.due > 0, or_(is_theirs, c.due <= now_ms()))
+        return len(self._free_some(due)) < self._database.chunk
 
-    def release(self, target: Target) -> bool:
+    def release(self, target: Target) -> int | None:
         """See :meth:`.Outbox.release`."""
         c = self._table.c
         theirs = (c.target_queue == target.queue, c.exchange == target.exchange)
-        return self._free_all(c.token.is_(None), *theirs)
-
-    def _free_all(self, *conditions: ColumnElement[bool]) -> bool:
-        # They may lie before the place that earlier claims have come to.
+        due = self._waiting(c.seq).where(c.due > 0, c.token.is_(None), *theirs)
         self.look_again()
-        limit = self._database.chunk
-        return self._free_where(limit, self._table.c.due > 0, *conditions) < limit
+        freed = self._free_some(due.order_by(c.seq))
+        return None if len(freed) < self._database.chunk else freed[-1]
 
     def _free_due(self, limit: int) -> int:
         """Free the rows whose time has come; returns how many."""
-        return self._free_where(limit, self._table.c.due.between(1, now_ms()))
+        due = self._waiting(self._table.c.seq)
+        is_due = self._table.c.due.between(1, now_ms())
+        return len(self._free_some(due.where(is_due), limit))
 
-    def _free_where(self, limit: int, *conditions: ColumnElement[bool]) -> int:
-        c = self._table.c
-        due = self._waiting(c.seq).where(*conditions)
+    def _free_some(self, due: Select[Any], limit: int | None = None) -> list[int]:
+        """Free the first rows of *due*; returns their numbers."""
         with self._database.changing() as connection:
-            some = due.limit(limit).with_for_update(skip_locked=True)
-            seqs = list(connection.scalars(some))
+            some = due.limit(limit or self._database.chunk)
+            seqs = list(connection.scalars(some.with_for_update(skip_locked=True)))
             if seqs:
                 connection.execute(self._set_free(seqs))
-        return len(seqs)
+        return seqs
 
     def _set_free(self, seqs: Sequence[int]) -> Update:
         c = self._table.c

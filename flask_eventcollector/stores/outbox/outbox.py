@@ -237,10 +237,10 @@ class Outbox:
         due = now_ms() + round(delay * 1000)
         return self._change(seqs, token=None, due=due, **_marked(maybe_sent))
 
-    def release(self, target: Target) -> bool:
-        """Free rows for *target* that wait, up to 2 000; returns whether that is all.
+    def release(self, target: Target) -> int | None:
+        """Free the first rows for *target* that wait: 2 000, or on SQLite 100.
 
-        On SQLite, up to 100.
+        Returns the number of the last one; ``None``: no more wait.
         """
         return self._claims.release(target)
 
@@ -248,7 +248,7 @@ class Outbox:
         """Free all rows but those that this process holds: any other lead has ended.
 
         So a new leader keeps the order. What was held is marked as possibly sent. Frees
-        as many at a time as :meth:`release`, and returns whether these are all.
+        as many at a time as :meth:`release`; returns whether these are all.
         """
         return self._claims.take_over()
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from sqlalchemy import Engine, Table
 
@@ -13,6 +14,7 @@ from ...delivery.store import Store
 from ...events import Target
 from .leader import Leadership
 from .outbox import LEASE, Outbox
+from .rows import OutboxRow
 from .store import OutboxStore
 
 #: Seconds between two looks of the active relay at a table without free rows.
@@ -23,8 +25,19 @@ STANDBY = 0.25
 PAGE, PAGE_BYTES = 5_000, 32 * 1024 * 1024
 #: Seconds for which rows of a target that confirms nothing wait, unless it recovers.
 POSTPONED_FOR = 300.0
+#: Seconds for which rows are claimed without a break.
+_LONGEST_FILL = 0.5
 #: How many rows to erase justify a run; a statement for a few takes as long.
 _ERASE_AT = 500
+
+
+class _Postponed(NamedTuple):
+    """What is known of a target whose rows wait, since it confirms nothing."""
+
+    #: When to go on at the earliest.
+    until: float
+    #: The number up to which its rows are free again.
+    released: int = 0
 
 
 class RelayStore(OutboxStore):
@@ -72,9 +85,8 @@ class RelayStore(OutboxStore):
         self._has_more = False
         #: Whether rows of the last leader may have to be freed.
         self._is_new = False
-        #: By targets that confirm nothing: the first row that was postponed, and until
-        #: when the target is left alone.
-        self._postponed: dict[Target, tuple[int, float]] = {}
+        #: The targets with rows that were postponed.
+        self._postponed: dict[Target, _Postponed] = {}
 
     @property
     def is_active(self) -> bool:
@@ -143,8 +155,9 @@ class RelayStore(OutboxStore):
     def _fill(self, outbox: Outbox) -> bool:
         """Claim rows until there are none, or no more may be held."""
         found, self._has_more = False, True
-        # The lead may end while the database is slow.
-        while self._has_more and self.is_active:
+        # Then other work is due. The lead may end while the database is slow.
+        until = min(time.monotonic() + _LONGEST_FILL, self._leads_until)
+        while self._has_more and time.monotonic() < until:
             limit, size = self._claimable()
             if limit <= 0 or size <= 0:
                 break
@@ -160,10 +173,9 @@ class RelayStore(OutboxStore):
 
     def _leave_what_is_held_up(self, outbox: Outbox) -> None:
         """Have targets that confirm nothing hold no more than half of all rows."""
-        held_up = self._ledger.held_up()
-        now = time.monotonic()
-        for target, (_, until) in [*self._postponed.items()]:
-            if target not in held_up and now >= until:
+        held_up, now = self._ledger.held_up(), time.monotonic()
+        for target, postponed in [*self._postponed.items()]:
+            if target not in held_up and now >= postponed.until:
                 self._resume(outbox, target)
         if held_up and min(self._claimable()) <= 0:
             for place, target in enumerate(held_up):
@@ -181,13 +193,12 @@ class RelayStore(OutboxStore):
         seqs = self._leave(dict([*rows.items()][kept:]))
         if not seqs:
             return
+        # Without an event to try, only the time tells when to go on.
+        until = 0.0 if kept else time.monotonic() + POSTPONED_FOR / 10
+        self._postponed[target] = _Postponed(until)
         for mark in False, True:
             marked = [seq for seq in seqs if rows[seq].possible_duplicate == mark]
             outbox.postpone(marked, POSTPONED_FOR, maybe_sent=mark)
-        first, _ = self._postponed.get(target, (seqs[0], 0.0))
-        # Without an event to try, only the time tells when to go on.
-        until = 0.0 if kept else time.monotonic() + POSTPONED_FOR / 10
-        self._postponed[target] = (min(first, *seqs), until)
 
     def _waiting_for(self, target: Target) -> dict[int, Entry]:
         """The held rows for *target* that are not in flight, in their order."""
@@ -195,13 +206,25 @@ class RelayStore(OutboxStore):
         rows = [(n, e) for n, e in held if e.target == target and e.is_retained]
         return dict(sorted(rows))
 
+    def _adopt_rows(self, outbox: Outbox, rows: Iterable[OutboxRow]) -> None:
+        ready, later = list[OutboxRow](), list[int]()
+        for row in rows:
+            postponed = self._postponed.get(row.event.target)
+            if postponed is None or row.seq <= postponed.released:
+                ready.append(row)
+            else:
+                later.append(row.seq)
+        # They stay behind those that were postponed before.
+        outbox.postpone(later, POSTPONED_FOR)
+        super()._adopt_rows(outbox, ready)
+
     def _resume(self, outbox: Outbox, target: Target) -> None:
-        """*target* confirms again: claim its rows anew, in their order."""
-        first, _ = self._postponed[target]
-        later = {n: e for n, e in self._waiting_for(target).items() if n > first}
-        self._give_rows_back(outbox, later)
-        if outbox.release(target):
+        """*target* confirms again: free its rows, step by step in their order."""
+        released = outbox.release(target)
+        if released is None:
             del self._postponed[target]
+        else:
+            self._postponed[target] = _Postponed(0.0, released)
 
     def _give_rows_back(self, outbox: Outbox, rows: Mapping[int, Entry]) -> None:
         """Let *rows* be free again, unless their events are in flight."""
@@ -223,8 +246,10 @@ class RelayStore(OutboxStore):
         until_try = max(0.0, self._next_try - time.monotonic())
         if not self.is_active or self._is_ending:
             return until_try
-        if self._is_new or self._postponed:
-            return 0.0 if self._is_new else min(POLL, until_try)
+        if self._is_new or (self._has_more and min(self._claimable()) > 0):
+            return 0.0
+        if self._postponed:
+            return min(POLL, until_try)
         # If it holds all that it may, confirms wake it.
         return until_try if self._has_more else min(POLL, until_try)
 

@@ -378,10 +378,10 @@ class OutboxStore(OutboxWriter):
         rows = outbox.claim(limit, size)
         if rows:
             self._note_lease(began)
-            self._adopt_rows(rows)
+            self._adopt_rows(outbox, rows)
         return rows
 
-    def _adopt_rows(self, rows: Iterable[OutboxRow]) -> None:
+    def _adopt_rows(self, outbox: Outbox, rows: Iterable[OutboxRow]) -> None:
         new = []
         for row in rows:
             held = self._held.get(row.seq)
