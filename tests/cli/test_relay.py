@@ -57,6 +57,24 @@ def test_once_without_rows_ends_at_once(command: Command) -> None:
     assert command("relay", "--once").exit_code == 0
 
 
+def test_its_threads_take_short_turns(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, real = sys.getswitchinterval(), sys.setswitchinterval
+    intervals: list[float] = []
+
+    def note(interval: float) -> None:
+        intervals.append(interval)
+        real(interval)
+
+    monkeypatch.setattr(sys, "setswitchinterval", note)
+
+    assert command("relay", "--once").exit_code == 0
+    assert intervals[0] < before
+    # The tests run it in their own process.
+    assert sys.getswitchinterval() == before
+
+
 def test_once_tells_what_is_dead(command: Command) -> None:
     command.fill()
 
