@@ -181,6 +181,7 @@ def before_commit(session: Session) -> None:
     # The application may enqueue events when objects are flushed.
     session.flush()
     transaction.write_events(functools.partial(_connection, session, transaction))
+    transaction.is_sealed = True
 
 
 def commit(connection: Connection, _id: object = None) -> None:
@@ -192,9 +193,12 @@ def commit(connection: Connection, _id: object = None) -> None:
 
 
 def after_flush(session: Session, _context: object) -> None:
-    # Other functions may have changed something in the meantime.
+    # Other functions may have changed something in the meantime. But what a savepoint
+    # flushes when it is released may still be rolled back, with one around it.
     transaction: Transaction | None = session.info.get(_KEY)
-    if transaction is not None and transaction.has_outbox:
+    if transaction is None or not transaction.is_sealed:
+        return
+    if not session.in_nested_transaction():
         transaction.write_events(functools.partial(_connection, session, transaction))
 
 

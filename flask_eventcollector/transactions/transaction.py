@@ -66,6 +66,8 @@ class Transaction:
         self._held: dict[Delivery, list[Entry]] = {}
         #: Whether its events are written in it.
         self.has_outbox = False
+        #: Whether they are, and its own commit has begun.
+        self.is_sealed = False
         #: The connections that have sent changes.
         self.changed = weakref.WeakSet[Any]()
 

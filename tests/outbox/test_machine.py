@@ -522,6 +522,11 @@ SEQUENCES: dict[str, list[tuple[Any, ...]]] = {
         ("pass_time", 5.0),
         ("freeze", 0, LEASE - 1),
     ],
+    "a savepoint that flushes when it is released writes no row": [
+        ("begin", 1000, "own"),
+        ("work", 0, "a", ["order", "savepoint", "savepoint"], "leave open"),
+        ("work", 0, "a", ["order unflushed", "release", "take back"], "commit"),
+    ],
     "an outer transaction decides": [
         ("begin", 1000, "own"),
         ("commit_in_an_outer_transaction", 0, "a"),

@@ -233,6 +233,21 @@ def test_a_savepoint_that_is_rolled_back_takes_only_its_own_events(
     assert stored(shop.engine) == ["a", "c"]
 
 
+def test_a_savepoint_that_flushes_when_it_is_released_writes_no_row(
+    shop: OutboxShop,
+) -> None:
+    with shop.placing("a") as session:
+        outer = session.begin_nested()
+        with session.begin_nested():
+            session.add(Order(sku="b"))
+            shop.enqueue("b")
+        outer.rollback()
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a"]
+    assert stored(shop.engine) == ["a"]
+
+
 def test_a_commit_with_an_open_savepoint_writes_the_events_of_both(
     shop: OutboxShop,
 ) -> None:
