@@ -156,6 +156,63 @@ def test_an_exchange_without_subscribers_may_discard(
         assert "nobody.hears" not in caplog.text
 
 
+# The broker in memory
+
+PATTERNS = ["#", "*", "a.*", "a.#", "#.a", "*.#", "a.#.b", "a.*.b", "a", "#.#", "a..b"]
+KEYS = ["a", "a.b", "a.c.b", "a.c.d.b", "b.a", "b", "a.", ".a", "a..b", "..", "aa.b"]
+MATCHES: list[dict[str, Any]] = [
+    {},
+    {"a": 1},
+    {"x-match": "any", "a": 1, "b": "x"},
+    {"x-match": "all", "a": 1, "b": "x"},
+    {"x-match": "any"},
+    {"a": None},
+    {"a": True},
+    {"x-a": 1},
+    {"x-match": "any", "x-a": 1},
+]
+#: RabbitMQ 3.10 knows two more, which also compare headers that begin with "x-".
+WITH_X = [{"x-match": f"{mode}-with-x", "x-a": 1, "a": 1} for mode in ("any", "all")]
+HEADERS: list[dict[str, Any]] = [
+    {},
+    {"a": 1},
+    {"a": "1"},
+    {"a": True},
+    {"a": None},
+    {"a": 1, "b": "x", "c": 3},
+    {"b": "x"},
+    {"x-a": 1},
+    {"x-a": 1, "a": 1},
+]
+
+
+def test_the_broker_in_memory_routes_as_rabbitmq_does(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    exchanges = {
+        "t": {"type": "topic", "unrouted": "discard"},
+        "h": {"type": "headers", "unrouted": "discard"},
+    }
+    tables = [*MATCHES, *WITH_X]
+    topics = {f"t {p}": {"bind": [f"t:{p}"]} for p in PATTERNS}
+    headers = {
+        f"h {number}": {"bind": [{"exchange": "h", "arguments": table}]}
+        for number, table in enumerate(tables)
+    }
+    settings: dict[str, Any] = {"EXCHANGES": exchanges, "QUEUES": topics | headers}
+    with shop_at(private_rabbitmq, **settings) as shop, open_shop(**settings) as twin:
+        for each in (shop, twin):
+            for key in KEYS:
+                each.events.enqueue_event(key, key, exchange="t")
+            for number, table in enumerate(HEADERS):
+                each.events.enqueue_event(number, "k", exchange="h", headers=table)
+            assert each.events.publish(timeout=DEADLINE).complete
+        assert shop.events.stats().broker_error == ""
+        routed = {q: bodies(private_rabbitmq, q) for q in settings["QUEUES"]}
+        assert routed == {q: twin.sent(q) for q in settings["QUEUES"]}
+        assert shop.books() == twin.books()
+
+
 # What exists with other arguments
 
 QUEUE = "queue 'q' exists, and differs: "
