@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, NullPool, create_engine, text
 
 from tests.rabbitmq import RabbitMQNode
 
@@ -113,7 +113,8 @@ def _job(at: str, contestant: str, run: partial[Mapping[str, float]]) -> Job:
 def relay_rate(relay: Relay, events: int, node: RabbitMQNode) -> Mapping[str, float]:
     """The rate of one relay that finds all rows in its table."""
     with new_database(POSTGRESQL) as url, new_watch(node) as (queue, arrived):
-        engine = create_engine(url)
+        # Without a pool, no connection is left if a package is missing.
+        engine = create_engine(url, poolclass=NullPool)
         try:
             relay.table.create(engine)
         except ImportError as error:
@@ -124,7 +125,6 @@ def relay_rate(relay: Relay, events: int, node: RabbitMQNode) -> Mapping[str, fl
         ours = environment(url, node.url, EXTERNAL)
         with running((*relay.command, *urls), environment=ours):
             rate = arrived.rate(events)
-        engine.dispose()
         if relay.is_ordered:
             check_order(node, queue, events)
     return {UNIT: rate}
