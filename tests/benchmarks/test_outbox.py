@@ -47,7 +47,7 @@ def test_a_relay_is_measured(rabbitmq: RabbitMQNode, name: str) -> None:
 
 @pytest.mark.usefixtures("shared_server")
 def test_an_app_that_sends_itself_is_measured(rabbitmq: RabbitMQNode) -> None:
-    assert relays.own_rate(200, rabbitmq)[relays.UNIT] > 0
+    assert relays.own_rate(2000, rabbitmq)[relays.UNIT] > 0
 
 
 @pytest.mark.usefixtures("shared_server")

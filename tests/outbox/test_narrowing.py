@@ -53,7 +53,7 @@ def selected(place: Place, wanted: Filter) -> list[Any]:
 
 
 @settings(
-    max_examples=15,
+    max_examples=8,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

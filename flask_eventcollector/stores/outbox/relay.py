@@ -106,8 +106,9 @@ class RelayStore(OutboxStore):
         return outbox
 
     def end(self) -> None:
-        """Claim no more rows; what is held is still sent. Does not wait."""
+        """Claim no more rows, and give back those not in flight; does not wait."""
         self._is_ending = True
+        self._worker.wake()
 
     # One run. Nothing below is called by other threads.
 
@@ -115,6 +116,9 @@ class RelayStore(OutboxStore):
         self._update_rows(outbox)
         leads = self._lead(outbox)
         self._renew(outbox)
+        if self._is_ending:
+            # What is sent now might not be confirmed before the end.
+            self._give_rows_back(outbox, self._sendable())
         found = leads and not self._is_ending and self._send_more(outbox)
         self.has_looked = True
         self.answered_at = time.monotonic()
