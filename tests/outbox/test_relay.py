@@ -55,11 +55,14 @@ class Relay:
     def sent(self, queue: str = "q") -> list[Any]:
         return payloads(self.broker.events(queue))
 
-    def confirm_nothing(self) -> None:
-        """Let the broker take events, and confirm them only by `confirm()`."""
+    def confirm_nothing(self, most: int) -> None:
+        """Let the broker take events, and confirm them only by `confirm()`.
+
+        :param most: how many it takes at most.
+        """
 
         def take() -> None:
-            self._taken.extend(self.broker.relay.take(1000))
+            self._taken.extend(self.broker.relay.take(most - len(self._taken)))
 
         self.broker.wake = take  # type: ignore[method-assign]
 
@@ -80,11 +83,15 @@ class Relay:
 
 @contextmanager
 def relaying_for(
-    shop: OutboxShop, name: str = "a relay", *, without_confirms: bool = False
+    shop: OutboxShop,
+    name: str = "a relay",
+    *,
+    without_confirms: bool = False,
+    most: int = 1000,
 ) -> Iterator[Relay]:
     relay = Relay(shop, name)
     if without_confirms:
-        relay.confirm_nothing()
+        relay.confirm_nothing(most)
     try:
         relay.start()
         yield relay
@@ -217,6 +224,22 @@ def hold(shop: OutboxShop, token: str) -> None:
         c = shop.table.c
         values = {"token": token, "due": c.due + 60_000_000_000_000}
         connection.execute(update(shop.table).values(values))
+
+
+def test_a_relay_that_ends_keeps_only_what_is_in_flight(shop: OutboxShop) -> None:
+    shop.place(*"abcde")
+    with relaying_for(shop, without_confirms=True, most=2) as relay:
+        wait_until(lambda: _held(shop) == 5, "all are claimed")
+        wait_until(lambda: relay.stats().in_flight == 2, "two are in flight")
+        relay.store.end()
+        wait_until(lambda: _held(shop) == 2, "the others are given back")
+        assert relay.stats().retained == 0
+        relay.confirm()
+        wait_until(lambda: len(shop.rows()) == 3, "what is confirmed is erased")
+
+
+def _held(shop: OutboxShop) -> int:
+    return [is_held for _, is_held in shop.rows()].count(True)
 
 
 def test_a_new_leader_frees_what_the_last_one_held(shop: OutboxShop) -> None:
