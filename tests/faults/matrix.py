@@ -25,13 +25,13 @@ ELSEWHERE = {
 
 #: Inherently slow rows: they wait for a slow network, or use many kinds of workers.
 #: With the memory backlog, only `python -m tests.faults` runs them.
-SLOW = (1, 8, 12, 13, 28, 29, 31, 32, 33, 35, 36, 40, 54, 55, 57)
+SLOW = (1, 3, 8, 12, 13, 28, 29, 31, 32, 33, 35, 36, 40, 54, 55, 57)
 #: The same goes for rows that the tests run with the spool, which promises more.
-IN_SPOOL = (3, 30)
+IN_SPOOL = (30,)
 #: Rows on three nodes. They take minutes, so `.ci/run` omits them, too.
 ON_CLUSTER = (41, 42, 43, 44, 45, 46)
 #: The rows in which the spool is busiest, but for those that take longest.
-BUSY_SPOOL = (3, 6, 10, 17, 30)
+BUSY_SPOOL = (6, 10, 17, 30)
 #: The row that the tests run with an outbox, where it takes the least time.
 QUICK_OUTBOX = {"outbox-sqlite": (47,)}
 
