@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import Any
 
 import click
@@ -15,6 +14,7 @@ from flask.cli import with_appcontext
 
 from ..events import Target
 from ..monitoring.history_files import Counts, History, Line
+from ..stores.filter import Filter
 from . import as_json, as_text, formatting, options
 from .backlog import Waiting
 from .context import app_name, app_state, backlog
@@ -78,13 +78,13 @@ def tail(queue: str | None, seconds: float | None, for_machines: bool) -> None:
     Each process writes it to EVENTCOLLECTOR_HISTORY_DIR once a second. Runs until
     Ctrl-C. With --json, writes one object per line.
     """
-    follower = _history().follow()
+    follower, wanted = _history().follow(), Filter(queue)
     ends_at = float("inf") if seconds is None else time.monotonic() + seconds
     with suppress(KeyboardInterrupt):
         while True:
             is_last = time.monotonic() >= ends_at
             for line in follower.new():
-                if _is_for(line, queue):
+                if wanted.selects_queue(Target(line.exchange, line.queue)):
                     click.echo(line.as_json() if for_machines else _as_text(line))
             sys.stdout.flush()
             if is_last:
@@ -211,13 +211,6 @@ _NEXT = {
 
 
 # Lines and tables.
-
-
-def _is_for(line: Line, queue: str | None) -> bool:
-    if queue is None:
-        return True
-    target = str(Target(line.exchange, line.queue))
-    return fnmatchcase(target, queue)
 
 
 def _as_text(line: Line, *, with_ids: bool = True) -> str:

@@ -138,7 +138,7 @@ class History:
 
     def __init__(self, folder: Path, app: str) -> None:
         self.folder = folder
-        self._pattern = f"{glob_escaped(_prefix(app))}*"
+        self._prefix = _prefix(app)
 
     def lines(self) -> list[Line]:
         """All lines, oldest first.
@@ -167,10 +167,10 @@ class History:
         return Follower(self)
 
     def _paths(self, ending: str) -> list[Path]:
-        names = os.listdir(self.folder)
-        if not names:
-            return []
-        return sorted(self.folder.glob(f"{self._pattern}{ending}"))
+        # Unlike a glob, this fails if the folder can't be read.
+        names = sorted(os.listdir(self.folder))
+        ours = (name for name in names if name.startswith(self._prefix))
+        return [self.folder / name for name in ours if name.endswith(ending)]
 
     def paths_of_lines(self) -> list[Path]:
         """The files with lines.
@@ -200,11 +200,6 @@ class Follower:
                 self._read[number] = file.tell() - len(rest)
                 found += _parsed(whole.decode(errors="replace").splitlines())
         return sorted(found, key=lambda line: line.at)
-
-
-def glob_escaped(text: str) -> str:
-    """*text* for a glob that matches it literally."""
-    return "".join(f"[{c}]" if c in "*?[" else c for c in text)
 
 
 def _prefix(app: str) -> str:
