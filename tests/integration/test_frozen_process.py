@@ -88,6 +88,7 @@ def frozen_worker(url: str, queue: str) -> Iterator[FrozenWorker]:
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.rabbitmq
 def test_a_process_that_is_frozen_after_each_request_delivers_all(
     rabbitmq: RabbitMQNode, queue_name: str
