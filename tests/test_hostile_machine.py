@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from flask_eventcollector.delivery.entries import Entry, Settlement, State
-from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
+from flask_eventcollector.delivery.ledger import Ledger
+from flask_eventcollector.delivery.traffic import MAX_IN_FLIGHT_BYTES
 from flask_eventcollector.events import BrokerState, Outcome
 from tests.parts import Clock, limits, make_event
 

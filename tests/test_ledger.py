@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from flask_eventcollector.delivery import books as books_module
-from flask_eventcollector.delivery import lanes, ledger
+from flask_eventcollector.delivery import lanes, ledger, problems, traffic
+from flask_eventcollector.delivery import overflow as overflow_module
 from flask_eventcollector.delivery.entries import (
     Entry,
     Notice,
@@ -20,7 +21,8 @@ from flask_eventcollector.delivery.entries import (
     State,
     Waiter,
 )
-from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
+from flask_eventcollector.delivery.ledger import Ledger
+from flask_eventcollector.delivery.traffic import MAX_IN_FLIGHT_BYTES, SILENCE
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
 from tests.helpers import DEADLINE
 from tests.parts import (
@@ -460,7 +462,7 @@ def test_10_000_targets_leave_nothing_behind() -> None:
         Settlement(entry, Outcome.CONFIRMED) for entry in desk.ledger.take(10_000)
     )
     assert desk.books() == {"confirmed": 10_000}
-    assert desk.ledger._lanes == {}
+    assert desk.ledger._traffic.lanes == {}
 
 
 @pytest.mark.parametrize("end", ["purge", "drop_all"])
@@ -471,7 +473,7 @@ def test_what_ends_while_it_waits_leaves_nothing_behind(desk: Desk, end: str) ->
     else:
         desk.ledger.drop_all("the end")
     desk.take()
-    assert desk.ledger._lanes == {}
+    assert desk.ledger._traffic.lanes == {}
 
 
 def test_suspects_of_a_target_that_refuses_one_wait_with_it(desk: Desk) -> None:
@@ -502,10 +504,10 @@ def test_a_suspect_for_a_silent_target_holds_up_others_for_a_moment(desk: Desk) 
     suspected(desk, "a", "b")
     desk.hand_over("c", "c")
     assert desk.take() == "a"
-    desk.pass_(ledger.SILENCE / 2)
+    desk.pass_(SILENCE / 2)
     assert desk.take() == ""
-    assert desk.ledger.due() == ledger.SILENCE / 2
-    desk.pass_(ledger.SILENCE / 2)
+    assert desk.ledger.due() == SILENCE / 2
+    desk.pass_(SILENCE / 2)
     assert desk.take() == "c"
     desk.settle("c")
     assert desk.take() == "b"
@@ -514,7 +516,7 @@ def test_a_suspect_for_a_silent_target_holds_up_others_for_a_moment(desk: Desk) 
 def test_a_suspect_that_ended_nothing_is_not_to_blame_later(desk: Desk) -> None:
     suspected(desk, "a", "b")
     assert desk.take() == "a"
-    desk.pass_(ledger.SILENCE)
+    desk.pass_(SILENCE)
     assert desk.take() == "b"
     desk.settle("ab", Outcome.UNKNOWN, suspect=True, final=True)
     assert desk.books() == {"retained": 1, "dead": 1}
@@ -528,10 +530,10 @@ def test_the_suspects_of_a_silent_target_wait_for_a_word_from_it(desk: Desk) -> 
     desk.hand_over("cd", "silent")
     assert desk.take() == "a"
     for _ in range(10):
-        desk.pass_(ledger.SILENCE)
+        desk.pass_(SILENCE)
         assert desk.take() == ""
     desk.settle("a")
-    desk.pass_(ledger.SILENCE)
+    desk.pass_(SILENCE)
     assert desk.take() == "cd"
     desk.settle("cd")
     assert desk.take() == "b"
@@ -542,7 +544,7 @@ def test_a_suspect_waits_a_moment_for_what_a_silent_target_has(desk: Desk) -> No
     desk.take()
     suspected(desk, "a")
     assert desk.take() == ""
-    desk.pass_(ledger.SILENCE)
+    desk.pass_(SILENCE)
     assert desk.take() == "a"
 
 
@@ -554,7 +556,7 @@ def test_a_suspect_that_is_refused_is_retried_later_and_later(desk: Desk) -> Non
         desk.settle("a", Outcome.UNKNOWN, suspect=True)
         due = desk.ledger.due()
         assert due is not None
-        delays.append(due - ledger.SILENCE)
+        delays.append(due - SILENCE)
         desk.pass_(due)
     assert delays == [DELAY, 2 * DELAY, 3 * DELAY]
 
@@ -578,13 +580,13 @@ def test_silent_targets_leave_room_for_others(size: int) -> None:
     desk.hand_over("cd", "also silent", size=size)
     desk.hand_over("xyz", "healthy", size=size)
     assert desk.take() == "ab"
-    desk.pass_(ledger.SILENCE)
+    desk.pass_(SILENCE)
     assert desk.take() == "c", "a scout"
-    desk.pass_(ledger.SILENCE)
+    desk.pass_(SILENCE)
     assert desk.take() == "x", "another"
     desk.settle("x")
     desk.take()
-    desk.pass_(ledger.SILENCE)
+    desk.pass_(SILENCE)
     for letter in "yz":
         desk.take()
         desk.settle(letter)
@@ -753,7 +755,7 @@ def test_a_redirected_suspect_is_still_sent_alone(desk: Desk) -> None:
     desk.take()
     desk.settle("ab", Outcome.UNKNOWN, suspect=True)
     assert redirect(desk, "a") == 1
-    assert desk.ledger._suspects.count(desk["a"].target) == 1
+    assert desk.ledger._traffic.suspects.count(desk["a"].target) == 1
     taken = [desk.take()]
     desk.settle(taken[0])
     taken.append(desk.take())
@@ -1561,7 +1563,7 @@ STEPS: dict[str, Callable[[Desk], object]] = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_that_is_cut_short_leaves_the_books_balanced(name: str) -> None:
-    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+    for interruption in interruptions(PARTS, spared=WRAPPERS):
         desk = busy_desk()
         with interruption:
             STEPS[name](desk)
@@ -1570,13 +1572,15 @@ def test_a_step_that_is_cut_short_leaves_the_books_balanced(name: str) -> None:
 
 @pytest.mark.parametrize("overflow", OVERFLOWS)
 def test_an_overflow_that_is_cut_short_leaves_the_books_balanced(overflow: str) -> None:
-    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+    for interruption in interruptions(PARTS, spared=WRAPPERS):
         desk = busy_desk(max_events=9, **OVERFLOWS[overflow])
         with interruption:
             desk.ledger.collect([], make_event("Z"))
         assert_sound(desk, interruption.struck)
 
 
+#: The modules whose lines are interrupted.
+PARTS = [ledger, lanes, books_module, traffic, overflow_module, problems]
 #: The repair itself is not interrupted: these few lines are not repaired.
 WRAPPERS = ("locked", "_mend", "mend", "_balance")
 
@@ -1600,11 +1604,11 @@ def assert_sound(desk: Desk, where: str) -> None:
     assert desk.in_state(State.IN_FLIGHT) == "", where
     assert desk.books().get("in_flight", 0) == 0, where
     desk.take()
-    assert desk.ledger._lanes == {}, where
+    assert desk.ledger._traffic.lanes == {}, where
 
 
 def test_events_that_a_cut_short_take_would_have_sent_still_wait() -> None:
-    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+    for interruption in interruptions(PARTS, spared=WRAPPERS):
         desk = Desk()
         desk.hand_over("abc")
         with interruption:
@@ -1615,7 +1619,7 @@ def test_events_that_a_cut_short_take_would_have_sent_still_wait() -> None:
 
 
 def test_an_event_whose_collection_is_cut_short_belongs_to_its_collector() -> None:
-    for interruption in interruptions([ledger, lanes, books_module], spared=WRAPPERS):
+    for interruption in interruptions(PARTS, spared=WRAPPERS):
         desk = Desk()
         entries = desk.collect("a")
         with interruption:

@@ -27,7 +27,8 @@ from flask_eventcollector.delivery.entries import (
     State,
     Waiter,
 )
-from flask_eventcollector.delivery.ledger import MAX_IN_FLIGHT_BYTES, Ledger
+from flask_eventcollector.delivery.ledger import Ledger
+from flask_eventcollector.delivery.traffic import MAX_IN_FLIGHT_BYTES
 from flask_eventcollector.events import (
     NO_PROPERTIES,
     BrokerState,
@@ -201,7 +202,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def take(self, limit: int) -> None:
         if self.broker is not BrokerState.READY:
             return
-        is_quiet = not self.ledger._is_busy(self.clock.now)
+        is_quiet = not self.ledger._traffic._is_busy(self.clock.now)
         taken = self.ledger.take(limit)
         assert len(taken) <= limit
         for entry in taken:
@@ -377,8 +378,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def heard_in_flight(self) -> list[Entry]:
         """The events in flight for targets that are not silent."""
-        lanes = self.ledger._lanes
-        return [e for e in self.hand if not self.ledger._is_silent(lanes[e.target])]
+        traffic = self.ledger._traffic
+        return [e for e in self.hand if not traffic.is_silent(traffic.lane(e.target))]
 
     def went_alone(self) -> bool:
         larger = [e for e in self.hand if e.event.size > MAX_IN_FLIGHT_BYTES]
@@ -437,7 +438,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.the_books_balance()
         # Lanes that became empty in another way are removed by the next step.
         self.take(MAX_EVENTS)
-        assert self.ledger._lanes == {}
+        assert self.ledger._traffic.lanes == {}
 
 
 def assert_goes_in_order(

@@ -16,7 +16,7 @@ from flask_eventcollector.config.topology import Topology
 from flask_eventcollector.delivery import books as books_module
 from flask_eventcollector.delivery import broker as broker_module
 from flask_eventcollector.delivery import delivery as delivery_module
-from flask_eventcollector.delivery import lanes, ledger, periodic_worker
+from flask_eventcollector.delivery import lanes, ledger, periodic_worker, traffic
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.delivery.threads import is_own_thread
@@ -209,7 +209,15 @@ def test_it_can_be_down_before_its_first_event(broker: MemoryBroker) -> None:
         assert books(delivery) == {"confirmed": 1}
 
 
-MODULES = [ledger, lanes, books_module, broker_module, delivery_module, memory]
+MODULES = [
+    ledger,
+    lanes,
+    traffic,
+    books_module,
+    broker_module,
+    delivery_module,
+    memory,
+]
 #: The repair itself is not interrupted.
 SPARED = ["locked", "_mend", "mend", "_balance"]
 

@@ -297,7 +297,7 @@ def test_after_an_interrupted_step_the_times_are_kept(
 ) -> None:
     desk.send("a", delay=5)
     desk.send("b", expires_in=5)
-    monkeypatch.setattr(desk.ledger._suspects, "reopen", _interrupted)
+    monkeypatch.setattr(desk.ledger._traffic.suspects, "reopen", _interrupted)
     with pytest.raises(KeyboardInterrupt):
         desk.ledger.reopen()
     assert desk.books() == {"delayed": 1, "retained": 1}

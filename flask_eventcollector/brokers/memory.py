@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..config.exchanges import ExchangeOptions
+from ..config.exchanges import DEFAULTS
 from ..config.routing import Router
 from ..config.topology import Topology
 from ..delivery.broker import BrokerCallbacks, CallbackRelay
@@ -140,7 +140,7 @@ class MemoryBroker:
         if queues is None:
             queues = (event.target_queue,)
         self._put(event, queues)
-        options = self._exchanges.get(event.exchange, ExchangeOptions())
+        options = self._exchanges.get(event.exchange, DEFAULTS)
         if queues or not options.mandatory:
             return Settlement(entry, Outcome.CONFIRMED)
         return no_route.returned(entry, options)

@@ -89,8 +89,9 @@ class ExchangeOptions:
         return str(self.arguments.get(ALTERNATE, ""))
 
 
-#: By name. An exchange that is not mentioned has the defaults.
+#: By name. An exchange that is not mentioned has the :data:`DEFAULTS`.
 Exchanges = Mapping[str, ExchangeOptions]
+DEFAULTS = ExchangeOptions()
 
 
 def is_predeclared(name: str) -> bool:

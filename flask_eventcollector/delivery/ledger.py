@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 import threading
 import time
 import weakref
@@ -18,14 +17,11 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import contextmanager
-from dataclasses import replace
-from heapq import nlargest
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..events import (
-    MOST_PROBLEMS,
     BrokerState,
     DeadEvent,
     Event,
@@ -33,8 +29,6 @@ from ..events import (
     PublishResult,
     Stats,
     Target,
-    TargetProblem,
-    worst_problems,
 )
 from .books import Books
 from .broker_status import BrokerStatus
@@ -57,11 +51,13 @@ from .entries import (
 from .lanes import Lane
 from .limits import Limits, Room
 from .observations import Happened, Observations
+from .overflow import Overflow
+from .problems import Problems
 from .refusals import Refusal, Refusals
 from .signal import Broadcast
-from .suspects import Suspects
 from .threads import holds
 from .timetable import Timetable
+from .traffic import SILENCE, Traffic
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,22 +65,9 @@ R = TypeVar("R")
 #: Where a step puts its notices.
 Notices = MutableSequence[Notice]
 
-#: The most bytes in flight, since pika's write buffer has no limit of its own. One
-#: event may always be sent, whatever its size.
-MAX_IN_FLIGHT_BYTES = 16 * 1024 * 1024
-
-#: A target is silent if it settles nothing for this many seconds, plus twice the
-#: latency of the last confirm, while others are confirmed.
-SILENCE = 0.5
-
-#: How many events may be sent beyond the window, to check whether it is stuck.
-_MOST_SCOUTS = 8
-
 #: How many events may be recorded without the lock at a time, and the size of each in
 #: bytes. With many threads, the limits may briefly be exceeded by that much.
 _MOST_ARRIVALS, _SMALL = 64, 16 * 1024
-
-_SILENT = "no confirm for some time, while events for others are confirmed"
 
 _target_of = attrgetter("event.target")
 _handed_over_at = attrgetter("handed_over_at")
@@ -158,12 +141,11 @@ class Ledger:
         self._changed = Broadcast(clock)
         self._books = Books()
         self._room = Room(limits, self._books)
-        self._lanes: dict[Target, Lane] = {}
         self._broker = BrokerStatus(clock)
+        self._traffic = Traffic(limits, self._books, self._broker)
+        self._problems = Problems(self._traffic, self._broker, clock)
+        self._overflow = Overflow(limits, self._room, self._traffic, self._broker)
         self._sequences = itertools.count(1)
-        #: Lanes that back off. Those that have recovered are removed lazily.
-        self._refused_lanes: dict[Target, Lane] = {}
-        self._suspects = Suspects()
         self._refusals = Refusals()
         self._timetable = Timetable()
         #: In the order of their death. Those that were retried are skipped lazily.
@@ -235,7 +217,7 @@ class Ledger:
         fits |= is_extra
         if not fits:
             is_modest = self._room.is_share(entries)
-            is_modest &= not self._is_refused(event.target)
+            is_modest &= not self._traffic.is_refused(event.target)
             fits = self._make_room(event, notices, is_modest=is_modest)
         if not fits and self.limits.reject:
             return False
@@ -373,7 +355,7 @@ class Ledger:
         if described and self._schedule(described, now):
             collected = [entry for entry in collected if entry.is_retained]
         for target, group in groupby(collected, _target_of):
-            self._lane(target).add_all(group)
+            self._traffic.lane(target).add_all(group)
         entries.clear()
         if waiter is not None:
             self._begin_waiting(waiter)
@@ -433,11 +415,11 @@ class Ledger:
             self._broker.stalled |= self._waited_in_vain(waiter)
         for entry in waiter.entries:
             entry.waiter = None
-            obstacle = self._obstacle(entry)
+            obstacle = self._problems.obstacle(entry)
             if obstacle:
                 self._observe(Happened.FAILED, [entry], reason=obstacle)
                 self._note_failure(entry, obstacle, None, waiter.notices)
-        return waiter.result(self._problems_among(waiter.entries))
+        return waiter.result(self._problems.among(waiter.entries))
 
     def wait_until_flushed(self, deadline: float) -> bool:
         """Wait until nothing is in flight or retained, at most until *deadline*.
@@ -457,22 +439,24 @@ class Ledger:
             return False
         if self._broker.is_final:
             return True
-        if any(target not in self._lanes for target in self._disk_index.unadopted):
+        if self._disk_index.unadopted.keys() - self._traffic.lanes.keys():
             # The adopter is about to read more events of a dead process.
             return False
         ready = self._broker.state is BrokerState.READY
-        if not ready or self._suspects.due() == 0.0:
-            return False
-        return all(lane.resting for lane in self._lanes.values())
+        return ready and self._traffic.is_resting
 
     # Called by the broker.
 
     @step
     def take(self, limit: int) -> list[Entry]:
         """Take the events that may be sent now, in each target's order."""
-        taken: list[Entry] = []
+        now, taken = self._clock(), list[Entry]()
+        if self._timetable:
+            self._keep_time(now)
         try:
-            self._take(taken, limit)
+            self._traffic.take(taken, limit, now)
+            if taken:
+                self._observe(Happened.SENT, taken, now)
             return taken
         except BaseException:
             # The broker never receives them, so it would never settle them.
@@ -485,7 +469,7 @@ class Ledger:
         """Record outcomes; returns whether more could be sent now."""
         now = self._clock()
         for are_confirms, group in groupby(settlements, _is_confirm):
-            if are_confirms and self._suspects.alone is None:
+            if are_confirms and self._traffic.suspects.alone is None:
                 self._confirm([settlement.entry for settlement in group], now)
                 continue
             for settlement in group:
@@ -494,7 +478,7 @@ class Ledger:
         self._changed.wake_all()
         if not self._books.count(State.RETAINED):
             return False
-        return _is_due(self._due(now), now)
+        return self._traffic.is_due(now)
 
     @step
     def on_state_change(
@@ -509,7 +493,7 @@ class Ledger:
         if state is BrokerState.DOWN:
             self._give_back(error)
         elif state is BrokerState.READY and not self._broker.state.is_connected:
-            self._reopen()
+            self._traffic.reopen()
         self._broker.change(state, error, final=final)
         for waiter in self._waiters:
             if not self._worth_waiting(waiter):
@@ -521,13 +505,13 @@ class Ledger:
     @step
     def reopen(self) -> None:
         """Allow all waiting events to be retried at once."""
-        self._reopen()
+        self._traffic.reopen()
 
     @step
     def due(self) -> float | None:
         """Seconds until an event could be sent; ``None``: waiting alone won't help."""
         now = self._clock()
-        due = self._due(now)
+        due = self._traffic.due(now)
         return None if due is None else max(0.0, due - now)
 
     @property
@@ -585,7 +569,7 @@ class Ledger:
         are delayed remain so.
         """
         idle = self._idle(ids)
-        self._remove_from_lanes({entry for entry in idle if entry.is_retained})
+        self._traffic.remove({entry for entry in idle if entry.is_retained})
         for entry in idle:
             # Their rows have the former target.
             self._disk_index.outdate(entry)
@@ -597,7 +581,7 @@ class Ledger:
     @step
     def purge(self, ids: Iterable[str], *, into: Notices | None = None) -> int:
         """Drop events that are dead or waiting; returns how many."""
-        ours = [entry for entry in self._idle(ids) if self._is_ours(entry)]
+        ours = [entry for entry in self._idle(ids) if self._overflow.may_drop(entry)]
         return self._drop_each(ours, PURGED, into)
 
     @step
@@ -692,7 +676,7 @@ class Ledger:
             if entry.state is State.DEAD:
                 self._dead.append(entry)
             elif entry.event.is_plain or not self._schedule([entry], now):
-                self._lane(entry.target).add(entry)
+                self._traffic.lane(entry.target).add(entry)
             self._observe(Happened.ADOPTED, [entry], reason=entry.reason)
         self._admit()
         self._changed.wake_all()
@@ -720,7 +704,7 @@ class Ledger:
         Returns those of *entries* that were left: none that is in flight or has ended.
         """
         left = [e for e in entries if e.state.alive and e.state is not State.IN_FLIGHT]
-        self._remove_from_lanes({entry for entry in left if entry.is_retained})
+        self._traffic.remove({entry for entry in left if entry.is_retained})
         for entry in left:
             # Otherwise its row would be erased.
             entry.row = None
@@ -734,11 +718,7 @@ class Ledger:
     @step
     def held_up(self) -> set[Target]:
         """The targets that confirm nothing: they refuse events, or are silent."""
-        return {
-            target
-            for target, lane in self._lanes.items()
-            if lane.backing_off or self._is_silent(lane)
-        }
+        return self._traffic.held_up()
 
     @step
     def has_too_many_dead(self) -> bool:
@@ -773,14 +753,7 @@ class Ledger:
     @step
     def problems(self) -> dict[str, Any]:
         """The fields of :class:`~flask_eventcollector.Stats` about single targets."""
-        held = {
-            target: lane
-            for target, lane in self._lanes.items()
-            if lane.is_refused or self._is_silent(lane)
-        }
-        most = nlargest(MOST_PROBLEMS, held, key=lambda target: held[target].load)
-        problems = [self._problem(target, held[target]) for target in most]
-        return {"problem_targets": len(held), "problems": worst_problems(problems)}
+        return self._problems.as_dict()
 
     @step
     def refusals(self, journal: object, known: int) -> tuple[int, list[Refusal]]:
@@ -858,54 +831,13 @@ class Ledger:
     # Limits and final states.
 
     def _make_room(self, event: Event, notices: Notices, *, is_modest: bool) -> bool:
-        """Make room for *event* according to ``OVERFLOW``; returns whether it fits.
-
-        Only units of work that hold few events may use the reserve. For these, the
-        events of refused targets are dropped first.
-        """
+        """Make room for *event* according to ``OVERFLOW``; returns whether it fits."""
         while not self._room.has(1, event.size, reserve=is_modest):
-            oldest = self._victim(event, is_modest=is_modest)
-            if oldest is None:
+            victim = self._overflow.victim(event, is_modest=is_modest)
+            if victim is None:
                 return False
-            self._drop(oldest, OVERFLOW, notices)
+            self._drop(victim, OVERFLOW, notices)
         return True
-
-    def _victim(self, event: Event, *, is_modest: bool) -> Entry | None:
-        """The event to drop in favour of *event*."""
-        if self.limits.reject or not self._room.can_ever_hold(event):
-            return None
-        drop_oldest = self.limits.drop_oldest
-        if is_modest:
-            oldest = self._oldest(self._refusing())
-            if oldest is None and drop_oldest:
-                oldest = self._oldest(self._lanes.values(), self._suspects.oldest())
-            return oldest
-        if drop_oldest and self._is_refused(event.target):
-            return self._oldest([self._lanes[event.target]])
-        return None
-
-    def _refusing(self) -> list[Lane]:
-        """The lanes of the refused targets."""
-        refused = {t: n for t, n in self._refused_lanes.items() if self._is_refused(t)}
-        self._refused_lanes = refused
-        return list(refused.values())
-
-    def _is_refused(self, target: Target) -> bool:
-        lane = self._lanes.get(target)
-        return lane is not None and lane.backing_off
-
-    def _oldest(
-        self, lanes: Iterable[Lane], others: Iterable[Entry] = ()
-    ) -> Entry | None:
-        """The oldest event of *lanes* and *others* that may be dropped."""
-        heads = [lane.oldest() for lane in lanes]
-        kept = [*(entry for entry in heads if entry is not None), *others]
-        ours = [e for e in kept if self._is_ours(e) and not e.is_committed]
-        return min(ours, key=lambda entry: entry.sequence, default=None)
-
-    def _is_ours(self, entry: Entry) -> bool:
-        """Whether it may be dropped. After a close, stored events stay on disk."""
-        return not (entry.is_stored and self._broker.state is BrokerState.CLOSED)
 
     def _discard(self, entries: list[Entry], reason: str, into: Notices | None) -> int:
         notices = self._deferred if into is None else into
@@ -932,9 +864,9 @@ class Ledger:
             Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
         )
         if entry.state is State.IN_FLIGHT:
-            lane = self._lane(entry.target)
+            lane = self._traffic.lane(entry.target)
             lane.landed(1, entry.event.size, self._clock())
-            self._suspects.settled(entry)
+            self._traffic.suspects.settled(entry)
         self._move(entry, State.DROPPED)
         self._observe(Happened.DROPPED, [entry], reason=reason)
         if entry.waiter is not None:
@@ -961,12 +893,7 @@ class Ledger:
 
     def _retain(self, entry: Entry, retry_at: float | None = None) -> None:
         self._move(entry, State.RETAINED)
-        if entry.is_suspect:
-            self._suspects.add(entry, retry_at or 0.0)
-        elif retry_at is None:
-            self._lane(entry.target).add(entry)
-        else:
-            self._lane(entry.target).add_delayed(entry, retry_at)
+        self._traffic.add(entry, retry_at)
 
     def _schedule(self, entries: Iterable[Entry], now: float) -> bool:
         """Watch the time of *entries*; returns whether any of them is delayed."""
@@ -996,158 +923,22 @@ class Ledger:
             entry.reset_refusals()
             self._retain(entry)
             self._timetable.add(entry, now)
-            self._lane(entry.target).reopen()
+            self._traffic.lane(entry.target).reopen()
             self._observe(Happened.RETRIED, [entry])
         self._admit()
-
-    def _remove_from_lanes(self, retained: set[Entry]) -> None:
-        self._suspects.remove(retained)
-        for target in {entry.target for entry in retained}:
-            self._lane(target).remove(retained)
-            self._forget_if_idle(target)
-
-    def _lane(self, target: Target) -> Lane:
-        lane = self._lanes.get(target)
-        if lane is None:
-            lane = self._lanes[target] = Lane(self.limits.delay)
-        return lane
-
-    def _take(self, taken: list[Entry], limit: int) -> None:
-        now = self._clock()
-        if self._timetable:
-            self._keep_time(now)
-        alone = self._suspects.alone
-        if alone is not None and not self._acquit(alone, now):
-            return
-        if not self._suspects.is_others_turn and self._take_suspect(taken, now):
-            return
-        self._take_others(taken, now, limit)
-        if not taken and self._is_stuck(now):
-            self._send_scout(taken, now)
-        if taken:
-            self._suspects.is_others_turn = False
-        else:
-            self._take_suspect(taken, now)
-
-    def _take_others(self, taken: list[Entry], now: float, limit: int) -> None:
-        room, room_bytes = self._window()
-        # Except for silent targets, nothing is in flight.
-        alone = room == self.limits.max_in_flight
-        for target, lane in list(self._lanes.items()):
-            room = min(room, limit - len(taken))
-            if room <= 0:
-                break
-            if self._is_silent(lane):
-                continue
-            batch = lane.take(now, room, room_bytes, alone=alone)
-            if batch:
-                alone = False
-                taken += batch
-                room -= len(batch)
-                room_bytes -= self._send(batch, lane, now)
-                # Its next turn is after the others'.
-                self._lanes[target] = self._lanes.pop(target)
-            if room > 0 and _is_due(lane.due(now), now):
-                # Its next event needs more bytes than are free. If other lanes went on,
-                # that many bytes might never become free.
-                break
-            self._forget_if_idle(target)
-
-    def _send_scout(self, taken: list[Entry], now: float) -> None:
-        """Send one event for a target that has nothing in flight."""
-        for target, lane in list(self._lanes.items()):
-            if lane.in_flight:
-                continue
-            batch = lane.take(now, 1, 0, alone=True)
-            if batch:
-                taken += batch
-                self._send(batch, lane, now)
-                self._lanes[target] = self._lanes.pop(target)
-                return
-
-    def _take_suspect(self, taken: list[Entry], now: float) -> bool:
-        """Send a suspect alone if there is one; returns whether others must wait."""
-        while suspect := self._suspects.next(now):
-            if not self._is_unheard(suspect.target, now):
-                break
-            self._suspects.hold_back(suspect.target, now + SILENCE)
-        if suspect is None:
-            return False
-        if not self._is_busy(now):
-            entry = self._suspects.take()
-            taken.append(entry)
-            self._send([entry], self._lane(entry.target), now)
-        return True
-
-    def _acquit(self, alone: Entry, now: float) -> bool:
-        """Whether the suspect in flight is not at fault: its target is silent."""
-        if not self._is_unheard(alone.target, now):
-            return False
-        self._suspects.acquit(alone)
-        self._lane(alone.target).mute()
-        return True
-
-    def _is_busy(self, now: float) -> bool:
-        """Whether settlements of events in flight can be expected soon."""
-        return any(
-            lane.in_flight and not self._is_unheard(target, now)
-            for target, lane in self._lanes.items()
-        )
-
-    def _is_unheard(self, target: Target, now: float) -> bool:
-        """Whether *target*, or the whole broker, has settled nothing for long."""
-        lane = self._lanes.get(target)
-        return lane is not None and lane.is_silent(now, self._patience)
-
-    @property
-    def _patience(self) -> float:
-        """Seconds that a confirm may take."""
-        return SILENCE + 2 * self._broker.latency
-
-    def _is_silent(self, lane: Lane) -> bool:
-        return lane.is_silent(self._broker.heard_at, self._patience)
-
-    def _is_stuck(self, now: float) -> bool:
-        """Whether no event in flight gets settled, and scouts are left.
-
-        Then an event for another target shows whether the broker or the target is at
-        fault.
-        """
-        room, _ = self._window()
-        return room > -_MOST_SCOUTS and not self._is_busy(now)
-
-    def _window(self) -> tuple[int, int]:
-        """How many events, and how many bytes, may still be sent."""
-        silent = [lane for lane in self._lanes.values() if self._is_silent(lane)]
-        in_flight = self._books.count(State.IN_FLIGHT)
-        in_flight -= sum(lane.in_flight for lane in silent)
-        size = self._books.bytes(State.IN_FLIGHT)
-        size -= sum(lane.bytes_in_flight for lane in silent)
-        return self.limits.max_in_flight - in_flight, MAX_IN_FLIGHT_BYTES - size
-
-    def _send(self, batch: list[Entry], lane: Lane, now: float) -> int:
-        """Note that *batch* is in flight; returns how many bytes that are."""
-        for entry in batch:
-            entry.attempts += 1
-            entry.sent_at = now
-            entry.state = State.IN_FLIGHT
-        size = self._books.moved(batch, State.RETAINED, State.IN_FLIGHT)
-        lane.sent(len(batch), size, now)
-        self._observe(Happened.SENT, batch, now)
-        return size
 
     def _settle(self, settlement: Settlement, now: float) -> None:
         entry = settlement.entry
         if settlement.outcome is Outcome.CONFIRMED or settlement.is_discarded:
-            self._suspects.settled(entry)
+            self._traffic.suspects.settled(entry)
             entry.reason = settlement.reason
             self._confirm([entry], now, unrouted=settlement.is_discarded)
             return
-        lane = self._lane(entry.target)
+        lane = self._traffic.lane(entry.target)
         lane.landed(1, entry.event.size, now)
-        if self._suspects.settled(entry):
+        if self._traffic.suspects.settled(entry):
             settlement = settlement.alone()
-        elif settlement.suspect and self._suspects.alone is None:
+        elif settlement.suspect and self._traffic.suspects.alone is None:
             entry.is_suspect = True
         outcome = settlement.outcome
         entry.reason = settlement.reason
@@ -1161,14 +952,14 @@ class Ledger:
                 outcome=outcome,
             )
         if outcome is None:
-            self._not_sent(settlement, lane, now)
+            self._not_sent(settlement, now)
         elif outcome is Outcome.UNKNOWN:
-            self._unknown(settlement, lane, now)
+            self._unknown(settlement, now)
         else:
             self._refused(settlement, lane, now)
         if entry.waiter is not None:
             entry.waiter.settled(settlement)
-        self._forget_if_idle(entry.target)
+        self._traffic.forget_if_idle(entry.target)
 
     def _give_back(self, reason: str) -> None:
         """Settle the events in flight as *unknown*, since the broker is unreachable.
@@ -1209,31 +1000,31 @@ class Ledger:
                 size = self._books.moved(confirmed, State.IN_FLIGHT, state)
                 self._disk_index.end(confirmed)
                 self._broker.confirmed(now, confirmed[-1].sent_at)
-                lane = self._lane(target)
+                lane = self._traffic.lane(target)
                 lane.landed(len(confirmed), size, now)
                 lane.confirmed(len(confirmed), now)
                 if self._observations is not None:
                     what = Happened.UNROUTED if unrouted else Happened.CONFIRMED
                     for _, together in groupby(confirmed, _handed_over_at):
                         self._observe(what, [*together], now)
-                self._forget_if_idle(target)
+                self._traffic.forget_if_idle(target)
 
-    def _not_sent(self, settlement: Settlement, lane: Lane, now: float) -> None:
+    def _not_sent(self, settlement: Settlement, now: float) -> None:
         entry = settlement.entry
         entry.attempts -= 1
         if settlement.reason:
             self._failed(entry)
         self._retain(entry)
         if settlement.back_off:
-            self._back_off(settlement, lane, now)
+            self._traffic.back_off(entry, now, settlement.retry_after)
 
-    def _unknown(self, settlement: Settlement, lane: Lane, now: float) -> None:
+    def _unknown(self, settlement: Settlement, now: float) -> None:
         entry = settlement.entry
         entry.possible_duplicate = True
         self._failed(entry, Outcome.UNKNOWN)
         self._retain(entry, settlement.retry_at(now))
         if settlement.back_off:
-            self._back_off(settlement, lane, now)
+            self._traffic.back_off(entry, now, settlement.retry_after)
 
     def _refused(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -1253,18 +1044,12 @@ class Ledger:
             self._refusals.note(entry, retry_at)
             self._retain(entry, retry_at)
             return
-        self._back_off(settlement, lane, now)
+        self._traffic.back_off(entry, now, settlement.retry_after)
         if entry.is_suspect and retry_at is None:
             # After events of its target that were not refused individually.
             retry_at = lane.retry_at + SILENCE
         self._refusals.note(entry, lane.retry_at if retry_at is None else retry_at)
         self._retain(entry, retry_at)
-
-    def _back_off(self, settlement: Settlement, lane: Lane, now: float) -> None:
-        entry = settlement.entry
-        lane.back_off(now, entry.sent_at, settlement.retry_after)
-        self._suspects.hold_back(entry.target, lane.retry_at)
-        self._refused_lanes[entry.target] = lane
 
     def _die(self, entry: Entry) -> None:
         """Dead-letter *entry*; if there are too many dead events, drop the oldest.
@@ -1316,45 +1101,6 @@ class Ledger:
             Notice(kind, entry.event, reason, outcome, attempts, first=first)
         )
 
-    # What keeps events from being confirmed.
-
-    def _problem(self, target: Target, lane: Lane) -> TargetProblem:
-        events = lane.events + self._suspects.count(target)
-        reason = lane.reason if lane.is_refused else _SILENT
-        return self._about(target, events, reason, lane.attempts)
-
-    def _about(
-        self, target: Target, events: int, reason: str, attempts: int
-    ) -> TargetProblem:
-        """The problem with *target*; its lane knows the times."""
-        queue, exchange = target.queue, target.exchange
-        problem = TargetProblem(queue, exchange, events, reason, attempts)
-        lane = self._lanes.get(target)
-        if lane is None or not lane.attempts:
-            return problem
-        now, next_try = self._clock(), lane.next_try
-        ready = self._broker.state is BrokerState.READY
-        if not ready or next_try is None or next_try == math.inf:
-            return replace(problem, last_try=now - lane.failed_at)
-        left = max(0.0, next_try - now)
-        return replace(problem, last_try=now - lane.failed_at, next_try=left)
-
-    def _problems_among(self, entries: list[Entry]) -> tuple[TargetProblem, ...]:
-        held: dict[Target, list[Entry]] = {}
-        for entry in entries:
-            if entry.state in (State.RETAINED, State.DEAD):
-                held.setdefault(entry.target, []).append(entry)
-        problems = [
-            self._about(
-                target,
-                len(group),
-                group[0].reason or self._obstacle(group[0]) or str(self._broker),
-                group[0].attempts,
-            )
-            for target, group in held.items()
-        ]
-        return worst_problems(problems)
-
     # Waiting.
 
     def _waited_in_vain(self, waiter: Waiter) -> bool:
@@ -1363,22 +1109,12 @@ class Ledger:
             return bool(waiter.pending)
         return any(entry.state is State.IN_FLIGHT for entry in waiter.pending)
 
-    def _obstacle(self, entry: Entry) -> str:
-        """Why *entry* was not sent; ``""``: it was, or soon will be."""
-        if not entry.is_retained or entry.attempts:
-            return ""
-        if not self._broker.worth_waiting:
-            return str(self._broker)
-        if self._is_refused(entry.target):
-            return "the broker refused other events for the same target"
-        return ""
-
     def _begin_waiting(self, waiter: Waiter) -> None:
         if self._worth_waiting(waiter):
             self._waiters.add(waiter)
             # Behind refused events, no confirm can be expected soon.
             waiting = (entry for entry in waiter.entries if entry.is_retained)
-            expected = (e for e in waiting if not self._is_refused(e.target))
+            expected = (e for e in waiting if not self._traffic.is_refused(e.target))
             waiter.pending.update(expected)
         if not waiter.pending:
             waiter.done.set()
@@ -1392,44 +1128,12 @@ class Ledger:
         held = self._books.count(State.IN_FLIGHT, State.RETAINED)
         return held + sum(self._disk_index.unadopted.values())
 
-    def _due(self, now: float) -> float | None:
-        ready = self._broker.state is BrokerState.READY
-        if not ready:
-            return None
-        if self._suspects.alone is not None:
-            return self._lane(self._suspects.alone.target).silent_at(self._patience)
-        times = [self._suspects.due()]
-        if min(self._window()) > 0:
-            lanes = [lane for lane in self._lanes.values() if not self._is_silent(lane)]
-            times += [lane.due(now) for lane in lanes]
-        return min((time for time in times if time is not None), default=None)
-
-    def _reopen(self) -> None:
-        self._suspects.reopen()
-        for lane in self._lanes.values():
-            lane.reopen()
-
-    def _forget_if_idle(self, target: Target) -> None:
-        # Targets may be named after users or hosts, so their number is unbounded.
-        if not self._lanes.get(target, True) and not self._suspects.has(target):
-            del self._lanes[target]
-
     def _rebuild(self) -> None:
         """Recompute everything derived from the entries, after an interrupted step."""
         self._books.rebuild()
-        self._lanes, self._refused_lanes = {}, {}
+        self._traffic.rebuild(self._clock())
         dead = self._books.in_state(State.DEAD)
         self._dead = deque(entry for entry in dead if not entry.is_committed)
-        alone, self._suspects = self._suspects.alone, Suspects()
-        for entry in self._books.in_state(State.RETAINED):
-            if entry.is_suspect:
-                self._suspects.add(entry)
-            else:
-                self._lane(entry.target).add(entry)
-        for entry in self._books.in_state(State.IN_FLIGHT):
-            self._lane(entry.target).sent(1, entry.event.size, self._clock())
-            if entry is alone:
-                self._suspects.alone = alone
         self._disk_index.rebuild(self._books.in_state(*_HANDED_OVER))
         described = (e for e in self._books if not e.event.is_plain)
         handed_over = (e for e in described if e.state in _HANDED_OVER)
@@ -1461,7 +1165,3 @@ _POSTPONED: dict[str, Callable[[], Any]] = {
 
 def _is_confirm(settlement: Settlement) -> bool:
     return settlement.outcome is Outcome.CONFIRMED
-
-
-def _is_due(due: float | None, now: float) -> bool:
-    return due is not None and due <= now

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ...config.exchanges import ExchangeOptions, Exchanges
+from ...config.exchanges import DEFAULTS, Exchanges
 from ...delivery.entries import Entry, Settlement
 from .channels import ChannelState, ExchangeChannel, Settle, not_sent, too_large
 from .connection import Ack, Connection
@@ -126,7 +126,7 @@ class ChannelPool:
                 self._settle,
                 self._report_problem,
                 app_id=self._app_id,
-                options=self._exchanges.get(exchange, ExchangeOptions()),
+                options=self._exchanges.get(exchange, DEFAULTS),
                 nacked_before=self._nacked_before.pop(exchange, ()),
             )
             self._numbered[channel.number] = channel
