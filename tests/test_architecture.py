@@ -26,6 +26,7 @@ ROOMS = [
     {"testing"},
     {"extension", "outbox"},
     {"cli", "hooks"},
+    {"backlog"},
     {"app_state"},
     {"dispatch"},
     {"contexts"},
@@ -80,7 +81,7 @@ OUTWARDS = {
 
 #: The permitted foreign types that are not loaded.
 FOREIGN_TYPES = {
-    ("cli.outbox", "sqlalchemy"),
+    ("backlog.outbox", "sqlalchemy"),
     ("config.settings", "flask"),
     ("extension", "sqlalchemy"),
     ("transactions.bound_sessions", "sqlalchemy"),

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import click
 from flask.cli import with_appcontext
 
+from ..backlog.outbox import OutboxRows
 from ..stores.spool.admin.adopting import Adopted, adopt
 from ..stores.spool.admin.reading import QUARANTINED, Report, Unreadable, report
 from ..stores.spool.folder import Folder
 from . import as_json, as_text, formatting, options
 from .context import backlog, destination
 from .exit_codes import check_answer, confirm, finish
-from .outbox import OutboxRows
 from .selection import select_files
 
 if TYPE_CHECKING:

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..backlog.backlog import Backlog, LeftAlone, Status, Waiting
 from ..events import Event
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
 from ..stores.spool.folder import destination_of
 from . import formatting
-from .backlog import Backlog, LeftAlone, Status, Waiting
 
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts

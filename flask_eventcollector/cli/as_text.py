@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..backlog.backlog import Backlog, LeftAlone, Status, Waiting
+from ..backlog.outbox import FoundRow, OutboxRows
 from ..events import Event
 from ..stores.filter import Filter
 from ..stores.spool.admin.adopting import Adopted
@@ -22,8 +24,6 @@ from ..stores.spool.admin.reading import Report, Unreadable, total
 from ..stores.spool.folder import Folder
 from ..stores.spool.strays import destination_name, how_to_adopt
 from . import formatting
-from .backlog import Backlog, LeftAlone, Status, Waiting
-from .outbox import FoundRow, OutboxRows
 
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts

@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 import click
 from flask.cli import with_appcontext
 
+from ..backlog.backlog import Backlog, LeftAlone, Waiting
 from ..stores.filter import Filter
 from ..stores.spool.admin.changes import Changed
 from ..stores.spool.admin.reading import Gone, Unreadable
 from ..stores.spool.control import ControlRequest
 from . import as_json, as_text, formatting, options
 from .adopting import adopt_events
-from .backlog import Backlog, LeftAlone, Waiting
 from .context import app_name, app_state, backlog
 from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import click
 from flask import current_app
 
 from ..app_state import AppState, state_of
+from ..backlog.backlog import Backlog
+from ..backlog.opening import Inaccessible, open_backlog, open_spool
+from ..backlog.outbox import OutboxRows
 from ..config.broker_url import MEMORY
 from ..config.settings import choose_broker, choose_spool_name
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
-from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.destination import Destination
 from ..stores.spool.folder import Folder
-from ..stores.spool.strays import from_before
-from .backlog import Backlog
 from .exit_codes import Exit, Failure
-from .outbox import OutboxRows
 
 
 def app_state() -> AppState:
@@ -38,17 +40,18 @@ def app_name() -> str:
 def backlog() -> Backlog:
     """Where the app's events wait: in its spool, in its outbox, or in both.
 
+    It is closed with the command.
+
     :raises Failure: the backlog is in memory, and there is no outbox; or the folder
         can't be read.
     """
-    state = app_state()
-    bound = state.sessions.outbox
-    if bound is None or not state.has_outbox:
-        return Backlog(spool_folder())
-    outbox = OutboxRows(state, bound)
-    if state.spool_folder() is None:
-        return Backlog(None, outbox, _strays(state))
-    return Backlog(spool_folder(), outbox)
+    with _failing():
+        found = open_backlog(app_state())
+    if found.folder is not None:
+        _tell_missing(found.folder)
+    if found.outbox is not None:
+        click.get_current_context().call_on_close(found.outbox.close)
+    return found
 
 
 def spool_folder() -> Folder:
@@ -56,27 +59,28 @@ def spool_folder() -> Folder:
 
     :raises Failure: the backlog is in memory, or the folder can't be read.
     """
-    state = app_state()
-    folder = state.spool_folder()
-    if folder is None:
-        unread = _strays(state)
-        why = unread[0].reason if unread else _why_memory(state)
-        raise Failure(why[0].upper() + why[1:], Exit.MEMORY, unread)
+    with _failing():
+        folder = open_spool(app_state())
+    _tell_missing(folder)
+    return folder
+
+
+@contextmanager
+def _failing() -> Iterator[None]:
     try:
-        folder.files()
-    except OSError as error:
-        reason = f"{error.strerror}. Run this as the user that runs the app"
-        raise Failure(
-            f"Can't read the folder {folder.path}: {reason}",
-            unreadable=[Unreadable(folder.path, reason)],
-        ) from error
+        yield
+    except Inaccessible as error:
+        code = Exit.MEMORY if error.in_memory else Exit.FAILED
+        raise Failure(str(error), code, error.unread) from error
+
+
+def _tell_missing(folder: Folder) -> None:
     if not folder.path.exists():
         click.echo(
             f"The folder {folder.path} does not exist: no process of this app has ever"
             " stored an event, or EVENTCOLLECTOR_SPOOL_DIR differs here",
             err=True,
         )
-    return folder
 
 
 def destination() -> Destination:
@@ -127,38 +131,6 @@ def outbox_rows() -> OutboxRows:
             "This app has no outbox: call events.bind_session(db.session,"
             " outbox=make_outbox_table(db.metadata))"
         )
-    return OutboxRows(state, state.sessions.outbox)
-
-
-def _strays(state: AppState) -> list[Unreadable]:
-    """The app's files from when its backlog was a spool, if it is in memory now."""
-    left = state.left_on_disk()
-    why = from_before(left).text if left else ""
-    return [Unreadable(path, why) for path in left]
-
-
-def _why_memory(state: AppState) -> str:
-    if state.config.backlog != "spool" and not _lacks_broker(state):
-        return (
-            "The backlog is in the memory of each worker, where no other process can"
-            " see it: set EVENTCOLLECTOR_BACKLOG to 'spool' to store events on disk,"
-            " where these commands find them, or use events.stats() and events.dead()"
-            " in a worker"
-        )
-    if state.config.broker_urls is None:
-        return (
-            "EVENTCOLLECTOR_BROKER_URL is not set here, and without a broker the"
-            " backlog is in memory: run this command with the workers' settings"
-        )
-    return (
-        "Under TESTING the backlog is in memory: set EVENTCOLLECTOR_TESTING_BROKER to"
-        " True to use the spool"
-    )
-
-
-def _lacks_broker(state: AppState) -> bool:
-    try:
-        state.check_broker()
-    except ConfigurationError:
-        return True
-    return False
+    rows = OutboxRows(state, state.sessions.outbox)
+    click.get_current_context().call_on_close(rows.close)
+    return rows

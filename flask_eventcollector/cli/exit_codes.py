@@ -8,9 +8,9 @@ from typing import Any, NoReturn
 
 import click
 
+from ..backlog.backlog import LeftAlone
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting
-from .backlog import LeftAlone
 
 
 class Exit(enum.IntEnum):

@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..backlog.backlog import Backlog
+from ..backlog.outbox import OutboxRows
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
 from ..stores.spool.admin.draining import NOTHING, Drained, drain, why_left
 from ..stores.spool.admin.reading import Unreadable, reports
-from .backlog import Backlog
 from .context import app_state, check_broker, delivery
 from .exit_codes import Failure
-from .outbox import OutboxRows
 
 if TYPE_CHECKING:
     pass

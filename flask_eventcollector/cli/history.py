@@ -12,11 +12,12 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
+from ..backlog.backlog import Waiting
+from ..backlog.story import Story
 from ..events import Target
-from ..monitoring.history_files import Counts, History, Line
+from ..monitoring.history_files import Counts, History, Line, problems, total
 from ..stores.filter import Filter
 from . import as_json, as_text, formatting, options
-from .backlog import Waiting
 from .context import app_name, app_state, backlog
 from .exit_codes import Exit, Failure, end
 from .selection import with_ids
@@ -51,14 +52,14 @@ def why(id: str, for_machines: bool) -> None:
     only where the event waits is known. Exits with 3 if the event is not delivered, and
     with 1 if nothing is known about it.
     """
-    lines, waiting = _lines_of(id), _waiting(id)
-    if not (lines or waiting):
+    story = Story(_lines_of(id), _waiting(id))
+    if not any(story):
         raise Failure(f"Nothing is known about an event {id!r}. {_why_unknown()}")
     if for_machines:
-        as_json.write(_story(lines, waiting))
+        as_json.write(_as_json(story))
     else:
-        _tell(lines, waiting)
-    if waiting or (lines and not _is_over(lines)):
+        _tell(story)
+    if not story.is_over:
         end(Exit.WAITS)
 
 
@@ -170,44 +171,21 @@ def _why_unknown() -> str:
     return "It is older than what the processes have written down, or of another app"
 
 
-def _is_over(lines: Sequence[Line]) -> bool:
-    return lines[-1].what in ("confirmed", "discarded", "dropped")
-
-
-def _story(lines: Sequence[Line], waiting: Waiting | None) -> dict[str, Any]:
+def _as_json(story: Story) -> dict[str, Any]:
+    waiting = story.waiting
     return {
-        "history": [{**line._asdict(), "ids": len(line.ids)} for line in lines],
+        "history": [{**line._asdict(), "ids": len(line.ids)} for line in story.lines],
         "waiting": None if waiting is None else as_json.event(waiting),
-        "next": _next(lines, waiting),
+        "next": story.next,
     }
 
 
-def _tell(lines: Sequence[Line], waiting: Waiting | None) -> None:
-    for line in lines:
+def _tell(story: Story) -> None:
+    for line in story.lines:
         click.echo(_as_text(line, with_ids=False))
-    if waiting is not None:
-        as_text.show_details(waiting, payload=False)
-    click.echo(f"Next: {formatting.printable(_next(lines, waiting))}")
-
-
-def _next(lines: Sequence[Line], waiting: Waiting | None) -> str:
-    """What comes next."""
-    if waiting is not None and waiting.next_try is not None:
-        return f"it is sent again {formatting.wait(waiting.next_try)}"
-    what = lines[-1].what if lines else ""
-    if what == "dead" or (waiting is not None and waiting.state == "dead"):
-        return "nothing, until somebody retries it ('flask events retry') or purges it"
-    return _NEXT.get(what, "its process sends it once the broker takes it")
-
-
-_NEXT = {
-    "confirmed": "nothing: the broker has it",
-    "discarded": "nothing: its unit of work failed, or took it back",
-    "dropped": "nothing: it is lost",
-    "enqueued": "its unit of work publishes or discards it",
-    "sent": "the broker confirms or refuses it",
-    "outboxed": "the process that holds its row of the outbox sends it",
-}
+    if story.waiting is not None:
+        as_text.show_details(story.waiting, payload=False)
+    click.echo(f"Next: {formatting.printable(story.next)}")
 
 
 # Lines and tables.
@@ -238,13 +216,9 @@ def _details(line: Line) -> Iterator[str]:
 
 def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
     return {
-        "total": {name: _sum(counts, name) for name in _COLUMNS},
+        "total": {name: total(counts, name) for name in _COLUMNS},
         "processes": [{"pid": one.pid, "at": one.at, **one.stats} for one in counts],
     }
-
-
-def _sum(counts: Sequence[Counts], name: str) -> int:
-    return sum(int(one.stats.get(name, 0)) for one in counts)
 
 
 def _table(counts: Sequence[Counts]) -> list[str]:
@@ -257,19 +231,9 @@ def _table(counts: Sequence[Counts]) -> list[str]:
         ]
         for one in counts
     ]
-    rows.append(["total", *(str(_sum(counts, name)) for name in _COLUMNS), ""])
+    rows.append(["total", *(str(total(counts, name)) for name in _COLUMNS), ""])
     moment = datetime.now().strftime("%H:%M:%S")
     number = formatting.count(len(counts), "process")
     lines = [f"{moment}  {number}", *formatting.table(heads, rows, right=range(1, 9))]
-    return lines + _problems(counts)
-
-
-def _problems(counts: Sequence[Counts]) -> list[str]:
-    """What keeps events from being confirmed, each once."""
-    found = dict.fromkeys(
-        str(one.stats[name])
-        for one in counts
-        for name in ("broker_error", "spool_error", "outbox_error")
-        if one.stats.get(name)
-    )
-    return [formatting.printable(f"! {problem}") for problem in found]
+    found = (formatting.printable(f"! {problem}") for problem in problems(counts))
+    return [*lines, *found]

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ..backlog.outbox import OutboxRows
 from ..delivery.periodic_worker import TICK, PeriodicWorker
 from ..events import Stats
 from ..stores.spool.admin.draining import why_left
 from ..stores.spool.admin.reading import Unreadable
 from . import formatting
-from .outbox import OutboxRows
 
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts

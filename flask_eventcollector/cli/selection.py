@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..backlog.backlog import Backlog, Waiting
+from ..backlog.outbox import OutboxRows
 from ..stores.filter import ALL, Filter
 from ..stores.spool.admin.reading import QUARANTINED, Unreadable
 from ..stores.spool.folder import EXTENSION, Folder
 from .as_text import abbreviated
-from .backlog import Backlog, Waiting
 from .context import app_name
 from .exit_codes import Failure
 from .formatting import count
-from .outbox import OutboxRows
 
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts

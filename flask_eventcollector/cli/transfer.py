@@ -14,6 +14,7 @@ from typing import IO, NoReturn
 import click
 from flask.cli import with_appcontext
 
+from ..backlog.backlog import Backlog, LeftAlone, Waiting
 from ..stores.filter import ALL, Filter
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.admin.transferring import (
@@ -26,7 +27,6 @@ from ..stores.spool.admin.transferring import (
     remove,
 )
 from . import as_json, as_text, formatting, options
-from .backlog import Backlog, LeftAlone, Waiting
 from .context import app_state, backlog
 from .exit_codes import Exit, Failure, end, finish, tell
 from .selection import with_ids

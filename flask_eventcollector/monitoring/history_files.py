@@ -11,7 +11,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +77,18 @@ class Counts(NamedTuple):
     def is_current(self) -> bool:
         """Whether the process is still counting."""
         return time.time() - self.at < ENDED_AFTER
+
+
+def total(counts: Iterable[Counts], name: str) -> int:
+    """The sum of the field *name* of :class:`~flask_eventcollector.Stats`."""
+    return sum(int(one.stats.get(name, 0)) for one in counts)
+
+
+def problems(counts: Iterable[Counts]) -> list[str]:
+    """What keeps events from being confirmed, each once."""
+    names = ("broker_error", "spool_error", "outbox_error")
+    found = [str(one.stats.get(name, "")) for one in counts for name in names]
+    return [problem for problem in dict.fromkeys(found) if problem]
 
 
 class HistoryWriter:

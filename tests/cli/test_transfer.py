@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_eventcollector.cli import backlog
+from flask_eventcollector.backlog import backlog
 from flask_eventcollector.events import Event, Properties
 from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.messages.options import size_of

@@ -1,12 +1,10 @@
-"""The rows of the app's outbox, for the commands."""
+"""The rows of the app's outbox, as an operator sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
-
-import click
 
 from ..app_state import AppState
 from ..config.settings import OutboxRelay, choose_spool_name
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from ..stores.outbox.admin import Counts, OutboxAdmin
     from ..stores.outbox.check import Difference
+    from ..stores.outbox.database import Database
     from ..stores.outbox.rows import OutboxRow
     from ..transactions.bound_sessions import BoundOutbox
 
@@ -88,6 +87,7 @@ class OutboxRows:
         #: Whether only a relay sends them.
         self.needs_relay = state.config.outbox_relay is OutboxRelay.EXTERNAL
         self._opened: OutboxAdmin | None = None
+        self._database: Database | None = None
 
     def counts(self, newest: int | None = None) -> Counts:
         """How many rows there are, up to the number *newest* if it is given."""
@@ -199,15 +199,19 @@ class OutboxRows:
             raise Unreadable(self.name, _explained(error)) from error
 
     def open(self) -> OutboxAdmin:
-        """Prepare connections, which are closed with the command. Does not connect."""
+        """Prepare connections, for :meth:`close`. Does not connect."""
         from ..stores.outbox.admin import OutboxAdmin
         from ..stores.outbox.database import Database
 
         if self._opened is None:
-            database = Database(self._engine(), self.bound.table)
-            click.get_current_context().call_on_close(database.close)
-            self._opened = OutboxAdmin(database, self.app)
+            self._database = Database(self._engine(), self.bound.table)
+            self._opened = OutboxAdmin(self._database, self.app)
         return self._opened
+
+    def close(self) -> None:
+        """Close the connections, if there are any."""
+        if self._database is not None:
+            self._database.close()
 
     def _engine(self) -> Engine:
         engine = self.bound.engine()

@@ -1,0 +1,1 @@
+"""What waits in the spool and in the outbox, as an operator sees it."""

@@ -1,0 +1,50 @@
+"""What has happened to one event, where it is now, and what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..monitoring.history_files import Line
+from .backlog import Waiting
+from .wording import wait
+
+
+class Story(NamedTuple):
+    """One event's life, as far as it is known."""
+
+    #: What the processes have written down, oldest first.
+    lines: Sequence[Line]
+    #: Where it waits; ``None``: nowhere, as far as it is known.
+    waiting: Waiting | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will happen to it any more."""
+        is_final = bool(self.lines) and self.lines[-1].what in _FINAL
+        return is_final and self.waiting is None
+
+    @property
+    def next(self) -> str:
+        """What comes next."""
+        waiting = self.waiting
+        if waiting is not None and waiting.next_try is not None:
+            return f"it is sent again {wait(waiting.next_try)}"
+        what = self.lines[-1].what if self.lines else ""
+        if what == "dead" or (waiting is not None and waiting.state == "dead"):
+            return (
+                "nothing, until somebody retries it ('flask events retry') or purges it"
+            )
+        return _NEXT.get(what, "its process sends it once the broker takes it")
+
+
+_FINAL = ("confirmed", "discarded", "dropped")
+
+_NEXT = {
+    "confirmed": "nothing: the broker has it",
+    "discarded": "nothing: its unit of work failed, or took it back",
+    "dropped": "nothing: it is lost",
+    "enqueued": "its unit of work publishes or discards it",
+    "sent": "the broker confirms or refuses it",
+    "outboxed": "the process that holds its row of the outbox sends it",
+}
