@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,7 @@ def test_a_row_that_appears_behind_a_claim_is_claimed(
         assert sent(outbox.claim(10, MUCH)) == ["early"]
         late.commit()
     monkeypatch.setattr(claims, "LOOK_INTERVAL", 0)
+    monkeypatch.setattr(claims, "_LONGEST_PAUSE", 0)
     rows = [*outbox.claim(10, MUCH), *place.outbox().claim(10, MUCH)]
     assert sent(rows) == ["late"]
 
@@ -173,22 +175,36 @@ def test_between_two_looks_claims_start_where_the_last_but_one_had_come_to(
 ) -> None:
     position = Position()
     assert position.is_look_due()
-    position.looked(all_freed=True)
+    position.looked(0.0, all_freed=True)
     assert not position.is_look_due()
     position.claimed(50)
     assert position.low == 0
 
-    position.looked(all_freed=True)
+    position.looked(0.0, all_freed=True)
     position.claimed(80)
     assert position.low == 0
 
-    position.looked(all_freed=True)
+    position.looked(0.0, all_freed=True)
     assert position.low == 50
 
 
 def test_a_look_goes_on_until_all_are_free() -> None:
     position = Position()
-    position.looked(all_freed=False)
+    position.looked(0.0, all_freed=False)
+    assert position.is_look_due()
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.001, 1.0), (0.06, 2.0), (9.0, 5.0)])
+def test_slow_looks_are_seldom(
+    took: float, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    position = Position()
+    position.looked(took, all_freed=True)
+    now += pause - 0.001
+    assert not position.is_look_due()
+    now += 0.002
     assert position.is_look_due()
 
 

@@ -28,6 +28,11 @@ from .table import due_index
 #: Seconds between two claims that look at all free rows. Those in between skip what
 #: lies before the last one: until a vacuum, claimed rows are still in the index.
 LOOK_INTERVAL = 1.0
+#: Looks take at most this part of the time. Where a transaction that stays open keeps
+#: many erased rows in the index, a look steps over all of them.
+_LOOKS_SHARE = 0.03
+#: Seconds between two looks at most: a row of a long transaction may wait for one.
+_LONGEST_PAUSE = 5.0
 
 
 class Claims:
@@ -49,22 +54,32 @@ class Claims:
     def claim(self, limit: int, limit_bytes: int) -> list[OutboxRow]:
         """See :meth:`.Outbox.claim`."""
         limit = min(limit, self._database.chunk)
-        low = self._position.low
         if self._position.is_look_due():
-            self._position.looked(all_freed=self._free_due(limit) < limit)
-            low = 0
-        claimed = sorted(self._take(limit, low, limit_bytes), key=lambda row: row.seq)
+            claimed = self._look(limit, limit_bytes)
+        else:
+            claimed = self._take(limit, self._position.low, limit_bytes)
         if claimed:
             self._position.claimed(claimed[-1].seq)
         return claimed
 
-    def _take(self, limit: int, low: int, size: int) -> Iterable[OutboxRow]:
+    def _look(self, limit: int, size: int) -> list[OutboxRow]:
+        """Claim the first of all free rows, with those whose time has come."""
+        began = time.monotonic()
+        all_freed = self._free_due(limit) < limit
+        claimed = self._take(limit, 0, size)
+        took = time.monotonic() - began
+        self._position.looked(took, all_freed=all_freed)
+        return claimed
+
+    def _take(self, limit: int, low: int, size: int) -> list[OutboxRow]:
         free, hold = self._free(limit, low), self._hold()
         if self._database.is_postgresql:
             with self._database.changing_at_once() as connection:
-                return _take_at_once(connection, self._table, free, hold, size)
-        with self._database.changing() as connection:
-            return _take_in_steps(connection, self._table, free, hold, size)
+                rows = _take_at_once(connection, self._table, free, hold, size)
+        else:
+            with self._database.changing() as connection:
+                rows = _take_in_steps(connection, self._table, free, hold, size)
+        return sorted(rows, key=lambda row: row.seq)
 
     def look_again(self) -> None:
         """Look at all free rows with the next claim: some are free again."""
@@ -196,11 +211,15 @@ class Position:
     def is_look_due(self) -> bool:
         return time.monotonic() >= self._next_look
 
-    def looked(self, *, all_freed: bool) -> None:
-        """Note that there was a look; another is due at once unless *all_freed*."""
+    def looked(self, took: float, *, all_freed: bool) -> None:
+        """Note a look that *took* so many seconds.
+
+        Another is due at once unless *all_freed*.
+        """
         self.low, self._at_last_look = self._at_last_look, self._highest
         if all_freed:
-            self._next_look = time.monotonic() + LOOK_INTERVAL
+            pause = min(took / _LOOKS_SHARE, _LONGEST_PAUSE)
+            self._next_look = time.monotonic() + max(pause, LOOK_INTERVAL)
 
     def claimed(self, seq: int) -> None:
         """Note that a claim has come to *seq*."""
