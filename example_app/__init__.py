@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from flask import Flask
@@ -51,6 +52,16 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     cli.init_app(app)
     for module in (page, orders, broker):
         app.register_blueprint(module.bp)
+    if app.debug and find_spec("flask_debugtoolbar"):
+        _add_toolbar(app)
     with app.app_context():
         init_db()
     return app
+
+
+def _add_toolbar(app: Flask) -> None:
+    """Show the events of the last requests on the page."""
+    from flask_debugtoolbar import DebugToolbarExtension
+
+    app.config["DEBUG_TB_PANELS"] = ["flask_eventcollector.debugtoolbar.EventsPanel"]
+    DebugToolbarExtension(app)

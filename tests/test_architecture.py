@@ -25,7 +25,7 @@ ROOMS = [
     {"__init__", "pytest_plugin"},
     {"testing"},
     {"extension", "outbox"},
-    {"cli", "hooks"},
+    {"cli", "debugtoolbar", "hooks"},
     {"backlog"},
     {"app_state"},
     {"dispatch"},
@@ -50,12 +50,14 @@ FOREIGN = {
         "app_state",
         "cli",
         "contexts",
+        "debugtoolbar",
         "dispatch",
         "extension",
         "hooks",
         "pytest_plugin",
         "testing",
     },
+    "flask_debugtoolbar": {"debugtoolbar.panel"},
     "opentelemetry": {"monitoring.opentelemetry"},
     "pika": {"brokers.rabbitmq"},
     "prometheus_client": {"monitoring.prometheus"},
@@ -274,7 +276,13 @@ def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
     assert dependencies is not None
     required = {name.lower() for name in re.findall(r'"([\w-]+)', dependencies[1])}
     # The test kit requires pytest to be installed, and settings or extras the others.
-    optional = {"opentelemetry", "prometheus_client", "pytest", "sqlalchemy"}
+    optional = {
+        "flask_debugtoolbar",
+        "opentelemetry",
+        "prometheus_client",
+        "pytest",
+        "sqlalchemy",
+    }
     assert required == FOREIGN.keys() - optional - sys.stdlib_module_names
     assert re.search(r"^sqlalchemy = \[\"SQLAlchemy>=2\.0\.16\"\]$", project, re.M)
 

@@ -22,6 +22,7 @@ from .entries import (
     Entry,
     Notice,
     Settlement,
+    State,
     Waiter,
 )
 from .ledger import Ledger
@@ -342,9 +343,9 @@ class Delivery:
         """The collected events among a collector's *entries*."""
         return self._ledger.collected(entries)
 
-    def is_collected(self, event: Event) -> bool:
-        """Whether a collector still holds *event*."""
-        return self._ledger.is_collected(event)
+    def states(self, ids: Iterable[str]) -> dict[str, State]:
+        """The states of those of the events with *ids* that are held, by id."""
+        return self._ledger.states(ids)
 
     def dead(self) -> tuple[DeadEvent, ...]:
         """The dead-lettered events."""

@@ -537,9 +537,9 @@ class Ledger:
         return len(delayed)
 
     @step
-    def is_collected(self, event: Event) -> bool:
-        """Whether a collector still holds *event*."""
-        return any(e.state is State.COLLECTED for e in self._books.select([event.id]))
+    def states(self, ids: Iterable[str]) -> dict[str, State]:
+        """The states of those of the events with *ids* that are held, by id."""
+        return {entry.event.id: entry.state for entry in self._books.select(ids)}
 
     @step
     def dead(self) -> tuple[DeadEvent, ...]:

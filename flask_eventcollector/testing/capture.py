@@ -10,6 +10,7 @@ from typing import Literal
 from flask import Flask
 
 from ..app_state import AppState
+from ..delivery.entries import State
 from ..events import BrokerState, Outcome
 from ..messages.wording import type_name
 from .assertions import Assertions
@@ -235,7 +236,8 @@ class Captured(Assertions):
 
     def _is_collected(self, captured: CapturedEvent) -> bool:
         delivery = self._state.delivery_if_used()
-        return delivery is not None and delivery.is_collected(captured.event)
+        states = {} if delivery is None else delivery.states([captured.id])
+        return states.get(captured.id) is State.COLLECTED
 
     def _faults(self) -> FaultInjector:
         if not self._records.is_listening:

@@ -14,7 +14,7 @@ from tests.docs.modules import imported
 from tests.docs.reader import find_one, runs
 
 PAGE = "docs/monitoring.md"
-SETTINGS, OTEL, HISTORY, CONF, SHOP, HEALTH, HEALTHZ, PROBES = (
+SETTINGS, OTEL, HISTORY, CONF, SHOP, TOOLBAR, HEALTH, HEALTHZ, PROBES = (
     find_one(page=PAGE, file=name)
     for name in (
         "settings.py",
@@ -22,6 +22,7 @@ SETTINGS, OTEL, HISTORY, CONF, SHOP, HEALTH, HEALTHZ, PROBES = (
         "history_settings.py",
         "gunicorn.conf.py",
         "shop.py",
+        "toolbar.py",
         "health.py",
         "healthz.py",
         "probes.yml",
@@ -107,3 +108,16 @@ def test_flask_healthz_asks_the_same() -> None:
         assert client.get("/healthz/live").status_code == 200
         assert client.get("/healthz/ready").status_code == 503
         healthz.events.close(0)
+
+
+@runs(TOOLBAR)
+def test_the_panel_shows_what_became_of_a_json_request() -> None:
+    pytest.importorskip("flask_debugtoolbar")
+    with imported(TOOLBAR) as (shop,):
+        client = shop.app.test_client()
+        id = client.post("/orders").get_json()["event"]
+        assert [e.id for e in shop.events.broker.events("orders.created")] == [id]
+        page = client.get("/").get_data(as_text=True)
+        assert "1 event, 1 earlier" in page
+        for text in ("POST /orders → 201", "confirmed", "tenant: t1", "in index"):
+            assert text in page
