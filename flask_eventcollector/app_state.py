@@ -50,9 +50,10 @@ from .delivery.records import Kind, log_record
 from .delivery.store import Store
 from .delivery.threads import OwnThread
 from .dispatch import Dispatcher
-from .messages.encoding import EventEncoder, provider_default
+from .messages.encoding import provider_default
 from .monitoring.history import HistoryObserver
 from .monitoring.origin import origin_of_call
+from .monitoring.tracing.choice import find_caller, make_encoder, span_observers
 from .signals import events_published
 from .stores.memory import MemoryStore, PublishedAtCommit
 from .stores.spool.adopter import PAGE, PAGE_BYTES
@@ -101,7 +102,8 @@ class AppState:
         #: Called after the last teardown function of an app context, once an app
         #: context has needed it. Requests rarely do.
         self.on_app_context_end: Callable[..., None] | None = None
-        self._encoder = EventEncoder(
+        self._encoder = make_encoder(
+            config,
             exchange=config.exchange,
             max_event_bytes=config.max_event_bytes,
             default=self._json_default,
@@ -239,11 +241,12 @@ class AppState:
         return chosen
 
     def _make_observations(self) -> Observations | None:
-        """What tells the metrics; ``None``: there are none."""
+        """What tells metrics, history and traces; ``None``: there are none."""
         observers = [*self._observers()]
         if not observers:
             return None
-        return Observations(observers, self.app.name, self._where)
+        caller = find_caller(self.config)
+        return Observations(observers, self.app.name, self._where, caller)
 
     def _where(self) -> str:
         """Which request enqueues an event and, in debug mode, which line of code."""
@@ -264,6 +267,7 @@ class AppState:
             from .monitoring.opentelemetry import OpenTelemetryMetrics
 
             yield OpenTelemetryMetrics(self.config.queues)
+        yield from span_observers(self.config)
 
     def _log_settings(self, folder: Folder | None, urls: Sequence[BrokerURL]) -> None:
         """Log once in a process what its settings mean."""

@@ -85,7 +85,7 @@ class Event:
     target: Final[Target]
     #: The body of the AMQP message: as a rule, the payload as JSON in UTF-8.
     body: Final[bytes]
-    #: The caller's headers.
+    #: The caller's headers, and those with the trace context.
     headers: Final[Mapping[str, Any]]
     #: When it was enqueued, in microseconds since 1970.
     microseconds: Final[int]

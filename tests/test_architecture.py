@@ -58,10 +58,16 @@ FOREIGN = {
         "testing",
     },
     "flask_debugtoolbar": {"debugtoolbar.panel"},
-    "opentelemetry": {"monitoring.opentelemetry"},
+    "opentelemetry": {
+        "brokers.rabbitmq.instrumentation",
+        "monitoring.opentelemetry",
+        "monitoring.tracing.opentelemetry",
+        "monitoring.tracing.spans",
+    },
     "pika": {"brokers.rabbitmq"},
     "prometheus_client": {"monitoring.prometheus"},
     "pytest": {"pytest_plugin", "testing"},
+    "sentry_sdk": {"monitoring.tracing.sentry"},
     "sqlalchemy": {
         "consuming.inbox",
         "consuming.once",
@@ -281,6 +287,7 @@ def test_what_is_not_ours_is_declared_as_a_requirement() -> None:
         "opentelemetry",
         "prometheus_client",
         "pytest",
+        "sentry_sdk",
         "sqlalchemy",
     }
     assert required == FOREIGN.keys() - optional - sys.stdlib_module_names

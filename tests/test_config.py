@@ -41,6 +41,7 @@ from flask_eventcollector.config.settings import (
     OutboxRelay,
     Overflow,
     SpoolSync,
+    Tracing,
     choose_broker,
 )
 from flask_eventcollector.errors import ConfigurationError
@@ -126,6 +127,8 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "at_context_end": AtContextEnd.WARN,
         "history_dir": None,
         "metrics": (),
+        "tracing": Tracing.AUTO,
+        "create_spans": False,
         "testing_broker": False,
     }
 

@@ -62,4 +62,6 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_AT_CONTEXT_END: Literal["warn", "publish", "keep"]
     EVENTCOLLECTOR_HISTORY_DIR: str | os.PathLike[str] | None
     EVENTCOLLECTOR_METRICS: _Metrics | list[_Metrics] | tuple[_Metrics, ...]
+    EVENTCOLLECTOR_TRACING: Literal["auto", "links", False]
+    EVENTCOLLECTOR_CREATE_SPANS: bool
     EVENTCOLLECTOR_TESTING_BROKER: bool

@@ -95,6 +95,18 @@ class Metrics(Word):
     OPENTELEMETRY = "opentelemetry"
 
 
+class Tracing(Word):
+    """How the spans of attempts belong to the traces of their events."""
+
+    #: Those that a caller has waited for are in its trace; others have one of their
+    #: own, with links.
+    AUTO = "auto"
+    #: Each has a trace of its own, with links.
+    LINKS = "links"
+    #: There are none, and events say nothing of their traces.
+    OFF = "off"
+
+
 class SpoolSync(Word):
     """What an event in the spool survives once its request is answered."""
 
@@ -248,6 +260,15 @@ class Config:
     #: ``"prometheus"`` (with the extra ``prometheus``), ``"opentelemetry"`` (with
     #: ``opentelemetry-api``), or a list of both.
     metrics: tuple[Metrics, ...] = ()
+    #: Where the spans ``publish …`` are, if the app uses OpenTelemetry. ``"auto"``: in
+    #: the trace of the request that waits for them; later ones in traces of their own,
+    #: with links to where the events were enqueued. ``"links"``: always in traces of
+    #: their own. ``False``: there are none, and messages do not say to which trace they
+    #: belong, which they do otherwise, also with Sentry.
+    tracing: Tracing = Tracing.AUTO
+    #: Whether each event has a span ``create …``, too, which its message names as the
+    #: parent of what its consumer does.
+    create_spans: bool = False
     #: Whether to use the broker's URL even if ``TESTING`` is set.
     testing_broker: bool = False
 
@@ -541,7 +562,7 @@ def _metrics(key: str, value: object) -> tuple[Metrics, ...]:
     chosen = tuple(dict.fromkeys(read(key, item) for item in given))
     for metrics in chosen:
         module, package = _METRICS_PACKAGES[metrics]
-        if not _is_installed(module):
+        if not is_installed(module):
             raise ConfigurationError(
                 f"{key} is {metrics.value!r}, but {module} is not installed: pip"
                 f' install "{package}"'
@@ -549,12 +570,21 @@ def _metrics(key: str, value: object) -> tuple[Metrics, ...]:
     return chosen
 
 
-def _is_installed(module: str) -> bool:
+def is_installed(module: str) -> bool:
+    """Whether *module* could be imported, or was; does not import it."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        # Of its parent.
+    except (ModuleNotFoundError, ValueError):
+        # Of its parent; or it was put into `sys.modules` by hand.
         return False
+
+
+def _tracing(key: str, value: object) -> Tracing:
+    if value is False:
+        return Tracing.OFF
+    if value in ("auto", "links"):
+        return Tracing(value)
+    _invalid(key, value, "it must be 'auto' or 'links', or it is turned off by false")
 
 
 def _bool(key: str, value: object) -> bool:
@@ -650,6 +680,8 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "at_context_end": _one_of(AtContextEnd),
         "history_dir": _folder,
         "metrics": _metrics,
+        "tracing": _tracing,
+        "create_spans": _bool,
         "testing_broker": _bool,
     }.items()
 }

@@ -184,7 +184,8 @@ class Delivery:
         """
         if self._ledger.is_in_step or is_own_thread():
             return self._publish_later(entries)
-        waiter = Waiter(patient=self._is_patient or timeout is not None)
+        is_patient = self._is_patient or timeout is not None
+        waiter = Waiter(patient=is_patient, caller=self._caller())
         timeout = self._timeout if timeout is None else timeout
         try:
             self.label(entries)
@@ -209,6 +210,12 @@ class Delivery:
             self._ledger.stop_waiting(waiter, ran_out=False)
             self._ledger.defer(waiter.notices)
             raise
+
+    def _caller(self) -> object:
+        """The caller's trace; ``None``: it does not matter."""
+        if self._observations is None or self._observations.caller is None:
+            return None
+        return self._observations.caller()
 
     def _wait(self, waiter: Waiter, timeout: float) -> bool:
         """Wait at most *timeout* seconds; returns whether it was for long enough."""
@@ -500,7 +507,12 @@ class Delivery:
     def _start_background(self) -> None:
         self._flusher.start()
         if self._observations is not None:
-            self._observations.start(self._figures)
+            self._observations.start(self._figures, self._node)
+
+    def _node(self) -> str:
+        """The broker's node; ``""``: there was no connection yet."""
+        connection = self.broker.relay.connection
+        return "" if connection is None else connection.node
 
     # Shutdown: by close(), or once the app no longer exists.
 

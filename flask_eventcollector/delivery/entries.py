@@ -113,6 +113,8 @@ class Entry:
     reason = _Rarely("")
     #: The unit of work, the target and the key, if it has one.
     slot = _Rarely[tuple[object, ...] | None](None)
+    #: The trace of the caller that waited when it was sent last, for observers.
+    caller = _Rarely[object](None)
 
     def __init__(self, event: Event) -> None:
         self.event = event
@@ -259,9 +261,11 @@ class BrokerChange(NamedTuple):
 class Waiter:
     """A caller blocked in ``publish()``. The ledger's lock guards it."""
 
-    def __init__(self, *, patient: bool) -> None:
+    def __init__(self, *, patient: bool, caller: object = None) -> None:
         #: A patient caller keeps waiting while the broker is unreachable.
         self.patient = patient
+        #: The caller's trace, for observers.
+        self.caller = caller
         self.entries: list[Entry] = []
         #: How many events the outbox had before.
         self.outboxed = 0

@@ -417,7 +417,9 @@ class Ledger:
             entry.waiter = None
             obstacle = self._problems.obstacle(entry)
             if obstacle:
-                self._observe(Happened.FAILED, [entry], reason=obstacle)
+                self._observe(
+                    Happened.FAILED, [entry], reason=obstacle, caller=waiter.caller
+                )
                 self._note_failure(entry, obstacle, None, waiter.notices)
         return waiter.result(self._problems.among(waiter.entries))
 
@@ -456,7 +458,7 @@ class Ledger:
         try:
             self._traffic.take(taken, limit, now)
             if taken:
-                self._observe(Happened.SENT, taken, now)
+                self._observe_sending(taken, now)
             return taken
         except BaseException:
             # The broker never receives them, so it would never settle them.
@@ -882,9 +884,18 @@ class Ledger:
         *,
         reason: str = "",
         outcome: Outcome | None = None,
+        caller: object = None,
     ) -> None:
         if self._observations is not None:
-            self._observations.note(what, entries, now, reason=reason, outcome=outcome)
+            self._observations.note(
+                what, entries, now, reason=reason, outcome=outcome, caller=caller
+            )
+
+    def _observe_sending(self, entries: Sequence[Entry], now: float) -> None:
+        if self._observations is not None and self._observations.caller is not None:
+            for entry in entries:
+                entry.caller = None if entry.waiter is None else entry.waiter.caller
+        self._observe(Happened.SENT, entries, now)
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the entry's state and mark its row as outdated."""

@@ -64,6 +64,11 @@ class Observation(NamedTuple):
     since_sent: float = 0.0
     #: Where they were enqueued: a view or a line of code.
     where: str = ""
+    #: Of an attempt: the trace of the caller that waited when they were sent, as
+    #: :class:`Observations` was told to find it; ``None``: none waited.
+    caller: object = None
+    #: The node of the broker, as ``host:port``; ``""``: there was none.
+    node: str = ""
 
 
 class Observer(Protocol):
@@ -94,16 +99,20 @@ class Observations:
         observers: Sequence[Observer],
         name: str,
         where: Callable[[], str] = str,
+        caller: Callable[[], object] | None = None,
     ) -> None:
         self._observers = observers
         #: Where the current event is enqueued.
         self._where = where
+        #: Finds the trace in which the calling thread is; ``None``: none is looked for.
+        self.caller = caller
         self._wanted = frozenset[Happened]().union(*(o.wants for o in observers))
         self._waiting: deque[Observation] = deque(maxlen=_MOST_WAITING)
         self._worker = PeriodicWorker(
             self._run_once, self._on_stop, f"eventcollector-observer-{name}"
         )
         self._stats: Callable[[], Stats] = Stats
+        self._node: Callable[[], str] = str
         #: When the next failure may be logged.
         self._next_line = float("-inf")
 
@@ -115,6 +124,7 @@ class Observations:
         *,
         reason: str = "",
         outcome: Outcome | None = None,
+        caller: object = None,
     ) -> None:
         """Note that something happened to *entries*, at *now* by the ledger's clock."""
         if what not in self._wanted or not entries:
@@ -130,6 +140,8 @@ class Observations:
                 first.attempts,
                 0.0 if now is None else now - first.handed_over_at,
                 0.0 if now is None else now - first.sent_at,
+                caller=caller or first.caller,
+                node=self._node(),
             )
         )
 
@@ -149,12 +161,12 @@ class Observations:
         if len(self._waiting) == _MANY:
             self._worker.wake()
 
-    def start(self, stats: Callable[[], Stats]) -> None:
-        """Start the thread, once; *stats* are the books.
+    def start(self, stats: Callable[[], Stats], node: Callable[[], str]) -> None:
+        """Start the thread, once; *stats* are the books, *node* is the broker's.
 
         :raises RuntimeError: no thread can be started; a later call tries again.
         """
-        self._stats = stats
+        self._stats, self._node = stats, node
         if self._observers:
             self._worker.start()
 

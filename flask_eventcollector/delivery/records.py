@@ -294,6 +294,11 @@ class Kind(enum.Enum):
         "Observer failed: %(observer)s",
         ("reason",),
     )
+    TRACING_FAILED = (
+        _ERROR,
+        "An event was enqueued without its trace context",
+        ("reason",),
+    )
     NO_THREAD = (
         _WARNING,
         "No thread could be started: %(reason)s. Events wait until one can.",

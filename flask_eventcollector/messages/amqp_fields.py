@@ -23,6 +23,8 @@ _NUL = "\0"
 #: In bytes. The table must fit into one frame (128 KiB) with the other properties;
 #: otherwise the broker closes the connection.
 MAX_TABLE_BYTES = 64 * 1024
+#: The length that a table begins with, in bytes.
+EMPTY_TABLE_BYTES = 4
 #: Stops the recursion for a table that contains itself.
 MAX_TABLE_DEPTH = 32
 #: Marks a possible second copy of an event; reserved for the library.
@@ -168,7 +170,7 @@ class _TableCopier:
             )
 
     def table(self, table: Mapping[Any, Any], path: _Path) -> dict[str, Any]:
-        self.count(4)
+        self.count(EMPTY_TABLE_BYTES)
         return {
             self.key(key, path): self.value(item, (*path, key))
             for key, item in table.items()

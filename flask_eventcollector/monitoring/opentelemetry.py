@@ -11,8 +11,8 @@ from opentelemetry import metrics
 
 from ..delivery.observations import Happened, Observation
 from ..events import Stats
+from .conventions import SCHEMA, SCOPE, destination, operation
 
-_SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
 #: Seconds, as the conventions have them.
 _BUCKETS = (
     0.005,
@@ -39,7 +39,7 @@ class OpenTelemetryMetrics:
 
     def __init__(self, queues: Container[str]) -> None:
         self._queues = queues
-        meter = metrics.get_meter("flask_eventcollector", schema_url=_SCHEMA)
+        meter = metrics.get_meter(SCOPE, schema_url=SCHEMA)
         self._sent = meter.create_counter(
             "messaging.client.sent.messages",
             unit="{message}",
@@ -68,15 +68,10 @@ class OpenTelemetryMetrics:
 
     def _attributes(self, observation: Observation) -> dict[str, str]:
         target = observation.events[0].target
-        attributes = {
-            "messaging.operation.name": "publish",
-            "messaging.operation.type": "send",
-            "messaging.system": "rabbitmq",
-        }
+        attributes = operation("publish", "send")
         if target.queue in self._queues:
             # Others may be too many.
-            name = ":".join(filter(None, target))
-            attributes["messaging.destination.name"] = name
+            attributes["messaging.destination.name"] = destination(target)
         if observation.what is Happened.FAILED:
             attributes["error.type"] = str(observation.outcome)
         return attributes

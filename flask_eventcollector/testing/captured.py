@@ -92,7 +92,7 @@ class CapturedEvent:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The caller's headers."""
+        """The caller's headers, and those with the trace context."""
         return self.event.headers
 
     @property

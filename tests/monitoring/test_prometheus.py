@@ -151,7 +151,7 @@ print([t.name for t in threading.enumerate() if "observer" in t.name])
 def test_without_the_package_the_setting_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settings, "_is_installed", lambda module: False)
+    monkeypatch.setattr(settings, "is_installed", lambda module: False)
     with pytest.raises(ConfigurationError, match=r"pip install .*\[prometheus\]"):
         Shop(METRICS="prometheus")
 

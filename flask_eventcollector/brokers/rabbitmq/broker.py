@@ -18,6 +18,7 @@ from ...delivery.threads import OwnThread
 from ...errors import ConfigurationError
 from ...events import BrokerState
 from .declarations import Declarations
+from .instrumentation import suppress_instrumentation_in_this_thread
 from .logins import Login, Logins
 from .pacing import Pacing
 from .parameters import attempts
@@ -126,6 +127,7 @@ class RabbitMQBroker:
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
+        suppress_instrumentation_in_this_thread()
         while not self._closing():
             self._run_guarded()
 

@@ -1,0 +1,68 @@
+"""What OpenTelemetry knows about the current trace. Loaded if the app has loaded it."""
+
+from __future__ import annotations
+
+from opentelemetry import context, propagate, trace
+from opentelemetry.context import Context
+
+from ...events import Event
+from ..conventions import SCHEMA, SCOPE, about_target, destination, operation
+
+
+def makes_spans() -> bool:
+    """Whether the app has set up a tracer provider; the API alone makes no spans."""
+    nothing = (trace.ProxyTracerProvider, trace.NoOpTracerProvider)
+    return not isinstance(trace.get_tracer_provider(), nothing)
+
+
+def tracer() -> trace.Tracer:
+    """What makes our spans, by the app's tracer provider."""
+    return trace.get_tracer(SCOPE, schema_url=SCHEMA)
+
+
+def current_trace() -> trace.SpanContext:
+    """The span in which the calling thread is; not valid: in none."""
+    return trace.get_current_span().get_span_context()
+
+
+def trace_of(event: Event) -> trace.SpanContext:
+    """The span in which *event* was enqueued, by its headers; not valid: in none."""
+    try:
+        found = propagate.extract(event.headers, Context())
+    except Exception:
+        # The caller's own header may be anything.
+        return trace.INVALID_SPAN_CONTEXT
+    return trace.get_current_span(found).get_span_context()
+
+
+def carrier_of(event: Event, *, create_span: bool) -> dict[str, str]:
+    """The headers that say in which span *event* is being enqueued.
+
+    There are none if the caller has given some: they are not changed.
+    """
+    current = context.get_current()
+    if not (current or create_span):
+        return {}
+    names = propagate.get_global_textmap().fields - {"baggage"}
+    if not names.isdisjoint(event.headers):
+        return {}
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier, _created(event, current) if create_span else current)
+    return carrier
+
+
+def _created(event: Event, current: Context) -> Context:
+    """Make the span ``create …`` of *event*; returns the context in it."""
+    properties = {"messaging.message.id": event.id}
+    if event.properties.correlation_id is not None:
+        properties["messaging.message.conversation_id"] = (
+            event.properties.correlation_id
+        )
+    span = tracer().start_span(
+        f"create {destination(event.target)}",
+        current,
+        trace.SpanKind.PRODUCER,
+        {**operation("create", "create"), **about_target(event.target), **properties},
+    )
+    span.end()
+    return trace.set_span_in_context(span, current)

@@ -1,0 +1,38 @@
+"""What Sentry knows about the current trace. Loaded if the app has loaded it."""
+
+from __future__ import annotations
+
+import sentry_sdk
+
+from ...events import Event
+from ..conventions import destination
+
+
+def carrier_of(event: Event) -> dict[str, str]:
+    """The headers that say in which span *event* is being enqueued.
+
+    In a transaction, that is a new span ``queue.publish``. There are no headers if
+    Sentry is not set up, or if the caller has given some: they are not changed.
+
+    https://docs.sentry.io/platforms/python/tracing/instrumentation/custom-instrumentation/queues-module/
+    """
+    if not sentry_sdk.is_initialized() or "sentry-trace" in event.headers:
+        return {}
+    if sentry_sdk.get_current_span() is None:
+        return _headers()
+    name = destination(event.target)
+    with sentry_sdk.start_span(op="queue.publish") as span:
+        # Its argument has had different names.
+        span.description = name
+        span.set_data("messaging.message.id", event.id)
+        span.set_data("messaging.destination.name", name)
+        span.set_data("messaging.message.body.size", len(event.body))
+        return _headers()
+
+
+def _headers() -> dict[str, str]:
+    found = {
+        "sentry-trace": sentry_sdk.get_traceparent(),
+        "baggage": sentry_sdk.get_baggage(),
+    }
+    return {name: value for name, value in found.items() if value}
