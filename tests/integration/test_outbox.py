@@ -14,21 +14,18 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.conftest import require
-from tests.databases import DatabaseServer, PostgreSQL, missing_postgresql
 from tests.helpers import DEADLINE, unmeasured, wait_until
 from tests.integration.load import marked, second_copies
-from tests.integration.outbox_shop import LEASE, OrderShop, open_order_shop
-from tests.rabbitmq import Message, RabbitMQNode
+from tests.integration.outbox_place import DATABASES, Place, open_place
+from tests.integration.outbox_shop import LEASE
+from tests.rabbitmq import Message
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -38,46 +35,12 @@ KILLS = int(os.environ.get("OUTBOX_KILLS", "0"))
 WORKERS = 3
 
 
-class Place(NamedTuple):
-    """Where orders and messages are; with what the long form kills."""
-
-    url: str
-    database: DatabaseServer | None
-    broker: RabbitMQNode
-    queue: str
-
-    @contextmanager
-    def shop(self) -> Iterator[OrderShop]:
-        with open_order_shop(self.url, self.broker.url, self.queue) as shop:
-            yield shop
-
-
-@pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
-    """A running PostgreSQL; in the long form one of its own, since it is killed."""
-    if not KILLS:
-        yield request.getfixturevalue("postgresql")
-        return
-    require(missing_postgresql())
-    server = PostgreSQL()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, queue_name: str
 ) -> Iterator[Place]:
-    node = request.getfixturevalue("private_rabbitmq" if KILLS else "rabbitmq")
-    url, database = f"sqlite:///{tmp_path / 'shop.sqlite3'}", None
-    if request.param == "postgresql":
-        database = request.getfixturevalue("server")
-        url = database.new_database()
-    yield Place(url, database, node, node.declare(queue_name))
-    node.delete(queue_name)
+    with open_place(request, tmp_path, queue_name, is_killed=bool(KILLS)) as place:
+        yield place
 
 
 class Worker:

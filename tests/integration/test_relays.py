@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,11 @@ pytest.importorskip("sqlalchemy")
 
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.leader import leader
-from tests.conftest import require
-from tests.databases import DatabaseServer, PostgreSQL, missing_postgresql
 from tests.helpers import DEADLINE, unmeasured, wait_until
 from tests.integration.load import marked, second_copies
+from tests.integration.outbox_place import DATABASES, Place, open_place
 from tests.integration.outbox_shop import OrderShop, open_order_shop
-from tests.rabbitmq import Message, RabbitMQNode
+from tests.rabbitmq import Message
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -88,22 +88,12 @@ class Relay:
         return lost
 
 
-class Place:
-    """Where orders and messages are, and the relays in between."""
+@dataclass
+class RelayedPlace(Place):
+    """A place with relays."""
 
-    def __init__(
-        self,
-        url: str,
-        database: DatabaseServer | None,
-        broker: RabbitMQNode,
-        queue: str,
-    ) -> None:
-        self.url = url
-        self.database = database
-        self.broker = broker
-        self.queue = queue
-        self.relays: list[Relay] = []
-        self.lost_leases = 0
+    relays: list[Relay] = field(default_factory=list)
+    lost_leases: int = 0
 
     def start_relays(self, lease: float) -> None:
         while len(self.relays) < RELAYS:
@@ -140,36 +130,16 @@ class Place:
             relay.kill()
 
 
-@pytest.fixture
-def server(request: pytest.FixtureRequest) -> Iterator[DatabaseServer]:
-    """A running PostgreSQL; in the long form one of its own, since it is killed."""
-    if not KILLS:
-        yield request.getfixturevalue("postgresql")
-        return
-    require(missing_postgresql())
-    server = PostgreSQL()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def place(
     request: pytest.FixtureRequest, tmp_path: Path, queue_name: str
-) -> Iterator[Place]:
-    node = request.getfixturevalue("private_rabbitmq" if KILLS else "rabbitmq")
-    url, database = f"sqlite:///{tmp_path / 'shop.sqlite3'}", None
-    if request.param == "postgresql":
-        database = request.getfixturevalue("server")
-        url = database.new_database()
-    place = Place(url, database, node, node.declare(queue_name))
-    try:
-        yield place
-    finally:
-        place.close()
-        node.delete(queue_name)
+) -> Iterator[RelayedPlace]:
+    with open_place(request, tmp_path, queue_name, is_killed=bool(KILLS)) as place:
+        relayed = RelayedPlace(**vars(place))
+        try:
+            yield relayed
+        finally:
+            relayed.close()
 
 
 @contextmanager
@@ -245,7 +215,7 @@ def disordered(told: Iterable[str]) -> Iterator[str]:
         latest[label] = max(int(number), latest.get(label, 0))
 
 
-def compare(place: Place) -> Comparison:
+def compare(place: RelayedPlace) -> Comparison:
     """Wait until all is sent, end the relays, and compare."""
     with open_order_shop(place.url, place.broker.url, place.queue, "external") as shop:
         left, began = shop.rows(), time.monotonic()
@@ -263,7 +233,7 @@ def compare(place: Place) -> Comparison:
     return found
 
 
-def test_relays_are_killed(place: Place) -> None:
+def test_relays_are_killed(place: RelayedPlace) -> None:
     with working(place) as shop:
         for number in range(KILLS or 2):
             place.start_relays(SHORT)
@@ -279,7 +249,7 @@ def test_relays_are_killed(place: Place) -> None:
         assert not found.disordered
 
 
-def _disturb(place: Place, number: int) -> None:
+def _disturb(place: RelayedPlace, number: int) -> None:
     """In the long form, now and then kill the database or RabbitMQ, too."""
     server = {4: place.database, 9: place.broker}.get(number % 10)
     if KILLS and server is not None:
@@ -290,7 +260,7 @@ def _disturb(place: Place, number: int) -> None:
 
 # SQLite's lock has no lease: whoever is frozen while it holds that stops all others.
 @pytest.mark.parametrize("place", ["postgresql"], indirect=True)
-def test_a_relay_is_frozen_past_its_lease(place: Place) -> None:
+def test_a_relay_is_frozen_past_its_lease(place: RelayedPlace) -> None:
     with working(place) as shop:
         place.start_relays(SHORT)
         for _ in range(KILLS // 10 or 1):
@@ -304,7 +274,7 @@ def test_a_relay_is_frozen_past_its_lease(place: Place) -> None:
     assert not found.unmarked
 
 
-def test_while_no_lease_runs_out_nothing_is_sent_twice(place: Place) -> None:
+def test_while_no_lease_runs_out_nothing_is_sent_twice(place: RelayedPlace) -> None:
     with working(place) as shop:
         place.start_relays(LONG)
         for _ in range(KILLS // 10 or 1):
