@@ -63,6 +63,7 @@ from .stores.spool.spool import Spool
 from .transactions.bound_sessions import BoundOutbox, BoundSessions
 
 if TYPE_CHECKING:
+    from .monitoring.outbox import Look
     from .stores.outbox.relay import RelayStore
     from .stores.outbox.writer import OutboxWriter
 
@@ -240,9 +241,14 @@ class AppState:
             self._log_settings(folder, urls)
         return chosen
 
-    def _make_observations(self) -> Observations | None:
-        """What tells metrics, history and traces; ``None``: there are none."""
+    def _make_observations(self, look: Look | None = None) -> Observations | None:
+        """What tells metrics, history and traces; ``None``: there are none.
+
+        :param look: at the outbox, if this process is a relay.
+        """
         observers = [*self._observers()]
+        if look is not None:
+            observers += self._outbox_observers(look)
         if not observers:
             return None
         caller = find_caller(self.config)
@@ -268,6 +274,16 @@ class AppState:
 
             yield OpenTelemetryMetrics(self.config.queues)
         yield from span_observers(self.config)
+
+    def _outbox_observers(self, look: Look) -> Iterator[Observer]:
+        if Metrics.PROMETHEUS in self.config.metrics:
+            from .monitoring.prometheus import PrometheusOutbox
+
+            yield PrometheusOutbox(self.app.name, look)
+        if Metrics.OPENTELEMETRY in self.config.metrics:
+            from .monitoring.opentelemetry import OpenTelemetryOutbox
+
+            yield OpenTelemetryOutbox(look)
 
     def _log_settings(self, folder: Folder | None, urls: Sequence[BrokerURL]) -> None:
         """Log once in a process what its settings mean."""
@@ -310,17 +326,20 @@ class AppState:
         lease = self.config.outbox_lease
         return {"app": name, "lease": lease, "engine": bound.given}
 
-    def new_relay(self, bound: BoundOutbox, leader: str) -> tuple[Delivery, RelayStore]:
+    def new_relay(
+        self, bound: BoundOutbox, leader: str, look: Look | None = None
+    ) -> tuple[Delivery, RelayStore]:
         """What sends the rows of the outbox, as a process of its own; not started.
 
         It has a delivery of its own, since the app may enqueue events here, too.
 
         :param leader: who this is, for people.
+        :param look: returns what it knows of all rows, for the metrics.
         :raises ConfigurationError: there is no broker, or the outbox can't be used.
         """
         from .stores.outbox.relay import PAGE, PAGE_BYTES, RelayStore
 
-        config, observations = self.config, self._make_observations()
+        config, observations = self.config, self._make_observations(look)
         ledger = self._new_ledger(observations, durable=False)
         relay = RelayStore(
             ledger,

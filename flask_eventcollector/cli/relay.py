@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING, TypeAlias
 import click
 from flask.cli import with_appcontext
 
+from ..config.settings import Metrics
 from ..delivery.records import Kind, log_record
 from ..delivery.signal import Signal
 from ..errors import ConfigurationError
+from ..monitoring.outbox import OutboxFigures
 from ..stores.spool.admin.reading import Unreadable
 from . import formatting, options
+from .answering import Address, Answer, answering
 from .context import app_state, check_broker, outbox_rows
 from .exit_codes import Exit, Failure, end
-from .health import Address, HealthFile, answering
+from .health import HealthFile, health_answer
 from .relay_figures import Counting, Figures, Lines, Silence, Terminal
 from .values import address
 
@@ -41,6 +45,11 @@ _SWITCH_INTERVAL = 0.0005
 #: Seconds without an answer of the database after which a relay is unhealthy, unless
 #: its lease is longer.
 _SILENT_FOR = 10.0
+#: Seconds between two counts of the rows at least, if somebody looks, and if only the
+#: metrics need them.
+_COUNT_EVERY, _COUNT_FOR_METRICS = 0.2, 5.0
+#: What rows may wait for.
+_ROWS = ("free", "held", "delayed", "dead")
 
 
 @click.command("relay")
@@ -65,6 +74,13 @@ _SILENT_FOR = 10.0
     help="Answer HTTP requests with 200 while the database answers, else with 503."
     " Without HOST, only on this machine.",
 )
+@click.option(
+    "--metrics-port",
+    metavar="[HOST:]PORT",
+    callback=address,
+    help="Answer HTTP requests with this process's metrics for Prometheus. Without"
+    " HOST, only on this machine.",
+)
 @options.json
 @with_appcontext
 def relay(
@@ -72,6 +88,7 @@ def relay(
     timeout: float,
     health_file: Path | None,
     health_port: Address | None,
+    metrics_port: Address | None,
     for_machines: bool,
 ) -> None:
     """Send the events of the outbox, as a process of its own.
@@ -89,12 +106,13 @@ def relay(
     With --once, exits with 0 if all that waited is sent, by this or another relay, and
     with 3 if events are still waiting or dead.
     """
-    running = _Relay(once)
     show = _output(for_machines)
+    running = _Relay(once, is_watched=not isinstance(show, Silence))
     with ExitStack() as stack:
         stop = stack.enter_context(_stopped_by_signals())
         stack.enter_context(_taking_short_turns())
         running.tell_health(stack, health_file, health_port)
+        stack.enter_context(running.telling_metrics(metrics_port))
         stack.enter_context(running.started())
         running.run(stop, show, timeout)
     figures = running.figures()._replace(role="ended")
@@ -171,10 +189,11 @@ class _Progress:
 class _Relay:
     """The relay of the current app, in this process.
 
+    :param is_watched: whether somebody looks at the figures.
     :raises Failure: it can't be one.
     """
 
-    def __init__(self, once: bool) -> None:
+    def __init__(self, once: bool, *, is_watched: bool) -> None:
         state, self._rows = app_state(), outbox_rows()
         check_broker(state)
         if not state.has_outbox:
@@ -185,14 +204,17 @@ class _Relay:
         name = f"{socket.gethostname()}, process {os.getpid()}"
         self._config = state.config
         try:
-            self._delivery, self._store = state.new_relay(self._rows.bound, name)
+            self._delivery, self._store = state.new_relay(
+                self._rows.bound, name, self._look
+            )
             self._store.open(self._rows.engine())
             # In this thread; others use it later.
             self._rows.open()
             self._newest = self._rows.newest() if once else None
         except (ConfigurationError, Unreadable) as error:
             raise Failure(str(error)) from error
-        self._counting = Counting(self._rows, self._newest)
+        self._counting = Counting(self._rows, self._newest, self._pause)
+        self._is_watched = once or is_watched
         self._health: HealthFile | None = None
         self._is_active: bool | None = None
 
@@ -205,7 +227,9 @@ class _Relay:
         if path is not None:
             self._health = HealthFile(path)
             stack.callback(self._health.remove)
-        stack.enter_context(answering(address, self._word))
+        stack.enter_context(
+            answering(address, lambda: health_answer(self._word()), "--health-port")
+        )
 
     def _word(self) -> str:
         """The relay's role; ``""``: the database does not answer."""
@@ -215,6 +239,38 @@ class _Relay:
 
     def _role(self) -> str:
         return "active" if self._store.is_active else "standby"
+
+    # Metrics.
+
+    @contextmanager
+    def telling_metrics(self, address: Address | None) -> Iterator[None]:
+        """Let Prometheus ask for the metrics during the block.
+
+        :raises Failure: there are none, or the port can't be used.
+        """
+        if address is not None and Metrics.PROMETHEUS not in self._config.metrics:
+            raise Failure(
+                "--metrics-port has nothing to answer: set EVENTCOLLECTOR_METRICS to"
+                " 'prometheus'"
+            )
+        with answering(address, _metrics, "--metrics-port"):
+            yield
+
+    def _look(self) -> OutboxFigures | None:
+        """What the metrics tell of all rows; ``None``: another relay does."""
+        if not self._store.is_active:
+            return None
+        figures = self.figures()
+        counts = figures.counts
+        rows = {} if counts is None else {f: getattr(counts, f) for f in _ROWS}
+        return OutboxFigures(rows, figures.oldest_age or 0.0)
+
+    def _pause(self) -> float:
+        """Seconds between two counts of the rows at least."""
+        if self._is_watched:
+            return _COUNT_EVERY
+        is_needed = self._config.metrics and self._store.is_active
+        return _COUNT_FOR_METRICS if is_needed else math.inf
 
     # The run.
 
@@ -275,3 +331,11 @@ class _Relay:
             return self._rows.counts(self._newest)
         except Unreadable as error:
             raise Failure(f"Can't read {error}", unreadable=[error]) from error
+
+
+def _metrics() -> Answer:
+    # Only those who use it have the package.
+    from ..monitoring.prometheus import exposition
+
+    body, content_type = exposition()
+    return Answer(body, content_type=content_type)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -19,9 +20,9 @@ from . import formatting
 if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts
 
-#: Seconds between two counts of the rows at least, and how many times as long as a
-#: count itself takes: it reads all of them.
-_COUNT_EVERY, _COUNT_SHARE = 0.2, 20
+#: How many times as long as a count of the rows itself the pause between two counts
+#: takes at least: a count reads all of them.
+_COUNT_SHARE = 20
 #: Seconds between two lines.
 _LINE_EVERY, _JSON_EVERY = 0.5, 10.0
 
@@ -63,12 +64,17 @@ class Counting:
     """Counts the rows again and again, in a thread, since the database may block.
 
     :param newest: only those with this number at most.
+    :param pause: returns the seconds between two counts at least; infinite: nobody
+        needs them now.
     """
 
-    def __init__(self, rows: OutboxRows, newest: int | None) -> None:
+    def __init__(
+        self, rows: OutboxRows, newest: int | None, pause: Callable[[], float]
+    ) -> None:
         self._rows = rows
         self._newest = newest
-        self._next = 0.0
+        self._pause = pause
+        self._began, self._took = 0.0, 0.0
         self.latest: tuple[Counts | None, Unreadable | None] = (None, None)
         self._worker = PeriodicWorker(
             self._run_once, lambda: None, "eventcollector-count"
@@ -83,15 +89,16 @@ class Counting:
         self._worker.stop(TICK)
 
     def _run_once(self) -> float:
-        began = time.monotonic()
-        if began >= self._next:
-            try:
-                self.latest = (self._rows.counts(self._newest), None)
-            except Unreadable as error:
-                self.latest = (self.latest[0], error)
-            took = time.monotonic() - began
-            self._next = began + max(_COUNT_EVERY, _COUNT_SHARE * took)
-        return self._next - time.monotonic()
+        due = self._began + max(self._pause(), _COUNT_SHARE * self._took)
+        if (now := time.monotonic()) < due:
+            return due - now
+        self._began = now
+        try:
+            self.latest = (self._rows.counts(self._newest), None)
+        except Unreadable as error:
+            self.latest = (self.latest[0], error)
+        self._took = time.monotonic() - now
+        return 0.0
 
 
 class _Rate:

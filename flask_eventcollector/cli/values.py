@@ -7,7 +7,7 @@ import re
 import click
 
 from ..messages.amqp_fields import check_name
-from .health import Address
+from .answering import Address
 
 _MOST_PORT = 65_535
 _UNITS = {"s": 1, "min": 60, "h": 3_600, "d": 86_400}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -76,46 +76,34 @@ def health_of(stats: Stats, limits: Limits, threads_problem: str) -> Health:
 
     :param threads_problem: what is wrong with the library's threads; ``""``: nothing.
     """
-    checks = dict(_checks(stats, limits))
-    checks["threads"] = _failing(bool(threads_problem), threads_problem)
-    return Health(MappingProxyType(checks))
+    return Health(
+        MappingProxyType(
+            {
+                "threads": _failing(bool(threads_problem), threads_problem),
+                "broker": _broker(stats),
+                "backlog": _backlog(stats, limits),
+                "storage": _storage(stats),
+                "targets": _targets(stats),
+                "dead": _dead(stats),
+            }
+        )
+    )
 
 
-def _checks(stats: Stats, limits: Limits) -> Iterator[tuple[str, Check]]:
+def _broker(stats: Stats) -> Check:
+    why = stats.broker_error or "no response"
     waiting = stats.in_flight + stats.retained
-    yield (
-        "broker",
-        _degraded(
-            stats.broker.is_trouble,
-            f"{stats.broker}: {stats.broker_error or 'no response'}; {waiting} events"
-            " wait",
-        ),
+    return _degraded(
+        stats.broker.is_trouble, f"{stats.broker}: {why}; {waiting} events wait"
     )
-    held = stats.collected + stats.delayed + waiting
-    full = held >= limits.max_events
-    full |= stats.held_bytes >= limits.max_bytes
-    yield (
-        "backlog",
-        _failing(
-            full,
-            "EVENTCOLLECTOR_MAX_EVENTS or EVENTCOLLECTOR_MAX_BYTES is reached, so"
-            " events are dropped or refused: see why they wait",
-        ),
-    )
-    yield "storage", _storage(stats)
-    worst = stats.problems[0] if stats.problems else None
-    yield (
-        "targets",
-        _degraded(
-            bool(stats.problem_targets),
-            f"{stats.problem_targets} with events that are not confirmed; {worst}",
-        ),
-    )
-    yield (
-        "dead",
-        _degraded(
-            bool(stats.dead), f"{stats.dead} dead events: retry them, or purge them"
-        ),
+
+
+def _backlog(stats: Stats, limits: Limits) -> Check:
+    held = stats.collected + stats.delayed + stats.in_flight + stats.retained
+    return _failing(
+        held >= limits.max_events or stats.held_bytes >= limits.max_bytes,
+        "EVENTCOLLECTOR_MAX_EVENTS or EVENTCOLLECTOR_MAX_BYTES is reached, so events"
+        " are dropped or refused: see why they wait",
     )
 
 
@@ -131,6 +119,20 @@ def _storage(stats: Stats) -> Check:
         bool(stats.quarantined or stats.strays),
         f"{stats.quarantined} damaged files, and {stats.strays} that nobody adopts:"
         " see flask events status",
+    )
+
+
+def _targets(stats: Stats) -> Check:
+    worst = stats.problems[0] if stats.problems else None
+    return _degraded(
+        bool(stats.problem_targets),
+        f"{stats.problem_targets} with events that are not confirmed; {worst}",
+    )
+
+
+def _dead(stats: Stats) -> Check:
+    return _degraded(
+        bool(stats.dead), f"{stats.dead} dead events: retry them, or purge them"
     )
 
 

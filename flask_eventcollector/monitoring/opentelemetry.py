@@ -12,6 +12,7 @@ from opentelemetry import metrics
 from ..delivery.observations import Happened, Observation
 from ..events import Stats
 from .conventions import SCHEMA, SCOPE, destination, operation
+from .outbox import Look
 
 #: Seconds, as the conventions have them.
 _BUCKETS = (
@@ -39,7 +40,7 @@ class OpenTelemetryMetrics:
 
     def __init__(self, queues: Container[str]) -> None:
         self._queues = queues
-        meter = metrics.get_meter(SCOPE, schema_url=SCHEMA)
+        meter = _meter()
         self._sent = meter.create_counter(
             "messaging.client.sent.messages",
             unit="{message}",
@@ -51,9 +52,19 @@ class OpenTelemetryMetrics:
             description="Duration of messaging operation initiated by a client.",
             explicit_bucket_boundaries_advisory=_BUCKETS,
         )
+        self._lost_leases = meter.create_counter(
+            "eventcollector.lease.lost",
+            unit="{event}",
+            description="Rows of the outbox whose lease has run out while held.",
+        )
+        #: How many were reported.
+        self._lost = 0
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
-        """Report the attempts that have ended."""
+        """Report the attempts that have ended, and leases that were lost."""
+        if lost := stats.lost_leases - self._lost:
+            self._lost_leases.add(lost)
+            self._lost = stats.lost_leases
         for observation in observations:
             failed = observation.what is Happened.FAILED
             if failed and observation.outcome is None:
@@ -75,3 +86,47 @@ class OpenTelemetryMetrics:
         if observation.what is Happened.FAILED:
             attributes["error.type"] = str(observation.outcome)
         return attributes
+
+
+class OpenTelemetryOutbox:
+    """Reports all rows of the outbox, as long as this process is the active relay.
+
+    There are no conventions for these.
+    """
+
+    wants = frozenset[Happened]()
+
+    def __init__(self, look: Look) -> None:
+        self._look = look
+        meter = _meter()
+        self._rows = meter.create_gauge(
+            "eventcollector.outbox.events",
+            unit="{event}",
+            description="Rows of the outbox, of all processes.",
+        )
+        self._oldest = meter.create_gauge(
+            "eventcollector.outbox.oldest_age",
+            unit="s",
+            description="Age of the oldest event in the outbox that is not dead.",
+        )
+        self._leads = meter.create_gauge(
+            "eventcollector.outbox.leader",
+            description="1: this process is the active relay; 0: it is not.",
+        )
+
+    def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
+        """Report what is there now."""
+        figures = self._look()
+        self._leads.set(int(figures is not None))
+        if figures is not None and figures.rows:
+            self._oldest.set(figures.oldest_age)
+            for state, count in figures.rows.items():
+                self._rows.set(count, {"eventcollector.state": state})
+
+    def close(self) -> None:
+        """This process is not the active relay any more."""
+        self._leads.set(0)
+
+
+def _meter() -> metrics.Meter:
+    return metrics.get_meter(SCOPE, schema_url=SCHEMA)

@@ -7,14 +7,22 @@ https://prometheus.github.io/client_python/multiprocess/
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
 from ..delivery.observations import Happened, Observation
 from ..events import BrokerState, Stats, Target
+from .outbox import Look, OutboxFigures
 
 #: Counts of the books that only grow.
 _OUTCOMES = (
@@ -53,6 +61,7 @@ class _Metrics(NamedTuple):
     events: Counter
     refusals: Counter
     reconnects: Counter
+    lost_leases: Counter
     publish_seconds: Histogram
     request_wait_seconds: Histogram
     held: Gauge
@@ -121,6 +130,9 @@ class PrometheusMetrics:
             grown = getattr(stats, outcome) - getattr(self._counted, outcome)
             if grown > 0:
                 self._metrics.events.labels(self._app, outcome).inc(grown)
+        lost = stats.lost_leases - self._counted.lost_leases
+        if lost > 0:
+            self._metrics.lost_leases.labels(self._app).inc(lost)
         self._counted = stats
 
     def _show(self, stats: Stats) -> None:
@@ -140,53 +152,155 @@ class PrometheusMetrics:
         metrics.ready.labels(app).set(not stats.broker.is_trouble)
 
 
+class _OutboxMetrics(NamedTuple):
+    rows: Gauge
+    oldest: Gauge
+    leads: Gauge
+
+
+class PrometheusOutbox:
+    """Shows all rows of the outbox, as long as this process is the active relay.
+
+    Of several processes that share files, the latest value counts. So the active one
+    writes once a second, and the others only when they cease to be it.
+    """
+
+    wants = frozenset[Happened]()
+
+    def __init__(self, app: str, look: Look) -> None:
+        self._app = app
+        self._look = look
+        self._metrics = _outbox_metrics()
+        #: Whether it was the active one; ``None``: not known yet.
+        self._led: bool | None = None
+        #: What it has shown.
+        self._states: set[str] = set()
+
+    def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
+        """Bring the metrics up to date."""
+        self._show(self._look())
+
+    def close(self) -> None:
+        """This process is not the active relay any more."""
+        self._show(None)
+
+    def _show(self, figures: OutboxFigures | None) -> None:
+        leads = figures is not None
+        if leads or leads is not self._led:
+            self._metrics.leads.labels(self._app).set(leads)
+        self._led = leads
+        if figures is None:
+            self._forget()
+        elif figures.rows:
+            self._metrics.oldest.labels(self._app).set(figures.oldest_age)
+            for state, count in figures.rows.items():
+                self._metrics.rows.labels(self._app, state).set(count)
+            self._states.update(figures.rows)
+
+    def _forget(self) -> None:
+        """Let the series end that another process continues."""
+        if self._states and not _shares_files():
+            self._metrics.oldest.remove(self._app)
+            for state in self._states:
+                self._metrics.rows.remove(self._app, state)
+            self._states.clear()
+
+
+def exposition() -> tuple[bytes, str]:
+    """All metrics of this process as text, and its media type."""
+    return generate_latest(), CONTENT_TYPE_LATEST
+
+
+def _shares_files() -> bool:
+    """Whether several processes write files, from which no series can be removed."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+
+
+# The metrics of this process: a registry refuses a second one of a name.
+
+
 @cache
 def _metrics() -> _Metrics:
-    """The metrics of this process: a registry refuses a second one of a name."""
     return _Metrics(
-        Counter(
-            "eventcollector_events",
+        events=_counter(
+            "events",
             "Events by what became of them; the sum of the books of each process.",
-            ["app", "outcome"],
+            "outcome",
         ),
-        Counter(
-            "eventcollector_refusals",
+        refusals=_counter(
+            "refusals",
             "Attempts that were not confirmed, by their outcome.",
-            ["app", "queue", "outcome"],
+            "queue",
+            "outcome",
         ),
-        Counter(
-            "eventcollector_reconnects",
+        reconnects=_counter(
+            "reconnects",
             "Connections to the broker after the first one of a process.",
-            ["app"],
         ),
-        Histogram(
-            "eventcollector_publish_seconds",
+        lost_leases=_counter(
+            "lease_lost",
+            "Rows of the outbox whose lease has run out while a process held them.",
+        ),
+        publish_seconds=_histogram(
+            "publish_seconds",
             "Seconds from a hand-over to its confirms, for each of its targets.",
-            ["app", "queue"],
-            buckets=_BUCKETS,
+            "queue",
         ),
-        Histogram(
-            "eventcollector_request_wait_seconds",
+        request_wait_seconds=_histogram(
+            "request_wait_seconds",
             "Seconds that publish() has waited, at the end of a request or elsewhere.",
-            ["app"],
-            buckets=_BUCKETS,
         ),
-        Gauge(
-            "eventcollector_held_events",
+        held=_gauge(
+            "livesum",
+            "held_events",
             "Events that are held now. at_risk: those lost if the process died now.",
-            ["app", "state"],
-            multiprocess_mode="livesum",
+            "state",
         ),
-        Gauge(
-            "eventcollector_oldest_event_age_seconds",
+        oldest=_gauge(
+            "livemax",
+            "oldest_event_age_seconds",
             "Age of the oldest event that is in flight or retained; 0: there is none.",
-            ["app"],
-            multiprocess_mode="livemax",
         ),
-        Gauge(
-            "eventcollector_broker_ready",
+        ready=_gauge(
+            "livemin",
+            "broker_ready",
             "0: the broker is down, blocked or stalled; 1: it is not.",
-            ["app"],
-            multiprocess_mode="livemin",
         ),
+    )
+
+
+@cache
+def _outbox_metrics() -> _OutboxMetrics:
+    return _OutboxMetrics(
+        rows=_gauge(
+            "livemostrecent",
+            "outbox_events",
+            "Rows of the outbox, of all processes; told by the active relay.",
+            "state",
+        ),
+        oldest=_gauge(
+            "livemostrecent",
+            "outbox_oldest_age_seconds",
+            "Age of the oldest event in the outbox that is not dead; 0: there is none.",
+        ),
+        leads=_gauge(
+            "livemostrecent",
+            "outbox_leader",
+            "1: this process is the active relay; 0: it stands by, or has ended.",
+        ),
+    )
+
+
+def _counter(name: str, text: str, *labels: str) -> Counter:
+    return Counter(f"eventcollector_{name}", text, ["app", *labels])
+
+
+def _histogram(name: str, text: str, *labels: str) -> Histogram:
+    return Histogram(f"eventcollector_{name}", text, ["app", *labels], buckets=_BUCKETS)
+
+
+def _gauge(mode: Any, name: str, text: str, *labels: str) -> Gauge:
+    """A gauge; *mode* says how the values of several processes become one."""
+    return Gauge(
+        f"eventcollector_{name}", text, ["app", *labels], multiprocess_mode=mode
     )

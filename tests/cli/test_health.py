@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import http.client
 import socket
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from flask_eventcollector.cli import health
+from flask_eventcollector.cli.answering import Address, answering
 from flask_eventcollector.cli.exit_codes import Failure
-from flask_eventcollector.cli.health import Address, HealthFile, answering
+from flask_eventcollector.cli.health import HealthFile, health_answer
 from tests.helpers import DEADLINE
 from tests.rabbitmq import free_ports
 
@@ -28,9 +30,14 @@ def here() -> Address:
     return Address("127.0.0.1", free_ports(1)[0])
 
 
+def telling(address: Address | None, *words: str) -> AbstractContextManager[None]:
+    """Answer each request with the next word."""
+    left = iter(words)
+    return answering(address, lambda: health_answer(next(left)), "--health-port")
+
+
 def test_it_answers_with_one_word() -> None:
-    words = iter(["active", "", "standby"])
-    with answering(address := here(), lambda: next(words)):
+    with telling(address := here(), "active", "", "standby"):
         assert ask(address) == (200, "active\n")
         assert ask(address) == (503, "unhealthy\n")
         assert ask(address, "HEAD") == (200, "")
@@ -39,23 +46,23 @@ def test_it_answers_with_one_word() -> None:
 
 
 def test_a_client_that_hangs_up_harms_nobody() -> None:
-    with answering(address := here(), lambda: "active"):
+    with telling(address := here(), "active"):
         with socket.create_connection(address) as client:
             client.send(b"GET")
         assert ask(address) == (200, "active\n")
 
 
 def test_without_an_address_nothing_is_answered() -> None:
-    with answering(None, lambda: "active"):
+    with telling(None):
         pass
 
 
 def test_a_port_that_is_taken_is_refused() -> None:
     address = here()
     with (
-        answering(address, lambda: "active"),
+        telling(address),
         pytest.raises(Failure, match="another --health-port"),
-        answering(address, lambda: "active"),
+        telling(address),
     ):
         raise AssertionError
 

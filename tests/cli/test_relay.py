@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import http.client
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
+import click
 from sqlalchemy import MetaData, create_engine, func, select
 
 from flask_eventcollector import make_outbox_table
+from flask_eventcollector.cli.answering import Address
+from flask_eventcollector.cli.relay import _Relay
+from flask_eventcollector.monitoring.outbox import OutboxFigures
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.outbox import Outbox
+from flask_eventcollector.stores.outbox.relay import RelayStore
 from tests.cli.support import ROOT
 from tests.cli.test_outbox import Command, opened, sqlite_in
 from tests.helpers import DEADLINE, unmeasured, wait_until
@@ -139,9 +146,10 @@ def test_once_with_a_missing_table_says_so(command: Command) -> None:
     assert "run your migrations" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--health-port", "--metrics-port"])
 @pytest.mark.parametrize("port", ["x", "70000", "-1", "127.0.0.1"])
-def test_a_wrong_port_is_refused(command: Command, port: str) -> None:
-    result = command("relay", "--health-port", port)
+def test_a_wrong_port_is_refused(command: Command, option: str, port: str) -> None:
+    result = command("relay", option, port)
     assert result.exit_code == 2
     assert "0.0.0.0:8080" in result.stderr
 
@@ -152,6 +160,78 @@ def test_a_health_file_that_cannot_be_written_is_refused(
     result = command("relay", "--health-file", str(tmp_path / "missing" / "file"))
     assert result.exit_code == 1
     assert "No such file" in result.stderr
+
+
+def test_without_metrics_there_is_nothing_to_answer(command: Command) -> None:
+    result = command("relay", "--metrics-port", "9464")
+    assert result.exit_code == 1
+    assert "set EVENTCOLLECTOR_METRICS to 'prometheus'" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("metrics", "is_active", "is_watched", "pause"),
+    [
+        (None, True, False, math.inf),
+        ("prometheus", False, False, math.inf),
+        ("prometheus", True, False, 5.0),
+        (None, False, True, 0.2),
+    ],
+    ids=["nobody looks", "standby", "for the metrics", "for people"],
+)
+def test_rows_are_counted_for_those_who_look(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metrics: str | None,
+    is_active: bool,
+    is_watched: bool,
+    pause: float,
+) -> None:
+    monkeypatch.setattr(RelayStore, "is_active", is_active)
+    settings = {} if metrics is None else {"METRICS": metrics}
+    with opened_relay(tmp_path, is_watched=is_watched, **settings) as relay:
+        assert relay._pause() == pause
+
+
+@contextmanager
+def opened_relay(
+    folder: Path, *, is_watched: bool = False, **settings: str
+) -> Iterator[_Relay]:
+    """A relay in this process that isn't started; there is a row in each state."""
+    with (
+        opened(sqlite_in(folder), **EXTERNAL, **settings) as command,
+        command.shop.app_context(),
+        click.Context(click.Command("relay")),
+    ):
+        command.fill()
+        relay = _Relay(once=False, is_watched=is_watched)
+        yield relay
+        relay._delivery.close(0)
+
+
+def test_the_metrics_know_what_the_active_relay_has_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened_relay(tmp_path, METRICS="prometheus") as relay:
+        monkeypatch.setattr(RelayStore, "is_active", False)
+        assert relay._look() is None
+        monkeypatch.setattr(RelayStore, "is_active", True)
+        assert relay._look() == OutboxFigures({}, 0)
+        relay._counting._run_once()
+        found = relay._look()
+        assert found is not None
+        assert found.rows == dict.fromkeys(("free", "held", "delayed", "dead"), 1)
+        assert found.oldest_age > 0
+
+
+def test_a_port_answers_with_the_metrics(tmp_path: Path) -> None:
+    address = Address("127.0.0.1", free_ports(1)[0])
+    with (
+        opened_relay(tmp_path, METRICS="prometheus") as relay,
+        relay.telling_metrics(address),
+    ):
+        status, text = ask(address.port)
+        assert status == 200
+        assert "# TYPE eventcollector_events_total counter" in text
 
 
 def test_status_names_the_relay(command: Command) -> None:
@@ -190,13 +270,14 @@ class Service:
 
     @contextmanager
     def relay(
-        self, *options: str, stderr: int = subprocess.PIPE
+        self, *options: str, stderr: int = subprocess.PIPE, **settings: str
     ) -> Iterator[subprocess.Popen[str]]:
         environment = {
             "DATABASE_URL": self.url,
             "FLASK_EVENTCOLLECTOR_BROKER_URL": "amqp://127.0.0.1:1",
             "FLASK_EVENTCOLLECTOR_OUTBOX_RELAY": "external",
             "FLASK_EVENTCOLLECTOR_SHUTDOWN_TIMEOUT": "0.1",
+            **{f"FLASK_EVENTCOLLECTOR_{k}": v for k, v in settings.items()},
         }
         app = ["-m", "flask", "--app", "tests.cli.outbox_app"]
         with subprocess.Popen(
@@ -211,6 +292,11 @@ class Service:
                 yield process
             finally:
                 process.kill()
+
+    def measured(self, port: int) -> AbstractContextManager[subprocess.Popen[str]]:
+        """A relay that tells its metrics."""
+        options = ("--metrics-port", str(port))
+        return self.relay(*options, METRICS="prometheus", OUTBOX_LEASE="1")
 
     def close(self) -> None:
         self._engine.dispose()
@@ -256,6 +342,37 @@ def test_it_tells_its_health(service: Service, tmp_path: Path) -> None:
         assert ask(port) == (200, "active\n")
         end(relay, signal.SIGTERM)
     assert not path.exists()
+
+
+def metrics_at(port: int) -> dict[str, float]:
+    """The metrics of the outbox that a relay tells, without the app's name."""
+    try:
+        text = ask(port)[1]
+    except OSError:
+        return {}
+    sample = r'^eventcollector_outbox_(\w+)\{app="shop"(.*)\} (\S+)$'
+    found = re.findall(sample, text, re.MULTILINE)
+    return {f"{name}{labels}": float(value) for name, labels, value in found}
+
+
+@pytest.mark.slow
+def test_the_active_relay_alone_tells_the_metrics_of_the_outbox(
+    service: Service,
+) -> None:
+    service.create()
+    for payload in "abc":
+        service.write(payload)
+    first, second = free_ports(2)
+    with service.measured(first) as active:
+        wait_until(lambda: metrics_at(first).get("leader") == 1, "it is active")
+        held = 'events,state="held"'
+        wait_until(lambda: metrics_at(first).get(held) == 3, "the rows are counted")
+        assert metrics_at(first)["oldest_age_seconds"] > 0
+        with service.measured(second):
+            wait_until(lambda: metrics_at(second) == {"leader": 0}, "it stands by")
+            active.kill()
+            wait_until(lambda: metrics_at(second).get("leader") == 1, "it takes over")
+            wait_until(lambda: metrics_at(second).get(held) == 3, "it counts, too")
 
 
 def ask(port: int) -> tuple[int, str]:

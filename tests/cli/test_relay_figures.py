@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from datetime import datetime, timedelta, timezone
+from typing import cast
 
 import pytest
 
 pytest.importorskip("sqlalchemy")
 
 from flask_eventcollector import BrokerState
+from flask_eventcollector.backlog.outbox import OutboxRows
 from flask_eventcollector.cli import relay_figures
-from flask_eventcollector.cli.relay_figures import Figures, Lines, Silence, Terminal
+from flask_eventcollector.cli.relay_figures import (
+    Counting,
+    Figures,
+    Lines,
+    Silence,
+    Terminal,
+)
 from flask_eventcollector.events import Stats
 from flask_eventcollector.stores.outbox.admin import Counts
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
@@ -96,3 +105,29 @@ def test_a_service_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     silence.show(figures())
     silence.end(figures())
     assert capsys.readouterr() == ("", "")
+
+
+class Rows:
+    """A table whose count takes a tenth of a second."""
+
+    def __init__(self, clock: list[float]) -> None:
+        self._clock = clock
+        self.counted = 0
+
+    def counts(self, newest: int | None) -> Counts:
+        self.counted += 1
+        self._clock[0] += 0.1
+        return Counts(1, 0, 0, 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("pause", "counted"),
+    [(0.2, 5), (5.0, 2), (math.inf, 0)],
+    ids=["a twentieth of the time", "the pause", "nobody looks"],
+)
+def test_a_count_costs_little(clock: list[float], pause: float, counted: int) -> None:
+    rows = Rows(clock)
+    counting = Counting(cast(OutboxRows, rows), None, lambda: pause)
+    for _ in range(100):
+        clock[0] += min(0.1, max(0.0, counting._run_once()))
+    assert rows.counted == counted

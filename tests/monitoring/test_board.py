@@ -12,6 +12,9 @@ from typing import Any
 import prometheus_client
 import yaml
 
+from flask_eventcollector import Stats
+from flask_eventcollector.monitoring.outbox import OutboxFigures
+from flask_eventcollector.monitoring.prometheus import PrometheusOutbox
 from tests.conftest import require
 from tests.helpers import Shop
 
@@ -34,14 +37,18 @@ def test_each_metric_and_label_exists() -> None:
     shop = Shop(name="shop-of-the-board", METRICS="prometheus")
     shop.enqueue(1)
     shop.events.close(1)
+    rows = dict.fromkeys(("free", "held", "delayed", "dead"), 1)
+    PrometheusOutbox(shop.name, lambda: OutboxFigures(rows, 1.0)).observe([], Stats())
     families = {f.name: f for f in prometheus_client.REGISTRY.collect()}
     for expression in asked():
         for name in re.findall(r"eventcollector_\w+", expression):
             base = re.sub(r"_(total|bucket)$", "", name)
             assert base in families, name
-    states = {s.labels["state"] for s in families["eventcollector_held_events"].samples}
-    named = re.findall(r'state="(\w+)"', " ".join(asked()))
-    assert set(named) <= states
+    for name in ("eventcollector_held_events", "eventcollector_outbox_events"):
+        states = {sample.labels["state"] for sample in families[name].samples}
+        named = re.findall(rf'{name}{{state="(\w+)"', " ".join(asked()))
+        assert named
+        assert set(named) <= states
     outcomes = re.findall(r'_events_total{outcome="(\w+)"', " ".join(asked()))
     assert set(outcomes) <= {"dropped", "confirmed", "enqueued", "discarded"}
 

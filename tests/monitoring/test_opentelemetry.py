@@ -10,7 +10,12 @@ from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from flask_eventcollector import Outcome
+from flask_eventcollector import Outcome, Stats
+from flask_eventcollector.monitoring.opentelemetry import (
+    OpenTelemetryMetrics,
+    OpenTelemetryOutbox,
+)
+from flask_eventcollector.monitoring.outbox import OutboxFigures
 from tests.helpers import Shop
 
 
@@ -70,3 +75,59 @@ def test_what_was_not_sent_is_no_attempt(reader: InMemoryMetricReader) -> None:
     shop.events.publish()
     shop.events.close(0)
     assert reader.get_metrics_data() is None
+
+
+def test_the_active_relay_reports_the_outbox(reader: InMemoryMetricReader) -> None:
+    looks = iter([OutboxFigures({"free": 5, "dead": 1}, 7.5)])
+    observer = OpenTelemetryOutbox(lambda: next(looks))
+    observer.observe([], Stats())
+    rows = points(reader, "eventcollector.outbox.events")
+    assert {p.attributes["eventcollector.state"]: p.value for p in rows} == {
+        "free": 5,
+        "dead": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("look", "expected"),
+    [
+        (OutboxFigures({"free": 5}, 7.5), {"oldest_age": 7.5, "leader": 1}),
+        (OutboxFigures({}, 0), {"leader": 1}),
+        (None, {"leader": 0}),
+    ],
+    ids=["active", "not counted", "standby"],
+)
+def test_each_relay_reports_whether_it_is_active(
+    reader: InMemoryMetricReader,
+    look: OutboxFigures | None,
+    expected: dict[str, float],
+) -> None:
+    OpenTelemetryOutbox(lambda: look).observe([], Stats())
+    assert outbox(reader, *expected) == expected
+
+
+def test_a_relay_that_has_ended_is_not_active(reader: InMemoryMetricReader) -> None:
+    OpenTelemetryOutbox(lambda: None).close()
+    assert outbox(reader, "leader") == {"leader": 0}
+
+
+def outbox(reader: InMemoryMetricReader, *names: str) -> dict[str, float]:
+    """The values of what is reported of the outbox; there is nothing but *names*."""
+    data = reader.get_metrics_data()
+    assert data is not None
+    (resource,) = data.resource_metrics
+    (scope,) = resource.scope_metrics
+    found = {
+        metric.name.removeprefix("eventcollector.outbox."): metric.data.data_points
+        for metric in scope.metrics
+    }
+    assert found.keys() - {"events"} == {*names}
+    return {name: found[name][0].value for name in names}  # type: ignore[union-attr]
+
+
+def test_lost_leases_are_reported_once(reader: InMemoryMetricReader) -> None:
+    observer = OpenTelemetryMetrics(())
+    for lost in (0, 2, 2, 3):
+        observer.observe([], Stats(lost_leases=lost))
+    (point,) = points(reader, "eventcollector.lease.lost")
+    assert point.value == 3

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import prometheus_client
 import pytest
+from prometheus_client import multiprocess
 
-from flask_eventcollector import ConfigurationError, Outcome
+from flask_eventcollector import ConfigurationError, Outcome, Stats
 from flask_eventcollector.config import settings
-from flask_eventcollector.monitoring.prometheus import PrometheusMetrics
+from flask_eventcollector.monitoring.outbox import OutboxFigures
+from flask_eventcollector.monitoring.prometheus import (
+    PrometheusMetrics,
+    PrometheusOutbox,
+)
 from tests.helpers import Shop, wait_until
 
 
@@ -175,3 +182,125 @@ def test_a_metric_that_fails_stops_nothing(
     assert shop.sent() == [1]
     shop.events.close(1)
     monkeypatch.undo()
+
+
+# The outbox as a whole.
+
+WAITING = OutboxFigures({"free": 5, "dead": 1}, 7.5)
+
+
+def outbox(app: str, *looks: OutboxFigures | None) -> None:
+    """Let a relay of *app* look at its outbox, once for each of *looks*."""
+    left = iter(looks)
+    observer = PrometheusOutbox(app, lambda: next(left))
+    for _ in looks:
+        observer.observe([], Stats())
+
+
+def told(app: str) -> dict[str, float]:
+    """What is told of the outbox of *app*."""
+    samples = (
+        sample
+        for family in prometheus_client.REGISTRY.collect()
+        for sample in family.samples
+        if "_outbox_" in sample.name and sample.labels["app"] == app
+    )
+    return {
+        s.name.partition("_outbox_")[2] + s.labels.get("state", ""): s.value
+        for s in samples
+    }
+
+
+@pytest.mark.parametrize(
+    ("looks", "expected"),
+    [
+        ([None], {"leader": 0}),
+        ([OutboxFigures({}, 0)], {"leader": 1}),
+        (
+            [None, WAITING],
+            {"leader": 1, "oldest_age_seconds": 7.5}
+            | {"eventsfree": 5, "eventsdead": 1},
+        ),
+        ([WAITING, None], {"leader": 0}),
+        ([WAITING, None, OutboxFigures({}, 0)], {"leader": 1}),
+    ],
+    ids=["standby", "not counted", "active", "not any more", "once more"],
+)
+def test_only_the_active_relay_tells_of_the_outbox(
+    looks: list[OutboxFigures | None], expected: dict[str, float]
+) -> None:
+    app = f"shop-{uuid.uuid4()}"
+    outbox(app, *looks)
+    assert told(app) == expected
+
+
+def test_a_relay_that_has_ended_tells_nothing() -> None:
+    app = f"shop-{uuid.uuid4()}"
+    observer = PrometheusOutbox(app, lambda: WAITING)
+    observer.observe([], Stats())
+    observer.close()
+    assert told(app) == {"leader": 0}
+
+
+def test_a_relay_that_stands_by_writes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, it would overwrite what the active one writes into their files."""
+    written: list[float] = []
+    monkeypatch.setattr(
+        prometheus_client.Gauge, "set", lambda self, value: written.append(value)
+    )
+    outbox(f"shop-{uuid.uuid4()}", None, None, OutboxFigures({}, 0), None, None)
+    assert written == [0, 1, 0]
+
+
+def test_lost_leases_are_counted() -> None:
+    app = f"shop-{uuid.uuid4()}"
+    metrics = PrometheusMetrics(app, ())
+    for lost in (0, 2, 3):
+        metrics.observe([], Stats(lost_leases=lost))
+    found = prometheus_client.REGISTRY.get_sample_value(
+        "eventcollector_lease_lost_total", {"app": app}
+    )
+    assert found == 3
+
+
+#: A relay that looks at the outbox: at this many rows, or at none if it stands by.
+RELAY = """
+import sys
+from flask_eventcollector.events import Stats
+from flask_eventcollector.monitoring.outbox import OutboxFigures
+from flask_eventcollector.monitoring.prometheus import PrometheusOutbox
+looks = []
+observer = PrometheusOutbox("shop", looks.pop)
+for rows in sys.argv[1:]:
+    looks.append(None if rows == "-" else OutboxFigures({"free": int(rows)}, 1.0))
+    observer.observe([], Stats())
+"""
+
+
+def test_of_several_relays_with_common_files_the_active_one_counts(
+    tmp_path: Path,
+) -> None:
+    def look(*rows: str) -> dict[str, float]:
+        """Let a relay look; what a scrape of any process gives then."""
+        subprocess.run(
+            [sys.executable, "-c", RELAY, *rows],
+            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
+            check=True,
+            timeout=60,
+        )
+        registry = prometheus_client.CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry, str(tmp_path))  # type: ignore[no-untyped-call]
+        names = {"leader": {}, "events": {"state": "free"}}
+        found = {
+            name: registry.get_sample_value(
+                f"eventcollector_outbox_{name}", {"app": "shop", **labels}
+            )
+            for name, labels in names.items()
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    assert look("-") == {"leader": 0}
+    assert look("-", "5", "4") == {"leader": 1, "events": 4}
+    # The last one was killed.
+    assert look("-", "7") == {"leader": 1, "events": 7}
+    assert look("8", "-") == {"leader": 0, "events": 8}
