@@ -130,6 +130,16 @@ def test_a_consumer_goes_on_in_the_trace(tracer: trace.Tracer, spans: Spans) -> 
     assert (process.parent and process.parent.span_id) == work.context.span_id
 
 
+def test_baggage_alone_goes_along_unless_the_caller_has_some(spans: Spans) -> None:
+    token = context.attach(baggage.set_baggage("shop", "berlin"))
+    with open_shop() as shop:
+        shop.events.enqueue_event(1, "q")
+        shop.events.enqueue_event(2, "q", headers={"baggage": "own=1"})
+        shop.events.publish()
+        assert sent_headers(shop) == [{"baggage": "shop=berlin"}, {"baggage": "own=1"}]
+    context.detach(token)
+
+
 def test_a_caller_may_give_any_value_as_a_header(spans: Spans) -> None:
     with open_shop() as shop:
         shop.events.enqueue_event(1, "q", headers={"traceparent": 7})
@@ -382,6 +392,16 @@ def test_a_span_has_the_times_of_its_attempt(spans: Spans) -> None:
     observer.close()
     (span,) = spans.all()
     assert (span.start_time, span.end_time) == (100 * 10**9, 101_250_000_000)
+
+
+@pytest.mark.parametrize("host", ["rabbit", "::1"], ids=["name", "address"])
+def test_a_span_names_the_node_of_the_broker(spans: Spans, host: str) -> None:
+    observer = SpanObserver()
+    observer.observe([confirmed(100.5, 1)._replace(node=f"{host}:5672")], Stats())
+    observer.close()
+    (span,) = spans.ours()
+    assert span["attributes"]["server.address"] == host
+    assert span["attributes"]["server.port"] == 5672
 
 
 def test_confirms_that_arrive_separately_make_one_span(spans: Spans) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
 
@@ -17,7 +19,13 @@ def makes_spans() -> bool:
 
 def tracer() -> trace.Tracer:
     """What makes our spans, by the app's tracer provider."""
-    return trace.get_tracer(SCOPE, schema_url=SCHEMA)
+    return _tracer_of(trace.get_tracer_provider())
+
+
+@lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    # To make one takes longer than a span.
+    return provider.get_tracer(SCOPE, schema_url=SCHEMA)
 
 
 def current_trace() -> trace.SpanContext:
