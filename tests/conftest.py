@@ -11,6 +11,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 
+from flask_eventcollector.verifying.node import find_programs
 from tests import external_rabbitmq
 from tests.databases import (
     DatabaseServer,
@@ -22,7 +23,7 @@ from tests.databases import (
     missing_postgresql,
 )
 from tests.external_rabbitmq import ExternalRabbitMQ
-from tests.rabbitmq import RabbitMQNode, find_programs
+from tests.rabbitmq import RabbitMQNode
 
 # No deadline, since a loaded machine is not a bug. In CI, the examples are the same
 # every time.

@@ -26,13 +26,14 @@ import sqlalchemy
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from flask_eventcollector.verifying import keeper
 from tests.helpers import unmeasured
 from tests.rabbitmq import free_ports
 
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 30.0
 
-_KEEPER = Path(__file__).with_name("keeper.py")
+_KEEPER = Path(keeper.__file__)
 #: Debian has several versions side by side, none of them on PATH.
 _DEBIAN_POSTGRESQL = Path("/usr/lib/postgresql")
 

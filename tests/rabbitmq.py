@@ -1,23 +1,16 @@
 """A private RabbitMQ node for tests, which they may stop, kill, freeze and alarm.
 
-It shares nothing with a node of the system: it has its own name, ports, folders, Erlang
-cookie and port mapper. It ends with the process that started it.
-
-The programs are those in `$RABBITMQ_BIN`, else in the folder of the `rabbitmq-server`
-on PATH, else in Debian's /usr/lib/rabbitmq/bin.
+It is made like the one of `flask events verify`, and does what is asked besides.
 """
 
 import contextlib
-import itertools
 import json
 import os
-import random
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,24 +21,19 @@ from uuid import uuid4
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from flask_eventcollector.verifying import node
+from flask_eventcollector.verifying.node import (
+    clean_environment,
+    find_programs,
+    start_kept,
+    write_files,
+)
 from tests.helpers import unmeasured
 
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
 CALL_TIMEOUT = 30.0
 
-# The program that Debian puts on PATH can only run the system's node, as the system's
-# user.
-DEBIAN_WRAPPER = Path("/usr/sbin/rabbitmq-server")
-DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
-
-# Below the ports that systems assign to clients. A client that keeps trying a port of
-# that range without a listener ends up connected to itself, and the node could not
-# start again.
-PORTS = range(15_000, 30_000)
-
-_KEEPER = Path(__file__).with_name("keeper.py")
-_numbers = itertools.count(1)
 _T = TypeVar("_T")
 
 
@@ -67,22 +55,6 @@ class Message(NamedTuple):
         return json.loads(self.body)
 
 
-def find_programs() -> Path | None:
-    """Return the folder of RabbitMQ's programs, or None."""
-    if folder := os.environ.get("RABBITMQ_BIN"):
-        return Path(folder)
-    on_path = shutil.which("rabbitmq-server")
-    if on_path and Path(on_path).resolve() not in _debian_wrappers():
-        return Path(on_path).parent
-    return DEBIAN_PROGRAMS if (DEBIAN_PROGRAMS / "rabbitmq-server").exists() else None
-
-
-def _debian_wrappers() -> set[Path]:
-    # /sbin may be a link to /usr/sbin, and the wrapper a link to a shared script.
-    script = DEBIAN_PROGRAMS / "rabbitmq-script-wrapper"
-    return {DEBIAN_WRAPPER, DEBIAN_WRAPPER.resolve(), script.resolve()}
-
-
 def find_version() -> str | None:
     """Return the version of RabbitMQ's programs; takes a second, starts no node."""
     programs = find_programs()
@@ -93,7 +65,7 @@ def find_version() -> str | None:
         private = {"HOME": home, "ERL_EPMD_PORT": str(epmd)}
         command = [str(programs / "rabbitmqctl"), "version"]
         try:
-            output = _run(command, _clean_environment() | private)
+            output = _run(command, clean_environment(unmeasured()) | private)
         finally:
             _end_port_mapper(epmd)
     found = re.search(r"^\d+\.\d+\S*", output, re.MULTILINE)
@@ -133,7 +105,8 @@ class RabbitMQNode:
         self._environment = _environment(self.folder, distribution, epmd or own_epmd)
         self._keeper: subprocess.Popen[bytes] | None = None
         self._pid = 0
-        _write_files(self.folder, self.port, self._control_port, plugins, config)
+        write_files(self.folder, self.port, plugins, config)
+        (self.folder / "control.escript").write_text(_CONTROL % self._control_port)
         if cookie is not None:
             (self.folder / ".erlang.cookie").write_text(cookie)
             (self.folder / ".erlang.cookie").chmod(0o400)
@@ -174,21 +147,8 @@ class RabbitMQNode:
         """Start the node, with its earlier data; return when it accepts connections."""
         if self.is_running:
             return
-        with self._log.open("ab") as log:
-            self._keeper = subprocess.Popen(
-                [
-                    sys.executable,
-                    str(_KEEPER),
-                    str(self.folder),
-                    str(os.getpid()),
-                    str(self.programs / "rabbitmq-server"),
-                ],
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        server = self.programs / "rabbitmq-server"
+        self._keeper = start_kept(self.folder, server, self._environment, self._log)
         self._pid = int(self._wait_until_ready().strip('"'))
 
     def stop(self) -> None:
@@ -398,8 +358,7 @@ def _take(channel: BlockingChannel, queue: str) -> Iterator[Message]:
 
 def free_ports(number: int) -> list[int]:
     """Return unused ports; two test runs get different ones."""
-    candidates = random.sample(_own_ports(), k=200)
-    return list(itertools.islice(filter(_is_free, candidates), number))
+    return node.free_ports(number, _own_ports())
 
 
 def _own_ports() -> range:
@@ -407,67 +366,15 @@ def _own_ports() -> range:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")
     # A worker that replaces a crashed one has a higher number than the count.
-    return PORTS[int(worker) % int(workers) :: int(workers)]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
-
-
-def _clean_environment() -> dict[str, str]:
-    """The environment without variables that refer to the system's node."""
-    private = ("RABBITMQ_", "ERL_")
-    kept = {k: v for k, v in unmeasured().items() if not k.startswith(private)}
-    return kept | {
-        "LC_ALL": "C.UTF-8",
-        "RABBITMQ_CONF_ENV_FILE": "/nonexistent",
-    }
+    return node.PORTS[int(worker) % int(workers) :: int(workers)]
 
 
 def _environment(folder: Path, distribution: int, epmd: int) -> dict[str, str]:
-    control = folder / "control.escript"
-    return _clean_environment() | {
-        "HOME": str(folder),  # for the Erlang cookie
-        "ERL_EPMD_PORT": str(epmd),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-        "ERL_INETRC": str(folder / "inetrc"),
-        "ERL_CRASH_DUMP_SECONDS": "0",
-        "RABBITMQ_NODENAME": f"test-{os.getpid()}-{next(_numbers)}@localhost",
-        "RABBITMQ_DIST_PORT": str(distribution),
-        "RABBITMQ_MNESIA_BASE": str(folder / "data"),
-        "RABBITMQ_LOG_BASE": str(folder / "log"),
-        "RABBITMQ_LOGS": "-",
-        "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq.conf"),
-        "RABBITMQ_ADVANCED_CONFIG_FILE": str(folder / "none"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),
-        # The script becomes the node instead of waiting for it, so there is one process
-        # to end.
-        "RABBITMQ_ALLOW_INPUT": "1",
-        # If bound to cores, the schedulers of two nodes would share the first ones.
-        "RABBITMQ_SCHEDULER_BIND_TYPE": "u",
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
-            f'-noinput +S 2:2 -eval file:script("{control}")'
-        ),
-    }
-
-
-def _write_files(
-    folder: Path, port: int, control_port: int, plugins: Sequence[str], config: str
-) -> None:
-    files = {
-        "enabled_plugins": f"[{','.join(plugins)}].",
-        "rabbitmq.conf": _CONFIG % port + config,
-        "control.escript": _CONTROL % control_port,
-        "inetrc": _INETRC % socket.gethostname(),
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text)
+    environment = node.environment_in(folder, unmeasured(), distribution, epmd)
+    environment["RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS"] += (
+        f' -eval file:script("{folder / "control.escript"}")'
+    )
+    return environment
 
 
 def _run(command: list[str], environment: dict[str, str]) -> str:
@@ -484,17 +391,6 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
         raise RabbitMQError(f"{command}: {result.stdout}{result.stderr}")
     return result.stdout
 
-
-_CONFIG = """
-listeners.tcp.1 = 127.0.0.1:%d
-disk_free_limit.absolute = 1MB
-"""
-
-# Erlang resolves names by the name server; without one, each takes seconds.
-_INETRC = """
-{lookup, [file]}.
-{host, {127,0,0,1}, ["localhost", "%s"]}.
-"""
 
 # Runs in the node after its boot. It takes one expression per connection, and responds
 # with a line "ok" or the error, then the value.

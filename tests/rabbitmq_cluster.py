@@ -16,10 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from flask_eventcollector.verifying import keeper
 from tests.helpers import DEADLINE, unmeasured, wait_until
 from tests.rabbitmq import RabbitMQError, RabbitMQNode, free_ports
 
-_KEEPER = Path(__file__).with_name("keeper.py")
+_KEEPER = Path(keeper.__file__)
 
 #: RabbitMQ 4 has it in another module.
 _JOIN = """

@@ -26,7 +26,7 @@ ROOMS = [
     {"testing"},
     {"extension", "outbox"},
     {"cli", "debugtoolbar", "hooks"},
-    {"backlog"},
+    {"backlog", "verifying"},
     {"app_state"},
     {"dispatch"},
     {"contexts"},
@@ -56,6 +56,7 @@ FOREIGN = {
         "hooks",
         "pytest_plugin",
         "testing",
+        "verifying.worker",
     },
     "flask_debugtoolbar": {"debugtoolbar.panel"},
     "opentelemetry": {
@@ -85,6 +86,8 @@ FOREIGN = {
 OUTWARDS = {
     ("extension", "testing", "call"),
     ("extension", "testing", "type"),
+    # A process of its own, with an app that is like any other.
+    ("verifying", "extension", "call"),
 }
 
 #: The permitted foreign types that are not loaded.

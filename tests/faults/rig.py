@@ -19,11 +19,11 @@ from typing import Any
 
 from flask_eventcollector.stores.spool.folder import creator_of
 from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
+from flask_eventcollector.verifying.load import Answer, Load, p99, post
+from flask_eventcollector.verifying.oracle import check, copy_of
 from tests.faults import side_file
-from tests.faults.checker import check
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
 from tests.faults.hosts import Host, HostError, is_running, wait_for
-from tests.faults.load import Answer, Load, p99, post
 from tests.faults.proxy import Proxy
 from tests.faults.state import Database, Databases, Watch
 from tests.rabbitmq import Message, RabbitMQNode
@@ -415,7 +415,9 @@ class Trial:
         found = self.figures
         answers = self.load.answers
         tried = side_file.read(self.host.side_file)
-        verdict = check(tried, self._acknowledged(), self.arrived)
+        verdict = check(
+            tried, self._acknowledged(), (copy_of(*m) for m in self.arrived)
+        )
         on_disk = self._on_disk()
         self.missing = verdict.lost - on_disk
         found.kept = len(verdict.lost & on_disk)

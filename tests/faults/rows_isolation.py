@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from flask_eventcollector.verifying.load import Answer
 from tests.faults.figures import Figures
-from tests.faults.load import Answer
 from tests.faults.rig import EVENTS, Rig, Trial, new_name
 from tests.faults.rows import row
 from tests.faults.rows_refusals import (

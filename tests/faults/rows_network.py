@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlencode
 
+from flask_eventcollector.verifying.load import Answer
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
-from tests.faults.load import Answer
 from tests.faults.proxy import Side
 from tests.faults.rig import EVENTS, SETTINGS, Rig
 from tests.faults.rows import row

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
+from flask_eventcollector.verifying import network
 from tests.faults.figures import Figures
-from tests.faults.proxy import Side
 from tests.faults.rig import EVENTS, NOTED, Rig, Trial
 from tests.faults.rows import ANY, Row
 from tests.faults.rows_broker import disk_alarm
+
+#: A fault during a block.
+Fault = Callable[[Trial], AbstractContextManager[None]]
 
 #: The approximate duration of a stroke in seconds, with its load.
 STROKE = 5.0
@@ -63,7 +66,7 @@ def soak(seed: int) -> Row:
         with rig.trial(workers=WORKERS, asks=NOTED) as trial:
             for stroke in plan(seed, runs):
                 strike(trial, stroke)
-            heal(trial)
+            network.heal(trial.proxy)
             trial.settle()
             # All running workers have delivered everything. So events that are not
             # confirmed now were in the memory of a killed process.
@@ -98,13 +101,6 @@ def strike(trial: Trial, stroke: Stroke) -> None:
             WORKER_FAULTS[stroke.worker](trial)
         time.sleep(stroke.seconds / 2)
     trial.host.wait_until_complete()
-
-
-def heal(trial: Trial) -> None:
-    """End all faults of the broker and the network."""
-    trial.proxy.restore()
-    # A connection that has lost bytes stays broken.
-    trial.proxy.cut()
 
 
 # Faults of the broker or the network, during a block.
@@ -151,68 +147,19 @@ def _closed(trial: Trial) -> Iterator[None]:
     yield
 
 
-@contextmanager
-def _cut(trial: Trial) -> Iterator[None]:
-    trial.proxy.cut()
-    yield
-
-
-@contextmanager
-def _half_closed(trial: Trial) -> Iterator[None]:
-    trial.proxy.half_close(Side.CLIENT)
-    yield
-
-
-@contextmanager
-def _in_a_black_hole(trial: Trial) -> Iterator[None]:
-    trial.proxy.silence(*Side)
-    yield
-    heal(trial)
-
-
-@contextmanager
-def _without_confirms(trial: Trial) -> Iterator[None]:
-    trial.proxy.silence(Side.BROKER)
-    yield
-    heal(trial)
-
-
-@contextmanager
-def _held(trial: Trial) -> Iterator[None]:
-    trial.proxy.hold()
-    yield
-    trial.proxy.restore()
-
-
-@contextmanager
-def _slow(trial: Trial) -> Iterator[None]:
-    trial.proxy.latency = 0.1
-    yield
-    trial.proxy.restore()
-
-
-@contextmanager
-def _narrow(trial: Trial) -> Iterator[None]:
-    trial.proxy.bandwidth = 16_000
-    yield
-    trial.proxy.restore()
+def _of_network(fault: network.Fault) -> Fault:
+    return lambda trial: fault(trial.proxy)
 
 
 #: By name.
-FAULTS: dict[str, Callable[[Trial], AbstractContextManager[None]]] = {
+FAULTS: dict[str, Fault] = {
+    **{name: _of_network(fault) for name, fault in network.FAULTS.items()},
     "all connections closed by the broker": _closed,
-    "black hole": _in_a_black_hole,
     "broker frozen": _frozen,
     "broker killed": _killed,
     "broker stopped": _stopped,
-    "confirms dropped": _without_confirms,
-    "connections cut": _cut,
-    "connections half closed": _half_closed,
     "disk alarm": _short_of_disk,
-    "latency": _slow,
     "memory alarm": _short_of_memory,
-    "network paused": _held,
-    "narrow network": _narrow,
 }
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class _ThreadFilter(logging.Filter):
@@ -31,3 +33,13 @@ def silence_pika_in_this_thread() -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "pika":
             logging.getLogger(name).addFilter(_filter)
+
+
+@contextmanager
+def pika_silenced() -> Iterator[None]:
+    """The same during a block."""
+    silence_pika_in_this_thread()
+    try:
+        yield
+    finally:
+        del _filter.thread.is_silenced

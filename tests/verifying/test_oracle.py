@@ -1,4 +1,4 @@
-"""The checker finds lost, duplicated and unexpected events."""
+"""The oracle finds lost, duplicated and unexpected events."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pika
 
-from tests.faults import side_file
-from tests.faults.checker import check
-from tests.rabbitmq import Message
+from flask_eventcollector.verifying import side_file
+from flask_eventcollector.verifying.oracle import Copy, check, copy_of
 
 
-def message(key: str, id: str = "1", *, marked: bool = False) -> Message:
+def message(key: str, id: str = "1", *, marked: bool = False) -> Copy:
     headers = {"x-possible-duplicate": True} if marked else None
     properties = pika.BasicProperties(message_id=id, headers=headers)
-    return Message(properties, json.dumps({"key": key}).encode())
+    return copy_of(properties, json.dumps({"key": key}).encode())
 
 
 def test_what_arrived_once_is_fine() -> None:

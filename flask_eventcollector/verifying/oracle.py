@@ -9,11 +9,38 @@ arrived without having been attempted.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from tests.rabbitmq import Message
+from ..messages.amqp_fields import POSSIBLE_DUPLICATE
+
+
+class Copy(NamedTuple):
+    """What the oracle must know of a message."""
+
+    key: str
+    id: str | None
+    is_marked: bool
+
+
+def copy_of(properties: Any, body: bytes) -> Copy:
+    """Read a message.
+
+    :param properties: pika's ``BasicProperties``.
+    """
+    is_marked = bool((properties.headers or {}).get(POSSIBLE_DUPLICATE))
+    return Copy(_key(properties, body), properties.message_id, is_marked)
+
+
+def _key(properties: Any, body: bytes) -> str:
+    try:
+        return str(json.loads(body)["key"])
+    except (KeyError, TypeError, ValueError):
+        # Somebody else has sent it, so it is unexpected.
+        return f"message {properties.message_id} without a key"
 
 
 @dataclass(frozen=True)
@@ -33,7 +60,7 @@ class Verdict:
 def check(
     attempted: Collection[str],
     acknowledged: Collection[str],
-    arrived: Iterable[Message],
+    arrived: Iterable[Copy],
 ) -> Verdict:
     """Judge what has *arrived*, in the order of its arrival at each queue."""
     copies = _by_key(arrived)
@@ -49,18 +76,14 @@ def check(
     )
 
 
-def _by_key(arrived: Iterable[Message]) -> dict[str, list[Message]]:
-    copies: dict[str, list[Message]] = defaultdict(list)
-    for message in arrived:
-        copies[message.json()["key"]].append(message)
+def _by_key(arrived: Iterable[Copy]) -> dict[str, list[Copy]]:
+    copies: dict[str, list[Copy]] = defaultdict(list)
+    for copy in arrived:
+        copies[copy.key].append(copy)
     return copies
 
 
-def _is_unmarked(copies: list[Message]) -> bool:
+def _is_unmarked(copies: list[Copy]) -> bool:
     # A message that was delayed by a slow connection may arrive after its marked copy.
-    plain = [copy for copy in copies if not _is_marked(copy)]
+    plain = [copy for copy in copies if not copy.is_marked]
     return len(plain) > 1 or len({copy.id for copy in copies}) > 1
-
-
-def _is_marked(message: Message) -> bool:
-    return bool((message.properties.headers or {}).get("x-possible-duplicate"))

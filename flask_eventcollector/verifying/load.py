@@ -11,9 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 
-#: A client stops after this many requests in a row without a response.
-TRIES = 3
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -33,7 +30,7 @@ class Answer:
 
 @dataclass
 class Load:
-    """Sends a fixed number of requests to an app, from several threads."""
+    """Sends requests to an app, from several threads."""
 
     port: int
     threads: int = 8
@@ -41,8 +38,11 @@ class Load:
     pause: float = 0.0
     #: The timeout of a client in seconds; a longer time counts as this long.
     patience: float = 10.0
+    #: A client stops after this many requests in a row without a response.
+    tries: int = 3
     answers: list[Answer] = field(default_factory=list)
     _clients: list[threading.Thread] = field(default_factory=list)
+    _is_stopped: bool = False
 
     @property
     def is_running(self) -> bool:
@@ -58,8 +58,11 @@ class Load:
 
     @contextmanager
     def running(self, paths: Iterable[str]) -> Iterator[None]:
-        """Send them during the block, and until the last one is answered."""
-        todo = iter(list(paths))
+        """Send them during the block, and until the last one is answered.
+
+        There may be no end of them, if `stop` is called.
+        """
+        todo = iter(paths)
         turn = threading.Lock()
         self._clients = [
             threading.Thread(target=self._work, args=(todo, turn))
@@ -73,9 +76,13 @@ class Load:
             for client in self._clients:
                 client.join()
 
+    def stop(self) -> None:
+        """Send no more requests."""
+        self._is_stopped = True
+
     def _work(self, todo: Iterator[str], turn: threading.Lock) -> None:
         unanswered = 0
-        while unanswered < TRIES:
+        while unanswered < self.tries and not self._is_stopped:
             with turn:
                 path = next(todo, None)
             if path is None:

@@ -1,7 +1,7 @@
-"""Runs a server that ends with the test run, however the test run ends.
+"""Runs a server that ends with the process that wants it, however that one ends.
 
-Started by `tests.rabbitmq` and `tests.databases` as a separate program, in a new
-session. The server gets the arguments, and its folder is removed in the end:
+It is a program of its own, in a new session. The server gets the arguments, and if the
+parent has ended, its folder is removed:
 
     python keeper.py FOLDER PARENT PROGRAM [ARGUMENT...]
 """
@@ -24,8 +24,7 @@ def main(folder: str, parent: int, program: str, *arguments: str) -> None:
     has_epmd = Path(program).name == "rabbitmq-server" and shutil.which("epmd")
     epmd = _start("epmd") if has_epmd else None
     server = _start(program, *arguments)
-    # The parent's id, not a pipe, which would stay open in processes that the tests
-    # fork.
+    # The parent's id, not a pipe, which would stay open in processes that it forks.
     while server.poll() is None and os.getppid() == parent:
         time.sleep(POLL)
     for process in filter(None, (server, epmd)):
@@ -39,7 +38,8 @@ def main(folder: str, parent: int, program: str, *arguments: str) -> None:
 
 
 def _start(*command: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    # What its parent has named.
+    return subprocess.Popen(command, stdin=subprocess.DEVNULL)  # noqa: S603
 
 
 if __name__ == "__main__":

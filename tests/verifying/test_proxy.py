@@ -10,7 +10,7 @@ from contextlib import suppress
 
 import pytest
 
-from tests.faults.proxy import Proxy, Side
+from flask_eventcollector.verifying.proxy import Proxy, Side
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Checks the guarantee against a real broker, for ``flask events verify``."""
