@@ -1,9 +1,8 @@
 """Runs a server that ends with the process that wants it, however that one ends.
 
-It is a program of its own, in a new session. The server gets the arguments, and if the
-parent has ended, its folder is removed:
-
-    python keeper.py FOLDER PARENT PROGRAM [ARGUMENT...]
+It is a program of its own, in a new session. Its arguments are the server's folder,
+which is removed if the parent has ended, the id of the parent, and the server's program
+with its own arguments.
 """
 
 import contextlib

@@ -40,12 +40,8 @@ class Side(enum.Enum):
 class Proxy:
     """Listens on its own port of this machine, and forwards all data to the broker.
 
-    The settings apply to all connections and may be changed at any time::
-
-        with Proxy(port, host) as proxy:
-            proxy.latency = 0.1
-            proxy.silence(Side.BROKER)
-            proxy.cut()
+    It runs inside a ``with`` block. The settings apply to all connections, and may be
+    changed at any time.
     """
 
     def __init__(self, broker_port: int, broker_host: str = "127.0.0.1") -> None:
