@@ -50,6 +50,7 @@ from .delivery.records import Kind, log_record
 from .delivery.store import Store
 from .delivery.threads import OwnThread
 from .dispatch import Dispatcher
+from .messages.cloudevents import CloudEvents
 from .messages.encoding import provider_default
 from .monitoring.history import HistoryObserver
 from .monitoring.origin import origin_of_call
@@ -108,10 +109,11 @@ class AppState:
             exchange=config.exchange,
             max_event_bytes=config.max_event_bytes,
             default=self._json_default,
-            replace_invalid_text=config.invalid_text is InvalidText.REPLACE,
+            replace_invalid_text=_replaces_text(config),
             encoder=config.encoder,
             before_enqueue=config.before_enqueue,
             batch_headers=config.batch_headers,
+            cloudevents=_make_cloudevents(config),
         )
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
@@ -438,6 +440,21 @@ def _has_orphans(folder: Folder) -> bool:
         return folder.has_orphans()
     thread.join(_LONGEST_LOOK)
     return all(found)
+
+
+def _make_cloudevents(config: Config) -> CloudEvents | None:
+    if not config.cloudevents or config.cloudevents_source is None:
+        return None
+    return CloudEvents(
+        config.cloudevents,
+        config.cloudevents_source,
+        config.cloudevents_prefix,
+        replace_invalid_text=_replaces_text(config),
+    )
+
+
+def _replaces_text(config: Config) -> bool:
+    return config.invalid_text is InvalidText.REPLACE
 
 
 def _limits(config: Config, *, durable: bool) -> Limits:

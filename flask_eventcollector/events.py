@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import enum
 import json
 import time
@@ -55,15 +56,19 @@ class Properties:
 
     def as_dict(self) -> dict[str, Any]:
         """Those that are present, by name, without the key."""
-        names = (f.name for f in fields(self) if f.name not in ("key", "keep"))
-        values = ((name, getattr(self, name)) for name in names)
+        values = ((name, getattr(self, name)) for name in _STORED)
         return {name: value for name, value in values if value is not None}
 
+
+_STORED = tuple(f.name for f in fields(Properties) if f.name not in ("key", "keep"))
 
 NO_PROPERTIES: Final = Properties()
 
 #: What the library itself encodes.
 JSON_TYPE: Final = "application/json"
+
+#: How the content types of structured CloudEvents begin, in lower case.
+CLOUDEVENT_TYPE: Final = "application/cloudevents"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -85,7 +90,7 @@ class Event:
     target: Final[Target]
     #: The body of the AMQP message: as a rule, the payload as JSON in UTF-8.
     body: Final[bytes]
-    #: The caller's headers, and those with the trace context.
+    #: The caller's headers, and those that the settings add.
     headers: Final[Mapping[str, Any]]
     #: When it was enqueued, in microseconds since 1970.
     microseconds: Final[int]
@@ -185,15 +190,13 @@ class Event:
     def payload(self) -> Any:
         """The payload as a consumer sees it, decoded from :attr:`body`.
 
-        Only JSON is decoded. Any other body is returned as it is, as bytes.
+        Only JSON is decoded. Any other body is returned as it is, as bytes. Of a
+        structured CloudEvent, it is the data.
         """
-        if not _is_json(self):
-            return self.body
-        try:
-            return json.loads(self.body)
-        except ValueError:
-            # It was enqueued as bytes.
-            return self.body
+        decoded = decoded_body(self)
+        if is_structured(self) and isinstance(decoded, dict):
+            return _data_of(decoded)
+        return decoded
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -231,9 +234,38 @@ def is_json(content_type: str) -> bool:
     return media_type == JSON_TYPE or media_type.endswith("+json")
 
 
-def _is_json(event: Event) -> bool:
-    encoding = (event.properties.content_encoding or "utf-8").lower()
-    return is_json(event.content_type) and encoding in ("utf-8", "identity")
+def is_in_utf8(properties: Properties) -> bool:
+    """Whether a body with *properties* is neither compressed nor in another charset."""
+    encoding = properties.content_encoding
+    return encoding is None or encoding.lower() in ("utf-8", "identity")
+
+
+def is_structured(event: Event) -> bool:
+    """Whether the body is a CloudEvent with its attributes."""
+    return event.content_type.lower().startswith(CLOUDEVENT_TYPE)
+
+
+def decoded_body(event: Event) -> Any:
+    """The body, decoded if it is JSON."""
+    if not (is_json(event.content_type) and is_in_utf8(event.properties)):
+        return event.body
+    try:
+        return json.loads(event.body)
+    except ValueError:
+        # It was enqueued as bytes.
+        return event.body
+
+
+def _data_of(envelope: dict[str, Any]) -> Any:
+    """The data of a structured CloudEvent."""
+    encoded = envelope.get("data_base64")
+    if encoded is None:
+        return envelope.get("data")
+    try:
+        return base64.b64decode(encoded)
+    except (TypeError, ValueError):
+        # It was enqueued as bytes.
+        return encoded
 
 
 def id_as_text(id: int | str) -> str:

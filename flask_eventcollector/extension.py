@@ -131,7 +131,8 @@ class EventCollector:
             properties of the same name unless it says otherwise; texts are str of 1 to
             255 bytes in UTF-8.
 
-            - ``type``: the kind of event.
+            - ``type``: the kind of event. That of a CloudEvent is *target_queue* by
+              default.
             - ``correlation_id``: what the event belongs to (a str or UUID).
             - ``reply_to``: the queue for an answer (a str or UUID).
             - ``priority``: an int from 0 to 255, for queues with ``x-max-priority``.
@@ -151,12 +152,18 @@ class EventCollector:
               it is. Any other payload is sent as JSON, so it must be a type of JSON.
             - ``content_encoding``: how the body is compressed, for example ``"gzip"``.
               Compress it yourself.
+            - ``attributes``: those of the CloudEvent, a dict: ``subject``,
+              ``dataschema`` (a URI), and extensions, whose names have 1 to 20 of a-z
+              and 0-9. A value is a str, bool, int (32 bits), bytes, or a datetime that
+              is aware of its time zone; a UUID is sent as a str. In binary mode, each
+              has at most 255 bytes. Needs ``EVENTCOLLECTOR_CLOUDEVENTS``.
         :returns: the :class:`Event`; its ``id`` is the AMQP ``message_id``. With
             ``keep="first"``, the earlier one if there is one.
         :raises EncodingError: *payload* can't be encoded as JSON, or is larger than
             ``EVENTCOLLECTOR_MAX_EVENT_BYTES``.
         :raises TypeError: a name, a header or an option has the wrong type.
-        :raises ValueError: a name, a header or an option is invalid in AMQP.
+        :raises ValueError: a name, a header or an option is invalid in AMQP, or in a
+            CloudEvent.
         :raises BacklogFull: a limit is reached and ``EVENTCOLLECTOR_OVERFLOW`` is
             ``"reject"``.
         :raises ConfigurationError: no broker is configured.

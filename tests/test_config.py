@@ -45,6 +45,7 @@ from flask_eventcollector.config.settings import (
     choose_broker,
 )
 from flask_eventcollector.errors import ConfigurationError
+from flask_eventcollector.messages.cloudevents import ContentMode
 
 SECRET = "hunter2"
 
@@ -121,6 +122,9 @@ def test_the_defaults_are_those_that_are_documented() -> None:
         "encoder": None,
         "before_enqueue": None,
         "batch_headers": False,
+        "cloudevents": False,
+        "cloudevents_source": None,
+        "cloudevents_prefix": "ce-",
         "invalid_text": InvalidText.REFUSE,
         "heartbeat": 15,
         "autoflush": False,
@@ -161,6 +165,9 @@ def test_the_default_is_to_publish_on_success() -> None:
         ("OVERFLOW", "reject", Overflow.REJECT),
         ("OVERFLOW", Overflow.REJECT, Overflow.REJECT),
         ("INVALID_TEXT", "replace", InvalidText.REPLACE),
+        ("CLOUDEVENTS", False, False),
+        ("CLOUDEVENTS_SOURCE", None, None),
+        ("CLOUDEVENTS_PREFIX", "cloudEvents_", "cloudEvents_"),
         ("MAX_IN_FLIGHT", 1, 1),
         ("DEAD_AFTER", 0, 0.0),
         ("RETRY_DELAY", 0.01, 0.01),
@@ -201,6 +208,7 @@ def test_the_dict_for_type_checkers_has_each_setting() -> None:
         ("AT_CONTEXT_END", {choice.value for choice in AtContextEnd}),
         ("INVALID_TEXT", {choice.value for choice in InvalidText}),
         ("METRICS", {choice.value for choice in Metrics}),
+        ("CLOUDEVENTS_PREFIX", {"ce-", "cloudEvents_"}),
     ],
 )
 def test_type_checkers_know_the_choices_of_a_setting(
@@ -263,6 +271,7 @@ WRONG_TEXTS = {
     **dict.fromkeys(["AUTOFLUSH", "TESTING_BROKER"], "True"),
     **dict.fromkeys(["BACKLOG", "SPOOL_SYNC", "OVERFLOW", "INVALID_TEXT"], "nothing"),
     "AT_CONTEXT_END": "nothing",
+    "CLOUDEVENTS_SOURCE": "7",
 }
 
 
@@ -282,7 +291,8 @@ def cure_in_environment() -> tuple[str, str]:
 
 @pytest.fixture
 def _examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The module and the file of the examples exist."""
+    """What the examples need is there."""
+    monkeypatch.setenv("FLASK_EVENTCOLLECTOR_CLOUDEVENTS_SOURCE", "/shop")
     vault = SimpleNamespace(broker_login=lambda: None)
     monkeypatch.setitem(sys.modules, "myapp.vault", cast(ModuleType, vault))
     monkeypatch.setattr(credentials, "password_from", lambda *_: None)
@@ -440,6 +450,16 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
         ("OVERFLOW", ["reject"], ["is of type list", "'reject'"]),
         ("AT_CONTEXT_END", True, ["is True", "one of 'warn', 'publish', 'keep'"]),
         ("INVALID_TEXT", "ignore", ["is 'ignore'", "one of 'refuse', 'replace'"]),
+        ("CLOUDEVENTS", True, ["is True", "'structured' or 'binary', or be left out"]),
+        (
+            "CLOUDEVENTS",
+            "both",
+            ["is 'both'", "'structured' or 'binary', or be left out"],
+        ),
+        ("CLOUDEVENTS_SOURCE", 7, ["is 7", "it must be a URI, such as 'https://ex"]),
+        ("CLOUDEVENTS_PREFIX", "ce_", ["is 'ce_'", "'ce-' or 'cloudEvents_'"]),
+        ("CLOUDEVENTS_PREFIX", "cloudEvents:", ["'ce-' or 'cloudEvents_'"]),
+        ("CLOUDEVENTS_PREFIX", None, ["is None", "'ce-' or 'cloudEvents_'"]),
         ("BACKLOG", "disk", ["is 'disk'", "it must be one of 'memory'"]),
         ("SPOOL_DIR", "spool", ["is 'spool'", "it must be an absolute path"]),
         ("SPOOL_DIR", "", ["is ''", "it must be the path of a folder"]),
@@ -485,6 +505,66 @@ def test_a_wrong_value_is_refused_with_the_cure(
     assert f"EVENTCOLLECTOR_{key}" in message
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize("mode", ContentMode)
+def test_cloudevents_need_a_source(mode: ContentMode) -> None:
+    message = refusal(CLOUDEVENTS=mode.value)
+    assert f"EVENTCOLLECTOR_CLOUDEVENTS is {mode.value!r}, but" in message
+    assert "EVENTCOLLECTOR_CLOUDEVENTS_SOURCE is not set: name this app" in message
+    config = config_with(CLOUDEVENTS=mode.value, CLOUDEVENTS_SOURCE="/shop")
+    assert (config.cloudevents, config.cloudevents_source) == (mode, "/shop")
+
+
+def test_type_checkers_know_the_modes_of_cloudevents() -> None:
+    known = literals(get_type_hints(Settings)[f"{PREFIX}CLOUDEVENTS"])
+    assert known == {False, *(mode.value for mode in ContentMode)}
+
+
+#: Of https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md#source-1, and
+#: of https://www.rfc-editor.org/rfc/rfc3986#section-1.1.2.
+@pytest.mark.parametrize(
+    "source",
+    [
+        "https://github.com/cloudevents",
+        "mailto:cncf-wg-serverless@lists.cncf.io",
+        "urn:uuid:6e8bc430-9c3a-11d9-9669-0800200c9a66",
+        "/cloudevents/spec/pull/123",
+        "/sensors/tn-1234567/alerts",
+        "1-555-123-4567",
+        "ldap://[2001:db8::7]/c=GB?objectClass?one",
+        "//user@[::1]:80",
+        "tel:+1-816-555-1212",
+        "//shop:80/a:b?c=d?/e#f?/g",
+        "./a:b",
+        "?a",
+        "#a",
+        "a%20b",
+        "x" * 255,
+    ],
+)
+def test_a_source_is_a_reference_by_uri(source: str) -> None:
+    assert config_with(CLOUDEVENTS_SOURCE=source).cloudevents_source == source
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "a b",
+        "Zoë",
+        "a%2",
+        "a%zz",
+        "1:2",
+        "a#b#c",
+        "a[0]",
+        "//[::1",
+        "a\n",
+        "x" * 256,
+    ],
+)
+def test_what_is_no_reference_by_uri_is_no_source(source: str) -> None:
+    assert "it must be a URI, such as" in refusal(CLOUDEVENTS_SOURCE=source)
 
 
 def test_a_delay_above_its_maximum_is_refused() -> None:

@@ -39,7 +39,7 @@ def refusal(payload: Any = None, **options: Any) -> str:
 
 def test_each_option_is_a_property_of_the_event() -> None:
     event = encode({"a": 1}, **ALL)
-    assert event.properties == Properties(**ALL)  # type: ignore[arg-type]
+    assert event.properties == Properties(**ALL)  # type: ignore[arg-type, misc]
     assert event.properties.as_dict() == ALL
     assert event.payload == {"a": 1}
     assert repr(event).startswith("Event(id=")

@@ -56,6 +56,9 @@ class Settings(TypedDict, total=False):
     EVENTCOLLECTOR_ENCODER: Encoder | str | None
     EVENTCOLLECTOR_BEFORE_ENQUEUE: BeforeEnqueue | str | None
     EVENTCOLLECTOR_BATCH_HEADERS: bool
+    EVENTCOLLECTOR_CLOUDEVENTS: Literal[False, "structured", "binary"]
+    EVENTCOLLECTOR_CLOUDEVENTS_SOURCE: str | None
+    EVENTCOLLECTOR_CLOUDEVENTS_PREFIX: Literal["ce-", "cloudEvents_"]
     EVENTCOLLECTOR_INVALID_TEXT: Literal["refuse", "replace"]
     EVENTCOLLECTOR_HEARTBEAT: int
     EVENTCOLLECTOR_AUTOFLUSH: bool

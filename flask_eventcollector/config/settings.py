@@ -15,13 +15,16 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
 from urllib.parse import quote
 
 from ..errors import ConfigurationError
 from ..events import Word
 from ..messages.amqp_fields import check_name
+from ..messages.attributes import MAX_SHORT_BYTES
+from ..messages.cloudevents import PREFIXES, ContentMode
 from ..messages.draft import BeforeEnqueue, Encoder
+from ..messages.uris import is_uri_reference
 from ..messages.wording import type_name
 from .broker_url import MEMORY, BrokerURL, mask_url, parse_broker_urls
 from .credentials import (
@@ -237,6 +240,16 @@ class Config:
     #: Whether each message has the headers ``x-batch-id``, ``x-batch-index`` and
     #: ``x-batch-size``, which tell what was published together.
     batch_headers: bool = False
+    #: Whether each message is a CloudEvent: ``False``, ``"binary"`` (the body is the
+    #: payload, as it would be without, and the attributes are headers), or
+    #: ``"structured"`` (the body is JSON with the attributes and the payload).
+    cloudevents: ContentMode | Literal[False] = False
+    #: The attribute ``source`` of each CloudEvent, which names this app: a URI, or a
+    #: part of one, such as ``"https://example.com/shop"`` or ``"/shop"``.
+    cloudevents_source: str | None = None
+    #: What the names of the headers begin with in binary mode: ``"ce-"``, or
+    #: ``"cloudEvents_"`` as in the binding to AMQP 1.0.
+    cloudevents_prefix: str = "ce-"
     #: What happens to a lone surrogate in a payload or in headers, which UTF-8 can't
     #: encode. ``"refuse"``: ``enqueue_event`` raises. ``"replace"``: it becomes U+FFFD;
     #: use this for text from outside, such as a browser.
@@ -378,6 +391,12 @@ def _check_together(config: Config) -> None:
             " fit: lower the former or raise the latter"
         )
     check_topology(config.topology, f"{PREFIX}EXCHANGES", f"{PREFIX}QUEUES")
+    if config.cloudevents and config.cloudevents_source is None:
+        raise ConfigurationError(
+            f"{PREFIX}CLOUDEVENTS is {config.cloudevents.value!r}, but"
+            f" {PREFIX}CLOUDEVENTS_SOURCE is not set: name this app by a URI, such as"
+            " 'https://example.com/shop', or a part of one, such as '/shop'"
+        )
 
 
 def _check_login(config: Config) -> None:
@@ -549,6 +568,39 @@ def _one_of(kind: type[E]) -> Callable[[str, object], E]:
     return read
 
 
+_CLOUDEVENTS_PREFIXES = PREFIXES[:2]
+
+
+def _cloudevents(key: str, value: object) -> ContentMode | Literal[False]:
+    if value is False:
+        return False
+    try:
+        return ContentMode(value)
+    except ValueError:
+        _invalid(key, value, "it must be 'structured' or 'binary', or be left out")
+
+
+def _cloudevents_source(key: str, value: object) -> str | None:
+    if value is None:
+        return None
+    is_valid = isinstance(value, str) and value and is_uri_reference(value)
+    if not is_valid or len(str(value)) > MAX_SHORT_BYTES:
+        _invalid(
+            key,
+            value,
+            "it must be a URI, such as 'https://example.com/shop', or a part of one,"
+            f" such as '/shop', in at most {MAX_SHORT_BYTES} characters of ASCII",
+        )
+    return str(value)
+
+
+def _cloudevents_prefix(key: str, value: object) -> str:
+    if isinstance(value, str) and value in _CLOUDEVENTS_PREFIXES:
+        return value
+    known = " or ".join(map(repr, _CLOUDEVENTS_PREFIXES))
+    _invalid(key, value, f"it must be {known}")
+
+
 #: The packages that the metrics need, with the way to install them.
 _METRICS_PACKAGES = {
     Metrics.PROMETHEUS: ("prometheus_client", "Flask-EventCollector[prometheus]"),
@@ -674,6 +726,9 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "encoder": _function("(payload, target_queue) -> (bytes, content_type)"),
         "before_enqueue": _function("(draft) -> None"),
         "batch_headers": _bool,
+        "cloudevents": _cloudevents,
+        "cloudevents_source": _cloudevents_source,
+        "cloudevents_prefix": _cloudevents_prefix,
         "invalid_text": _one_of(InvalidText),
         "heartbeat": _heartbeat,
         "autoflush": _bool,

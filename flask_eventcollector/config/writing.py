@@ -19,6 +19,8 @@ _EXAMPLES: Mapping[str, Any] = {
     "EVENTCOLLECTOR_QUEUES": {"orders.created": {}},
     "EVENTCOLLECTOR_EXCHANGES": {"shop": {"type": "topic"}},
     "EVENTCOLLECTOR_PUBLISH_ON": "success",
+    "EVENTCOLLECTOR_CLOUDEVENTS": "binary",
+    "EVENTCOLLECTOR_CLOUDEVENTS_SOURCE": "https://example.com/shop",
     "EVENTCOLLECTOR_SPOOL_DIR": "/var/lib/shop/eventcollector-spool",
     "EVENTCOLLECTOR_SPOOL_NAME": "shop",
 }

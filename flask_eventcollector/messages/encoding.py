@@ -27,8 +27,9 @@ from .amqp_fields import (
     copy_headers,
 )
 from .as_text import as_text
+from .cloudevents import CloudEvents
 from .draft import BeforeEnqueue, Encoder, EventDraft, encode_by, prepare
-from .options import check_text, read_options, size_of
+from .options import ATTRIBUTES, check_text, read_options, size_of
 from .payload_errors import explain
 from .protocols import by_protocol
 from .unicode_text import well_formed
@@ -91,6 +92,7 @@ class EventEncoder:
         they are JSON.
     :param before_enqueue: changes each event before it is checked and encoded.
     :param batch_headers: whether each event gets headers about its batch later.
+    :param cloudevents: makes a CloudEvent of each event; ``None``: nothing does.
     """
 
     def __init__(
@@ -103,12 +105,16 @@ class EventEncoder:
         encoder: Encoder | None = None,
         before_enqueue: BeforeEnqueue | None = None,
         batch_headers: bool = False,
+        cloudevents: CloudEvents | None = None,
     ) -> None:
         self._exchange = exchange
         self._max_event_bytes = max_event_bytes
         self._replace = replace_invalid_text
         self._encoder = encoder
         self._before_enqueue = before_enqueue
+        self._cloudevents = cloudevents
+        #: Whether an event without options may have properties.
+        self._describes = encoder is not None or cloudevents is not None
         self._reserved = RESERVED_IN_BATCHES if batch_headers else RESERVED
         #: The size of what is added later, in bytes.
         self._added = BATCH_HEADERS_BYTES if batch_headers else 0
@@ -152,12 +158,9 @@ class EventEncoder:
                 headers, replace=self._replace, reserved=self._reserved
             )
             size += self._added
-        if options or self._encoder is not None:
-            properties = read_options(options or {})
-            body, properties = self._described(payload, target.queue, properties)
-            size += len(body) + size_of(properties)
-            about = (time.time_ns() // 1000, size, properties)
-            return make_event(ids.new(), target, body, kept, *about)
+        if options or self._describes:
+            about = (target, kept, size)
+            return self._described(payload, options or {}, *about, ids=ids)
         body = self._body(payload)
         size += len(body)
         return Event(ids.new(), target, body, kept, time.time_ns() // 1000, size)
@@ -183,6 +186,32 @@ class EventEncoder:
         return Target(check_name(exchange, "exchange", allow_empty=True), queue)
 
     def _described(
+        self,
+        payload: Any,
+        options: Mapping[str, Any],
+        target: Target,
+        headers: Mapping[str, Any],
+        size: int,
+        *,
+        ids: Ids,
+    ) -> Event:
+        """An event that has properties; *size* is that of its headers."""
+        properties, attributes = read_options(options), options.get(ATTRIBUTES)
+        body, properties = self._content(payload, target.queue, properties)
+        size += len(body) + size_of(properties)
+        about = (time.time_ns() // 1000, size, properties)
+        event = make_event(ids.new(), target, body, headers, *about)
+        if self._cloudevents is not None:
+            is_own = self._encoder is None and not isinstance(payload, _BYTES)
+            return self._cloudevents.wrap(event, attributes, is_checked=is_own)
+        if attributes is not None:
+            raise ValueError(
+                "attributes are those of a CloudEvent: set EVENTCOLLECTOR_CLOUDEVENTS"
+                " to 'binary' or 'structured', or leave them out"
+            )
+        return event
+
+    def _content(
         self, payload: Any, queue: str, properties: Properties
     ) -> tuple[bytes, Properties]:
         """The body of a message, and its properties, which name what that is."""

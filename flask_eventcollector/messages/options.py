@@ -31,11 +31,16 @@ class EventOptions(TypedDict, total=False):
     delay: float | timedelta | None
     key: Hashable | None
     keep: Literal["first", "last"]
+    attributes: Mapping[str, Any] | None
 
 
 #: Only the connection that consumes from it may name it: on any other, RabbitMQ closes
 #: the channel. https://www.rabbitmq.com/docs/direct-reply-to#limitations
 _DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+
+
+#: The option that is no property.
+ATTRIBUTES = "attributes"
 
 
 def read_options(options: Mapping[str, Any]) -> Properties:
@@ -49,6 +54,7 @@ def read_options(options: Mapping[str, Any]) -> Properties:
         for name, value in options.items()
         if value is not None or name not in _READERS
     }
+    read.pop(ATTRIBUTES, None)
     properties = Properties(**read)
     if (properties.expires_in or math.inf) <= (properties.delay or 0):
         raise ValueError(
@@ -170,4 +176,6 @@ _READERS: Mapping[str, Callable[[object, str], Any]] = {
     "delay": _delay,
     "key": _key,
     "keep": _keep,
+    # They are read once the event is known.
+    ATTRIBUTES: lambda value, _: value,
 }

@@ -1,0 +1,1 @@
+"""CloudEvents, with the official SDK for Python as the oracle."""
