@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
-from ..messages.amqp_fields import POSSIBLE_DUPLICATE
+from ..messages.amqp_fields import (
+    BATCH_ID,
+    BATCH_INDEX,
+    BATCH_SIZE,
+    POSSIBLE_DUPLICATE,
+)
+from ..messages.cloudevents import split_headers
+from ..messages.rfc3339 import time_from_text
 from ..messages.wording import type_name
+
+T = TypeVar("T")
 
 _READ = ("message_id", "timestamp", "headers")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
     """A message as its consumer sees it; :func:`received` makes it.
 
-    The ``repr`` omits the headers, since it may end up in a log.
+    What a message does not say is ``None``, or empty. So is what another publisher has
+    said in another type. The ``repr`` omits the headers and the attributes, since it
+    may end up in a log.
     """
 
     #: The AMQP ``message_id``, the same for every copy of the event.
@@ -30,7 +41,34 @@ class Received:
     #: Whether the message may be a second copy (``x-possible-duplicate``). A copy need
     #: not be marked, for example if the broker redelivers it.
     possible_duplicate: bool
-    #: The headers, without this library's own.
+    #: The kind of event.
+    type: str | None
+    #: What the event belongs to.
+    correlation_id: str | None
+    #: The queue for an answer.
+    reply_to: str | None
+    #: From 0 to 255, the highest first.
+    priority: int | None
+    #: The media type of the body.
+    content_type: str | None
+    #: How the body is compressed, or the character set of its text.
+    content_encoding: str | None
+    #: Seconds for which the message was still worth something when it was sent (its
+    #: ``expiration``).
+    expires_in: float | None
+    #: The same for all messages that were published together (``x-batch-id``), if
+    #: ``EVENTCOLLECTOR_BATCH_HEADERS`` is set; as are the next two.
+    batch_id: str | None
+    #: The place of the message among them, from 0.
+    batch_index: int | None
+    #: How many they are.
+    batch_size: int | None
+    #: Those of a CloudEvent in binary mode, by name, without the prefix, which may be
+    #: ``ce-``, ``cloudEvents_`` or ``cloudEvents:``; empty if the message is none.
+    #: ``time`` is a :class:`~datetime.datetime`, the others are as they were sent, as a
+    #: rule as text.
+    attributes: Mapping[str, Any] = field(repr=False)
+    #: The headers that no other attribute tells.
     headers: Mapping[str, Any] = field(repr=False)
 
     @property
@@ -61,14 +99,65 @@ def received(properties: Any) -> Received:
                 f"{type_name(properties)} has no {name}: pass the properties of the"
                 " message, such as pika's BasicProperties"
             )
-    headers = _headers(properties.headers)
-    is_marked = bool(headers.pop(POSSIBLE_DUPLICATE, False))
+    attributes, headers = split_headers(_headers(properties.headers))
     return Received(
-        _id(properties.message_id),
-        _time(properties.timestamp),
-        is_marked,
-        MappingProxyType(headers),
+        id=_id(properties.message_id),
+        enqueued_at=_time(properties.timestamp),
+        possible_duplicate=bool(headers.pop(POSSIBLE_DUPLICATE, False)),
+        **{name: _text(getattr(properties, name, None)) for name in _TEXTS},
+        priority=_count(getattr(properties, "priority", None)),
+        expires_in=_expires_in(getattr(properties, "expiration", None)),
+        batch_id=_taken(headers, BATCH_ID, _text),
+        batch_index=_taken(headers, BATCH_INDEX, _count),
+        batch_size=_taken(headers, BATCH_SIZE, _count),
+        attributes=_attributes(attributes, properties),
+        headers=MappingProxyType(headers),
     )
+
+
+_TEXTS = ("type", "correlation_id", "reply_to", "content_type", "content_encoding")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _count(value: object) -> int | None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        return None
+    return value
+
+
+def _taken(
+    headers: dict[str, Any], name: str, read: Callable[[object], T | None]
+) -> T | None:
+    """What the header *name* says; another publisher's, of another type, remains."""
+    value = read(headers.get(name))
+    if value is not None:
+        del headers[name]
+    return value
+
+
+def _expires_in(expiration: object) -> float | None:
+    # aio-pika has seconds.
+    if isinstance(expiration, (int, float)):
+        return float(expiration)
+    if isinstance(expiration, str) and expiration.isdecimal():
+        return int(expiration) / 1000
+    return None
+
+
+def _attributes(attributes: dict[str, Any], properties: Any) -> Mapping[str, Any]:
+    moment = attributes.get("time")
+    if isinstance(moment, str):
+        attributes["time"] = time_from_text(moment) or moment
+    elif isinstance(moment, datetime):
+        # Of a publisher with AMQP 1.0.
+        attributes["time"] = _time(moment)
+    content_type = _text(getattr(properties, "content_type", None))
+    if attributes and content_type is not None:
+        attributes["datacontenttype"] = content_type
+    return MappingProxyType(attributes)
 
 
 def _id(id: object) -> str:

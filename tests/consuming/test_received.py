@@ -92,3 +92,114 @@ def test_a_message_without_an_id_is_refused(id: str | None) -> None:
 def test_what_is_no_message_is_refused(given: Any, error: str) -> None:
     with pytest.raises(TypeError, match=error):
         received(given)
+
+
+# What else it says.
+
+EXTRA = {
+    "type": "order.created",
+    "correlation_id": "order-7",
+    "reply_to": "answers",
+    "priority": 5,
+    "content_type": "application/json",
+    "content_encoding": "utf-8",
+}
+
+
+def test_it_has_what_the_event_says_about_itself() -> None:
+    message = received(properties(**EXTRA, expiration="1500"))
+
+    assert {name: getattr(message, name) for name in EXTRA} == EXTRA
+    assert message.expires_in == 1.5
+
+
+def test_what_a_message_does_not_say_is_none() -> None:
+    message = received(SimpleNamespace(message_id="7", timestamp=None, headers=None))
+
+    assert {getattr(message, name) for name in (*EXTRA, "expires_in")} == {None}
+    batch = (message.batch_id, message.batch_index, message.batch_size)
+    assert batch == (None, None, None)
+    assert (message.attributes, message.headers) == ({}, {})
+
+
+def test_what_another_publisher_says_in_another_type_is_none() -> None:
+    wrong = {name: ["x"] for name in EXTRA}
+    message = received(properties(**wrong, expiration="soon"))
+
+    assert {getattr(message, name) for name in (*EXTRA, "expires_in")} == {None}
+
+
+@pytest.mark.parametrize("expiration", [1.5, "1500"])
+def test_clients_that_convert_the_expiration_are_understood(expiration: object) -> None:
+    assert received(properties(expiration=expiration)).expires_in == 1.5
+
+
+def test_it_has_its_place_in_the_batch() -> None:
+    batch = {"x-batch-id": "b", "x-batch-index": 0, "x-batch-size": 2}
+    message = received(properties(headers={**batch, "tenant": "a"}))
+
+    found = (message.batch_id, message.batch_index, message.batch_size)
+    assert found == ("b", 0, 2)
+    assert message.headers == {"tenant": "a"}
+
+
+def test_headers_about_another_kind_of_batch_remain_headers() -> None:
+    others = {"x-batch-id": 7, "x-batch-index": True, "x-batch-size": -1}
+    message = received(properties(headers=others))
+
+    found = (message.batch_id, message.batch_index, message.batch_size)
+    assert found == (None, None, None)
+    assert message.headers == others
+
+
+# CloudEvents.
+
+ABOUT = {"specversion": "1.0", "id": "7", "source": "/shop", "type": "order"}
+
+
+def prefixed(prefix: str, **more: Any) -> dict[str, Any]:
+    return {f"{prefix}{name}": value for name, value in {**ABOUT, **more}.items()}
+
+
+@pytest.mark.parametrize("prefix", ["ce-", "CE-", "cloudEvents_", "cloudEvents:"])
+def test_it_has_the_attributes_of_a_cloudevent(prefix: str) -> None:
+    headers = prefixed(prefix, time="2026-01-02T03:04:05.123456789Z", retries="3")
+    message = received(
+        properties(headers={**headers, "tenant": "a"}, content_type="text/csv")
+    )
+
+    moment = MOMENT.replace(microsecond=123456)
+    more = {"time": moment, "retries": "3", "datacontenttype": "text/csv"}
+    assert message.attributes == {**ABOUT, **more}
+    assert message.headers == {"tenant": "a"}
+    assert "/shop" not in repr(message)
+    with pytest.raises(TypeError):
+        message.attributes["a"] = 1  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"),
+    [
+        ("2026-01-02t03:04:05z", MOMENT),
+        ("2026-01-02T04:04:05.0+01:00", MOMENT),
+        (MOMENT, MOMENT),
+        (MOMENT.replace(tzinfo=None), MOMENT),
+        ("yesterday", "yesterday"),
+        ("2026-13-02T03:04:05Z", "2026-13-02T03:04:05Z"),
+        (7, 7),
+    ],
+    ids=["lower case", "zone", "aware", "naive", "text", "no month", "number"],
+)
+def test_the_time_of_a_cloudevent_is_read_if_it_can_be(sent: Any, read: Any) -> None:
+    message = received(properties(headers=prefixed("ce-", time=sent)))
+
+    assert message.attributes["time"] == read
+    assert "datacontenttype" not in message.attributes
+
+
+def test_headers_that_make_no_cloudevent_remain_headers() -> None:
+    headers = {"ce-id": "7", "ce-type": "order", 5: "five"}
+    message = received(properties(headers=headers))
+
+    assert message.attributes == {}
+    assert message.headers == headers
