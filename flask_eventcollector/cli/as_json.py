@@ -14,6 +14,7 @@ import click
 
 from ..backlog.backlog import Backlog, LeftAlone, Status, Waiting
 from ..events import Event
+from ..messages.cloudevents import attributes_of, split_headers
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.draining import Drained
 from ..stores.spool.admin.reading import Found, Report, Unreadable, total
@@ -123,7 +124,8 @@ def details(found: Waiting, *, payload: bool) -> dict[str, Any]:
     shown = event(found) | {
         "path": found.place,
         "properties": stored.properties.as_dict(),
-        "headers": dict(stored.headers),
+        "attributes": attributes_of(stored),
+        "headers": split_headers(stored.headers)[1],
     }
     if payload:
         shown["payload"] = _payload(stored)

@@ -16,6 +16,7 @@ import click
 from ..backlog.backlog import Backlog, LeftAlone, Status, Waiting
 from ..backlog.outbox import FoundRow, OutboxRows
 from ..events import Event
+from ..messages.cloudevents import attributes_of, split_headers
 from ..stores.filter import Filter
 from ..stores.spool.admin.adopting import Adopted
 from ..stores.spool.admin.changes import PATIENCE, Changed
@@ -239,6 +240,7 @@ def show_details(found: Waiting, *, payload: bool) -> None:
     """Everything known about one event."""
     event = found.event
     age = formatting.age(formatting.age_of(event.enqueued_at))
+    _, headers = split_headers(event.headers)
     about = [
         ("id", event.id),
         ("state", found.state),
@@ -250,7 +252,8 @@ def show_details(found: Waiting, *, payload: bool) -> None:
         ("size", formatting.size(len(event.body))),
         *_about_place(found),
         *[("property", f"{k}: {v}") for k, v in event.properties.as_dict().items()],
-        *[("header", f"{key}: {value}") for key, value in event.headers.items()],
+        *[("attribute", f"{k}: {v}") for k, v in attributes_of(event).items()],
+        *[("header", f"{key}: {value}") for key, value in headers.items()],
     ]
     for name, value in about:
         click.echo(formatting.printable(f"{name:10}{value}"))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..events import Event, Outcome, Properties, Word
+from ..messages.attributes import RESERVED
+from ..messages.cloudevents import attributes_of, split_headers
 from ..monitoring.origin import Origin
 from .matching import Medium, show
 
@@ -92,7 +94,7 @@ class CapturedEvent:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        """The caller's headers, and those with the trace context."""
+        """The caller's headers, and those that the settings add."""
         return self.event.headers
 
     @property
@@ -100,15 +102,24 @@ class CapturedEvent:
         """Its other AMQP properties."""
         return self.event.properties
 
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """Those of the CloudEvent that it is, as text; empty: it is none."""
+        return attributes_of(self.event)
+
     def __repr__(self) -> str:
         arguments = [repr(self.queue), show(self.payload)]
-        if self.headers:
-            arguments.append(f"headers={show(dict(self.headers))}")
+        _, headers = split_headers(self.headers)
+        if headers:
+            arguments.append(f"headers={show(headers)}")
         if self.exchange:
             arguments.append(f"exchange={self.exchange!r}")
         properties = self.event.properties.as_dict()
         if self.event.properties.key is not None:
             properties["key"] = self.event.properties.key
+        own = {k: v for k, v in self.attributes.items() if k not in RESERVED}
+        if own:
+            properties["attributes"] = own
         for name, value in properties.items():
             arguments.append(f"{name}={show(value)}")
         return f"event({', '.join(arguments)})"

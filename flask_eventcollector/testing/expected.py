@@ -12,6 +12,7 @@ from ..messages.wording import type_name
 from .captured import CapturedEvent
 from .matching import (
     AMQP,
+    ATTRIBUTES,
     PROPERTIES,
     Check,
     Difference,
@@ -43,6 +44,7 @@ class ExpectedProperties(TypedDict, total=False):
     delay: Any
     key: Any
     keep: Any
+    attributes: Any
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -95,11 +97,15 @@ class ExpectedEvent:
         payload = prepare(self.payload, medium, "payload")
         headers = prepare(self.headers or {}, AMQP, "headers")
         properties = {
-            name: prepare(value, PROPERTIES, name)
+            name: prepare(value, _MEDIA.get(name, PROPERTIES), name)
             for name, value in self.properties.items()
         }
         reason = _reason_check(self.reason)
         return Wanted(self, payload, headers, properties, reason)
+
+
+#: Of properties whose values are not those of AMQP.
+_MEDIA = {"attributes": ATTRIBUTES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +144,15 @@ class Wanted:
     def _property_differences(self, captured: CapturedEvent) -> Iterator[Difference]:
         found = asdict(captured.event.properties)
         found["content_type"] = captured.event.content_type
+        found["attributes"] = self._found_attributes(captured)
         for name, value in self.properties.items():
             yield from differences(value, found[name], name)
+
+    def _found_attributes(self, captured: CapturedEvent) -> Mapping[str, Any] | None:
+        """The attributes, with ``None`` for those that are only expected."""
+        expected = self.properties.get("attributes")
+        missing = dict.fromkeys(expected) if isinstance(expected, dict) else {}
+        return {**missing, **captured.attributes} or None
 
     def fits(self, captured: CapturedEvent) -> bool:
         """Whether the event matches."""
@@ -171,6 +184,7 @@ def event(
     :param exact: objects in the payload may not have additional keys.
     :param properties: the event's :class:`~flask_eventcollector.Properties`, each by
         its name and in the same way, for example ``priority=5``. ``None``: it has none.
+        Of ``attributes``, what those of the CloudEvent must contain, as text.
     :returns: an :class:`ExpectedEvent`, to compare with captured events.
     :raises TypeError: an argument has the wrong type.
     :raises ValueError: *queue* is empty.

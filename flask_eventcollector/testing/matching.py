@@ -16,6 +16,7 @@ from unittest.mock import ANY
 from ..errors import EncodingError
 from ..messages.amqp_fields import copy_table
 from ..messages.as_text import as_text
+from ..messages.attributes import canonical, read_attributes
 from ..messages.encoding import Default, EventEncoder, Ids
 from ..messages.wording import type_name
 
@@ -96,6 +97,16 @@ def _as_property(value: Any) -> Any:
 
 
 PROPERTIES = Medium("a property", (str, int, float, NoneType), _as_property)
+
+
+def _as_attribute(value: Any) -> Any:
+    if value is None or isinstance(value, dict):
+        return value
+    read = read_attributes({"expected": value}, replace=True, is_short=False)
+    return canonical(read["expected"])
+
+
+ATTRIBUTES = Medium("an attribute", (dict, str, NoneType), _as_attribute)
 
 
 # Expectations.
