@@ -60,7 +60,7 @@ FOREIGN = {
     },
     "flask_debugtoolbar": {"debugtoolbar.panel"},
     "opentelemetry": {
-        "brokers.rabbitmq.instrumentation",
+        "delivery.instrumentation",
         "monitoring.opentelemetry",
         "monitoring.tracing.opentelemetry",
         "monitoring.tracing.spans",

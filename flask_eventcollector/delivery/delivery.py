@@ -83,7 +83,10 @@ class Delivery:
         #: The scope of events that are enqueued in the flusher's thread.
         self._background = background
         self._flusher = PeriodicWorker(
-            self._run_once, self._on_stop, f"eventcollector-flusher-{name}"
+            self._run_once,
+            self._on_stop,
+            f"eventcollector-flusher-{name}",
+            calls_user_code=True,
         )
         #: Held while notices are dispatched, so that they stay in order.
         self._notifying = threading.RLock()

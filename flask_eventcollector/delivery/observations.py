@@ -109,7 +109,10 @@ class Observations:
         self._wanted = frozenset[Happened]().union(*(o.wants for o in observers))
         self._waiting: deque[Observation] = deque(maxlen=_MOST_WAITING)
         self._worker = PeriodicWorker(
-            self._run_once, self._on_stop, f"eventcollector-observer-{name}"
+            self._run_once,
+            self._on_stop,
+            f"eventcollector-observer-{name}",
+            calls_user_code=True,
         )
         self._stats: Callable[[], Stats] = Stats
         self._node: Callable[[], str] = str

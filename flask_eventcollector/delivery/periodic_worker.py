@@ -30,11 +30,17 @@ class PeriodicWorker:
     """Calls *run_once* when woken, when due, and at least once a :data:`TICK`.
 
     *run_once* returns the seconds after which it wants to run again. *on_stop* is
-    called once, in the same thread, after the last run.
+    called once, in the same thread, after the last run. See :class:`.OwnThread` for
+    *calls_user_code*.
     """
 
     def __init__(
-        self, run_once: Callable[[], float], on_stop: Callable[[], None], name: str
+        self,
+        run_once: Callable[[], float],
+        on_stop: Callable[[], None],
+        name: str,
+        *,
+        calls_user_code: bool = False,
     ) -> None:
         self._run_once = run_once
         self._on_stop = on_stop
@@ -42,7 +48,7 @@ class PeriodicWorker:
         self._stopping = False
         #: When the next failure may be logged.
         self._next_line = float("-inf")
-        self._thread = OwnThread(self._run, name)
+        self._thread = OwnThread(self._run, name, calls_user_code=calls_user_code)
 
     @property
     def is_running(self) -> bool:

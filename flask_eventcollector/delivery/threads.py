@@ -5,15 +5,27 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+from .instrumentation import suppress_instrumentation_in_this_thread
 from .process import current_process
 
 
 class OwnThread:
-    """A daemon thread that runs *target* once."""
+    """A daemon thread that runs *target* once.
 
-    def __init__(self, target: Callable[[], object], name: str) -> None:
+    :param calls_user_code: whether it calls functions of the application, whose
+        instrumentation remains then.
+    """
+
+    def __init__(
+        self,
+        target: Callable[[], object],
+        name: str,
+        *,
+        calls_user_code: bool = False,
+    ) -> None:
         self._target = target
         self.name = name
+        self._calls_user_code = calls_user_code
         self._thread = self._new()
 
     def _new(self) -> threading.Thread:
@@ -55,6 +67,8 @@ class OwnThread:
 
     def _run(self) -> None:
         note_own_thread()
+        if not self._calls_user_code:
+            suppress_instrumentation_in_this_thread()
         self._target()
 
 

@@ -9,12 +9,10 @@ import pytest
 from flask import Flask
 from opentelemetry import trace
 from opentelemetry.instrumentation.pika import PikaInstrumentor
-from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 
 from flask_eventcollector import EventCollector
-from flask_eventcollector.brokers.rabbitmq.broker import RabbitMQBroker
 from flask_eventcollector.config.broker_url import parse_broker_urls
-from tests.helpers import DEADLINE, wait_until
+from tests.helpers import DEADLINE
 from tests.integration import load, scripts
 from tests.rabbitmq import RabbitMQNode
 from tests.spans import Spans, published, recorded_spans
@@ -77,26 +75,6 @@ def test_the_instrumentation_of_pika_doubles_and_changes_nothing(
     attributes = {"messaging.message.id": event.id, **node(rabbitmq)}
     assert spans.ours() == [published(queue, parent="request", attributes=attributes)]
     assert [s.name for s in spans.all()] == ["request", f"publish {queue}"]
-
-
-@pytest.mark.usefixtures("instrumented")
-def test_the_thread_of_the_connection_is_not_instrumented(
-    rabbitmq: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found: list[bool] = []
-
-    def note(self: RabbitMQBroker) -> None:
-        found.append(is_instrumentation_enabled())
-        self._is_closing = True
-
-    monkeypatch.setattr(RabbitMQBroker, "_keep_connected", note)
-    urls = parse_broker_urls(rabbitmq.url, "url")
-    broker = RabbitMQBroker(urls, heartbeat=60, delay=float, name="shop")
-    broker._thread.start()
-    wait_until(lambda: found, "the thread")
-    broker.close(DEADLINE)
-    assert found == [False]
-    assert is_instrumentation_enabled()
 
 
 @pytest.mark.slow

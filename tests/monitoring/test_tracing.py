@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,13 +11,16 @@ import flask
 import pytest
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from pika import BasicProperties
 
-from flask_eventcollector import EventCollector, Outcome, received
+from flask_eventcollector import EventCollector, Outcome, events_published, received
+from flask_eventcollector.brokers.rabbitmq.broker import RabbitMQBroker
+from flask_eventcollector.config.broker_url import parse_broker_urls
 from flask_eventcollector.delivery.observations import Happened, Observation
 from flask_eventcollector.events import Stats
 from flask_eventcollector.monitoring.tracing.spans import MOST_LINKS, SpanObserver
-from tests.helpers import Shop, in_thread, open_shop, wait_until
+from tests.helpers import DEADLINE, Shop, in_thread, open_shop, wait_until
 from tests.parts import make_event
 from tests.spans import Spans, published, recorded_spans
 
@@ -375,6 +379,42 @@ def test_a_span_is_reported_while_the_process_goes_on(spans: Spans) -> None:
         shop.enqueue(1)
         shop.events.publish()
         wait_until(spans.ours, "a span")
+
+
+# Threads.
+
+
+def test_threads_without_user_code_are_not_instrumented(tracer: trace.Tracer) -> None:
+    found: dict[str, bool] = {}
+
+    def note(self: RabbitMQBroker) -> None:
+        found["I/O"] = is_instrumentation_enabled()
+        self._is_closing = True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RabbitMQBroker, "_keep_connected", note)
+        urls = parse_broker_urls("amqp://localhost", "url")
+        broker = RabbitMQBroker(urls, heartbeat=60, delay=float, name="shop")
+        broker._thread.start()
+        assert broker.close(DEADLINE)
+    assert found == {"I/O": False}
+    assert is_instrumentation_enabled()
+
+
+def test_receivers_are_instrumented_in_every_thread(tracer: trace.Tracer) -> None:
+    found: dict[str, bool] = {}
+
+    def receive(sender: object, **_: object) -> None:
+        name = threading.current_thread().name
+        found[name.rpartition("-")[0]] = is_instrumentation_enabled()
+
+    with open_shop() as shop, events_published.connected_to(receive, sender=shop):
+        shop.faults.go_down()
+        shop.enqueue(1)
+        shop.events.publish()
+        shop.faults.come_up()
+        wait_until(lambda: found, "a signal")
+    assert found == {"eventcollector-flusher": True}
 
 
 # The observer by itself.

@@ -18,7 +18,6 @@ from ...delivery.threads import OwnThread
 from ...errors import ConfigurationError
 from ...events import BrokerState
 from .declarations import Declarations
-from .instrumentation import suppress_instrumentation_in_this_thread
 from .logins import Login, Logins
 from .pacing import Pacing
 from .parameters import attempts
@@ -127,7 +126,6 @@ class RabbitMQBroker:
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
-        suppress_instrumentation_in_this_thread()
         while not self._closing():
             self._run_guarded()
 

@@ -77,7 +77,9 @@ class Call:
         self._answer: Login | None = None
         self._problem = ""
         self.is_over = False
-        self.thread = OwnThread(self.run, f"eventcollector-credentials-{name}")
+        self.thread = OwnThread(
+            self.run, f"eventcollector-credentials-{name}", calls_user_code=True
+        )
 
     def run(self) -> None:
         """Call them now."""

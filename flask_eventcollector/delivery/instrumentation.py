@@ -1,4 +1,4 @@
-"""Keeps OpenTelemetry's instrumentation of pika away from the library's connection."""
+"""Keeps OpenTelemetry's instrumentations out of the library's own work."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ def suppress_instrumentation_in_this_thread() -> None:
     """Let instrumentations make no spans in this thread, and change no message.
 
     The one of pika gives each message a span without a parent and its own
-    ``traceparent``. The library makes its own spans, in another thread. Nothing is done
-    if the app has not loaded OpenTelemetry.
+    ``traceparent``; those of databases make a trace of each look at the outbox. Nothing
+    is done if the app has not loaded OpenTelemetry.
 
-    https://github.com/open-telemetry/opentelemetry-python-contrib/tree/main/instrumentation/opentelemetry-instrumentation-pika
+    https://github.com/open-telemetry/opentelemetry-python-contrib/blob/main/opentelemetry-instrumentation/src/opentelemetry/instrumentation/utils.py
     """
     if "opentelemetry.context" in sys.modules:
         from opentelemetry import context
