@@ -35,6 +35,9 @@ class StoreProblem(NamedTuple):
 class TransactionStore(Protocol):
     """Keeps events in the application's own database transactions."""
 
+    #: A table of SQLAlchemy.
+    table: Any
+
     #: Whether this process sends them. Otherwise, another one does.
     sends: bool
 

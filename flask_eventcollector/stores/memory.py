@@ -24,7 +24,7 @@ class PublishedAtCommit:
 
     def __init__(self, publish: Callable[[list[Entry]], object], table: Any) -> None:
         self._publish = publish
-        self._table = table
+        self.table = table
         self.left = 0
 
     def open(self, engine: Any) -> None:
@@ -36,7 +36,7 @@ class PublishedAtCommit:
     def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
         """Nothing is written, but a database where that is impossible is an error."""
         if any(entry.state.alive for entry in entries):
-            connect(self._table)
+            connect(self.table)
 
     def committed(self, entries: Iterable[Entry]) -> None:
         self._publish([*entries])

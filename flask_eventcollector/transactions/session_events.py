@@ -176,7 +176,9 @@ def before_commit(session: Session) -> None:
         return
     if session.in_nested_transaction():
         # A savepoint is released; or the root is committed, and releases them first.
-        transaction.write_events(functools.partial(_begin, session, transaction))
+        transaction.prepare_to_write(
+            functools.partial(_connection, session, transaction)
+        )
         return
     # The application may enqueue events when objects are flushed.
     session.flush()
@@ -215,11 +217,6 @@ def _connection(session: Session, transaction: Transaction, table: Table) -> Con
     if not session.twophase:
         _warn_of_others(connection, transaction.changed)
     return connection
-
-
-def _begin(session: Session, transaction: Transaction, table: Table) -> None:
-    """Begin the transaction on that connection: at the commit, it is late for that."""
-    _connection(session, transaction, table)
 
 
 def _if_its(session: Session, connection: Connection, table: Table) -> Any:

@@ -126,11 +126,22 @@ class Transaction:
 
     # What the session reports.
 
+    def prepare_to_write(self, begin: Callable[[Any], object]) -> None:
+        """Its commit may begin before its savepoints have ended.
+
+        :param begin: has the database of a table take part in the transaction.
+        """
+        self.has_outbox = True
+        levels = (level.entries.items() for level in self._levels)
+        for delivery in {d for level in levels for d, entries in level if entries}:
+            if delivery.outbox is not None:
+                begin(delivery.outbox.table)
+
     def write_events(self, connect: Callable[[Any], Any]) -> None:
         """Write its events into the outbox, by the transaction itself.
 
         :param connect: returns the session's connection for a table; ``None``: they are
-            not written now.
+            not written there.
         """
         self.has_outbox = True
         for level in self._levels:

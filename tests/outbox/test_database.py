@@ -280,7 +280,7 @@ def test_a_missing_column_is_explained(new_place: Place) -> None:
     with new_place.engine.begin() as connection:
         drop = f"ALTER TABLE {new_place.table.name} DROP COLUMN headers"
         connection.exec_driver_sql(drop)
-    text = "lacks a column in the database: run your migrations"
+    text = "lacks a column in the database: run your migrations.*outbox check"
     with (
         pytest.raises(ConfigurationError, match=text),
         new_place.engine.begin() as mine,

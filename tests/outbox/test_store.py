@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,8 @@ from flask_eventcollector import (
     Outcome,
     make_outbox_table,
 )
+from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.stores.outbox import store
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
@@ -190,6 +192,28 @@ def test_an_event_that_has_expired_in_its_row_is_dropped(shop: OutboxShop) -> No
     wait_until(shop.is_empty, "its row is erased")
 
 
+def test_a_row_that_cannot_be_read_is_dead_and_keeps_no_others_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_outbox(url_in(tmp_path), OUTBOX_RELAY="external") as writer:
+        writer.place("a", "b", "c")
+    with writer.engine.begin() as connection:
+        broken = update(writer.table).where(writer.table.c.seq == 2)
+        connection.execute(broken.values(headers='{"properties": {"newer": 1}}'))
+
+    with open_outbox(url_in(tmp_path), fresh=False) as shop:
+        shop.place("d")
+        assert shop.events.flush(DEADLINE)
+        wait_until(lambda: sorted(shop.sent()) == ["a", "c", "d"], "others are sent")
+        wait_until(lambda: shop.rows() == [(1, False)], "the others are erased")
+        why = "Outbox problem: row 2 of the outbox is dead"
+        wait_until(lambda: why in caplog.text, "it is told")
+        with shop.admin() as admin:
+            (row,) = admin.rows()
+    assert "newer" in row.reason
+    assert row.event.payload == "b"
+
+
 def test_a_request_that_fails_after_the_commit_unsends_nothing(
     shop: OutboxShop,
 ) -> None:
@@ -246,6 +270,28 @@ def test_a_savepoint_that_flushes_when_it_is_released_writes_no_row(
     assert shop.events.flush(DEADLINE)
     assert shop.sent() == ["a"]
     assert stored(shop.engine) == ["a"]
+
+
+def test_a_savepoint_that_is_released_does_not_look_at_the_events_of_others(
+    shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[Entry] = []
+
+    def look_at(ledger: Ledger, entries: Iterable[Entry]) -> list[Entry]:
+        looked_at.extend(entries)
+        return original(ledger, entries)
+
+    original = Ledger.still_collected
+    monkeypatch.setattr(Ledger, "still_collected", look_at)
+    with shop.placing("a") as session:
+        for number in range(20):
+            with session.begin_nested():
+                shop.enqueue(number)
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a", *range(20)]
+    # When they are written, and once more as the database commits.
+    assert len(looked_at) == 2 * 21
 
 
 def test_a_commit_with_an_open_savepoint_writes_the_events_of_both(

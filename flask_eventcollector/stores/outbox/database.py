@@ -199,8 +199,11 @@ def explained(table: Table) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        # What create_all() has created once, it does not change.
+        cure = "'flask events outbox check' says what is missing"
         if says_no_table(error):
             problem = "does not exist in the database"
+            cure = "without migrations, call metadata.create_all()"
         elif says(error, _NO_COLUMN):
             problem = "lacks a column in the database"
         elif says(error, _NO_INDEX):
@@ -209,8 +212,7 @@ def explained(table: Table) -> Iterator[None]:
             raise
         raise ConfigurationError(
             f"The outbox's table {table.fullname} {problem}: run your migrations, or"
-            " generate one if there is none for it; without migrations, call"
-            " metadata.create_all()"
+            f" generate one if there is none for it; {cure}"
         ) from error
 
 

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Insert,
     and_,
+    bindparam,
     delete,
     false,
     func,
@@ -88,6 +90,8 @@ class Outbox:
         self._lease_ms = round(lease * 1000)
         self._claims = Claims(database, app, self.token, self._lease_ms)
         self._inserts = {held: _Inserts(self._new_row(held)) for held in (False, True)}
+        due = now_ms() + bindparam("delay", type_=BigInteger)
+        self._delayed = _Inserts(self._new_row(False).values(due=due))
 
     def write(
         self, connection: Connection, events: Iterable[Event], *, held: bool
@@ -95,7 +99,8 @@ class Outbox:
         """Write a row for each event, in the transaction of *connection*.
 
         They become real, and visible to :meth:`read`, by its commit. This is one
-        statement for up to 1 000 events, but on MySQL and SQLite one for each event.
+        statement for up to 1 000 events, and one for as many that are delayed; but on
+        MySQL and SQLite one for each event.
 
         :param connection: for example ``session.connection()``.
         :param held: whether this process holds the rows, and so must send them.
@@ -107,22 +112,16 @@ class Outbox:
         check_transaction(connection)
         events = [*events]
         rows = [values_of(event) for event in events if not event.has_delay]
-        if not events:
-            return []
+        # They wait until they are due, as for a next try.
+        delayed = [
+            {**values_of(event), "delay": round(event.due_in * 1000)}
+            for event in events
+            if event.has_delay
+        ]
         with explained(self._table):
-            seqs = iter(self._inserts[held].execute(connection, rows) if rows else ())
-            return [
-                self._write_delayed(connection, event)
-                if event.has_delay
-                else next(seqs)
-                for event in events
-            ]
-
-    def _write_delayed(self, connection: Connection, event: Event) -> int:
-        """Write a row that waits, as for its next try, until the event is due."""
-        row = self._new_row(False).values(due=now_ms() + round(event.due_in * 1000))
-        (seq,) = _Inserts(row).execute(connection, [values_of(event)])
-        return seq
+            seqs = iter(self._inserts[held].execute(connection, rows))
+            later = iter(self._delayed.execute(connection, delayed))
+        return [next(later if event.has_delay else seqs) for event in events]
 
     def read(self, seqs: Iterable[int]) -> dict[int, str]:
         """The events' ids in those rows that are committed, and held by this process.
@@ -297,6 +296,8 @@ class _Inserts:
 
     def execute(self, connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
         """Insert *rows*; returns their numbers, in the same order."""
+        if not rows:
+            return []
         if not connection.dialect.insert_executemany_returning:
             # MySQL tells the number of a single row only.
             return [connection.execute(self._row, row).lastrowid for row in rows]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Table, and_
 
-from ...events import Event, Target, id_from_text, make_event
+from ...events import (
+    NO_PROPERTIES,
+    Event,
+    Properties,
+    Target,
+    id_from_text,
+    make_event,
+)
+from ...messages.amqp_fields import NO_HEADERS
 from ...messages.unicode_text import well_formed
 from ..plain import about_as_text, about_from_text
 from .clock import now_ms
@@ -36,6 +44,9 @@ class OutboxRow(NamedTuple):
     #: Whether this may be its second copy, since a process has not said what became
     #: of the first.
     maybe_sent: bool
+    #: Why this version can't read its headers, without which the event must not be
+    #: sent; ``""``: it can.
+    problem: str
 
 
 def values_of(event: Event) -> dict[str, Any]:
@@ -86,9 +97,10 @@ def columns_of(table: Table) -> list[ColumnElement[Any]]:
 def row_of(row: Sequence[Any]) -> OutboxRow:
     """The row that was selected as :func:`columns_of`."""
     seq, state, token, due_in, attempts, refused_for, reason, maybe_sent = row[:8]
+    event, problem = _event(*row[8:])
     return OutboxRow(
         seq=seq,
-        event=_event(*row[8:]),
+        event=event,
         is_dead=state != 0,
         is_held=token is not None and due_in > 0,
         due_in=max(0, due_in) / 1000,
@@ -96,6 +108,7 @@ def row_of(row: Sequence[Any]) -> OutboxRow:
         refused_for=None if refused_for is None else max(0, refused_for) / 1000,
         reason=reason or "",
         maybe_sent=maybe_sent,
+        problem=problem,
     )
 
 
@@ -107,9 +120,9 @@ def _event(
     size: int,
     about: str,
     body: bytes,
-) -> Event:
-    headers, properties = about_from_text(about)
-    return make_event(
+) -> tuple[Event, str]:
+    headers, properties, problem = _about(about)
+    event = make_event(
         id_from_text(id),
         _target(exchange, target_queue),
         bytes(body),
@@ -118,6 +131,17 @@ def _event(
         size,
         properties,
     )
+    return event, problem
+
+
+def _about(text: str) -> tuple[Mapping[str, Any], Properties, str]:
+    """The headers and properties in *text*, or none of them, and why not."""
+    try:
+        return *about_from_text(text), ""
+    except Exception as error:
+        # One such row must not keep those that were read with it from being sent.
+        why = f"{type(error).__name__}: {error}"
+        return NO_HEADERS, NO_PROPERTIES, f"its column headers can't be read ({why})"
 
 
 #: Events share their targets, most of which come again.

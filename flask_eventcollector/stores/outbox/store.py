@@ -30,13 +30,18 @@ from .writer import OutboxWriter
 LOOK_INTERVAL = 10.0
 #: How many rows to erase justify a run.
 _ERASE_AT = 200
-#: Seconds for which a loss is a problem: long enough to be logged.
+#: Seconds for which what has happened once is a problem: long enough to be logged.
 _TOLD_FOR = 5.0
 _LOST = (
     "the lease of rows in the outbox has run out while this process held them, so"
     " their events may be sent twice, which marks the second copies. It was frozen, or"
     " the database did not answer: if that happens often, raise"
     " EVENTCOLLECTOR_OUTBOX_LEASE"
+)
+#: Without its properties, nobody knows whether the event may be sent, and when.
+_UNREADABLE = (
+    "row {} of the outbox is dead, since {}: if a newer version of the library has"
+    " written it, update this process, then run 'flask events retry'"
 )
 
 _FAILURES = (SQLAlchemyError, ConfigurationError, OSError)
@@ -106,8 +111,10 @@ class OutboxStore(OutboxWriter):
         self._is_behind = False
         #: Whether it has looked for rows that nobody holds.
         self.has_looked = False
-        #: How many rows were lost to other processes, and when the last one was.
-        self._lost, self._lost_at = 0, float("-inf")
+        #: How many rows were lost to other processes.
+        self._lost = 0
+        #: What has happened once, by its kind, and until when it is told.
+        self._told: dict[str, tuple[StoreProblem, float]] = {}
 
     @property
     def store(self) -> Store:
@@ -207,8 +214,8 @@ class OutboxStore(OutboxWriter):
     def problems(self) -> list[StoreProblem]:
         problem = self._breaker.problem
         found = [] if problem is None else [problem]
-        if time.monotonic() < self._lost_at + _TOLD_FOR:
-            found.append(StoreProblem("lost leases", _LOST, store="outbox"))
+        now, told = time.monotonic(), [*self._told.values()]
+        found += [problem for problem, until in told if now < until]
         return [*found, *self._base.problems()]
 
     def figures(self) -> Mapping[str, Any]:
@@ -378,8 +385,21 @@ class OutboxStore(OutboxWriter):
         rows = outbox.claim(limit, size)
         if rows:
             self._note_lease(began)
-            self._adopt_rows(outbox, rows)
+            self._adopt_rows(outbox, self._readable(outbox, rows))
         return rows
+
+    def _readable(self, outbox: Outbox, rows: list[OutboxRow]) -> list[OutboxRow]:
+        """Those of *rows* that this version can read; the others are dead."""
+        unreadable = [row for row in rows if row.problem]
+        if not unreadable:
+            return rows
+        outbox.die(
+            Refused(row.seq, row.problem, row.attempts, maybe_sent=row.maybe_sent)
+            for row in unreadable
+        )
+        first = unreadable[0]
+        self._tell("unreadable rows", _UNREADABLE.format(first.seq, first.problem))
+        return [row for row in rows if not row.problem]
 
     def _adopt_rows(self, outbox: Outbox, rows: Iterable[OutboxRow]) -> None:
         new = []
@@ -452,7 +472,11 @@ class OutboxStore(OutboxWriter):
     def _note_lost(self, number: int) -> None:
         if number > 0:
             self._lost += number
-            self._lost_at = time.monotonic()
+            self._tell("lost leases", _LOST)
+
+    def _tell(self, kind: str, text: str) -> None:
+        problem = StoreProblem(kind, text, store="outbox")
+        self._told[kind] = problem, time.monotonic() + _TOLD_FOR
 
     # The end.
 

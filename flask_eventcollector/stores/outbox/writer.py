@@ -35,7 +35,7 @@ class OutboxWriter:
     ) -> None:
         self._ledger = ledger
         self._base = base
-        self._table = table
+        self.table = table
         self._app = app
         self._lease = lease
         #: ``None``: that of the transactions.
@@ -55,7 +55,7 @@ class OutboxWriter:
         :raises ConfigurationError: the outbox can't be used with *engine*.
         """
         if not self._opened:
-            database = Database(engine, self._table)
+            database = Database(engine, self.table)
             outbox = Outbox(database, self._app, lease=self._lease)
             # Several threads may be here at once.
             self._opened.setdefault(None, (database, outbox))
@@ -74,7 +74,7 @@ class OutboxWriter:
         """
         collected = self._ledger.still_collected(entries)
         new = [entry for entry in collected if entry.row is None]
-        connection = connect(self._table) if new else None
+        connection = connect(self.table) if new else None
         if connection is None:
             return
         outbox = self.open(self._engine or connection.engine)
