@@ -26,9 +26,9 @@ nitpicky = True
 # Documented elsewhere; a build needs no network.
 nitpick_ignore_regex = [
     ("py:class", r"(collections\.abc|datetime|pathlib|re)\.\w+"),
-    ("py:class", r"(flask\.app\.)?Flask"),
+    ("py:class", r"(flask\.app\.)?Flask|(flask\.)?Blueprint"),
     # Of the type checker alone.
-    ("py:class", r"Unpack|Reason"),
+    ("py:class", r"Unpack|Reason|Authorize"),
     ("py:(class|exc)", r"sqlalchemy\.[\w.]+|MetaData|Table"),
 ]
 

@@ -52,6 +52,9 @@ def create_app(test_config: Mapping[str, Any] | None = None) -> Flask:
     cli.init_app(app)
     for module in (page, orders, broker):
         app.register_blueprint(module.bp)
+    if app.debug:
+        # For a browser on this machine alone.
+        app.register_blueprint(events.dashboard(allow_actions=True, show_payloads=True))
     if app.debug and find_spec("flask_debugtoolbar"):
         _add_toolbar(app)
     with app.app_context():

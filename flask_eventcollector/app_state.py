@@ -120,6 +120,9 @@ class AppState:
         #: stream. ``setdefault`` is atomic; a lock instead might be held by a thread
         #: that does not exist in the child.
         self._deliveries: dict[object, Delivery] = {}
+        #: Those that are told what happens besides the metrics; added before the first
+        #: event.
+        self.observers: list[Observer] = []
 
     @property
     def app(self) -> Flask:
@@ -153,6 +156,11 @@ class AppState:
             self._open_outbox(delivery)
             delivery.start()
         return delivery
+
+    @property
+    def limits(self) -> Limits:
+        """The limits of each process."""
+        return _limits(self.config, durable=self.spool_folder() is not None)
 
     @property
     def has_outbox(self) -> bool:
@@ -276,6 +284,7 @@ class AppState:
 
             yield OpenTelemetryMetrics(self.config.queues)
         yield from span_observers(self.config)
+        yield from self.observers
 
     def _outbox_observers(self, look: Look) -> Iterator[Observer]:
         if Metrics.PROMETHEUS in self.config.metrics:

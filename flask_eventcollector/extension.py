@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import flask
 import flask.globals
-from flask import Flask
+from flask import Blueprint, Flask
 
 from . import contexts
 from .app_state import EXTENSION_KEY, AppState, state_of
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from .consuming.once import Once
+    from .dashboard.access import Authorize
     from .messages.options import EventOptions
     from .testing import Captured
     from .transactions.sources import Bindable
@@ -390,6 +391,42 @@ class EventCollector:
         return self._sessions.inbox().purge(older_than)
 
     # Looking after the backlog.
+
+    def dashboard(
+        self,
+        *,
+        authorize: Authorize | None = None,
+        allow_actions: bool = False,
+        show_payloads: bool = False,
+    ) -> Blueprint:
+        """Pages that show what waits and why: pass it to ``app.register_blueprint()``.
+
+        The app must have this event collector, and its settings, by then. The pages
+        never publish, and never wait for the broker. To retry, purge or redirect events
+        may block for as long as the database does, or five seconds for each process
+        that does not respond.
+
+        :param authorize: called without arguments in each request. It returns whether
+            the request is allowed, as a bool; or who sends it, as a str for the log or
+            a :class:`flask_eventcollector.dashboard.Viewer`; or ``"read-only"``; or a
+            response that is sent instead, for example a redirect to the login. ``None``
+            and ``""`` mean no. It may abort. If it raises anything else, or returns
+            another object, the answer is 403, and the log says why. ``None``: only in
+            debug mode, and only a browser on the same machine is allowed.
+        :param allow_actions: whether events can be retried, purged and redirected
+            there. Needs the app's ``SECRET_KEY``.
+        :param show_payloads: whether the pages show payloads and headers, when asked.
+        :returns: a :class:`flask.Blueprint` with the prefix ``/eventcollector``.
+            Registering it raises ``ConfigurationError`` if *authorize* is missing
+            outside of debug mode, or the ``SECRET_KEY`` for actions.
+        """
+        # Only those who use it load it.
+        from .dashboard.blueprint import Dashboard
+
+        dashboard = Dashboard(
+            authorize, allow_actions=allow_actions, show_payloads=show_payloads
+        )
+        return dashboard.blueprint()
 
     def flush(self, timeout: float = 5.0) -> bool:
         """Try to deliver everything that was handed over.

@@ -28,6 +28,14 @@ IN_SDIST = (
     "scripts/consumers",
     "tests/conftest.py",
 )
+#: The dashboard's files that are no modules.
+DATA = (
+    "static/dashboard.css",
+    "static/dashboard.js",
+    "static/icon.svg",
+    "templates/base.html",
+    "templates/parts/targets.html",
+)
 NOT_PACKED = ("__pycache__", ".pyc", ".sqlite3", "node_modules")
 
 # As a user would: with a queue that takes the event, and no broker.
@@ -36,11 +44,14 @@ import flask, {PACKAGE}
 app = flask.Flask("user")
 app.config.update(TESTING=True, EVENTCOLLECTOR_BROKER_URL="memory://")
 events = {PACKAGE}.EventCollector(app)
+app.register_blueprint(events.dashboard(authorize=lambda: True))
 with app.app_context(), events.auto_publish():
     events.enqueue_event({{"order_id": 7}}, "orders.created")
 with app.app_context():
     assert events.flush(timeout=10)
     assert events.stats().confirmed == 1, events.stats()
+page = app.test_client().get("/eventcollector/")
+assert page.status_code == 200, page.text
 """
 
 
@@ -59,6 +70,8 @@ def check_wheel(names: list[str]) -> None:
     others = {top for top in tops - {PACKAGE} if not top.endswith(".dist-info")}
     require(not others, f"the wheel holds more than the package: {others}")
     require(f"{PACKAGE}/py.typed" in names, "the wheel lacks py.typed")
+    missing = {f"{PACKAGE}/dashboard/{file}" for file in DATA} - set(names)
+    require(not missing, f"the wheel lacks {missing}")
     check_left_out(names)
 
 

@@ -25,7 +25,7 @@ ROOMS = [
     {"__init__", "pytest_plugin"},
     {"testing"},
     {"extension", "outbox"},
-    {"cli", "debugtoolbar", "hooks"},
+    {"cli", "dashboard", "debugtoolbar", "hooks"},
     {"backlog", "verifying"},
     {"app_state"},
     {"dispatch"},
@@ -50,6 +50,7 @@ FOREIGN = {
         "app_state",
         "cli",
         "contexts",
+        "dashboard",
         "debugtoolbar",
         "dispatch",
         "extension",
@@ -59,6 +60,9 @@ FOREIGN = {
         "verifying.worker",
     },
     "flask_debugtoolbar": {"debugtoolbar.panel"},
+    "itsdangerous": {"dashboard.forms"},
+    "jinja2": {"dashboard.pages"},
+    "markupsafe": {"dashboard.pages"},
     "opentelemetry": {
         "delivery.instrumentation",
         "monitoring.opentelemetry",
@@ -78,6 +82,7 @@ FOREIGN = {
         "transactions.session_events",
         "transactions.sources",
     },
+    "werkzeug": {"dashboard"},
     # Of the standard library.
     "sqlite3": {"stores.spool"},
 }

@@ -24,12 +24,14 @@ from ..stores.spool.admin.reading import (
     reports,
     reports_of_apps,
     reports_of_others,
+    sums_by_target,
     with_refusals,
 )
 from ..stores.spool.admin.transferring import Imported, OnProgress, add, import_lines
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from ..stores.spool.rows import StoredEvent
+from ..stores.sums import TargetSum, summed
 from .outbox import FoundRow, OutboxRows
 
 if TYPE_CHECKING:
@@ -145,6 +147,21 @@ class Backlog(NamedTuple):
             stores.append(_readable(self.outbox.events(wanted), problems))
         return heapq.merge(*stores, key=lambda found: found.event.enqueued_at)
 
+    def sums_by_target(self, problems: list[Unreadable]) -> list[TargetSum]:
+        """What waits for each target, those with the most events first.
+
+        :param problems: gets what can't be read.
+        """
+        sums: list[TargetSum] = []
+        if self.folder is not None:
+            sums += sums_by_target(self.folder, problems)
+        if self.outbox is not None:
+            try:
+                sums += self.outbox.sums_by_target()
+            except Unreadable as error:
+                problems.append(error)
+        return summed(sums)
+
     def with_ids(self, ids: list[str], problems: list[Unreadable]) -> list[Waiting]:
         """The events with *ids*. An event may be in several places."""
         found: list[Waiting] = []
@@ -166,6 +183,11 @@ class Backlog(NamedTuple):
             with suppress(Unreadable):
                 found |= self.outbox.ids_from(prefix)
         return found
+
+    def close(self) -> None:
+        """Close the connections to the outbox."""
+        if self.outbox is not None:
+            self.outbox.close()
 
     def unread(self) -> list[Unreadable]:
         """The files that no command reads."""

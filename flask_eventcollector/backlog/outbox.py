@@ -15,6 +15,7 @@ from ..stores.spool.admin.changes import Changed, Notify
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.rows import StoredEvent
+from ..stores.sums import MOST_TARGETS, TargetSum
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -93,6 +94,11 @@ class OutboxRows:
         """How many rows there are, up to the number *newest* if it is given."""
         with self._admin() as admin:
             return admin.counts(newest)
+
+    def sums_by_target(self) -> list[TargetSum]:
+        """What waits for each target."""
+        with self._admin() as admin:
+            return admin.sums_by_target(MOST_TARGETS)
 
     def newest(self) -> int:
         """The highest number of a row; 0: there is none."""

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 from ..monitoring.history_files import Line
-from .backlog import Waiting
 from .wording import wait
 
 
-class Story(NamedTuple):
+class _Found(Protocol):
+    """An event that waits, or is dead."""
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def next_try(self) -> float | None: ...
+
+
+F = TypeVar("F", bound=_Found)
+
+
+@dataclass(frozen=True)
+class Story(Generic[F]):
     """One event's life, as far as it is known."""
 
     #: What the processes have written down, oldest first.
     lines: Sequence[Line]
     #: Where it waits; ``None``: nowhere, as far as it is known.
-    waiting: Waiting | None
+    waiting: F | None
+
+    def __bool__(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.lines) or self.waiting is not None
 
     @property
     def is_over(self) -> bool:

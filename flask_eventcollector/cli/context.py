@@ -49,8 +49,7 @@ def backlog() -> Backlog:
         found = open_backlog(app_state())
     if found.folder is not None:
         _tell_missing(found.folder)
-    if found.outbox is not None:
-        click.get_current_context().call_on_close(found.outbox.close)
+    click.get_current_context().call_on_close(found.close)
     return found
 
 

@@ -52,8 +52,8 @@ def why(id: str, for_machines: bool) -> None:
     only where the event waits is known. Exits with 3 if the event is not delivered, and
     with 1 if nothing is known about it.
     """
-    story = Story(_lines_of(id), _waiting(id))
-    if not any(story):
+    story: Story[Waiting] = Story(_lines_of(id), _waiting(id))
+    if not story:
         raise Failure(f"Nothing is known about an event {id!r}. {_why_unknown()}")
     if for_machines:
         as_json.write(_as_json(story))
@@ -171,7 +171,7 @@ def _why_unknown() -> str:
     return "It is older than what the processes have written down, or of another app"
 
 
-def _as_json(story: Story) -> dict[str, Any]:
+def _as_json(story: Story[Waiting]) -> dict[str, Any]:
     waiting = story.waiting
     return {
         "history": [{**line._asdict(), "ids": len(line.ids)} for line in story.lines],
@@ -180,7 +180,7 @@ def _as_json(story: Story) -> dict[str, Any]:
     }
 
 
-def _tell(story: Story) -> None:
+def _tell(story: Story[Waiting]) -> None:
     for line in story.lines:
         click.echo(_as_text(line, with_ids=False))
     if story.waiting is not None:

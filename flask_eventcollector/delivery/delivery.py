@@ -31,6 +31,7 @@ from .log import ThrottledLog
 from .notifier import Notifier
 from .observations import Happened, Observations
 from .periodic_worker import TICK, PeriodicWorker
+from .refusals import Refusal
 from .store import Store, TransactionStore
 from .threads import call_holding, holds, is_own_thread
 
@@ -361,11 +362,25 @@ class Delivery:
         """The dead-lettered events."""
         return self._ledger.dead()
 
+    def held(self) -> tuple[list[Entry], list[Refusal]]:
+        """What is handed over or dead, oldest first, and what was refused last.
+
+        The states and attempts of these entries go on changing.
+        """
+        return self._ledger.handed_over(), self._ledger.refusals(None, -1)[1]
+
     def retry(self, ids: Iterable[str] | None) -> int:
         """Send dead events again; returns how many."""
         count = self._ledger.retry(ids)
         if self.outbox is not None:
             self.outbox.look()
+        self.broker.wake()
+        self.note_use()
+        return count
+
+    def redirect(self, ids: Iterable[str], queue: str) -> int:
+        """Send events that are dead or waiting to *queue* instead; returns how many."""
+        count = self._ledger.redirect(ids, queue)
         self.broker.wake()
         self.note_use()
         return count

@@ -550,6 +550,14 @@ class Ledger:
         return tuple(DeadEvent(e.event, e.reason, e.attempts) for e in dead)
 
     @step
+    def handed_over(self) -> list[Entry]:
+        """The entries that are handed over, dead ones too, oldest first.
+
+        Takes time for each.
+        """
+        return self._books.in_state(*_HANDED_OVER)
+
+    @step
     def retry(self, ids: Iterable[str] | None) -> int:
         """Retain dead events in their original positions; returns how many.
 

@@ -238,6 +238,18 @@ class Kind(enum.Enum):
         ("reason",),
     )
 
+    # The dashboard.
+    DASHBOARD_ACTION = (
+        _WARNING,
+        "Dashboard: %(user)s asked to %(action)s %(events)s.",
+        ("user", "action", "queue", "ids", "count"),
+    )
+    DASHBOARD_CLOSED = (
+        _ERROR,
+        "Dashboard closed: authorize() failed",
+        ("reason",),
+    )
+
     # Databases.
     OUTBOX_ELSEWHERE = (
         _WARNING,

@@ -13,9 +13,14 @@ import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+from ..events import BrokerState, Stats, TargetProblem
+
+_FIELDS = frozenset(field.name for field in fields(Stats))
 
 LINES, OLD_LINES, COUNTS = ".jsonl", ".old.jsonl", ".json"
 #: The most bytes of a file with lines; a process has two.
@@ -72,6 +77,14 @@ class Counts(NamedTuple):
     at: float
     #: The fields of :class:`~flask_eventcollector.Stats`.
     stats: dict[str, Any]
+
+    @property
+    def books(self) -> Stats:
+        """The same; a field that this version does not know is left out."""
+        known = {name: v for name, v in self.stats.items() if name in _FIELDS}
+        found = [TargetProblem(**problem) for problem in known.pop("problems", ())]
+        broker = BrokerState(known.pop("broker", BrokerState.IDLE))
+        return Stats(**known, broker=broker, problems=tuple(found))
 
     @property
     def is_current(self) -> bool:
@@ -161,10 +174,13 @@ class History:
         return sorted(found, key=lambda line: line.at)
 
     def of(self, id: str) -> list[Line]:
-        """The lines about the events whose id begins with *id*, oldest first."""
-        return [
-            line for line in self.lines() if any(one.startswith(id) for one in line.ids)
-        ]
+        """The lines about the events whose id begins with *id*, oldest first.
+
+        :raises OSError: the folder can't be read.
+        """
+        found = [line for path in self._paths(LINES) for line in _read(path, id)]
+        about = (line for line in found if any(one.startswith(id) for one in line.ids))
+        return sorted(about, key=lambda line: line.at)
 
     def counts(self) -> list[Counts]:
         """The counts of the processes that are running, by process id."""
@@ -223,9 +239,12 @@ def _open(path: Path, flags: int) -> Any:
     return os.fdopen(os.open(path, mode, 0o600), "w", encoding="utf-8")
 
 
-def _read(path: Path) -> list[Line]:
+def _read(path: Path, about: str = "") -> list[Line]:
+    """The lines in *path*, at least those with the text *about*."""
+    part = json.dumps(about)[1:-1]
     try:
-        return list(_parsed(path.read_text("utf-8", "replace").splitlines()))
+        texts = path.read_text("utf-8", "replace").splitlines()
+        return [*_parsed([text for text in texts if part in text])]
     except FileNotFoundError:
         # Its process has just renamed or removed it.
         return []

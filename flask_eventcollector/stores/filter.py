@@ -20,6 +20,8 @@ class Filter(NamedTuple):
     reason: str | None = None
     #: Enqueued more than this many seconds ago.
     older_than: float | None = None
+    #: Not dead.
+    waiting: bool = False
 
     def selects_queue(self, target: Target) -> bool:
         """Whether an event for *target* is meant."""
@@ -27,6 +29,10 @@ class Filter(NamedTuple):
             return True
         names = (target.queue, str(target))
         return any(n == self.queue or fnmatchcase(n, self.queue) for n in names)
+
+    def selects_state(self, *, dead: bool) -> bool:
+        """Whether an event that is *dead*, or is not, is meant."""
+        return not (self.dead and not dead) and not (self.waiting and dead)
 
     def selects_age(self, event: Event) -> bool:
         """Whether *event* is old enough."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import ANY
+
 from flask_eventcollector.stores.filter import Filter
 from flask_eventcollector.stores.outbox.admin import Counts
 from flask_eventcollector.stores.outbox.outbox import Refused
@@ -34,6 +36,19 @@ def test_rows_are_counted_by_what_they_wait_for(place: Place) -> None:
         free=2, held=1, delayed=1, dead=1, bytes=42, oldest=event.enqueued_at
     )
     assert all(type(value) is int for value in counts[:-1])
+
+
+def test_rows_are_summed_for_each_target(place: Place) -> None:
+    fill(place)
+    place.write(place.outbox(), "x", queue="bills", exchange="shop")
+    first, second = place.admin().sums_by_target(9)
+    assert (first.target, first.waiting, first.dead) == (("", "q"), 3, 1)
+    assert (first.reason, first.attempts) == ("never", 2)
+    assert first.next_try is not None
+    assert 0 < first.next_try <= 60
+    assert second == (("shop", "bills"), 1, 0, second.oldest, "", None, None)
+    assert [type(value) for value in second[1:4]] == [int] * 3
+    assert place.admin().sums_by_target(1) == [first._replace(next_try=ANY)]
 
 
 def test_rows_are_listed_in_their_order_page_by_page(place: Place) -> None:

@@ -22,6 +22,7 @@ FILTERS = st.builds(
     Filter,
     queue=PATTERNS,
     dead=st.booleans(),
+    waiting=st.booleans(),
     reason=PATTERNS,
     older_than=st.sampled_from([None, 0.0, 1e6]),
 )
@@ -45,7 +46,7 @@ def selected(place: Place, wanted: Filter) -> list[Any]:
     return [
         row.event.payload
         for row in place.admin().rows()
-        if (row.is_dead or not wanted.dead)
+        if wanted.selects_state(dead=row.is_dead)
         and wanted.selects_queue(row.event.target)
         and wanted.selects_age(row.event)
         and wanted.selects_reason(row.reason)

@@ -26,6 +26,8 @@ def narrowed(table: Table, wanted: Filter) -> Iterator[ColumnElement[bool]]:
     c = table.c
     if wanted.dead:
         yield c.state == DEAD
+    if wanted.waiting:
+        yield c.state != DEAD
     if wanted.queue is not None:
         names = (c.target_queue, c.exchange + "/" + c.target_queue)
         yield or_(*(_may_match(name, wanted.queue) for name in names))

@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from ...events import Target
 from ..plain import DELAY_IN_TEXT
+from ..sums import TargetSum
 from .rows import COLUMNS
 
 #: 2 added the destination, 3 the properties of events, beside their headers.
@@ -144,6 +145,14 @@ def _schema(destination: str) -> Iterator[str]:
         )
     yield f"PRAGMA application_id = {_MARK | version}"
     yield f"PRAGMA user_version = {version}"
+
+
+def _sum_of(
+    exchange: bytes, queue: bytes, rows: int, dead: float, oldest: int, why: bytes
+) -> TargetSum:
+    target = Target(exchange.decode(), queue.decode())
+    reason = (why or b"").decode(errors="replace")
+    return TargetSum(target, rows - int(dead), int(dead), int(oldest), reason)
 
 
 def _is_named(exchange: bytes, queue: bytes, pattern: str) -> bool:
@@ -284,6 +293,22 @@ class Journal:
         except (UnicodeDecodeError, AttributeError) as error:
             raise sqlite3.DatabaseError("a queue name is damaged") from error
 
+    def sums_by_target(self, count: int) -> list[TargetSum]:
+        """What the *count* targets with the most rows have.
+
+        :raises sqlite3.DatabaseError: the file is damaged.
+        """
+        rows = self._connection.execute(
+            "SELECT exchange, queue, count(*), total(typeof(dead) != 'null'),"
+            " min(enqueued_at), max(dead) FROM events GROUP BY exchange, queue"
+            " ORDER BY count(*) DESC LIMIT ?",
+            (count,),
+        )
+        try:
+            return [_sum_of(*row) for row in rows]
+        except (UnicodeDecodeError, AttributeError, TypeError, ValueError) as error:
+            raise sqlite3.DatabaseError("a row is damaged") from error
+
     def rows_of(
         self, target: Target, after: int, count: int, size: int
     ) -> list[tuple[Any, ...]]:
@@ -339,13 +364,20 @@ class Journal:
         )
 
     def rows_after(
-        self, number: int, count: int, *, queue: str | None, dead: bool
+        self,
+        number: int,
+        count: int,
+        *,
+        queue: str | None = None,
+        dead: bool = False,
+        waiting: bool = False,
     ) -> list[tuple[Any, ...]]:
         """The next *count* rows after *number*.
 
         :param queue: only rows whose queue, or whose target as text, is this name, or
         matches it as a pattern of :func:`fnmatch.fnmatchcase`.
         :param dead: only dead ones.
+        :param waiting: only others.
         """
         where = "number > ?"
         values: list[Any] = [number]
@@ -354,6 +386,8 @@ class Journal:
             values.append(queue)
         if dead:
             where += f" AND {_IS_DEAD}"
+        if waiting:
+            where += f" AND NOT {_IS_DEAD}"
         return self._connection.execute(
             f"{_SELECT} WHERE {where} ORDER BY number LIMIT ?", (*values, count)
         ).fetchall()

@@ -68,7 +68,11 @@ class KnownRefusals:
 
     def before(self, event: Event) -> Refusal | None:
         """The last refusal of another event for the same target."""
-        return self._by_target.get(event.target)
+        return self.last_for(event.target)
+
+    def last_for(self, target: Target) -> Refusal | None:
+        """The last refusal of an event for *target*."""
+        return self._by_target.get(target)
 
     @property
     def reasons(self) -> dict[Target, str]:

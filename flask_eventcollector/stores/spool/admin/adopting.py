@@ -104,7 +104,7 @@ def _move_sound(path: Path, new: Journal) -> bool:
 def _rows(journal: Journal) -> Iterator[StoredEvent]:
     """The intact rows, which may be erased meanwhile."""
     last = -1
-    while rows := journal.rows_after(last, _PAGE, queue=None, dead=False):
+    while rows := journal.rows_after(last, _PAGE):
         last = rows[-1][0]
         yield from intact(rows)
 

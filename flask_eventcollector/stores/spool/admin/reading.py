@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ....delivery.refusals import Refusal
 from ....events import Event
 from ...filter import ALL, Filter
+from ...sums import MOST_TARGETS, TargetSum, summed
 from ..folder import Folder, ForeignFile, can_hold_events, creator_of, holder_of
 from ..journal import SUFFIXES, Journal, NewerVersion, is_damage
 from ..recovery.wal import check_wal
@@ -248,6 +249,34 @@ def events_in(
     return (found for found in known if wanted.selects_reason(found.reason))
 
 
+def sums_by_target(folder: Folder, problems: list[Unreadable]) -> list[TargetSum]:
+    """What waits for each target, in the files together.
+
+    :param problems: gets the files that can't be read.
+    """
+    sums: list[TargetSum] = []
+    for path in folder.files():
+        try:
+            with suppress(Gone), reading(path) as journal:
+                sums += journal.sums_by_target(MOST_TARGETS) if journal else []
+        except Unreadable as error:
+            problems.append(error)
+    known = KnownRefusals(folder.files())
+    return [_explained(one, known) for one in summed(sums)]
+
+
+def _explained(sums: TargetSum, known: KnownRefusals) -> TargetSum:
+    """*sums*, with the last refusal for its target."""
+    refusal = known.last_for(sums.target)
+    if refusal is None:
+        return sums
+    left = (refusal.next_try or 0.0) - time.time()
+    # If it has passed, the process may be gone.
+    next_try = left if left > 0 else None
+    reason, attempts = refusal.reason, refusal.attempts
+    return sums._replace(reason=reason, attempts=attempts, next_try=next_try)
+
+
 def events_with(
     folder: Folder, ids: list[str], problems: list[Unreadable]
 ) -> list[Found]:
@@ -339,7 +368,11 @@ def _events(path: Path, problems: list[Unreadable], wanted: Filter) -> Iterator[
         try:
             with reading(path, again=number >= 0) as journal:
                 rows = journal and journal.rows_after(
-                    number, _PAGE, queue=wanted.queue, dead=wanted.dead
+                    number,
+                    _PAGE,
+                    queue=wanted.queue,
+                    dead=wanted.dead,
+                    waiting=wanted.waiting,
                 )
         except Gone:
             return

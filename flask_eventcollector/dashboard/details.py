@@ -1,0 +1,74 @@
+"""What a page shows of one event."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ..app_state import AppState
+from ..backlog.story import Story
+from ..config.settings import choose_spool_name
+from ..events import Event
+from ..monitoring.history_files import History, Line
+from .places import Places, Shown
+
+#: The most characters of a payload, and the most lines of a life, that a page shows.
+_LONGEST, _MOST_LINES = 100_000, 200
+
+
+class Content(NamedTuple):
+    """What an event says, which may be confidential."""
+
+    headers: Mapping[str, Any]
+    payload: str
+    #: Whether the payload is longer.
+    is_cut: bool
+
+
+class Details(NamedTuple):
+    """One event."""
+
+    id: str
+    #: Where it waits, each of its places; empty: nowhere.
+    found: Sequence[Shown]
+    #: What has happened to it, the last of it.
+    lines: Sequence[Line]
+    #: What comes next.
+    next: str
+
+    @property
+    def event(self) -> Event | None:
+        """The event itself; ``None``: only its life is known."""
+        return self.found[0].event if self.found else None
+
+
+def details(state: AppState, places: Places, id: str) -> Details | None:
+    """The event with this *id*; ``None``: nothing is known about it."""
+    found, lines = places.with_ids([id]), _lines_of(state, id)
+    if not (found or lines):
+        return None
+    next_step = Story(lines, found[0] if found else None).next
+    return Details(id, found, lines[-_MOST_LINES:], next_step)
+
+
+def content_of(event: Event) -> Content:
+    """What *event* says: JSON in lines, any other payload as text with escapes."""
+    payload = event.payload
+    if isinstance(payload, bytes):
+        text = payload[: _LONGEST + 1].decode(errors="backslashreplace")
+    else:
+        text = json.dumps(payload, indent=2, ensure_ascii=False)
+    return Content(event.headers, text[:_LONGEST], len(text) > _LONGEST)
+
+
+def _lines_of(state: AppState, id: str) -> list[Line]:
+    folder = state.config.history_dir
+    if folder is None:
+        return []
+    name = choose_spool_name(state.config, state.app)
+    with suppress(OSError):
+        return [one for one in History(folder, name).of(id) if id in one.ids]
+    # No process has written to it yet.
+    return []

@@ -1,0 +1,205 @@
+"""What the first page shows: the books, the health, and what waits for each target."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import add
+from typing import NamedTuple
+
+from ..app_state import AppState
+from ..backlog.backlog import Status
+from ..config.settings import choose_spool_name
+from ..events import BrokerState, Stats, Target
+from ..monitoring.health import Check, Health, HealthStatus, health_of
+from ..monitoring.history_files import Counts
+from ..monitoring.samples import Sample, Samples, sample
+from ..stores.sums import TargetSum, summed
+from .chart import Chart, charts
+from .places import Places, open_places
+
+#: The most targets that are shown.
+MOST_TARGETS = 50
+#: Seconds for which an overview is shown again; longer if it took long to read.
+_SHOWN_FOR, _TIMES_AS_LONG = 1.0, 5.0
+
+
+#: The checks that count events, and are as bad in all as in the worst process.
+_COUNTING = ("broker", "targets", "dead")
+
+
+_STATES = list(BrokerState)
+
+
+class WorstCheck(NamedTuple):
+    """A part of the health, in the process in which it is worst."""
+
+    name: str
+    check: Check
+    #: In how many processes it is not in order.
+    processes: int
+
+
+class Overview(NamedTuple):
+    """The state of the app on this machine."""
+
+    app: str
+    #: Seconds since 1970.
+    at: float
+    #: All processes that are known, with their books.
+    processes: Sequence[Counts]
+    #: The sum over them.
+    books: Stats
+    checks: Sequence[WorstCheck]
+    charts: Sequence[Chart]
+    #: The targets with the most events.
+    targets: Sequence[TargetSum]
+    more_targets: int
+    status: Status
+    #: What could not be read.
+    problems: Sequence[str]
+    #: Whether all processes on this machine are known, or this one only.
+    is_whole: bool
+
+    @property
+    def health(self) -> HealthStatus:
+        """The worst of all checks."""
+        order = list(HealthStatus)
+        found = [one.check.status for one in self.checks]
+        return max(found, key=order.index, default=HealthStatus.OK)
+
+    @property
+    def broker(self) -> BrokerState:
+        """The worst state if one is in trouble; otherwise the best.
+
+        Some processes may not have needed it yet.
+        """
+        if self.books.broker.is_trouble:
+            return self.books.broker
+        return min((one.books.broker for one in self.processes), key=_STATES.index)
+
+    @property
+    def waiting(self) -> int:
+        """What the processes hold that is handed over, not dead and not delayed."""
+        return self.books.in_flight + self.books.retained
+
+
+class Overviews:
+    """Makes an :class:`Overview`, at most one a second, however many ask for it."""
+
+    def __init__(self, state: AppState, samples: Samples) -> None:
+        self._state = state
+        self._samples = samples
+        self._last: tuple[float, Overview] | None = None
+
+    def get(self) -> Overview:
+        """What is true now, or was a moment ago. Does not wait for the broker."""
+        began = time.monotonic()
+        if self._last is not None and began < self._last[0]:
+            return self._last[1]
+        found = self._look()
+        took = time.monotonic() - began
+        shown_for = max(_SHOWN_FOR, took * _TIMES_AS_LONG)
+        self._last = (began + shown_for, found)
+        return found
+
+    def _look(self) -> Overview:
+        state, now = self._state, time.time()
+        delivery = state.delivery_if_used()
+        stats = Stats() if delivery is None else delivery.stats()
+        samples = self._samples.look(stats)
+        processes = self._samples.processes(Counts(os.getpid(), now, stats.as_dict()))
+        problem = "" if delivery is None else delivery.threads_problem
+        with open_places(state) as places:
+            return _overview(state, now, processes, problem, samples, places)
+
+
+def _overview(
+    state: AppState,
+    now: float,
+    processes: Sequence[Counts],
+    threads_problem: str,
+    samples: Sequence[Sample],
+    places: Places,
+) -> Overview:
+    books = reduce(add, (one.books for one in processes))
+    health = [
+        health_of(
+            one.books, state.limits, threads_problem if one.pid == os.getpid() else ""
+        )
+        for one in processes
+    ]
+    targets = [*_explained(places, processes, books)]
+    status = places.status()
+    total = health_of(books, state.limits, "")
+    return Overview(
+        app=choose_spool_name(state.config, state.app),
+        at=now,
+        processes=processes,
+        books=books,
+        checks=_worst(health, total),
+        charts=charts(samples, sample(now, books)),
+        targets=targets[:MOST_TARGETS],
+        more_targets=len(targets[MOST_TARGETS:]),
+        status=status,
+        problems=[*dict.fromkeys(map(str, [*places.problems, *status.problems]))],
+        is_whole=state.config.history_dir is not None,
+    )
+
+
+def _worst(health: Sequence[Health], total: Health) -> list[WorstCheck]:
+    """For each name, the check of the process in which it is worst.
+
+    What counts events is told of all processes together, as the books are.
+    """
+    order = list(HealthStatus)
+    names = dict.fromkeys(name for one in health for name in one.checks)
+    by_name: Mapping[str, list[Check]] = {
+        name: [one.checks[name] for one in health if name in one.checks]
+        for name in names
+    }
+    return [
+        WorstCheck(
+            name,
+            total.checks[name]
+            if name in _COUNTING
+            else max(found, key=lambda check: order.index(check.status)),
+            sum(check.status is not HealthStatus.OK for check in found),
+        )
+        for name, found in by_name.items()
+    ]
+
+
+def _explained(
+    places: Places, processes: Sequence[Counts], books: Stats
+) -> Iterator[TargetSum]:
+    """What waits for each target, with a reason for each that has none of its own."""
+    sums = places.sums_by_target()
+    if places.backlog is None:
+        # Other processes say only of targets with a problem what waits there.
+        sums = summed([*sums, *_of_others(processes)])
+    for one in sums:
+        if one.reason or not (one.waiting and books.broker.is_trouble):
+            yield one
+        else:
+            yield one._replace(reason=_of_broker(books.broker, books.broker_error))
+
+
+def _of_others(processes: Sequence[Counts]) -> Iterator[TargetSum]:
+    for process in processes:
+        for problem in process.books.problems if process.pid != os.getpid() else ():
+            yield TargetSum(
+                Target(problem.exchange, problem.queue),
+                problem.events,
+                0,
+                None,
+                problem.reason,
+                problem.attempts or None,
+                problem.next_try,
+            )
+
+
+def _of_broker(state: BrokerState, error: str) -> str:
+    return f"the broker is {state}" + f": {error}" * bool(error)

@@ -1,0 +1,81 @@
+"""The books of the last hour, for a picture."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+from typing import NamedTuple
+
+from ..delivery.observations import Happened, Observation
+from ..delivery.process import current_process
+from ..events import Stats
+from .history_files import Counts, History
+
+#: Seconds between two samples, and how many are kept: those of an hour.
+EVERY, MOST = 5.0, 720
+
+
+class Sample(NamedTuple):
+    """The books at one moment."""
+
+    #: Seconds since 1970.
+    at: float
+    waiting: int
+    dead: int
+    #: Since the processes' start.
+    confirmed: int
+
+
+class Samples:
+    """Looks at the books every five seconds: an observer of one app.
+
+    :param history: what the other processes on this machine have counted; ``None``:
+        only this one is known.
+    """
+
+    wants = frozenset[Happened]()
+
+    def __init__(self, history: History | None) -> None:
+        self._history = history
+        self._process: object = None
+        self._samples: deque[Sample] = deque(maxlen=MOST)
+
+    def processes(self, own: Counts) -> list[Counts]:
+        """The counts of all known processes; *own* is newer than its file."""
+        try:
+            found = [] if self._history is None else self._history.counts()
+        except OSError:
+            # No process has written yet.
+            found = []
+        return sorted([own, *(one for one in found if one.pid != own.pid)])
+
+    def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
+        """Take a sample, if it is time."""
+        self.look(stats)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+    def look(self, stats: Stats) -> Sequence[Sample]:
+        """The samples so far, with a new one if it is time.
+
+        :param stats: the books of this process.
+        """
+        if self._process != (process := current_process()):
+            # A forked child's books begin anew.
+            self._process = process
+            self._samples.clear()
+        now = time.time()
+        if not self._samples or now - self._samples[-1].at >= EVERY:
+            own = Counts(process[0], now, stats.as_dict())
+            books = reduce(add, (one.books for one in self.processes(own)))
+            self._samples.append(sample(now, books))
+        return [*self._samples]
+
+
+def sample(now: float, books: Stats) -> Sample:
+    """What *books* say at a moment."""
+    return Sample(now, books.in_flight + books.retained, books.dead, books.confirmed)

@@ -1,0 +1,179 @@
+"""The dashboard of an app with a spool, with an outbox, and with both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_eventcollector.dashboard import listing
+from flask_eventcollector.stores.spool import rows as rows_module
+from flask_eventcollector.stores.spool.admin import reading
+from flask_eventcollector.stores.spool.rows import StoredEvent
+from tests.spool.support import ELSEWHERE, HERE, leave
+
+from .support import Desk, open_desk
+
+SPOOL: dict[str, Any] = {
+    "BACKLOG": "spool",
+    "BROKER_URL": HERE.addresses[0],
+    "TESTING_BROKER": True,
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """A desk of an app whose broker can't be reached."""
+    with open_desk(None, SPOOL_DIR=str(tmp_path), **SPOOL) as desk:
+        yield desk
+
+
+def test_what_dead_processes_have_left_is_shown(desk: Desk, tmp_path: Path) -> None:
+    leave(tmp_path, ["a", "b"])
+    path = leave(tmp_path, ["c"], "r")
+    assert desk.ids() == ["a", "b", "c"]
+    page = desk.shown()
+    assert "Where they wait" in page
+    assert path.name in page
+    assert "q 2 0" in page
+    assert "r 1 0" in page
+    assert str(path) in desk.shown("event", id="c")
+
+
+def test_what_is_left_alone_is_named(desk: Desk, tmp_path: Path) -> None:
+    leave(tmp_path, ["a"], destination=ELSEWHERE)
+    leave(tmp_path, ["b"], app="billing")
+    page = desk.shown()
+    assert "1 file for another broker" in page
+    assert "Events of billing, an app without a process" in page
+    assert desk.ids() == []
+
+
+def test_what_can_not_be_read_is_told(desk: Desk, tmp_path: Path) -> None:
+    path = leave(tmp_path, ["a"])
+    path.write_bytes(path.read_bytes()[:4096].replace(b"events", b"evints") * 2)
+    for page in ("", "events"):
+        text = desk.shown(page)
+        assert "Not everything can be read" in text
+        assert f"{path.name}: it is damaged" in text
+
+
+def test_a_folder_that_can_not_be_read_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+    with open_desk(None, SPOOL_DIR=str(folder), **SPOOL) as desk:
+        folder.write_text("no folder")
+        assert desk.get("events").status_code == 200
+
+
+def test_the_files_of_ended_processes_are_changed(desk: Desk, tmp_path: Path) -> None:
+    leave(tmp_path, ["a", "b", "c"])
+    desk.done(action="purge", id="a", agreed="1")
+    desk.done(action="redirect", id="b", queue="r", agreed="1")
+    assert desk.ids() == ["b", "c"]
+    assert desk.ids(target="r") == ["b"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The rows that are read from now on."""
+    read: list[Any] = []
+
+    def read_row(row: tuple[Any, ...]) -> StoredEvent:
+        read.append(row)
+        return rows_module.read_row(row)
+
+    monkeypatch.setattr(reading, "read_row", read_row)
+    return read
+
+
+def test_a_page_reads_few_of_many_events(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, range(2_000))
+    read = counted(monkeypatch)
+    assert len(desk.ids()) == listing.PAGE
+    assert len(read) <= 100
+    assert "q 2 000 0" in desk.shown()
+    assert len(read) <= 100
+
+
+@pytest.mark.slow
+def test_a_page_of_100_000_events_is_bounded(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, range(100_000))
+    read = counted(monkeypatch)
+    for query in ({}, {"state": "dead"}, {"target": "q"}, {"page": 100}):
+        read.clear()
+        desk.page("events", **query)
+        assert len(read) <= listing.MOST_READ + 100
+    assert "q 100 000 0" in desk.shown()
+
+
+# The outbox.
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Any]:
+    pytest.importorskip("sqlalchemy")
+    from tests.cli.test_outbox import Command, sqlite_in
+    from tests.outbox.support import Place
+
+    place = Place(sqlite_in(tmp_path))
+    settings: dict[str, Any] = {"BROKER_URL": "memory://", "BACKLOG": "memory"}
+    settings |= {"TESTING_BROKER": True, "OUTBOX_RELAY": "external"}
+    try:
+        with open_desk(None, **settings) as desk:
+            command = Command(desk.shop, place)
+            command.fill()
+            yield desk, command
+    finally:
+        place.close()
+
+
+def test_the_rows_of_the_outbox_are_shown(place: tuple[Desk, Any]) -> None:
+    desk, command = place
+    assert [id.rstrip("-") for id in desk.ids()] == command.ids()
+    assert [id.rstrip("-") for id in desk.ids(state="dead")] == ["dead"]
+    assert len(desk.ids(state="waiting")) == 3
+    assert len(desk.ids(target="bills")) == 1
+    page = desk.shown()
+    assert "Outbox - 3 1" in page
+    assert "bills 0 1" in page
+    assert "never" in page
+    assert "q 3 0" in page
+    # An hour, as the broker has said "full".
+    assert "in 59 min full" in page
+
+
+def test_the_rows_of_the_outbox_are_changed(place: tuple[Desk, Any]) -> None:
+    desk, command = place
+    (dead,) = desk.ids(state="dead")
+    assert "1 event sent again" in desk.done(action="retry", id=dead)
+    assert "1 event dropped" in desk.done(action="purge", id=dead, agreed="1")
+    assert len(command.ids()) == 3
+
+
+def test_an_outbox_that_can_not_be_read_is_told(place: tuple[Desk, Any]) -> None:
+    desk, command = place
+    command.place.table.drop(command.place.engine)
+    for page in ("", "events"):
+        assert "Not everything can be read" in desk.shown(page)
+
+
+def test_its_connections_are_closed(
+    place: tuple[Desk, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flask_eventcollector.stores.outbox.database import Database
+
+    closed: list[Database] = []
+    close = Database.close
+
+    def note(database: Database) -> None:
+        closed.append(database)
+        close(database)
+
+    monkeypatch.setattr(Database, "close", note)
+    place[0].page("events")
+    assert len(closed) == 1
