@@ -71,6 +71,20 @@ def test_the_first_node_that_can_be_reached_is_asked() -> None:
     assert "exchange  shop  same" in result.stdout
 
 
+def test_each_address_of_a_node_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolve = socket.getaddrinfo
+
+    def both(host: Any, port: Any, *args: Any, **more: Any) -> Any:
+        hosts = ["127.0.0.2", "127.0.0.1"] if host == "rabbit.test" else [host]
+        return [it for name in hosts for it in resolve(name, port, *args, **more)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", both)
+    with FakeBroker() as broker:
+        url = f"amqp://rabbit.test:{broker.port}"
+        result = look("check", BROKER_URL=url, EXCHANGES=TOPIC)
+    assert result.exit_code == 0
+
+
 def test_check_names_what_may_be_lost_silently() -> None:
     queues = {"orders": {"x-max-length": 5}}
     with FakeBroker() as broker:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
-from pika.adapters.utils.connection_workflow import AMQPConnectorException
-from pika.exceptions import AMQPError, ChannelClosedByBroker, ConnectionClosedByBroker
+from pika.exceptions import AMQPError
 
 from ...config.broker_url import BrokerURL
 from ...config.topology import Topology
-from ...errors import ConfigurationError
 from ...events import Word
 from .declarations import Phase, Step, steps
 from .differences import Difference, adapted, cure, difference, how_to_align
 from .logins import Logins
-from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
-from .reasons import broker_text, explain
+from .reasons import CONNECTION_ERRORS, broker_text, explain
+from .trials import Connect, Trials, open_connection
 
 #: The most differences of one queue that are looked for.
 _MOST_DIFFERENCES = 20
-
-#: Connects to a broker.
-Connect = Callable[[], pika.BlockingConnection]
 
 
 class State(Word):
@@ -83,15 +77,8 @@ def connecting(
         problems = []
         for url in urls:
             try:
-                login = logins.get()
-                for parameters in attempts(url, heartbeat, name, login):
-                    return pika.BlockingConnection(parameters)
-            except (
-                AMQPError,
-                AMQPConnectorException,
-                OSError,
-                ConfigurationError,
-            ) as e:
+                return open_connection(url, heartbeat, name, logins)
+            except CONNECTION_ERRORS as e:
                 problems.append(f"{url.host}:{url.port}: {explain(e)}")
         raise BrokerUnreachable("; ".join(problems))
 
@@ -105,10 +92,8 @@ class Inspector:
     """
 
     def __init__(self, connect: Connect, topology: Topology) -> None:
-        self._connect = connect
+        self._trials = Trials(connect)
         self._steps = list(steps(topology))
-        self._connection: pika.BlockingConnection | None = None
-        self._channel: BlockingChannel | None = None
         #: The exchanges and queues that do not exist, by kind and name.
         self._missing: set[tuple[str, str]] = set()
 
@@ -131,10 +116,12 @@ class Inspector:
         except AMQPError as error:
             raise BrokerUnreachable(explain(error)) from error
         finally:
-            self._close()
+            self._trials.close()
 
     def _of_others(self, name: str) -> Finding:
-        error = self._try(lambda channel: channel.exchange_declare(name, passive=True))
+        error = self._trials.refusal(
+            lambda channel: channel.exchange_declare(name, passive=True)
+        )
         state, reason = State.SAME, ""
         if error is not None and error.reply_code == 404:
             self._missing.add(("exchange", name))
@@ -148,7 +135,7 @@ class Inspector:
         return Finding("exchange", name, state, reason=reason)
 
     def _declared(self, step: Step, apply: bool) -> Finding:
-        error = self._try(lambda channel: _look(channel, step))
+        error = self._trials.refusal(lambda channel: _look(channel, step))
         if error is None:
             return self._compared(step)
         if error.reply_code != 404:
@@ -156,7 +143,7 @@ class Inspector:
         if not apply:
             self._missing.add((step.kind, step.name))
             return Finding(step.kind, step.name, State.MISSING)
-        error = self._try(step.send)
+        error = self._trials.refusal(step.send)
         if error is not None:
             self._missing.add((step.kind, step.name))
             return _finding(step, State.REFUSED, error)
@@ -167,7 +154,7 @@ class Inspector:
         found: list[Difference] = []
         changed: Step | None = step
         while changed is not None and len(found) < _MOST_DIFFERENCES:
-            error = self._try(changed.send)
+            error = self._trials.refusal(changed.send)
             if error is None:
                 break
             one = difference(error)
@@ -190,32 +177,10 @@ class Inspector:
             return Finding(step.kind, name, State.MISSING)
         if not apply:
             return Finding(step.kind, name, State.UNKNOWN)
-        error = self._try(step.send)
+        error = self._trials.refusal(step.send)
         if error is not None:
             return _finding(step, State.REFUSED, error)._replace(name=name)
         return Finding(step.kind, name, State.BOUND)
-
-    def _try(
-        self, send: Callable[[BlockingChannel], Any]
-    ) -> ChannelClosedByBroker | ConnectionClosedByBroker | None:
-        """Send something, on a channel that the broker may close over it."""
-        try:
-            send(self._open_channel())
-        except (ChannelClosedByBroker, ConnectionClosedByBroker) as error:
-            return error
-        return None
-
-    def _open_channel(self) -> BlockingChannel:
-        if self._connection is None or not self._connection.is_open:
-            self._connection, self._channel = self._connect(), None
-        if self._channel is None or not self._channel.is_open:
-            self._channel = self._connection.channel()
-        return self._channel
-
-    def _close(self) -> None:
-        if self._connection is not None and self._connection.is_open:
-            with suppress(AMQPError):
-                self._connection.close()
 
 
 def _look(channel: BlockingChannel, step: Step) -> None:

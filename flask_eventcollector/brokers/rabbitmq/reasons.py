@@ -13,7 +13,15 @@ from pika.adapters.utils.connection_workflow import (
 )
 
 from ...errors import ConfigurationError
+from ...events import Word
 
+#: What pika, the resolver, TLS and the settings raise as a connection is made or used.
+CONNECTION_ERRORS = (
+    exceptions.AMQPError,
+    AMQPConnectorException,
+    OSError,
+    ConfigurationError,
+)
 #: While a connection opens, pika wraps the broker's message in a repr.
 _REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
 #: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR, NOT_ALLOWED: a
@@ -24,9 +32,35 @@ _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.ProbableAuthenticati
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 
 
+class Stage(Word):
+    """What a connection has not come past."""
+
+    #: A file or a callable of the settings.
+    SETTINGS = "settings"
+    #: The host's name.
+    RESOLVE = "resolve"
+    #: The network, until the server's first words.
+    CONNECT = "connect"
+    TLS = "TLS"
+    #: The server speaks something else, or not at all.
+    PROTOCOL = "protocol"
+    LOGIN = "login"
+    VHOST = "vhost"
+
+
+def stage_of(error: BaseException) -> Stage:
+    """What a connection has not come past, which ended with *error*."""
+    cause = root_cause(error)
+    # NOT_ALLOWED: RabbitMQ answers so to an unknown or forbidden virtual host.
+    if getattr(cause, "reply_code", None) == 530:
+        return Stage.VHOST
+    found = (stage for kinds, stage in _STAGES if isinstance(cause, kinds))
+    return next(found, Stage.CONNECT)
+
+
 def explain(error: BaseException) -> str:
     """Why a connection failed or was closed. Never contains a credential."""
-    cause = _root(error)
+    cause = root_cause(error)
     if isinstance(cause, _LOGIN_ERRORS):
         return _refused_login(cause)
     if isinstance(cause, exceptions.IncompatibleProtocolError):
@@ -40,7 +74,7 @@ def explain(error: BaseException) -> str:
 def is_unexpected(error: BaseException) -> bool:
     """Whether *error* is neither the network's nor the broker's."""
     known = (exceptions.AMQPError, AMQPConnectorException, OSError)
-    return not isinstance(_root(error), known)
+    return not isinstance(root_cause(error), known)
 
 
 def broker_text(error: BaseException) -> str:
@@ -71,7 +105,7 @@ def is_missing_exchange(error: BaseException) -> bool:
     return getattr(error, "reply_code", None) == 404
 
 
-def _root(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The innermost of pika's nested "workflow failed" exceptions."""
     seen = [error]
     while True:
@@ -112,6 +146,17 @@ def _text(error: BaseException) -> str:
     found = _REPR.fullmatch(text)
     return found["words"] if found else text
 
+
+_STAGES: list[tuple[tuple[type[BaseException], ...], Stage]] = [
+    ((ConfigurationError,), Stage.SETTINGS),
+    ((socket.gaierror,), Stage.RESOLVE),
+    ((ssl.SSLError,), Stage.TLS),
+    (_LOGIN_ERRORS, Stage.LOGIN),
+    ((exceptions.ProbableAccessDeniedError,), Stage.VHOST),
+    # The server takes connections, and does not answer to AMQP.
+    ((AMQPConnectorStackTimeout,), Stage.PROTOCOL),
+    ((exceptions.IncompatibleProtocolError,), Stage.PROTOCOL),
+]
 
 _WORDS: list[tuple[type[BaseException], str]] = [
     (ssl.SSLCertVerificationError, "certificate verification failed: {text}"),

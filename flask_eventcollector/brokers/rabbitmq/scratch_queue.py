@@ -9,9 +9,9 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from .inspection import Connect
 from .pika_logging import pika_silenced
 from .reasons import broker_text
+from .trials import Connect, server_properties
 
 #: Seconds without a message after which an empty queue counts as read, and how many
 #: times in a row nothing may come while the broker says that there is more.
@@ -40,9 +40,7 @@ class ScratchQueue:
     def check_broker(self) -> str:
         """The broker's product and version, if it can be reached."""
         with self._channel() as channel:
-            # pika offers it only here.
-            inner: Any = channel.connection
-            about = inner._impl.server_properties or {}
+            about = server_properties(channel.connection)
         words = [about.get(word, "") for word in ("product", "version")]
         return " ".join(str(word) for word in words if word) or "an unknown broker"
 
