@@ -26,7 +26,7 @@ ROOMS = [
     {"testing"},
     {"extension", "outbox"},
     {"cli", "dashboard", "debugtoolbar", "hooks"},
-    {"backlog", "verifying"},
+    {"backlog", "doctor", "verifying"},
     {"app_state"},
     {"dispatch"},
     {"contexts"},
@@ -98,6 +98,7 @@ OUTWARDS = {
 #: The permitted foreign types that are not loaded.
 FOREIGN_TYPES = {
     ("backlog.outbox", "sqlalchemy"),
+    ("doctor.outbox", "sqlalchemy"),
     ("config.settings", "flask"),
     ("extension", "sqlalchemy"),
     ("transactions.bound_sessions", "sqlalchemy"),

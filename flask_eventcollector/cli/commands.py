@@ -16,6 +16,7 @@ from ..stores.spool.control import ControlRequest
 from . import as_json, as_text, formatting, options
 from .adopting import adopt_events
 from .context import app_name, app_state, backlog
+from .doctor import doctor
 from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered
 from .history import tail, top, why
@@ -328,6 +329,7 @@ COMMANDS |= {
     "outbox": outbox,
     "relay": relay,
     "topology": topology,
+    "doctor": doctor,
     "purge-seen": purge_seen,
 }
 

@@ -17,7 +17,8 @@ class Exit(enum.IntEnum):
     """The exit codes, besides click's own: 0 for success, 2 for a usage error."""
 
     FAILED = 1
-    #: Something is left: events are waiting or dead, or could not be read.
+    #: Something is left: events are waiting or dead, or could not be read; or there is
+    #: something to mend.
     WAITS = 3
     #: The backlog is in memory.
     MEMORY = 4

@@ -18,8 +18,8 @@ _HELP = """Inspect and manage the events that wait on disk or in the outbox.
 They are in the spool's folder (EVENTCOLLECTOR_BACKLOG = "spool"), in one file for each
 process. These commands only read the file of a running process, and ask that process to
 make changes. Events of transactions are in the outbox's table, if the app has one.
-'topology' and 'purge-seen' are about other things: the broker's exchanges and queues,
-and the messages that consumers of this app have handled.
+'doctor', 'topology' and 'purge-seen' are about other things: how the app is set up, the
+broker's exchanges and queues, and the messages that consumers of this app have handled.
 """
 
 _EXIT_CODES = """\b
@@ -28,7 +28,8 @@ Exit codes:
   1  failure; nothing was done
   2  usage error
   3  something is left: events are waiting or dead, a file or the outbox can't be read
-     or changed, a process did not respond, or the broker differs from the settings
+     or changed, a process did not respond, the broker differs from the settings, or
+     'doctor' has found a problem
   4  the backlog is in memory, which no other process can see, without an outbox
 """
 

@@ -296,13 +296,22 @@ class Config:
 
         :raises ConfigurationError: a key is unknown or its value is invalid.
         """
-        config = cls(**dict(_read(app.config)))
-        _check_together(config)
-        _check_login(config)
-        _check_tls(config)
+        config = read_settings(app.config)
         if config.backlog == "spool":
             check_spool_dir(choose_spool_dir(config, app), f"{PREFIX}SPOOL_DIR")
         return config
+
+
+def read_settings(settings: Mapping[str, Any]) -> Config:
+    """Read and validate every ``EVENTCOLLECTOR_`` key of *settings*.
+
+    :raises ConfigurationError: a key is unknown or its value is invalid.
+    """
+    config = Config(**dict(_read(settings)))
+    _check_together(config)
+    _check_login(config)
+    _check_tls(config)
+    return config
 
 
 def choose_backlog(config: Config, app: Flask) -> str:
@@ -740,3 +749,6 @@ _SETTINGS: Mapping[str, tuple[str, Callable[[str, object], Any]]] = {
         "testing_broker": _bool,
     }.items()
 }
+
+#: The names of all settings.
+KEYS = tuple(_SETTINGS)

@@ -85,6 +85,11 @@ class _Local(threading.local):
 _local = _Local()
 
 
+def was_patched_late() -> bool:
+    """Whether gevent has replaced ``threading.local`` since this module was loaded."""
+    return _Local.__bases__ != (threading.local,)
+
+
 def note_own_thread() -> None:
     """Mark the current thread as one of the library's, until it ends."""
     _local.process = current_process()

@@ -33,6 +33,12 @@ _BUCKETS = (
 )
 
 
+def has_provider() -> bool:
+    """Whether the application has set a meter provider, which makes something of it."""
+    module = type(metrics.get_meter_provider()).__module__
+    return not module.startswith(f"{metrics.__name__}.")
+
+
 class OpenTelemetryMetrics:
     """Reports attempts to whichever meter provider the application has set up."""
 

@@ -216,6 +216,11 @@ def explained(table: Table) -> Iterator[None]:
         ) from error
 
 
+def new_connection(engine: Engine) -> Any:
+    """A connection of the driver, as *engine* makes them, that belongs to no pool."""
+    return _creator(_synchronous(engine))()
+
+
 # The engine.
 
 #: Drivers for asyncio, and which ones take the same URL without it.

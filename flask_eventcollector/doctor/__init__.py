@@ -1,0 +1,1 @@
+"""Examines how an app is set up, and changes nothing."""

@@ -1,0 +1,59 @@
+"""What an examination finds."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..events import Word
+
+
+class Level(Word):
+    """How bad something is; from best to worst."""
+
+    OK = "ok"
+    #: It works, but may lose events or hold them up, or has no effect.
+    WARNING = "warning"
+    #: Events are lost, refused or held up, or will be.
+    PROBLEM = "problem"
+
+
+class Finding(NamedTuple):
+    """What one check has found."""
+
+    level: Level
+    what: str
+    #: What to do about it; ``""``: nothing.
+    cure: str = ""
+    #: What was examined, for example ``broker``.
+    about: str = ""
+
+
+def ok(what: str) -> Finding:
+    """Something is as it should be."""
+    return Finding(Level.OK, what)
+
+
+def warning(what: str, cure: str) -> Finding:
+    """Something may go wrong."""
+    return Finding(Level.WARNING, what, cure)
+
+
+def problem(what: str, cure: str) -> Finding:
+    """Something is wrong."""
+    return Finding(Level.PROBLEM, what, cure)
+
+
+def split(text: str, otherwise: str = "") -> tuple[str, str]:
+    """What is wrong, and the cure, of a text that has the cure behind its last colon.
+
+    :param otherwise: the cure if the text has none.
+    """
+    what, _, cure = text.rpartition(": ")
+    return (what, cure) if what else (text, otherwise)
+
+
+def worst(findings: list[Finding]) -> Level:
+    """The worst level of all."""
+    order = list(Level)
+    found = [finding.level for finding in findings]
+    return max(found, key=order.index, default=Level.OK)

@@ -1,0 +1,84 @@
+"""Checks what is written down for operators: the history, and the metrics."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..config.settings import Metrics
+from .case import Case
+from .file_systems import existing
+from .findings import Finding, ok, problem, warning
+from .servers import gunicorn
+
+_MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def history(case: Case) -> Iterator[Finding]:
+    """Whether EVENTCOLLECTOR_HISTORY_DIR can be written."""
+    path = case.config.history_dir
+    if path is None:
+        return
+    why_not = _why_not_write(path)
+    if why_not:
+        yield problem(
+            f"{path}: {why_not}, so 'flask events why', 'tail' and 'top' show nothing",
+            "chown it to the user that runs the app, or correct"
+            " EVENTCOLLECTOR_HISTORY_DIR",
+        )
+    else:
+        yield ok(f"{path} can be written")
+
+
+def metrics(case: Case) -> Iterator[Finding]:
+    """Whether metrics reach those who scrape or collect them."""
+    chosen = case.config.metrics
+    if not chosen:
+        return
+    found = [*_prometheus()] if Metrics.PROMETHEUS in chosen else []
+    if Metrics.OPENTELEMETRY in chosen:
+        found += _opentelemetry()
+    yield from found or [ok(", ".join(metrics.value for metrics in chosen))]
+
+
+def _prometheus() -> Iterator[Finding]:
+    folder = os.environ.get(_MULTIPROC)
+    workers = gunicorn().workers
+    if not folder and workers > 1:
+        yield problem(
+            f"gunicorn has {workers} workers, but {_MULTIPROC} is not set, so each"
+            " scrape shows the metrics of one of them",
+            f"set {_MULTIPROC} to an empty folder before gunicorn starts",
+        )
+    why_not = _why_not_write(Path(folder)) if folder else ""
+    if why_not or (folder and not Path(folder).exists()):
+        yield problem(
+            f"{_MULTIPROC} is {folder}: {why_not or 'it does not exist'}, so the app"
+            " does not start, or has no metrics",
+            "create it before the app starts, for the user that runs it",
+        )
+
+
+def _opentelemetry() -> Iterator[Finding]:
+    from ..monitoring.opentelemetry import has_provider
+
+    if not has_provider():
+        yield warning(
+            "no meter provider of OpenTelemetry is set here, so its metrics go nowhere",
+            "set one before the first event, or start the app by"
+            " opentelemetry-instrument",
+        )
+
+
+def _why_not_write(path: Path) -> str:
+    """Why this user can't write into the folder; ``""``: it can, or can create it."""
+    try:
+        found = existing(path)
+    except OSError as error:
+        return str(error.strerror)
+    if not found.is_dir():
+        return f"{found} is not a folder"
+    if not os.access(found, os.W_OK | os.X_OK):
+        return f"this user (id {os.geteuid()}) may not write to {found}"
+    return ""

@@ -1,0 +1,132 @@
+"""Checks the spool: its folder, its disk, and what is left in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..config.settings import choose_spool_dir
+from ..config.spool_dir import check_spool_dir
+from ..errors import ConfigurationError
+from ..stores.spool.admin.reading import (
+    Report,
+    quarantined,
+    reports,
+    reports_of_apps,
+    reports_of_others,
+)
+from ..stores.spool.folder import Folder
+from ..stores.spool.strays import destination_name, from_before, how_to_adopt
+from .case import Case
+from .file_systems import (
+    IN_MEMORY,
+    OF_CONTAINER,
+    OVER_NETWORK,
+    existing,
+    free_bytes,
+    type_of,
+)
+from .findings import Finding, ok, problem, split, warning
+
+_DIR = "EVENTCOLLECTOR_SPOOL_DIR"
+
+
+def folder(case: Case) -> Iterator[Finding]:
+    """Whether this user can keep events in the folder."""
+    if case.config.backlog != "spool":
+        return
+    path = choose_spool_dir(case.config, case.app)
+    try:
+        check_spool_dir(path, _DIR)
+    except ConfigurationError as error:
+        yield problem(*split(str(error)))
+        return
+    yield ok(f"{path} can be written" if path.exists() else f"{path} can be created")
+
+
+def disk(case: Case) -> Iterator[Finding]:
+    """Whether the disk keeps events, and has room for them."""
+    if case.config.backlog != "spool":
+        return
+    path = existing(choose_spool_dir(case.config, case.app))
+    kind, free = type_of(path), free_bytes(path)
+    yield from [*_kind(path, kind), *_room(case, path, free)] or [
+        ok(f"{kind or 'unknown file system'}, {free >> 20} MiB free")
+    ]
+
+
+def _kind(path: Path, kind: str) -> Iterator[Finding]:
+    if kind in IN_MEMORY:
+        yield problem(
+            f"{path} is in memory ({kind}), so events are lost when the machine"
+            " restarts",
+            f"set {_DIR} to a folder on a disk",
+        )
+    elif kind in OVER_NETWORK:
+        yield problem(
+            f"{path} is on a network file system ({kind}), where files may be damaged,"
+            " and events sent twice",
+            f"set {_DIR} to a folder on a local disk",
+        )
+    elif kind in OF_CONTAINER:
+        yield warning(
+            f"{path} is in a container's own layer ({kind}), which is removed with it",
+            f"mount a volume, and set {_DIR} to a folder in it",
+        )
+
+
+def _room(case: Case, path: Path, free: int) -> Iterator[Finding]:
+    needed = case.config.max_bytes
+    if free < needed:
+        yield problem(
+            f"only {free >> 20} MiB are free at {path}, but one process may hold"
+            f" {needed >> 20} MiB (EVENTCOLLECTOR_MAX_BYTES)",
+            "free some space, or lower the limit",
+        )
+
+
+def left(case: Case) -> Iterator[Finding]:
+    """What lies in the folder and is sent by nobody."""
+    files = case.state.spool_folder()
+    if files is None:
+        if before := case.state.left_on_disk():
+            yield problem(*split(from_before(before).text))
+        return
+    found = [*_unsent(files), *_unread(files)]
+    yield from found or [ok("every file is read, and has a process that sends it")]
+
+
+def _unsent(files: Folder) -> Iterator[Finding]:
+    for report in reports_of_others(files):
+        if report.has_events and not report.owner.alive:
+            name = report.path.name
+            yield problem(
+                f"nobody sends the {_events([report])} in {name}, which are for"
+                f" {destination_name(report.path)}",
+                f"if the broker was moved, run 'flask events adopt {name}'",
+            )
+    for app, theirs in reports_of_apps(files).items():
+        yield problem(
+            f"nobody sends the {_events(theirs)} of app {app!r}, which has no process",
+            f"if this app was renamed, run {how_to_adopt(app)}",
+        )
+
+
+def _events(found: Sequence[Report]) -> str:
+    count = sum(report.waiting + report.dead for report in found)
+    return "1 event" if count == 1 else f"{count} events"
+
+
+def _unread(files: Folder) -> Iterator[Finding]:
+    for unread in quarantined(files):
+        yield problem(
+            f"{Path(unread.path).name} is quarantined, so no process reads it",
+            "see 'flask events quarantine list'",
+        )
+    for report in reports(files):
+        if report.problem is not None:
+            reason, cure = split(report.problem.reason, _OTHER_USER)
+            yield problem(f"{report.path.name} can't be read: {reason}", cure)
+
+
+_OTHER_USER = "run this as the user that runs the app, or chown the file to that user"

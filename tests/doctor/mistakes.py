@@ -1,0 +1,604 @@
+"""Mistakes that are planted, and what the doctor must say about each."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+from flask_eventcollector import make_outbox_table
+from flask_eventcollector.doctor import host, outbox, spool
+from flask_eventcollector.doctor.findings import Finding, Level
+from flask_eventcollector.stores.spool.destination import Destination
+from flask_eventcollector.stores.spool.folder import claim_orphan
+from tests.doctor.support import Patient
+from tests.faults.tls import Authority, TLSProxy
+from tests.spool.support import ELSEWHERE, leave
+
+WARNING, PROBLEM = Level.WARNING, Level.PROBLEM
+#: What else is found if the broker can't be asked.
+NOT_EXAMINED = "^not examined, since the broker can't be asked$"
+
+
+class Mistake(NamedTuple):
+    """A mistake, and what must be found."""
+
+    name: str
+    plant: Callable[[Patient], object]
+    level: Level
+    about: str
+    #: A pattern for what is found, and one for the cure.
+    what: str
+    cure: str
+    #: A pattern for what else is found, since it follows.
+    also: str
+
+    def is_named_by(self, finding: Finding) -> bool:
+        return (
+            (finding.level, finding.about) == (self.level, self.about)
+            and re.search(self.what, finding.what) is not None
+            and re.search(self.cure, finding.cure) is not None
+        )
+
+    def explains(self, finding: Finding) -> bool:
+        """Whether *finding* is no other mistake."""
+        return (
+            self.is_named_by(finding) or re.search(self.also, finding.what) is not None
+        )
+
+
+MISTAKES: list[Mistake] = []
+
+
+def mistake(
+    level: Level, about: str, what: str, cure: str, *, also: str = NOT_EXAMINED
+) -> Callable[[Callable[[Patient], object]], None]:
+    def note(plant: Callable[[Patient], object]) -> None:
+        name = plant.__name__.replace("_", " ")
+        MISTAKES.append(Mistake(name, plant, level, about, what, cure, also))
+
+    return note
+
+
+def change_later(patient: Patient, key: str, value: object) -> None:
+    """Change a setting when the app has read it."""
+    patient.later.append(lambda it: it.app.config.update({key: value}))
+
+
+# Settings
+
+
+@mistake(PROBLEM, "settings", "TIMEOUTS is not a setting", "mean .*CONFIRM_TIMEOUT")
+def a_misspelt_setting(patient: Patient) -> None:
+    change_later(patient, "EVENTCOLLECTOR_CONFIRM_TIMEOUTS", 1)
+
+
+@mistake(PROBLEM, "settings", "EVENTCOLECTOR_OVERFLOW is not", "mean EVENTCOLLECTOR_OV")
+def a_misspelt_prefix(patient: Patient) -> None:
+    patient.app.config["EVENTCOLECTOR_OVERFLOW"] = "reject"
+
+
+@mistake(PROBLEM, "settings", "FLASK_EVENTCOLLECTOR_OVERFLOW is in", "from_prefixed")
+def an_environment_that_is_not_read(patient: Patient) -> None:
+    patient.patch.setenv("FLASK_EVENTCOLLECTOR_OVERFLOW", "reject")
+
+
+@mistake(PROBLEM, "settings", "_OVERFLOW was changed too late", "before init_app")
+def a_setting_that_comes_too_late(patient: Patient) -> None:
+    change_later(patient, "EVENTCOLLECTOR_OVERFLOW", "reject")
+
+
+@mistake(PROBLEM, "settings", "later change .* is 'rejekt'", "before init_app")
+def a_late_setting_that_is_wrong(patient: Patient) -> None:
+    change_later(patient, "EVENTCOLLECTOR_OVERFLOW", "rejekt")
+
+
+@mistake(PROBLEM, "settings", "TESTING is set", "TESTING_BROKER")
+def TESTING_in_production(patient: Patient) -> None:
+    patient.app.config["TESTING"] = True
+
+
+@mistake(PROBLEM, "settings", "the broker is memory://", "amqp://user:password@")
+def a_broker_in_memory(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = "memory://"
+
+
+@mistake(PROBLEM, "settings", "BROKER_URL is not set, so each event fails", "use amqp")
+def no_broker(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = None
+
+
+@mistake(WARNING, "settings", "SPOOL_DIR has no effect without .*BACKLOG", "remove")
+def a_folder_without_a_spool(patient: Patient) -> None:
+    patient.settings["BACKLOG"] = "memory"
+
+
+@mistake(WARNING, "settings", "OUTBOX_RELAY has no effect without bind_session", "add")
+def a_relay_without_an_outbox(patient: Patient) -> None:
+    patient.settings["OUTBOX_RELAY"] = "external"
+
+
+@mistake(WARNING, "settings", r"MAX_IN_FLIGHT \(200\) is more than .*MAX_EV", "lower")
+def more_in_flight_than_events(patient: Patient) -> None:
+    patient.settings |= {"MAX_IN_FLIGHT": 200, "MAX_EVENTS": 100}
+
+
+@mistake(WARNING, "settings", r"DEAD_AFTER \(5 s\) is less than .*DELAY \(60", "raise")
+def dead_after_few_attempts(patient: Patient) -> None:
+    patient.settings["DEAD_AFTER"] = 5
+
+
+@mistake(WARNING, "settings", "HEARTBEAT is 2 s: a busy machine may miss", "5 to 60")
+def a_nervous_heartbeat(patient: Patient) -> None:
+    patient.settings["HEARTBEAT"] = 2
+
+
+@mistake(WARNING, "settings", "HEARTBEAT is 600 s: a dead connection is not", "5 to 60")
+def a_slow_heartbeat(patient: Patient) -> None:
+    patient.settings["HEARTBEAT"] = 600
+
+
+@mistake(WARNING, "settings", "CONFIRM_TIMEOUT is 25 s: .* each request", "lower it")
+def requests_that_wait_long(patient: Patient) -> None:
+    patient.settings["CONFIRM_TIMEOUT"] = 25
+
+
+@mistake(WARNING, "settings", "SHUTDOWN_TIMEOUT is 0", "BACKLOG to 'spool'")
+def no_time_to_shut_down(patient: Patient) -> None:
+    patient.settings |= {"BACKLOG": "memory", "SHUTDOWN_TIMEOUT": 0, "SPOOL_DIR": None}
+
+
+@mistake(WARNING, "settings", "verify=verify_none", "set cacertfile")
+def TLS_without_verification(patient: Patient) -> None:
+    url = behind_tls(patient)
+    patient.settings["BROKER_URL"] = f"{url}?verify=verify_none"
+
+
+@mistake(WARNING, "settings", "drops its oldest messages at 'x-max-length'", "overflow")
+def a_queue_that_drops_silently(patient: Patient) -> None:
+    patient.settings["QUEUES"][patient.queue]["x-max-length"] = 10
+    with patient.node.channel() as channel:
+        channel.queue_delete(patient.queue)
+        arguments = {"x-max-length": 10}
+        channel.queue_declare(patient.queue, durable=True, arguments=arguments)
+
+
+# Threads
+
+
+@mistake(
+    PROBLEM,
+    "threads",
+    "no thread can be started, .*: can't start",
+    "ulimit -u",
+    also=f"RuntimeError in mistakes.py|{NOT_EXAMINED}",
+)
+def no_more_threads(patient: Patient) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    patient.later.append(lambda it: it.patch.setattr(threading.Thread, "start", refuse))
+
+
+@mistake(PROBLEM, "threads", "gevent has patched .* after", "patch_all.. before all")
+def gevent_that_patches_late(patient: Patient) -> None:
+    class Local:
+        """gevent's."""
+
+    patient.later.append(lambda it: it.patch.setattr(threading, "local", Local))
+
+
+# The broker
+
+
+def behind_tls(patient: Patient) -> str:
+    """The URL of the broker with TLS."""
+    proxy = TLSProxy(patient.node.port, Authority().context())
+    patient.until_the_end.enter_context(proxy)
+    return f"amqps://guest:guest@localhost:{proxy.port}/"
+
+
+def url(patient: Patient, login: str = "guest:guest", vhost: str = "") -> str:
+    return f"amqp://{login}@127.0.0.1:{patient.node.port}/{vhost}"
+
+
+@mistake(PROBLEM, "broker", "Connection refused", "5672, with TLS 5671")
+def a_closed_port(patient: Patient) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    patient.settings["BROKER_URL"] = f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
+@mistake(PROBLEM, "broker", "host name resolution failed", "correct the host")
+def a_host_that_does_not_exist(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = "amqp://guest:guest@no-such-host.invalid/"
+
+
+@mistake(PROBLEM, "broker", "wrong user name or password", "correct the user and the p")
+def a_wrong_password(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = url(patient, "guest:the-planted-password")
+
+
+@mistake(PROBLEM, "broker", "nowhere", "correct the virtual host")
+def an_unknown_virtual_host(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = url(patient, vhost="nowhere")
+
+
+@mistake(PROBLEM, "broker", "certificate verify failed", "cacertfile")
+def an_unknown_authority(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = behind_tls(patient)
+
+
+@mistake(PROBLEM, "broker", "TLS failed", "speaks TLS")
+def TLS_at_a_port_without(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = url(patient).replace("amqp:", "amqps:")
+
+
+class Silent(BaseHTTPRequestHandler):
+    """Speaks HTTP, waits for a request only so long, and logs nothing."""
+
+    timeout = 0.2
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not here."""
+
+
+@mistake(PROBLEM, "broker", "does not speak AMQP", "management UI")
+def the_port_of_the_management_UI(patient: Patient) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Silent)
+    patient.until_the_end.callback(server.server_close)
+    patient.until_the_end.callback(server.shutdown)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    port = server.server_port
+    patient.settings["BROKER_URL"] = f"amqp://guest:guest@127.0.0.1:{port}/"
+
+
+def with_rights(patient: Patient, configure: str, write: str, read: str) -> None:
+    """Let the app log in as a user with these rights."""
+    user = f"user-{uuid4().hex}"
+    rights = ", ".join(f'<<"{right}">>' for right in (configure, write, read))
+    name = f'<<"{user}">>'
+    patient.node.eval(
+        f'rabbit_auth_backend_internal:add_user({name}, <<"secret">>, <<"test">>),'
+        " rabbit_auth_backend_internal:set_permissions("
+        f'{name}, <<"/">>, {rights}, <<"test">>).'
+    )
+    patient.until_the_end.callback(
+        patient.node.eval,
+        f'rabbit_auth_backend_internal:delete_user({name}, <<"test">>).',
+    )
+    patient.settings["BROKER_URL"] = url(patient, f"{user}:secret")
+
+
+@mistake(PROBLEM, "broker", "access to exchange 'shop-.*' .*refused", "set_permissions")
+def no_right_to_publish(patient: Patient) -> None:
+    with_rights(patient, ".*", "^orders|^amq", ".*")
+
+
+@mistake(
+    PROBLEM,
+    "broker",
+    "access to queue 'new-.*refused",
+    "set_permissions",
+    also="queue 'new-.*' is missing",
+)
+def no_right_to_declare_what_is_missing(patient: Patient) -> None:
+    with_rights(patient, f"^(amq|{patient.queue}|{patient.exchange})", ".*", ".*")
+    patient.settings["QUEUES"][f"new-{patient.queue}"] = {"bind": ["amq.topic:#"]}
+
+
+@mistake(PROBLEM, "broker", "access to exchange 'shop-.*' .*refused", "set_permissions")
+def no_right_to_bind(patient: Patient) -> None:
+    with_rights(patient, ".*", ".*", "^amq")
+
+
+@mistake(PROBLEM, "broker", "blocked publishers", "rabbitmq-diagnostics alarms")
+def a_broker_without_memory(patient: Patient) -> None:
+    node = patient.fixture("private_rabbitmq")
+    node.memory_alarm(True)
+    patient.until_the_end.callback(node.memory_alarm, False)
+    patient.settings["BROKER_URL"] = node.url
+
+
+# Exchanges, queues and targets
+
+
+@mistake(WARNING, "topology", "queue 'new' is missing", "flask events topology apply")
+def a_queue_that_is_missing(patient: Patient) -> None:
+    patient.settings["QUEUES"]["new"] = {"bind": [f"{patient.exchange}:new"]}
+
+
+@mistake(PROBLEM, "topology", "queue .* differs: 'x-max-priority' is not set", "delete")
+def a_queue_with_other_arguments(patient: Patient) -> None:
+    patient.settings["QUEUES"][patient.queue]["x-max-priority"] = 5
+
+
+@mistake(PROBLEM, "topology", "exchange .* differs: 'type' is topic", "delete the exch")
+def an_exchange_of_another_type(patient: Patient) -> None:
+    patient.settings["EXCHANGES"][patient.exchange]["type"] = "headers"
+
+
+@mistake(PROBLEM, "topology", "exchange 'crm' is missing", "have others declare it")
+def an_exchange_that_nobody_declares(patient: Patient) -> None:
+    patient.settings["EXCHANGES"]["crm"] = {}
+
+
+@mistake(WARNING, "targets", "queue 'amq-like' is bound to nothing, but", "add 'bind'")
+def a_queue_that_nothing_is_bound_to(patient: Patient) -> None:
+    patient.settings["QUEUES"]["amq-like"] = {}
+    patient.until_the_end.callback(patient.node.delete, "amq-like")
+    patient.node.declare("amq-like")
+
+
+def destination(patient: Patient) -> Destination:
+    return Destination((f"amqp://127.0.0.1:{patient.node.port}/%2F",))
+
+
+@mistake(PROBLEM, "targets", "2 events wait for queue 'ordres'", "--queue ordres --to")
+def events_for_a_queue_that_does_not_exist(patient: Patient) -> None:
+    leave(patient.spool, [1, 2], "ordres", destination=destination(patient))
+
+
+@mistake(PROBLEM, "targets", "1 event waits for exchange 'shoppe'", "EXCHANGES")
+def an_event_for_an_exchange_that_does_not_exist(patient: Patient) -> None:
+    leave(patient.spool, [1], destination=destination(patient), exchange="shoppe")
+
+
+# The spool
+
+
+@mistake(PROBLEM, "spool", "other users can enter it", "chmod 700")
+def a_folder_that_all_can_enter(patient: Patient) -> None:
+    patient.spool.mkdir(0o700)
+    patient.later.append(lambda it: it.spool.chmod(0o755))
+
+
+def on(patient: Patient, kind: str) -> None:
+    """Let the spool be on another file system."""
+    patient.patch.setattr(spool, "type_of", lambda path: kind)
+
+
+@mistake(PROBLEM, "spool", r"is in memory \(tmpfs\)", "a folder on a disk")
+def a_spool_in_memory(patient: Patient) -> None:
+    on(patient, "tmpfs")
+
+
+@mistake(PROBLEM, "spool", r"network file system \(nfs4\)", "local disk")
+def a_spool_on_NFS(patient: Patient) -> None:
+    on(patient, "nfs4")
+
+
+@mistake(WARNING, "spool", r"container's own layer \(overlay\)", "mount a volume")
+def a_spool_in_a_container(patient: Patient) -> None:
+    on(patient, "overlay")
+
+
+@mistake(PROBLEM, "spool", "only 1 MiB are free .* may hold 64 MiB", "free some space")
+def a_full_disk(patient: Patient) -> None:
+    patient.patch.setattr(spool, "free_bytes", lambda path: 1 << 20)
+
+
+@mistake(PROBLEM, "spool", "nobody sends the 1 event in .* for amqp://rabbit", "adopt")
+def a_file_for_another_broker(patient: Patient) -> None:
+    leave(patient.spool, [1], destination=ELSEWHERE)
+
+
+@mistake(PROBLEM, "spool", "the 2 events of app 'bookshop'", "adopt --from bookshop")
+def an_app_that_was_renamed(patient: Patient) -> None:
+    leave(patient.spool, [1, 2], destination=destination(patient), app="bookshop")
+
+
+@mistake(PROBLEM, "spool", "is quarantined, so no process reads it", "quarantine list")
+def a_file_in_quarantine(patient: Patient) -> None:
+    claim = claim_orphan(leave(patient.spool, [1], destination=destination(patient)))
+    assert claim is not None
+    claim.quarantine()
+
+
+@mistake(PROBLEM, "spool", "can't be read: it is damaged", "events flush")
+def a_damaged_file(patient: Patient) -> None:
+    path = leave(patient.spool, [1], destination=destination(patient))
+    path.write_bytes(path.read_bytes()[:4096] + b"?" * 8192)
+
+
+@mistake(PROBLEM, "spool", "the backlog is in memory, so nobody sends", "'spool'")
+def events_that_a_former_spool_has_left(patient: Patient) -> None:
+    folder = patient.folder / "eventcollector-spool"
+    leave(folder, [1], destination=destination(patient))
+    patient.settings |= {"BACKLOG": "memory", "SPOOL_DIR": None}
+
+
+# The outbox
+
+
+def with_outbox(patient: Patient, url: str, **options: Any) -> Any:
+    """Give the app an outbox in the database at *url*; returns its engine."""
+    import sqlalchemy
+    from sqlalchemy.orm import sessionmaker
+
+    from tests.transactions.support import obey_savepoints
+
+    engine = sqlalchemy.create_engine(url, **options)
+    if engine.dialect.name == "sqlite":
+        obey_savepoints(engine)
+    patient.until_the_end.callback(engine.dispose)
+    patient.table = make_outbox_table(sqlalchemy.MetaData())
+    patient.table.metadata.create_all(engine)
+    patient.events.bind_session(sessionmaker(engine), outbox=patient.table)
+    return engine
+
+
+def sqlite(patient: Patient) -> str:
+    return f"sqlite:///{patient.folder / 'shop.sqlite3'}"
+
+
+@mistake(PROBLEM, "outbox", "There is no table eventcollector_outbox", "migrations")
+def an_outbox_without_a_table(patient: Patient) -> None:
+    engine = with_outbox(patient, sqlite(patient))
+    patient.table.metadata.drop_all(engine)
+
+
+def execute(engine: Any, statement: str) -> None:
+    import sqlalchemy
+
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text(statement))
+
+
+@mistake(PROBLEM, "outbox", "There is no index eventcollector_outbox_due", "CREATE IND")
+def an_outbox_without_its_index(patient: Patient) -> None:
+    engine = with_outbox(patient, sqlite(patient))
+    execute(engine, "DROP INDEX eventcollector_outbox_due")
+
+
+@mistake(WARNING, "outbox", "SQLite commits when the first savepoint", "'autocommit'")
+def SQLite_in_its_legacy_mode(patient: Patient) -> None:
+    import sqlalchemy
+    from sqlalchemy.orm import sessionmaker
+
+    engine = sqlalchemy.create_engine(sqlite(patient))
+    patient.until_the_end.callback(engine.dispose)
+    table = make_outbox_table(sqlalchemy.MetaData())
+    table.metadata.create_all(engine)
+    patient.events.bind_session(sessionmaker(engine), outbox=table)
+
+
+@mistake(PROBLEM, "outbox", r"no relay is active, .*\(0 wait\)", "flask events relay")
+def an_outbox_without_its_relay(patient: Patient) -> None:
+    with_outbox(patient, sqlite(patient))
+    patient.settings["OUTBOX_RELAY"] = "external"
+
+
+@mistake(PROBLEM, "outbox", "it can't be used: .*efused", "whether the database runs")
+def a_database_that_is_down(patient: Patient) -> None:
+    import sqlalchemy
+    from sqlalchemy.orm import sessionmaker
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    engine = sqlalchemy.create_engine(f"mysql+pymysql://test@127.0.0.1:{port}/x")
+    table = make_outbox_table(sqlalchemy.MetaData())
+    patient.events.bind_session(sessionmaker(engine), outbox=table)
+
+
+@mistake(PROBLEM, "outbox", "isolation level is AUTOCOMMIT", "remove isolation_level")
+def an_engine_that_commits_each_statement(patient: Patient) -> None:
+    with_outbox(patient, sqlite(patient), isolation_level="AUTOCOMMIT")
+
+
+@mistake(WARNING, "outbox", "rows of app 'bookshop'", "adopt --from bookshop")
+def rows_of_an_app_that_was_renamed(patient: Patient) -> None:
+    from sqlalchemy import insert
+
+    engine = with_outbox(patient, sqlite(patient))
+    row = {"app": "bookshop", "maybe_sent": False, "exchange": "", "size": 1}
+    row |= {"target_queue": "q", "event_id": "1", "enqueued_at": 1}
+    with engine.begin() as connection:
+        statement = insert(patient.table).values(row | {"headers": "{}", "body": b"1"})
+        connection.execute(statement)
+
+
+@mistake(WARNING, "outbox", "clock differs from this machine's by .*s, so", "NTP")
+def a_database_in_another_time(patient: Patient) -> None:
+    from flask_eventcollector.stores.outbox import surroundings
+
+    with_outbox(patient, sqlite(patient))
+    patient.patch.setattr(surroundings, "clock_offset", lambda database: -90.0)
+
+
+@mistake(PROBLEM, "outbox", "vacuumed by the database's defaults", "ALTER TABLE")
+def an_outbox_that_is_vacuumed_late(patient: Patient) -> None:
+    engine = with_outbox(patient, patient.fixture("postgresql").new_database())
+    execute(engine, "ALTER TABLE eventcollector_outbox RESET (autovacuum_enabled)")
+    execute(
+        engine,
+        "ALTER TABLE eventcollector_outbox RESET (autovacuum_vacuum_threshold)",
+    )
+
+
+@mistake(WARNING, "outbox", r"transaction of process \d+ \(idle in", "idle_in_trans")
+def an_old_transaction(patient: Patient) -> None:
+    engine = with_outbox(patient, patient.fixture("postgresql").new_database())
+    level = engine.execution_options(isolation_level="REPEATABLE READ")
+    connection = patient.until_the_end.enter_context(level.connect())
+    connection.exec_driver_sql("SELECT 1 FROM pg_class LIMIT 1").all()
+    patient.patch.setattr(outbox, "OLD", 0.0)
+
+
+@mistake(WARNING, "outbox", "a pooler such as PgBouncer", "'prepare_threshold': None")
+def prepared_statements_behind_PgBouncer(patient: Patient) -> None:
+    with_outbox(patient, patient.fixture("pgbouncer").new_database())
+
+
+# History and metrics
+
+
+@mistake(PROBLEM, "history", "is not a folder, so 'flask events why'", "HISTORY_DIR")
+def a_history_in_a_file(patient: Patient) -> None:
+    Path(patient.settings["HISTORY_DIR"]).write_text("")
+
+
+@mistake(PROBLEM, "metrics", "4 workers, but PROMETHEUS_MULTIPROC_DIR", "before guni")
+def several_workers_with_metrics_of_their_own(patient: Patient) -> None:
+    patient.patch.setenv("GUNICORN_CMD_ARGS", "--workers 4 shop:app")
+
+
+@mistake(PROBLEM, "metrics", "it does not exist", "create it before the app starts")
+def a_folder_for_metrics_that_is_missing(patient: Patient) -> None:
+    patient.patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(patient.folder / "none"))
+
+
+@mistake(WARNING, "metrics", "no meter provider", "opentelemetry-instrument")
+def metrics_that_nobody_collects(patient: Patient) -> None:
+    patient.settings["METRICS"] = ["prometheus", "opentelemetry"]
+
+
+# The host
+
+
+@mistake(PROBLEM, "host", "ends a worker after 5 s .* may wait 8 s", "raise --timeout")
+def a_worker_that_is_ended_while_it_waits(patient: Patient) -> None:
+    (patient.folder / "gunicorn.conf.py").write_text("timeout = 5\nworkers = len('x')")
+    patient.settings["CONFIRM_TIMEOUT"] = 8
+
+
+@mistake(WARNING, "host", "kills a worker 1 s after", "graceful-timeout")
+def a_last_flush_that_is_cut_off(patient: Patient) -> None:
+    patient.patch.setenv("GUNICORN_CMD_ARGS", "--graceful-timeout=1")
+
+
+@mistake(WARNING, "host", "uWSGI was started without --enable-threads", "enable-thre")
+def uWSGI_without_threads(patient: Patient) -> None:
+    lines = [["/usr/bin/uwsgi", "--http", ":80", "-w", "shop:app"]]
+    patient.patch.setattr(host, "command_lines", lambda processes: lines)
+
+
+@mistake(WARNING, "host", "enqueued while the app is created", "in a request")
+def an_event_while_the_app_is_created(patient: Patient) -> None:
+    def enqueue(it: Patient) -> None:
+        with it.app.app_context():
+            it.events.enqueue_event(1, "orders.created")
+            it.events.clear_events_to_publish()
+
+    patient.later.append(enqueue)
+
+
+@mistake(WARNING, "host", "may open 64 files here", "ulimit -n")
+def few_files(patient: Patient) -> None:
+    patient.patch.setattr(resource, "getrlimit", lambda kind: (64, 64))
+
+
+@mistake(PROBLEM, "host", "clock is wrong: a file was written .* later", "NTP")
+def a_clock_that_was_set_back(patient: Patient) -> None:
+    path = Path(patient.settings["HISTORY_DIR"]) / "shop@1@x.jsonl"
+    path.parent.mkdir()
+    path.write_text("")
+    os.utime(path, (time.time() + 7200, time.time() + 7200))

@@ -1,0 +1,222 @@
+"""Single checks, where no broker is needed, or one that misbehaves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pika import spec
+
+from flask_eventcollector.app_state import state_of
+from flask_eventcollector.doctor import broker, case, host, monitoring, threads
+from flask_eventcollector.doctor import topology as topology_checks
+from flask_eventcollector.doctor.case import Case, address
+from flask_eventcollector.doctor.findings import Finding, Level
+from flask_eventcollector.monitoring import opentelemetry
+from tests.doctor.support import complaints
+from tests.helpers import Shop, open_shop
+from tests.isolation.fake_broker import FakeBroker
+
+
+def case_of(shop: Shop) -> Case:
+    state = state_of(shop)
+    assert state is not None
+    with shop.app_context():
+        return Case(state)
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
+    """An app on the memory broker."""
+    monkeypatch.chdir(tmp_path)
+    return case_of(Shop(BROKER_URL="memory://", HISTORY_DIR=str(tmp_path / "h")))
+
+
+def only(findings: list[Finding]) -> Finding:
+    (finding,) = findings
+    return finding
+
+
+# Threads and host
+
+
+@pytest.mark.parametrize(
+    ("version", "count"), [((3, 12, 2), 1), ((3, 12, 3), 0), ((3, 11, 9), 0)]
+)
+def test_versions_of_python_that_start_no_threads_at_exit(
+    version: Any, count: int, plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "version_info", version)
+    assert len([*threads.python(plain)]) == count
+
+
+def test_a_process_with_too_many_open_files(
+    plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = 2**22 + 1
+    monkeypatch.setattr(host, "_processes", lambda _: {os.getpid(), gone})
+    assert complaints([*host.files(plain)]) == []
+    monkeypatch.setattr(os, "listdir", lambda _: range(10**9))
+    finding = only([*host.files(plain)])
+    assert f"process {os.getpid()} has opened 1000000000 of " in finding.what
+
+
+def test_a_clock_that_begins_in_1970(
+    plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 100.0)
+    assert "clock is wrong: it is early" in only([*host.clock(plain)]).what
+
+
+def test_processes_are_known_by_their_history(plain: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "h"
+    folder.mkdir()
+    for pid in (4711, os.getpid()):
+        counts = f'{{"pid": {pid}, "at": {time.time()}, "stats": {{}}}}'
+        (folder / f"shop@{pid}@x.json").write_text(counts)
+    assert host._processes(plain) == {4711}
+
+
+@pytest.mark.parametrize(
+    "line", [["uwsgi", "--enable-threads"], ["uwsgi", "--threads=4"], ["python"], [""]]
+)
+def test_uwsgi_with_threads_or_something_else(line: list[str]) -> None:
+    assert [*host._uwsgi([line])] == []
+
+
+def test_gunicorn_that_fits_is_named(
+    plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "-k gevent --timeout 1")
+    finding = only([*host.server(plain)])
+    assert finding.what == "gunicorn's settings fit (GUNICORN_CMD_ARGS)"
+
+
+# History and metrics
+
+
+def test_a_folder_that_this_user_may_not_write(
+    plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "may not write to" in only([*monitoring.history(plain)]).what
+
+
+def test_a_folder_that_can_t_be_looked_at(
+    plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> Path:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(monitoring, "existing", refuse)
+    assert "Permission denied" in only([*monitoring.history(plain)]).what
+
+
+def test_metrics_that_are_collected(
+    plain: Case, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    assert [*monitoring.metrics(plain)] == []
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    monkeypatch.setattr(opentelemetry, "has_provider", lambda: True)
+    found = case_of(Shop(METRICS=["prometheus", "opentelemetry"]))
+    assert only([*monitoring.metrics(found)]).what == "prometheus, opentelemetry"
+
+
+def test_a_provider_of_the_sdk_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry import metrics
+    from opentelemetry.sdk.metrics import MeterProvider
+
+    provider = MeterProvider()
+    monkeypatch.setattr(metrics, "get_meter_provider", lambda: provider)
+    assert opentelemetry.has_provider()
+    provider.shutdown()
+
+
+# Brokers that misbehave
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(case, "PATIENCE", 0.3)
+
+
+def asking(fake: FakeBroker, **settings: Any) -> Case:
+    shop = Shop(TESTING_BROKER=True, BROKER_URL=fake.url, **settings)
+    found = case_of(shop)
+    (found.node,) = found.nodes
+    return found
+
+
+def test_a_broker_other_than_rabbitmq_is_not_asked_for_rights() -> None:
+    with FakeBroker() as fake:
+        found = asking(fake, EXCHANGES={"shop": {"type": "topic"}})
+        assert complaints([*broker.rights(found)]) == []
+        assert fake.messages == []
+
+
+def test_what_is_refused_is_told_with_the_cure() -> None:
+    def refuse(_: Any) -> Any:
+        return spec.Channel.Close(403, "ACCESS_REFUSED - no", 40, 10)
+
+    with FakeBroker() as fake:
+        fake.on_declare = refuse
+        found = asking(fake, QUEUES={"orders": {}})
+        finding = only([*topology_checks.stands(found)])
+    assert finding.level is Level.PROBLEM
+    assert finding.what == "queue 'orders' was refused: ACCESS_REFUSED - no"
+    assert finding.cure == "grant the broker's user the permission"
+
+
+def test_a_connection_that_ends_in_between_is_no_traceback() -> None:
+    from flask_eventcollector.doctor.examination import Check, examine
+
+    def drop(_: Any) -> Any:
+        raise ConnectionAbortedError
+
+    with FakeBroker() as fake:
+        fake.on_declare = drop
+        found = asking(fake, QUEUES={"orders": {}})
+        check = Check("topology", topology_checks.stands)
+        finding = only(examine(found, [check], lambda _: None))
+    assert "could not be examined to its end: " in finding.what
+
+
+def test_a_port_without_an_answer(short: None) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        settings = {"BROKER_URL": f"amqp://127.0.0.1:{port}/", "TESTING_BROKER": True}
+        with open_shop(**settings) as shop:
+            finding = only([*broker.nodes(case_of(shop))])
+    assert f"amqp://127.0.0.1:{port}/: timed out" in finding.what
+
+
+def test_an_address_has_no_credential() -> None:
+    url = "amqps://user:secret@[::1]/crm"
+    (node,) = case_of(Shop(BROKER_URL=url, TESTING_BROKER=True)).nodes
+    assert address(node) == "amqps://[::1]:5671/crm"
+
+
+# The outbox
+
+
+def test_an_outbox_whose_engine_is_not_known() -> None:
+    pytest.importorskip("sqlalchemy")
+    from sqlalchemy import MetaData
+    from sqlalchemy.orm import sessionmaker
+
+    from flask_eventcollector import make_outbox_table
+    from flask_eventcollector.doctor import outbox
+
+    shop = Shop(BROKER_URL="memory://", TESTING_BROKER=True)
+    table = make_outbox_table(MetaData())
+    shop.events.bind_session(sessionmaker(), outbox=table)
+    finding = only([*outbox.tables(case_of(shop))])
+    assert finding.what.endswith("the bound session has no engine here")
+    assert finding.cure.endswith("bind_session() an outbox_engine")
