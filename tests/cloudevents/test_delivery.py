@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
 
 from flask_eventcollector import Event, EventDraft
 from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.messages.cloudevents import attributes_of
+from flask_eventcollector.messages.options import size_of
 from flask_eventcollector.stores.outbox.rows import values_of
 from flask_eventcollector.stores.plain import about_from_text
 from flask_eventcollector.stores.spool.journal import Journal
@@ -79,6 +82,27 @@ def test_a_hook_may_add_attributes(mode: str) -> None:
         found = shop.events.enqueue_event(1, "orders")
         shop.events.clear_events_to_publish()
     assert sdk.read(found).get_extension("tenant") == "acme"
+
+
+def test_the_other_settings_apply(mode: str) -> None:
+    more = {"CLOUDEVENTS_PREFIX": "cloudEvents_", "INVALID_TEXT": "replace"}
+    with open_shop(**settings(mode), **more) as shop:
+        about = {"subject": "\ud83d"}
+        found = shop.events.enqueue_event(1, "orders", attributes=about)
+        shop.events.clear_events_to_publish()
+    assert sdk.read_amqp(found).get_subject() == "\ufffd"
+    assert sdk.read_amqp(found).get_source() == "/shop"
+
+
+def test_the_trace_context_goes_along(shop: Shop) -> None:
+    tracer = TracerProvider().get_tracer("shop")
+    with tracer.start_as_current_span("request"):
+        found = enqueue(shop)
+    shop.events.clear_events_to_publish()
+    assert found.headers["traceparent"].startswith("00-")
+    assert sdk.read(found).get_subject() == "order-7"
+    size = copy_headers(found.headers)[1] + len(found.body)
+    assert found.size == size + size_of(found.properties)
 
 
 def test_of_several_with_a_key_the_last_one_s_attributes_remain(shop: Shop) -> None:

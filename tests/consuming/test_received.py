@@ -182,13 +182,23 @@ def test_it_has_the_attributes_of_a_cloudevent(prefix: str) -> None:
     [
         ("2026-01-02t03:04:05z", MOMENT),
         ("2026-01-02T04:04:05.0+01:00", MOMENT),
+        ("2026-01-02T03:04:05.5Z", MOMENT.replace(microsecond=500_000)),
         (MOMENT, MOMENT),
         (MOMENT.replace(tzinfo=None), MOMENT),
         ("yesterday", "yesterday"),
         ("2026-13-02T03:04:05Z", "2026-13-02T03:04:05Z"),
         (7, 7),
     ],
-    ids=["lower case", "zone", "aware", "naive", "text", "no month", "number"],
+    ids=[
+        "lower case",
+        "zone",
+        "fraction",
+        "aware",
+        "naive",
+        "text",
+        "no month",
+        "number",
+    ],
 )
 def test_the_time_of_a_cloudevent_is_read_if_it_can_be(sent: Any, read: Any) -> None:
     message = received(properties(headers=prefixed("ce-", time=sent)))

@@ -25,6 +25,7 @@ def place_order(collector: CollectorLike, number: int) -> None:
     """Enqueue an event to whatever collector the caller uses."""
     collector.enqueue_event({"id": number}, "orders.created", headers={"version": 1})
     collector.enqueue_event({}, "orders.created", priority=5, correlation_id=uuid4())
+    collector.enqueue_event({}, "orders.created", attributes={"subject": "7"})
     collector.enqueue_event({}, "orders.created", key=("order", number), keep="first")
     collector.enqueue_event({}, "orders.created", delay=1, expires_in=timedelta(days=1))
 

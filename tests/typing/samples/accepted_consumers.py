@@ -21,8 +21,9 @@ def bind(sessions: scoped_session[Session], metadata: MetaData) -> None:
 
 def handle(session: Session, properties: BasicProperties) -> bool:
     message: Received = received(properties)
+    subject: str | None = message.attributes.get("subject", message.type)
     with events.once(session, message.id, consumer="billing") as first:
-        return first
+        return first and subject is not None
 
 
 async def handle_async(session: AsyncSession, properties: BasicProperties) -> bool:

@@ -17,6 +17,7 @@ def place_order(collector: CollectorLike) -> None:
     collector.enqueue_event({"id": 1}, "orders", {"version": 1})  # refused
     collector.enqueue_event({"id": 1}, "orders", header={})  # refused
     collector.enqueue_event({"id": 1}, "orders", priority="high")  # refused
+    collector.enqueue_event({"id": 1}, "orders", attributes=["a"])  # refused
     collector.enqueue_event({"id": 1}, "orders", key=1, keep="newest")  # refused
     collector.flush(1.0)  # refused
 

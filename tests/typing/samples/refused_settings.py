@@ -27,6 +27,8 @@ settings["EVENTCOLLECTOR_MAX_EVENTS"] = 1e6  # refused
 settings["EVENTCOLLECTOR_OVERFLOW"] = "drop_oldest"  # refused
 settings["EVENTCOLLECTOR_HEARTBEAT"] = 0.5  # refused
 settings["EVENTCOLLECTOR_AUTOFLUSH"] = "true"  # refused
+settings["EVENTCOLLECTOR_CLOUDEVENTS"] = True  # refused
+settings["EVENTCOLLECTOR_CLOUDEVENTS_PREFIX"] = "ce_"  # refused
 
 wrong: Settings = {"EVENTCOLLECTOR_BACKLOGS": "spool"}  # refused
 also_wrong: Settings = {"EVENTCOLLECTOR_BACKLOG": "spools"}  # refused
