@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from ..stores.filter import ALL, Filter
 from ..stores.spool.admin.changes import Changed
 from ..stores.spool.admin.reading import Owner
 from ..stores.spool.control import ControlRequest
-from ..stores.sums import TargetSum, summed
+from ..stores.sums import TargetSum
 
 
 class FoundHere(NamedTuple):
@@ -84,7 +85,22 @@ class Held:
 
     def sums_by_target(self) -> list[TargetSum]:
         """What waits for each target, those with the most events first."""
-        return summed(_sum_of(found) for found in self._alone())
+        all_of, dead = Counter[Target](), Counter[Target]()
+        oldest: dict[Target, FoundHere] = {}
+        refused: dict[Target, FoundHere] = {}
+        for found in self._alone():
+            target = found.entry.target
+            all_of[target] += 1
+            dead[target] += found.entry.state is State.DEAD
+            oldest.setdefault(target, found)
+            if found.entry.reason:
+                refused.setdefault(target, found)
+        return [
+            _sum_of(
+                refused.get(target, oldest[target]), oldest[target], count, dead[target]
+            )
+            for target, count in all_of.most_common()
+        ]
 
     def change(self, request: ControlRequest) -> Changed:
         """Apply *request*."""
@@ -124,13 +140,13 @@ def _is_wanted(found: FoundHere, wanted: Filter) -> bool:
     )
 
 
-def _sum_of(found: FoundHere) -> TargetSum:
-    is_dead = found.state == "dead"
+def _sum_of(found: FoundHere, oldest: FoundHere, count: int, dead: int) -> TargetSum:
+    """The sum for a target, with what is known of one of its events."""
     return TargetSum(
         found.event.target,
-        int(not is_dead),
-        int(is_dead),
-        found.event.microseconds,
+        count - dead,
+        dead,
+        oldest.event.microseconds,
         found.reason or "",
         found.attempts,
         found.next_try,

@@ -117,7 +117,13 @@ class Dashboard:
         """What changes on the first page, for its script."""
         o = self._overview()
         parts = {name: pages.render(f"parts/{name}.html", o=o) for name in pages.PARTS}
-        return {"health": o.health, "waiting": o.waiting, "parts": parts}
+        return {
+            "health": o.health,
+            "waiting": o.waiting,
+            "books": o.books.as_dict(),
+            "targets": {str(t.target): [t.waiting, t.dead] for t in o.targets},
+            "parts": parts,
+        }
 
     def _overview(self) -> Overview:
         return self._overviews[_app()].get()
@@ -127,7 +133,13 @@ class Dashboard:
         asked = listing.Asked.of(request.args)
         with open_places(_state()) as places:
             found, problems = listing.find(places, asked), places.problems
-        return self._page("events.html", asked=asked, found=found, problems=problems)
+        return self._page(
+            "events.html",
+            asked=asked,
+            found=found,
+            problems=problems,
+            most_read=listing.MOST_READ,
+        )
 
     def event(self) -> str:
         """One event."""

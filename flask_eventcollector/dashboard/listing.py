@@ -79,6 +79,7 @@ def matching(places: Places, asked: Asked) -> Iterator[Shown]:
     """All events that are *asked* for, oldest first.
 
     If the text is the beginning of an id, those are meant, and at most a page of them.
+    Otherwise, it is looked for in the reasons of the first :data:`MOST_READ` events.
     """
     wanted = asked.filter
     if _ID.fullmatch(asked.text):
@@ -86,7 +87,11 @@ def matching(places: Places, asked: Asked) -> Iterator[Shown]:
         if ids:
             found = places.with_ids(ids)
             return (one for one in found if _meets(one, wanted))
-    return places.events(wanted._replace(reason=asked.text or None))
+    if not asked.text:
+        return places.events(wanted)
+    wanted_too = Filter(reason=asked.text)
+    first = itertools.islice(places.events(wanted), MOST_READ)
+    return (one for one in first if wanted_too.selects_reason(one.reason))
 
 
 def _meets(found: Shown, wanted: Filter) -> bool:

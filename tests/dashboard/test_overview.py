@@ -30,6 +30,13 @@ def test_an_app_without_events_is_well(desk: Desk) -> None:
     assert "EVENTCOLLECTOR_HISTORY_DIR" in page
 
 
+def test_an_app_without_a_broker_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_desk() as desk:
+        desk.shop.testing = False
+        assert "Broker idle" in desk.shown()
+        assert "Nothing waits" in desk.shown("events")
+
+
 def test_looking_starts_nothing_and_publishes_nothing(desk: Desk) -> None:
     before = threading.active_count()
     for page in ("", "live", "events", "event?id=1"):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flask_eventcollector.app_state import AppState
 from flask_eventcollector.dashboard import listing
 from flask_eventcollector.stores.spool import rows as rows_module
 from flask_eventcollector.stores.spool.admin import reading
@@ -24,8 +25,9 @@ SPOOL: dict[str, Any] = {
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    """A desk of an app whose broker can't be reached."""
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Desk]:
+    """A desk whose process takes over nothing that others have left."""
+    monkeypatch.setattr(AppState, "delivery_with_orphans", lambda state: None)
     with open_desk(None, SPOOL_DIR=str(tmp_path), **SPOOL) as desk:
         yield desk
 
@@ -40,6 +42,17 @@ def test_what_dead_processes_have_left_is_shown(desk: Desk, tmp_path: Path) -> N
     assert "q 2 0" in page
     assert "r 1 0" in page
     assert str(path) in desk.shown("event", id="c")
+
+
+def test_reasons_are_looked_for_in_some(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path, range(300))
+    monkeypatch.setattr(listing, "MOST_READ", 100)
+    read = counted(monkeypatch)
+    page = desk.shown("events", text="no reason")
+    assert "Reasons are looked for in the first 100 events" in page
+    assert len(read) == 100
 
 
 def test_what_is_left_alone_is_named(desk: Desk, tmp_path: Path) -> None:
@@ -104,7 +117,9 @@ def test_a_page_of_100_000_events_is_bounded(
 ) -> None:
     leave(tmp_path, range(100_000))
     read = counted(monkeypatch)
-    for query in ({}, {"state": "dead"}, {"target": "q"}, {"page": 100}):
+    queries: list[dict[str, Any]]
+    queries = [{}, {"state": "dead"}, {"target": "q"}, {"page": 100}, {"text": "no"}]
+    for query in queries:
         read.clear()
         desk.page("events", **query)
         assert len(read) <= listing.MOST_READ + 100
