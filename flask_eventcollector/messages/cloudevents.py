@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from ..events import (
     CLOUDEVENT_TYPE,
     Event,
+    Properties,
     Word,
     decoded_body,
     is_in_utf8,
@@ -80,6 +81,7 @@ class CloudEvents:
     def wrap(self, event: Event, attributes: object, *, is_checked: bool) -> Event:
         """*event* with its attributes in its headers, or around its body.
 
+        :param event: has a type.
         :param attributes: the caller's own.
         :param is_checked: whether a body whose type is JSON is known to be JSON.
         :raises TypeError: an attribute has the wrong type.
@@ -118,14 +120,14 @@ class CloudEvents:
         if not event.headers:
             size += EMPTY_TABLE_BYTES
         headers = MappingProxyType({**event.headers, **added})
-        return _changed(event, event.body, headers, size, type=str(about["type"]))
+        return _changed(event, event.body, headers, size, event.properties)
 
 
 def _type_of(event: Event) -> str:
-    kind = event.properties.type
-    if kind is not None:
-        return check_string(kind, "type")
-    return check_string(event.target_queue, "target_queue, which is the type,")
+    kind = event.properties.type or ""
+    is_queue = kind == event.target_queue
+    what = "target_queue, which is the type," if is_queue else "type"
+    return check_string(kind, what)
 
 
 def _refuse_header(name: str) -> NoReturn:
@@ -143,9 +145,9 @@ def _in_body(event: Event, about: Mapping[str, Value], *, is_checked: bool) -> E
         )
     start = _as_json({**about, "datacontenttype": event.content_type})
     body = b"%b,%b}" % (start[:-1], _data(event, is_checked=is_checked))
-    kinds = {"type": str(about["type"]), "content_type": STRUCTURED_TYPE}
-    size = len(body) - len(event.body)
-    return _changed(event, body, event.headers, size, **kinds)
+    properties = replace(event.properties, content_type=STRUCTURED_TYPE)
+    size = len(body) + size_of(properties) - len(event.body) - size_of(event.properties)
+    return _changed(event, body, event.headers, size, properties)
 
 
 def _as_json(about: Mapping[str, Value]) -> bytes:
@@ -173,19 +175,16 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def _changed(
-    event: Event, body: bytes, headers: Mapping[str, Any], size: int, **kinds: Any
+    event: Event,
+    body: bytes,
+    headers: Mapping[str, Any],
+    size: int,
+    properties: Properties,
 ) -> Event:
     """*event* with another content, which takes *size* bytes more."""
-    properties = replace(event.properties, **kinds)
-    return make_event(
-        event.raw_id,
-        event.target,
-        body,
-        headers,
-        event.microseconds,
-        event.size + size + size_of(properties) - size_of(event.properties),
-        properties,
-    )
+    size += event.size
+    about = (body, headers, event.microseconds, size, properties)
+    return make_event(event.raw_id, event.target, *about)
 
 
 # What a message says.

@@ -196,7 +196,10 @@ class EventEncoder:
         ids: Ids,
     ) -> Event:
         """An event that has properties; *size* is that of its headers."""
-        properties, attributes = read_options(options), options.get(ATTRIBUTES)
+        attributes = options.get(ATTRIBUTES)
+        if self._cloudevents is not None and options.get("type") is None:
+            options = {**options, "type": target.queue}
+        properties = read_options(options)
         body, properties = self._content(payload, target.queue, properties)
         size += len(body) + size_of(properties)
         about = (time.time_ns() // 1000, size, properties)
