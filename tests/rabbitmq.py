@@ -120,6 +120,11 @@ class RabbitMQNode:
         return self._environment["RABBITMQ_NODENAME"]
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What its programs, such as rabbitmqctl, need."""
+        return self._environment
+
+    @property
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 

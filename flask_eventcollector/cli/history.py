@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -21,6 +22,7 @@ from . import as_json, as_text, formatting, options
 from .context import app_name, app_state, backlog
 from .exit_codes import Exit, Failure, end
 from .selection import with_ids
+from .values import seconds
 
 #: Seconds between two looks for new lines, and between two tables.
 _LOOK, _REDRAW = 0.2, 1.0
@@ -66,31 +68,45 @@ def why(id: str, for_machines: bool) -> None:
 @click.command("tail")
 @options.queue
 @click.option(
+    "--since",
+    metavar="AGE",
+    callback=seconds,
+    help="Begin with what has happened in that time, for example 90s, 30min or 2h.",
+)
+@click.option(
     "--for",
-    "seconds",
+    "duration",
     type=click.FloatRange(0, 1e6),
     help="End after that many seconds.",
 )
 @options.json
 @with_appcontext
-def tail(queue: str | None, seconds: float | None, for_machines: bool) -> None:
+def tail(
+    queue: str | None,
+    since: float | None,
+    duration: float | None,
+    for_machines: bool,
+) -> None:
     """Follow what happens to events in all processes on this machine.
 
     Each process writes it to EVENTCOLLECTOR_HISTORY_DIR once a second. Runs until
     Ctrl-C. With --json, writes one object per line.
     """
-    follower, wanted = _history().follow(), Filter(queue)
-    ends_at = float("inf") if seconds is None else time.monotonic() + seconds
+    begins_at = math.inf if since is None else time.time() - since
+    ends_at = math.inf if duration is None else time.monotonic() + duration
+    follower = _history().follow(begins_at)
+    lines, wanted = follower.earlier, Filter(queue)
     with suppress(KeyboardInterrupt):
         while True:
             is_last = time.monotonic() >= ends_at
-            for line in follower.new():
+            for line in [*lines, *follower.new()]:
                 if wanted.selects_queue(Target(line.exchange, line.queue)):
                     click.echo(line.as_json() if for_machines else _as_text(line))
             sys.stdout.flush()
             if is_last:
                 return
             time.sleep(_LOOK)
+            lines = []
 
 
 @click.command("top")

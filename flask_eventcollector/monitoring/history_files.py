@@ -8,6 +8,7 @@ Each process has three files in the folder, whose names begin with the app's:
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import time
@@ -190,9 +191,12 @@ class History:
                 found.append(Counts(**json.loads(path.read_text(encoding="utf-8"))))
         return sorted(counts for counts in found if counts.is_current)
 
-    def follow(self) -> Follower:
-        """What will happen from now on."""
-        return Follower(self)
+    def follow(self, since: float = math.inf) -> Follower:
+        """What will happen from now on, and what has happened *since*.
+
+        :param since: seconds since 1970.
+        """
+        return Follower(self, since)
 
     def _paths(self, ending: str) -> list[Path]:
         # Unlike a glob, this fails if the folder can't be read.
@@ -211,11 +215,12 @@ class History:
 class Follower:
     """Reads the lines that are new since the last call."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, since: float) -> None:
         self._history = history
         #: By the file's inode, how far it was read.
         self._read: dict[int, int] = {}
-        self.new()
+        #: The lines so far, oldest first.
+        self.earlier = [line for line in self.new() if line.at >= since]
 
     def new(self) -> list[Line]:
         """The lines since the last call, oldest first."""

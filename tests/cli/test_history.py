@@ -149,6 +149,16 @@ def test_tail_follows_what_happens(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
     assert {line["queue"] for line in found} == {"orders.created"}
 
 
+def test_tail_begins_in_the_past(shop: Shop) -> None:
+    id = published(shop, queue="orders.created")
+    wait_until(lambda: "confirmed" in lines_of(shop, id), "the end")
+    begin = ["--since", "1h", "--queue", "orders.*"]
+    result = run(shop, "tail", *begin, "--for", "0", "--json")
+    found = [json.loads(line)["what"] for line in result.stdout.splitlines()]
+    assert found == ["enqueued", "handed over", "sent", "confirmed"]
+    assert run(shop, "tail", "--since", "0s", "--for", "0").stdout == ""
+
+
 def test_tail_shows_one_line_for_people(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

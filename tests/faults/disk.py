@@ -28,15 +28,20 @@ class Disk:
     @contextmanager
     def full(self) -> Iterator[None]:
         """Fill the file system during the block."""
-        with self._filler.open("wb", buffering=0) as file:
-            try:
-                while file.write(bytes(4096)):
-                    pass
-            except OSError as error:
-                if error.errno != errno.ENOSPC:
-                    raise
+        fill(self._filler)
         yield
         self._filler.unlink()
+
+
+def fill(path: Path) -> None:
+    """Write to a new file until its file system is full."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(bytes(4096)):
+                pass
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import prometheus_client
+import pytest
 import yaml
 
 from flask_eventcollector import Stats
@@ -51,6 +52,14 @@ def test_each_metric_and_label_exists() -> None:
         assert set(named) <= states
     outcomes = re.findall(r'_events_total{outcome="(\w+)"', " ".join(asked()))
     assert set(outcomes) <= {"dropped", "confirmed", "enqueued", "discarded"}
+
+
+@pytest.mark.parametrize(
+    "rule", [r for g in ALERTS["groups"] for r in g["rules"]], ids=lambda r: r["alert"]
+)
+def test_each_alert_names_its_page(rule: dict[str, Any]) -> None:
+    _, _, page = rule["annotations"]["runbook_url"].partition("/blob/main/docs/")
+    assert rule["alert"] in (DOCS.parent / page).read_text()
 
 
 def test_promtool_accepts_all_of_them(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_what_is_no_line_is_left_out(tmp_path: Path, text: str) -> None:
 def test_only_new_lines_are_followed(tmp_path: Path) -> None:
     writer = written(tmp_path, line("sent", "before"))
     follower = History(tmp_path, "shop").follow()
+    assert follower.earlier == []
     assert follower.new() == []
     writer.write([line("sent", "a", at=2.0)])
     written(tmp_path, line("sent", "b", at=1.5))
@@ -179,6 +180,13 @@ def test_only_new_lines_are_followed(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('"}\n')
     assert [one.what for one in follower.new()] == ["half"]
+
+
+def test_what_has_happened_since_a_time_comes_first(tmp_path: Path) -> None:
+    written(tmp_path, line("sent", "a", at=1.0), line("sent", "b", at=2.0))
+    follower = History(tmp_path, "shop").follow(1.5)
+    assert [one.ids for one in follower.earlier] == [["b"]]
+    assert follower.new() == []
 
 
 def test_a_link_is_not_followed(tmp_path: Path) -> None:
