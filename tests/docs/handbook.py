@@ -45,6 +45,7 @@ VARYING = {
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( \+\d{4})?": "TIME",
     r"\b\d\d:\d\d:\d\d(\.\d+)?": "TIME",
     r"\d+ events? retained, \d+ in flight": "SOME",
+    r"\d+ events? in memory only": "SOME in memory only",
     # How often an event was sent, and when it will be again.
     r" \S+ +(in AGE|now) ": " TRIES NEXT ",
     # The columns of a table are as wide as what varies.
@@ -132,7 +133,7 @@ class Page:
             if is_over or ours == theirs:
                 break
             time.sleep(0.2)
-        assert REWRITES or ours == theirs
+        assert REWRITES or ours == theirs, f"{command} says:\n{ours}"
         self._learn(call.output, said)
         return said
 
