@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from ..events import Event, Outcome, Stats, Word
+from ..events import Event, Outcome, Stats, Target, Word
 from .entries import Entry
 from .log import INTERVAL
 from .periodic_worker import TICK, PeriodicWorker, drain
@@ -49,7 +49,7 @@ class Observation(NamedTuple):
     """One thing that happened to events at the same time, in one step."""
 
     what: Happened
-    #: For one target, unless they were handed over.
+    #: For one target, unless they were handed over; empty if no observer needs them.
     events: Sequence[Event]
     #: When, in seconds since 1970.
     at: float
@@ -69,6 +69,10 @@ class Observation(NamedTuple):
     caller: object = None
     #: The node of the broker, as ``host:port``; ``""``: there was none.
     node: str = ""
+    #: How many events there are.
+    number: int = 0
+    #: Of the first of them; ``None``: there is none.
+    target: Target | None = None
 
 
 class Observer(Protocol):
@@ -76,9 +80,12 @@ class Observer(Protocol):
 
     #: What it wants to know.
     wants: frozenset[Happened]
+    #: Whether it looks at the events. To keep them for it costs a request more than to
+    #: note what happened, since the next ones can't use their memory.
+    needs_events: bool
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
-        """Take note of what happened since the last call, and of the books now.
+        """Take note of what it wants of the time since the last call, and of the books.
 
         It may block. What it raises is logged.
         """
@@ -107,6 +114,7 @@ class Observations:
         #: Finds the trace in which the calling thread is; ``None``: none is looked for.
         self.caller = caller
         self._wanted = frozenset[Happened]().union(*(o.wants for o in observers))
+        self._needs_events = any(o.needs_events for o in observers)
         self._waiting: deque[Observation] = deque(maxlen=_MOST_WAITING)
         self._worker = PeriodicWorker(
             self._run_once,
@@ -136,7 +144,7 @@ class Observations:
         self._put(
             Observation(
                 what,
-                [entry.event for entry in entries],
+                [entry.event for entry in entries] if self._needs_events else (),
                 time.time(),
                 reason,
                 outcome,
@@ -145,14 +153,20 @@ class Observations:
                 0.0 if now is None else now - first.sent_at,
                 caller=caller or first.caller,
                 node=self._node(),
+                number=len(entries),
+                target=first.target,
             )
         )
 
     def note_event(self, what: Happened, event: Event) -> None:
         """Note that something happened to *event*."""
         if what in self._wanted:
-            where = self._where()
-            self._put(Observation(what, [event], time.time(), where=where))
+            where, target = self._where(), event.target
+            self._put(
+                Observation(
+                    what, [event], time.time(), where=where, number=1, target=target
+                )
+            )
 
     def note_other(self, what: Happened, elapsed: float = 0.0) -> None:
         """Note what concerns no single event."""
@@ -188,7 +202,8 @@ class Observations:
         observations, stats = drain(self._waiting), self._stats()
         for observer in self._observers:
             try:
-                observer.observe(observations, stats)
+                wanted = [one for one in observations if one.what in observer.wants]
+                observer.observe(wanted, stats)
             except Exception as error:
                 self._log_failure(observer, error)
         return TICK

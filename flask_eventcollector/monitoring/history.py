@@ -21,6 +21,7 @@ class HistoryObserver:
     """
 
     wants = _ABOUT_EVENTS | {Happened.CONNECTED}
+    needs_events = True
 
     def __init__(self, folder: Path, app: str) -> None:
         self._writer = HistoryWriter(folder, app)

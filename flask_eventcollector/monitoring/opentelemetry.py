@@ -43,6 +43,7 @@ class OpenTelemetryMetrics:
     """Reports attempts to whichever meter provider the application has set up."""
 
     wants = frozenset({Happened.CONFIRMED, Happened.UNROUTED, Happened.FAILED})
+    needs_events = False
 
     def __init__(self, queues: Container[str]) -> None:
         self._queues = queues
@@ -77,16 +78,15 @@ class OpenTelemetryMetrics:
                 # Not sent.
                 continue
             attributes = self._attributes(observation)
-            self._sent.add(len(observation.events), attributes)
+            self._sent.add(observation.number, attributes)
             self._duration.record(observation.since_sent, attributes)
 
     def close(self) -> None:
         """The meter provider is the application's."""
 
     def _attributes(self, observation: Observation) -> dict[str, str]:
-        target = observation.events[0].target
-        attributes = operation("publish", "send")
-        if target.queue in self._queues:
+        target, attributes = observation.target, operation("publish", "send")
+        if target is not None and target.queue in self._queues:
             # Others may be too many.
             attributes["messaging.destination.name"] = destination(target)
         if observation.what is Happened.FAILED:
@@ -101,6 +101,7 @@ class OpenTelemetryOutbox:
     """
 
     wants = frozenset[Happened]()
+    needs_events = False
 
     def __init__(self, look: Look) -> None:
         self._look = look

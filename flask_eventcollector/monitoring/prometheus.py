@@ -21,7 +21,7 @@ from prometheus_client import (
 )
 
 from ..delivery.observations import Happened, Observation
-from ..events import BrokerState, Stats, Target
+from ..events import BrokerState, Stats
 from .outbox import Look, OutboxFigures
 
 #: Counts of the books that only grow.
@@ -86,6 +86,8 @@ class PrometheusMetrics:
         }
     )
 
+    needs_events = False
+
     def __init__(self, app: str, queues: Container[str]) -> None:
         self._app = app
         self._queues = queues
@@ -119,11 +121,11 @@ class PrometheusMetrics:
             metrics.publish_seconds.labels(app, queue).observe(observation.elapsed)
         elif observation.outcome is not None:
             queue, outcome = self._queue(observation), observation.outcome.value
-            metrics.refusals.labels(app, queue, outcome).inc(len(observation.events))
+            metrics.refusals.labels(app, queue, outcome).inc(observation.number)
 
     def _queue(self, observation: Observation) -> str:
-        target: Target = observation.events[0].target
-        return target.queue if target.queue in self._queues else _OTHER
+        queue = "" if observation.target is None else observation.target.queue
+        return queue if queue in self._queues else _OTHER
 
     def _count_books(self, stats: Stats) -> None:
         for outcome in _OUTCOMES:
@@ -166,6 +168,7 @@ class PrometheusOutbox:
     """
 
     wants = frozenset[Happened]()
+    needs_events = False
 
     def __init__(self, app: str, look: Look) -> None:
         self._app = app

@@ -37,6 +37,7 @@ class Samples:
     """
 
     wants = frozenset[Happened]()
+    needs_events = False
 
     def __init__(self, history: History | None) -> None:
         self._history = history

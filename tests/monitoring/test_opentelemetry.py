@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +67,19 @@ def test_attempts_are_reported(reader: InMemoryMetricReader) -> None:
     durations = points(reader, "messaging.client.operation.duration")
     assert {point.count for point in durations} >= {1}
     assert all(0 <= point.sum < 60 for point in durations)
+
+
+def test_beside_others_it_is_told_of_attempts_alone(
+    reader: InMemoryMetricReader, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = ["prometheus", "opentelemetry"]
+    shop = Shop(METRICS=metrics, HISTORY_DIR=str(tmp_path))
+    shop.enqueue(1, 2)
+    shop.events.publish()
+    shop.events.close(0)
+    (point,) = points(reader, "messaging.client.sent.messages")
+    assert point.value == 2
+    assert "Observer failed" not in caplog.text
 
 
 def test_what_was_not_sent_is_no_attempt(reader: InMemoryMetricReader) -> None:

@@ -91,6 +91,7 @@ class SpanObserver:
     """
 
     wants = frozenset({Happened.CONFIRMED, Happened.UNROUTED, Happened.FAILED})
+    needs_events = True
 
     def __init__(self) -> None:
         self._tracer = tracer()
