@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from flask_eventcollector import ConfigurationError
-from flask_eventcollector.events import Target
+from flask_eventcollector.events import Properties, Target
 from flask_eventcollector.stores.filter import Filter
 from flask_eventcollector.stores.outbox.outbox import Outbox, Refused
 from tests.outbox.support import MUCH, Place, sent, seqs, statements
@@ -40,6 +40,24 @@ def test_all_events_of_a_transaction_are_one_statement(
     with statements(place.engine) as executed:
         place.write(place.outbox(), range(50), held=held)
     assert len(executed) == 1
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_events_with_a_delay_are_written_in_their_places_by_few_statements(
+    place: Place,
+) -> None:
+    outbox = place.outbox()
+    delays = [None] + [60.0] * 20 + [None]
+    events = [make_event(properties=Properties(delay=delay)) for delay in delays]
+
+    with statements(place.engine) as executed, place.engine.begin() as connection:
+        written = outbox.write(connection, events, held=True)
+
+    assert len(executed) == 3
+    assert written == place.values("seq")
+    assert place.values("event_id") == [event.id for event in events]
+    assert place.values("token") == [outbox.token, *[None] * 20, outbox.token]
+    assert seqs(place.outbox().claim(100, MUCH)) == []
 
 
 @pytest.mark.parametrize("outbox_url", ["sqlite", "mariadb"], indirect=True)

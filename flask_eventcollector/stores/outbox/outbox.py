@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import uuid4
 
@@ -99,7 +100,7 @@ class Outbox:
         """Write a row for each event, in the transaction of *connection*.
 
         They become real, and visible to :meth:`read`, by its commit. This is one
-        statement for up to 1 000 events, and one for as many that are delayed; but on
+        statement for up to 1 000 events in a row that are delayed, or are not; but on
         MySQL and SQLite one for each event.
 
         :param connection: for example ``session.connection()``.
@@ -110,18 +111,15 @@ class Outbox:
         :raises ConfigurationError: *connection* commits each statement at once.
         """
         check_transaction(connection)
-        events = [*events]
-        rows = [values_of(event) for event in events if not event.has_delay]
-        # They wait until they are due, as for a next try.
-        delayed = [
-            {**values_of(event), "delay": round(event.due_in * 1000)}
-            for event in events
-            if event.has_delay
-        ]
+        seqs: list[int] = []
         with explained(self._table):
-            seqs = iter(self._inserts[held].execute(connection, rows))
-            later = iter(self._delayed.execute(connection, delayed))
-        return [next(later if event.has_delay else seqs) for event in events]
+            for is_delayed, some in groupby(events, lambda event: event.has_delay):
+                if is_delayed:
+                    seqs += self._delayed.execute(connection, [*map(_delayed, some)])
+                else:
+                    rows = [*map(values_of, some)]
+                    seqs += self._inserts[held].execute(connection, rows)
+        return seqs
 
     def read(self, seqs: Iterable[int]) -> dict[int, str]:
         """The events' ids in those rows that are committed, and held by this process.
@@ -296,14 +294,17 @@ class _Inserts:
 
     def execute(self, connection: Connection, rows: list[dict[str, Any]]) -> list[int]:
         """Insert *rows*; returns their numbers, in the same order."""
-        if not rows:
-            return []
         if not connection.dialect.insert_executemany_returning:
             # MySQL tells the number of a single row only.
             return [connection.execute(self._row, row).lastrowid for row in rows]
         if len(rows) == 1:
             return list(connection.scalars(self._one, rows[0]))
         return list(connection.scalars(self._many, rows))
+
+
+def _delayed(event: Event) -> dict[str, Any]:
+    """The values of a row that waits, as for its next try, until *event* is due."""
+    return {**values_of(event), "delay": round(event.due_in * 1000)}
 
 
 def _marked(maybe_sent: bool) -> dict[str, Any]:
