@@ -28,6 +28,7 @@ from .selection import any_condition, select, with_ids
 from .topology import topology
 from .transfer import export_events, import_events
 from .values import queue_name
+from .verify import verify
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20
@@ -331,6 +332,7 @@ COMMANDS |= {
     "topology": topology,
     "doctor": doctor,
     "purge-seen": purge_seen,
+    "verify": verify,
 }
 
 

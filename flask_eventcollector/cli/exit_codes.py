@@ -22,6 +22,8 @@ class Exit(enum.IntEnum):
     WAITS = 3
     #: The backlog is in memory.
     MEMORY = 4
+    #: A promise was broken.
+    BROKEN = 5
 
 
 class Failure(click.ClickException):

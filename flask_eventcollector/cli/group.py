@@ -18,8 +18,9 @@ _HELP = """Inspect and manage the events that wait on disk or in the outbox.
 They are in the spool's folder (EVENTCOLLECTOR_BACKLOG = "spool"), in one file for each
 process. These commands only read the file of a running process, and ask that process to
 make changes. Events of transactions are in the outbox's table, if the app has one.
-'doctor', 'topology' and 'purge-seen' are about other things: how the app is set up, the
-broker's exchanges and queues, and the messages that consumers of this app have handled.
+'doctor', 'topology', 'purge-seen' and 'verify' are about other things: how the app is
+set up, the broker's exchanges and queues, the messages that consumers of this app have
+handled, and an app of its own.
 """
 
 _EXIT_CODES = """\b
@@ -31,6 +32,7 @@ Exit codes:
      or changed, a process did not respond, the broker differs from the settings, or
      'doctor' has found a problem
   4  the backlog is in memory, which no other process can see, without an outbox
+  5  'verify': a promise was broken
 """
 
 

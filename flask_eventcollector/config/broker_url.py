@@ -61,7 +61,16 @@ class BrokerURL:
         text = self.options.get(option)
         return None if text is None else int(text)
 
+    def with_password(self) -> str:
+        """The URL in full, for what connects: neither logs nor people may see it."""
+        user, password = quote(self.username, safe=""), quote(self.password, safe="")
+        return self._after(f"{user}:{password}@" if user else "")
+
     def __str__(self) -> str:
+        user = quote(self.username, safe="")
+        return self._after(f"{user}{':***' if self.password else ''}@" if user else "")
+
+    def _after(self, login: str) -> str:
         if self.scheme == "memory":
             return "memory://"
         host = self.host.replace("%", "%25")
@@ -69,13 +78,9 @@ class BrokerURL:
         vhost = "" if self.vhost == "/" else quote(self.vhost, safe="")
         query = "&".join(f"{key}={quote(text)}" for key, text in self.options.items())
         return (
-            f"{self.scheme}://{self._shown_login()}{host}:{self.port}"
+            f"{self.scheme}://{login}{host}:{self.port}"
             f"/{vhost}{'?' if query else ''}{query}"
         )
-
-    def _shown_login(self) -> str:
-        user = quote(self.username, safe="")
-        return f"{user}{':***' if self.password else ''}@" if user else ""
 
     def __repr__(self) -> str:
         return f"<BrokerURL {self}>"

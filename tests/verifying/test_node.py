@@ -8,15 +8,6 @@ import pytest
 
 from flask_eventcollector.verifying.node import NodeFailed, PrivateNode, private_node
 
-pytestmark = pytest.mark.usefixtures("_unmeasured")
-
-
-@pytest.fixture
-def _unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its keeper ends by a signal.
-    for name in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
-        monkeypatch.delenv(name, raising=False)
-
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:

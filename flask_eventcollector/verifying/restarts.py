@@ -1,0 +1,93 @@
+"""Ways to restart the broker."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from .node import PrivateNode
+
+#: Restarts the broker; calls what it gets again and again while it waits.
+Restart = Callable[[Callable[[], None]], None]
+
+#: Seconds that a command may take.
+TIMEOUT = 120.0
+#: Seconds that a private node stays down.
+_DOWN = 1.0
+#: The last characters of a command's output that an error shows.
+_TAIL = 400
+
+
+class RestartFailed(Exception):
+    """A command did not restart the broker."""
+
+
+class RestartCommand:
+    """A command of the user, without a shell.
+
+    :raises ValueError: *text* is no command.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._words = shlex.split(text)
+        if not self._words:
+            raise ValueError("it is empty")
+
+    def __call__(self, tick: Callable[[], None]) -> None:
+        """Run it to its end.
+
+        :raises RestartFailed: it fails, or takes more than two minutes.
+        """
+        with tempfile.TemporaryFile() as output:
+            try:
+                process = subprocess.Popen(  # noqa: S603 - the user has named it
+                    self._words,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    # The user's Ctrl-C must not leave the broker half restarted.
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise RestartFailed(f"{self._words[0]}: {error.strerror}") from error
+            code = _await(process, tick)
+            output.seek(0)
+            said = output.read().decode(errors="replace").strip()[-_TAIL:]
+        if code:
+            what = shlex.join(self._words)
+            raise RestartFailed(f"{what} ended with {code}: {said or 'without a word'}")
+
+
+def _await(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
+    """Wait for its end, also if *tick* raises: a restart must not stay half done."""
+    deadline = time.monotonic() + TIMEOUT
+    try:
+        while process.poll() is None and time.monotonic() < deadline:
+            tick()
+    finally:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process.returncode
+
+
+def restarting(node: PrivateNode) -> Restart:
+    """Kills a private node with ``kill -9``, and starts it again a moment later."""
+
+    def restart(tick: Callable[[], None]) -> None:
+        node.kill()
+        until = time.monotonic() + _DOWN
+        while time.monotonic() < until:
+            tick()
+        node.start()
+
+    return restart
