@@ -21,6 +21,8 @@ FILES = ("shop.py", "gunicorn.conf.py")
 VIEW = """
 import os
 
+app.register_blueprint(events.dashboard(authorize=lambda: True))
+
 @app.post("/<queue>/<int:count>")
 def enqueue(queue, count):
     for place in range(count):
@@ -93,6 +95,12 @@ class Server:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+
+    def dashboard(self) -> Any:
+        """What the dashboard's first page shows."""
+        url = f"{self._url}/eventcollector/live"
+        with urllib.request.urlopen(url, timeout=10) as response:
+            return json.load(response)
 
     def events(self, *args: str) -> Any:
         """What a command of ``flask events`` says in JSON."""

@@ -1,4 +1,4 @@
-"""Metrics, ``status``, ``why`` and ``top`` tell one story with the same numbers."""
+"""Metrics, ``status``, ``why``, ``top`` and the dashboard tell one story."""
 
 from __future__ import annotations
 
@@ -39,19 +39,25 @@ def numbers(server: Server) -> dict[str, tuple[float, ...]]:
     metrics = server.scrape()
     top = server.events("top")["total"]
     waiting = server.events("status")["total"]["waiting"]
+    board = server.dashboard()
+    books = board["books"]
+    targets = sum(waiting for waiting, _ in board["targets"].values())
     return {
         "metrics": (
             metrics.get(f"{HELD} retained", -1.0),
             metrics.get(f"{COUNTED} confirmed", -1.0),
         ),
         "top": (top["retained"], top["confirmed"]),
+        "dashboard": (books["retained"], books["confirmed"]),
         "status": (waiting,),
+        "targets": (targets,),
     }
 
 
 def agree(server: Server, waiting: int, confirmed: int) -> bool:
-    expected = {"metrics": (waiting, confirmed), "top": (waiting, confirmed)}
-    return numbers(server) == expected | {"status": (waiting,)}
+    expected = dict.fromkeys(["metrics", "top", "dashboard"], (waiting, confirmed))
+    places = dict.fromkeys(["status", "targets"], (waiting,))
+    return numbers(server) == {**expected, **places}
 
 
 def test_all_sources_agree(server: Server, rabbitmq: RabbitMQNode) -> None:
