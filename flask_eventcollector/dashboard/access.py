@@ -86,11 +86,8 @@ def _admit_from_this_machine() -> Viewer:
     No header is believed that says so. One that says otherwise is, and so is the name
     by which the browser has found us: another site's name may lead here, too.
     """
-    before = request.environ.get("werkzeug.proxy_fix.orig", {})
-    address = request.environ.get("REMOTE_ADDR", "")
-    addresses = [address, before.get("REMOTE_ADDR", address)]
     is_forwarded = any(name in request.headers for name in _BY_PROXIES)
-    is_local = all(_is_loopback(a) for a in addresses) and _is_local_name(request.host)
+    is_local = _is_loopback(request.remote_addr) and _is_local_name(request.host)
     if is_forwarded or not (is_local and current_app.debug):
         _refuse(_NOT_HERE)
     return Viewer()

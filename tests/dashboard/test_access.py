@@ -243,6 +243,17 @@ def test_who_may_only_look_changes_nothing(options: dict[str, Any]) -> None:
         assert desk.shop.books() == {"dead": 1}
 
 
+def test_who_may_no_longer_act_changes_nothing() -> None:
+    viewer = Viewer("ann")
+    with open_desk({"authorize": lambda: viewer}) as desk:
+        event, token = desk.die(), desk.token()
+        viewer = Viewer("ann", read_only=True)
+        response = desk.post(token=token, action="purge", id=event.id, agreed="1")
+        assert response.status_code == 403
+        assert "This dashboard is read-only for you." in response.text
+        assert desk.shop.books() == {"dead": 1}
+
+
 @pytest.mark.parametrize("method", ["get", "put", "delete", "patch"])
 def test_another_method_changes_nothing(desk: Desk, method: str) -> None:
     event = desk.die()

@@ -159,6 +159,13 @@ def test_its_life_is_shown(tmp_path: Path) -> None:
         assert 'method="post"' not in desk.page("event", id=event.id)
 
 
+def test_the_page_of_an_event_is_that_of_no_other(tmp_path: Path) -> None:
+    with open_desk(HISTORY_DIR=str(tmp_path)) as desk:
+        id = desk.die().id
+        wait_until(lambda: "enqueued" in desk.page("event", id=id), "it is written")
+        assert desk.get("event", id=id[:8]).status_code == 404
+
+
 # What is confidential.
 
 SECRET = {"card": "s3cr3t"}

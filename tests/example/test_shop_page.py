@@ -119,3 +119,15 @@ def test_two_shops_in_one_process_keep_their_books_apart(open_shop: OpenShop) ->
         with other.app_context():
             assert events.stats().confirmed == 0
         assert state(other.test_client())["events"] == []
+
+
+def test_in_debug_mode_there_is_a_dashboard(
+    open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for debug, status in (("1", 200), ("0", 404)):
+        monkeypatch.setenv("FLASK_DEBUG", debug)
+        # The panel for the toolbar is not what this is about.
+        with open_shop(DEBUG_TB_ENABLED=False) as app:
+            client = app.test_client()
+            assert ("/eventcollector/" in client.get("/").text) == (status == 200)
+            assert client.get("/eventcollector/").status_code == status
