@@ -13,6 +13,8 @@ from .findings import Finding, ok, problem, warning
 
 #: Seconds for a message to a queue and back.
 _SLOW = 1.0
+#: Days until a certificate ends that somebody has to renew.
+_SOON = 14.0
 
 _CURES = {
     Stage.SETTINGS: "correct the setting, or the file that it names",
@@ -46,13 +48,18 @@ def nodes(case: Case) -> Iterator[Finding]:
         began = time.perf_counter()
         try:
             with case.asking(node) as questions:
-                server = questions.server()
+                server, days = questions.server(), questions.certificate_days()
         except Unreachable as error:
             yield problem(f"{address(node)}: {error}", _CURES[error.stage])
             continue
         case.node = case.node or node
         milliseconds = (time.perf_counter() - began) * 1000
         yield ok(f"{address(node)}: {server}, logged in after {milliseconds:.0f} ms")
+        if days is not None and days < _SOON:
+            yield warning(
+                f"the certificate of {node.host}:{node.port} ends in {days:.0f} days",
+                "renew it, or no process can connect then",
+            )
 
 
 def round_trip(case: Case) -> Iterator[Finding]:

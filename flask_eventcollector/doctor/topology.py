@@ -11,6 +11,7 @@ from itertools import islice
 from ..brokers.rabbitmq.inspection import Finding as Stand
 from ..brokers.rabbitmq.inspection import Inspector, State
 from ..brokers.rabbitmq.questions import Questions
+from ..config.exchanges import ExchangeOptions, Unrouted
 from ..config.routing import Router
 from ..config.topology import Topology, exchanges_of_others
 from ..events import Target
@@ -70,7 +71,7 @@ def _told(stand: Stand) -> Finding:
 def targets(case: Case) -> Iterator[Finding]:
     """Whether events reach a queue: those to come, and those that wait."""
     counts = _waiting(case)
-    found = [*_unbound(case)]
+    found = [*_unbound(case), *_unmatched(case, counts)]
     if case.node is not None:
         with case.asking(case.node) as questions:
             found += _unreachable(case, questions, counts)
@@ -89,6 +90,30 @@ def _unbound(case: Case) -> Iterator[Finding]:
                 f"add 'bind': ['{exchange}:{queue}'] to its options, or publish with"
                 " exchange=''",
             )
+
+
+def _unmatched(case: Case, counts: Counter[Target]) -> Iterator[Finding]:
+    """The events that wait, and that no binding of the settings matches."""
+    known = case.config.topology
+    router = Router(known)
+    for target, count in counts.most_common():
+        options = known.exchanges.get(target.exchange)
+        is_needed = options is not None and options.mandatory and _by_key(options)
+        if is_needed and router.queues(*target, {}) == ():
+            yield warning(
+                f"{_wait(count)} for exchange {target.exchange!r} with the routing key"
+                f" {target.queue!r}, which no binding of the settings matches",
+                "add it to the 'bind' of a queue, unless others have bound one",
+            )
+
+
+def _by_key(options: ExchangeOptions) -> bool:
+    """Whether the routing key decides, and an event must reach a queue."""
+    return options.type != "headers" and options.unrouted is Unrouted.RETRY
+
+
+def _wait(count: int) -> str:
+    return "1 event waits" if count == 1 else f"{count} events wait"
 
 
 def _waiting(case: Case) -> Counter[Target]:
@@ -112,8 +137,7 @@ def _unreachable(
     for target, count in counts.most_common():
         what, cure = _no_place(target, known, questions)
         if what:
-            events = "1 event waits" if count == 1 else f"{count} events wait"
-            yield problem(f"{events} for {what}, which does not exist", cure)
+            yield problem(f"{_wait(count)} for {what}, which does not exist", cure)
 
 
 def _no_place(target: Target, known: Topology, questions: Questions) -> tuple[str, str]:

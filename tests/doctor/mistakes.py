@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -199,11 +200,18 @@ def gevent_that_patches_late(patient: Patient) -> None:
 # The broker
 
 
-def behind_tls(patient: Patient) -> str:
+def behind_tls(patient: Patient, **about: Any) -> str:
     """The URL of the broker with TLS."""
-    proxy = TLSProxy(patient.node.port, Authority().context())
+    return trusted(patient, **about).partition("?")[0]
+
+
+def trusted(patient: Patient, **about: Any) -> str:
+    """The same, with the authority's certificate."""
+    authority = Authority()
+    proxy = TLSProxy(patient.node.port, authority.context(**about))
     patient.until_the_end.enter_context(proxy)
-    return f"amqps://guest:guest@localhost:{proxy.port}/"
+    file = patient.until_the_end.enter_context(authority.file())
+    return f"amqps://guest:guest@localhost:{proxy.port}/?cacertfile={file}"
 
 
 def url(patient: Patient, login: str = "guest:guest", vhost: str = "") -> str:
@@ -235,6 +243,12 @@ def an_unknown_virtual_host(patient: Patient) -> None:
 @mistake(PROBLEM, "broker", "certificate verify failed", "cacertfile")
 def an_unknown_authority(patient: Patient) -> None:
     patient.settings["BROKER_URL"] = behind_tls(patient)
+
+
+@mistake(WARNING, "broker", "certificate of localhost:.* ends in 3 days", "renew it")
+def a_certificate_that_ends_soon(patient: Patient) -> None:
+    ends = datetime.now(timezone.utc) + timedelta(days=3, hours=1)
+    patient.settings["BROKER_URL"] = trusted(patient, ends=ends)
 
 
 @mistake(PROBLEM, "broker", "TLS failed", "speaks TLS")
@@ -350,6 +364,13 @@ def events_for_a_queue_that_does_not_exist(patient: Patient) -> None:
 @mistake(PROBLEM, "targets", "1 event waits for exchange 'shoppe'", "EXCHANGES")
 def an_event_for_an_exchange_that_does_not_exist(patient: Patient) -> None:
     leave(patient.spool, [1], destination=destination(patient), exchange="shoppe")
+
+
+@mistake(WARNING, "targets", "key 'invoices', which no binding", "add it to the 'bind'")
+def an_event_that_no_binding_matches(patient: Patient) -> None:
+    here, exchange = destination(patient), patient.exchange
+    leave(patient.spool, [1], "invoices", destination=here, exchange=exchange)
+    leave(patient.spool, [2], "orders.created", destination=here, exchange=exchange)
 
 
 # The spool
@@ -530,6 +551,21 @@ def an_old_transaction(patient: Patient) -> None:
     level = engine.execution_options(isolation_level="REPEATABLE READ")
     connection = patient.until_the_end.enter_context(level.connect())
     connection.exec_driver_sql("SELECT 1 FROM pg_class LIMIT 1").all()
+    patient.patch.setattr(outbox, "OLD", 0.0)
+
+
+@mistake(WARNING, "outbox", "the prepared transaction forgotten", "end it")
+def a_forgotten_prepared_transaction(patient: Patient) -> None:
+    engine = with_outbox(patient, patient.fixture("postgresql").new_database())
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE orders ()")
+        connection.exec_driver_sql("PREPARE TRANSACTION 'forgotten'")
+        connection.commit()
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    connection = patient.until_the_end.enter_context(alone.connect())
+    patient.until_the_end.callback(
+        connection.exec_driver_sql, "ROLLBACK PREPARED 'forgotten'"
+    )
     patient.patch.setattr(outbox, "OLD", 0.0)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.doctor.mistakes import MISTAKES, Mistake, sqlite, with_outbox
+from tests.doctor.mistakes import MISTAKES, Mistake, sqlite, trusted, with_outbox
 from tests.doctor.support import Patient, complaints
 
 pytestmark = pytest.mark.rabbitmq
@@ -40,6 +40,12 @@ def test_there_are_enough_of_them() -> None:
 
 
 def test_nothing_is_found_in_a_sound_set_up(patient: Patient) -> None:
+    patient.create()
+    assert complaints(patient.examine()) == []
+
+
+def test_nor_with_tls(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = trusted(patient)
     patient.create()
     assert complaints(patient.examine()) == []
 

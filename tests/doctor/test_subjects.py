@@ -206,6 +206,16 @@ def test_an_address_has_no_credential() -> None:
 # The outbox
 
 
+def test_an_engine_of_asyncio_is_not_asked_for_savepoints() -> None:
+    pytest.importorskip("aiosqlite")
+    from sqlalchemy.ext.asyncio import create_async_engine
+
+    from flask_eventcollector.stores.outbox.surroundings import commits_at_savepoint
+
+    engine = create_async_engine("sqlite+aiosqlite:///shop.sqlite3")
+    assert not commits_at_savepoint(engine.sync_engine)
+
+
 def test_an_outbox_whose_engine_is_not_known() -> None:
     pytest.importorskip("sqlalchemy")
     from sqlalchemy import MetaData

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -20,10 +21,12 @@ class Authority:
     def __init__(self) -> None:
         self._authority = trustme.CA()
 
-    def context(self, name: str = "localhost") -> ssl.SSLContext:
+    def context(
+        self, name: str = "localhost", ends: datetime | None = None
+    ) -> ssl.SSLContext:
         """The TLS context of a server with a certificate for *name*."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._authority.issue_cert(name).configure_cert(context)
+        self._authority.issue_cert(name, not_after=ends).configure_cert(context)
         return context
 
     @contextmanager

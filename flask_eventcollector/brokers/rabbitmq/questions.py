@@ -16,7 +16,13 @@ from pika.exceptions import ConnectionBlockedTimeout
 from .declarations import Phase, Step
 from .pika_logging import silence_pika_in_this_thread
 from .reasons import CONNECTION_ERRORS, Stage, broker_text, explain, stage_of
-from .trials import Connect, Refusal, Trials, server_properties
+from .trials import (
+    Connect,
+    Refusal,
+    Trials,
+    certificate_ends,
+    server_properties,
+)
 
 #: Where RabbitMQ is known to check rights first and values then.
 _CHECKED = "RabbitMQ"
@@ -64,6 +70,12 @@ class Questions:
         """What it is, with its version, for example ``RabbitMQ 4.0.5``."""
         found = self._properties()
         return f"{found.get('product', 'unknown')} {found.get('version', '')}".strip()
+
+    def certificate_days(self) -> float | None:
+        """Days until its certificate ends; ``None``: it has none, or any is good."""
+        with _explained():
+            ends = certificate_ends(self._trials.connection())
+        return None if ends is None else (ends - time.time()) / 86_400
 
     def round_trip(self) -> RoundTrip:
         """Send a message to a queue of this connection alone, and read it back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -49,6 +50,18 @@ def server_properties(connection: Any) -> Mapping[str, Any]:
     :param connection: one of pika's, which offers that only inside.
     """
     return getattr(connection._impl, "server_properties", None) or {}
+
+
+def certificate_ends(connection: Any) -> float | None:
+    """When the server's certificate ends, as a Unix time.
+
+    ``None``: without TLS, or if it is not verified.
+
+    :param connection: one of pika's, which has its socket only inside.
+    """
+    sock = getattr(connection._impl._transport, "_sock", None)
+    found = sock.getpeercert() if isinstance(sock, ssl.SSLSocket) else None
+    return ssl.cert_time_to_seconds(str(found["notAfter"])) if found else None
 
 
 class Trials:
