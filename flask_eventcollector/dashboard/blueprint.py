@@ -105,6 +105,9 @@ class Dashboard:
         if _VIEWER in g or response.status_code == 403:
             response.headers.update(pages.PROTECTION)
             forms.set_cookie(response, url(".overview"))
+            # Extensions that write into pages, as toolbars do, leave streams alone.
+            # What they write would not be allowed here.
+            response.response = response.iter_encoded()
         return response
 
     # The pages.

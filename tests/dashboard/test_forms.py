@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from flask import Response
 from itsdangerous import URLSafeTimedSerializer
 
 from flask_eventcollector.dashboard import Viewer, forms
@@ -154,6 +155,19 @@ def test_no_page_has_a_script_or_a_style_of_its_own(desk: Desk) -> None:
         assert text.count("<script") == text.count("<script src=") == 1
         assert "http://" not in text
         assert "https://" not in text
+
+
+def test_no_other_extension_writes_into_a_page(desk: Desk) -> None:
+    @desk.shop.after_request
+    def write(response: Response) -> Response:
+        """Write into it as Flask-DebugToolbar does."""
+        if response.is_sequence and response.mimetype == "text/html":
+            response.data = response.data.replace(b"</body>", b"<style></style></body>")
+        return response
+
+    page = desk.page("events")
+    assert "</body>" in page
+    assert "<style>" not in page
 
 
 def test_the_files_are_protected(desk: Desk) -> None:
