@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import click
+from click.core import ParameterSource
 from flask import current_app
 from flask.cli import with_appcontext
 
@@ -167,8 +168,10 @@ def verify(
     """
     if os.name != "posix":  # pragma: no cover - Windows
         raise Failure("This needs signals that Windows lacks: run it on Linux or macOS")
-    if private and (urls or restart_command):
+    if private and (_is_url_argument() or restart_command):
         raise click.UsageError("--private takes no --url and no --restart-command.")
+    if private:
+        urls = None
     if restart_command and not urls:
         raise click.UsageError("--restart-command requires --url.")
     if urls and not yes:
@@ -193,6 +196,12 @@ def verify(
         end(Exit.BROKEN)
     if figures.is_left:
         end(Exit.WAITS)
+
+
+def _is_url_argument() -> bool:
+    """Whether the URL is an argument, rather than in the environment."""
+    source = click.get_current_context().get_parameter_source("urls")
+    return source is ParameterSource.COMMANDLINE
 
 
 def _carried_out(plan: Plan) -> tuple[Figures, str]:

@@ -205,6 +205,22 @@ def test_without_a_url_rabbitmq_is_needed(
     assert not fake.plans
 
 
+@pytest.mark.parametrize("private", [False, True])
+def test_a_url_may_be_in_the_environment(
+    run: Run,
+    fake: type[FakeRun],
+    monkeypatch: pytest.MonkeyPatch,
+    private: bool,
+) -> None:
+    monkeypatch.setenv("FLASK_EVENTS_VERIFY_URL", URL)
+    monkeypatch.setattr(verify, "find_programs", lambda: None)
+    result = run("verify", "--yes", *(["--private"] if private else []))
+
+    assert result.exit_code == (1 if private else 0)
+    assert ("programs were not found" in result.stderr) is private
+    assert bool(fake.plans) is not private
+
+
 # What it shows.
 
 
