@@ -32,10 +32,8 @@ class TargetSum(NamedTuple):
         """How many there are."""
         return self.waiting + self.dead
 
-    def __add__(self, other: object) -> TargetSum:
+    def plus(self, other: TargetSum) -> TargetSum:
         """The sum of what two stores hold for the same target."""
-        if not isinstance(other, TargetSum):
-            return NotImplemented
         both = (self, other)
         times = [one.oldest for one in both if one.oldest is not None]
         tries = [one.next_try for one in both if one.next_try is not None]
@@ -55,5 +53,5 @@ def summed(sums: Iterable[TargetSum]) -> list[TargetSum]:
     found: dict[Target, TargetSum] = {}
     for one in sums:
         known = found.get(one.target)
-        found[one.target] = one if known is None else known + one
+        found[one.target] = one if known is None else known.plus(one)
     return sorted(found.values(), key=lambda one: (-one.events, one.target))

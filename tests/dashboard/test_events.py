@@ -166,6 +166,11 @@ def test_the_page_of_an_event_is_that_of_no_other(tmp_path: Path) -> None:
         assert desk.get("event", id=id[:8]).status_code == 404
 
 
+def test_a_history_that_can_not_be_read_is_none(tmp_path: Path) -> None:
+    with open_desk(HISTORY_DIR=str(tmp_path / "later")) as desk:
+        assert desk.get("event", id="unknown").status_code == 404
+
+
 # What is confidential.
 
 SECRET = {"card": "s3cr3t"}

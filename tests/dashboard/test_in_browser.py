@@ -130,6 +130,7 @@ def test_it_works_without_javascript(desk: Desk, plain: Page) -> None:
     assert desk.shop.books() == {"dropped": 1}
 
 
+@pytest.mark.slow
 def test_the_page_is_brought_up_to_date_while_it_is_seen(
     desk: Desk, page: Page
 ) -> None:

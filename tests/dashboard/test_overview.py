@@ -70,9 +70,10 @@ def test_a_target_says_why_its_events_wait() -> None:
         desk.shop.faults.refuse("orders", Outcome.NACKED)
         desk.leave(1, "orders")
         desk.leave(2, "orders")
-        page = desk.shown()
+        page, listed = desk.shown(), desk.shown("events")
     assert "Reason orders 2 0 0 s 1 in " in page
     assert "the queue 'orders' refused it" in page
+    assert "behind an event that was refused: the queue 'orders' refused it" in listed
 
 
 def test_an_outage_is_the_reason_if_there_is_no_other() -> None:

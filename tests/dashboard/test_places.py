@@ -10,9 +10,11 @@ import pytest
 
 from flask_eventcollector.app_state import AppState
 from flask_eventcollector.dashboard import listing
+from flask_eventcollector.events import Target
 from flask_eventcollector.stores.spool import rows as rows_module
 from flask_eventcollector.stores.spool.admin import reading
 from flask_eventcollector.stores.spool.rows import StoredEvent
+from flask_eventcollector.stores.sums import TargetSum, summed
 from tests.spool.support import ELSEWHERE, HERE, leave
 
 from .support import Desk, open_desk
@@ -71,6 +73,15 @@ def test_what_can_not_be_read_is_told(desk: Desk, tmp_path: Path) -> None:
         text = desk.shown(page)
         assert "Not everything can be read" in text
         assert f"{path.name}: it is damaged" in text
+
+
+def test_what_two_stores_hold_is_summed() -> None:
+    target = Target("", "q")
+    one = TargetSum(target, 1, 2, 30, "full", 3, 9.0)
+    other = TargetSum(target, 10, 20, None)
+    both = TargetSum(target, 11, 22, 30, "full", 3, 9.0)
+    assert summed([other, one]) == summed([one, other]) == [both]
+    assert summed([one, TargetSum(Target("", "r"), 9, 0, 1)])[1] == one
 
 
 def test_a_folder_that_can_not_be_read_is_told(tmp_path: Path) -> None:
