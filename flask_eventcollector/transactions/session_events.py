@@ -87,7 +87,8 @@ def _open(begun: _Begun | None) -> _Begun | None:
 
 def listen(target: Any) -> None:
     """Have the hooks below called for *target*: a class of sessions, or one session."""
-    _listen(target, _KEY, _HOOKS)
+    # Before the application's own: what these enqueue after the end belongs to none.
+    _listen(target, _KEY, _HOOKS, insert=True)
 
 
 def listen_for_outbox(target: Any) -> None:
@@ -99,7 +100,13 @@ def listen_for_outbox(target: Any) -> None:
 _listening: dict[object, threading.RLock] = {}
 
 
-def _listen(target: Any, key: str, hooks: Mapping[str, Callable[..., None]]) -> None:
+def _listen(
+    target: Any,
+    key: str,
+    hooks: Mapping[str, Callable[..., None]],
+    *,
+    insert: bool = False,
+) -> None:
     """Have *hooks* called for *target* from now on, once, whichever thread is first.
 
     Noted on it: ``event.contains()`` takes another class for it that is gone, but had
@@ -112,7 +119,7 @@ def _listen(target: Any, key: str, hooks: Mapping[str, Callable[..., None]]) -> 
             for name, hook in hooks.items():
                 # An object that was added as it was is gone by then; its state is not.
                 raw = {"raw": True} if name == "pending_to_transient" else {}
-                event.listen(target, name, hook, **raw)
+                event.listen(target, name, hook, insert=insert, **raw)
             # Last: other threads do not wait for what is noted.
             setattr(target, key, True)
 

@@ -227,6 +227,26 @@ def test_threads_that_come_first_at_once_are_all_listened_to(
     assert shop.books() == {"discarded": 2}
 
 
+@pytest.mark.parametrize("is_bound_first", [True, False])
+def test_a_listener_tells_of_a_rollback_whoever_listens_first(
+    shop: Shop, engine: Engine, is_bound_first: bool
+) -> None:
+    maker = sessionmaker(engine)
+
+    def tell(_: Session) -> None:
+        shop.enqueue("payment failed")
+
+    if is_bound_first:
+        shop.events.bind_session(maker)
+    event.listen(maker.class_, "after_rollback", tell)
+    shop.events.bind_session(maker)
+
+    with shop.app_context(), shop.events.auto_publish(), maker() as session:
+        Work(shop, session).place("a")
+        session.rollback()
+    assert shop.sent() == ["payment failed"]
+
+
 # No session in this context.
 
 
