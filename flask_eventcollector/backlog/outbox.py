@@ -53,8 +53,8 @@ class FoundRow(NamedTuple):
 
     @property
     def reason(self) -> str | None:
-        """Why it is dead, or why the broker refused it last."""
-        return self.row.reason or ("" if self.row.is_dead else None)
+        """Why it is dead. The process that sends it knows why it was refused."""
+        return self.row.reason if self.row.is_dead else None
 
     @property
     def attempts(self) -> int | None:

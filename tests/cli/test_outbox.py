@@ -47,7 +47,7 @@ class Command:
         )
         assert held
         outbox.give_back([free])
-        outbox.back_off([Refused(delayed, "full", 1, 3600)])
+        outbox.postpone([delayed], 3600)
         outbox.die([Refused(dead, "never", 2)])
 
     def __call__(self, *args: str, input: str = "") -> Result:
@@ -151,7 +151,7 @@ def test_events_are_listed_with_where_they_are(both: Command) -> None:
     assert shown >= {
         ("outbox", "free", "waiting", None),
         ("outbox", "held", "waiting", None),
-        ("outbox", "dela", "waiting", "full"),
+        ("outbox", "dela", "waiting", None),
         ("outbox", "dead", "dead", "never"),
     }
     assert {e["store"] for e in listed} == {"spool", "outbox"}
@@ -163,7 +163,8 @@ def test_a_row_says_when_it_is_sent_again(command: Command) -> None:
     by_id = {event["id"].rstrip("-"): event for event in command.lines("list")}
 
     assert 3000 < by_id["delayed"]["next_try"] <= 3600
-    assert by_id["delayed"]["attempts"] == 1
+    assert by_id["delayed"]["attempts"] is None
+    assert by_id["dead"]["attempts"] == 2
     assert {by_id[s]["next_try"] for s in ("free", "held", "dead")} == {None}
 
 
@@ -173,8 +174,8 @@ def test_a_row_says_when_it_is_sent_again(command: Command) -> None:
         (["--queue", "bills"], {"dead"}),
         (["--queue", "b*"], {"dead"}),
         (["--dead"], {"dead"}),
-        (["--reason", "ful"], {"delayed"}),
-        (["--reason", "*"], {"delayed", "dead"}),
+        (["--reason", "nev"], {"dead"}),
+        (["--reason", "*"], {"dead"}),
         (["--older-than", "1d"], set()),
         (["--older-than", "0s"], {"free", "held", "delayed", "dead"}),
     ],
@@ -201,7 +202,7 @@ def test_one_row_is_shown_by_the_beginning_of_its_id(command: Command) -> None:
     assert details["path"] == command.place.table.name
     assert (details["process"], details["alive"]) == (None, None)
     assert f"outbox    {command.place.table.name}\n" in text
-    assert "sent      1 time\n" in text
+    assert "sent      2 times\n" in command("show", "dead").stdout
     assert "held by a process" not in text
     assert "held by a process" in command("show", "held").stdout
 
@@ -333,7 +334,7 @@ def test_an_event_on_disk_is_shown_without_a_column_for_its_place(
     both: Command,
 ) -> None:
     both("purge", "--reason", "*", "--yes")
-    both("purge", "held", "free", "--yes")
+    both("purge", "held", "free", "delayed", "--yes")
 
     heads = both("list").stdout.splitlines()[0]
     assert heads.split() == ["ID", "STATE", "AGE", "TARGET"]

@@ -17,7 +17,7 @@ def fill(place: Place) -> dict[str, int]:
     states = ["free", "held", "delayed", "dead"]
     free, held, delayed, dead = place.write(outbox, states, held=True, size=10)
     outbox.give_back([free])
-    outbox.back_off([Refused(delayed, "full", 1, 60)])
+    outbox.postpone([delayed], 60)
     outbox.die([Refused(dead, "never", 2)])
     return {"free": free, "held": held, "delayed": delayed, "dead": dead}
 
@@ -86,7 +86,7 @@ def test_dead_and_delayed_rows_can_be_retried(place: Place) -> None:
     rows = place.outbox().claim(10, MUCH)
     assert sent(rows) == ["free", "delayed", "dead"]
     for row in rows:
-        assert (row.attempts, row.refused_for, row.reason) == (0, None, "")
+        assert (row.attempts, row.reason) == (0, "")
 
 
 def test_a_retried_row_may_go_to_another_queue(place: Place) -> None:

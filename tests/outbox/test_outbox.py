@@ -133,7 +133,7 @@ def test_a_claimed_row_says_what_is_known(place: Place) -> None:
     assert not row.is_dead
     assert not row.maybe_sent
     assert 25 < row.due_in <= 30
-    assert (row.attempts, row.refused_for, row.reason) == (0, None, "")
+    assert (row.attempts, row.reason) == (0, "")
 
 
 def test_rows_whose_lease_has_run_out_are_back_in_their_places(place: Place) -> None:
@@ -236,7 +236,7 @@ def test_numbers_are_not_used_twice(place: Place) -> None:
 
 
 CHANGES: dict[str, Callable[[Outbox, list[int]], int]] = {
-    "back_off": lambda o, seqs: o.back_off([Refused(s, "no", 1, 5) for s in seqs]),
+    "postpone": lambda o, seqs: o.postpone(seqs, 5),
     "die": lambda o, seqs: o.die([Refused(s, "no", 1) for s in seqs]),
     "erase": lambda o, seqs: o.erase(seqs),
     "give_back": lambda o, seqs: o.give_back(seqs),
@@ -264,14 +264,13 @@ def test_a_row_that_is_given_back_is_in_its_place(place: Place) -> None:
     assert [row.maybe_sent for row in rows] == [True, False, False]
 
 
-def test_a_refused_row_waits_for_its_next_try(place: Place) -> None:
+def test_a_postponed_row_waits(place: Place) -> None:
     outbox = place.outbox()
-    (refused, _) = place.write(outbox, "ab", held=True)
-    outbox.back_off([Refused(refused, "queue is full", 3, 60)])
+    (postponed, _) = place.write(outbox, "ab", held=True)
+    outbox.postpone([postponed], 60)
 
     assert place.outbox().claim(10, MUCH) == []
     (waiting, _) = place.admin().rows()
-    assert (waiting.reason, waiting.attempts) == ("queue is full", 3)
     assert not waiting.is_held
     assert 55 < waiting.due_in <= 60
 
@@ -279,23 +278,6 @@ def test_a_refused_row_waits_for_its_next_try(place: Place) -> None:
     rows = place.outbox().claim(10, MUCH)
     assert sent(rows) == ["a", "b"]
     assert [row.maybe_sent for row in rows] == [False, True]
-    assert rows[0].refused_for is not None
-
-
-def test_a_refused_row_knows_when_it_was_refused_first(place: Place) -> None:
-    outbox = place.outbox()
-    written = place.write(outbox, "a", held=True)
-    outbox.back_off([Refused(written[0], "no", 1, 0)])
-    first = place.values("refused_since")
-    (row,) = place.outbox().claim(1, MUCH) or outbox.claim(1, MUCH)
-    assert row.refused_for is not None
-    assert 0 <= row.refused_for < 20
-    holder = place.outbox()
-    place.end_leases()
-    holder.claim(1, MUCH)
-    holder.back_off([Refused(row.seq, "no", 2, 0)])
-    assert place.values("attempts") == [2]
-    assert place.values("refused_since") == first
 
 
 def test_a_dead_row_is_not_claimed(place: Place) -> None:
@@ -317,11 +299,11 @@ def test_a_reason_may_be_anything(place: Place) -> None:
     assert reason == ("ü🐘\N{REPLACEMENT CHARACTER}" * 2000)[:1000]
 
 
-def test_many_rows_are_refused_by_few_statements(place: Place) -> None:
+def test_many_rows_are_dead_by_few_statements(place: Place) -> None:
     outbox = place.outbox()
     written = place.write(outbox, range(40), held=True)
-    refused = [Refused(seq, f"no {seq % 2}", 1, 60) for seq in written]
-    assert outbox.back_off(refused) == 40
+    refused = [Refused(seq, f"no {seq % 2}", 1) for seq in written]
+    assert outbox.die(refused) == 40
     assert place.values("reason") == [one.reason for one in refused]
 
 

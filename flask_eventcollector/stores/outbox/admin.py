@@ -52,7 +52,7 @@ class Counts(NamedTuple):
     free: int
     #: For the process that holds them, or for the end of its lease.
     held: int
-    #: For their next try.
+    #: For their time, such as those of delayed events.
     delayed: int
     #: For an operator.
     dead: int
@@ -220,7 +220,7 @@ class OutboxAdmin:
                 connection.execute(row, page)
 
     def retry(self, seqs: Sequence[int], *, to: str | None = None) -> list[int]:
-        """Let rows be free that are dead or wait for their next try.
+        """Let rows be free that are dead, or wait while nobody holds them.
 
         Those that a process holds are left, since it sends them. Returns the numbers of
         those that are free now.
@@ -228,7 +228,7 @@ class OutboxAdmin:
         :param to: another target queue.
         """
         c = self._table.c
-        fresh = {"attempts": 0, "reason": None, "refused_since": None}
+        fresh = {"attempts": 0, "reason": None}
         queue = {} if to is None else {"target_queue": to}
         rows = update(self._table)
         rows = rows.values(state=WAITING, due=0, **fresh, **queue)

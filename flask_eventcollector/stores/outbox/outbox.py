@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     false,
-    func,
     insert,
     or_,
     select,
@@ -36,15 +35,13 @@ LEASE = 30.0
 
 
 class Refused(NamedTuple):
-    """A row whose event the broker has refused."""
+    """A row whose event is to be dead."""
 
     seq: int
     #: At most 1 000 characters of it are kept.
     reason: str
     #: How many times it was sent.
     attempts: int
-    #: Seconds until the next try, if there is one.
-    delay: float = 0.0
     #: Whether it may have been sent all the same.
     maybe_sent: bool = False
 
@@ -68,10 +65,10 @@ def check_app(app: str) -> str:
 class Outbox:
     """The rows of one app, as one process sees them.
 
-    A row is free; or a process holds it until its lease runs out; or it waits for its
-    next try; or it is dead. A process changes only what it holds. So each method
-    returns how many rows that were: fewer than it was given means that a lease has run
-    out, and another process has the rest, or had it.
+    A row is free; or a process holds it until its lease runs out; or it waits for a
+    while, and nobody holds it; or it is dead. A process changes only what it holds. So
+    each method returns how many rows that were: fewer than it was given means that a
+    lease has run out, and another process has the rest, or had it.
 
     Thread-safe. Except for :meth:`write`, each method is a short transaction of its
     own on *database*, or several for many rows, and may block for as long as the
@@ -137,8 +134,8 @@ class Outbox:
     def claim(self, limit: int, limit_bytes: int) -> list[OutboxRow]:
         """Hold the oldest free rows, and return them in their order.
 
-        Rows whose next try has come, and those whose lease has run out, are back in
-        their places within a second. The latter are marked as
+        Rows that have waited, and those whose lease has run out, are back in their
+        places within a second. The latter are marked as
         :attr:`~.OutboxRow.maybe_sent`.
 
         :param limit: the most rows. There may be fewer although more are free: at most
@@ -171,22 +168,9 @@ class Outbox:
                 erased += connection.execute(confirmed).rowcount
         return erased
 
-    def back_off(self, refused: Iterable[Refused]) -> int:
-        """Let rows wait for their next try; returns how many.
-
-        Until then nobody holds them, and afterwards any process may claim them.
-        """
-        return sum(
-            self._refuse(seqs, why, due=now_ms() + round(why.delay * 1000))
-            for why, seqs in _by_reason(refused)
-        )
-
     def die(self, refused: Iterable[Refused]) -> int:
         """Let rows be dead: nobody claims them; returns how many."""
-        return sum(
-            self._refuse(seqs, why, due=0, state=DEAD)
-            for why, seqs in _by_reason(refused)
-        )
+        return sum(self._die(seqs, why) for why, seqs in _by_reason(refused))
 
     def revive(self, seqs: Iterable[int], *, maybe_sent: bool = False) -> int:
         """Let rows be free that are dead, or that this process holds; returns how many.
@@ -194,7 +178,7 @@ class Outbox:
         :param maybe_sent: whether their events may have been sent.
         """
         c, among, revived = self._table.c, self._database.among, 0
-        fresh = {"attempts": 0, "reason": None, "refused_since": None}
+        fresh = {"attempts": 0, "reason": None}
         free = {"state": WAITING, "token": None, "due": 0, **_marked(maybe_sent)}
         ours = or_(c.state == DEAD, c.token == self.token)
         for chunk in self._database.chunks(seqs):
@@ -259,15 +243,15 @@ class Outbox:
         is_ours = self._table.c.token == self.token
         return and_(self._database.among(seqs), is_ours)
 
-    def _refuse(self, seqs: Iterable[int], why: Refused, **values: Any) -> int:
+    def _die(self, seqs: Iterable[int], why: Refused) -> int:
         return self._change(
             seqs,
+            state=DEAD,
             token=None,
+            due=0,
             attempts=why.attempts,
             reason=storable(why.reason)[:MAX_REASON],
-            refused_since=func.coalesce(self._table.c.refused_since, now_ms()),
             **_marked(why.maybe_sent),
-            **values,
         )
 
     def _change(self, seqs: Iterable[int], **values: Any) -> int:
@@ -303,7 +287,7 @@ class _Inserts:
 
 
 def _delayed(event: Event) -> dict[str, Any]:
-    """The values of a row that waits, as for its next try, until *event* is due."""
+    """The values of a row that waits until *event* is due."""
     return {**values_of(event), "delay": round(event.due_in * 1000)}
 
 

@@ -34,12 +34,9 @@ class OutboxRow(NamedTuple):
     is_held: bool
     #: Seconds until it may be sent again, or until its lease runs out; 0: now.
     due_in: float
-    #: How many times it was sent, as far as the broker refused it.
+    #: If it is dead: how many times it was sent.
     attempts: int
-    #: Seconds since it was refused first, by the database's clock; ``None``: it was
-    #: not.
-    refused_for: float | None
-    #: Why it was refused last, or is dead.
+    #: Why it is dead.
     reason: str
     #: Whether this may be its second copy, since a process has not said what became
     #: of the first.
@@ -81,7 +78,6 @@ def columns_of(table: Table) -> list[ColumnElement[Any]]:
         c.token,
         (c.due - now_ms()).label("due_in"),
         c.attempts,
-        (now_ms() - c.refused_since).label("refused_for"),
         c.reason,
         c.maybe_sent,
         c.exchange,
@@ -96,8 +92,8 @@ def columns_of(table: Table) -> list[ColumnElement[Any]]:
 
 def row_of(row: Sequence[Any]) -> OutboxRow:
     """The row that was selected as :func:`columns_of`."""
-    seq, state, token, due_in, attempts, refused_for, reason, maybe_sent = row[:8]
-    event, problem = _event(*row[8:])
+    seq, state, token, due_in, attempts, reason, maybe_sent = row[:7]
+    event, problem = _event(*row[7:])
     return OutboxRow(
         seq=seq,
         event=event,
@@ -105,7 +101,6 @@ def row_of(row: Sequence[Any]) -> OutboxRow:
         is_held=token is not None and due_in > 0,
         due_in=max(0, due_in) / 1000,
         attempts=attempts,
-        refused_for=None if refused_for is None else max(0, refused_for) / 1000,
         reason=reason or "",
         maybe_sent=maybe_sent,
         problem=problem,

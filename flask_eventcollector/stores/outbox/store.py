@@ -415,7 +415,6 @@ class OutboxStore(OutboxWriter):
     def _adopted(self, row: OutboxRow) -> Entry:
         entry = self._hold(row.seq, row.event)
         entry.possible_duplicate = row.maybe_sent
-        entry.attempts = row.attempts
         return entry
 
     def _hold(self, seq: int, event: Event) -> Entry:

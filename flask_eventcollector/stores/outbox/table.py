@@ -98,13 +98,11 @@ def _columns() -> list[Column[Any]]:
         # 0: waiting; 1: dead.
         Column("state", SmallInteger, nullable=False, server_default=text("0")),
         # In ms by the database's clock: when the row is free again, which is the end of
-        # the lease or the time of the next try. 0: it is free.
+        # the lease or of its time to wait. 0: it is free.
         Column("due", BigInteger, nullable=False, server_default=text("0")),
         # Who holds the row until then.
         Column("token", String(MAX_TOKEN)),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
-        # In ms by the database's clock.
-        Column("refused_since", BigInteger),
         Column("reason", String(MAX_REASON)),
         # Whether it may have been sent, by a process that did not say how it ended.
         Column("maybe_sent", Boolean, nullable=False),
