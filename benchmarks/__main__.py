@@ -26,6 +26,7 @@ from tests.rabbitmq import RabbitMQNode
 from . import (
     backlog,
     enqueue_cost,
+    metrics_cost,
     outage_cost,
     request_cost,
     start_up,
@@ -42,6 +43,7 @@ BENCHMARKS = {
     for module in (
         throughput,
         request_cost,
+        metrics_cost,
         outage_cost,
         enqueue_cost,
         backlog,

@@ -10,6 +10,7 @@ from itertools import product
 from . import (
     backlog,
     enqueue_cost,
+    metrics_cost,
     outage_cost,
     request_cost,
     retaining,
@@ -60,6 +61,7 @@ def goals() -> list[Goal]:
     return [
         *_throughput(),
         *_requests(),
+        *_metrics(),
         *_outage(),
         *_enqueue(),
         *_backlog(),
@@ -138,6 +140,16 @@ def _requests() -> Iterator[Goal]:
     ]
     text = "worker's CPU for each of 5 events, not waiting, µs"
     yield Goal(text, lambda results: results.together(_fifth, *cpu), most=15)
+
+
+def _metrics() -> Iterator[Goal]:
+    case = Case(serving.GTHREAD, request_cost.at(metrics_cost.EVENTS))
+    for without, with_metrics in metrics_cost.PAIRS:
+        pair = (
+            Key("metrics", case, view, serving.RATE) for view in (with_metrics, without)
+        )
+        text = f"requests/s at 5 events: {with_metrics} beside {without}"
+        yield Goal(text, _ratio(*pair), 0.97)
 
 
 def _fifth(with_events: float, without: float) -> float:

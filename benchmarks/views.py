@@ -138,6 +138,7 @@ def _floor(waiting: bool) -> Callable[[Task, Flask], Work]:
 NO_EVENTS = "no events"
 OURS, OURS_LATER = "ours", "ours, not waiting"
 SPOOL, SPOOL_LATER = "ours, spool", "ours, spool, not waiting"
+METRICS, METRICS_LATER = "ours, metrics", "ours, not waiting, metrics"
 BLOCKING = "BlockingConnection per thread"
 CONNECTING = "connection per request"
 FLOOR, FLOOR_LATER = "floor", "floor, not waiting"
@@ -148,6 +149,8 @@ VIEWS: dict[str, Callable[[Task, Flask], Work]] = {
     OURS_LATER: _ours(CONFIRM_TIMEOUT=0),
     SPOOL: _ours(BACKLOG="spool"),
     SPOOL_LATER: _ours(BACKLOG="spool", CONFIRM_TIMEOUT=0),
+    METRICS: _ours(METRICS="prometheus"),
+    METRICS_LATER: _ours(METRICS="prometheus", CONFIRM_TIMEOUT=0),
     BLOCKING: _blocking_per_thread,
     CONNECTING: _connection_per_request,
     FLOOR: _floor(waiting=True),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Container, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from prometheus_client import (
@@ -52,6 +52,7 @@ _BUCKETS = (
     600.0,
     3600.0,
 )
+_DELIVERED = frozenset({Happened.CONFIRMED, Happened.UNROUTED})
 #: A queue that is not among the settings. Queues may be named after users or hosts, and
 #: each name would be a time series of its own.
 _OTHER = "other"
@@ -92,6 +93,8 @@ class PrometheusMetrics:
         self._app = app
         self._queues = queues
         self._metrics = _metrics()
+        #: By queue. Made once, since each request needs one.
+        self._publishes: dict[str, Histogram] = {}
         #: The books as they were last counted.
         self._counted = Stats()
         #: Whether there was a connection before.
@@ -111,17 +114,26 @@ class PrometheusMetrics:
     def _count(self, observation: Observation) -> None:
         metrics, app = self._metrics, self._app
         if observation.what is Happened.WAITED:
-            metrics.request_wait_seconds.labels(app).observe(observation.elapsed)
+            self._waits.observe(observation.elapsed)
         elif observation.what is Happened.CONNECTED:
             if self._was_connected:
                 metrics.reconnects.labels(app).inc()
             self._was_connected = True
-        elif observation.what in (Happened.CONFIRMED, Happened.UNROUTED):
-            queue = self._queue(observation)
-            metrics.publish_seconds.labels(app, queue).observe(observation.elapsed)
+        elif observation.what in _DELIVERED:
+            self._publish_seconds(self._queue(observation)).observe(observation.elapsed)
         elif observation.outcome is not None:
             queue, outcome = self._queue(observation), observation.outcome.value
             metrics.refusals.labels(app, queue, outcome).inc(observation.number)
+
+    @cached_property
+    def _waits(self) -> Histogram:
+        return self._metrics.request_wait_seconds.labels(self._app)
+
+    def _publish_seconds(self, queue: str) -> Histogram:
+        if queue not in self._publishes:
+            child = self._metrics.publish_seconds.labels(self._app, queue)
+            self._publishes[queue] = child
+        return self._publishes[queue]
 
     def _queue(self, observation: Observation) -> str:
         queue = "" if observation.target is None else observation.target.queue

@@ -131,3 +131,16 @@ def test_in_debug_mode_there_is_a_dashboard(
             client = app.test_client()
             assert ("/eventcollector/" in client.get("/").text) == (status == 200)
             assert client.get("/eventcollector/").status_code == status
+
+
+def test_in_debug_mode_the_page_has_a_toolbar_with_the_last_events(
+    open_shop: OpenShop,
+) -> None:
+    pytest.importorskip("flask_debugtoolbar")
+    with open_shop(DEBUG=True) as shop:
+        visitor = shop.test_client()
+        assert "0 events, 0 earlier" in visitor.get("/").text
+        order(visitor)
+        page = visitor.get("/").text
+        assert "0 events, 1 earlier" in page
+        assert "in place_order" in page
