@@ -223,7 +223,7 @@ class Delivery:
 
     def _wait(self, waiter: Waiter, timeout: float) -> bool:
         """Wait at most *timeout* seconds; returns whether it was for long enough."""
-        if self._observations is None:
+        if self._observations is None or not timeout:
             return waiter.done.wait(timeout)
         begun = time.monotonic()
         done = waiter.done.wait(timeout)

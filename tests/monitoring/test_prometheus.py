@@ -115,6 +115,14 @@ def test_only_queues_of_the_settings_have_series(
     assert value(shop, "eventcollector_request_wait_seconds_count") == 1
 
 
+def test_who_does_not_wait_has_not_waited(shop: Shop) -> None:
+    shop.enqueue(1)
+    shop.events.publish(0)
+    shop.events.close(1)
+    assert events(shop, "confirmed") == 1
+    assert value(shop, "eventcollector_request_wait_seconds_count") == 0
+
+
 def test_a_closed_process_holds_nothing(shop: Shop) -> None:
     shop.faults.go_down()
     shop.enqueue(1)
