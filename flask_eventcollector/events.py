@@ -452,7 +452,8 @@ class Stats:
     #: their rows adopts them. That may be this one.
     outboxed: int = 0
     #: Rows of the outbox whose lease has run out while this process held them: other
-    #: processes may send their events, too. The second copies are marked.
+    #: processes may send their events, too. The second copies are marked. Rows that
+    #: were purged while it held them count, too.
     lost_leases: int = 0
     #: How many of the delayed, in-flight, retained and dead events are on disk.
     spooled: int = 0

@@ -33,10 +33,10 @@ _ERASE_AT = 200
 #: Seconds for which what has happened once is a problem: long enough to be logged.
 _TOLD_FOR = 5.0
 _LOST = (
-    "the lease of rows in the outbox has run out while this process held them, so"
-    " their events may be sent twice, which marks the second copies. It was frozen, or"
-    " the database did not answer: if that happens often, raise"
-    " EVENTCOLLECTOR_OUTBOX_LEASE"
+    "rows of the outbox that this process held are not its own any more. Either they"
+    " were purged; or their lease has run out, so their events may be sent twice, which"
+    " marks the second copies: it was frozen, or the database did not answer. If that"
+    " happens often, raise EVENTCOLLECTOR_OUTBOX_LEASE"
 )
 #: Without its properties, nobody knows whether the event may be sent, and when.
 _UNREADABLE = (
