@@ -21,7 +21,7 @@ PATIENCE = 6.0 if REWRITES else DEADLINE
 #: Commands that change nothing. What they show may come a moment later.
 READING = re.compile(
     r"flask events (status|list|dead|show|why|top|tail|topology (check|diff))"
-    r"|flask events outbox check|journalctl|curl|df|du|psql .*pg_stat"
+    r"|flask events (outbox check|doctor)|journalctl|curl|df|du|psql .*pg_stat"
     r"|sudo rabbitmqctl list_|sudo rabbitmq-diagnostics"
 )
 #: A prompt, with the name of the machine if a page is about several.
