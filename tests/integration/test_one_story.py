@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,26 @@ HELD = "eventcollector_held_events"
 COUNTED = "eventcollector_events_total"
 
 
-@pytest.fixture
-def server(rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Server]:
+@contextmanager
+def open_server(node: RabbitMQNode, folder: Path) -> Iterator[Server]:
     server = Server(
-        tmp_path,
-        rabbitmq.url,
+        folder,
+        node.url,
         BACKLOG="spool",
-        SPOOL_DIR=str(tmp_path / "spool"),
-        HISTORY_DIR=str(tmp_path / "history"),
+        SPOOL_DIR=str(folder / "spool"),
+        HISTORY_DIR=str(folder / "history"),
         RETRY_MAX_DELAY="1",
     )
-    yield server
-    server.close()
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def server(rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Server]:
+    with open_server(rabbitmq, tmp_path) as server:
+        yield server
 
 
 def numbers(server: Server) -> dict[str, tuple[float, ...]]:
@@ -92,3 +101,20 @@ def test_all_sources_agree(server: Server, rabbitmq: RabbitMQNode) -> None:
     wait_until(
         lambda: server.scrape().get(f"{HELD} retained", -1.0) == 0.0, "nothing waits"
     )
+
+
+@pytest.mark.slow
+def test_all_sources_agree_during_an_outage(
+    private_rabbitmq: RabbitMQNode, tmp_path: Path
+) -> None:
+    queue = private_rabbitmq.declare(load.fresh_queue())
+    with open_server(private_rabbitmq, tmp_path) as server:
+        for _ in range(4):
+            server.post(queue, 5)
+        wait_until(lambda: agree(server, 0, 20), "all are confirmed")
+        private_rabbitmq.stop_app()
+        for _ in range(3):
+            server.post(queue, 2)
+        wait_until(lambda: agree(server, 6, 20), "six wait")
+        private_rabbitmq.start_app()
+        wait_until(lambda: agree(server, 0, 26), "they are delivered")
