@@ -798,6 +798,25 @@ def test_rows_of_a_process_that_ends_without_a_database_are_left_to_their_lease(
         assert shop.rows() == [(0, True)]
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_what_an_outer_transaction_has_rolled_back_is_not_left(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_outbox(database_url) as shop, shop.engine.connect() as connection:
+        outer = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            shop.events.bind_session(session, outbox=shop.table)
+            session.add(Order(sku="a"))
+            session.flush()
+            shop.enqueue("a")
+            session.commit()
+        outer.rollback()
+        assert shop.events.close(DEADLINE)
+
+    assert shop.books() == {"outboxed": 1}
+    assert "Left" not in caplog.text
+
+
 def test_a_forked_child_holds_its_rows_itself(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path)) as shop:
         shop.place("a")

@@ -505,7 +505,10 @@ class OutboxStore(OutboxWriter):
         kept = {n: e for n, e in held.items() if n in self._held}
         sent = [n for n, e in kept.items() if e.possible_duplicate or e not in left]
         outbox.give_back(sent, maybe_sent=True)
-        outbox.give_back([*(kept.keys() - sent), *unread])
+        outbox.give_back(kept.keys() - sent)
+        # The others were never committed, by an outer transaction.
+        self.left -= len(unread) - outbox.give_back(unread)
+        self._ledger.adopt([], {None: self.left} if self.left else {}, self)
 
 
 def _refused(entry: Entry, seq: int) -> Refused:
