@@ -181,7 +181,12 @@ class Worker:
     """A `PeriodicWorker` without a thread: the test runs it."""
 
     def __init__(
-        self, run_once: Callable[[], float], on_stop: Callable[[], None], name: str
+        self,
+        run_once: Callable[[], float],
+        on_stop: Callable[[], None],
+        name: str,
+        *,
+        calls_user_code: bool = False,
     ) -> None:
         self.run_once = run_once
         # The flusher's thread does nothing at its end while another one shuts down.
