@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from flask_eventcollector.doctor.case import Case, address
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.monitoring import opentelemetry
 from tests.doctor.support import complaints
-from tests.helpers import Shop, open_shop
+from tests.helpers import Shop, open_shop, unmeasured
 from tests.isolation.fake_broker import FakeBroker
 
 
@@ -53,6 +54,25 @@ def test_versions_of_python_that_start_no_threads_at_exit(
 ) -> None:
     monkeypatch.setattr(sys, "version_info", version)
     assert len([*threads.python(plain)]) == count
+
+
+@pytest.mark.parametrize("is_late", [True, False])
+def test_the_order_of_imports_tells_whether_gevent_patches_late(is_late: bool) -> None:
+    pytest.importorskip("gevent")
+    lines = [
+        "from gevent.monkey import patch_all; patch_all()",
+        "from flask_eventcollector.delivery import threads",
+    ]
+    code = [*(lines[::-1] if is_late else lines), "print(threads.was_patched_late())"]
+    said = subprocess.run(
+        [sys.executable, "-c", "\n".join(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env=unmeasured(),
+    )
+    assert said.stdout == f"{is_late}\n"
 
 
 def test_a_process_with_too_many_open_files(
