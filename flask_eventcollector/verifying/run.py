@@ -186,7 +186,7 @@ class Run:
         pause = clients / self._plan.rate
         # Clients don't give up: for a moment, there may be no worker.
         self._load = Load(self._workers.port, clients, pause, tries=10**9)
-        self._began_at = time.monotonic()
+        self._began_at, self._doing = time.monotonic(), "load"
         with self._load.running(_paths()):
             try:
                 self._wait(harmless_until - time.monotonic())
