@@ -108,11 +108,16 @@ def test_a_queue_is_missing(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> N
 def small_messages(node: RabbitMQNode) -> Iterator[None]:
     """Let the node refuse messages of more than 64 KiB on new channels."""
     before = node.eval("application:get_env(rabbit, max_message_size, 134217728).")
-    node.eval("application:set_env(rabbit, max_message_size, 65536).")
+    # RabbitMQ 3 reads the one, RabbitMQ 4 the other.
+    change = (
+        "application:set_env(rabbit, max_message_size, {0}),"
+        "persistent_term:put(max_message_size, {0})."
+    )
+    node.eval(change.format(65536))
     try:
         yield
     finally:
-        node.eval(f"application:set_env(rabbit, max_message_size, {before}).")
+        node.eval(change.format(before))
 
 
 @runs_page("poisoned-event")
