@@ -101,7 +101,7 @@ def _unsent(files: Folder) -> Iterator[Finding]:
         if report.has_events and not report.owner.alive:
             name = report.path.name
             yield problem(
-                f"nobody sends the {_events([report])} in {name}, which are for"
+                f"nobody sends the {_events([report])} in {name} for"
                 f" {destination_name(report.path)}",
                 f"if the broker was moved, run 'flask events adopt {name}'",
             )
