@@ -242,6 +242,22 @@ def test_what_the_hook_writes_is_checked() -> None:
         encode(1, before_enqueue=write)
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["priority"], "draft.options is of type list: pass a dict"),
+        ({7: 1}, "no argument 7: there are content_type, "),
+    ],
+    ids=["list", "number"],
+)
+def test_options_that_the_hook_replaces_are_checked(options: Any, error: str) -> None:
+    def replace(draft: EventDraft) -> None:
+        draft.options = options
+
+    with pytest.raises(TypeError, match=error):
+        encode(1, before_enqueue=replace)
+
+
 def test_a_hook_that_returns_something_is_told_to_change_the_draft() -> None:
     hook: Any = lambda draft: draft  # noqa: E731 - as short as in a mistake
     with pytest.raises(

@@ -79,6 +79,8 @@ def test_a_uuid_is_sent_as_text(name: str) -> None:
         ({"priority": 1.0}, "priority is of type float: pass an int"),
         ({"priority": 256}, "priority is out of range: pass an int from 0 to 255"),
         ({"priority": -1}, "priority is out of range"),
+        ({"expires_in": 10**400}, "expires_in is out of range: pass 1 ms to 49 days"),
+        ({"delay": 10**400}, "delay is out of range: pass 0 to 3650 days"),
     ],
 )
 def test_what_is_wrong_is_named_at_once_with_the_cure(

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+from .amqp_fields import check_table
 from .wording import type_name
 
 P = ParamSpec("P")
@@ -62,6 +63,7 @@ def prepare(draft: EventDraft, before_enqueue: BeforeEnqueue) -> None:
             f"{_BEFORE_ENQUEUE} returned a value of type {type_name(result)}: change"
             " the draft that it gets, and return None"
         )
+    check_table(draft.options, "draft.options")
 
 
 def encode_by(encoder: Encoder, payload: Any, queue: str) -> tuple[bytes, str]:

@@ -72,8 +72,8 @@ def size_of(properties: Properties) -> int:
     return sum(len(str(value).encode()) + 1 for value in values)
 
 
-def _unknown(name: str) -> NoReturn:
-    close = difflib.get_close_matches(name, _READERS, n=1)
+def _unknown(name: object) -> NoReturn:
+    close = difflib.get_close_matches(str(name), _READERS, n=1)
     cure = f"did you mean {close[0]}?" if close else f"there are {', '.join(_READERS)}"
     raise TypeError(f"enqueue_event() has no argument {name!r}: {cure}")
 
@@ -86,10 +86,10 @@ def check_text(value: object, name: str) -> str:
     """
     if isinstance(value, uuid.UUID):
         return str(value)
-    if value == "":
-        raise ValueError(f"{name} is empty: pass a str, or leave it out")
     if not isinstance(value, str):
         raise TypeError(f"{name} is of type {type_name(value)}: pass a str")
+    if not value:
+        raise ValueError(f"{name} is empty: pass a str, or leave it out")
     return check_name(value, name)
 
 
@@ -127,7 +127,10 @@ def _seconds(value: object, name: str) -> float:
         raise TypeError(
             f"{name} is of type {type_name(value)}: pass seconds, or a timedelta"
         )
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:  # an int of more than 300 digits
+        return math.inf
 
 
 def _expires_in(value: object, name: str) -> float:
