@@ -40,6 +40,11 @@ class FoundHere(NamedTuple):
         return "dead" if is_dead else self.event.waiting_state
 
     @property
+    def is_left(self) -> bool:
+        """Never: its process is this one."""
+        return False
+
+    @property
     def reason(self) -> str | None:
         """Why it is dead, or why the broker refused it last."""
         if self.entry.reason or self.refusal is None:

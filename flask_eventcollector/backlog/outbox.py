@@ -52,6 +52,11 @@ class FoundRow(NamedTuple):
         return "dead" if self.row.is_dead else self.event.waiting_state
 
     @property
+    def is_left(self) -> bool:
+        """Never: another process takes the row over by itself."""
+        return False
+
+    @property
     def reason(self) -> str | None:
         """Why it is dead. The process that sends it knows why it was refused."""
         return self.row.reason if self.row.is_dead else None

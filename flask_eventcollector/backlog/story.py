@@ -19,6 +19,9 @@ class _Found(Protocol):
     @property
     def next_try(self) -> float | None: ...
 
+    @property
+    def is_left(self) -> bool: ...
+
 
 F = TypeVar("F", bound=_Found)
 
@@ -46,19 +49,25 @@ class Story(Generic[F]):
     def next(self) -> str:
         """What comes next."""
         waiting = self.waiting
-        if waiting is not None and waiting.next_try is not None:
-            return f"it is sent again {wait(waiting.next_try)}"
         what = self.lines[-1].what if self.lines else ""
-        if what == "dead" or (waiting is not None and waiting.state == "dead"):
-            return (
-                "nothing, until somebody retries it ('flask events retry') or purges it"
-            )
-        return _NEXT.get(what, "its process sends it once the broker takes it")
+        if waiting is None:
+            return _NEXT.get(what, _SENT)
+        if waiting.state == "dead":
+            return _DEAD
+        if waiting.is_left:
+            return "a process of the app adopts it, or 'flask events flush' does"
+        if waiting.next_try is not None:
+            again = "" if waiting.state == "delayed" else " again"
+            return f"it is sent{again} {wait(waiting.next_try)}"
+        return _NEXT.get(what, _SENT)
 
 
+_DEAD = "nothing, until somebody retries it ('flask events retry') or purges it"
+_SENT = "its process sends it once the broker takes it"
 _FINAL = ("confirmed", "discarded", "dropped")
 
 _NEXT = {
+    "dead": _DEAD,
     "confirmed": "nothing: the broker has it",
     "discarded": "nothing: its unit of work failed, or took it back",
     "dropped": "nothing: it is lost",

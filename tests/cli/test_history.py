@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from click.testing import Result
 
 from flask_eventcollector import Outcome
+from flask_eventcollector.backlog.story import Story
 from flask_eventcollector.monitoring.history_files import History
 from tests.cli.support import runner
 from tests.helpers import Shop, open_shop, wait_until
@@ -62,6 +63,20 @@ def test_why_names_the_refusal_and_what_comes_next(shop: Shop) -> None:
     failed = next(line for line in story["history"] if line["what"] == "failed")
     assert failed["outcome"] == "returned"
     assert story["next"] == "its process sends it once the broker takes it"
+
+
+class Waiting(NamedTuple):
+    state: str
+    next_try: float | None = 5400.0
+    is_left: bool = False
+
+
+@pytest.mark.parametrize(
+    ("state", "next_"),
+    [("delayed", "it is sent in 1 h"), ("waiting", "it is sent again in 1 h")],
+)
+def test_only_what_was_sent_is_sent_again(state: str, next_: str) -> None:
+    assert Story([], Waiting(state)).next == next_
 
 
 @pytest.mark.parametrize(

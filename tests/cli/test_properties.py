@@ -108,6 +108,14 @@ def test_delayed_events_are_shown_and_counted_apart(run: Run, folder: Path) -> N
     assert (total["waiting"], total["delayed"]) == (1, 1)
 
 
+def test_why_says_who_sends_what_a_killed_process_has_left(
+    run: Run, folder: Path
+) -> None:
+    leave(folder, b"{}", ABOUT)
+    *_, last = run("why", "some-event").stdout.splitlines()
+    assert last == "Next: a process of the app adopts it, or 'flask events flush' does"
+
+
 def test_a_flush_leaves_delayed_events(run: Run, folder: Path, shop: Shop) -> None:
     leave(folder, b"{}", Properties(delay=3600))
 

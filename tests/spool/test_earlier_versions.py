@@ -46,6 +46,7 @@ def test_the_events_of_version_2_are_delivered(folder: Path) -> None:
         delivery.retry(None)
         assert delivery.flush(DEADLINE)
         wait_until(lambda: not path.exists(), "its file is gone")
+        assert delivery.stats().quarantined == 0
 
     events = broker.events("orders.created")
     payloads = [event.payload for event in events]
@@ -64,4 +65,5 @@ def test_the_events_of_version_2_are_delivered(folder: Path) -> None:
 
 def test_a_file_of_version_2_can_be_moved(folder: Path) -> None:
     path = leave(folder, 2)
-    assert adopt(path, Folder(folder, APP, HERE)).events == 5
+    adopted = adopt(path, Folder(folder, APP, HERE))
+    assert (adopted.events, adopted.quarantined) == (5, None)

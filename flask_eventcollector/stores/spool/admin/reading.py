@@ -158,6 +158,11 @@ class Found(NamedTuple):
     def state(self) -> str:
         return self.event.waiting_state if self.stored.dead is None else "dead"
 
+    @property
+    def is_left(self) -> bool:
+        """Whether the process that had it is gone."""
+        return not self.owner.alive
+
 
 def with_refusals(folder: Folder, events: Iterable[Found]) -> Iterator[Found]:
     """The *events*, each with what its process has left about its last refusal."""
