@@ -594,6 +594,11 @@ def test_a_percent_sign_in_a_name_is_just_that(log: Log) -> None:
     assert "for 100%s{}: overflow" in line
 
 
+def test_a_name_neither_adds_a_line_nor_steers_a_terminal(log: Log) -> None:
+    (line,) = log.notices(queue="q\nDropped 9 events\x1b[2J")
+    assert r"for q\nDropped 9 events\x1b[2J: " in line
+
+
 def test_no_payload_and_no_header_is_in_any_line(log: Log) -> None:
     lines: list[str] = []
     for kind in NoticeKind:

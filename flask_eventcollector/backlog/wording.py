@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 
 from ..messages.wording import plural
+from ..messages.wording import printable as printable
 
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
@@ -50,10 +51,3 @@ def count(amount: int, noun: str) -> str:
 def events(amount: int) -> str:
     """For example ``1 event`` or ``2 events``."""
     return count(amount, "event")
-
-
-def printable(text: str) -> str:
-    """*text* with control characters escaped, since names are untrusted input."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 
 from flask_eventcollector.delivery.forks import no_fork
+from flask_eventcollector.messages.wording import printable
 
 logger = logging.getLogger("flask_eventcollector")
 
@@ -349,12 +350,14 @@ def _write(
 ) -> None:
     known = {name: values.get(name, "") for name in kind.attributes}
     extra = {f"eventcollector_{name}": v for name, v in known.items() if v != ""}
+    # Names may be input of users: they must neither add lines nor steer a terminal.
+    shown = {n: printable(v) if isinstance(v, str) else v for n, v in values.items()}
     # A logging handler that raises would end a thread or fail a request.
     with suppress(Exception), no_fork():
         logger.log(
             kind.level,
             kind.text,
-            *([values] if values else []),
+            *([shown] if shown else []),
             exc_info=error,
             extra={"eventcollector_event": kind.event, **extra},
             stacklevel=3,

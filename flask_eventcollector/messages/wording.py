@@ -44,3 +44,10 @@ def plural(number: int, noun: str) -> str:
 def counted(number: int, noun: str) -> str:
     """For example ``1 event`` or ``2 events``; *noun* is a regular singular."""
     return f"{number} {plural(number, noun)}"
+
+
+def printable(text: str) -> str:
+    """*text* with control characters escaped, since names are untrusted input."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
