@@ -26,6 +26,13 @@ class Viewer:
     #: Whether they may look only, although the dashboard allows actions.
     read_only: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(
+                "a Viewer's name must be a str, for example str(user.id), not"
+                f" {type(self.name).__name__}"
+            )
+
 
 #: ``True`` or a user's name: all that the dashboard allows. ``"read-only"``: only to
 #: look. ``False``, ``None`` or ``""``: nothing. A response: is sent instead of the

@@ -67,8 +67,15 @@ def _is_from_here() -> bool:
     if site is None and origin is None:
         return False
     return site in (None, "same-origin") and (
-        origin is None or urlsplit(origin).netloc == request.host
+        origin is None or _host_of(origin) == request.host
     )
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
 
 
 def _nonce() -> str:

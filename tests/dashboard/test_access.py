@@ -83,6 +83,14 @@ def aborts() -> bool:
     abort(403)
 
 
+def test_a_viewer_whose_name_is_no_text_is_not_admitted() -> None:
+    number: Any = 7
+    with open_desk({"authorize": lambda: Viewer(number)}) as desk:
+        assert closed(desk)
+    with pytest.raises(TypeError, match=r"str\(user\.id\), not int"):
+        Viewer(number)
+
+
 @pytest.mark.parametrize(
     ("answer", "is_closed"),
     [
