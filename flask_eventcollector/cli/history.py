@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -132,7 +133,7 @@ def top(once: bool, for_machines: bool) -> None:
 def _redraw(history: History) -> None:
     with suppress(KeyboardInterrupt):
         while True:
-            lines = _table(history.counts())
+            lines = _table(history.counts(), shutil.get_terminal_size().columns)
             click.clear()
             click.echo("\n".join(lines))
             time.sleep(_REDRAW)
@@ -237,7 +238,11 @@ def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
     }
 
 
-def _table(counts: Sequence[Counts]) -> list[str]:
+def _table(counts: Sequence[Counts], width: int | None = None) -> list[str]:
+    """The lines of ``top``.
+
+    :param width: if they are longer, columns with nothing but zeros are left out.
+    """
     heads = ["PROCESS", *_COLUMNS.values(), "BROKER"]
     rows = [
         [
@@ -250,6 +255,10 @@ def _table(counts: Sequence[Counts]) -> list[str]:
     rows.append(["total", *(str(total(counts, name)) for name in _COLUMNS), ""])
     moment = datetime.now().strftime("%H:%M:%S")
     number = formatting.count(len(counts), "process")
-    lines = [f"{moment}  {number}", *formatting.table(heads, rows, right=range(1, 9))]
+    books = formatting.table(heads, rows, right=range(1, 9))
+    if width is not None and len(books[0]) > width:
+        empty = {n for n, name in enumerate(_COLUMNS, 1) if not total(counts, name)}
+        books = formatting.table(heads, rows, right=range(1, 9), hidden=empty)
+    lines = [f"{moment}  {number}", *books]
     found = (formatting.printable(f"! {problem}") for problem in problems(counts))
     return [*lines, *found]

@@ -40,8 +40,10 @@ def stands(case: Case) -> Iterator[Finding]:
         yield from map(_told, bad)
     elif found:
         same = sum(stand.state is State.SAME for stand in found)
-        unseen = counted(len(found) - same, "binding")
-        yield ok(f"{same} are as the settings say; AMQP does not show {unseen}")
+        bindings = len(found) - same
+        unseen = f"; AMQP does not show {counted(bindings, 'binding')}"
+        as_said = f"{same} {'is' if same == 1 else 'are'} as the settings say"
+        yield ok(as_said + (unseen if bindings else ""))
     else:
         yield ok("the settings declare nothing")
 

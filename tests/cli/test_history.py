@@ -13,7 +13,8 @@ from click.testing import Result
 
 from flask_eventcollector import Outcome
 from flask_eventcollector.backlog.story import Story
-from flask_eventcollector.monitoring.history_files import History
+from flask_eventcollector.cli.history import _table
+from flask_eventcollector.monitoring.history_files import Counts, History
 from tests.cli.support import runner
 from tests.helpers import Shop, open_shop, wait_until
 
@@ -217,3 +218,18 @@ def test_top_sums_all_processes(shop: Shop) -> None:
     shown = json.loads(run(shop, "top", "--json").stdout)
     assert shown["total"]["retained"] == 2
     assert sorted(one["pid"] for one in shown["processes"])[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"),
+    [
+        (200, ["DISCARDED", "DROPPED", "COLLECTED", "IN FLIGHT"]),
+        (80, []),
+    ],
+)
+def test_top_leaves_out_zeros_that_do_not_fit(width: int, heads: list[str]) -> None:
+    stats = {"enqueued": 3, "confirmed": 1, "retained": 1, "dead": 1, "broker": "ready"}
+    lines = _table([Counts(4711, 0.0, stats)], width)
+    kept = ["PROCESS", "ENQUEUED", "CONFIRMED", *heads, "RETAINED", "DEAD", "BROKER"]
+    assert lines[1] == "  ".join(kept)
+    assert max(map(len, lines)) <= width
