@@ -293,7 +293,7 @@ def test_a_queue_that_keeps_its_messages_is_fine(queue: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "loss"),
     [
-        ({"alternate": "unrouted"}, "no queue of the settings is bound to it"),
+        ({"alternate": "unrouted"}, "to which no queue of the settings is bound"),
         ({"mandatory": False}, "set 'unrouted' to 'discard' to have it counted"),
         ({"durable": False}, "is not durable"),
         ({"auto_delete": True}, "when nothing is bound to it any more"),

@@ -149,8 +149,9 @@ def _of_exchange(name: str, topology: Topology) -> Iterator[str]:
     alternate = options.alternate
     if alternate and not any(b.exchange == alternate for _, b in topology.bindings):
         yield (
-            f"has the alternate exchange {alternate!r}: the broker confirms what goes"
-            " there, and no queue of the settings is bound to it. Bind one"
+            f"has the alternate exchange {alternate!r}, to which no queue of the"
+            " settings is bound: if somebody else binds one, the broker confirms what"
+            " goes there. Bind one, and read it"
         )
     if not options.mandatory and options.type in PLAIN_TYPES:
         yield (

@@ -90,6 +90,25 @@ def test_an_alternate_exchange_gets_what_no_queue_gets(
         assert bodies(private_rabbitmq, "orders") == []
 
 
+def test_what_no_queue_of_an_alternate_exchange_gets_is_returned(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    exchanges = {
+        "shop": {"type": "topic", "alternate": "rest"},
+        "rest": {"type": "fanout"},
+    }
+    with shop_at(private_rabbitmq, EXCHANGES=exchanges) as shop:
+        shop.events.enqueue_event(1, "users.created", exchange="shop")
+        (problem,) = shop.events.publish(timeout=DEADLINE).problems
+        assert "nothing is bound to exchange 'shop'" in problem.reason
+
+        with private_rabbitmq.channel() as channel:
+            channel.queue_declare("others", durable=True)
+            channel.queue_bind("others", "rest")
+        assert shop.events.flush(DEADLINE)
+        assert private_rabbitmq.count("others") == 1
+
+
 @pytest.mark.parametrize("kind", ["classic", "quorum", "stream"])
 def test_each_type_of_queue_is_declared_and_gets_events(
     private_rabbitmq: RabbitMQNode, kind: str
