@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -35,11 +35,13 @@ class TracingEncoder(EventEncoder):
     def encode(self, *args: Any, **options: Any) -> Event:
         """See :meth:`.EventEncoder.encode`. Context that can't be had is left out."""
         event = super().encode(*args, **options)
+        carrier = self._carrier(event)
+        if not carrier:
+            return event
         try:
-            carrier = self._carrier(event)
-            return _with_headers(event, carrier) if carrier else event
-        except Exception as error:
-            # Of a propagator, a sampler or a span processor of the application.
+            return _with_headers(event, carrier)
+        except (TypeError, ValueError) as error:
+            # A propagator has made what AMQP does not have.
             self._log(error)
             return event
 
@@ -49,13 +51,30 @@ class TracingEncoder(EventEncoder):
         if "opentelemetry.context" in sys.modules:
             from . import opentelemetry
 
-            carrier = opentelemetry.carrier_of(event, create_span=self._create_spans)
+            if self._create_spans or opentelemetry.is_in_use():
+                carrier = self._call(
+                    opentelemetry.carrier_of, event, create_span=self._create_spans
+                )
         # Not version 1.
         if hasattr(sys.modules.get("sentry_sdk"), "is_initialized"):
             from . import sentry
 
-            carrier = _merged(carrier, sentry.carrier_of(event))
+            if sentry.is_in_use():
+                carrier = _merged(carrier, self._call(sentry.carrier_of, event))
         return carrier
+
+    def _call(
+        self, carrier_of: Callable[..., dict[str, str]], event: Event, **options: Any
+    ) -> dict[str, str]:
+        """What *carrier_of* returns; nothing if the app's own code in there fails.
+
+        That is a propagator, a sampler, or a span processor.
+        """
+        try:
+            return carrier_of(event, **options)
+        except Exception as error:
+            self._log(error)
+            return {}
 
     def _log(self, error: Exception) -> None:
         if (now := time.monotonic()) >= self._next_line:

@@ -43,14 +43,17 @@ def trace_of(event: Event) -> trace.SpanContext:
     return trace.get_current_span(found).get_span_context()
 
 
+def is_in_use() -> bool:
+    """Whether the calling thread has a context, for example a span."""
+    return bool(context.get_current())
+
+
 def carrier_of(event: Event, *, create_span: bool) -> dict[str, str]:
     """The headers that say in which span *event* is being enqueued.
 
     There are none if the caller has given some: they are not changed.
     """
     current = context.get_current()
-    if not (current or create_span):
-        return {}
     names = propagate.get_global_textmap().fields - {"baggage"}
     if not names.isdisjoint(event.headers):
         return {}

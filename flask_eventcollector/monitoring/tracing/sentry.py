@@ -8,15 +8,20 @@ from ...events import Event
 from ..conventions import destination
 
 
+def is_in_use() -> bool:
+    """Whether the app has set up Sentry."""
+    return sentry_sdk.is_initialized()
+
+
 def carrier_of(event: Event) -> dict[str, str]:
     """The headers that say in which span *event* is being enqueued.
 
     In a transaction, that is a new span ``queue.publish``. There are no headers if
-    Sentry is not set up, or if the caller has given some: they are not changed.
+    the caller has given some: they are not changed.
 
     https://docs.sentry.io/platforms/python/tracing/instrumentation/custom-instrumentation/queues-module/
     """
-    if not sentry_sdk.is_initialized() or "sentry-trace" in event.headers:
+    if "sentry-trace" in event.headers:
         return {}
     if sentry_sdk.get_current_span() is None:
         return _headers()
