@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -338,7 +339,7 @@ class HostileMachine(RuleBasedStateMachine):
         return len(away), sum(away)
 
 
-TestHostile = HostileMachine.TestCase
+TestHostile = pytest.mark.slow(HostileMachine.TestCase)
 TestHostile.settings = settings(
     max_examples=int(os.environ.get("TEST_HOSTILE_RUNS", "40")),
     stateful_step_count=40,

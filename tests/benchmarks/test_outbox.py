@@ -21,6 +21,8 @@ from benchmarks.results import Unavailable
 from tests.databases import MariaDB, PostgreSQL
 from tests.rabbitmq import RabbitMQNode
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shared_server(postgresql: PostgreSQL, monkeypatch: pytest.MonkeyPatch) -> None:

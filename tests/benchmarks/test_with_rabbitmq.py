@@ -12,6 +12,8 @@ from benchmarks.rig import check_arrived
 from benchmarks.views import FLOOR, NO_EVENTS, OURS
 from tests.rabbitmq import RabbitMQNode
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("kind", "contestant"),

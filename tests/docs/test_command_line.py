@@ -16,6 +16,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.cli.support import FlaskEvents
 from tests.docs.reader import ROOT, Example, find, runs
 from tests.docs.wire import Relay
@@ -160,6 +162,7 @@ def reasons(flask_events: FlaskEvents) -> int:
     return flask_events("dead").stdout.count("NO_ROUTE")
 
 
+@pytest.mark.slow
 @runs(*TRANSCRIPTS)
 def test_the_commands_print_what_the_page_shows(
     rabbitmq: RabbitMQNode, tmp_path: Path

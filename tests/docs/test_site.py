@@ -14,6 +14,7 @@ from tests.browser import open_chromium
 
 ROOT = Path(__file__).parents[2]
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("sphinx", reason="the dependency group 'docs' is not installed")
 
 

@@ -25,15 +25,13 @@ ELSEWHERE = {
 
 #: Inherently slow rows: they wait for a slow network, or use many kinds of workers.
 #: With the memory backlog, only `python -m tests.faults` runs them.
-SLOW = (1, 3, 8, 12, 13, 28, 29, 31, 32, 33, 35, 36, 40, 54, 55, 57)
+SLOW = (1, 3, 8, 12, 13, 24, 28, 29, 31, 32, 33, 35, 36, 40, 54, 55, 57)
 #: The same goes for rows that the tests run with the spool, which promises more.
 IN_SPOOL = (30,)
 #: Rows on three nodes. They take minutes, so `.ci/run` omits them, too.
 ON_CLUSTER = (41, 42, 43, 44, 45, 46)
 #: The rows in which the spool is busiest, but for those that take longest.
 BUSY_SPOOL = (6, 10, 17, 30)
-#: The row that the tests run with an outbox, where it takes the least time.
-QUICK_OUTBOX = {"outbox-sqlite": (47,)}
 
 
 def in_tests(mode: str) -> list[Row]:
@@ -41,7 +39,7 @@ def in_tests(mode: str) -> list[Row]:
     if mode == "spool":
         return [ROWS[number] for number in BUSY_SPOOL]
     if mode in OUTBOXES:
-        return [ROWS[number] for number in QUICK_OUTBOX.get(mode, ())]
+        return []
     omitted = (*SLOW, *IN_SPOOL, *ON_CLUSTER)
     return [row for row in _all_of(mode) if row.number not in omitted]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.faults.proxy import Proxy
 from tests.faults.rig import Rig
 from tests.faults.soak import FAULTS, WORKER_FAULTS, plan, soak, strokes_in
@@ -30,6 +32,7 @@ def test_a_soak_has_at_least_one_stroke() -> None:
     assert strokes_in(5) == 60
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_except_in_killed_processes(
     private_rabbitmq: RabbitMQNode, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pika
+import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from flask_eventcollector import received
@@ -91,6 +92,7 @@ def drain(consumer: Consumer, channel: BlockingChannel, queue: str) -> None:
         handle(consumer, channel, method.delivery_tag, properties)
 
 
+@pytest.mark.slow
 def test_with_workers_that_are_killed_each_message_is_handled_once(
     rabbitmq: RabbitMQNode, postgresql: PostgreSQL, make_queue: Callable[..., str]
 ) -> None:

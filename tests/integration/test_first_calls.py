@@ -9,7 +9,7 @@ import pytest
 from tests.integration import load, scripts
 from tests.rabbitmq import RabbitMQNode
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 
 @pytest.mark.parametrize("call", ["flush", "close"])

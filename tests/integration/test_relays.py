@@ -31,7 +31,7 @@ from tests.integration.outbox_place import DATABASES, Place, open_place
 from tests.integration.outbox_shop import OrderShop, open_order_shop
 from tests.rabbitmq import Message
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 ROOT = Path(__file__).parents[2]
 KILLS = int(os.environ.get("RELAY_KILLS", "0"))

@@ -56,6 +56,7 @@ def project(tmp_path: Path) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_a_project_can_use_the_installed_kit(python: str, project: Path) -> None:
     where = "import flask_eventcollector as f; print(f.__file__)"
     assert "site-packages" in run(python, "-c", where, folder=project)
