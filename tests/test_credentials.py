@@ -216,6 +216,7 @@ def test_an_exit_in_it_ends_no_thread(error: BaseException) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
+        (None, "returned a value of type NoneType: it must be flask_eventcollector."),
         (("shop", SECRET), "returned a value of type tuple: it must be flask_eventco"),
         (Credentials(password=""), "returned a password that is empty, no str, or"),
         (Credentials(password=f"{SECRET}\ud800"), "returned a password that is"),
@@ -223,6 +224,7 @@ def test_an_exit_in_it_ends_no_thread(error: BaseException) -> None:
         (Credentials(password=SECRET, username=""), "returned a user name that is"),
         (Credentials(password=SECRET, expires_in=0), "an expires_in that is not a"),
         (Credentials(password=SECRET, expires_in=float("nan")), "an expires_in that"),
+        (Credentials(password=SECRET, expires_in=10**400), "an expires_in that is"),
         (Credentials(password=SECRET, expires_in=True), "an expires_in that is not"),
     ],
 )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import math
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,7 +144,7 @@ def _is_time(value: object) -> bool:
         return True
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
-    return 0 < value < math.inf
+    return 0 < value <= sys.float_info.max
 
 
 def _fail(key: str, problem: str) -> NoReturn:

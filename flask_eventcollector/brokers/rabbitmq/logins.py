@@ -183,13 +183,14 @@ class Logins:
 
     def _ask(self) -> Login:
         credentials, password = self._credentials, self._keyfile_password
-        given = None if credentials is None else _asked(_CREDENTIALS, credentials)
+        given = None
+        if credentials is not None:
+            answer = _asked(_CREDENTIALS, credentials)
+            given = checked(answer, f"{_CREDENTIALS} returned")
         if callable(password):
             password = checked_passphrase(
                 f"what {_PASSPHRASE} returned", _asked(_PASSPHRASE, password)
             )
-        if given is not None:
-            given = checked(given, f"{_CREDENTIALS} returned")
         # Even if nobody waits for it any more: the next connection may use it.
         self._latest = Login(given, password)
         return self._latest
