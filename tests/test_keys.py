@@ -247,6 +247,20 @@ def test_a_savepoint_that_is_rolled_back_erases_nothing(
     assert placing.shop.sent("q") == ["outer"]
 
 
+def test_the_event_of_a_savepoint_without_changes_is_the_transactions(
+    placing: Placing,
+) -> None:
+    with placing.shop.events.auto_publish() as block:
+        placing.write("a")
+        tell(block, "outer")
+        savepoint = placing.session.begin_nested()
+        tell(block, "inner")
+        savepoint.rollback()
+        placing.session.commit()
+    assert placing.shop.events.flush(DEADLINE)
+    assert placing.shop.sent("q") == ["inner"]
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("last", "inner"), ("first", "outer")])
 def test_a_savepoint_that_is_released_decides_with_the_transaction(
     placing: Placing, keep: str, kept: str
