@@ -109,6 +109,25 @@ def test_more_events_than_a_transaction_takes_stay_in_order(
     assert shop.sent("orders") == list(range(10))
 
 
+def test_many_events_of_a_running_process_need_few_requests(
+    path: Path, flask_events: FlaskEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A process looks for one a second.
+    asked: list[int] = []
+
+    def is_applied(_: Path, request: ControlRequest) -> bool:
+        asked.append(len(request.ids))
+        return True
+
+    monkeypatch.setattr(changes, "_is_applied", is_applied)
+    ids = [str(number) for number in range(10, 1_010)]
+    with flask_events.holding(path):
+        changed = change(path, ControlRequest("purge", ids), lambda _: None)
+
+    assert changed.done == ids
+    assert len(asked) <= 2
+
+
 def test_an_event_that_was_delivered_meanwhile_is_not_sent_again(path: Path) -> None:
     change(path, ControlRequest("redirect", ["gone", "1"], "new"), lambda _: None)
 

@@ -336,7 +336,7 @@ class Journal:
         return self._connection.execute(f"{_SELECT} {where}", (first, last))
 
     def rows_with(self, ids: Sequence[str]) -> list[tuple[Any, ...]]:
-        """The rows of the events with *ids*, a few hundred at most."""
+        """The rows of the events with *ids*, 999 at most."""
         places = ", ".join("?" * len(ids))
         rows = self._connection.execute(f"{_SELECT} WHERE id IN ({places})", ids)
         return rows.fetchall()

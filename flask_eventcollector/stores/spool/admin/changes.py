@@ -29,8 +29,10 @@ from .reading import (
 #: Seconds that a running process has to apply a request. It checks once a second.
 PATIENCE = 5.0
 _POLL = 0.05
-#: Rows that are read and written at a time, and events per request.
-_PAGE = 200
+#: Rows that are read and written at a time, and events per request, of which a process
+#: applies one a second. SQLite before 3.32 takes at most 999 values in a query:
+#: https://www.sqlite.org/limits.html#max_variable_number
+_PAGE = 900
 
 #: A request that changes nothing: who applies it is running.
 _PING = ControlRequest("", [])
