@@ -730,7 +730,7 @@ class ProcessMachine(RuleBasedStateMachine):
         assert self.events.flush(0), self.events.stats()
 
 
-TestProcess = ProcessMachine.TestCase
+TestProcess = pytest.mark.slow(ProcessMachine.TestCase)
 TestProcess.settings = settings(
     max_examples=30,
     stateful_step_count=60,

@@ -317,6 +317,7 @@ def test_modes_are_named_one_by_one_or_all(words: list[str], modes: list[str]) -
     assert command.parser().parse_args(words).mode == modes
 
 
+@pytest.mark.slow
 def test_a_real_row_is_run_in_the_mode_that_is_named(
     private_rabbitmq: RabbitMQNode,
 ) -> None:
