@@ -457,8 +457,7 @@ class Ledger:
             self._keep_time(now)
         try:
             self._traffic.take(taken, limit, now)
-            if taken:
-                self._observe_sending(taken, now)
+            self._observe_sending(taken, now)
             return taken
         except BaseException:
             # The broker never receives them, so it would never settle them.
@@ -900,10 +899,13 @@ class Ledger:
             )
 
     def _observe_sending(self, entries: Sequence[Entry], now: float) -> None:
-        if self._observations is not None and self._observations.caller is not None:
+        if self._observations is None:
+            return
+        if self._observations.caller is not None:
             for entry in entries:
                 entry.caller = None if entry.waiter is None else entry.waiter.caller
-        self._observe(Happened.SENT, entries, now)
+        for _, group in groupby(entries, _target_of):
+            self._observe(Happened.SENT, [*group], now)
 
     def _move(self, entry: Entry, state: State) -> None:
         """Change the entry's state and mark its row as outdated."""

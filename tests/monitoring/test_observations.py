@@ -8,12 +8,14 @@ import pytest
 
 from flask_eventcollector import Stats
 from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.delivery.observations import (
     Happened,
     Observation,
     Observations,
 )
-from tests.parts import make_event
+from flask_eventcollector.events import BrokerState
+from tests.parts import limits, make_event
 
 
 class Observer:
@@ -58,3 +60,21 @@ def test_events_are_kept_only_for_those_who_need_them(needs_events: bool) -> Non
     assert told.number == 2
     assert told.target is not None
     assert told.target.queue == make_event(1).target_queue
+
+
+def test_what_is_sent_to_several_targets_at_once_is_told_of_each() -> None:
+    observer = Observer(Happened.SENT)
+    observations = Observations([observer], "shop")
+    ledger = Ledger(limits(), observations=observations)
+    ledger.on_state_change(BrokerState.READY)
+    entries: list[Entry] = []
+    for queue in ("orders", "orders", "invoices"):
+        assert ledger.collect(entries, make_event(1, queue))
+    entries[2].attempts = 4
+    ledger.hand_over(entries)
+    assert len(ledger.take(10)) == 3
+
+    observations.start(Stats, str)
+    observations.close(20)
+    told = [(o.target and o.target.queue, o.number, o.attempt) for o in observer.told]
+    assert told == [("orders", 2, 1), ("invoices", 1, 5)]
