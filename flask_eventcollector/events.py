@@ -6,10 +6,10 @@ import base64
 import enum
 import json
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime, timedelta, timezone
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
@@ -290,6 +290,15 @@ class Word(str, enum.Enum):
 
     def __str__(self) -> str:
         return str(self.value)
+
+
+W = TypeVar("W", bound=Word)
+
+
+def worst_of(kind: type[W], found: Iterable[W]) -> W:
+    """The worst of *found*, where *kind* goes from best to worst; the best: none."""
+    order = list(kind)
+    return max(found, key=order.index, default=order[0])
 
 
 class Outcome(Word):

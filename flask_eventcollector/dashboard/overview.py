@@ -12,7 +12,8 @@ from typing import NamedTuple
 from ..app_state import AppState
 from ..backlog.backlog import Status
 from ..config.settings import choose_spool_name
-from ..events import BrokerState, Stats, Target
+from ..delivery.broker_status import describe
+from ..events import BrokerState, Stats, Target, worst_of
 from ..monitoring.health import Check, Health, HealthStatus, health_of
 from ..monitoring.history_files import Counts
 from ..monitoring.samples import Sample, Samples, sample
@@ -66,9 +67,7 @@ class Overview(NamedTuple):
     @property
     def health(self) -> HealthStatus:
         """The worst of all checks."""
-        order = list(HealthStatus)
-        found = [one.check.status for one in self.checks]
-        return max(found, key=order.index, default=HealthStatus.OK)
+        return worst_of(HealthStatus, (one.check.status for one in self.checks))
 
     @property
     def broker(self) -> BrokerState:
@@ -184,7 +183,7 @@ def _explained(
         if one.reason or not (one.waiting and books.broker.is_trouble):
             yield one
         else:
-            yield one._replace(reason=_of_broker(books.broker, books.broker_error))
+            yield one._replace(reason=describe(books.broker, books.broker_error))
 
 
 def _of_others(processes: Sequence[Counts]) -> Iterator[TargetSum]:
@@ -199,7 +198,3 @@ def _of_others(processes: Sequence[Counts]) -> Iterator[TargetSum]:
                 problem.attempts or None,
                 problem.next_try,
             )
-
-
-def _of_broker(state: BrokerState, error: str) -> str:
-    return f"the broker is {state}" + f": {error}" * bool(error)

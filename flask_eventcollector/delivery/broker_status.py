@@ -81,5 +81,10 @@ class BrokerStatus:
         return BrokerState.STALLED if self.stalled and may_stall else self.state
 
     def __str__(self) -> str:
-        words = f"the broker is {self.shown}"
-        return f"{words}: {self.error}" if self.error else words
+        return describe(self.shown, self.error)
+
+
+def describe(state: BrokerState, error: str) -> str:
+    """The state in words, with its reason if there is one."""
+    words = f"the broker is {state}"
+    return f"{words}: {error}" if error else words

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..events import Word
+from ..events import Word, worst_of
 
 
 class Level(Word):
@@ -54,6 +54,4 @@ def split(text: str, otherwise: str = "") -> tuple[str, str]:
 
 def worst(findings: list[Finding]) -> Level:
     """The worst level of all."""
-    order = list(Level)
-    found = [finding.level for finding in findings]
-    return max(found, key=order.index, default=Level.OK)
+    return worst_of(Level, (finding.level for finding in findings))

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.settings import choose_spool_dir
 from ..config.spool_dir import check_spool_dir
 from ..errors import ConfigurationError
+from ..messages.wording import counted
 from ..stores.spool.admin.reading import (
     Report,
     quarantined,
@@ -113,8 +114,7 @@ def _unsent(files: Folder) -> Iterator[Finding]:
 
 
 def _events(found: Sequence[Report]) -> str:
-    count = sum(report.waiting + report.dead for report in found)
-    return "1 event" if count == 1 else f"{count} events"
+    return counted(sum(report.waiting + report.dead for report in found), "event")
 
 
 def _unread(files: Folder) -> Iterator[Finding]:

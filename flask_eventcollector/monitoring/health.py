@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..delivery.limits import Limits
-from ..events import Stats, Word
+from ..events import Stats, Word, worst_of
 
 
 class HealthStatus(Word):
@@ -41,9 +41,7 @@ class Health:
     @property
     def status(self) -> HealthStatus:
         """The worst of all checks."""
-        order = list(HealthStatus)
-        found = [check.status for check in self.checks.values()]
-        return max(found, key=order.index, default=HealthStatus.OK)
+        return worst_of(HealthStatus, (check.status for check in self.checks.values()))
 
     @property
     def is_live(self) -> bool:
