@@ -1260,6 +1260,49 @@ def test_no_caller_waits_behind_events_that_were_refused(
     assert patient.done.is_set()
 
 
+def test_a_caller_is_let_go_when_what_is_before_its_events_is_refused(
+    desk: Desk, patient: Waiter
+) -> None:
+    desk.hand_over("a")
+    desk.take()
+    desk.hand_over("b", waiter=patient)
+    desk.hand_over("c", "another", waiter=patient)
+    desk.refuse("a")
+    assert letters([*patient.pending]) == "c"
+    desk.take()
+    desk.settle("c")
+    assert patient.done.is_set()
+
+
+def test_what_is_in_flight_to_a_target_that_refuses_others_is_waited_for(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("a")
+    desk.hand_over("b", waiter=waiter)
+    desk.take()
+    desk.refuse("a")
+    assert not waiter.done.is_set()
+
+
+def test_only_a_patient_caller_waits_for_a_silent_target(
+    desk: Desk, waiter: Waiter, patient: Waiter
+) -> None:
+    desk.hand_over("a", "silent")
+    desk.take()
+    desk.pass_(2 * SILENCE)
+    desk.hand_over("b")
+    desk.take()
+    desk.settle("b")
+    desk.hand_over("c", "silent", waiter=waiter)
+    desk.hand_over("d", "silent", waiter=patient)
+    assert waiter.done.is_set()
+    assert not patient.done.is_set()
+    leave(desk, waiter)
+    (notice,) = waiter.notices
+    assert kinds_and_letters([notice]) == [("publish_failed", "c")]
+    assert "while events for others are confirmed" in notice.reason
+
+
 def test_a_dropped_event_is_waited_for_no_longer(desk: Desk, patient: Waiter) -> None:
     desk.hand_over("a", waiter=patient)
     desk.ledger.drop_all("the end")

@@ -288,6 +288,12 @@ class Waiter:
         if not self.pending:
             self.done.set()
 
+    def leave_behind(self, target: Target) -> None:
+        """Stop waiting for what waits to be sent to *target*: it backs off."""
+        behind = [e for e in self.pending if e.target == target and e.is_retained]
+        for entry in behind:
+            self.resolve(entry)
+
     def look_again(self) -> None:
         """Stop waiting for what was decided in an interrupted step."""
         undecided = (State.RETAINED, State.IN_FLIGHT)

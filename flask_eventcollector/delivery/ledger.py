@@ -1037,7 +1037,7 @@ class Ledger:
             self._failed(entry)
         self._retain(entry)
         if settlement.back_off:
-            self._traffic.back_off(entry, now, settlement.retry_after)
+            self._back_off(settlement, now)
 
     def _unknown(self, settlement: Settlement, now: float) -> None:
         entry = settlement.entry
@@ -1045,7 +1045,7 @@ class Ledger:
         self._failed(entry, Outcome.UNKNOWN)
         self._retain(entry, settlement.retry_at(now))
         if settlement.back_off:
-            self._traffic.back_off(entry, now, settlement.retry_after)
+            self._back_off(settlement, now)
 
     def _refused(self, settlement: Settlement, lane: Lane, now: float) -> None:
         entry = settlement.entry
@@ -1065,12 +1065,20 @@ class Ledger:
             self._refusals.note(entry, retry_at)
             self._retain(entry, retry_at)
             return
-        self._traffic.back_off(entry, now, settlement.retry_after)
+        self._back_off(settlement, now)
         if entry.is_suspect and retry_at is None:
             # After events of its target that were not refused individually.
             retry_at = lane.retry_at + SILENCE
         self._refusals.note(entry, lane.retry_at if retry_at is None else retry_at)
         self._retain(entry, retry_at)
+
+    def _back_off(self, settlement: Settlement, now: float) -> None:
+        """Send nothing more to a target for a while, so that nobody waits for that."""
+        entry = settlement.entry
+        self._traffic.back_off(entry, now, settlement.retry_after)
+        if self._traffic.is_refused(entry.target):
+            for waiter in self._waiters:
+                waiter.leave_behind(entry.target)
 
     def _die(self, entry: Entry) -> None:
         """Dead-letter *entry*; if there are too many dead events, drop the oldest.
@@ -1133,12 +1141,21 @@ class Ledger:
     def _begin_waiting(self, waiter: Waiter) -> None:
         if self._worth_waiting(waiter):
             self._waiters.add(waiter)
-            # Behind refused events, no confirm can be expected soon.
             waiting = (entry for entry in waiter.entries if entry.is_retained)
-            expected = (e for e in waiting if not self._traffic.is_refused(e.target))
-            waiter.pending.update(expected)
+            for target, group in groupby(waiting, _target_of):
+                if not self._is_held_up(target, waiter):
+                    waiter.pending.update(group)
         if not waiter.pending:
             waiter.done.set()
+
+    def _is_held_up(self, target: Target, waiter: Waiter) -> bool:
+        """Whether no confirm of *target* can be expected soon.
+
+        A patient caller waits for one that is only silent.
+        """
+        lane = self._traffic.lane(target)
+        is_silent = not waiter.patient and self._traffic.is_silent(lane)
+        return lane.backing_off or is_silent
 
     def _worth_waiting(self, waiter: Waiter) -> bool:
         if self._broker.is_final:

@@ -67,7 +67,8 @@ class Problems:
             return str(self._broker)
         if self._traffic.is_refused(entry.target):
             return "the broker refused other events for the same target"
-        return ""
+        lane = self._traffic.lanes.get(entry.target)
+        return _SILENT if lane is not None and self._traffic.is_silent(lane) else ""
 
     def _reason(self, entry: Entry) -> str:
         return entry.reason or self.obstacle(entry) or str(self._broker)

@@ -47,7 +47,7 @@ from tests.faults.side_file import (
 )
 
 if TYPE_CHECKING:
-    from flask_eventcollector import Event, EventCollector
+    from flask_eventcollector import Event, EventCollector, PublishResult
     from tests.faults.state import State
 
 PREFIX = "FLASK_FAULTS_"
@@ -73,6 +73,7 @@ def create() -> tuple[Flask, EventCollector]:
     app = Flask("faults")
     app.config.from_prefixed_env()
     make_a_name_hang()
+    count_waits_in_vain()
     if url := os.environ.get(PREFIX + "DATABASE"):
         events = add_orders_in_transactions(app, url)
     else:
@@ -101,6 +102,25 @@ def make_a_name_hang() -> None:
         return resolve(host, *about, **more)
 
     socket.getaddrinfo = resolve_or_hang
+
+
+#: When callers of publish() have waited in vain in this process.
+waits_in_vain: list[float] = []
+
+
+def count_waits_in_vain() -> None:
+    """Count the callers whose time runs out although nothing of theirs was sent."""
+    from flask_eventcollector.delivery.entries import Waiter
+    from flask_eventcollector.delivery.ledger import Ledger
+
+    stop_waiting = Ledger.stop_waiting
+
+    def stop(ledger: Ledger, waiter: Waiter, *, ran_out: bool) -> PublishResult:
+        if ran_out and all(entry.is_retained for entry in waiter.pending):
+            waits_in_vain.append(time.time())
+        return stop_waiting(ledger, waiter, ran_out=ran_out)
+
+    Ledger.stop_waiting = stop  # type: ignore[method-assign]
 
 
 def new_collector(app: Flask) -> EventCollector:
@@ -366,6 +386,7 @@ def books(events: EventCollector) -> dict[str, Any]:
     return {
         **events.stats().as_dict(),
         "pid": os.getpid(),
+        "waits_in_vain": len(waits_in_vain),
         "threads": sorted(thread.name for thread in threading.enumerate()),
     }
 

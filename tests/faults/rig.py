@@ -22,7 +22,7 @@ from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.verifying.load import Answer, Load, p99, post
 from flask_eventcollector.verifying.oracle import check, copy_of
 from tests.faults import side_file
-from tests.faults.figures import CONFIRM_TIMEOUT, Figures
+from tests.faults.figures import Figures
 from tests.faults.hosts import Host, HostError, is_running, wait_for
 from tests.faults.proxy import Proxy
 from tests.faults.state import Database, Databases, Watch
@@ -240,10 +240,13 @@ class Trial:
         confirmed = self.stats("confirmed") - since
         self.expect(f"{number} are confirmed, not {confirmed}", confirmed >= number)
 
-    def expect_no_wait(self, answers: Sequence[Answer]) -> None:
-        """None of these requests waited for a confirm in vain."""
-        slowest = max(answer.seconds for answer in answers)
-        self.expect(f"no wait, not {slowest:.3f} s", slowest < CONFIRM_TIMEOUT)
+    def expect_no_vain_wait(self) -> None:
+        """No request waited for confirms of what was not even sent.
+
+        By the app's count: on a busy machine, any request may take long.
+        """
+        vain = self.stats("waits_in_vain")
+        self.expect(f"no wait in vain, not {vain}", not vain)
 
     def wait_until(
         self, what: str, holds: Callable[[], bool], timeout: float = 30.0

@@ -41,7 +41,8 @@ def exchange_deleted(rig: Rig, runs: int) -> Figures:
             trial.hit(min(1, trial.stats("retained")) or rig.is_baseline)
             closed = closed_channels(rig) - closed
             trial.expect(f"1 to 6 channels closed, not {closed}", 1 <= closed <= 6)
-            trial.expect_no_wait(trial.requests(SOME))
+            trial.requests(SOME)
+            trial.expect_no_vain_wait()
             trial.expect_confirmed(SOME * EVENTS, since=before)
             bind(trial, exchange)
             trial.settle()
@@ -63,7 +64,8 @@ def no_such_queue(rig: Rig, runs: int) -> Figures:
         with rig.trial(DEAD_AFTER=1.5) as trial:
             late, never = new_name("late"), new_name("never")
             trial.requests(SOME, queue=late)
-            trial.expect_no_wait(trial.requests(SOME))
+            trial.requests(SOME)
+            trial.expect_no_vain_wait()
             trial.hit(min(1, trial.stats("retained")) or rig.is_baseline)
             trial.expect_confirmed(SOME * EVENTS)
             trial.declare(late)
