@@ -5,6 +5,7 @@ https://opentelemetry.io/docs/specs/semconv/messaging/messaging-metrics/
 
 from __future__ import annotations
 
+import time
 from collections.abc import Container, Sequence
 
 from opentelemetry import metrics
@@ -116,23 +117,26 @@ class OpenTelemetryOutbox:
             unit="s",
             description="Age of the oldest event in the outbox that is not dead.",
         )
-        self._leads = meter.create_gauge(
-            "eventcollector.outbox.leader",
-            description="1: this process is the active relay; 0: it is not.",
+        self._last_active = meter.create_gauge(
+            "eventcollector.outbox.relay.last_active",
+            unit="s",
+            description="When this process was last the active relay, in Unix time.",
         )
+        # Otherwise, nothing would tell that none has ever been active.
+        self._last_active.set(0)
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
         """Report what is there now."""
-        figures = self._look()
-        self._leads.set(int(figures is not None))
-        if figures is not None and figures.rows:
+        if (figures := self._look()) is None:
+            return
+        self._last_active.set(time.time())
+        if figures.rows:
             self._oldest.set(figures.oldest_age)
             for state, count in figures.rows.items():
                 self._rows.set(count, {"eventcollector.state": state})
 
     def close(self) -> None:
-        """This process is not the active relay any more."""
-        self._leads.set(0)
+        """What it was last is true still."""
 
 
 def _meter() -> metrics.Meter:

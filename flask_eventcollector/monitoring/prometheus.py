@@ -8,6 +8,7 @@ https://prometheus.github.io/client_python/multiprocess/
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Container, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple
@@ -169,14 +170,15 @@ class PrometheusMetrics:
 class _OutboxMetrics(NamedTuple):
     rows: Gauge
     oldest: Gauge
-    leads: Gauge
+    last_active: Gauge
 
 
 class PrometheusOutbox:
     """Shows all rows of the outbox, as long as this process is the active relay.
 
-    Of several processes that share files, the latest value counts. So the active one
-    writes once a second, and the others only when they cease to be it.
+    A killed process leaves what it has written, for as long as others read its files.
+    So none says that it is the active relay, which would stay true: it says when it was
+    that last.
     """
 
     wants = frozenset[Happened]()
@@ -186,27 +188,25 @@ class PrometheusOutbox:
         self._app = app
         self._look = look
         self._metrics = _outbox_metrics()
-        #: Whether it was the active one; ``None``: not known yet.
-        self._led: bool | None = None
+        # Otherwise, nothing would tell that none has ever been active.
+        self._metrics.last_active.labels(app)
         #: What it has shown.
         self._states: set[str] = set()
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
         """Bring the metrics up to date."""
-        self._show(self._look())
+        if (figures := self._look()) is None:
+            self._forget()
+        else:
+            self._show(figures)
 
     def close(self) -> None:
         """This process is not the active relay any more."""
-        self._show(None)
+        self._forget()
 
-    def _show(self, figures: OutboxFigures | None) -> None:
-        leads = figures is not None
-        if leads or leads is not self._led:
-            self._metrics.leads.labels(self._app).set(leads)
-        self._led = leads
-        if figures is None:
-            self._forget()
-        elif figures.rows:
+    def _show(self, figures: OutboxFigures) -> None:
+        self._metrics.last_active.labels(self._app).set(time.time())
+        if figures.rows:
             self._metrics.oldest.labels(self._app).set(figures.oldest_age)
             for state, count in figures.rows.items():
                 self._metrics.rows.labels(self._app, state).set(count)
@@ -298,10 +298,10 @@ def _outbox_metrics() -> _OutboxMetrics:
             "outbox_oldest_age_seconds",
             "Age of the oldest event in the outbox that is not dead; 0: there is none.",
         ),
-        leads=_gauge(
-            "livemostrecent",
-            "outbox_leader",
-            "1: this process is the active relay; 0: it stands by, or has ended.",
+        last_active=_gauge(
+            "max",
+            "outbox_relay_last_active_timestamp_seconds",
+            "When a relay was last the active one, in Unix time; 0: it never was.",
         ),
     )
 

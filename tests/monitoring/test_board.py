@@ -77,3 +77,56 @@ def test_promtool_accepts_all_of_them(tmp_path: Path) -> None:
             ["promtool", "check", "rules", str(file)], capture_output=True, text=True
         )
         assert run.returncode == 0, run.stdout + run.stderr
+
+
+#: What the alert has seen, minute by minute; ``_``: nothing, ``stale``: the target ended.
+RELAYS = {
+    "active": ("0+60x20", False),
+    "killed, with shared files": ("0+60x5 300x15", True),
+    "killed, with a port": ("0+60x5 stale _x14", True),
+    "never active": ("0x20", True),
+}
+
+
+@pytest.mark.parametrize("relay", RELAYS)
+def test_without_an_active_relay_there_is_an_alert(tmp_path: Path, relay: str) -> None:
+    require(None if shutil.which("promtool") else "promtool")
+    values, is_told = RELAYS[relay]
+    name = "eventcollector_outbox_relay_last_active_timestamp_seconds"
+    (rule,) = (
+        rule
+        for group in ALERTS["groups"]
+        for rule in group["rules"]
+        if rule["alert"] == "OutboxWithoutRelay"
+    )
+    told = {
+        "exp_labels": {"app": "shop"} | rule["labels"],
+        "exp_annotations": {
+            "summary": rule["annotations"]["summary"].replace(
+                "{{ $labels.app }}", "shop"
+            ),
+            "runbook_url": rule["annotations"]["runbook_url"],
+        },
+    }
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": f'{name}{{app="shop"}}', "values": values}],
+        "alert_rule_test": [
+            {
+                "eval_time": "20m",
+                "alertname": rule["alert"],
+                "exp_alerts": [told] * is_told,
+            }
+        ],
+    }
+    file = tmp_path / "tests.yml"
+    rules = [str(DOCS / "alerts.yml")]
+    file.write_text(
+        yaml.safe_dump(
+            {"rule_files": rules, "evaluation_interval": "1m", "tests": [case]}
+        )
+    )
+    run = subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stdout + run.stderr

@@ -12,6 +12,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from flask_eventcollector import Outcome, Stats
+from flask_eventcollector.monitoring import opentelemetry
 from flask_eventcollector.monitoring.opentelemetry import (
     OpenTelemetryMetrics,
     OpenTelemetryOutbox,
@@ -91,6 +92,9 @@ def test_what_was_not_sent_is_no_attempt(reader: InMemoryMetricReader) -> None:
     assert reader.get_metrics_data() is None
 
 
+LAST_ACTIVE = "relay.last_active"
+
+
 def test_the_active_relay_reports_the_outbox(reader: InMemoryMetricReader) -> None:
     looks = iter([OutboxFigures({"free": 5, "dead": 1}, 7.5)])
     observer = OpenTelemetryOutbox(lambda: next(looks))
@@ -105,24 +109,21 @@ def test_the_active_relay_reports_the_outbox(reader: InMemoryMetricReader) -> No
 @pytest.mark.parametrize(
     ("look", "expected"),
     [
-        (OutboxFigures({"free": 5}, 7.5), {"oldest_age": 7.5, "leader": 1}),
-        (OutboxFigures({}, 0), {"leader": 1}),
-        (None, {"leader": 0}),
+        (OutboxFigures({"free": 5}, 7.5), {"oldest_age": 7.5, LAST_ACTIVE: 1e9}),
+        (OutboxFigures({}, 0), {LAST_ACTIVE: 1e9}),
+        (None, {LAST_ACTIVE: 0}),
     ],
     ids=["active", "not counted", "standby"],
 )
-def test_each_relay_reports_whether_it_is_active(
+def test_each_relay_reports_when_it_was_active(
     reader: InMemoryMetricReader,
+    monkeypatch: pytest.MonkeyPatch,
     look: OutboxFigures | None,
     expected: dict[str, float],
 ) -> None:
+    monkeypatch.setattr(opentelemetry.time, "time", lambda: 1e9)
     OpenTelemetryOutbox(lambda: look).observe([], Stats())
     assert outbox(reader, *expected) == expected
-
-
-def test_a_relay_that_has_ended_is_not_active(reader: InMemoryMetricReader) -> None:
-    OpenTelemetryOutbox(lambda: None).close()
-    assert outbox(reader, "leader") == {"leader": 0}
 
 
 def outbox(reader: InMemoryMetricReader, *names: str) -> dict[str, float]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from flask_eventcollector.monitoring.prometheus import (
     PrometheusMetrics,
     PrometheusOutbox,
 )
-from tests.helpers import Shop, wait_until
+from tests.helpers import Shop, unmeasured, wait_until
 
 
 @pytest.fixture
@@ -195,6 +196,8 @@ def test_a_metric_that_fails_stops_nothing(
 # The outbox as a whole.
 
 WAITING = OutboxFigures({"free": 5, "dead": 1}, 7.5)
+BEGAN = time.time()
+LAST_ACTIVE = "relay_last_active_timestamp_seconds"
 
 
 def outbox(app: str, *looks: OutboxFigures | None) -> None:
@@ -206,31 +209,32 @@ def outbox(app: str, *looks: OutboxFigures | None) -> None:
 
 
 def told(app: str) -> dict[str, float]:
-    """What is told of the outbox of *app*."""
+    """What is told of the outbox of *app*; of a moment, whether it is after *BEGAN*."""
     samples = (
         sample
         for family in prometheus_client.REGISTRY.collect()
         for sample in family.samples
         if "_outbox_" in sample.name and sample.labels["app"] == app
     )
-    return {
+    found = {
         s.name.partition("_outbox_")[2] + s.labels.get("state", ""): s.value
         for s in samples
     }
+    return found | {LAST_ACTIVE: found[LAST_ACTIVE] >= BEGAN}
 
 
 @pytest.mark.parametrize(
     ("looks", "expected"),
     [
-        ([None], {"leader": 0}),
-        ([OutboxFigures({}, 0)], {"leader": 1}),
+        ([None], {LAST_ACTIVE: False}),
+        ([OutboxFigures({}, 0)], {LAST_ACTIVE: True}),
         (
             [None, WAITING],
-            {"leader": 1, "oldest_age_seconds": 7.5}
+            {LAST_ACTIVE: True, "oldest_age_seconds": 7.5}
             | {"eventsfree": 5, "eventsdead": 1},
         ),
-        ([WAITING, None], {"leader": 0}),
-        ([WAITING, None, OutboxFigures({}, 0)], {"leader": 1}),
+        ([WAITING, None], {LAST_ACTIVE: True}),
+        ([WAITING, None, OutboxFigures({}, 0)], {LAST_ACTIVE: True}),
     ],
     ids=["standby", "not counted", "active", "not any more", "once more"],
 )
@@ -242,22 +246,12 @@ def test_only_the_active_relay_tells_of_the_outbox(
     assert told(app) == expected
 
 
-def test_a_relay_that_has_ended_tells_nothing() -> None:
+def test_a_relay_that_has_ended_tells_when_it_was_active() -> None:
     app = f"shop-{uuid.uuid4()}"
     observer = PrometheusOutbox(app, lambda: WAITING)
     observer.observe([], Stats())
     observer.close()
-    assert told(app) == {"leader": 0}
-
-
-def test_a_relay_that_stands_by_writes_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, it would overwrite what the active one writes into their files."""
-    written: list[float] = []
-    monkeypatch.setattr(
-        prometheus_client.Gauge, "set", lambda self, value: written.append(value)
-    )
-    outbox(f"shop-{uuid.uuid4()}", None, None, OutboxFigures({}, 0), None, None)
-    assert written == [0, 1, 0]
+    assert told(app) == {LAST_ACTIVE: True}
 
 
 def test_lost_leases_are_counted() -> None:
@@ -271,9 +265,10 @@ def test_lost_leases_are_counted() -> None:
     assert found == 3
 
 
-#: A relay that looks at the outbox: at this many rows, or at none if it stands by.
+#: A relay that looks at the outbox: at this many rows, or at none if it stands by. Then
+#: it is killed.
 RELAY = """
-import sys
+import os, signal, sys
 from flask_eventcollector.events import Stats
 from flask_eventcollector.monitoring.outbox import OutboxFigures
 from flask_eventcollector.monitoring.prometheus import PrometheusOutbox
@@ -282,33 +277,36 @@ observer = PrometheusOutbox("shop", looks.pop)
 for rows in sys.argv[1:]:
     looks.append(None if rows == "-" else OutboxFigures({"free": int(rows)}, 1.0))
     observer.observe([], Stats())
+os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
 def test_of_several_relays_with_common_files_the_active_one_counts(
     tmp_path: Path,
 ) -> None:
-    def look(*rows: str) -> dict[str, float]:
-        """Let a relay look; what a scrape of any process gives then."""
-        subprocess.run(
+    def look(*rows: str) -> list[float]:
+        """Let a relay look; what a scrape of any process gives after its kill."""
+        run = subprocess.run(
             [sys.executable, "-c", RELAY, *rows],
-            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
-            check=True,
+            env=unmeasured() | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)},
             timeout=60,
         )
+        assert run.returncode == -signal.SIGKILL
         registry = prometheus_client.CollectorRegistry()
         multiprocess.MultiProcessCollector(registry, str(tmp_path))  # type: ignore[no-untyped-call]
-        names = {"leader": {}, "events": {"state": "free"}}
-        found = {
-            name: registry.get_sample_value(
-                f"eventcollector_outbox_{name}", {"app": "shop", **labels}
-            )
-            for name, labels in names.items()
-        }
-        return {name: value for name, value in found.items() if value is not None}
+        samples = {s.name: s.value for m in registry.collect() for s in m.samples}
+        found = (samples.get(f"eventcollector_outbox_{n}") for n in shown)
+        return [value for value in found if value is not None]
 
-    assert look("-") == {"leader": 0}
-    assert look("-", "5", "4") == {"leader": 1, "events": 4}
-    # The last one was killed.
-    assert look("-", "7") == {"leader": 1, "events": 7}
-    assert look("8", "-") == {"leader": 0, "events": 8}
+    shown = (LAST_ACTIVE, "events")
+    assert look("-") == [0]
+    began = time.time()
+    last, rows = look("-", "5", "4")
+    assert rows == 4
+    assert began < last < time.time()
+    # None is active now, which grows old.
+    assert look("-") == [last, 4]
+    again, rows = look("-", "7")
+    assert rows == 7
+    assert again > last
+    assert look("8", "-")[1] == 8
