@@ -79,7 +79,7 @@ def test_promtool_accepts_all_of_them(tmp_path: Path) -> None:
         assert run.returncode == 0, run.stdout + run.stderr
 
 
-#: What the alert has seen, minute by minute; ``_``: nothing, ``stale``: the target ended.
+#: What the alert has seen, minute by minute; ``stale``, ``_``: the target is gone.
 RELAYS = {
     "active": ("0+60x20", False),
     "killed, with shared files": ("0+60x5 300x15", True),

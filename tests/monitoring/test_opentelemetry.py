@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from flask_eventcollector import Outcome, Stats
-from flask_eventcollector.monitoring import opentelemetry
 from flask_eventcollector.monitoring.opentelemetry import (
     OpenTelemetryMetrics,
     OpenTelemetryOutbox,
@@ -121,7 +121,7 @@ def test_each_relay_reports_when_it_was_active(
     look: OutboxFigures | None,
     expected: dict[str, float],
 ) -> None:
-    monkeypatch.setattr(opentelemetry.time, "time", lambda: 1e9)
+    monkeypatch.setattr(time, "time", lambda: 1e9)
     OpenTelemetryOutbox(lambda: look).observe([], Stats())
     assert outbox(reader, *expected) == expected
 
