@@ -17,6 +17,23 @@ from typing import Any
 
 from blinker import NamedSignal
 
+from flask_eventcollector.delivery import (
+    books as books_module,
+)
+from flask_eventcollector.delivery import (
+    intake,
+    lanes,
+    ledger,
+    moves,
+    overflow,
+    owners,
+    problems,
+    reports,
+    settling,
+    suspects,
+    traffic,
+    waiters,
+)
 from flask_eventcollector.delivery.broker import Broker, BrokerCallbacks, CallbackRelay
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import (
@@ -43,6 +60,23 @@ from tests.helpers import DEADLINE
 
 #: Seconds of delay per failure in a row.
 DELAY = 10.0
+
+#: The modules that change the state of the ledger, in its steps.
+LEDGER_MODULES = [
+    ledger,
+    books_module,
+    intake,
+    lanes,
+    moves,
+    overflow,
+    owners,
+    problems,
+    reports,
+    settling,
+    suspects,
+    traffic,
+    waiters,
+]
 
 
 class Clock:

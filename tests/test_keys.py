@@ -18,12 +18,11 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from flask_eventcollector import EventCollector
 from flask_eventcollector.collecting.keys import Keys
-from flask_eventcollector.delivery import books, ledger
 from flask_eventcollector.delivery.entries import Entry, Notice, State
 from flask_eventcollector.messages.options import read_options
 from tests.helpers import DEADLINE, Shop, open_shop
 from tests.outbox.test_store import OutboxShop
-from tests.parts import Desk, interruptions, make_event
+from tests.parts import LEDGER_MODULES, Desk, interruptions, make_event
 from tests.test_options import refusal
 from tests.transactions.support import Order, new_engine, url_in
 
@@ -174,7 +173,7 @@ def test_what_was_handed_over_is_not_replaced() -> None:
 
 
 def test_an_interrupted_replacement_keeps_the_books() -> None:
-    for interruption in interruptions([ledger, books]):
+    for interruption in interruptions(LEDGER_MODULES):
         desk = Desk()
         (entry,) = desk.collect("a")
         desk.ledger.stats()

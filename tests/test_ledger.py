@@ -11,9 +11,6 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector.delivery import books as books_module
-from flask_eventcollector.delivery import lanes, ledger, problems, traffic
-from flask_eventcollector.delivery import overflow as overflow_module
 from flask_eventcollector.delivery.entries import (
     Entry,
     Notice,
@@ -27,6 +24,7 @@ from flask_eventcollector.events import BrokerState, Outcome, PublishResult
 from tests.helpers import DEADLINE
 from tests.parts import (
     DELAY,
+    LEDGER_MODULES,
     Desk,
     abandon,
     books,
@@ -1606,7 +1604,7 @@ STEPS: dict[str, Callable[[Desk], object]] = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_a_step_that_is_cut_short_leaves_the_books_balanced(name: str) -> None:
-    for interruption in interruptions(PARTS, spared=WRAPPERS):
+    for interruption in interruptions(LEDGER_MODULES, spared=WRAPPERS):
         desk = busy_desk()
         with interruption:
             STEPS[name](desk)
@@ -1615,15 +1613,13 @@ def test_a_step_that_is_cut_short_leaves_the_books_balanced(name: str) -> None:
 
 @pytest.mark.parametrize("overflow", OVERFLOWS)
 def test_an_overflow_that_is_cut_short_leaves_the_books_balanced(overflow: str) -> None:
-    for interruption in interruptions(PARTS, spared=WRAPPERS):
+    for interruption in interruptions(LEDGER_MODULES, spared=WRAPPERS):
         desk = busy_desk(max_events=9, **OVERFLOWS[overflow])
         with interruption:
             desk.ledger.collect([], make_event("Z"))
         assert_sound(desk, interruption.struck)
 
 
-#: The modules whose lines are interrupted.
-PARTS = [ledger, lanes, books_module, traffic, overflow_module, problems]
 #: The repair itself is not interrupted: these few lines are not repaired.
 WRAPPERS = ("locked", "_mend", "mend", "_balance")
 
@@ -1651,7 +1647,7 @@ def assert_sound(desk: Desk, where: str) -> None:
 
 
 def test_events_that_a_cut_short_take_would_have_sent_still_wait() -> None:
-    for interruption in interruptions(PARTS, spared=WRAPPERS):
+    for interruption in interruptions(LEDGER_MODULES, spared=WRAPPERS):
         desk = Desk()
         desk.hand_over("abc")
         with interruption:
@@ -1662,7 +1658,7 @@ def test_events_that_a_cut_short_take_would_have_sent_still_wait() -> None:
 
 
 def test_an_event_whose_collection_is_cut_short_belongs_to_its_collector() -> None:
-    for interruption in interruptions(PARTS, spared=WRAPPERS):
+    for interruption in interruptions(LEDGER_MODULES, spared=WRAPPERS):
         desk = Desk()
         entries = desk.collect("a")
         with interruption:

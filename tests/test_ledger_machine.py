@@ -165,7 +165,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def discard_abandoned(self) -> None:
         self.hear(notices_of(self.ledger.discard_abandoned))
-        assert not self.ledger._abandoned
+        assert not self.ledger._owners._abandoned
 
     @rule(entries=collectors)
     def hand_over(self, entries: list[Entry]) -> None:

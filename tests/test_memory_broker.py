@@ -13,10 +13,9 @@ from flask_eventcollector.brokers.memory import MemoryBroker
 from flask_eventcollector.config.exchanges import parse_exchanges
 from flask_eventcollector.config.queues import parse_queues
 from flask_eventcollector.config.topology import Topology
-from flask_eventcollector.delivery import books as books_module
 from flask_eventcollector.delivery import broker as broker_module
 from flask_eventcollector.delivery import delivery as delivery_module
-from flask_eventcollector.delivery import lanes, ledger, periodic_worker, traffic
+from flask_eventcollector.delivery import periodic_worker
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.delivery.threads import is_own_thread
@@ -25,6 +24,7 @@ from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.testing import FaultInjector
 from tests.helpers import DEADLINE, Recorder, Shop, open_shop
 from tests.parts import (
+    LEDGER_MODULES,
     SignalLog,
     books,
     collect,
@@ -210,10 +210,7 @@ def test_it_can_be_down_before_its_first_event(broker: MemoryBroker) -> None:
 
 
 MODULES = [
-    ledger,
-    lanes,
-    traffic,
-    books_module,
+    *LEDGER_MODULES,
     broker_module,
     delivery_module,
     memory,

@@ -360,7 +360,7 @@ def test_nothing_stays_behind(shop: Shop, maker: sessionmaker[Session]) -> None:
     last = session_events._open(session_events._begun.get())
     assert last is None
     shop.events.stats()
-    watched = shop.events._state().delivery()._ledger._owners
+    watched = shop.events._state().delivery()._ledger._owners._watched
 
     # The thread's collector.
     assert len(watched) <= 6
