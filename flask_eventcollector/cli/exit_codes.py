@@ -12,6 +12,8 @@ from ..backlog.backlog import LeftAlone
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting
 
+_CANT_READ = "Can't read"
+
 
 class Exit(enum.IntEnum):
     """The exit codes, besides click's own: 0 for success, 2 for a usage error."""
@@ -86,7 +88,7 @@ def finish(
     unreadable: Sequence[Unreadable],
     *,
     is_left: bool = False,
-    lead: str = "Can't read",
+    lead: str = _CANT_READ,
     left_alone: LeftAlone | None = None,
 ) -> None:
     """End a command that has done what it could; returns if nothing is left.
@@ -103,7 +105,7 @@ def finish(
         end(Exit.WAITS)
 
 
-def tell(unreadable: Sequence[Unreadable], lead: str) -> None:
+def tell(unreadable: Sequence[Unreadable], lead: str = _CANT_READ) -> None:
     """Name on stderr what a command could not read, deliver or change."""
     for problem in unreadable:
         click.echo(f"{lead} {formatting.printable(str(problem))}", err=True)

@@ -6,7 +6,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -17,11 +17,19 @@ from flask.cli import with_appcontext
 from ..backlog.backlog import Waiting
 from ..backlog.story import Story
 from ..events import Target
-from ..monitoring.history_files import Counts, History, Line, problems, total
+from ..monitoring.history_files import (
+    Counts,
+    Follower,
+    History,
+    Line,
+    problems,
+    total,
+)
 from ..stores.filter import Filter
+from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting, options
 from .context import app_name, app_state, backlog
-from .exit_codes import Exit, Failure, end
+from .exit_codes import Exit, Failure, end, finish, tell
 from .selection import with_ids
 from .values import seconds
 
@@ -52,18 +60,23 @@ def why(id: str, for_machines: bool) -> None:
 
     The first characters of the ID are enough, at least four. What has happened is in
     EVENTCOLLECTOR_HISTORY_DIR, where each process writes it down; without that setting,
-    only where the event waits is known. Exits with 3 if the event is not delivered, and
-    with 1 if nothing is known about it.
+    only where the event waits is known. Exits with 3 if the event is not delivered, or
+    if something about it can't be read, and with 1 if nothing is known about it.
     """
-    story: Story[Waiting] = Story(_lines_of(id), _waiting(id))
+    lines, problems = _lines_of(id)
+    story: Story[Waiting] = Story(lines, _waiting(id))
     if not story:
-        raise Failure(f"Nothing is known about an event {id!r}. {_why_unknown()}")
+        tell(problems)
+        raise Failure(
+            f"Nothing is known about an event {id!r}. {_why_unknown()}",
+            unreadable=problems,
+        )
     if for_machines:
-        as_json.write(_as_json(story))
+        unreadable = as_json.unreadable(problems)
+        as_json.write(_as_json(story) | {"unreadable": unreadable})
     else:
         _tell(story)
-    if not story.is_over:
-        end(Exit.WAITS)
+    finish(problems, is_left=not story.is_over)
 
 
 @click.command("tail")
@@ -91,23 +104,46 @@ def tail(
     """Follow what happens to events in all processes on this machine.
 
     Each process writes it to EVENTCOLLECTOR_HISTORY_DIR once a second. Runs until
-    Ctrl-C. With --json, writes one object per line.
+    Ctrl-C. With --json, writes one object per line, and a last one with "unreadable" if
+    a file or some of its lines can't be read. Then it exits with 3.
     """
     begins_at = math.inf if since is None else time.time() - since
     ends_at = math.inf if duration is None else time.monotonic() + duration
-    follower = _history().follow(begins_at)
-    lines, wanted = follower.earlier, Filter(queue)
+    history, told = _history(), list[Unreadable]()
     with suppress(KeyboardInterrupt):
-        while True:
-            is_last = time.monotonic() >= ends_at
-            for line in [*lines, *follower.new()]:
-                if wanted.selects_queue(Target(line.exchange, line.queue)):
-                    click.echo(line.as_json() if for_machines else _as_text(line))
-            sys.stdout.flush()
-            if is_last:
-                return
-            time.sleep(_LOOK)
-            lines = []
+        for lines in _followed(history.follow(begins_at), ends_at):
+            _write(lines, Filter(queue), for_machines)
+            told = _tell_new(history, told)
+    if told and for_machines:
+        as_json.write_lines([{"unreadable": as_json.unreadable(told)}])
+    if told:
+        end(Exit.WAITS)
+
+
+def _followed(follower: Follower, until: float) -> Iterator[list[Line]]:
+    """What has happened, a part at a time."""
+    yield follower.earlier
+    while True:
+        is_last = time.monotonic() >= until
+        yield follower.new()
+        if is_last:
+            return
+        time.sleep(_LOOK)
+
+
+def _write(lines: Iterable[Line], wanted: Filter, for_machines: bool) -> None:
+    for line in lines:
+        if wanted.selects_queue(Target(line.exchange, line.queue)):
+            click.echo(line.as_json() if for_machines else _as_text(line))
+    sys.stdout.flush()
+
+
+def _tell_new(history: History, told: list[Unreadable]) -> list[Unreadable]:
+    """Name what can't be read and was not *told* yet; returns all that can't."""
+    known = {str(problem) for problem in told}
+    found = _problems(history)
+    tell([problem for problem in found if str(problem) not in known])
+    return found
 
 
 @click.command("top")
@@ -119,15 +155,18 @@ def top(once: bool, for_machines: bool) -> None:
 
     Each process writes them to EVENTCOLLECTOR_HISTORY_DIR once a second. On a terminal,
     the table is redrawn once a second until Ctrl-C; elsewhere, and with --json, it is
-    shown once.
+    shown once. Then, exits with 3 if the counts of a process can't be read.
     """
     history = _history()
+    if not (for_machines or once) and sys.stdout.isatty():
+        return _redraw(history)
+    counts, problems = history.counts(), _problems(history)
     if for_machines:
-        as_json.write(_sums(history.counts()))
-    elif once or not sys.stdout.isatty():
-        click.echo("\n".join(_table(history.counts())))
+        unreadable = as_json.unreadable(problems)
+        as_json.write(_sums(counts) | {"unreadable": unreadable})
     else:
-        _redraw(history)
+        click.echo("\n".join(_table(counts)))
+    finish(problems)
 
 
 def _redraw(history: History) -> None:
@@ -136,6 +175,7 @@ def _redraw(history: History) -> None:
             lines = _table(history.counts(), shutil.get_terminal_size().columns)
             click.clear()
             click.echo("\n".join(lines))
+            tell(_problems(history), "! Can't read")
             time.sleep(_REDRAW)
 
 
@@ -157,20 +197,27 @@ def _history() -> History:
     return history
 
 
+def _problems(history: History) -> list[Unreadable]:
+    """What could not be read so far."""
+    return [Unreadable(path, why) for path, why in history.problems.items()]
+
+
 # One event.
 
 
-def _lines_of(id: str) -> list[Line]:
+def _lines_of(id: str) -> tuple[list[Line], list[Unreadable]]:
+    """What has happened to an event, and what could not be read of it."""
     if len(id) < _LEAST_ID:
         raise Failure(f"{id!r} is too short: give at least {_LEAST_ID} characters")
     if app_state().config.history_dir is None:
-        return []
-    lines = _history().of(id)
+        return [], []
+    history = _history()
+    lines = history.of(id)
     ids = {one for line in lines for one in line.ids if one.startswith(id)}
     if len(ids) > 1:
         some = ", ".join(sorted(ids)[:3])
         raise Failure(f"{len(ids)} events begin with {id!r}: {some}, …")
-    return lines
+    return lines, _problems(history)
 
 
 def _waiting(id: str) -> Waiting | None:

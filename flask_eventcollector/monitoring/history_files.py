@@ -12,14 +12,19 @@ import math
 import os
 import secrets
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ..events import BrokerState, Stats, TargetProblem
+from ..messages.wording import counted
+from .declared import is_as_declared
+
+T = TypeVar("T")
 
 _FIELDS = frozenset(field.name for field in fields(Stats))
 
@@ -58,16 +63,12 @@ class Line(NamedTuple):
     def from_json(cls, text: str) -> Line:
         """The line that *text* is.
 
-        :raises ValueError: it is none; a process may be writing it.
+        :raises ValueError: it is none.
         """
-        try:
-            found = json.loads(text)
-            defaults: dict[str, Any]
-            defaults = {"pid": 0, "ids": [], "attempt": 0, "elapsed": 0.0}
-            defaults |= dict.fromkeys(["queue", "exchange", "reason", "outcome"], "")
-            return cls(**(defaults | {"where": ""} | found))
-        except TypeError as error:
-            raise ValueError(str(error)) from error
+        texts = dict.fromkeys(["queue", "exchange", "reason", "outcome", "where"], "")
+        numbers = {"pid": 0, "attempt": 0, "elapsed": 0.0}
+        fields = {"ids": [], **texts, **numbers, **_object(text)}
+        return _checked(cls._make(map(fields.get, cls._fields)))
 
 
 class Counts(NamedTuple):
@@ -78,6 +79,20 @@ class Counts(NamedTuple):
     at: float
     #: The fields of :class:`~flask_eventcollector.Stats`.
     stats: dict[str, Any]
+
+    @classmethod
+    def from_json(cls, text: str) -> Counts:
+        """The counts that *text* is.
+
+        :raises ValueError: it is none.
+        """
+        fields = _object(text)
+        counts = _checked(cls._make(map(fields.get, cls._fields)))
+        try:
+            _checked(counts.books)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return counts
 
     @property
     def books(self) -> Stats:
@@ -165,30 +180,35 @@ class History:
     def __init__(self, folder: Path, app: str) -> None:
         self.folder = folder
         self._prefix = _prefix(app)
+        #: By file: why it, or a part of it, could not be read, and was left out.
+        self.problems: dict[Path, str] = {}
 
     def lines(self) -> list[Line]:
         """All lines, oldest first.
 
         :raises OSError: the folder can't be read.
         """
-        found = [line for path in self._paths(LINES) for line in _read(path)]
+        found = [line for path in self.paths_of_lines() for line in self._read(path)]
         return sorted(found, key=lambda line: line.at)
 
     def of(self, id: str) -> list[Line]:
         """The lines about the events whose id begins with *id*, oldest first.
 
+        Of other lines, nobody asks whether they are damaged: that would take long.
+
         :raises OSError: the folder can't be read.
         """
-        found = [line for path in self._paths(LINES) for line in _read(path, id)]
+        paths = self.paths_of_lines()
+        found = [line for path in paths for line in self._read(path, id)]
         about = (line for line in found if any(one.startswith(id) for one in line.ids))
         return sorted(about, key=lambda line: line.at)
 
     def counts(self) -> list[Counts]:
-        """The counts of the processes that are running, by process id."""
-        found = []
-        for path in self._paths(COUNTS):
-            with suppress(OSError, ValueError, TypeError):
-                found.append(Counts(**json.loads(path.read_text(encoding="utf-8"))))
+        """The counts of the processes that are running, by process id.
+
+        :raises OSError: the folder can't be read.
+        """
+        found = [one for path in self._paths(COUNTS) for one in self._counts(path)]
         return sorted(counts for counts in found if counts.is_current)
 
     def follow(self, since: float = math.inf) -> Follower:
@@ -198,18 +218,58 @@ class History:
         """
         return Follower(self, since)
 
-    def _paths(self, ending: str) -> list[Path]:
-        # Unlike a glob, this fails if the folder can't be read.
-        names = sorted(os.listdir(self.folder))
-        ours = (name for name in names if name.startswith(self._prefix))
-        return [self.folder / name for name in ours if name.endswith(ending)]
-
     def paths_of_lines(self) -> list[Path]:
         """The files with lines.
 
         :raises OSError: the folder can't be read.
         """
         return self._paths(LINES)
+
+    @contextmanager
+    def reading(self, path: Path) -> Iterator[None]:
+        """Note why *path* can't be read; it may have been removed just now."""
+        self.problems.pop(path, None)
+        try:
+            yield
+        except FileNotFoundError:
+            """Its process has renamed or removed it."""
+        except OSError as error:
+            cure = _OTHER_USER if isinstance(error, PermissionError) else "try again"
+            self.problems[path] = f"{error.strerror}: {cure}"
+
+    def note_damage(self, path: Path, lines: int) -> None:
+        """Note that so many of the *lines* of *path* are damaged."""
+        if lines:
+            verb = "is" if lines == 1 else "are"
+            self.problems[path] = (
+                f"{counted(lines, 'line')} {verb} damaged, so left out"
+            )
+
+    def _read(self, path: Path, about: str = "") -> list[Line]:
+        """The lines in *path*, at least those with the text *about*."""
+        part, lines = json.dumps(about)[1:-1], list[Line]()
+        with self.reading(path):
+            texts = _whole_lines(path.read_bytes())
+            lines, damaged = _parsed(text for text in texts if part in text)
+            self.note_damage(path, damaged)
+        return lines
+
+    def _counts(self, path: Path) -> list[Counts]:
+        """The counts in *path*, if there are any."""
+        found = list[Counts]()
+        with self.reading(path):
+            try:
+                found.append(Counts.from_json(path.read_text("utf-8", "replace")))
+            except ValueError:
+                if time.time() - path.stat().st_mtime < ENDED_AFTER:
+                    self.problems[path] = "damaged, so its process is left out"
+        return found
+
+    def _paths(self, ending: str) -> list[Path]:
+        # Unlike a glob, this fails if the folder can't be read.
+        names = sorted(os.listdir(self.folder))
+        ours = (name for name in names if name.startswith(self._prefix))
+        return [self.folder / name for name in ours if name.endswith(ending)]
 
 
 class Follower:
@@ -219,6 +279,8 @@ class Follower:
         self._history = history
         #: By the file's inode, how far it was read.
         self._read: dict[int, int] = {}
+        #: By the file, how many lines were damaged.
+        self._damaged = Counter[Path]()
         #: The lines so far, oldest first.
         self.earlier = [line for line in self.new() if line.at >= since]
 
@@ -226,13 +288,20 @@ class Follower:
         """The lines since the last call, oldest first."""
         found: list[Line] = []
         for path in self._history.paths_of_lines():
-            with suppress(OSError), path.open("rb") as file:
+            with self._history.reading(path), path.open("rb") as file:
                 number = os.fstat(file.fileno()).st_ino
                 file.seek(self._read.get(number, 0))
-                whole, _, rest = file.read().rpartition(b"\n")
-                self._read[number] = file.tell() - len(rest)
-                found += _parsed(whole.decode(errors="replace").splitlines())
+                content = file.read()
+                rest = len(content) - (content.rfind(b"\n") + 1)
+                self._read[number] = file.tell() - rest
+                lines, damaged = _parsed(_whole_lines(content))
+                found += lines
+                self._damaged[path] += damaged
+                self._history.note_damage(path, self._damaged[path])
         return sorted(found, key=lambda line: line.at)
+
+
+_OTHER_USER = "run this as the user that runs the app"
 
 
 def _prefix(app: str) -> str:
@@ -244,18 +313,41 @@ def _open(path: Path, flags: int) -> Any:
     return os.fdopen(os.open(path, mode, 0o600), "w", encoding="utf-8")
 
 
-def _read(path: Path, about: str = "") -> list[Line]:
-    """The lines in *path*, at least those with the text *about*."""
-    part = json.dumps(about)[1:-1]
-    try:
-        texts = path.read_text("utf-8", "replace").splitlines()
-        return [*_parsed([text for text in texts if part in text])]
-    except FileNotFoundError:
-        # Its process has just renamed or removed it.
-        return []
+def _whole_lines(content: bytes) -> list[str]:
+    """The lines of a file; a process may be writing what follows the last one."""
+    return content.decode(errors="replace").split("\n")[:-1]
 
 
-def _parsed(texts: list[str]) -> Iterator[Line]:
+def _parsed(texts: Iterable[str]) -> tuple[list[Line], int]:
+    """The lines that *texts* are, and how many of them are none."""
+    lines, damaged = list[Line](), 0
     for text in texts:
-        with suppress(ValueError):
-            yield Line.from_json(text)
+        try:
+            lines.append(Line.from_json(text))
+        except ValueError:
+            damaged += 1
+    return lines, damaged
+
+
+def _object(text: str) -> dict[str, Any]:
+    """The JSON object that *text* is.
+
+    :raises ValueError: it is none.
+    """
+    try:
+        found = json.loads(text)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def _checked(found: T) -> T:
+    """What was *found*.
+
+    :raises ValueError: a field has not the type that is declared.
+    """
+    if not is_as_declared(found):
+        raise ValueError("a field has another type")
+    return found

@@ -220,6 +220,68 @@ def test_top_sums_all_processes(shop: Shop) -> None:
     assert sorted(one["pid"] for one in shown["processes"])[0] == 1
 
 
+@pytest.fixture
+def damaged(shop: Shop) -> str:
+    """The id of an event, one line of whose life is damaged."""
+    id = published(shop)
+    wait_until(lambda: "confirmed" in lines_of(shop, id), "the end")
+    (path,) = folder_of(shop).glob("*.jsonl")
+    with path.open("a") as file:
+        file.write(json.dumps({"at": "now", "what": "sent", "ids": [id]}) + "\n")
+    return id
+
+
+def folder_of(shop: Shop) -> Path:
+    return Path(shop.config["EVENTCOLLECTOR_HISTORY_DIR"])
+
+
+DAMAGE = "1 line is damaged, so left out"
+
+
+@pytest.mark.parametrize("command", ["why", "tail"])
+def test_a_damaged_line_is_left_out_and_said(
+    shop: Shop, damaged: str, command: str
+) -> None:
+    args = [damaged] if command == "why" else ["--since", "1h", "--for", "0"]
+    result = run(shop, command, *args)
+    assert result.exit_code == 3
+    assert "confirmed" in result.stdout
+    (told,) = result.stderr.splitlines()
+    assert told.startswith("Can't read shop@")
+    assert told.endswith(DAMAGE)
+    result = run(shop, command, *args, "--json")
+    assert result.exit_code == 3
+    text = result.stdout if command == "why" else result.stdout.splitlines()[-1]
+    (unreadable,) = json.loads(text)["unreadable"]
+    assert unreadable["reason"] == DAMAGE
+
+
+def test_damage_to_all_that_is_known_of_an_event_is_said(
+    shop: Shop, damaged: str
+) -> None:
+    (path,) = folder_of(shop).glob("*.jsonl")
+    path.write_text(f'{{"{damaged}\n')
+    result = run(shop, "why", damaged)
+    assert result.exit_code == 1
+    assert DAMAGE in result.stderr
+    assert "Nothing is known" in result.stderr
+    result = run(shop, "why", damaged, "--json")
+    assert json.loads(result.stdout)["unreadable"][0]["reason"] == DAMAGE
+
+
+def test_damaged_counts_are_said(shop: Shop) -> None:
+    published(shop)
+    (folder_of(shop) / "shop@1@00000000.json").write_text("{")
+    result = run(shop, "top", "--once")
+    assert result.exit_code == 3
+    assert "1 process\n" in result.stdout
+    expected = "shop@1@00000000.json: damaged, so its process is left out"
+    assert result.stderr == f"Can't read {expected}\n"
+    result = run(shop, "top", "--json")
+    assert result.exit_code == 3
+    assert len(json.loads(result.stdout)["unreadable"]) == 1
+
+
 @pytest.mark.parametrize(
     ("width", "heads"),
     [

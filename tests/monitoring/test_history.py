@@ -156,13 +156,136 @@ def test_apps_do_not_read_each_other(tmp_path: Path) -> None:
         assert found.ids == [f"of {app}"]
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"at": 1}', '{"x": 1}', "\xff", "7"])
-def test_what_is_no_line_is_left_out(tmp_path: Path, text: str) -> None:
+def damage(folder: Path, *texts: str) -> Path:
+    """Write *texts* into the one file that is there; returns it."""
+    [path] = folder.iterdir()
+    with path.open("a", encoding="latin-1") as file:
+        file.writelines(f"{text}\n" for text in texts)
+    return path
+
+
+#: What may stand where a line should be; some of it has the id of an event, too.
+DAMAGED = [
+    "",
+    "{",
+    "[]",
+    "7",
+    "\xff",
+    "[" * 100_000,
+    '{"at": 1}',
+    '{"what": "sent"}',
+    '{"at": "1", "what": "sent", "ids": ["a"]}',
+    '{"at": 1e300, "what": "sent", "ids": ["a"]}',
+    '{"at": NaN, "what": "sent", "ids": ["a"]}',
+    '{"at": 1, "what": "sent", "ids": "a"}',
+    '{"at": 1, "what": "sent", "ids": ["a", 7]}',
+    '{"at": 1, "what": ["sent"], "ids": ["a"]}',
+    '{"at": 1, "what": "sent", "ids": ["a"], "queue": {}}',
+    '{"at": 1, "what": "sent", "ids": ["a"], "elapsed": "long"}',
+]
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=lambda text: text[:70])
+def test_what_is_no_line_is_left_out_and_said(tmp_path: Path, text: str) -> None:
+    written(tmp_path, line("sent", "a"))
+    path = damage(tmp_path, text)
+    history = History(tmp_path, "shop")
+    for _ in range(2):
+        assert [one.ids for one in history.lines()] == [["a"]]
+        assert history.problems == {path: "1 line is damaged, so left out"}
+
+
+def test_what_a_newer_version_writes_is_read(tmp_path: Path) -> None:
+    written(tmp_path, line("sent", "a"))
+    damage(tmp_path, '{"at": 2, "what": "painted", "ids": ["a"], "colour": "red"}')
+    history = History(tmp_path, "shop")
+    assert [one.what for one in history.of("a")] == ["sent", "painted"]
+    assert history.problems == {}
+
+
+def test_a_line_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
     written(tmp_path, line("sent", "a"))
     [path] = tmp_path.iterdir()
     with path.open("a") as file:
-        file.write(f"{text}\n")
-    assert [one.ids for one in History(tmp_path, "shop").lines()] == [["a"]]
+        file.write('{"at": 1')
+    history = History(tmp_path, "shop")
+    assert len(history.lines()) == 1
+    assert history.problems == {}
+
+
+def test_damaged_lines_are_counted_while_they_are_followed(tmp_path: Path) -> None:
+    writer = written(tmp_path, line("sent", "a"))
+    path = damage(tmp_path, "{", "{")
+    history = History(tmp_path, "shop")
+    follower = history.follow()
+    assert history.problems == {path: "2 lines are damaged, so left out"}
+    damage(tmp_path, "{")
+    writer.write([line("sent", "b")])
+    assert [one.ids for one in follower.new()] == [["b"]]
+    assert follower.new() == []
+    assert history.problems == {path: "3 lines are damaged, so left out"}
+
+
+@pytest.mark.parametrize("name", [history_files.LINES, history_files.COUNTS])
+def test_a_file_that_can_not_be_read_is_said(tmp_path: Path, name: str) -> None:
+    """Even root can't read a folder as if it were a file."""
+    path = tmp_path / f"shop@1@00000000{name}"
+    path.mkdir()
+    history = History(tmp_path, "shop")
+    assert history.lines() + history.counts() == []
+    assert history.follow().new() == []
+    assert history.problems == {path: "Is a directory: try again"}
+
+
+def test_the_cure_for_another_users_file_is_said(tmp_path: Path) -> None:
+    def read() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    history = History(tmp_path, "shop")
+    with history.reading(tmp_path / "one"):
+        read()
+    (why,) = history.problems.values()
+    assert why == "Permission denied: run this as the user that runs the app"
+
+
+COUNTS = {"pid": 1, "at": 1.0, "stats": {"enqueued": 1}}
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        [],
+        COUNTS | {"at": "soon"},
+        COUNTS | {"stats": []},
+        COUNTS | {"stats": {"enqueued": "many"}},
+        COUNTS | {"stats": {"broker": []}},
+        COUNTS | {"stats": {"broker_error": 7}},
+        COUNTS | {"stats": {"problems": 7}},
+        COUNTS | {"stats": {"problems": [{"queue": "q"}]}},
+    ],
+    ids=json.dumps,
+)
+def test_damaged_counts_are_left_out_and_said(tmp_path: Path, damaged: object) -> None:
+    written(tmp_path).write_counts({"confirmed": 1})
+    path = tmp_path / "shop@1@00000000.json"
+    path.write_text(json.dumps(damaged))
+    history = History(tmp_path, "shop")
+    assert [one.pid for one in history.counts()] == [os.getpid()]
+    assert history.problems == {path: "damaged, so its process is left out"}
+    path.write_text(json.dumps(COUNTS | {"at": time.time()}))
+    assert [one.pid for one in history.counts()] == [1, os.getpid()]
+    assert history.problems == {}
+
+
+def test_the_damaged_counts_of_an_ended_process_are_nobodys_problem(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "shop@1@00000000.json"
+    path.write_text("{")
+    os.utime(path, (1.0, 1.0))
+    history = History(tmp_path, "shop")
+    assert history.counts() == []
+    assert history.problems == {}
 
 
 def test_only_new_lines_are_followed(tmp_path: Path) -> None:
