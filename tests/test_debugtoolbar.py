@@ -341,26 +341,42 @@ def in_error(shop: ToolbarShop, text: str) -> Any:
     raise type(text, (Exception,), {})
 
 
+PLACES = [
+    in_queue,
+    in_payload,
+    in_body,
+    in_content_type,
+    in_header,
+    in_option,
+    in_reason,
+    in_error,
+]
+
+
 @pytest.mark.parametrize("attack", ATTACKS)
-@pytest.mark.parametrize(
-    "place",
-    [
-        in_queue,
-        in_payload,
-        in_body,
-        in_content_type,
-        in_header,
-        in_option,
-        in_reason,
-        in_error,
-    ],
-)
+@pytest.mark.parametrize("place", PLACES)
 def test_nothing_from_outside_is_markup(place: Callable[..., Any], attack: str) -> None:
     harmless = "x" * len(attack)
     pages = [page_after(partial(place, text=text)) for text in (harmless, attack)]
     tags = [re.findall(r"<[^>]*>", page) for page in pages]
     assert tags[0] == tags[1]
     assert pages[0].count(harmless) >= 1
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_nothing_invisible_is_shown_as_it_is(place: Callable[..., Any]) -> None:
+    """U+202E turns the rest of its line around."""
+    page = page_after(partial(place, text="fdp\u202egnp.exe"))
+    assert "\u202e" not in page
+    assert "fdp\\u202egnp.exe" in html.unescape(page)
+
+
+def test_the_lines_of_a_payload_are_kept(shop: ToolbarShop) -> None:
+    body = b"<one>\n\ntwo"
+    page = shop.page(
+        lambda: shop.events.enqueue_event(body, "q", content_type="text/html")
+    )
+    assert "<div>&lt;one&gt;<br><br>two</div>" in page
 
 
 def page_after(act: Callable[[ToolbarShop], Any], path: str = "/api/x") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
+from typing import Any
 
 from ..messages.wording import plural
 from ..messages.wording import printable as printable
@@ -51,3 +52,12 @@ def count(amount: int, noun: str) -> str:
 def events(amount: int) -> str:
     """For example ``1 event`` or ``2 events``."""
     return count(amount, "event")
+
+
+def visible(value: Any) -> Any:
+    """*value* as a page shows it, for Jinja's ``finalize``.
+
+    In a text, what would be invisible or turn it around is escaped; not in markup.
+    """
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return printable(value) if is_text else value

@@ -41,14 +41,8 @@ PROTECTION = {
 }
 
 
-def _visible(value: Any) -> Any:
-    """*value*; in a text, what would be invisible or turn it around is escaped."""
-    is_text = isinstance(value, str) and not hasattr(value, "__html__")
-    return wording.printable(value) if is_text else value
-
-
 def _lines(text: str) -> Markup:
-    """*text* with its line breaks, and otherwise as :func:`_visible` has it."""
+    """*text* with its line breaks, and otherwise as :func:`.visible` has it."""
     return Markup("\n").join(map(wording.printable, text.split("\n")))
 
 
@@ -89,7 +83,7 @@ _environment = Environment(
     loader=PackageLoader(__package__, "templates"),
     autoescape=True,
     undefined=StrictUndefined,
-    finalize=_visible,
+    finalize=wording.visible,
     trim_blocks=True,
     lstrip_blocks=True,
 )

@@ -9,6 +9,7 @@ from flask import Flask, current_app
 from flask_debugtoolbar.panels import DebugPanel
 
 from ..app_state import state_of
+from ..backlog.wording import visible
 from ..messages.wording import counted
 from .recorder import Recorder, Shown
 
@@ -56,8 +57,12 @@ class EventsPanel(DebugPanel):
         return ""
 
     def content(self) -> str:
-        """Its HTML, in which the toolbar's environment escapes all values."""
-        template = self.jinja_env.from_string(_TEMPLATE.read_text(encoding="utf-8"))
+        """Its HTML, in which the toolbar's environment escapes all values.
+
+        What would be invisible is shown as on the dashboard.
+        """
+        environment = self.jinja_env.overlay(finalize=visible)
+        template = environment.from_string(_TEMPLATE.read_text(encoding="utf-8"))
         return str(template.render(shown=self._shown))
 
     @cached_property
