@@ -25,7 +25,7 @@ TIMES, FEW_TIMES = (0, 60, 120, 180), (0, 10)
 #: Events in a burst, a second, and in a transaction between the bursts.
 _BURST, _RATE, _SOME = 10_000, 1000, 100
 #: Of so many bursts, the median counts.
-_BURSTS = 3
+_BURSTS = 5
 
 
 def at(seconds: int) -> str:

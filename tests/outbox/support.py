@@ -11,6 +11,7 @@ import sqlalchemy
 from sqlalchemy import Connection, MetaData, event, update
 
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
+from flask_eventcollector.stores.outbox.clock import now_ms
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.leader import Leadership, leader
 from flask_eventcollector.stores.outbox.outbox import LEASE, Outbox
@@ -73,7 +74,7 @@ class Place:
         """Let time pass: all that is due some time is due now."""
         due = self.table.c.due
         with self.engine.begin() as connection:
-            connection.execute(update(self.table).where(due > 0).values(due=1))
+            connection.execute(update(self.table).where(due > 0).values(due=now_ms()))
 
     def values(self, column: str) -> list[Any]:
         """A column of all rows, in their order."""

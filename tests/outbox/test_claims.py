@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 
 from flask_eventcollector.stores.outbox import claims
-from flask_eventcollector.stores.outbox.claims import Position
+from flask_eventcollector.stores.outbox.claims import LOOK_INTERVAL, Position
 from flask_eventcollector.stores.outbox.rows import OutboxRow
 from tests.helpers import unmeasured
 from tests.outbox.support import MUCH, Place, sent, seqs, statements
@@ -170,42 +170,74 @@ def test_a_claim_does_not_wait_for_another(place: Place) -> None:
         assert sent(outbox.claim(10, MUCH)) == [0, 2, 3]
 
 
-def test_between_two_looks_claims_start_where_the_last_but_one_had_come_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_between_two_looks_claims_start_where_the_last_but_one_had_come_to() -> None:
     position = Position()
-    assert position.is_look_due()
-    position.looked(0.0, all_freed=True)
-    assert not position.is_look_due()
-    position.claimed(50)
+    position.looked(1.0)
+    position.claimed([49, 50])
     assert position.low == 0
 
-    position.looked(0.0, all_freed=True)
-    position.claimed(80)
+    position.looked(2.0)
+    position.claimed([80])
     assert position.low == 0
 
-    position.looked(0.0, all_freed=True)
+    position.looked(3.0)
     assert position.low == 50
 
 
-def test_a_look_goes_on_until_all_are_free() -> None:
+def test_what_was_freed_is_claimed_before_the_claims_go_on() -> None:
     position = Position()
-    position.looked(0.0, all_freed=False)
-    assert position.is_look_due()
+    position.claimed([90])
+    position.looked(1.0)
+    position.looked(2.0)
+    position.go_back([31, 30])
+    assert position.low == 29
+
+    # There was no room for the other one.
+    position.claimed([30])
+    position.looked(3.0)
+    position.looked(4.0)
+    assert position.low < 31
+
+    position.claimed([31])
+    position.claimed([])
+    position.looked(5.0)
+    position.looked(6.0)
+    assert position.low == 90
 
 
-@pytest.mark.parametrize(("took", "pause"), [(0.001, 1.0), (0.06, 2.0), (9.0, 5.0)])
-def test_slow_looks_are_seldom(
+def test_a_look_at_all_rows_is_due_until_all_are_free() -> None:
+    position = Position()
+    assert position.is_whole_look_due(0.0)
+    position.looked_at_all(0.0)
+    assert not position.is_whole_look_due(time.monotonic())
+
+
+@pytest.mark.parametrize(("took", "pause"), [(0.001, 1.0), (0.06, 2.0), (9.0, 15.0)])
+def test_slow_looks_at_all_rows_are_seldom(
     took: float, pause: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     position = Position()
-    position.looked(took, all_freed=True)
-    now += pause - 0.001
-    assert not position.is_look_due()
-    now += 0.002
-    assert position.is_look_due()
+    position.looked_at_all(took)
+    assert not position.is_whole_look_due(now + pause - 0.001)
+    assert position.is_whole_look_due(now + pause + 0.001)
+
+
+def test_what_is_due_in_between_is_found_by_the_next_look(place: Place) -> None:
+    outbox = place.outbox()
+    written = place.write(outbox, range(6))
+    position = outbox._claims._position
+    outbox.claim(4, MUCH)
+    position._next_whole_look = float("inf")
+    for _ in range(3):
+        position.looked_at -= LOOK_INTERVAL
+        assert seqs(outbox.claim(1, MUCH)) in ([written[4]], [written[5]], [])
+    assert position.low >= written[3]
+    place.end_leases()
+    assert outbox.claim(10, MUCH) == []
+    position.looked_at -= LOOK_INTERVAL
+    assert seqs(outbox.claim(10, MUCH)) == written
 
 
 def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
@@ -213,14 +245,14 @@ def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
     written = place.write(outbox, range(6))
     position = outbox._claims._position
     for _ in range(3):
-        position._next_look = 0
+        position._next_whole_look = 0
         outbox.claim(1, MUCH)
     with place.engine.begin() as connection:
         # As another process may do it.
         first = sqlalchemy.update(place.table).where(place.table.c.seq == written[0])
         connection.execute(first.values(token=None, due=0))
     assert seqs(outbox.claim(1, MUCH)) == [written[3]]
-    position._next_look = 0
+    position._next_whole_look = 0
     assert seqs(outbox.claim(2, MUCH)) == [written[0], written[4]]
 
 
@@ -228,7 +260,7 @@ def test_what_was_given_back_is_claimed_at_once(place: Place) -> None:
     outbox = place.outbox()
     written = place.write(outbox, range(6))
     for _ in range(3):
-        outbox._claims._position._next_look = 0
+        outbox._claims._position._next_whole_look = 0
         outbox.claim(1, MUCH)
     outbox.give_back(written[:1])
     assert seqs(outbox.claim(2, MUCH)) == [written[0], written[3]]
@@ -243,10 +275,18 @@ def plans(place: Place, explain: str) -> dict[str, list[Any]]:
     place.write(outbox, range(1000), held=True)
     outbox.give_back(place.values("seq")[:500])
     place.write(outbox, range(3000))
+    _analyze(place)
+    return _claim_plans(place, explain)
+
+
+def _analyze(place: Place) -> None:
     with place.engine.connect() as connection:
         analyze = "ANALYZE TABLE" if "mysql" in str(place.engine.url) else "ANALYZE"
         connection.exec_driver_sql(f"{analyze} {place.table.name}").close()
         connection.commit()
+
+
+def _claim_plans(place: Place, explain: str) -> dict[str, list[Any]]:
     with statements(sqlalchemy.Engine) as executed:  # type: ignore[arg-type]
         place.outbox().claim(100, MUCH)
     found = {}
@@ -280,6 +320,22 @@ def test_postgresql_takes_rows_in_the_order_of_its_index(
             "Index Cond: (((app)::text = 'shop'::text) AND (state = 0) AND (due" in text
         )
         assert "Sort" not in text.partition("CTE ready")[2].partition("using")[0]
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql"], indirect=True)
+def test_postgresql_finds_rows_by_number_though_it_knew_of_none(
+    new_place: Place,
+) -> None:
+    outbox = new_place.outbox()
+    outbox.erase(new_place.write(outbox, range(1000), held=True))
+    _analyze(new_place)
+    new_place.write(outbox, range(1000))
+    text = "\n".join(
+        step["QUERY PLAN"] for step in _claim_plans(new_place, "EXPLAIN")["claim"]
+    )
+    # Of a table with few pages, it reads all.
+    assert "(seq = ANY" in text
+    assert "Loop" not in text
 
 
 @pytest.mark.parametrize("outbox_url", ["sqlite"], indirect=True)

@@ -7,12 +7,16 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
+    BigInteger,
     ColumnElement,
     Connection,
     Select,
     Table,
     Update,
+    any_,
     func,
+    literal,
     or_,
     select,
     tuple_,
@@ -25,14 +29,17 @@ from .database import Database
 from .rows import OutboxRow, columns_of, is_waiting, row_of
 from .table import due_index
 
-#: Seconds between two claims that look at all free rows. Those in between skip what
-#: lies before the last one: until a vacuum, claimed rows are still in the index.
+#: Seconds between two claims that look for rows whose time has come.
 LOOK_INTERVAL = 1.0
-#: Looks take at most this part of the time. Where a transaction that stays open keeps
-#: many erased rows in the index, a look steps over all of them.
+#: Seconds for which a row may be due before it is committed, and is still found by the
+#: next look.
+_LATE = 5.0
+#: Seconds between two looks at all rows at most: one that was committed later than that
+#: waits for one. Until a vacuum, such a look steps over all that was claimed.
+_LONGEST_PAUSE = 15.0
+#: Looks at all rows take at most this part of the time. A transaction that stays open
+#: keeps vacuums from removing anything.
 _LOOKS_SHARE = 0.03
-#: Seconds between two looks at most: a row of a long transaction may wait for one.
-_LONGEST_PAUSE = 5.0
 
 
 class Claims:
@@ -53,23 +60,33 @@ class Claims:
 
     def claim(self, limit: int, limit_bytes: int) -> list[OutboxRow]:
         """See :meth:`.Outbox.claim`."""
-        limit = min(limit, self._database.chunk)
-        if self._position.is_look_due():
-            claimed = self._look(limit, limit_bytes)
-        else:
-            claimed = self._take(limit, self._position.low, limit_bytes)
-        if claimed:
-            self._position.claimed(claimed[-1].seq)
-        return claimed
-
-    def _look(self, limit: int, size: int) -> list[OutboxRow]:
-        """Claim the first of all free rows, with those whose time has come."""
+        limit, position = min(limit, self._database.chunk), self._position
         began = time.monotonic()
-        all_freed = self._free_due(limit) < limit
-        claimed = self._take(limit, 0, size)
-        took = time.monotonic() - began
-        self._position.looked(took, all_freed=all_freed)
-        return claimed
+        if position.is_whole_look_due(began):
+            all_freed = self._look(limit, None)
+            rows = self._take(limit, 0, limit_bytes)
+            if all_freed:
+                position.looked_at_all(time.monotonic() - began)
+            return rows
+        if position.is_look_due(began):
+            self._look(limit, began - position.looked_at + _LATE)
+        return self._take(limit, position.low, limit_bytes)
+
+    def _look(self, limit: int, window: float | None) -> bool:
+        """Free the rows whose time has come; returns whether these were all.
+
+        :param window: within so many seconds; ``None``: whenever that was.
+        """
+        began = time.monotonic()
+        first: ColumnElement[Any] = literal(1)
+        if window is not None:
+            first = now_ms() - round(window * 1000)
+        is_due = self._table.c.due.between(first, now_ms())
+        freed = self._free_some(self._waiting(self._table.c.seq).where(is_due), limit)
+        if all_freed := len(freed) < limit:
+            self._position.looked(began)
+        self._position.go_back(freed)
+        return all_freed
 
     def _take(self, limit: int, low: int, size: int) -> list[OutboxRow]:
         free, hold = self._free(limit, low), self._hold()
@@ -79,7 +96,9 @@ class Claims:
         else:
             with self._database.changing() as connection:
                 rows = _take_in_steps(connection, self._table, free, hold, size)
-        return sorted(rows, key=lambda row: row.seq)
+        ordered = sorted(rows, key=lambda row: row.seq)
+        self._position.claimed([row.seq for row in ordered])
+        return ordered
 
     def look_again(self) -> None:
         """Look at all free rows with the next claim: some are free again."""
@@ -102,12 +121,6 @@ class Claims:
         self.look_again()
         freed = self._free_some(due.order_by(c.seq))
         return None if len(freed) < self._database.chunk else freed[-1]
-
-    def _free_due(self, limit: int) -> int:
-        """Free the rows whose time has come; returns how many."""
-        due = self._waiting(self._table.c.seq)
-        is_due = self._table.c.due.between(1, now_ms())
-        return len(self._free_some(due.where(is_due), limit))
 
     def _free_some(self, due: Select[Any], limit: int | None = None) -> list[int]:
         """Free the first rows of *due*; returns their numbers."""
@@ -161,12 +174,17 @@ def _take_at_once(
 
     ``MATERIALIZED`` has the inner query run once only. Otherwise PostgreSQL may run it
     anew for each row, and then takes more rows than the limit.
+
+    With a join instead of the array, it may compare each row of the table with each
+    that is ready: seconds for some thousands. It expects one row of a table that was
+    empty when it was last analyzed, as an outbox often is.
     """
     ready = free.cte("ready").prefix_with("MATERIALIZED")
     before = func.sum(ready.c.size).over(order_by=ready.c.seq) - ready.c.size
     fitting = select(ready.c.seq, before.label("before")).subquery()
-    taken = hold.where(table.c.seq == fitting.c.seq, fitting.c.before < size)
-    rows = connection.execute(taken.returning(*columns_of(table)))
+    seqs = select(fitting.c.seq).where(fitting.c.before < size).scalar_subquery()
+    among = table.c.seq == any_(func.array(seqs, type_=ARRAY(BigInteger)))
+    rows = connection.execute(hold.where(among).returning(*columns_of(table)))
     return map(row_of, rows.all())
 
 
@@ -197,30 +215,50 @@ def _fitting(free: Iterable[Any], size: int) -> list[int]:
 class Position:
     """How far the claims have come, so that the next one starts there.
 
-    A row may appear behind the place where a claim has been. So claims start where the
-    last look but one had come to, and each look starts at the beginning.
+    A row may appear behind the place where a claim has been, if it was committed late.
+    So claims start where they had come to before the last look but one, and after a
+    look at all rows, at the first one.
     """
 
     def __init__(self) -> None:
-        #: Between two looks, claims skip the numbers up to this one.
+        #: Claims skip the numbers up to this one.
         self.low = 0
         self._at_last_look = 0
+        #: Up to here, everything that was free has been claimed.
+        self._reached = 0
         self._highest = 0
-        self._next_look = 0.0
+        self.looked_at = float("-inf")
+        self._next_whole_look = float("-inf")
 
-    def is_look_due(self) -> bool:
-        return time.monotonic() >= self._next_look
+    def is_look_due(self, now: float) -> bool:
+        """Whether to look for rows whose time has just come."""
+        return now >= self.looked_at + LOOK_INTERVAL
 
-    def looked(self, took: float, *, all_freed: bool) -> None:
-        """Note a look that *took* so many seconds.
+    def is_whole_look_due(self, now: float) -> bool:
+        """Whether to look at all rows."""
+        return now >= self._next_whole_look
 
-        Another is due at once unless *all_freed*.
-        """
-        self.low, self._at_last_look = self._at_last_look, self._highest
-        if all_freed:
-            pause = min(took / _LOOKS_SHARE, _LONGEST_PAUSE)
-            self._next_look = time.monotonic() + max(pause, LOOK_INTERVAL)
+    def looked(self, now: float) -> None:
+        """Note a look at *now* that has freed all rows whose time has come."""
+        self.looked_at = now
+        self.low, self._at_last_look = self._at_last_look, self._reached
 
-    def claimed(self, seq: int) -> None:
-        """Note that a claim has come to *seq*."""
-        self._highest = max(self._highest, seq)
+    def looked_at_all(self, took: float) -> None:
+        """Note a look at all rows, which *took* so many seconds."""
+        pause = min(took / _LOOKS_SHARE, _LONGEST_PAUSE)
+        self._next_whole_look = time.monotonic() + max(pause, LOOK_INTERVAL)
+
+    def go_back(self, freed: Sequence[int]) -> None:
+        """Let the next claim find the rows that were *freed*."""
+        before = min(freed, default=self._highest + 1) - 1
+        self.low = min(self.low, before)
+        self._at_last_look = min(self._at_last_look, before)
+        self._reached = min(self._reached, before)
+
+    def claimed(self, seqs: Sequence[int]) -> None:
+        """Note what one claim has found, which may be nothing."""
+        if seqs:
+            self._reached = seqs[-1]
+            self._highest = max(self._highest, self._reached)
+        else:
+            self._reached = self._highest

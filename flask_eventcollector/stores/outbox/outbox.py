@@ -185,8 +185,7 @@ class Outbox:
             again = update(self._table).where(among(chunk), ours)
             with self._database.changing_at_once() as connection:
                 revived += connection.execute(again.values(**free, **fresh)).rowcount
-        self._claims.look_again()
-        return revived
+        return self._freed(revived)
 
     def still_dead(self, seqs: Iterable[int]) -> set[int]:
         """Those of the rows that nobody has freed or erased."""
@@ -202,9 +201,8 @@ class Outbox:
 
         :param maybe_sent: whether their events may have been sent.
         """
-        given_back = self._change(seqs, token=None, due=0, **_marked(maybe_sent))
-        self._claims.look_again()
-        return given_back
+        free = {"token": None, "due": 0, **_marked(maybe_sent)}
+        return self._freed(self._change(seqs, **free))
 
     def postpone(
         self, seqs: Iterable[int], delay: float, *, maybe_sent: bool = False
@@ -242,6 +240,12 @@ class Outbox:
     def _held(self, seqs: Sequence[int]) -> ColumnElement[bool]:
         is_ours = self._table.c.token == self.token
         return and_(self._database.among(seqs), is_ours)
+
+    def _freed(self, rows: int) -> int:
+        """So many *rows* are free that may lie before where claims have come to."""
+        if rows:
+            self._claims.look_again()
+        return rows
 
     def _die(self, seqs: Iterable[int], why: Refused) -> int:
         return self._change(
