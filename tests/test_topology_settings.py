@@ -8,9 +8,10 @@ import flask
 import pytest
 
 from flask_eventcollector import Config, ConfigurationError
+from flask_eventcollector.brokers.rabbitmq.declarations import steps
 from flask_eventcollector.config.exchanges import ExchangeOptions, Unrouted
 from flask_eventcollector.config.queues import Binding, QueueOptions
-from flask_eventcollector.config.topology import exchanges_of_others, silent_losses
+from flask_eventcollector.config.topology import of_others, silent_losses
 
 SHOP = {"shop": {"type": "topic"}}
 
@@ -242,9 +243,30 @@ def test_the_exchanges_of_others_are_those_that_it_needs_and_does_not_declare() 
         },
         {"orders": {"bind": ["shop:#", "amq.topic:#", "amq.rabbitmq.trace:#"]}},
     )
-    found = exchanges_of_others(config.topology, "billing")
-    assert found == ["billing", "crm", "erp", "amq.rabbitmq.trace", "unrouted"]
-    assert exchanges_of_others(config.topology, "")[0] == "crm"
+    found = of_others(config.topology, "billing")
+    names = ["billing", "crm", "erp", "amq.rabbitmq.trace", "unrouted"]
+    assert found == [("exchange", name) for name in names]
+    assert of_others(config.topology, "")[0] == ("exchange", "crm")
+
+
+def test_a_queue_of_others_is_neither_declared_nor_bound() -> None:
+    orders = {"declare": False, "bind": ["shop:#"], "x-max-length": 5}
+    config = config_with(queues={"orders": orders, "audit": {"bind": ["shop:#"]}})
+    assert of_others(config.topology, "") == [("queue", "orders")]
+    declared = [str(step) for step in steps(config.topology)]
+    assert declared == [
+        "exchange 'shop'",
+        "queue 'audit'",
+        "binding 'shop:#' of queue 'audit'",
+    ]
+    # Whoever declares it decides about its arguments.
+    assert silent_losses(config.topology) == []
+
+
+def test_what_a_queue_of_others_is_bound_to_is_checked() -> None:
+    message = refusal(queues={"orders": {"declare": False, "bind": ["crm:#"]}})
+    assert "has no exchange 'crm'" in message
+    assert "'declare'] is" in refusal(queues={"orders": {"declare": "no"}})
 
 
 # What may lose messages silently

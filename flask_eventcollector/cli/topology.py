@@ -20,7 +20,7 @@ from ..brokers.rabbitmq.inspection import (
 from ..brokers.rabbitmq.logins import Logins
 from ..config.broker_url import MEMORY, BrokerURL
 from ..config.settings import choose_broker, choose_credentials
-from ..config.topology import Topology, exchanges_of_others, silent_losses
+from ..config.topology import Topology, of_others, silent_losses
 from ..errors import ConfigurationError
 from . import as_json, formatting, options
 from .context import app_state
@@ -219,7 +219,7 @@ class _Inspection(threading.Thread):
         logins = Logins(choose_credentials(config), config.keyfile_password, name)
         connect = connecting(urls, config.heartbeat, name, logins)
         self._inspector = Inspector(connect, topology)
-        self._others = exchanges_of_others(topology, exchange)
+        self._others = of_others(topology, exchange)
         self._apply = apply
         self.found: list[Finding] = []
         #: Why the broker can't be reached; ``""``: it can.

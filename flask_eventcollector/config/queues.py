@@ -46,6 +46,8 @@ class Binding:
 class QueueOptions:
     """How to declare one queue, and what it is bound to."""
 
+    #: Whether to declare and bind it on every connect; otherwise, others do.
+    declare: bool = True
     #: Whether it outlives a restart of the broker.
     durable: bool = True
     #: Whether the broker deletes it after its last consumer has gone.
@@ -201,6 +203,7 @@ _BINDING: Mapping[str, Reader] = {
 }
 _READERS: Mapping[str, Reader] = {
     "type": _type,
+    "declare": read_bool,
     "durable": read_bool,
     "auto_delete": read_bool,
     "bind": _bindings,

@@ -170,7 +170,8 @@ class Config:
     #: The exchange to publish to; the target queue is the routing key.
     exchange: str = ""
     #: The queues to declare on every connect: name → options, such as
-    #: ``{"type": "quorum", "bind": ["shop:orders.#"]}``. They are durable.
+    #: ``{"type": "quorum", "bind": ["shop:orders.#"]}``. They are durable. One with
+    #: ``"declare": False`` is not declared.
     queues: Queues = field(default_factory=lambda: MappingProxyType({}))
     #: The exchanges to declare on every connect, and how to publish to them: name →
     #: options, such as ``{"type": "topic"}``. One without a type is not declared.

@@ -75,11 +75,17 @@ def _check_known(name: str, topology: Topology, what: str, key: str) -> None:
     raise ConfigurationError(f"{what}, but {key} has no exchange {name!r}: {cure}")
 
 
-def exchanges_of_others(topology: Topology, exchange: str) -> list[str]:
-    """The exchanges that the settings need, but leave to others to declare.
+def of_others(topology: Topology, exchange: str) -> list[tuple[str, str]]:
+    """What the settings need, but leave to others to declare: kinds and names.
 
     :param exchange: the one that events go to by default.
     """
+    found = [("exchange", name) for name in _exchanges_of_others(topology, exchange)]
+    queues = topology.queues.items()
+    return found + [("queue", name) for name, o in queues if not o.declare]
+
+
+def _exchanges_of_others(topology: Topology, exchange: str) -> list[str]:
     needed = [exchange, *topology.exchanges]
     needed += [binding.exchange for _, binding in topology.bindings]
     needed += [options.alternate for options in topology.exchanges.values()]
@@ -98,7 +104,8 @@ def silent_losses(topology: Topology) -> list[str]:
     """
     losses = []
     for name, options in topology.queues.items():
-        losses += [f"queue {name!r} {loss}" for loss in _losses_of_queue(options)]
+        if options.declare:
+            losses += [f"queue {name!r} {loss}" for loss in _losses_of_queue(options)]
     for name in topology.exchanges:
         losses += [f"exchange {name!r} {loss}" for loss in _of_exchange(name, topology)]
     return losses

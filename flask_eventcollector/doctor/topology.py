@@ -13,7 +13,7 @@ from ..brokers.rabbitmq.inspection import Inspector, State
 from ..brokers.rabbitmq.questions import Questions
 from ..config.exchanges import ExchangeOptions, Unrouted
 from ..config.routing import Router
-from ..config.topology import Topology, exchanges_of_others
+from ..config.topology import Topology, of_others
 from ..events import Target
 from ..messages.wording import counted
 from ..stores.spool.admin.reading import Unreadable, events_in
@@ -32,7 +32,7 @@ def stands(case: Case) -> Iterator[Finding]:
         yield from filter(None, [unchecked(case)])
         return
     topology = case.config.topology
-    others = exchanges_of_others(topology, case.config.exchange)
+    others = of_others(topology, case.config.exchange)
     inspector = Inspector(case.connecting(case.node), topology)
     found = [*inspector.findings(others, apply=False)]
     bad = [stand for stand in found if stand.state.is_bad and not _follows(stand)]
@@ -84,8 +84,9 @@ def _unbound(case: Case) -> Iterator[Finding]:
     """Queues of the settings that nothing binds to the exchange of the events."""
     exchange, topology = case.config.exchange, case.config.topology
     router = Router(topology)
-    for queue in topology.queues if exchange else ():
-        if router.queues(exchange, queue, {}) == () and not topology.queues[queue].bind:
+    for queue, options in topology.queues.items() if exchange else ():
+        is_bound = bool(options.bind) or not options.declare
+        if router.queues(exchange, queue, {}) == () and not is_bound:
             yield warning(
                 f"queue {queue!r} is bound to nothing, but events go to exchange"
                 f" {exchange!r}, so those for it reach no queue",
@@ -149,7 +150,9 @@ def _no_place(target: Target, known: Topology, questions: Questions) -> tuple[st
         if exchange in known.exchanges or questions.has_exchange(exchange):
             return "", ""
         return f"exchange {exchange!r}", _DECLARE
-    if queue in known.queues or questions.has_queue(queue):
+    options = known.queues.get(queue)
+    is_declared = options is not None and options.declare
+    if is_declared or questions.has_queue(queue):
         return "", ""
     return f"queue {queue!r}", _REDIRECT.format(shlex.quote(queue))
 

@@ -111,6 +111,40 @@ def test_what_is_missing_gives_the_exit_code() -> None:
     assert "exchange  shop  declared" in results["apply"].stdout
 
 
+QUEUE_OF_OTHERS = {"theirs": {"declare": False, "bind": ["shop:#"]}}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_queue_of_others_is_looked_for_and_left_to_them(command: str) -> None:
+    settings: dict[str, Any] = {"EXCHANGES": TOPIC, "QUEUES": QUEUE_OF_OTHERS}
+    with FakeBroker() as broker:
+        result = look(command, BROKER_URL=broker.url, **settings)
+        sent = [it for it in broker.declared if not getattr(it, "passive", False)]
+
+    assert result.exit_code == 0
+    assert {it.NAME for it in sent} <= {"Exchange.Declare"}
+    if command != "diff":
+        assert "queue     theirs  same" in result.stdout
+    assert "binding" not in result.stdout
+
+
+def test_a_queue_of_others_that_is_missing_is_told() -> None:
+    def missing(method: Any) -> Any:
+        is_it = method.NAME == "Queue.Declare"
+        return spec.Channel.Close(404, "NOT_FOUND", 50, 10) if is_it else None
+
+    with FakeBroker() as broker:
+        broker.on_declare = missing
+        settings: dict[str, Any] = {"EXCHANGES": TOPIC, "QUEUES": QUEUE_OF_OTHERS}
+        result = look("apply", BROKER_URL=broker.url, **settings)
+
+    assert result.exit_code == 3
+    assert (
+        "queue theirs: the settings do not declare it: leave out 'declare' in"
+        " EVENTCOLLECTOR_QUEUES, or have others declare it" in result.stdout
+    )
+
+
 def test_a_flush_counts_apart_what_no_queue_need_get(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
         "BROKER_URL": "memory://",

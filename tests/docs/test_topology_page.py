@@ -17,10 +17,11 @@ import pytest
 from flask_eventcollector import EventCollector
 from tests.docs.modules import imported, write
 from tests.docs.reader import ROOT, find, find_one, runs
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, Shop
 from tests.rabbitmq import RabbitMQNode
 
 PAGE = "docs/topology.md"
+OF_OTHERS = find_one(page=PAGE, file="settings.py")
 SHOP, TESTS = (find_one(page=PAGE, file=name) for name in ("shop.py", "test_shop.py"))
 TRANSCRIPT = find_one(page=PAGE, language="console")
 NO_ROUTE, DIFFERENT = find(page=PAGE, language="text")
@@ -99,6 +100,18 @@ def test_what_differs_is_told_as_on_the_page(private_rabbitmq: RabbitMQNode) -> 
             assert events.publish(timeout=DEADLINE).complete
             assert f"{events.stats().broker_error}\n" == DIFFERENT.code
             events.close(0)
+
+
+@runs(OF_OTHERS)
+def test_tests_see_a_queue_of_others() -> None:
+    settings: dict[str, Any] = {}
+    exec(OF_OTHERS.code, {}, settings)
+    shop = Shop(**{k.removeprefix("EVENTCOLLECTOR_"): v for k, v in settings.items()})
+    with shop.app_context(), shop.events.capture() as captured:
+        shop.events.enqueue_event({"name": "Zoë"}, "contacts.created")
+        shop.events.publish()
+        event = captured.assert_published("contacts.created", exchange="crm")
+    assert event.routed_to == ("crm.contacts",)
 
 
 @runs(TESTS)

@@ -345,6 +345,18 @@ def an_exchange_that_nobody_declares(patient: Patient) -> None:
     patient.settings["EXCHANGES"]["crm"] = {}
 
 
+@mistake(
+    PROBLEM,
+    "targets",
+    "1 event waits for queue 'theirs', which does not exist",
+    "--queue theirs --to",
+    also="queue 'theirs' is missing",
+)
+def an_event_for_a_queue_that_others_have_not_declared(patient: Patient) -> None:
+    patient.settings["QUEUES"]["theirs"] = {"declare": False}
+    leave(patient.spool, [1], "theirs", destination=destination(patient))
+
+
 @mistake(WARNING, "targets", "queue 'amq-like' is bound to nothing, but", "add 'bind'")
 def a_queue_that_nothing_is_bound_to(patient: Patient) -> None:
     patient.settings["QUEUES"]["amq-like"] = {}

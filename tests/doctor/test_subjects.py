@@ -189,7 +189,31 @@ def test_what_is_refused_is_told_with_the_cure() -> None:
         finding = only([*topology_checks.stands(found)])
     assert finding.level is Level.PROBLEM
     assert finding.what == "queue 'orders' was refused: ACCESS_REFUSED - no"
-    assert finding.cure == "grant the broker's user the permission"
+    assert finding.cure == (
+        "grant the broker's user the permission, or set 'declare' to False in"
+        " EVENTCOLLECTOR_QUEUES if others declare and bind the queue"
+    )
+
+
+def test_a_queue_of_others_need_not_be_bound_by_the_settings() -> None:
+    others = {"theirs": {"declare": False}, "ours": {}}
+    settings: dict[str, Any] = {"EXCHANGE": "amq.topic", "QUEUES": others}
+    settings["QUEUES"]["other"] = {"bind": ["amq.topic:other"]}
+    shop = Shop(BROKER_URL="memory://", **settings)
+    finding = only([*topology_checks.targets(case_of(shop))])
+    assert finding.what.startswith("queue 'ours' is bound to nothing")
+
+
+def test_a_queue_of_others_is_looked_for() -> None:
+    def missing(_: Any) -> Any:
+        return spec.Channel.Close(404, "NOT_FOUND - no", 50, 10)
+
+    with FakeBroker() as fake:
+        fake.on_declare = missing
+        found = asking(fake, EXCHANGE="", QUEUES={"theirs": {"declare": False}})
+        finding = only([*topology_checks.stands(found)])
+    assert (finding.level, finding.what) == (Level.PROBLEM, "queue 'theirs' is missing")
+    assert "leave out 'declare' in EVENTCOLLECTOR_QUEUES" in finding.cure
 
 
 def test_a_connection_that_ends_in_between_is_no_traceback() -> None:

@@ -80,9 +80,11 @@ def steps(topology: Topology) -> Iterator[Step]:
         if exchange.is_declared:
             yield _exchange(name, exchange)
     for name, queue in topology.queues.items():
-        yield _queue(name, queue)
+        if queue.declare:
+            yield _queue(name, queue)
     for name, binding in topology.bindings:
-        yield _binding(name, binding)
+        if topology.queues[name].declare:
+            yield _binding(name, binding)
 
 
 def _exchange(name: str, options: ExchangeOptions) -> Step:

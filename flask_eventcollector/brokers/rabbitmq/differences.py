@@ -117,9 +117,9 @@ def cure(step: Step, error: BaseException) -> str:
         )
     if code != 403:
         return f"correct {step.setting}"
-    if step.phase is not Phase.EXCHANGES:
-        return "grant the broker's user the permission"
+    is_exchange = step.phase is Phase.EXCHANGES
+    others_do = "declare it" if is_exchange else "declare and bind the queue"
     return (
         "grant the broker's user the permission, or set 'declare' to False in"
-        f" {step.setting} if others declare it"
+        f" {step.setting} if others {others_do}"
     )

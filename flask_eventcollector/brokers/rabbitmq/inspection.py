@@ -97,17 +97,19 @@ class Inspector:
         #: The exchanges and queues that do not exist, by kind and name.
         self._missing: set[tuple[str, str]] = set()
 
-    def findings(self, others: Sequence[str], *, apply: bool) -> Iterator[Finding]:
+    def findings(
+        self, others: Sequence[tuple[str, str]], *, apply: bool
+    ) -> Iterator[Finding]:
         """How everything stands, in the order of its declaration.
 
-        :param others: exchanges that must exist, but are declared by others.
+        :param others: kinds and names of what must exist, but is declared by others.
         :param apply: whether to declare and bind what is missing.
         :raises BrokerUnreachable: there is no connection.
         """
         silence_pika_in_this_thread()
         try:
-            for name in others:
-                yield self._of_others(name)
+            for kind, name in others:
+                yield self._of_others(kind, name)
             for step in self._steps:
                 if step.phase is Phase.BINDINGS:
                     yield self._binding(step, apply)
@@ -118,24 +120,24 @@ class Inspector:
         finally:
             self._trials.close()
 
-    def _of_others(self, name: str) -> Finding:
-        error = self._trials.refusal(
-            lambda channel: channel.exchange_declare(name, passive=True)
-        )
+    def _of_others(self, kind: str, name: str) -> Finding:
+        error = self._trials.refusal(lambda channel: _look(channel, kind, name))
         state, reason = State.SAME, ""
         if error is not None and error.reply_code == 404:
-            self._missing.add(("exchange", name))
+            self._missing.add((kind, name))
             state = State.MISSING
             reason = (
-                "the settings do not declare it: give it a 'type' in"
-                " EVENTCOLLECTOR_EXCHANGES, or have others declare it"
+                f"the settings do not declare it: {_WAYS_TO_DECLARE[kind]}, or have"
+                " others declare it"
             )
         elif error is not None:
             state, reason = State.REFUSED, broker_text(error)
-        return Finding("exchange", name, state, reason=reason)
+        return Finding(kind, name, state, reason=reason)
 
     def _declared(self, step: Step, apply: bool) -> Finding:
-        error = self._trials.refusal(lambda channel: _look(channel, step))
+        error = self._trials.refusal(
+            lambda channel: _look(channel, step.kind, step.name)
+        )
         if error is None:
             return self._compared(step)
         if error.reply_code != 404:
@@ -183,11 +185,17 @@ class Inspector:
         return Finding(step.kind, name, State.BOUND)
 
 
-def _look(channel: BlockingChannel, step: Step) -> None:
-    if step.phase is Phase.EXCHANGES:
-        channel.exchange_declare(step.name, passive=True)
+_WAYS_TO_DECLARE = {
+    "exchange": "give it a 'type' in EVENTCOLLECTOR_EXCHANGES",
+    "queue": "leave out 'declare' in EVENTCOLLECTOR_QUEUES",
+}
+
+
+def _look(channel: BlockingChannel, kind: str, name: str) -> None:
+    if kind == "exchange":
+        channel.exchange_declare(name, passive=True)
     else:
-        channel.queue_declare(step.name, passive=True)
+        channel.queue_declare(name, passive=True)
 
 
 def _finding(step: Step, state: State, error: BaseException) -> Finding:
