@@ -168,7 +168,12 @@ class Event:
 
     @property
     def waiting_state(self) -> str:
-        """``"delayed"`` or ``"waiting"``, if it is not sent yet."""
+        """``"delayed"``, ``"waiting"`` or ``"expired"``, if it is not sent yet.
+
+        What has expired is dropped instead of sent.
+        """
+        if self.time_left == 0:
+            return "expired"
         return "delayed" if self.due_in else "waiting"
 
     @property

@@ -59,11 +59,10 @@ class FoundHere(NamedTuple):
     @property
     def next_try(self) -> float | None:
         """Seconds until it may be sent again; ``None``: not known."""
-        if self.entry.state is State.DEAD:
-            return None
-        if self.event.due_in:
+        if self.state == "delayed":
             return self.event.due_in
-        if self.refusal is None or self.refusal.next_try is None:
+        is_sent = self.state == "waiting"
+        if not is_sent or self.refusal is None or self.refusal.next_try is None:
             return None
         return max(0.0, self.refusal.next_try - time.time())
 

@@ -74,7 +74,8 @@ class FoundRow(NamedTuple):
     def next_try(self) -> float | None:
         """Seconds until it may be sent again; ``None``: not known."""
         row = self.row
-        is_known = not row.is_dead and not row.is_held and row.due_in > 0
+        is_sent = self.state in ("delayed", "waiting")
+        is_known = is_sent and not row.is_held and row.due_in > 0
         return row.due_in if is_known else None
 
 

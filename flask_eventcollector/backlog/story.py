@@ -54,6 +54,8 @@ class Story(Generic[F]):
             return _NEXT.get(what, _SENT)
         if waiting.state == "dead":
             return _DEAD
+        if waiting.state == "expired":
+            return _EXPIRED
         if waiting.is_left:
             return "a process of the app adopts it, or 'flask events flush' does"
         if waiting.next_try is not None:
@@ -63,6 +65,7 @@ class Story(Generic[F]):
 
 
 _DEAD = "nothing, until somebody retries it ('flask events retry') or purges it"
+_EXPIRED = "nothing: its expires_in has passed, so it is dropped instead of sent"
 _SENT = "its process sends it once the broker takes it"
 _FINAL = ("confirmed", "discarded", "dropped")
 

@@ -275,10 +275,13 @@ def _payload_as_text(event: Event) -> str:
 
 
 def _about_time(event: Event) -> list[tuple[str, str]]:
-    """When an event is due, and when it expires."""
+    """When an event is due, and when it expires or has expired."""
     about = [("due", formatting.wait(event.due_in))] * bool(event.due_in)
-    if event.time_left is not None:
+    if event.time_left:
         about.append(("expires", formatting.wait(event.time_left)))
+    elif event.properties.expires_in is not None:
+        since = formatting.age_of(event.enqueued_at) - event.properties.expires_in
+        about.append(("expired", f"{formatting.age(since)} ago"))
     return about
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from flask_eventcollector.delivery.entries import Entry
+from flask_eventcollector.delivery.entries import Entry, State
 from flask_eventcollector.events import Event, Properties
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import row_of
@@ -19,7 +20,9 @@ from tests.spool import support
 ABOUT = Properties(type="order.created", priority=5)
 
 
-def leave(folder: Path, body: bytes, properties: Properties) -> None:
+def leave(
+    folder: Path, body: bytes, properties: Properties, *, dead: bool = False
+) -> None:
     """Leave an event with this *body* and the id ``some-event``."""
     path = support.leave(folder, [], "orders", destination=None)
     event = make_event(id="some-event", properties=properties)
@@ -34,7 +37,10 @@ def leave(folder: Path, body: bytes, properties: Properties) -> None:
         properties=properties,
     )
     journal = Journal.open(path)
-    journal.write([row_of(Entry(changed), 1)])
+    entry = Entry(changed)
+    if dead:
+        entry.state, entry.reason = State.DEAD, "refused"
+    journal.write([row_of(entry, 1)])
     journal.close()
 
 
@@ -106,6 +112,34 @@ def test_delayed_events_are_shown_and_counted_apart(run: Run, folder: Path) -> N
     assert 8000 < line["next_try"] <= 9000
     assert 17_000 < line["expires_in"] <= 18_000
     assert (total["waiting"], total["delayed"]) == (1, 1)
+
+
+def test_an_event_whose_time_is_over_is_shown_as_expired(
+    run: Run, folder: Path
+) -> None:
+    leave(folder, b"{}", Properties(expires_in=0.001))
+
+    listed = run("list").stdout.splitlines()
+    shown = run("show", "some-event").stdout.splitlines()
+    why = run("why", "some-event").stdout.splitlines()
+    (line,) = map(json.loads, run("list", "--json").stdout.splitlines())
+
+    assert listed[1].split()[:2] == ["some-event", "expired"]
+    assert shown[1] == "state     expired"
+    assert re.fullmatch(r"expired   \d+ (s|min) ago", shown[2])
+    assert why[-1].startswith("Next: nothing: its expires_in has passed, so it is")
+    assert (line["state"], line["expires_in"]) == ("expired", 0)
+
+
+def test_a_dead_event_stays_dead_and_shows_that_it_has_expired(
+    run: Run, folder: Path
+) -> None:
+    leave(folder, b"{}", Properties(expires_in=0.001), dead=True)
+
+    shown = run("show", "some-event").stdout.splitlines()
+
+    assert shown[1] == "state     dead"
+    assert re.fullmatch(r"expired   \d+ (s|min) ago", shown[3])
 
 
 def test_why_says_who_sends_what_a_killed_process_has_left(

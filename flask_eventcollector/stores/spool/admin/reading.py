@@ -146,13 +146,12 @@ class Found(NamedTuple):
     @property
     def next_try(self) -> float | None:
         """Seconds until it may be sent again; ``None``: not known."""
-        if self.stored.dead is None and self.event.due_in:
+        if self.state == "delayed":
             return self.event.due_in
-        if self.refusal is None or self.refusal.next_try is None:
+        is_sent = self.state == "waiting" and self.owner.alive
+        if not is_sent or self.refusal is None or self.refusal.next_try is None:
             return None
-        return (
-            max(0.0, self.refusal.next_try - time.time()) if self.owner.alive else None
-        )
+        return max(0.0, self.refusal.next_try - time.time())
 
     @property
     def state(self) -> str:
