@@ -19,9 +19,9 @@ import pytest
 from flask.json.provider import JSONProvider
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from pika.data import decode_table, encode_table
+from pika.data import decode_table
 
-from flask_eventcollector.brokers.rabbitmq.frames import signed
+from flask_eventcollector.brokers.rabbitmq.field_table import encoded_table
 from flask_eventcollector.errors import EncodingError
 from flask_eventcollector.events import Event
 from flask_eventcollector.messages.amqp_fields import MAX_TABLE_BYTES
@@ -547,9 +547,7 @@ def received_headers(event: Event) -> Any:
 
 
 def sent_headers(event: Event) -> bytes:
-    pieces: list[bytes] = []
-    encode_table(pieces, signed(dict(event.headers)))
-    return b"".join(pieces)
+    return encoded_table(event.headers)
 
 
 RESERVED = ("CC", "BCC", "x-possible-duplicate")

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika import frame, spec
 from pika.connection import Connection
-from pika.exceptions import UnsupportedAMQPFieldException
 
 from flask_eventcollector.brokers.rabbitmq.frames import MessageFrames
 from flask_eventcollector.delivery.entries import Entry
@@ -23,9 +22,18 @@ from tests.parts import make_event
 APP, EXCHANGE, CHANNEL, FRAME_MAX = "shop", "events", 7, 4096
 
 short_names = st.text(min_size=1, max_size=60)
-headers = st.dictionaries(
-    short_names, st.one_of(st.text(max_size=20), st.integers(0, 2**31), st.booleans())
+header_values: st.SearchStrategy[Any] = st.recursive(
+    st.none()
+    | st.text(max_size=20)
+    | st.binary(max_size=20)
+    | st.integers(0, 2**63 - 1)
+    | st.booleans(),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(short_names, inner, max_size=3)
+    ),
+    max_leaves=6,
 )
+headers = st.dictionaries(short_names, header_values, max_size=4)
 ids = st.one_of(st.uuids().map(str), st.just("another"), st.just("é" * 18))
 properties = st.builds(
     Properties,
@@ -158,6 +166,11 @@ def test_templates_do_not_pile_up() -> None:
     assert len(ours._templates) <= 1000
 
 
-def test_what_pika_can_not_encode_raises() -> None:
-    with pytest.raises(UnsupportedAMQPFieldException):
+def test_a_name_that_is_too_long_raises() -> None:
+    with pytest.raises(ValueError, match="takes 256 bytes"):
+        frames().encode(Entry(make_event(headers={"é" * 128: 1})))
+
+
+def test_what_amqp_does_not_have_raises() -> None:
+    with pytest.raises(TypeError, match="AMQP does not have the type complex"):
         frames().encode(Entry(make_event(headers={"number": 2j})))
