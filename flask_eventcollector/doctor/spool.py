@@ -100,21 +100,31 @@ def left(case: Case) -> Iterator[Finding]:
 def _unsent(files: Folder) -> Iterator[Finding]:
     for report in reports_of_others(files):
         if report.has_events and not report.owner.alive:
-            name = report.path.name
-            yield problem(
-                f"nobody sends the {_events([report])} in {name} for"
-                f" {destination_name(report.path)}",
-                f"if the broker was moved, run 'flask events adopt {name}'",
-            )
+            name, broker = report.path.name, destination_name(report.path)
+            cure = f"if the broker was moved, run 'flask events adopt {name}'"
+            yield from _readable([report], f"in {name} for {broker}", cure)
+            yield from _left_unread([report], f"for {broker}", cure)
     for app, theirs in reports_of_apps(files).items():
-        yield problem(
-            f"nobody sends the {_events(theirs)} of app {app!r}, which has no process",
+        cure, whose = (
             f"if this app was renamed, run {how_to_adopt(app)}",
+            f"app {app!r}",
         )
+        yield from _readable(theirs, f"of {whose}, which has no process", cure)
+        yield from _left_unread(theirs, f"of {whose}", cure)
 
 
-def _events(found: Sequence[Report]) -> str:
-    return counted(sum(report.waiting + report.dead for report in found), "event")
+def _readable(found: Sequence[Report], which: str, cure: str) -> Iterator[Finding]:
+    if count := sum(report.waiting + report.dead for report in found):
+        yield problem(f"nobody sends the {counted(count, 'event')} {which}", cure)
+
+
+def _left_unread(found: Sequence[Report], which: str, cure: str) -> Iterator[Finding]:
+    for name, reason, first in _unread_files(found):
+        yield problem(
+            f"nobody sends the events in {name} {which}, and it can't be read:"
+            f" {reason}",
+            f"{first}; then, {cure}",
+        )
 
 
 def _unread(files: Folder) -> Iterator[Finding]:
@@ -123,10 +133,15 @@ def _unread(files: Folder) -> Iterator[Finding]:
             f"{Path(unread.path).name} is quarantined, so no process reads it",
             "see 'flask events quarantine list'",
         )
-    for report in reports(files):
+    for name, reason, cure in _unread_files(reports(files)):
+        yield problem(f"{name} can't be read: {reason}", cure)
+
+
+def _unread_files(found: Sequence[Report]) -> Iterator[tuple[str, str, str]]:
+    """Those that can't be read: the name, the reason, and the cure."""
+    for report in found:
         if report.problem is not None:
-            reason, cure = split(report.problem.reason, _OTHER_USER)
-            yield problem(f"{report.path.name} can't be read: {reason}", cure)
+            yield report.path.name, *split(report.problem.reason, _OTHER_USER)
 
 
 _OTHER_USER = "run this as the user that runs the app, or chown the file to that user"

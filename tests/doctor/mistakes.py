@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import claim_orphan
 from tests.doctor.support import Patient
 from tests.faults.tls import Authority, TLSProxy
+from tests.helpers import unmeasured
 from tests.spool.support import ELSEWHERE, leave
 
 WARNING, PROBLEM = Level.WARNING, Level.PROBLEM
@@ -427,6 +430,59 @@ def a_file_for_another_broker(patient: Patient) -> None:
 @mistake(PROBLEM, "spool", "the 2 events of app 'bookshop'", "adopt --from bookshop")
 def an_app_that_was_renamed(patient: Patient) -> None:
     leave(patient.spool, [1, 2], destination=destination(patient), app="bookshop")
+
+
+#: Another program that uses a file of SQLite, until its standard input ends.
+LOCK = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def lock(patient: Patient, path: Path) -> None:
+    """Let another program use *path*, until the end of the test."""
+    program = patient.until_the_end.enter_context(
+        subprocess.Popen(
+            [sys.executable, "-c", LOCK, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=unmeasured(),
+        )
+    )
+    patient.until_the_end.callback(program.terminate)
+    assert program.stdout is not None
+    assert program.stdout.readline() == b"locked\n"
+
+
+#: A file that can't be read, of which nobody knows how many events it has.
+UNKNOWN = r"nobody sends the events in shop@\S+ "
+
+
+@mistake(
+    PROBLEM,
+    "spool",
+    f"{UNKNOWN}for amqp://rabbit.*, and it can't be read: another program uses it",
+    "'fuser' names; then, if the broker was moved, run 'flask events adopt shop@",
+)
+def a_locked_file_for_another_broker(patient: Patient) -> None:
+    lock(patient, leave(patient.spool, [1], destination=ELSEWHERE))
+
+
+@mistake(
+    PROBLEM,
+    "spool",
+    r"nobody sends the events in bookshop@\S+ of app 'bookshop', and it can't be read",
+    "then, if this app was renamed, run 'flask events adopt --from bookshop'",
+)
+def a_locked_file_of_an_app_that_was_renamed(patient: Patient) -> None:
+    lock(
+        patient,
+        leave(patient.spool, [1], destination=destination(patient), app="bookshop"),
+    )
 
 
 @mistake(PROBLEM, "spool", "is quarantined, so no process reads it", "quarantine list")

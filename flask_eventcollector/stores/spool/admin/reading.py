@@ -349,6 +349,8 @@ def explain_read_error(error: Exception) -> str:
             f"it is damaged ({error}): 'flask events flush' (or 'adopt', if it is left"
             " alone) delivers its intact events and quarantines it"
         )
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return f"another program uses it ({error}): end that one, which 'fuser' names"
     return f"reading failed ({error}): try again"
 
 
