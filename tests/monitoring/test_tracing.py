@@ -12,6 +12,7 @@ import pytest
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.sdk.trace import SpanProcessor
 from pika import BasicProperties
 
 from flask_eventcollector import EventCollector, Outcome, events_published, received
@@ -442,6 +443,49 @@ def test_a_span_names_the_node_of_the_broker(spans: Spans, host: str) -> None:
     (span,) = spans.ours()
     assert span["attributes"]["server.address"] == host
     assert span["attributes"]["server.port"] == 5672
+
+
+class FailingProcessor(SpanProcessor):
+    """An app's own, which fails for the target ``bad``."""
+
+    def __init__(self, method: str) -> None:
+        setattr(self, method, self.fail)
+
+    def fail(self, span: Any, **_: object) -> None:
+        if span.name == "publish bad":
+            raise LookupError("secret")
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_end"])
+def test_a_span_processor_that_fails_costs_no_other_span(
+    spans: Spans, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    spans.provider.add_span_processor(FailingProcessor(method))
+    with open_shop() as shop, shop.events.auto_publish():
+        for queue in ("bad", "good", "fine"):
+            shop.events.enqueue_event(1, queue)
+
+    names = {span["name"] for span in spans.ours()}
+    assert names >= {"publish good", "publish fine"}
+    lines = [r.getMessage() for r in caplog.records if "Observer" in r.getMessage()]
+    assert lines == ["Observer failed: SpanObserver"]
+
+
+def test_it_costs_none_of_those_that_a_full_batch_reports(spans: Spans) -> None:
+    spans.provider.add_span_processor(FailingProcessor("on_end"))
+    observer = SpanObserver()
+    contexts = [f"00-{7:032x}-{n + 1:016x}-01" for n in range(MOST_LINKS + 1)]
+    events = [
+        make_event(1, queue, headers={"traceparent": context})
+        for queue in ("bad", "good")
+        for context in contexts
+    ]
+    with pytest.raises(LookupError):
+        observer.observe([confirmed(100.5)._replace(events=events)], Stats())
+    with pytest.raises(LookupError):
+        observer.close()
+    good = [span for span in spans.ours() if span["name"] == "publish good"]
+    assert sorted(len(span["links"]) for span in good) == [1, MOST_LINKS]
 
 
 def test_confirms_that_arrive_separately_make_one_span(spans: Spans) -> None:

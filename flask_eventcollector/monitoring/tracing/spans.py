@@ -96,15 +96,24 @@ class SpanObserver:
     def __init__(self) -> None:
         self._tracer = tracer()
         self._batches: dict[_Key, _Batch] = {}
+        #: What the app's span processors have raised last.
+        self._failure: Exception | None = None
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
-        """Report the batches of the last call, with what has been added to them."""
+        """Report the batches of the last call, with what has been added to them.
+
+        :raises Exception: a span processor of the app has failed. It has cost the spans
+            for which it did, and no others.
+        """
         complete, self._batches = self._batches, {}
         for observation in observations:
             for event in observation.events:
                 self._add(event, observation, complete)
         for batch in complete.values():
             self._report(batch)
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def close(self) -> None:
         """Report the rest."""
@@ -128,6 +137,12 @@ class SpanObserver:
         batch.add(created, observation)
 
     def _report(self, batch: _Batch) -> None:
+        try:
+            self._make_span(batch)
+        except Exception as error:
+            self._failure = error
+
+    def _make_span(self, batch: _Batch) -> None:
         root, parent = Context(), batch.parent
         if parent.is_valid:
             root = set_span_in_context(NonRecordingSpan(parent), root)
