@@ -100,6 +100,20 @@ def test_headers_of_the_caller_are_not_changed(tracer: trace.Tracer) -> None:
         assert traceparent(span)[:36] == headers["traceparent"][:36]
 
 
+def test_headers_of_the_caller_are_known_in_upper_case_too(
+    tracer: trace.Tracer, spans: Spans
+) -> None:
+    own = {"Traceparent": f"00-{7:032x}-{8:016x}-01", "Baggage": "own=1"}
+    with open_shop(TRACING="links", CREATE_SPANS=True) as shop:
+        token = context.attach(baggage.set_baggage("shop", "berlin"))
+        with tracer.start_as_current_span("work"):
+            shop.events.enqueue_event(1, "q", headers=own)
+            shop.events.publish()
+        context.detach(token)
+        assert sent_headers(shop) == [own]
+    assert [span["links"] for span in spans.ours()] == [[f"{7:032x}"]]
+
+
 def test_the_context_counts_against_the_limits(tracer: trace.Tracer) -> None:
     with open_shop(TRACING=False) as shop:
         before = [

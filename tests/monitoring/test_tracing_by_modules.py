@@ -72,7 +72,7 @@ class Offline(Transport):
 sentry_sdk.init("https://key@localhost/1", transport=Offline, traces_sample_rate=1.0)
 context.attach(baggage.set_baggage("shop", "berlin"))
 events.enqueue_event(1, "q", headers={"x": 1})
-events.enqueue_event(1, "q", headers={"sentry-trace": "own"})
+events.enqueue_event(1, "q", headers={"Sentry-Trace": "own"})
 events.publish()
 print(json.dumps([dict(event.headers) for event in events.broker.events("q")]))
 """
@@ -125,4 +125,4 @@ def test_the_baggage_of_both_is_one_list() -> None:
     assert first["baggage"].startswith("shop=berlin,sentry-trace_id=")
     assert first.keys() == {"baggage", "sentry-trace", "x"}
     # The caller's own.
-    assert second == {"sentry-trace": "own", "baggage": "shop=berlin"}
+    assert second == {"Sentry-Trace": "own", "baggage": "shop=berlin"}

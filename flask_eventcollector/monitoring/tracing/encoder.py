@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -53,25 +53,29 @@ class TracingEncoder(EventEncoder):
 
             if self._create_spans or opentelemetry.is_in_use():
                 carrier = self._call(
-                    opentelemetry.carrier_of, event, create_span=self._create_spans
+                    opentelemetry.carrier_of,
+                    event,
+                    _names(event),
+                    create_span=self._create_spans,
                 )
         # Not version 1.
         if hasattr(sys.modules.get("sentry_sdk"), "is_initialized"):
             from . import sentry
 
             if sentry.is_in_use():
-                carrier = _merged(carrier, self._call(sentry.carrier_of, event))
+                found = self._call(sentry.carrier_of, event, _names(event))
+                carrier = _merged(carrier, found)
         return carrier
 
     def _call(
-        self, carrier_of: Callable[..., dict[str, str]], event: Event, **options: Any
+        self, carrier_of: Callable[..., dict[str, str]], *args: Any, **options: Any
     ) -> dict[str, str]:
         """What *carrier_of* returns; nothing if the app's own code in there fails.
 
         That is a propagator, a sampler, or a span processor.
         """
         try:
-            return carrier_of(event, **options)
+            return carrier_of(*args, **options)
         except Exception as error:
             self._log(error)
             return {}
@@ -88,9 +92,15 @@ def _merged(carrier: dict[str, str], other: dict[str, str]) -> dict[str, str]:
     return {**carrier, **other, **({"baggage": ",".join(both)} if both else {})}
 
 
+def _names(event: Event) -> Set[str]:
+    """The names of its headers, in lower case: people write them as in HTTP."""
+    return {name.lower() for name in event.headers}
+
+
 def _with_headers(event: Event, carrier: Mapping[str, str]) -> Event:
     """*event* with those headers of *carrier* that it does not have."""
-    new = {name: carrier[name] for name in carrier if name not in event.headers}
+    own = _names(event)
+    new = {name: carrier[name] for name in carrier if name.lower() not in own}
     if not new:
         return event
     _, size = copy_table(new, "the trace context")

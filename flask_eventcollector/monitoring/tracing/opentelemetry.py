@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from functools import lru_cache
+from typing import Any
 
 from opentelemetry import context, propagate, trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import DefaultGetter
 
 from ...events import Event
 from ..conventions import SCHEMA, SCOPE, about_target, destination, operation
+
+
+class _LowerCase(DefaultGetter):
+    """Finds a header among names in lower case."""
+
+    def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
+        return super().get(carrier, key.lower())
+
+
+_LOWER_CASE = _LowerCase()
 
 
 def makes_spans() -> bool:
@@ -35,8 +48,9 @@ def current_trace() -> trace.SpanContext:
 
 def trace_of(event: Event) -> trace.SpanContext:
     """The span in which *event* was enqueued, by its headers; not valid: in none."""
+    headers = {name.lower(): value for name, value in event.headers.items()}
     try:
-        found = propagate.extract(event.headers, Context())
+        found = propagate.extract(headers, Context(), _LOWER_CASE)
     except Exception:
         # The caller's own header may be anything.
         return trace.INVALID_SPAN_CONTEXT
@@ -48,14 +62,16 @@ def is_in_use() -> bool:
     return bool(context.get_current())
 
 
-def carrier_of(event: Event, *, create_span: bool) -> dict[str, str]:
+def carrier_of(event: Event, own: Set[str], *, create_span: bool) -> dict[str, str]:
     """The headers that say in which span *event* is being enqueued.
 
     There are none if the caller has given some: they are not changed.
+
+    :param own: the names of the caller's headers, in lower case.
     """
     current = context.get_current()
-    names = propagate.get_global_textmap().fields - {"baggage"}
-    if not names.isdisjoint(event.headers):
+    names = {name.lower() for name in propagate.get_global_textmap().fields}
+    if not (names - {"baggage"}).isdisjoint(own):
         return {}
     carrier: dict[str, str] = {}
     propagate.inject(carrier, _created(event, current) if create_span else current)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import sentry_sdk
 
 from ...events import Event
@@ -13,15 +15,17 @@ def is_in_use() -> bool:
     return sentry_sdk.is_initialized()
 
 
-def carrier_of(event: Event) -> dict[str, str]:
+def carrier_of(event: Event, own: Set[str]) -> dict[str, str]:
     """The headers that say in which span *event* is being enqueued.
 
     In a transaction, that is a new span ``queue.publish``. There are no headers if
     the caller has given some: they are not changed.
 
     https://docs.sentry.io/platforms/python/tracing/instrumentation/custom-instrumentation/queues-module/
+
+    :param own: the names of the caller's headers, in lower case.
     """
-    if "sentry-trace" in event.headers:
+    if "sentry-trace" in own:
         return {}
     if sentry_sdk.get_current_span() is None:
         return _headers()
