@@ -77,6 +77,13 @@ def canonical(value: Value) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def is_short_text(value: object) -> bool:
+    """Whether *value* is a text that an attribute may have, in any content mode."""
+    if not isinstance(value, str) or _REFUSED.search(value):
+        return False
+    return 0 < len(value.encode()) <= MAX_SHORT_BYTES
+
+
 def check_string(text: str, what: str, *, replace: bool = False) -> str:
     """Return *text* if CloudEvents allow each of its characters.
 

@@ -26,7 +26,13 @@ from ..events import (
     make_event,
 )
 from .amqp_fields import EMPTY_TABLE_BYTES
-from .attributes import Value, canonical, check_string, read_attributes
+from .attributes import (
+    Value,
+    canonical,
+    check_string,
+    is_short_text,
+    read_attributes,
+)
 from .options import size_of
 from .rfc3339 import time_as_text
 from .wording import quote_key
@@ -41,6 +47,11 @@ _LOWER_PREFIXES = tuple(prefix.lower() for prefix in PREFIXES)
 
 #: Without these, a message is no CloudEvent.
 _REQUIRED = {"specversion", "id", "source", "type"}
+
+#: The extension Distributed Tracing: the context in which an event was enqueued. It
+#: stays the same, while middleware may change the headers. The first is required.
+#: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/extensions/distributed-tracing.md
+_TRACEPARENT, _TRACESTATE = "traceparent", "tracestate"
 
 #: What a header takes besides its name and its text: two lengths and a type, in bytes.
 _HEADER_BYTES = 6
@@ -81,7 +92,7 @@ class CloudEvents:
     def wrap(self, event: Event, attributes: object, *, is_checked: bool) -> Event:
         """*event* with its attributes in its headers, or around its body.
 
-        :param event: has a type.
+        :param event: has a type. Its trace context is in its headers, if it has one.
         :param attributes: the caller's own.
         :param is_checked: whether a body whose type is JSON is known to be JSON.
         :raises TypeError: an attribute has the wrong type.
@@ -97,7 +108,7 @@ class CloudEvents:
         own = read_attributes(
             attributes, replace=self._replace, is_short=self._is_binary
         )
-        about = self._required(event) | own
+        about = self._required(event) | _trace_of(event, own) | own
         if self._is_binary:
             return self._in_headers(event, about)
         return _in_body(event, about, is_checked=is_checked)
@@ -121,6 +132,20 @@ class CloudEvents:
             size += EMPTY_TABLE_BYTES
         headers = MappingProxyType({**event.headers, **added})
         return _changed(event, event.body, headers, size, event.properties)
+
+
+def _trace_of(event: Event, own: Mapping[str, Value]) -> dict[str, Value]:
+    """The trace context in the headers, unless the caller's *own* attributes name one.
+
+    That is the one of a CloudEvent which the caller passes on.
+    """
+    if not event.headers or not own.keys().isdisjoint((_TRACEPARENT, _TRACESTATE)):
+        return {}
+    headers = {name.lower(): value for name, value in event.headers.items()}
+    if not is_short_text(headers.get(_TRACEPARENT)):
+        return {}
+    named = (_TRACEPARENT, _TRACESTATE)
+    return {name: headers[name] for name in named if is_short_text(headers.get(name))}
 
 
 def _type_of(event: Event) -> str:

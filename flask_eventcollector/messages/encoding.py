@@ -206,12 +206,17 @@ class EventEncoder:
         event = make_event(ids.new(), target, body, headers, *about)
         if self._cloudevents is not None:
             is_own = self._encoder is None and not isinstance(payload, _BYTES)
+            event = self._in_context(event)
             return self._cloudevents.wrap(event, attributes, is_checked=is_own)
         if attributes is not None:
             raise ValueError(
                 "attributes are those of a CloudEvent: set EVENTCOLLECTOR_CLOUDEVENTS"
                 " to 'binary' or 'structured', or leave them out"
             )
+        return event
+
+    def _in_context(self, event: Event) -> Event:
+        """*event* with headers about the code that enqueues it, if there are any."""
         return event
 
     def _content(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import context, propagate
 from opentelemetry.sdk.trace import TracerProvider
+from pika import BasicProperties
 
-from flask_eventcollector import Event, EventDraft
+from flask_eventcollector import Event, EventDraft, received
 from flask_eventcollector.delivery.entries import Entry
 from flask_eventcollector.messages.amqp_fields import copy_headers
 from flask_eventcollector.messages.cloudevents import attributes_of
@@ -103,6 +106,86 @@ def test_the_trace_context_goes_along(shop: Shop) -> None:
     assert sdk.read(found).get_subject() == "order-7"
     size = copy_headers(found.headers)[1] + len(found.body)
     assert found.size == size + size_of(found.properties)
+
+
+@contextmanager
+def in_trace(state: str) -> Iterator[str]:
+    """In the block, a request's context is the current one; its ``traceparent``."""
+    carrier = {"traceparent": f"00-{7:032x}-{8:016x}-01", "tracestate": state}
+    token = context.attach(propagate.extract(carrier, context.Context()))
+    try:
+        yield carrier["traceparent"]
+    finally:
+        context.detach(token)
+
+
+def test_the_trace_context_is_an_extension_too(shop: Shop) -> None:
+    with in_trace("vendor=1") as traceparent, shop.events.auto_publish():
+        enqueue(shop)
+    (event,) = shop.broker.events("orders")
+
+    found = sdk.read(event)
+    assert found.get_extension("traceparent") == traceparent
+    assert found.get_extension("tracestate") == "vendor=1"
+    # The headers are for those who know nothing of CloudEvents.
+    assert event.headers["traceparent"] == traceparent
+    size = copy_headers(event.headers)[1] + len(event.body)
+    assert event.size == size + size_of(event.properties)
+
+
+def test_outside_of_a_trace_there_is_no_such_extension(shop: Shop) -> None:
+    assert not {"traceparent", "tracestate"} & {*attributes_of(enqueue(shop))}
+    shop.events.clear_events_to_publish()
+
+
+def test_a_state_that_no_attribute_can_be_is_left_out(shop: Shop) -> None:
+    with in_trace(f"vendor={'x' * 250}") as traceparent:
+        found = attributes_of(enqueue(shop))
+    shop.events.clear_events_to_publish()
+    assert found["traceparent"] == traceparent
+    assert "tracestate" not in found
+
+
+def test_the_context_of_a_cloudevent_that_is_passed_on_is_kept(shop: Shop) -> None:
+    first = {"traceparent": f"00-{1:032x}-{2:016x}-01"}
+    with in_trace("vendor=1") as traceparent:
+        event = shop.events.enqueue_event(1, "orders", attributes=first)
+    shop.events.clear_events_to_publish()
+    assert sdk.read(event).get_extension("traceparent") == first["traceparent"]
+    assert sdk.read(event).get_extension("tracestate") is None
+    assert event.headers["traceparent"] == traceparent
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "is_one"),
+    [
+        ("traceparent", "own", True),
+        ("Traceparent", "own", True),
+        ("traceparent", 7, False),
+        ("traceparent", "", False),
+        ("traceparent", "a\nb", False),
+        ("tracestate", "vendor=1", False),
+    ],
+)
+def test_a_header_of_the_caller_is_the_context(
+    shop: Shop, name: str, value: Any, is_one: bool
+) -> None:
+    found = attributes_of(enqueue(shop, headers={name: value}))
+    shop.events.clear_events_to_publish()
+    assert found.get("traceparent") == ("own" if is_one else None)
+    assert "tracestate" not in found
+
+
+def test_received_reads_the_context_in_binary_mode() -> None:
+    with open_shop(**settings("binary")) as shop:
+        with in_trace("vendor=1") as traceparent:
+            event = enqueue(shop)
+        shop.events.clear_events_to_publish()
+    message = received(BasicProperties(message_id=event.id, headers={**event.headers}))
+    for carrier in (message.headers, message.attributes):
+        found: dict[str, str] = {}
+        propagate.inject(found, propagate.extract(carrier, context.Context()))
+        assert found == {"traceparent": traceparent, "tracestate": "vendor=1"}
 
 
 def test_of_several_with_a_key_the_last_one_s_attributes_remain(shop: Shop) -> None:

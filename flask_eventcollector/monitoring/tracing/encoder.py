@@ -35,6 +35,10 @@ class TracingEncoder(EventEncoder):
     def encode(self, *args: Any, **options: Any) -> Event:
         """See :meth:`.EventEncoder.encode`. Context that can't be had is left out."""
         event = super().encode(*args, **options)
+        # A CloudEvent has it by now, also among its attributes.
+        return self._in_context(event) if self._cloudevents is None else event
+
+    def _in_context(self, event: Event) -> Event:
         carrier = self._carrier(event)
         if not carrier:
             return event
