@@ -155,8 +155,9 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
         pause.wait(0.01)
 
 
-def in_thread(target: Callable[[], object]) -> None:
-    """Run *target* in a new thread until it ends; raise what it raises."""
+@contextmanager
+def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
+    """Run *target* during the block and until it ends; raise what it raises."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -165,12 +166,19 @@ def in_thread(target: Callable[[], object]) -> None:
         except BaseException as failure:
             failures.append(failure)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(DEADLINE)
-    assert not thread.is_alive(), "the thread did not end"
+    beside = threading.Thread(target=run, daemon=True)
+    beside.start()
+    yield beside
+    beside.join(DEADLINE)
+    assert not beside.is_alive(), "the thread did not end"
     if failures:
         raise failures[0]
+
+
+def in_thread(target: Callable[[], object]) -> None:
+    """Run *target* in a new thread until it ends; raise what it raises."""
+    with thread(target):
+        pass
 
 
 def in_child(work: Callable[[], Any], fork: Callable[[], int] = os.fork) -> Any:

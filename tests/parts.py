@@ -341,26 +341,6 @@ def collect(delivery: Delivery, *payloads: Any, queue: str = "q") -> list[Entry]
     return entries
 
 
-@contextmanager
-def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
-    """Run *target* during the block and until it ends; raise what it raises."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            target()
-        except BaseException as failure:
-            failures.append(failure)
-
-    beside = threading.Thread(target=run, daemon=True)
-    beside.start()
-    yield beside
-    beside.join(DEADLINE)
-    assert not beside.is_alive(), "the thread did not end"
-    if failures:
-        raise failures[0]
-
-
 class Interruption:
     """Raises ``SystemExit`` at the *number*-th line that *modules* run in a block.
 

@@ -15,8 +15,7 @@ import pytest
 
 from flask_eventcollector import PublishResult, events_dropped
 from flask_eventcollector.stores.spool.journal import Journal
-from tests.helpers import DEADLINE, Recorder, Shop, in_thread, open_shop
-from tests.parts import thread
+from tests.helpers import DEADLINE, Recorder, Shop, in_thread, open_shop, thread
 from tests.spool.support import failing, stored
 from tests.test_no_threads import no_thread_for
 

@@ -16,7 +16,7 @@ from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.errors import BacklogFull
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE, wait_until
+from tests.helpers import DEADLINE, thread, wait_until
 from tests.parts import (
     ManualBroker,
     SignalLog,
@@ -26,7 +26,6 @@ from tests.parts import (
     delivering,
     make_delivery,
     make_event,
-    thread,
 )
 
 AWAY = [BrokerState.DOWN, BrokerState.BLOCKED]

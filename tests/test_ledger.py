@@ -21,7 +21,7 @@ from flask_eventcollector.delivery.entries import (
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.delivery.traffic import MAX_IN_FLIGHT_BYTES, SILENCE
 from flask_eventcollector.events import BrokerState, Outcome, PublishResult
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, thread
 from tests.parts import (
     DELAY,
     LEDGER_MODULES,
@@ -35,7 +35,6 @@ from tests.parts import (
     limits,
     make_event,
     notices_of,
-    thread,
 )
 
 REFUSALS = [Outcome.NACKED, Outcome.RETURNED]

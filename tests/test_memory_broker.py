@@ -22,7 +22,7 @@ from flask_eventcollector.delivery.threads import is_own_thread
 from flask_eventcollector.events import BrokerState, Event, Outcome
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE, Recorder, Shop, open_shop
+from tests.helpers import DEADLINE, Recorder, Shop, open_shop, thread
 from tests.parts import (
     LEDGER_MODULES,
     SignalLog,
@@ -31,7 +31,6 @@ from tests.parts import (
     delivering,
     interruptions,
     make_event,
-    thread,
 )
 
 

@@ -32,8 +32,7 @@ from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.errors import BacklogFull
 from flask_eventcollector.events import BrokerState, Event, Outcome, Stats
-from tests.helpers import DEADLINE, SIGNALS, Shop, in_child, wait_until
-from tests.parts import thread
+from tests.helpers import DEADLINE, SIGNALS, Shop, in_child, thread, wait_until
 
 # Newer Pythons warn about forks while threads run. These tests show that it works.
 pytestmark = pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")

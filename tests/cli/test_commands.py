@@ -23,8 +23,7 @@ from flask_eventcollector.stores.spool.control import ControlRequest
 from flask_eventcollector.stores.spool.journal import Journal
 from tests.cli.support import runner
 from tests.cli.test_file_states import damaged
-from tests.helpers import Recorder, Shop, open_shop
-from tests.parts import thread
+from tests.helpers import Recorder, Shop, open_shop, thread
 from tests.spool.support import leave, rows
 
 WORKER = """

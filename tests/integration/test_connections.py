@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-import trustme
 
 from flask_eventcollector import BrokerState, EventCollector
+from tests.faults.tls import Authority, TLSProxy
 from tests.integration import load
 from tests.rabbitmq import RabbitMQNode
 
@@ -211,18 +209,23 @@ def test_missing_confirms_end_the_connection(
 
 
 @pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
+def authority() -> Authority:
+    return Authority()
+
+
+@pytest.fixture
+def trusting(authority: Authority) -> Iterator[str]:
+    """What makes a URL trust the authority."""
+    with authority.file() as path:
+        yield f"?cacertfile={path}"
 
 
 def test_amqps_is_spoken(
-    rabbitmq: RabbitMQNode, authority: trustme.CA, tmp_path: Path
+    rabbitmq: RabbitMQNode, authority: Authority, trusting: str
 ) -> None:
-    known = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(known))
     with (
-        _tls_proxy(rabbitmq.port, authority, "localhost") as port,
-        collecting(f"amqps://localhost:{port}/?cacertfile={known}") as (events, queue),
+        TLSProxy(rabbitmq.port, authority.context("localhost")) as proxy,
+        collecting(f"amqps://localhost:{proxy.port}/{trusting}") as (events, queue),
     ):
         events.enqueue_event(1, queue)
 
@@ -230,11 +233,11 @@ def test_amqps_is_spoken(
 
 
 def test_an_unknown_authority_is_refused(
-    rabbitmq: RabbitMQNode, authority: trustme.CA
+    rabbitmq: RabbitMQNode, authority: Authority
 ) -> None:
     with (
-        _tls_proxy(rabbitmq.port, authority, "localhost") as port,
-        collecting(f"amqps://localhost:{port}/") as (events, queue),
+        TLSProxy(rabbitmq.port, authority.context("localhost")) as proxy,
+        collecting(f"amqps://localhost:{proxy.port}/") as (events, queue),
     ):
         events.enqueue_event(1, queue)
 
@@ -244,55 +247,17 @@ def test_an_unknown_authority_is_refused(
 
 
 def test_a_certificate_for_another_name_is_refused(
-    rabbitmq: RabbitMQNode, authority: trustme.CA, tmp_path: Path
+    rabbitmq: RabbitMQNode, authority: Authority, trusting: str
 ) -> None:
-    known = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(known))
     with (
-        _tls_proxy(rabbitmq.port, authority, "elsewhere.example") as port,
-        collecting(f"amqps://localhost:{port}/?cacertfile={known}") as (events, queue),
+        TLSProxy(rabbitmq.port, authority.context("elsewhere.example")) as proxy,
+        collecting(f"amqps://localhost:{proxy.port}/{trusting}") as (events, queue),
     ):
         events.enqueue_event(1, queue)
 
         events.publish()
 
         assert_retained(events, "certificate verification failed")
-
-
-@contextmanager
-def _tls_proxy(port: int, authority: trustme.CA, name: str) -> Iterator[int]:
-    """Listens with TLS, and forwards the plain data to the node's *port*."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert(name).configure_cert(context)
-    with ExitStack() as stack:
-        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    plain, _ = listener.accept()
-                    with suppress(OSError):
-                        client = context.wrap_socket(plain, server_side=True)
-                        node = socket.create_connection(("127.0.0.1", port))
-                        stack.callback(client.close)
-                        stack.callback(node.close)
-                        _pipe(client, node)
-                        _pipe(node, client)
-
-        threading.Thread(target=serve, daemon=True).start()
-        yield listener.getsockname()[1]
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def _pipe(source: socket.socket, sink: socket.socket) -> None:
-    def run() -> None:
-        with suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
-        with suppress(OSError):
-            sink.shutdown(socket.SHUT_RDWR)
-
-    threading.Thread(target=run, daemon=True).start()
 
 
 def _nobody() -> str:

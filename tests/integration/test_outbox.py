@@ -22,10 +22,13 @@ import pytest
 pytest.importorskip("sqlalchemy")
 
 from tests.helpers import DEADLINE, unmeasured, wait_until
-from tests.integration.load import marked, second_copies
-from tests.integration.outbox_place import DATABASES, Place, open_place
+from tests.integration.outbox_place import (
+    DATABASES,
+    Comparison,
+    Place,
+    open_place,
+)
 from tests.integration.outbox_shop import LEASE
-from tests.rabbitmq import Message
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -114,24 +117,6 @@ class Disturbances:
             self._place.broker.kill()
             time.sleep(random.uniform(0, 2 * LEASE))
             self._place.broker.start()
-
-
-class Comparison:
-    """What the database has and what the queue has."""
-
-    def __init__(self, orders: list[str], messages: list[Message]) -> None:
-        told = {message.json() for message in messages}
-        copies = list(second_copies(messages))
-        self.orders = set(orders)
-        self.ghosts = told - self.orders
-        self.lost = self.orders - told
-        self.marked = [copy for copy in copies if marked([copy])]
-        self.unmarked = [copy.json() for copy in copies if not marked([copy])]
-        self.ids = {message.id for message in messages}
-
-    def __str__(self) -> str:
-        counts = {name: len(found) for name, found in vars(self).items()}
-        return ", ".join(f"{count} {name}" for name, count in counts.items())
 
 
 def test_what_is_committed_is_sent_though_processes_are_killed(place: Place) -> None:

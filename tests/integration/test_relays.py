@@ -26,10 +26,13 @@ pytest.importorskip("sqlalchemy")
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.leader import leader
 from tests.helpers import DEADLINE, unmeasured, wait_until
-from tests.integration.load import marked, second_copies
-from tests.integration.outbox_place import DATABASES, Place, open_place
+from tests.integration.outbox_place import (
+    DATABASES,
+    Comparison,
+    Place,
+    open_place,
+)
 from tests.integration.outbox_shop import OrderShop, open_order_shop
-from tests.rabbitmq import Message
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
@@ -184,35 +187,6 @@ def _end(workers: Iterable[subprocess.Popen[bytes]]) -> None:
     for worker in workers:
         worker.kill()
         worker.wait()
-
-
-class Comparison:
-    """What the database has and what the queue has."""
-
-    def __init__(self, orders: list[str], messages: list[Message]) -> None:
-        told = {message.json() for message in messages}
-        copies = list(second_copies(messages))
-        self.orders = set(orders)
-        self.ghosts = told - self.orders
-        self.lost = self.orders - told
-        self.copies = [copy.json() for copy in copies]
-        self.unmarked = [copy.json() for copy in copies if not marked([copy])]
-        self.disordered = list(disordered(message.json() for message in messages))
-
-    def __str__(self) -> str:
-        counts = {name: len(found) for name, found in vars(self).items()}
-        return ", ".join(f"{count} {name}" for name, count in counts.items())
-
-
-def disordered(told: Iterable[str]) -> Iterator[str]:
-    """What comes for the first time after a later order of the same thread."""
-    seen, latest = set[str](), dict[str, int]()
-    for sku in told:
-        label, number = sku.split("-")[:2]
-        if sku not in seen and int(number) < latest.get(label, 0):
-            yield sku
-        seen.add(sku)
-        latest[label] = max(int(number), latest.get(label, 0))
 
 
 def compare(place: RelayedPlace) -> Comparison:

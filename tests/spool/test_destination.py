@@ -23,8 +23,8 @@ from flask_eventcollector.stores.spool.journal import (
     read_destination,
     was_begun,
 )
-from tests.helpers import DEADLINE, open_shop, wait_until
-from tests.parts import delivering, thread
+from tests.helpers import DEADLINE, open_shop, thread, wait_until
+from tests.parts import delivering
 from tests.spool.support import APP, ELSEWHERE, HERE, leave, spooling
 
 BOTH = Destination((*HERE.addresses, "amqp://rabbit2:5672/shop"))

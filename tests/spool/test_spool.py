@@ -28,7 +28,7 @@ from flask_eventcollector.stores.spool.control import (
 from flask_eventcollector.stores.spool.folder import Claim
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE, pass_time, wait_until
+from tests.helpers import DEADLINE, pass_time, thread, wait_until
 from tests.parts import (
     ManualBroker,
     SignalLog,
@@ -37,7 +37,6 @@ from tests.parts import (
     delivering,
     make_delivery,
     make_event,
-    thread,
 )
 from tests.spool.support import dead_rows, failing, leave, rows, spooling, stored
 
