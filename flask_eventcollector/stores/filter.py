@@ -9,11 +9,24 @@ from typing import NamedTuple
 from ..events import Event, Target
 
 
+def matches_name(name: str, pattern: str) -> bool:
+    """Whether *pattern* is *name*, or a pattern of :func:`fnmatch.fnmatchcase` for it.
+
+    That distinguishes upper and lower case, as AMQP does.
+    """
+    return name == pattern or fnmatchcase(name, pattern)
+
+
+def matches_target(target: Target, pattern: str) -> bool:
+    """Whether *pattern* means the queue of *target*, or *target* as text."""
+    names = (target.queue, str(target))
+    return any(matches_name(name, pattern) for name in names)
+
+
 class Filter(NamedTuple):
     """Which events are meant; each condition that is set must hold."""
 
-    #: A queue, a target as text, or a pattern of :func:`fnmatch.fnmatchcase` for one of
-    #: them, which distinguishes upper and lower case, as AMQP does.
+    #: A queue, a target as text, or a pattern for one of them.
     queue: str | None = None
     dead: bool = False
     #: A part of its last reason, or a pattern for all of it.
@@ -25,10 +38,7 @@ class Filter(NamedTuple):
 
     def selects_queue(self, target: Target) -> bool:
         """Whether an event for *target* is meant."""
-        if self.queue is None:
-            return True
-        names = (target.queue, str(target))
-        return any(n == self.queue or fnmatchcase(n, self.queue) for n in names)
+        return self.queue is None or matches_target(target, self.queue)
 
     def selects_state(self, *, dead: bool) -> bool:
         """Whether an event that is *dead*, or is not, is meant."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from unittest.mock import ANY
 
 from ..messages.wording import type_name
+from ..stores.filter import matches_name
 from .captured import CapturedEvent
 from .matching import (
     AMQP,
@@ -18,7 +19,6 @@ from .matching import (
     Difference,
     Medium,
     differences,
-    matches_name,
     prepare,
     readable,
     show,
@@ -127,7 +127,7 @@ class Wanted:
     def is_for(self, captured: CapturedEvent) -> bool:
         """Whether the event has the expected queue and exchange."""
         exchange = self.expected.exchange
-        return matches_name(self.expected.queue, captured.queue) and (
+        return matches_name(captured.queue, self.expected.queue) and (
             exchange is None or exchange == captured.exchange
         )
 
@@ -212,5 +212,5 @@ def _reason_check(reason: Reason | None) -> Check:
     if reason is None:
         return Check(lambda _: True, "ANY")
     if isinstance(reason, str):
-        return Check(lambda found: matches_name(reason, found), repr(reason))
+        return Check(lambda found: matches_name(found, reason), repr(reason))
     return Check(reason.search, repr(reason))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..delivery.broker import Broker
 from ..delivery.entries import Entry, Settlement
 from ..events import BrokerState, Outcome
-from .matching import matches_name
+from ..stores.filter import matches_name
 
 #: Called with the entries that are about to reach the broker.
 Watcher = Callable[[Sequence[Entry]], None]
@@ -40,7 +40,7 @@ class Fault:
 
     def apply_to(self, entry: Entry) -> bool:
         """Whether it affects *entry*; if so, the entry is counted."""
-        if not (self.left and matches_name(self.queue, entry.event.target_queue)):
+        if not (self.left and matches_name(entry.event.target_queue, self.queue)):
             return False
         self.left -= 1
         return True

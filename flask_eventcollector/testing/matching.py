@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
-from fnmatch import fnmatchcase
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
@@ -271,11 +270,6 @@ def _list_differences(
 def _is_same(expected: Any, found: Any) -> bool:
     # In Python, True == 1.
     return isinstance(expected, bool) == isinstance(found, bool) and expected == found
-
-
-def matches_name(pattern: str, name: str) -> bool:
-    """Whether *name* equals *pattern*, or matches it as a glob."""
-    return name == pattern or fnmatchcase(name, pattern)
 
 
 def checked_queues(queues: Sequence[object], call: str) -> list[str]:

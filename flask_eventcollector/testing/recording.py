@@ -21,9 +21,10 @@ from ..delivery.entries import Entry
 from ..events import BrokerState, Event, Outcome
 from ..messages.encoding import provider_default
 from ..monitoring.origin import origin_of_call
+from ..stores.filter import matches_name
 from .captured import CapturedEvent, CapturedEvents, Fate, Unit
 from .fault_injector import FaultInjector
-from .matching import json_medium, matches_name
+from .matching import json_medium
 
 
 class Record:
@@ -91,7 +92,7 @@ class Record:
         return [e for e in self.having(Fate.PUBLISHED) if self._is_other(e)]
 
     def _is_other(self, event: CapturedEvent) -> bool:
-        ignored = any(matches_name(queue, event.queue) for queue in self._ignored)
+        ignored = any(matches_name(event.queue, queue) for queue in self._ignored)
         return not ignored and event.id not in self._asserted
 
     def _of_this_app(self) -> list[Record]:

@@ -9,13 +9,13 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
 from ...events import Target
+from ..filter import matches_target
 from ..plain import DELAY_IN_TEXT
 from ..sums import TargetSum
 from .rows import COLUMNS
@@ -157,9 +157,8 @@ def _sum_of(
 
 def _is_named(exchange: bytes, queue: bytes, pattern: str) -> bool:
     # A damaged name may be invalid UTF-8.
-    name = queue.decode(errors="replace")
-    names = (name, str(Target(exchange.decode(errors="replace"), name)))
-    return any(name == pattern or fnmatchcase(name, pattern) for name in names)
+    names = (name.decode(errors="replace") for name in (exchange, queue))
+    return matches_target(Target(*names), pattern)
 
 
 def _with_version(page: bytes, version: int) -> bytes:
@@ -374,8 +373,7 @@ class Journal:
     ) -> list[tuple[Any, ...]]:
         """The next *count* rows after *number*.
 
-        :param queue: only rows whose queue, or whose target as text, is this name, or
-        matches it as a pattern of :func:`fnmatch.fnmatchcase`.
+        :param queue: only rows with such a target; see :class:`.Filter`.
         :param dead: only dead ones.
         :param waiting: only others.
         """
