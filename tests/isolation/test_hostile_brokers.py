@@ -229,7 +229,7 @@ def test_a_node_that_nacks_on_every_channel_is_left_for_another() -> None:
 @pytest.mark.usefixtures("impatient")
 def test_a_silent_queue_keeps_nobody_on_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "flask_eventcollector.brokers.rabbitmq.session._LEAVE_TIMEOUT", 0.2
+        "flask_eventcollector.brokers.rabbitmq.leaving._LEAVE_TIMEOUT", 0.2
     )
 
     def answer(message: Message) -> str:

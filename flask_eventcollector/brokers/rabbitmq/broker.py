@@ -23,7 +23,7 @@ from .pacing import Pacing
 from .parameters import attempts
 from .pika_logging import silence_pika_in_this_thread
 from .reasons import explain
-from .session import Session
+from .session import Session, Shared
 from .waker import Waker
 
 #: Seconds on a node before it may be left for another, at first and at most.
@@ -54,20 +54,26 @@ class RabbitMQBroker:
     ) -> None:
         self._urls = list(urls)
         self._heartbeat = heartbeat
-        self._delay = delay
         self._pacing = Pacing(delay)
         self._name = name
-        self._exchanges = topology.exchanges
-        self._declarations = Declarations(topology)
         self._logins = Logins(credentials, keyfile_password, name)
+        self._waker = Waker()
         self.relay = CallbackRelay()
+        self._shared = Shared(
+            callbacks=self.relay,
+            declarations=Declarations(topology),
+            exchanges=topology.exchanges,
+            app_id=name,
+            waker=self._waker,
+            logins=self._logins,
+            delay=delay,
+        )
         self._session: Session | None = None
         #: Seconds on a node before it may be left for another, and since when.
         self._stay = _LEAST_STAY
         self._left_at = float("-inf")
         #: Whether the last connection was ended on purpose, and for another node.
         self._is_leaving = self._is_leaving_node = False
-        self._waker = Waker()
         self._is_closing = False
         self._thread = OwnThread(self._run, f"eventcollector-io-{name}")
 
@@ -201,15 +207,9 @@ class RabbitMQBroker:
             return False, ""
         self._session = session = Session(
             parameters,
-            self.relay,
-            declarations=self._declarations,
+            self._shared,
+            login,
             heartbeat=heartbeat,
-            app_id=self._name,
-            exchanges=self._exchanges,
-            waker=self._waker,
-            login=login,
-            logins=self._logins,
-            delay=self._delay,
             on_ready=lambda: self.relay.connected(node),
             may_leave_at=self._may_leave_at(),
         )
@@ -221,7 +221,7 @@ class RabbitMQBroker:
         finally:
             self._session = None
             login.was_used |= session.was_accepted
-        self._is_leaving = bool(session.leaves_because)
+        self._is_leaving = session.leaves
         self._is_leaving_node = session.leaves_node
         if self._is_leaving_node:
             self._note_leaving(time.monotonic())

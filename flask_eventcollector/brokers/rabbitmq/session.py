@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pika
@@ -14,15 +16,15 @@ from ...config.exchanges import Exchanges
 from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
 from ...delivery.records import Kind, log_failure
-from ...events import BrokerState
-from ...messages.wording import counted
 from .channel_pool import ChannelPool
 from .channels import STEP_TIMEOUT
 from .connection import Connection, IOServices
 from .declarations import Declarations
 from .declarer import Declarer
+from .leaving import Leaving
 from .logins import Login, Logins
 from .probe import Probe
+from .readiness import Readiness
 from .reasons import accuses_an_event, explain, is_unexpected
 from .renewal import Renewal
 from .waker import Waker
@@ -33,83 +35,92 @@ _TURN = 50
 #: Seconds between two checks of timeouts.
 _TICK = 0.5
 
-#: The most problems of queues, exchanges and bindings that are named at a time.
-_MOST_PROBLEMS = 10
 
-#: Seconds that outstanding confirms may take before the node is left for another.
-_LEAVE_TIMEOUT = 2.0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all connections of one broker have in common."""
+
+    callbacks: BrokerCallbacks
+    declarations: Declarations
+    exchanges: Exchanges
+    #: The ``app_id`` of all messages.
+    app_id: str
+    waker: Waker
+    logins: Logins
+    #: Seconds to wait after that many consecutive failures.
+    delay: Callable[[int], float]
 
 
 class Session:
     """Runs one connection in the calling thread until the connection ends.
 
-    Only :meth:`close` and :meth:`abort` may be called from other threads; *waker*
+    Only :meth:`close` and :meth:`abort` may be called from other threads; the waker
     signals that there may be events to take.
     """
 
     def __init__(
         self,
         parameters: pika.ConnectionParameters,
-        callbacks: BrokerCallbacks,
-        *,
-        declarations: Declarations,
-        heartbeat: float,
-        app_id: str,
-        exchanges: Exchanges,
-        waker: Waker,
+        shared: Shared,
         login: Login,
-        logins: Logins,
-        delay: Callable[[int], float],
+        *,
+        heartbeat: float,
         on_ready: Callable[[], None],
         may_leave_at: float = float("inf"),
     ) -> None:
-        self._callbacks = callbacks
+        self._callbacks = shared.callbacks
+        self._declarations = shared.declarations
+        self._waker = shared.waker
         self._on_ready = on_ready
         self._patience = 2 * heartbeat
-        #: Current problems other than the connection's, by queue, exchange or binding.
-        self._problems: dict[str, str] = {}
-        self._declarations = declarations
         #: When to stop waiting for the declares.
         self._begin_at = float("inf")
         #: When timeouts were last handled.
         self._ticked_at = float("inf")
-        self._blocked = False
-        self._unblocked_at = float("-inf")
-        #: Whether events could ever be published on it.
-        self.was_ready = False
-        self._ready = False
-        #: From when on the node may be left for another.
-        self._may_leave_at = may_leave_at
-        self._leave_by = float("inf")
-        #: Why the connection is ended on purpose; ``""``: it is not.
-        self.leaves_because = ""
-        #: Whether that is to use another node.
-        self.leaves_node = False
         #: It was asked to end, so its end is not reported.
         self._unwanted = False
         self._error = ""
-        self._waker = waker
         self._ioloop = IOLoop()
         self._connection = self._connect(parameters)
+        self._state = state = Readiness(shared.callbacks)
         self._declarer = Declarer(
-            self._connection, declarations, self._report_problem, self._declared
+            self._connection,
+            shared.declarations,
+            state.report_problem,
+            self._declared,
         )
         self._channels = ChannelPool(
             self._connection,
             self._settle,
-            self._report_problem,
-            app_id=app_id,
-            exchanges=exchanges,
+            state.report_problem,
+            app_id=shared.app_id,
+            exchanges=shared.exchanges,
         )
         self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)
-        self._renewal = Renewal(
+        renewal = Renewal(
             self._connection,
-            logins,
+            shared.logins,
             login,
-            delay=delay,
-            report=lambda problem: self._report_problem("credentials", problem),
+            delay=shared.delay,
+            report=partial(state.report_problem, "credentials"),
         )
+        self._leaving = Leaving(self._channels, renewal, may_leave_at)
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether events could ever be published on it."""
+        return self._state.was_ready
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the connection is ended on purpose."""
+        return bool(self._leaving.because)
+
+    @property
+    def leaves_node(self) -> bool:
+        """Whether that is to use another node."""
+        return self._leaving.leaves_node
 
     @property
     def was_accepted(self) -> bool:
@@ -156,7 +167,7 @@ class Session:
             try:
                 callback()
             except Exception as error:
-                self._ready = False
+                self._state.is_ready = False
                 self._connection.end(error)
 
         return call
@@ -183,73 +194,54 @@ class Session:
         self._ticked_at = time.monotonic()
         self._begin_at = self._ticked_at + STEP_TIMEOUT
         for name, problem in self._declarations.left_out().items():
-            self._report_problem(name, problem)
+            self._state.report_problem(name, problem)
         self._declarer.go_on()
         self._tick()
 
     def _declared(self) -> None:
-        if not self._ready:
+        if not self._state.is_ready:
             self._begin()
 
     def _begin(self) -> None:
-        self._ready = self.was_ready = True
+        self._state.begin()
         self._on_ready()
-        self._announce_ready()
+        self._state.announce()
         self._drain()
 
     def _begin_without_answers(self) -> None:
         """Stop waiting for declares without a response, and report them."""
-        if self._ready or time.monotonic() < self._begin_at:
+        if self._state.is_ready or time.monotonic() < self._begin_at:
             return
         for step in self._declarer.unanswered:
-            self._problems[str(step)] = (
+            problem = (
                 f"no response to {step.method} for {step.name!r} within"
                 f" {STEP_TIMEOUT:.0f} s"
             )
+            self._state.report_problem(str(step), problem)
         self._begin()
 
-    def _announce_ready(self) -> None:
-        problems = [*dict.fromkeys(self._problems.values())]
-        more = len(problems) - _MOST_PROBLEMS
-        if more > 0:
-            problems[_MOST_PROBLEMS:] = [f"and {counted(more, 'more problem')}"]
-        self._callbacks.on_state_change(BrokerState.READY, "; ".join(problems))
-
-    def _report_problem(self, about: str, problem: str) -> None:
-        if self._problems.get(about, "") == problem:
-            return
-        self._problems[about] = problem
-        if not problem:
-            del self._problems[about]
-        if self._ready and not self._blocked:
-            self._announce_ready()
-
     def _on_blocked(self, _: object, frame: Any) -> None:
-        self._blocked = True
-        reason = str(frame.method.reason)
-        self._callbacks.on_state_change(BrokerState.BLOCKED, reason)
+        self._state.block(str(frame.method.reason))
 
     def _on_unblocked(self, *_: object) -> None:
-        self._blocked = False
-        self._unblocked_at = time.monotonic()
-        self._announce_ready()
+        self._state.unblock()
         self._drain()
 
     def _close(self) -> None:
-        self._ready = False
+        self._state.is_ready = False
         if not (self._connection.is_closing or self._connection.is_closed):
             self._connection.close()
 
     def _abort(self, reason: str) -> None:
-        self._ready = False
+        self._state.is_ready = False
         self._connection.end(AMQPConnectionError(reason))
 
     def _ended(self, _: object, error: BaseException) -> None:
-        was_publishing, self._ready = self._ready, False
+        was_publishing, self._state.is_ready = self._state.is_ready, False
         error = self._connection.failure or error
         if is_unexpected(error) and not (self._unwanted or self._error):
             log_failure(Kind.BROKER_FAILED, error)
-        self._error = self.leaves_because or explain(error)
+        self._error = self._leaving.because or explain(error)
         if accuses_an_event(error):
             self._declarations.blame(
                 self._declarer.unanswered, self._error, is_sure=not was_publishing
@@ -262,7 +254,7 @@ class Session:
     def _drain(self) -> None:
         """Publish what can be sent, and serve the socket in between."""
         self._waker.clear()
-        if not self._ready or self._blocked or self.leaves_because:
+        if not self._state.may_publish or self._leaving.because:
             return
         taken = self._callbacks.take(_TURN)
         if taken:
@@ -272,9 +264,9 @@ class Session:
             self._waker.wake()
 
     def _settle(self, settlements: list[Settlement]) -> None:
-        if settlements and self._callbacks.settle(settlements) and self._ready:
+        if settlements and self._callbacks.settle(settlements) and self._state.is_ready:
             self._waker.wake()
-        if self.leaves_because and self._ready and self._channels.is_idle:
+        if self._leaving.because and self._state.is_ready and self._channels.is_idle:
             self._close()
 
     # Timeouts.
@@ -286,10 +278,11 @@ class Session:
         if self._was_frozen():
             return
         self._begin_without_answers()
-        if self._ready:
+        if self._state.is_ready:
             self._channels.look_after()
             self._check_overdue()
-            self._leave_if_due()
+            if self._leaving.is_due():
+                self._close()
             self._drain()
         self._ioloop.call_later(_TICK, self._guarded(self._tick))
 
@@ -306,26 +299,6 @@ class Session:
         self._abort(f"this process was stopped for {stopped:.0f} s")
         return True
 
-    def _leave_if_due(self) -> None:
-        """End the connection if another one is needed.
-
-        First, the outstanding confirms may arrive.
-        """
-        now = time.monotonic()
-        if not self.leaves_because:
-            self.leaves_because = self._hopeless(now) or self._renewal.look_after()
-            self._leave_by = now + _LEAVE_TIMEOUT
-        if self.leaves_because and (self._channels.is_idle or now >= self._leave_by):
-            self._close()
-
-    def _hopeless(self, now: float) -> str:
-        """Why to use another node; ``""``: each queue may confirm on this one."""
-        queue = self._channels.hopeless_queue
-        self.leaves_node = bool(queue) and now >= self._may_leave_at
-        if not self.leaves_node:
-            return ""
-        return f"the queue {queue!r} nacked on a new channel, too: trying another node"
-
     def _check_overdue(self) -> None:
         """Abort the connection if the broker has stopped confirming altogether.
 
@@ -335,12 +308,12 @@ class Session:
         the broker is probed in a way that involves no queue.
         """
         since = self._channels.silent_since
-        if since is None or self._blocked:
+        if since is None or self._state.is_blocked:
             return
-        waited = time.monotonic() - max(since, self._unblocked_at)
+        waited = time.monotonic() - max(since, self._state.unblocked_at)
         if waited > self._patience / 2:
             self._probe.ask()
         if waited > self._patience and not self._probe.was_answered_after(
-            max(since, self._unblocked_at)
+            max(since, self._state.unblocked_at)
         ):
             self._abort(f"no confirm arrived for {waited:.0f} s")
