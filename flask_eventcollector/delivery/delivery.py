@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from ..errors import BacklogFull
@@ -32,7 +32,9 @@ from .notifier import Notifier
 from .observations import Happened, Observations
 from .periodic_worker import TICK, PeriodicWorker
 from .refusals import Refusal
+from .startup import Startup
 from .store import Store, TransactionStore
+from .teller import Teller
 from .threads import call_holding, holds, is_own_thread
 
 #: Seconds that the last write to the disk may take, however late it is.
@@ -89,17 +91,10 @@ class Delivery:
             f"eventcollector-flusher-{name}",
             calls_user_code=True,
         )
-        #: Held while notices are dispatched, so that they stay in order.
-        self._notifying = threading.RLock()
-        self._notified = 0
-        self._starting = threading.RLock()
-        self._started = False
-        #: Why no thread could be started; ``""``: it could.
-        self._threads_problem = ""
+        self._teller = Teller(ledger, notifier, backlog)
+        self._startup = Startup(log)
         #: Held during the shutdown.
         self._closing = threading.RLock()
-        #: Whether a shutdown has begun, so that nothing may be started any more.
-        self._closed = False
         #: Whether a shutdown has come to its end: nothing is delivered any more.
         self._is_over = False
         #: How many events in each store the log has told of at the end.
@@ -127,7 +122,7 @@ class Delivery:
             self.start()
         else:
             # Another process will send it, so this one needs no connection.
-            self._start_once(self._start_flusher)
+            self._startup.run(self._start_background, is_all=False)
         notices: list[Notice] = []
         # The same session may be bound for another app, which has an outbox.
         is_kept &= self.outbox is not None
@@ -151,7 +146,7 @@ class Delivery:
 
         Returns whether that was possible.
         """
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             replaced = self._ledger.replace(entry, event, into=notices)
             if replaced:
                 self._notifier.notify_enqueued(event)
@@ -160,7 +155,7 @@ class Delivery:
     def coalesce(self, entries: list[Entry]) -> None:
         """Keep one of the *entries* with the same key, in the place of the first."""
         if any(entry.rare is not None for entry in entries):
-            with self._telling() as notices:
+            with self._teller.telling() as notices:
                 self._ledger.coalesce(entries, into=notices)
 
     def label(self, entries: Iterable[Entry]) -> None:
@@ -271,7 +266,7 @@ class Delivery:
 
     def discard(self, entries: list[Entry], reason: str) -> int:
         """Discard *entries*; returns how many."""
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             return self._ledger.discard(entries, reason, into=notices)
 
     def warn_of_unpublished(self, entries: list[Entry], reason: str) -> None:
@@ -343,7 +338,7 @@ class Delivery:
 
     def stats(self) -> Stats:
         """The counts of this process; never blocks."""
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             self._ledger.discard_abandoned(into=notices)
         return replace(self._figures(), **self._ledger.problems())
 
@@ -393,7 +388,7 @@ class Delivery:
 
     def purge(self, ids: Iterable[str]) -> int:
         """Drop events that are dead or waiting; returns how many."""
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             return self._ledger.purge(ids, into=notices)
 
     def notify_pending(self, timeout: float = threading.TIMEOUT_MAX) -> int:
@@ -402,33 +397,7 @@ class Delivery:
         Waits at most *timeout* seconds for another thread that is dispatching. Returns
         how many notices were ever dispatched here: while it grows, more may follow.
         """
-        call_holding(self._notifying, timeout, self._notify_pending)
-        return self._notified
-
-    def _notify_pending(self) -> None:
-        with self._telling() as notices:
-            self._ledger.discard_abandoned(into=notices)
-            self._ledger.take_deferred(notices)
-            self._notified += len(notices)
-        while change := self._ledger.take_broker_change():
-            self._notifier.broker_changed(change)
-        self._notifier.quarantined(self._store.take_quarantined())
-
-    @contextmanager
-    def _telling(
-        self, tell: Callable[[list[Notice]], object] | None = None
-    ) -> Iterator[list[Notice]]:
-        """Dispatch what the block puts into the list, or *tell* it.
-
-        What is left of it when a signal handler raises, the flusher dispatches.
-        """
-        notices: list[Notice] = []
-        try:
-            yield notices
-            (tell or self._notifier.notify)(notices)
-        except BaseException:
-            self._ledger.defer(notices)
-            raise
+        return self._teller.tell_pending(timeout)
 
     def request_stop(self) -> None:
         """Stop within a second. Takes no lock, so a destructor may call it."""
@@ -474,14 +443,15 @@ class Delivery:
     @property
     def is_started(self) -> bool:
         """Whether the threads were started."""
-        return self._started
+        return self._startup.is_done
 
     @property
     def threads_problem(self) -> str:
         """What is wrong with the threads; ``""``: nothing."""
-        if self._started and not (self._closed or self._flusher.is_running):
+        startup = self._startup
+        if startup.is_done and not (startup.is_forbidden or self._flusher.is_running):
             return "the flusher has ended, so nothing is retried: restart the process"
-        return self._threads_problem
+        return startup.problem
 
     def wait_for_first_scan(self) -> None:
         """Wait for the first scan for events of dead processes, at most one second."""
@@ -493,34 +463,12 @@ class Delivery:
 
         If no thread can be started, the events wait, and the next call tries again.
         """
-        self._start_once(self._start)
+        self._startup.run(self._start_all)
 
-    def _start_once(self, start: Callable[[], None]) -> None:
-        if self._started or holds(self._starting):
-            # The latter: called by a destructor that interrupted the start.
-            return
-        try:
-            start()
-            self._threads_problem = ""
-        except RuntimeError as error:
-            # The machine has no more threads, or the interpreter is shutting down.
-            self._threads_problem = f"no thread could be started: {error}"
-            self._log.no_threads(error)
-
-    def _start(self) -> None:
-        with self._starting:
-            if self._started or self._closed:
-                return
-            # Each call is idempotent, since an earlier one may have been interrupted.
-            self.broker.start(self)
-            self._start_background()
-            self._store.start(self.broker.wake, self.note_use)
-            self._started = True
-
-    def _start_flusher(self) -> None:
-        with self._starting:
-            if not self._closed:
-                self._start_background()
+    def _start_all(self) -> None:
+        self.broker.start(self)
+        self._start_background()
+        self._store.start(self.broker.wake, self.note_use)
 
     def _start_background(self) -> None:
         self._flusher.start()
@@ -543,8 +491,7 @@ class Delivery:
 
     def _shut_down(self, deadline: float, *, reconnect: bool) -> bool:
         """Stop; returns whether the events of dead processes are known."""
-        with self._starting:
-            self._closed = True
+        self._startup.forbid()
         self._discard_unpublished()
         # Before the flush: the process may be killed in the middle of it.
         self._store.persist_all()
@@ -564,12 +511,12 @@ class Delivery:
         self.notify_pending(0)
         self._store.close(max(_LAST_WRITE, deadline - time.monotonic()))
         # The flusher has stopped, but the store was working until now.
-        self._notifier.quarantined(self._store.take_quarantined())
+        self._teller.tell_quarantined()
         # From here on, whoever hands over events accounts for them.
         self._is_over = True
 
     def _discard_unpublished(self) -> None:
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             self._ledger.discard_collected(NEVER_PUBLISHED, into=notices)
 
     def _account_for_rest(self) -> bool:
@@ -579,7 +526,7 @@ class Delivery:
         self._discard_unpublished()
         # Refusals come before the drops that follow from them.
         self._log.log_suppressed(at_last=True)
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             left = self._ledger.drop_all(ENDED, into=notices)
         self._log_last_words()
         if self._observations is not None:
@@ -592,7 +539,7 @@ class Delivery:
         No others: another thread may be writing them.
         """
         self._store.persist(entries)
-        with self._telling() as notices:
+        with self._teller.telling() as notices:
             self._ledger.drop_all(LATE, among=entries, into=notices)
         self._log_last_words()
 
@@ -604,7 +551,7 @@ class Delivery:
         self._left = left
         # What receivers have enqueued is over, too. No receiver hears of that: it might
         # enqueue again, without end.
-        with self._telling(self._log.notices) as notices:
+        with self._teller.telling(self._log.notices) as notices:
             self._ledger.take_deferred(notices)
         self._log.log_suppressed(at_last=True)
 
