@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flask_eventcollector.brokers.rabbitmq import broker as rabbitmq_broker
-from flask_eventcollector.brokers.rabbitmq import channels
+from flask_eventcollector.brokers.rabbitmq import channels, unconfirmed
 from flask_eventcollector.events import BrokerState
 from tests.helpers import DEADLINE, Shop, open_shop, wait_until
 
@@ -166,7 +166,7 @@ def test_a_refusing_queue_gets_a_few_probes_at_a_time() -> None:
 def test_nacks_that_stick_to_a_channel_are_left_behind_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(channels, "WORN_AFTER", 0.3)
+    monkeypatch.setattr(unconfirmed, "WORN_AFTER", 0.3)
 
     def sticky(message: Message) -> str:
         return "nack" if message.opened == 1 else "ack"
@@ -198,7 +198,7 @@ def test_refused_and_dead_events_at_the_limit_cost_healthy_queues_nothing() -> N
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels and nodes are left soon."""
-    monkeypatch.setattr(channels, "WORN_AFTER", 0.2)
+    monkeypatch.setattr(unconfirmed, "WORN_AFTER", 0.2)
     monkeypatch.setattr(rabbitmq_broker, "_LEAST_STAY", 0.1)
 
 

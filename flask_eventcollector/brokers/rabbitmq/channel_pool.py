@@ -55,7 +55,7 @@ class ChannelPool:
         owed = [since for c in self._all if (since := c.owes_since) is not None]
         if not owed:
             return None
-        return max(min(owed), *(c.last_confirm_at for c in self._all))
+        return max(min(owed), *(c.unconfirmed.last_confirm_at for c in self._all))
 
     @property
     def is_idle(self) -> bool:
@@ -95,9 +95,9 @@ class ChannelPool:
         for exchange, channel in list(self._channels.items()):
             channel.give_up_opening(now)
             if worn := channel.worn_by(now):
-                again = sorted(worn & channel.nacked_before)
+                again = sorted(worn & channel.unconfirmed.nacked_before)
                 self.hopeless_queue = next(iter(again), self.hopeless_queue)
-                self._nacked_before[exchange] = worn | channel.nacked_before
+                self._nacked_before[exchange] = worn | channel.unconfirmed.nacked_before
                 self._retired.append(self._channels.pop(exchange))
         for channel in list(self._retired):
             if channel.is_idle or channel.state is ChannelState.CLOSED:

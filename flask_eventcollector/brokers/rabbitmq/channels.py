@@ -20,7 +20,6 @@ from pika.spec import FRAME_MAX_SIZE, Basic, BasicProperties
 from ...config.exchanges import ExchangeOptions
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
-from .. import no_route
 from .connection import Connection
 from .frames import MessageFrames
 from .reasons import (
@@ -30,11 +29,10 @@ from .reasons import (
     is_missing_exchange,
     size_limit,
 )
+from .unconfirmed import Unconfirmed
 
 #: The timeout in seconds for each step before events can be published.
 STEP_TIMEOUT = 5.0
-#: Seconds of nacks for one queue after which a new channel is tried.
-WORN_AFTER = 2.0
 #: Bytes of a content header without the headers: ids, times, names, and its frame.
 _PROPERTIES_SIZE = 1024
 
@@ -76,7 +74,6 @@ class ExchangeChannel:
         nacked_before: Collection[str] = (),
     ) -> None:
         self._exchange = exchange
-        self._options = options
         self._about = f"exchange {exchange}"
         self._settle = settle
         self._report_problem = complain
@@ -86,18 +83,8 @@ class ExchangeChannel:
         #: The broker's message size limit in bytes, once known.
         self.size_limit: int | None = None
         self._pending: deque[Entry] = deque()
-        #: By delivery tag; tags count from 1 on each channel, in the order of
-        #: publishing. https://www.rabbitmq.com/docs/confirms#publisher-confirms
-        self._unconfirmed: dict[int, Entry] = {}
-        self._last_tag = 0
-        self.last_confirm_at = float("-inf")
-        #: Since when each queue has nacked without a confirm in between.
-        self._nacked_since: dict[str, float] = {}
-        #: Queues that have nacked on the channel before this one, until a confirm.
-        self.nacked_before = set(nacked_before)
+        self.unconfirmed = Unconfirmed(options, nacked_before)
         self._opening_since = time.monotonic()
-        #: ``basic.return`` arrives before the ack of the same message.
-        self._returned: dict[str, str] = {}
         self._frame_max = int(connection.params.frame_max or FRAME_MAX_SIZE)
         self._connection = connection
         self._channel = connection.channel(on_open_callback=self._opened)
@@ -118,14 +105,15 @@ class ExchangeChannel:
         Each confirm shows that the broker is working: on a slow network, the last of
         many events may have been sent long before its confirm can arrive.
         """
-        waiting = chain(self._unconfirmed.values(), self._pending)
+        waiting = chain(self.unconfirmed, self._pending)
         sent_at = next((entry.sent_at for entry in waiting), None)
-        return None if sent_at is None else max(sent_at, self.last_confirm_at)
+        last_confirm_at = self.unconfirmed.last_confirm_at
+        return None if sent_at is None else max(sent_at, last_confirm_at)
 
     @property
     def is_idle(self) -> bool:
         """Whether no confirm is outstanding on it."""
-        return not (self._unconfirmed or self._pending)
+        return not (self.unconfirmed or self._pending)
 
     def serves(self, entry: Entry) -> bool:
         """Whether *entry* can be published here."""
@@ -147,8 +135,7 @@ class ExchangeChannel:
         """
         if self.state is not ChannelState.OPEN:
             return set()
-        since = self._nacked_since
-        return {queue for queue in since if now - since[queue] >= WORN_AFTER}
+        return self.unconfirmed.worn_by(now)
 
     def give_up_opening(self, now: float) -> None:
         """Settle the events that wait for a channel that did not open in time."""
@@ -217,8 +204,7 @@ class ExchangeChannel:
             return
         # If this fails, it is unknown what was sent: the connection has to end.
         self._connection.send_frames(frames)
-        self._last_tag += 1
-        self._unconfirmed[self._last_tag] = entry
+        self.unconfirmed.add(entry)
 
     def _too_wide(self, entry: Entry) -> str:
         """Why the headers can't be sent; ``""``: they can.
@@ -241,7 +227,7 @@ class ExchangeChannel:
         self, _: Channel, method: Basic.Return, properties: BasicProperties, body: bytes
     ) -> None:
         reason = method.reply_text or "NO_ROUTE"
-        self._returned[str(properties.message_id)] = reason
+        self.unconfirmed.returned(str(properties.message_id), reason)
 
     def _on_confirm(self, frame: Any) -> None:
         method: Basic.Ack | Basic.Nack = frame.method
@@ -253,36 +239,8 @@ class ExchangeChannel:
         self, tag: int, *, multiple: bool, nacked: bool = False
     ) -> list[Settlement]:
         """The outcomes of the messages that a confirm with *tag* covers."""
-        self.last_confirm_at = time.monotonic()
         self._report_problem(self._about, "")
-        entries = self._covered(tag, multiple)
-        odd = nacked or self._returned or self._nacked_since or self.nacked_before
-        if not odd:
-            return [Settlement(entry, Outcome.CONFIRMED) for entry in entries]
-        return [self._settlement(entry, nacked) for entry in entries]
-
-    def _covered(self, tag: int, multiple: bool) -> list[Entry]:
-        """The events that a confirm with *tag* covers."""
-        if not multiple:
-            return [e for e in [self._unconfirmed.pop(tag, None)] if e is not None]
-        tags = []
-        for unconfirmed in self._unconfirmed:
-            if unconfirmed > tag:
-                break
-            tags.append(unconfirmed)
-        return [self._unconfirmed.pop(tag) for tag in tags]
-
-    def _settlement(self, entry: Entry, nacked: bool) -> Settlement:
-        returned = self._returned.pop(entry.event.id, None)
-        if returned is not None:
-            return no_route.returned(entry, self._options, returned)
-        queue = entry.event.target_queue
-        if nacked:
-            self._nacked_since.setdefault(queue, self.last_confirm_at)
-            return Settlement(entry, Outcome.NACKED, f"the queue {queue!r} refused it")
-        self._nacked_since.pop(queue, None)
-        self.nacked_before.discard(queue)
-        return Settlement(entry, Outcome.CONFIRMED)
+        return self.unconfirmed.confirmed(tag, multiple=multiple, nacked=nacked)
 
     # The end.
 
@@ -308,14 +266,14 @@ class ExchangeChannel:
 
     def _end(self, settlements: list[Settlement]) -> None:
         self.state = ChannelState.CLOSED
-        self._unconfirmed.clear()
+        self.unconfirmed.clear()
         self._pending.clear()
         self._settle(settlements)
 
     def _lost(self, reason: str, **more: bool) -> list[Settlement]:
         unknown = [
             Settlement(entry, Outcome.UNKNOWN, reason, **more)
-            for entry in self._unconfirmed.values()
+            for entry in self.unconfirmed
         ]
         return unknown + [Settlement(entry, None) for entry in self._pending]
 
@@ -330,7 +288,7 @@ class ExchangeChannel:
             too_large(entry, limit)
             if len(entry.event.body) > limit
             else Settlement(entry, Outcome.UNKNOWN, reason)
-            for entry in self._unconfirmed.values()
+            for entry in self.unconfirmed
         ]
 
 
