@@ -241,7 +241,7 @@ def test_whatever_fails_each_event_is_confirmed_and_the_thread_lives(
 
 
 def test_what_a_channel_fails_to_send_when_it_opens_is_given_back() -> None:
-    border = Border(Call("frames._properties", "spec.__init__"))
+    border = Border(Call("frames._template", "spec.__init__"))
     assert LOST not in run(border)
     assert border.has_failed
 
