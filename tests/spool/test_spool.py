@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from flask_eventcollector.brokers.memory import MemoryBroker
+from flask_eventcollector.delivery import periodic_worker
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Settlement
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Properties, Stats
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.stores import circuit_breaker
-from flask_eventcollector.stores.spool import adopter, writer
+from flask_eventcollector.stores.spool import adopter, control, writer
 from flask_eventcollector.stores.spool.control import (
     ControlRequest,
     is_pending,
@@ -1193,6 +1194,30 @@ def test_an_invalid_request_is_removed(
     wait_until(lambda: not request.exists(), "it is taken away")
     assert books(delivery) == {"retained": 1}
     assert entry.target.queue == "q"
+
+
+@pytest.mark.parametrize("is_adopted", [False, True], ids=["own", "adopted"])
+def test_what_follows_a_request_does_not_wait_for_the_next_tick(
+    deliver: Deliver,
+    away: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_adopted: bool,
+) -> None:
+    """A large command writes one after the other."""
+    monkeypatch.setattr(control, "MORE_WITHIN", 10 * DEADLINE)
+    if is_adopted:
+        leave(folder, "a")
+    delivery = deliver(away)
+    delivery.start()
+    delivery.publish([] if is_adopted else collect(delivery, 1))
+    eventually(delivery, **({"adopted": 1} if is_adopted else {"enqueued": 1}))
+    [path] = folder.glob("*.spool")
+    asked(path, "purge", ["nobody"])
+    for module in (adopter, writer, control, periodic_worker):
+        monkeypatch.setattr(module, "TICK", 10 * DEADLINE)
+    for id in "xyz":
+        asked(path, "purge", [id])
 
 
 def test_only_the_own_wish_is_taken_back(folder: Path) -> None:

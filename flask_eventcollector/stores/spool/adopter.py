@@ -16,7 +16,7 @@ from ...delivery.threads import is_own_thread
 from ...events import Target
 from ...messages.wording import counted
 from ..circuit_breaker import CircuitBreaker
-from .control import ControlRequest, apply, pending_request, withdraw
+from .control import ControlRequest, Expected, apply, pending_request, withdraw
 from .files import close, write_rows
 from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
@@ -78,6 +78,7 @@ class Adopter:
         self._erase_breaker = CircuitBreaker("erasing")
         self._read_breaker = CircuitBreaker("reading")
         self._strays = Strays(folder)
+        self._expected = Expected()
 
     # Called in any thread.
 
@@ -162,7 +163,7 @@ class Adopter:
         if found or applied:
             self._wake_others()
             return 0.0
-        return min(pause, TICK)
+        return min(pause, TICK, self._expected.pause)
 
     def _update_rows(self) -> None:
         """Update the rows whose events have changed."""
@@ -190,6 +191,7 @@ class Adopter:
             if request is None:
                 continue
             apply(request, self._ledger)
+            self._expected.note()
             if isinstance(file, Orphan):
                 self._apply_to_unadopted(request, file)
             applied |= withdraw(file.claim.path, request)

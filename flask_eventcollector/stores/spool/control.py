@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 from ...delivery.ledger import Ledger
+from ...delivery.periodic_worker import TICK
 from ...messages.amqp_fields import check_name
 from .folder import REQUEST
+
+#: Seconds between two looks for a request while there may be more of them. Under load,
+#: the thread that looks runs hundreds of times a second.
+LOOK_INTERVAL = 0.05
+#: Seconds after a request in which a command may write the next one.
+MORE_WITHIN = 1.0
 
 
 class ControlRequest(NamedTuple):
@@ -21,6 +29,22 @@ class ControlRequest(NamedTuple):
     ids: list[str]
     #: The new target queue of a ``"redirect"``.
     queue: str = ""
+
+
+class Expected:
+    """Whether there may be more requests: a command writes one after the other."""
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+
+    def note(self) -> None:
+        """A request was applied now."""
+        self._until = time.monotonic() + MORE_WITHIN
+
+    @property
+    def pause(self) -> float:
+        """Seconds until the next look at the latest."""
+        return LOOK_INTERVAL if time.monotonic() < self._until else TICK
 
 
 def submit(path: Path, request: ControlRequest) -> bool:

@@ -15,7 +15,7 @@ from ...delivery.signal import Signal
 from ...delivery.store import StoreProblem
 from ...delivery.threads import holds, is_own_thread
 from ..circuit_breaker import CircuitBreaker
-from .control import apply, pending_request, withdraw
+from .control import LOOK_INTERVAL, Expected, apply, pending_request, withdraw
 from .files import close, write_rows
 from .folder import Claim, Folder
 from .journal import Journal, is_damage
@@ -26,9 +26,6 @@ from .refusals import RefusalsFile
 LONGEST_WAIT = 1.0
 #: The most rows written in one transaction, besides those that callers wait for.
 _MOST_ROWS = 5_000
-#: Seconds between two looks for a command-line request. Under load, the thread runs
-#: hundreds of times a second.
-_LOOK_INTERVAL = 0.1
 
 
 class _WriteRequest:
@@ -74,6 +71,7 @@ class Writer:
         self._was_started = self._has_ended = False
         #: When to look for a command-line request.
         self._next_look = float("-inf")
+        self._expected = Expected()
         #: Held while the rest is written.
         self._at_last = threading.RLock()
 
@@ -132,7 +130,8 @@ class Writer:
         self._tell_refusals()
         if self._has_applied() or not wrote_all:
             return 0.0
-        return self._patience if self._ledger.unstored() and self._patience else TICK
+        patience = self._patience if self._ledger.unstored() else 0.0
+        return min(patience or TICK, self._expected.pause)
 
     def _write(self, requests: Iterable[_WriteRequest]) -> bool:
         """Write and erase rows; returns whether everything is done."""
@@ -171,7 +170,7 @@ class Writer:
         """
         if (now := time.monotonic()) < self._next_look:
             return False
-        self._next_look = now + _LOOK_INTERVAL
+        self._next_look = now + LOOK_INTERVAL
         return self._apply_request()
 
     def _apply_request(self) -> bool:
@@ -179,6 +178,7 @@ class Writer:
         if not control or not self._own:
             return False
         apply(control, self._ledger)
+        self._expected.note()
         self._wake_broker()
         return withdraw(self._own[0].path, control)
 

@@ -26,12 +26,13 @@ from .reading import (
     reading,
 )
 
-#: Seconds that a running process has to apply a request. It checks once a second.
+#: Seconds that a running process has to apply a request. It checks once a second, and
+#: more often after the first.
 PATIENCE = 5.0
 _POLL = 0.05
-#: Rows that are read and written at a time, and events per request, of which a process
-#: applies one a second. SQLite before 3.32 takes at most 999 values in a query:
-#: https://www.sqlite.org/limits.html#max_variable_number
+#: Rows that are read and written at a time, and events per request: while a process
+#: applies one, nobody can publish there. SQLite before 3.32 takes at most 999 values in
+#: a query: https://www.sqlite.org/limits.html#max_variable_number
 _PAGE = 900
 
 #: A request that changes nothing: who applies it is running.
