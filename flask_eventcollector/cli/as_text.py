@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -411,13 +409,6 @@ def show_adopted(adopted: Sequence[Adopted], rows: int) -> None:
 
 
 # Anywhere.
-
-
-def progress(length: int, label: str = "Delivering") -> Any:
-    """A progress bar if stderr is a terminal, else nothing."""
-    if not (length and sys.stderr.isatty()):
-        return nullcontext()
-    return click.progressbar(length=length, label=label, file=sys.stderr, show_pos=True)
 
 
 def abbreviated(ids: Iterable[str]) -> str:

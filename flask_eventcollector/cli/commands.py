@@ -21,6 +21,7 @@ from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered
 from .history import tail, top, why
 from .outbox_table import outbox
+from .progress import progress
 from .quarantine import quarantine
 from .relay import relay
 from .seen import purge_seen
@@ -184,8 +185,8 @@ def _flush(timeout: float, for_machines: bool) -> None:
     outbox can't be read, is for another broker, or of an app without a process.
     """
     places = backlog()
-    with as_text.progress(undelivered(places)) as bar:
-        drained = flush(places, timeout, bar.update if bar else lambda _: None)
+    with progress(undelivered(places), "Delivering") as on_progress:
+        drained = flush(places, timeout, on_progress)
     alone = places.left_alone()
     if for_machines:
         as_json.write(as_json.drained(drained, alone))

@@ -15,9 +15,10 @@ from ..doctor.case import Case
 from ..doctor.checks import CHECKS
 from ..doctor.examination import examine
 from ..doctor.findings import Finding, Level, worst
-from . import as_json, as_text, formatting, options
+from . import as_json, formatting, options
 from .context import app_name, app_state
 from .exit_codes import Exit, end
+from .progress import progress
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 #: How wide the columns of the level and of the subject are.
@@ -36,8 +37,8 @@ def doctor(for_machines: bool) -> None:
     count.
     """
     case = Case(app_state())
-    with as_text.progress(len(CHECKS), "Examining") as bar:
-        found = examine(case, CHECKS, bar.update if bar else lambda _: None)
+    with progress(len(CHECKS), "Examining") as on_progress:
+        found = examine(case, CHECKS, on_progress)
     if for_machines:
         as_json.write(_as_json(found))
     else:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ..backlog.backlog import Backlog
 from ..backlog.outbox import OutboxRows
@@ -16,12 +14,7 @@ from ..stores.spool.admin.draining import NOTHING, Drained, drain, why_left
 from ..stores.spool.admin.reading import Unreadable, reports
 from .context import app_state, check_broker, delivery
 from .exit_codes import Failure
-
-if TYPE_CHECKING:
-    pass
-
-#: Called with each increment of what is delivered, or dead.
-OnProgress = Callable[[int], object]
+from .progress import OnProgress
 
 
 def undelivered(places: Backlog) -> int:

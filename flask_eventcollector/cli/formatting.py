@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Sequence
 
-from ..backlog.wording import age, age_of, count, events, printable, size, wait
+from ..backlog.wording import (
+    age,
+    age_of,
+    count,
+    events,
+    number,
+    printable,
+    size,
+    wait,
+)
 
 __all__ = [
     "age",
@@ -12,6 +21,7 @@ __all__ = [
     "count",
     "events",
     "liveness",
+    "number",
     "printable",
     "size",
     "table",

@@ -8,9 +8,10 @@ import click
 from flask.cli import with_appcontext
 
 from ..errors import ConfigurationError
-from . import as_json, as_text, formatting, options
+from . import as_json, formatting, options
 from .context import app_state
 from .exit_codes import Failure, check_answer, confirm
+from .progress import progress
 from .values import seconds
 
 
@@ -54,7 +55,7 @@ def _purge(age: timedelta, yes: bool) -> int:
             shown = formatting.count(count, "handled message")
             ago = formatting.age(age.total_seconds())
             confirm(f"Forget {shown}, more than {ago} old?")
-        with as_text.progress(count, "Deleting") as bar:
-            return inbox.purge(age, bar.update if bar else lambda _: None)
+        with progress(count, "Deleting") as on_progress:
+            return inbox.purge(age, on_progress)
     except inbox.FAILURES as error:
         raise Failure(str(error)) from error

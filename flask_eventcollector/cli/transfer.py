@@ -26,9 +26,10 @@ from ..stores.spool.admin.transferring import (
     export,
     remove,
 )
-from . import as_json, as_text, formatting, options
+from . import as_json, formatting, options
 from .context import app_state, backlog
 from .exit_codes import Exit, Failure, end, finish, tell
+from .progress import progress
 from .selection import with_ids
 
 #: Stands for stdin and stdout.
@@ -128,10 +129,10 @@ def _export(places: Backlog, file: str, found: Iterable[Waiting], force: bool) -
         return export(found, sys.stdout.buffer, lambda _: None)
     try:
         with (
-            as_text.progress(places.status().total, "Exporting") as bar,
+            progress(places.status().total, "Exporting") as on_progress,
             complete_file(Path(file), replace=force) as opened,
         ):
-            return export(found, opened, bar.update if bar else lambda _: None)
+            return export(found, opened, on_progress)
     except NotReplaced:
         cure = "give another name" + ", or --force" * Path(file).is_file()
         raise Failure(f"{file} exists: {cure}. Nothing was exported") from None
@@ -166,8 +167,8 @@ def import_events(file: IO[bytes], for_machines: bool) -> None:
     problems: list[Unreadable] = []
     places = backlog()
     try:
-        with as_text.progress(_size(file), "Importing") as bar:
-            imported = places.add(file, problems, bar.update if bar else lambda _: None)
+        with progress(_size(file), "Importing", formatting.size) as on_progress:
+            imported = places.add(file, problems, on_progress)
     except InvalidLines as error:
         _fail(file, error.errors, for_machines)
     except Unreadable as error:

@@ -1,0 +1,59 @@
+"""Shows how far a command is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from . import formatting
+
+#: Called with each increment, and in between to show that the command lives.
+OnProgress = Callable[[int], object]
+
+#: Seconds between two lines.
+_EVERY = 10.0
+
+
+@contextmanager
+def progress(
+    length: int, label: str, amount: Callable[[int], str] = formatting.number
+) -> Iterator[OnProgress]:
+    """A bar on a terminal, and elsewhere a line on stderr now and then.
+
+    :param length: what will be done; 0: not known, so there is no bar.
+    :param amount: how a line shows a number of it.
+    """
+    if not (length and sys.stderr.isatty()):
+        yield _Lines(length, label, amount).update
+        return
+    with click.progressbar(
+        length=length, label=label, file=sys.stderr, show_pos=True
+    ) as bar:
+        yield bar.update
+
+
+class _Lines:
+    """A line now and then; none if the command takes only seconds."""
+
+    def __init__(self, length: int, label: str, amount: Callable[[int], str]) -> None:
+        self._of = f" of {amount(length)}" if length else ""
+        self._label = label
+        self._amount = amount
+        self._done = 0
+        self._began = time.monotonic()
+        self._next = self._began + _EVERY
+
+    def update(self, more: int) -> None:
+        """Note that so much *more* is done."""
+        self._done += more
+        now = time.monotonic()
+        if now < self._next:
+            return
+        self._next = now + _EVERY
+        age = formatting.age(now - self._began)
+        done = self._amount(self._done)
+        click.echo(f"{self._label}: {done}{self._of} after {age}", err=True)
