@@ -234,8 +234,14 @@ def _int_field(value: int, path: _Path) -> tuple[int, int]:
         raise ValueError(
             f"{_format(path)} is an int of more than 64 bits: send it as a string"
         )
-    # A negative number takes 64 bits, since some clients read 32 bits as unsigned.
-    return int(value), 5 if 0 <= value < 1 << 31 else 9
+    return int(value), _size_of_int(value)
+
+
+def _size_of_int(value: int) -> int:
+    # See brokers/rabbitmq/field_table.
+    if -(1 << 15) <= value < 0:
+        return 3
+    return 5 if 0 <= value < 1 << 31 else 9
 
 
 def _none_field(_value: None, _path: _Path) -> tuple[None, int]:

@@ -209,7 +209,7 @@ def _short_string(data: bytes, at: int) -> tuple[bytes, int]:
 
 
 #: Types of a fixed size; all others begin with their length.
-_SIZES = {b"t": 1, b"I": 4, b"l": 8, b"V": 0}
+_SIZES = {b"t": 1, b"s": 2, b"I": 4, b"l": 8, b"V": 0}
 
 
 def fields(table: bytes) -> Iterator[tuple[str, bytes]]:

@@ -79,7 +79,7 @@ class _Template(NamedTuple):
 class MessageFrames:
     """Encodes the messages of one channel into the same bytes as pika.
 
-    Only negative numbers among the headers differ, which take 64 bits.
+    Only negative numbers among the headers differ.
 
     Most messages for a target differ only in their headers, ids, time and body. What
     they have in common is encoded once. See
