@@ -21,5 +21,6 @@ class EncodingError(EventCollectorError, ValueError):
 class BacklogFull(EventCollectorError):
     """An event was rejected at a limit: ``EVENTCOLLECTOR_OVERFLOW`` is ``"reject"``.
 
-    The limits are ``EVENTCOLLECTOR_MAX_EVENTS`` and ``EVENTCOLLECTOR_MAX_BYTES``.
+    ``enqueue_event`` raises it, and no collector has the event. The limits are
+    ``EVENTCOLLECTOR_MAX_EVENTS`` and ``EVENTCOLLECTOR_MAX_BYTES``.
     """

@@ -82,6 +82,8 @@ class EventCollector:
     def init_app(self, app: Flask) -> None:
         """Read the app's ``EVENTCOLLECTOR_`` settings; register hooks and commands.
 
+        It may read and write files that the settings name, but uses no network.
+
         :param app: the Flask app.
         :raises ConfigurationError: a setting is invalid. The message names the cure.
         :raises RuntimeError: *app* already has an event collector.
@@ -115,7 +117,9 @@ class EventCollector:
 
         The event is published when its unit of work succeeds. The call does not block,
         unless ``EVENTCOLLECTOR_AUTOFLUSH`` is set: then an event outside of requests
-        and blocks is published at once, as by :meth:`publish`.
+        and blocks is published at once, as by :meth:`publish`. The receivers of
+        :data:`.event_enqueued`, and the functions of ``EVENTCOLLECTOR_BEFORE_ENQUEUE``
+        and ``EVENTCOLLECTOR_ENCODER``, run in it. What these two raise is raised.
 
         :param payload: any JSON value; dates, times, UUIDs, Decimals, dataclasses and
             the types that ``app.json`` supports are converted. It becomes the body of
@@ -188,14 +192,16 @@ class EventCollector:
 
         Events that are not confirmed when this returns are in flight or retained for
         retry; the background threads take care of them. A broker failure never raises.
+        The receivers of signals about these events are called before it returns. In a
+        receiver that one of the library's own threads calls, it does not wait.
 
         :param timeout: how long to block, in seconds (at least 0). ``None``: at most
             ``EVENTCOLLECTOR_CONFIRM_TIMEOUT``, and not at all while the broker is
-            unreachable. A number: until each event is confirmed or refused, even while
-            the broker is unreachable. With the spool, writing to the disk may take up
-            to one more second.
-        :returns: a :class:`PublishResult` with the counts of confirmed, in-flight,
-            retained, dead and dropped events.
+            unreachable; with ``EVENTCOLLECTOR_RECONNECT_TIMEOUT``, at most the longer
+            of the two, in any case. A number: until each event is confirmed or refused,
+            even while the broker is unreachable. With the spool, writing to the disk
+            may take up to one more second.
+        :returns: a :class:`PublishResult`, which counts these events by their states.
         :raises TypeError: *timeout* is not a number.
         :raises ValueError: *timeout* is negative or too large.
         """
@@ -204,7 +210,9 @@ class EventCollector:
         return result
 
     def clear_events_to_publish(self) -> int:
-        """Discard what the current collector holds. Does not block.
+        """Discard what the current collector holds.
+
+        Does not block, except for the receivers of :data:`.events_discarded`.
 
         :returns: the number of events.
         """
@@ -213,7 +221,7 @@ class EventCollector:
 
     @property
     def events_to_publish(self) -> tuple[Event, ...]:
-        """The events in the current collector, in order."""
+        """The events in the current collector, in order. Does not block."""
         events: tuple[Event, ...] = self.scopes().current().events_to_publish
         return events
 
@@ -269,7 +277,8 @@ class EventCollector:
 
         Needs SQLAlchemy 2.0.16 or newer: install ``Flask-EventCollector[sqlalchemy]``.
         Call it when the extension is created, before or after :meth:`init_app`. It
-        applies to all apps. The same session may be bound again, without effect. ::
+        applies to all apps, and does not use the database. The same session may be
+        bound again, without effect. ::
 
             db = SQLAlchemy()
             events = EventCollector()
@@ -294,8 +303,11 @@ class EventCollector:
             than psycopg, aiomysql or aiosqlite, or if it needs ``connect_args``, pass
             an engine of ``create_engine()``.
         :type outbox_engine: sqlalchemy.Engine
+        :param inbox: a table of :func:`make_inbox_table`, in the sessions' database, in
+            which :meth:`once` notes what consumers have handled.
+        :type inbox: sqlalchemy.Table
         :raises TypeError: *session* is something else.
-        :raises ConfigurationError: another outbox is bound.
+        :raises ConfigurationError: another outbox or inbox is bound.
         :raises ImportError: SQLAlchemy is not installed, or is older than 2.0.
         """
         self._sessions.bind(session)
@@ -325,6 +337,8 @@ class EventCollector:
     def capture(self) -> Captured:
         """Capture the fate of the app's events during a ``with`` block, for tests.
 
+        At its begin, it may block for two seconds: earlier events are no part of it.
+
         :returns: a :class:`flask_eventcollector.testing.Captured`, with one list for
             each fate, and with assertions.
         """
@@ -347,11 +361,11 @@ class EventCollector:
             db.session.commit()
             channel.basic_ack(delivery_tag)
 
-        The block's value says whether the message is seen for the first time. The note
-        is a row in the session's transaction. It is committed with the work, or rolled
-        back with it; then the message is first again. The block never commits. If it
-        raises an exception, the row is deleted in the transaction, so that the message
-        is not noted even if somebody commits that transaction.
+        The block's value, a bool, says whether the message is seen for the first time.
+        The note is a row in the session's transaction. It is committed with the work,
+        or rolled back with it; then the message is first again. The block never
+        commits. If it raises an exception, the row is deleted in the transaction, so
+        that the message is not noted even if somebody commits that transaction.
 
         Entering the block executes one ``INSERT``, which blocks while another
         transaction with the same message is open: until that ends, or until the
@@ -434,6 +448,9 @@ class EventCollector:
         With the spool, that includes events that dead processes have left on disk.
         Outside an app context, it applies to all apps.
 
+        In a receiver that one of the library's own threads calls, it returns ``False``
+        at once.
+
         :param timeout: how long to block at most, in seconds. Returns early once
             everything is delivered, or once the broker has refused everything left.
         :returns: whether everything was delivered.
@@ -492,7 +509,7 @@ class EventCollector:
         return health_of(delivery.stats(), delivery.limits, delivery.threads_problem)
 
     def dead(self) -> tuple[DeadEvent, ...]:
-        """The dead-lettered events, which the broker kept refusing.
+        """The dead-lettered events of this process, which the broker kept refusing.
 
         With the spool, that includes events of dead processes that this process has
         adopted. Blocks no longer than :meth:`stats`.
@@ -502,7 +519,9 @@ class EventCollector:
         return self._backlog().dead()
 
     def retry(self, ids: Iterable[str] | None = None) -> int:
-        """Retain dead events for another attempt. Blocks no longer than :meth:`stats`.
+        """Retain this process's dead events for another attempt.
+
+        Blocks no longer than :meth:`stats`.
 
         :param ids: the ids of events; others are ignored. ``None``: all dead events.
         :returns: the number of events.
@@ -511,7 +530,10 @@ class EventCollector:
         return self._backlog().retry(None if ids is None else _checked_ids(ids))
 
     def purge(self, ids: Iterable[str]) -> int:
-        """Drop dead or retained events for good. Blocks no longer than :meth:`stats`.
+        """Drop events that are dead, retained or delayed in this process, for good.
+
+        Blocks no longer than :meth:`stats`, and as long as the receivers of
+        :data:`.events_dropped`.
 
         :param ids: the ids of events; events in another state are ignored.
         :returns: the number of events.
@@ -521,7 +543,7 @@ class EventCollector:
 
     @property
     def broker(self) -> Broker:
-        """The current app's broker in this process.
+        """The current app's broker in this process. Does not connect.
 
         With ``memory://``, it is a
         :class:`~flask_eventcollector.brokers.memory.MemoryBroker`, whose ``get(queue)``

@@ -28,9 +28,11 @@ class HasScopes(Protocol):
 class AutoPublishingEventCollector:
     """A context manager and decorator that makes a block one unit of work.
 
-    Each run of the block has a new collector. When the block ends, its events are
-    published, which waits at most ``EVENTCOLLECTOR_CONFIRM_TIMEOUT`` seconds. When the
-    block raises, its events are discarded and the exception propagates. ::
+    Each run of the block has a new collector, which is also the value of ``with``. When
+    the block ends, its events are published, which blocks as
+    :meth:`EventCollector.publish` without a timeout does: as a rule at most
+    ``EVENTCOLLECTOR_CONFIRM_TIMEOUT`` seconds. When the block raises, its events are
+    discarded and the exception propagates. ::
 
         with AutoPublishingEventCollector(events):
             events.enqueue_event({"sku": "A1"}, "stock.counted")
@@ -43,6 +45,7 @@ class AutoPublishingEventCollector:
 
     :param events: the :class:`EventCollector`.
     :type events: EventCollector
+    :raises RuntimeError: at the begin of the block, there is no current app.
     :raises TypeError: it decorates a generator function, whose body runs after the call
         has returned, a class, or an object that is not callable.
     """

@@ -27,6 +27,8 @@ def make_inbox_table(
         Flask-SQLAlchemy ``db.metadata``, or ``db.metadatas[bind_key]``.
     :param name: the name of the table.
     :param schema: its schema; ``None``: that of *metadata*.
+    :returns: the table, for ``inbox`` of :meth:`EventCollector.bind_session`.
+    :raises sqlalchemy.exc.InvalidRequestError: *metadata* has such a table already.
     :raises ImportError: SQLAlchemy is not installed.
     """
     try:

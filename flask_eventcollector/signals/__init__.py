@@ -66,18 +66,21 @@ events_published: TypedSignal[EventsPublishedReceiver] = TypedSignal("events-pub
 events_unrouted: TypedSignal[EventsUnroutedReceiver] = TypedSignal("events-unrouted")
 
 #: ``events`` (tuple of :class:`.Event`), ``outcome`` (:class:`.Outcome` or ``None``),
-#: ``error`` (str), ``attempt`` (int), ``first`` (bool): the events are retained for
-#: retry. *outcome* is ``None`` if they were not sent, for example because the broker is
-#: unreachable. Each retry that fails sends it again; *first* is true only the first
-#: time that this process reports a failure of these events.
+#: ``error`` (str), ``attempt`` (int; 0: they were never sent), ``first`` (bool): the
+#: events are retained for retry. *outcome* is ``None`` if they were not sent, for
+#: example because the broker is unreachable. Each retry that fails sends it again;
+#: *first* is true only the first time that this process reports a failure of these
+#: events.
 publish_failed: TypedSignal[PublishFailedReceiver] = TypedSignal("publish-failed")
 
 #: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were discarded,
-#: because their unit of work failed or was cleared.
+#: because their unit of work failed or was cleared, their transaction was not
+#: committed, or another event of the same unit of work has their key.
 events_discarded: TypedSignal[EventsDiscardedReceiver] = TypedSignal("events-discarded")
 
 #: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were lost to a
-#: limit, purged, or left at the end of the process.
+#: limit (``"overflow"``), have expired (``"expired"``), were purged (``"purged"``), or
+#: were left at the end of the process.
 events_dropped: TypedSignal[EventsDroppedReceiver] = TypedSignal("events-dropped")
 
 #: ``events`` (tuple of :class:`.Event`), ``reason`` (str): the events were

@@ -90,7 +90,7 @@ class PublishFailedReceiver(Protocol):
         :param outcome: the outcome of the attempt. ``None``: they were not sent, for
             example because the broker is unreachable.
         :param error: what the broker or the connection reported.
-        :param attempt: how many times they were sent.
+        :param attempt: how many times they were sent; 0: never.
         :param first: whether this process reports a failure of these events for the
             first time. Count only these to count events rather than attempts.
         """
@@ -113,7 +113,7 @@ class EventsDiscardedReceiver(Protocol):
         :param sender: the Flask app.
         :param events: the events that were discarded.
         :param reason: why their unit of work failed, what ended the transaction that
-            they belonged to, or ``"cleared"``.
+            they belonged to, that another event has their key, or ``"cleared"``.
         """
 
 
@@ -133,7 +133,8 @@ class EventsDroppedReceiver(Protocol):
 
         :param sender: the Flask app.
         :param events: the events that were lost.
-        :param reason: the limit that was reached, or why else they were dropped.
+        :param reason: ``"overflow"`` if a limit was reached, ``"expired"``,
+            ``"purged"``, or how they were left at the end of the process.
         """
 
 

@@ -21,7 +21,10 @@ def make_outbox_table(
 
     :param metadata: for example ``db.metadata`` of Flask-SQLAlchemy. It must be that
         of the database whose transactions the events belong to.
-    :param name: at most 55 characters, since PostgreSQL cuts off longer names.
+    :param name: the table's name: at most 55 characters, since PostgreSQL cuts off
+        longer names.
+    :param schema: its schema; ``None``: that of *metadata*.
+    :returns: the table, for ``outbox`` of :meth:`EventCollector.bind_session`.
     :raises sqlalchemy.exc.InvalidRequestError: *metadata* has such a table already.
     :raises ImportError: SQLAlchemy is not installed.
     """
@@ -37,6 +40,8 @@ def autovacuum_ddl(table: Table) -> str:
 
     See https://www.postgresql.org/docs/current/runtime-config-autovacuum.html.
 
+    :param table: what :func:`make_outbox_table` has returned.
+    :returns: the statement, as text.
     :raises ImportError: SQLAlchemy is not installed.
     """
     ddl: str = _module().autovacuum_ddl(table)
