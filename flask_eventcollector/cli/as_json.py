@@ -53,8 +53,9 @@ def _rows(counts: Counts | None) -> dict[str, Any] | None:
     if counts is None:
         return None
     numbers = counts._asdict()
-    oldest = numbers.pop("oldest")
-    return numbers | {"oldest_age": oldest and round(formatting.age_of(oldest), 3)}
+    oldest, size = numbers.pop("oldest"), numbers.pop("bytes")
+    age = oldest and round(formatting.age_of(oldest), 3)
+    return numbers | {"event_bytes": size, "oldest_age": age}
 
 
 def unreadable(problems: Iterable[Unreadable]) -> list[dict[str, str]]:

@@ -70,7 +70,7 @@ def _show_rows(counts: Counts | None) -> None:
     elif any(counts[:4]):
         oldest = None if counts.oldest is None else formatting.age_of(counts.oldest)
         row = [*map(str, counts[:4]), formatting.age(oldest)]
-        heads = ("FREE", "HELD", "DELAYED", "DEAD", "OLDEST", "SIZE")
+        heads = ("FREE", "HELD", "DELAYED", "DEAD", "OLDEST", "SIZE OF EVENTS")
         row.append(formatting.size(counts.bytes))
         _write_lines(formatting.table(heads, [row], right=range(len(heads))))
     else:

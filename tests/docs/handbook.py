@@ -41,7 +41,7 @@ NAMES = (
 VARYING = {
     **dict.fromkeys(NAMES, "NAME"),
     r"\b\d+(\.\d+)? (s|min)\b": "AGE",
-    r"\b\d+(\.\d+)? (B|KiB|MiB)\b": "SIZE",
+    r"\b\d+(\.\d+)? (B|kB|KiB|MiB)\b": "SIZE",
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( \+\d{4})?": "TIME",
     r"\b\d\d:\d\d:\d\d(\.\d+)?": "TIME",
     r"\d+ events? retained, \d+ in flight": "SOME",
