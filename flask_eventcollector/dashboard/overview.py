@@ -108,8 +108,8 @@ class Overviews:
         state, now = self._state, time.time()
         delivery = state.delivery_if_used()
         stats = Stats() if delivery is None else delivery.stats()
-        samples = self._samples.look(stats)
         processes = self._samples.processes(Counts(os.getpid(), now, stats.as_dict()))
+        samples = self._samples.take(processes)
         problem = "" if delivery is None else delivery.threads_problem
         with open_places(state) as places:
             return _overview(state, now, processes, problem, samples, places)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -55,26 +56,29 @@ class Samples:
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
         """Take a sample, if it is time."""
-        self.look(stats)
+        if self._is_due(time.time()):
+            own = Counts(os.getpid(), time.time(), stats.as_dict())
+            self.take(self.processes(own))
 
     def close(self) -> None:
         """Nothing to do."""
 
-    def look(self, stats: Stats) -> Sequence[Sample]:
+    def take(self, processes: Sequence[Counts]) -> Sequence[Sample]:
         """The samples so far, with a new one if it is time.
 
-        :param stats: the books of this process.
+        :param processes: what :meth:`processes` has just returned.
         """
+        if self._is_due(now := time.time()):
+            books = reduce(add, (one.books for one in processes))
+            self._samples.append(sample(now, books))
+        return [*self._samples]
+
+    def _is_due(self, now: float) -> bool:
         if self._process != (process := current_process()):
             # A forked child's books begin anew.
             self._process = process
             self._samples.clear()
-        now = time.time()
-        if not self._samples or now - self._samples[-1].at >= EVERY:
-            own = Counts(process[0], now, stats.as_dict())
-            books = reduce(add, (one.books for one in self.processes(own)))
-            self._samples.append(sample(now, books))
-        return [*self._samples]
+        return not self._samples or now - self._samples[-1].at >= EVERY
 
 
 def sample(now: float, books: Stats) -> Sample:

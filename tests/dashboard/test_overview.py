@@ -192,35 +192,56 @@ def _kept(samples: Samples) -> list[Sample]:
     return [*samples._samples]
 
 
+def _look(samples: Samples, stats: Stats) -> list[Sample]:
+    samples.observe([], stats)
+    return _kept(samples)
+
+
 def test_a_sample_is_taken_each_five_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     samples, now = Samples(None), [1000.0]
     _clock(monkeypatch, lambda: now[0])
-    samples.look(Stats())
+    _look(samples, Stats())
     now[0] += 4.9
-    assert len(samples.look(Stats())) == 1
+    assert len(_look(samples, Stats())) == 1
     now[0] += 0.2
-    assert len(samples.look(Stats(retained=2, in_flight=1, delayed=4, dead=5))) == 2
-    assert samples.look(Stats())[-1] == Sample(now[0], 3, 5, 0)
+    assert len(_look(samples, Stats(retained=2, in_flight=1, delayed=4, dead=5))) == 2
+    assert _look(samples, Stats())[-1] == Sample(now[0], 3, 5, 0)
     for _ in range(800):
         now[0] += 5
-        samples.look(Stats())
-    assert len(samples.look(Stats())) == 720
+        _look(samples, Stats())
+    assert len(_look(samples, Stats())) == 720
 
 
 def test_a_forked_child_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     from flask_eventcollector.monitoring import samples as module
 
     samples = Samples(None)
-    samples.look(Stats())
+    _look(samples, Stats())
     monkeypatch.setattr(module, "current_process", lambda: (1, 1))
-    assert len(samples.look(Stats(dead=1))) == 1
-    assert samples.look(Stats())[0].dead == 1
+    assert len(_look(samples, Stats(dead=1))) == 1
+    assert _look(samples, Stats())[0].dead == 1
+
+
+def test_for_a_page_and_its_sample_the_history_is_read_once(
+    whole: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+
+    def counts(history: History) -> list[Any]:
+        read.append(history.folder)
+        return []
+
+    monkeypatch.setattr(History, "counts", counts)
+    whole.page()
+    assert len(read) == 1
+    (samples,) = _samples(whole)
+    assert len(_kept(samples)) == 1
 
 
 def test_samples_are_of_all_processes(tmp_path: Path) -> None:
     other(tmp_path, 1, retained=5, confirmed=3)
     samples = Samples(History(tmp_path, "shop"))
-    assert samples.look(Stats(retained=2))[0][1:] == (7, 0, 3)
+    assert _look(samples, Stats(retained=2))[0][1:] == (7, 0, 3)
 
 
 def _clock(monkeypatch: pytest.MonkeyPatch, now: Callable[[], float]) -> None:
