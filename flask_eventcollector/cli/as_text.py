@@ -337,6 +337,7 @@ def show_drained(drained: Drained) -> None:
     """What a flush delivered and what it left."""
     parts = [f"{formatting.events(drained.delivered)} delivered"]
     parts += [f"{drained.unrouted} that no queue gets"] * bool(drained.unrouted)
+    parts += [f"{drained.dropped} dropped"] * bool(drained.dropped)
     parts += [f"{drained.waiting} waiting"] * bool(drained.waiting)
     parts += [f"{drained.delayed} delayed"] * bool(drained.delayed)
     parts += [f"{drained.dead} dead"] * bool(drained.dead)

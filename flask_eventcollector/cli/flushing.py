@@ -75,6 +75,7 @@ def _together(drained: Drained, sent: Drained, outbox: OutboxRows) -> Drained:
         drained,
         delivered=drained.delivered + sent.delivered,
         unrouted=drained.unrouted + sent.unrouted,
+        dropped=drained.dropped + sent.dropped,
         waiting=drained.waiting + waiting,
         dead=drained.dead + counts.dead,
         held=counts.waiting - waiting,
@@ -86,13 +87,14 @@ def _together(drained: Drained, sent: Drained, outbox: OutboxRows) -> Drained:
 def _drain_rows(relay: Delivery, deadline: float, on_progress: OnProgress) -> Drained:
     """Send rows, as many at a time as fit into memory."""
     ended, before = NOTHING, -1
-    while before < ended.delivered + ended.unrouted + ended.dead:
-        before = ended.delivered + ended.unrouted + ended.dead
+    while before < ended.ended:
+        before = ended.ended
         left = max(0.0, deadline - time.monotonic())
         now = drain(relay, None, left, on_progress)
         ended = replace(
             now,
             delivered=ended.delivered + now.delivered,
             unrouted=ended.unrouted + now.unrouted,
+            dropped=ended.dropped + now.dropped,
         )
     return ended

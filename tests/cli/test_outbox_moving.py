@@ -13,6 +13,7 @@ pytest.importorskip("sqlalchemy")
 from sqlalchemy import create_engine
 from sqlalchemy.orm import sessionmaker
 
+from flask_eventcollector.events import Properties
 from flask_eventcollector.stores.outbox import admin
 from flask_eventcollector.stores.outbox.outbox import Refused
 from tests.cli.test_outbox import Command, full, opened, sqlite_in
@@ -79,6 +80,14 @@ def test_a_flush_delivers_more_than_fits_into_memory(tmp_path: Path) -> None:
     with opened(sqlite_in(tmp_path), MAX_EVENTS=10) as command:
         write(command, *map(str, range(60)))
         assert command("flush").stdout == "60 events delivered.\n"
+
+
+def test_a_flush_goes_on_behind_what_has_expired(tmp_path: Path) -> None:
+    with opened(sqlite_in(tmp_path), MAX_EVENTS=10) as command:
+        old = Properties(expires_in=0.001)
+        command.place.write(command.place.outbox(), range(25), properties=old)
+        write(command, "a")
+        assert command("flush").stdout == "1 event delivered, 25 dropped.\n"
 
 
 def test_a_flush_gives_back_what_it_can_t_deliver(tmp_path: Path) -> None:

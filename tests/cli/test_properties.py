@@ -131,6 +131,19 @@ def test_an_event_whose_time_is_over_is_shown_as_expired(
     assert (line["state"], line["expires_in"]) == ("expired", 0)
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_flush_counts_what_has_expired(run: Run, folder: Path, form: str) -> None:
+    leave(folder, b"{}", Properties(expires_in=0.001))
+
+    result = run("flush", *["--json"] * (form == "json"))
+
+    assert result.exit_code == 0
+    if form == "json":
+        assert json.loads(result.stdout)["dropped"] == 1
+    else:
+        assert result.stdout == "0 events delivered, 1 dropped.\n"
+
+
 def test_a_dead_event_stays_dead_and_shows_that_it_has_expired(
     run: Run, folder: Path
 ) -> None:

@@ -33,6 +33,8 @@ class Drained:
     delivered: int
     #: Events that no queue gets, which the settings allow.
     unrouted: int
+    #: Events that have expired, or that somebody has purged meanwhile.
+    dropped: int
     #: Events that still wait: those of dead processes and of unresponsive ones.
     waiting: int
     #: Events of dead processes that are not due yet.
@@ -55,9 +57,14 @@ class Drained:
     #: Why this process has not delivered all that it could read; ``""``: it has.
     reason: str
 
+    @property
+    def ended(self) -> int:
+        """How many events wait no longer."""
+        return self.delivered + self.unrouted + self.dropped + self.dead
+
 
 #: Of a flush with nothing to do.
-NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
+NOTHING = Drained(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {}, [], (), "")
 
 
 def drain(
@@ -109,6 +116,7 @@ def _result(before: Stats, now: Stats, folder: Folder | None) -> Drained:
     return Drained(
         delivered=now.confirmed - before.confirmed,
         unrouted=now.unrouted - before.unrouted,
+        dropped=now.dropped - before.dropped,
         waiting=here + sum(map(_events, stuck)),
         delayed=now.delayed,
         dead=now.dead + sum(f.dead for f in alone),
