@@ -32,7 +32,13 @@ from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.delivery.limits import Limits
 from flask_eventcollector.events import BrokerState, Outcome
 from flask_eventcollector.stores import circuit_breaker
-from flask_eventcollector.stores.outbox import claims, relay, store
+from flask_eventcollector.stores.outbox import (
+    claims,
+    due_times,
+    incidents,
+    relay,
+    store,
+)
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.store import OutboxStore
@@ -371,7 +377,7 @@ class Process:
 
 
 #: What has the time from the simulation's clock.
-_CLOCKED = (store, relay, claims, circuit_breaker)
+_CLOCKED = (store, relay, claims, due_times, incidents, circuit_breaker)
 
 
 class Simulation:

@@ -118,7 +118,7 @@ class RelayStore(OutboxStore):
         self._renew(outbox)
         if self._is_ending:
             # What is sent now might not be confirmed before the end.
-            self._give_rows_back(outbox, self._sendable())
+            self._give_rows_back(outbox, self._held.sendable())
         found = leads and not self._is_ending and self._send_more(outbox)
         self.has_looked = True
         self.answered_at = time.monotonic()
@@ -144,7 +144,7 @@ class RelayStore(OutboxStore):
         self._leads_until = float("-inf")
         self._next_try = time.monotonic() + STANDBY
         self._postponed.clear()
-        self._give_rows_back(outbox, self._sendable())
+        self._give_rows_back(outbox, self._held.sendable())
 
     def _send_more(self, outbox: Outbox) -> bool:
         """Claim what may be sent; returns whether there was anything."""
@@ -194,7 +194,7 @@ class RelayStore(OutboxStore):
         rows, kept = self._waiting_for(target), 0
         if share:
             kept = _kept(rows, self._page // share, self._page_bytes // share)
-        seqs = self._leave(dict([*rows.items()][kept:]))
+        seqs = self._held.leave(dict([*rows.items()][kept:]))
         if not seqs:
             return
         # Without an event to try, only the time tells when to go on.
@@ -206,7 +206,7 @@ class RelayStore(OutboxStore):
 
     def _waiting_for(self, target: Target) -> dict[int, Entry]:
         """The held rows for *target* that are not in flight, in their order."""
-        held = self._sendable().items()
+        held = self._held.sendable().items()
         rows = [(n, e) for n, e in held if e.target == target and e.is_retained]
         return dict(sorted(rows))
 
@@ -232,7 +232,7 @@ class RelayStore(OutboxStore):
 
     def _give_rows_back(self, outbox: Outbox, rows: Mapping[int, Entry]) -> None:
         """Let *rows* be free again, unless their events are in flight."""
-        left = self._leave(rows)
+        left = self._held.leave(rows)
         for mark in False, True:
             marked = [seq for seq in left if rows[seq].possible_duplicate == mark]
             outbox.give_back(marked, maybe_sent=mark)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 from sqlalchemy import Engine, Table
 from sqlalchemy.exc import SQLAlchemyError
 
-from ...delivery.entries import Entry, Row, State
+from ...delivery.entries import Entry, State
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
@@ -21,6 +20,9 @@ from ...errors import ConfigurationError
 from ...events import Event
 from ..circuit_breaker import CircuitBreaker
 from .claims import LOOK_INTERVAL as CLAIM_INTERVAL
+from .due_times import DueTimes
+from .held_rows import HeldRows
+from .incidents import Incidents
 from .outbox import LEASE, Outbox, Refused
 from .rows import OutboxRow
 from .writer import OutboxWriter
@@ -30,8 +32,6 @@ from .writer import OutboxWriter
 LOOK_INTERVAL = 10.0
 #: How many rows to erase justify a run.
 _ERASE_AT = 200
-#: Seconds for which what has happened once is a problem: long enough to be logged.
-_TOLD_FOR = 5.0
 _LOST = (
     "rows of the outbox that this process held are not its own any more. Either they"
     " were purged; or their lease has run out, so their events may be sent twice, which"
@@ -92,29 +92,21 @@ class OutboxStore(OutboxWriter):
         self._breaker = CircuitBreaker("rows", "outbox")
         self._scans: deque[Signal] = deque()
         self._written: deque[_Written] = deque()
-        #: When delayed rows that this process has written are due: nobody holds them.
-        self._dues: deque[float] = deque()
+        self._due_times = DueTimes()
+        self._incidents = Incidents()
         # What only the thread uses.
-        #: The entries of the rows that this process holds, by the rows' numbers.
-        self._held: dict[int, Entry] = {}
+        self._held = HeldRows(ledger, self, lease)
         #: Rows whose transaction may be committed later, by an outer one.
         self._unseen: list[_Written] = []
         self._next_look = 0.0
         #: When to see what operators have done to dead rows.
         self._next_follow = 0.0
-        #: A heap.
-        self._due_looks: list[float] = []
-        self._renew_at = float("inf")
-        #: When the first lease of a held row ends. Read by the broker's thread, too.
-        self._held_until = float("inf")
         #: Whether rows that were given back are to be sent before newer ones.
         self._is_behind = False
         #: Whether it has looked for rows that nobody holds.
         self.has_looked = False
         #: How many rows were lost to other processes.
         self._lost = 0
-        #: What has happened once, by its kind, and until when it is told.
-        self._told: dict[str, tuple[StoreProblem, float]] = {}
 
     @property
     def store(self) -> Store:
@@ -140,7 +132,7 @@ class OutboxStore(OutboxWriter):
         for entry in self._ledger.leave(seqs):
             if entry.event.has_delay:
                 # Nobody holds it. A claim may just have looked for rows that are due.
-                self._dues.append(now + entry.event.due_in + CLAIM_INTERVAL)
+                self._due_times.add(now + entry.event.due_in + CLAIM_INTERVAL)
             else:
                 self._written.append(_Written(seqs[entry], entry.event, now))
         self._worker.wake()
@@ -214,9 +206,7 @@ class OutboxStore(OutboxWriter):
     def problems(self) -> list[StoreProblem]:
         problem = self._breaker.problem
         found = [] if problem is None else [problem]
-        now, told = time.monotonic(), [*self._told.values()]
-        found += [problem for problem, until in told if now < until]
-        return [*found, *self._base.problems()]
+        return [*found, *self._incidents.current(), *self._base.problems()]
 
     def figures(self) -> Mapping[str, Any]:
         figures = {**self._base.figures(), "lost_leases": self._lost}
@@ -248,7 +238,7 @@ class OutboxStore(OutboxWriter):
         """Seconds until the next run, which may show more if this one *found* some."""
         if found:
             return 0.0
-        return max(0.0, self._renew_at - time.monotonic()) if self._held else TICK
+        return max(0.0, self._held.renew_at - time.monotonic()) if self._held else TICK
 
     def _work(self, outbox: Outbox, *, look: bool) -> bool:
         """Returns whether there are new events to send."""
@@ -262,7 +252,7 @@ class OutboxStore(OutboxWriter):
     def _update_rows(self, outbox: Outbox) -> None:
         """Erase the rows of events that have ended, and follow the others."""
         # Now, since what dies later may not be written yet.
-        dead = self._dead() if self._is_follow_due() else {}
+        dead = self._held.dead() if self._is_follow_due() else {}
         with self._ledger.writing(self) as write:
             self._note_lost(len(write.erased) - outbox.erase(write.erased))
             died = [(e, seq) for e, seq in write.written if e.state is State.DEAD]
@@ -270,8 +260,7 @@ class OutboxStore(OutboxWriter):
             for mark in False, True:
                 freed = [seq for e, seq in write.freed if e.possible_duplicate == mark]
                 outbox.revive(freed, maybe_sent=mark)
-        for seq in (*write.erased, *(seq for _, seq in write.freed)):
-            self._held.pop(seq, None)
+        self._held.forget([*write.erased, *(seq for _, seq in write.freed)])
         if dead:
             self._follow_dead(outbox, dead)
 
@@ -281,20 +270,17 @@ class OutboxStore(OutboxWriter):
             self._next_follow = time.monotonic() + LOOK_INTERVAL
         return is_due or self._ledger.has_too_many_dead()
 
-    def _dead(self) -> dict[int, Entry]:
-        return {n: e for n, e in self._held.items() if e.state is State.DEAD}
-
     def _follow_dead(self, outbox: Outbox, dead: Mapping[int, Entry]) -> None:
         """Leave the *dead* events that an operator has freed or purged.
 
         Likewise the oldest, if there are too many: their rows keep them.
         """
         still_dead = outbox.still_dead(dead)
-        self._leave({n: e for n, e in dead.items() if n not in still_dead})
+        self._held.leave({n: e for n, e in dead.items() if n not in still_dead})
         for seq, entry in dead.items():
             if not self._ledger.has_too_many_dead():
                 break
-            self._leave({seq: entry})
+            self._held.leave({seq: entry})
 
     def _adopt_committed(self, outbox: Outbox) -> bool:
         """Adopt what this process has committed; returns whether there was anything."""
@@ -313,7 +299,7 @@ class OutboxStore(OutboxWriter):
         seen = {row.seq for row in visible}
         unseen = [row for row in written if row.seq not in seen]
         self._unseen = [row for row in unseen if row.at > oldest]
-        entries = [self._hold(row.seq, row.event) for row in visible[:fitting]]
+        entries = [self._held.hold(row.seq, row.event) for row in visible[:fitting]]
         self._ledger.adopt(entries, {}, self)
         return bool(entries)
 
@@ -326,7 +312,8 @@ class OutboxStore(OutboxWriter):
         ids = outbox.read(row.seq for row in written)
         found = [row for row in written if ids.get(row.seq) == row.event.id]
         if found:
-            self._note_lease(min(now if row.seq in late else row.at for row in found))
+            began = min(now if row.seq in late else row.at for row in found)
+            self._held.begin_lease(began)
         # It may have claimed one as any other process may.
         return [row for row in found if row.seq not in self._held]
 
@@ -349,7 +336,8 @@ class OutboxStore(OutboxWriter):
 
     def _claim(self, outbox: Outbox, *, look: bool) -> bool:
         """Claim rows that nobody holds; returns whether there were any."""
-        if not (look or self._is_any_due()) and time.monotonic() < self._next_look:
+        is_due = look or self._due_times.take_past()
+        if not is_due and time.monotonic() < self._next_look:
             return False
         limits = self._claimable()
         if min(limits) <= 0:
@@ -362,20 +350,10 @@ class OutboxStore(OutboxWriter):
             self._is_behind = False
         return bool(rows)
 
-    def _is_any_due(self) -> bool:
-        """Whether delayed rows that this process has written are due by now."""
-        for due in drain(self._dues):
-            heappush(self._due_looks, due)
-        is_due = False
-        while self._due_looks and self._due_looks[0] <= time.monotonic():
-            heappop(self._due_looks)
-            is_due = True
-        return is_due
-
     def _claimable(self) -> tuple[int, int]:
         """How many more rows, and bytes, may be held."""
         events, size = self._ledger.free_for_rows()
-        sizes = [entry.event.size for entry in self._sendable().values()]
+        sizes = [entry.event.size for entry in self._held.sendable().values()]
         page, page_bytes = self._page - len(sizes), self._page_bytes - sum(sizes)
         return min(page, events), min(page_bytes, size)
 
@@ -384,7 +362,7 @@ class OutboxStore(OutboxWriter):
         began = time.monotonic()
         rows = outbox.claim(limit, size)
         if rows:
-            self._note_lease(began)
+            self._held.begin_lease(began)
             self._adopt_rows(outbox, self._readable(outbox, rows))
         return rows
 
@@ -397,8 +375,8 @@ class OutboxStore(OutboxWriter):
             Refused(row.seq, row.problem, row.attempts, maybe_sent=row.maybe_sent)
             for row in unreadable
         )
-        first = unreadable[0]
-        self._tell("unreadable rows", _UNREADABLE.format(first.seq, first.problem))
+        text = _UNREADABLE.format(unreadable[0].seq, unreadable[0].problem)
+        self._incidents.tell("unreadable rows", text)
         return [row for row in rows if not row.problem]
 
     def _adopt_rows(self, outbox: Outbox, rows: Iterable[OutboxRow]) -> None:
@@ -407,38 +385,21 @@ class OutboxStore(OutboxWriter):
             held = self._held.get(row.seq)
             if held is not None and held.state is State.DEAD:
                 # An operator has freed the row, perhaps for another queue.
-                self._leave({row.seq: held})
+                self._held.leave({row.seq: held})
             if row.seq not in self._held:
-                new.append(self._adopted(row))
+                maybe_sent = row.maybe_sent
+                new.append(self._held.hold(row.seq, row.event, maybe_sent=maybe_sent))
         self._ledger.adopt(new, {}, self)
-
-    def _adopted(self, row: OutboxRow) -> Entry:
-        entry = self._hold(row.seq, row.event)
-        entry.possible_duplicate = row.maybe_sent
-        return entry
-
-    def _hold(self, seq: int, event: Event) -> Entry:
-        entry = self._held[seq] = Entry(event)
-        entry.row = Row(self, seq, is_committed=True)
-        entry.is_stored, entry.state = True, State.RETAINED
-        return entry
 
     # The lease.
 
-    def _note_lease(self, began: float) -> None:
-        """Note when the lease of new rows has begun. The first to end counts."""
-        if not self._held:
-            self._held_until = self._renew_at = float("inf")
-        self._held_until = min(self._held_until, began + self._lease)
-        self._renew_at = min(self._renew_at, began + self._lease / 3)
-
     def _renew(self, outbox: Outbox) -> None:
         now = time.monotonic()
-        if not self._held or now < self._renew_at:
+        if not self._held or now < self._held.renew_at:
             return
-        held = self._sendable()
+        held = self._held.sendable()
         renewed = outbox.renew(held)
-        self._held_until, self._renew_at = now + self._lease, now + self._lease / 3
+        self._held.renewed(now)
         if renewed < len(held):
             ours = outbox.read(held)
             self._lose({n: e for n, e in held.items() if ours.get(n) != e.event.id})
@@ -446,36 +407,20 @@ class OutboxStore(OutboxWriter):
     def _leave_if_lapsed(self) -> None:
         """Send nothing more of what another process may hold by now."""
         if self._held and self._is_lapsed():
-            self._lose(self._sendable())
+            self._lose(self._held.sendable())
 
     def _is_lapsed(self) -> bool:
         """Whether another process may hold the rows; takes no lock."""
-        return time.monotonic() >= self._held_until
-
-    def _sendable(self) -> dict[int, Entry]:
-        """The entries of held rows. Nobody holds those that are dead."""
-        return {n: e for n, e in self._held.items() if e.state is not State.DEAD}
+        return self._held.is_lapsed(time.monotonic())
 
     def _lose(self, rows: Mapping[int, Entry]) -> None:
         """Leave the events to the process that has their rows, unless in flight."""
-        self._note_lost(len(self._leave(rows)))
-
-    def _leave(self, rows: Mapping[int, Entry]) -> list[int]:
-        """Leave the events of *rows*, unless in flight; returns their numbers."""
-        left = set(self._ledger.leave(rows.values()))
-        seqs = [seq for seq, entry in rows.items() if entry in left]
-        for seq in seqs:
-            del self._held[seq]
-        return seqs
+        self._note_lost(len(self._held.leave(rows)))
 
     def _note_lost(self, number: int) -> None:
         if number > 0:
             self._lost += number
-            self._tell("lost leases", _LOST)
-
-    def _tell(self, kind: str, text: str) -> None:
-        problem = StoreProblem(kind, text, store="outbox")
-        self._told[kind] = problem, time.monotonic() + _TOLD_FOR
+            self._incidents.tell("lost leases", _LOST)
 
     # The end.
 
@@ -494,7 +439,7 @@ class OutboxStore(OutboxWriter):
 
     def _give_all_back(self, outbox: Outbox) -> None:
         """Let other processes send at once what this one has not sent."""
-        held, dead = self._sendable(), self._dead()
+        held, dead = self._held.sendable(), self._held.dead()
         unread = [row.seq for row in (*self._unseen, *drain(self._written))]
         # First, so that nothing of it is sent any more.
         left = set(self._ledger.leave(held.values()))
