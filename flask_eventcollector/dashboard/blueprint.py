@@ -135,12 +135,12 @@ class Dashboard:
         """The events that wait or are dead."""
         asked = listing.Asked.of(request.args)
         with open_places(_state()) as places:
-            found, problems = listing.find(places, asked), places.problems
+            found = listing.find(places, asked)
         return self._page(
             "events.html",
             asked=asked,
             found=found,
-            problems=problems,
+            places=places,
             most_read=listing.MOST_READ,
         )
 
@@ -174,15 +174,18 @@ class Dashboard:
         with open_places(_state()) as places:
             selected = _selected(places, asked_for)
             if _must_ask(asked_for):
-                return self._confirm(asked_for, selected)
+                return self._confirm(asked_for, selected, places)
             done = changing.carry_out(_state(), places, asked_for, selected, _user())
-        return self._page("done.html", asked_for=asked_for, done=done)
+        return self._page("done.html", asked_for=asked_for, done=done, places=places)
 
-    def _confirm(self, asked_for: ControlRequest, selected: changing.Selected) -> str:
+    def _confirm(
+        self, asked_for: ControlRequest, selected: changing.Selected, places: Places
+    ) -> str:
         return self._page(
             "confirm.html",
             asked_for=asked_for,
             selected=selected,
+            places=places,
             asked=listing.Asked.of(request.form),
         )
 

@@ -63,6 +63,8 @@ class Overview(NamedTuple):
     problems: Sequence[str]
     #: Whether all processes on this machine are known, or this one only.
     is_whole: bool
+    #: See :class:`.Places`.
+    memory_of: int | None
 
     @property
     def health(self) -> HealthStatus:
@@ -145,6 +147,7 @@ def _overview(
         status=status,
         problems=[*dict.fromkeys(map(str, [*places.problems, *status.problems]))],
         is_whole=state.config.history_dir is not None,
+        memory_of=places.memory_of,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
@@ -28,6 +29,9 @@ class Places(NamedTuple):
     backlog: Backlog | None
     #: ``None``: this process has not handled any event.
     held: Held | None
+    #: The process whose memory alone is known, this one; ``None``: there is a spool,
+    #: which has the events of all.
+    memory_of: int | None = None
 
     def status(self) -> Status:
         """How much waits where, but for what is in memory."""
@@ -87,7 +91,8 @@ def open_places(state: AppState) -> Iterator[Places]:
     Starts nothing in this process.
     """
     delivery = state.delivery_if_used()
-    places = Places([], None, None if delivery is None else Held(delivery))
+    alone = os.getpid() if state.spool_folder() is None else None
+    places = Places([], None, None if delivery is None else Held(delivery), alone)
     try:
         places = places._replace(backlog=open_backlog(state))
     except Inaccessible as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from flask_eventcollector.stores.spool.rows import StoredEvent
 from flask_eventcollector.stores.sums import TargetSum, summed
 from tests.spool.support import ELSEWHERE, HERE, leave
 
-from .support import Desk, open_desk
+from .support import Desk, open_desk, readable
 
 SPOOL: dict[str, Any] = {
     "BACKLOG": "spool",
@@ -45,6 +46,46 @@ def test_what_dead_processes_have_left_is_shown(desk: Desk, tmp_path: Path) -> N
     assert "q 2 0" in page
     assert "r 1 0" in page
     assert str(path) in desk.shown("event", id="c")
+
+
+ALONE = f"These are the events of process {os.getpid()}, which has answered"
+IN_MEMORY = f"Waiting by target in the memory of process {os.getpid()}"
+
+
+def test_it_is_said_whose_memory_is_shown() -> None:
+    with open_desk() as desk:
+        page = desk.shown()
+        assert f"{IN_MEMORY} Nothing waits" in page
+        assert "Of what other workers hold in memory, nothing is known to it" in page
+        assert ALONE in desk.shown("events")
+        desk.die()
+        assert f"{ALONE}. Other workers list their own" in desk.shown("events")
+        assert ALONE in readable(desk.post(action="purge", every="1").text)
+
+
+@pytest.mark.parametrize(("ids", "them"), [(["a"], "it"), (["a", "b"], "them")])
+def test_what_is_not_found_may_be_in_another_workers_memory(
+    ids: list[str], them: str
+) -> None:
+    with open_desk() as desk:
+        desk.die()
+        gone = desk.done(action="purge", id=ids, agreed="1")
+    assert f"Or another worker holds {them} in its memory: process" in gone
+
+
+def test_with_history_the_problems_of_other_workers_are_known(tmp_path: Path) -> None:
+    with open_desk(HISTORY_DIR=str(tmp_path)) as desk:
+        page = desk.shown()
+    assert "in memory, only targets with a problem are known to it" in page
+
+
+def test_with_a_spool_nothing_is_said_of_memory(desk: Desk, tmp_path: Path) -> None:
+    leave(tmp_path, ["a"])
+    for page in ("", "events"):
+        assert "which has answered" not in desk.shown(page)
+        assert "in memory" not in desk.shown(page)
+    gone = desk.done(action="purge", id="nobody", agreed="1")
+    assert "1 event had gone before: delivered, or dropped. Back" in gone
 
 
 def test_reasons_are_looked_for_in_some(
@@ -170,6 +211,8 @@ def test_the_rows_of_the_outbox_are_shown(place: tuple[Desk, Any]) -> None:
     assert "bills 0 1" in page
     assert "never" in page
     assert "q 3 0" in page
+    assert f"{IN_MEMORY} and the outbox" in page
+    assert f"{ALONE}, and the rows of the outbox" in desk.shown("events")
     # One of them is delayed for an hour.
     assert re.search(r"q 3 0 \d+ s - in (59 min|1 h)", page)
 
