@@ -24,8 +24,8 @@ from hypothesis.stateful import (
     rule,
 )
 
-from flask_eventcollector import app_state
 from flask_eventcollector.app_state import AppState
+from flask_eventcollector.app_state import state as state_module
 from flask_eventcollector.collecting.collector import Collector
 from flask_eventcollector.delivery.broker import BrokerCallbacks
 from flask_eventcollector.delivery.delivery import Delivery
@@ -278,7 +278,7 @@ class ProcessMachine(RuleBasedStateMachine):
         #: The events that earlier processes and children have left on disk.
         self.left = 0
         self._folder = TemporaryDirectory()
-        self._patch = patch.object(app_state, "_make_broker", self.make_broker)
+        self._patch = patch.object(state_module, "broker_of", self.make_broker)
         self._patch.start()
 
     def make_broker(self, *parameters: object) -> ModelBroker:

@@ -22,8 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import SessionTransaction, sessionmaker
 
-from flask_eventcollector import EventCollector, app_state, make_outbox_table
+from flask_eventcollector import EventCollector, make_outbox_table
 from flask_eventcollector.app_state import AppState
+from flask_eventcollector.app_state import state as state_module
 from flask_eventcollector.delivery import delivery as delivery_module
 from flask_eventcollector.delivery.broker import CallbackRelay
 from flask_eventcollector.delivery.delivery import Delivery
@@ -400,10 +401,10 @@ class Simulation:
                 (module, "PeriodicWorker", Worker)
                 for module in (store, delivery_module)
             ),
-            (app_state, "Ledger", ClockedLedger),
-            (app_state, "_make_broker", lambda *_: ModelBroker()),
+            (state_module, "Ledger", ClockedLedger),
+            (state_module, "broker_of", lambda *_: ModelBroker()),
             # The end of the test's process is none of theirs.
-            (app_state, "close_at_exit", lambda *_: None),
+            (state_module, "close_at_exit", lambda *_: None),
             (Database, "changing", self._failing(Database.changing)),
         ]
         for target, name, value in replaced:

@@ -5,68 +5,63 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import flask
 from flask import Flask
 
-from . import contexts
-from .brokers.memory import MemoryBroker
-from .brokers.rabbitmq import RabbitMQBroker
-from .collecting.collector import Collector, CollectorLike
-from .collecting.requests import RequestScope
-from .collecting.scopes import Scopes
-from .config.broker_url import MEMORY, BrokerURL
-from .config.settings import (
+from .. import contexts
+from ..collecting.collector import Collector, CollectorLike
+from ..collecting.requests import RequestScope
+from ..collecting.scopes import Scopes
+from ..config.broker_url import MEMORY, BrokerURL
+from ..config.settings import (
     Config,
-    InvalidText,
-    Metrics,
     OutboxRelay,
-    Overflow,
-    SpoolSync,
     choose_backlog,
     choose_broker,
-    choose_credentials,
     choose_spool_dir,
     choose_spool_name,
 )
-from .config.topology import silent_losses
-from .delivery.backoff import full_jitter
-from .delivery.broker import Broker
-from .delivery.delivery import Delivery
-from .delivery.entries import Notice
-from .delivery.exits import close_at_exit, close_when_gone
-from .delivery.ledger import Ledger
-from .delivery.limits import Limits
-from .delivery.log import ThrottledLog
-from .delivery.notifier import Notifier
-from .delivery.observations import Observations, Observer
-from .delivery.process import current_process
-from .delivery.records import Kind, log_record
-from .delivery.store import Store
-from .delivery.threads import OwnThread
-from .dispatch import Dispatcher
-from .messages.cloudevents import CloudEvents
-from .messages.encoding import provider_default
-from .monitoring.history import HistoryObserver
-from .monitoring.origin import origin_of_call
-from .monitoring.tracing.choice import find_caller, make_encoder, span_observers
-from .signals import events_published
-from .stores.memory import MemoryStore, PublishedAtCommit
-from .stores.spool.adopter import PAGE, PAGE_BYTES
-from .stores.spool.destination import Destination
-from .stores.spool.folder import Folder
-from .stores.spool.spool import Spool
-from .transactions.bound_sessions import BoundOutbox, BoundSessions
+from ..config.topology import silent_losses
+from ..delivery.delivery import Delivery
+from ..delivery.entries import Notice
+from ..delivery.exits import close_at_exit, close_when_gone
+from ..delivery.ledger import Ledger
+from ..delivery.limits import Limits
+from ..delivery.log import ThrottledLog
+from ..delivery.notifier import Notifier
+from ..delivery.observations import Observations, Observer
+from ..delivery.process import current_process
+from ..delivery.records import Kind, log_record
+from ..delivery.store import Store
+from ..delivery.threads import OwnThread
+from ..dispatch import Dispatcher
+from ..messages.encoding import provider_default
+from ..monitoring.origin import origin_of_call
+from ..monitoring.tracing.choice import find_caller
+from ..signals import events_published
+from ..stores.memory import MemoryStore, PublishedAtCommit
+from ..stores.spool.destination import Destination
+from ..stores.spool.folder import Folder
+from ..transactions.bound_sessions import BoundOutbox, BoundSessions
+from .assembly import (
+    broker_of,
+    encoder_of,
+    limits_of,
+    observers_of,
+    outbox_observers_of,
+    page_of,
+    spool_of,
+)
 
 if TYPE_CHECKING:
-    from .monitoring.outbox import Look
-    from .stores.outbox.relay import RelayStore
-    from .stores.outbox.writer import OutboxWriter
+    from ..monitoring.outbox import Look
+    from ..stores.outbox.relay import RelayStore
+    from ..stores.outbox.writer import OutboxWriter
 
 #: Seconds to look for the files of dead processes.
 _LONGEST_LOOK = 1.0
@@ -104,17 +99,7 @@ class AppState:
         #: Called after the last teardown function of an app context, once an app
         #: context has needed it. Requests rarely do.
         self.on_app_context_end: Callable[..., None] | None = None
-        self._encoder = make_encoder(
-            config,
-            exchange=config.exchange,
-            max_event_bytes=config.max_event_bytes,
-            default=self._json_default,
-            replace_invalid_text=_replaces_text(config),
-            encoder=config.encoder,
-            before_enqueue=config.before_enqueue,
-            batch_headers=config.batch_headers,
-            cloudevents=_make_cloudevents(config),
-        )
+        self._encoder = encoder_of(config, self._json_default)
         #: By process, so that a forked child starts empty. Its parent's entry stays
         #: untouched, since closing the inherited connection would write to the parent's
         #: stream. ``setdefault`` is atomic; a lock instead might be held by a thread
@@ -160,7 +145,7 @@ class AppState:
     @property
     def limits(self) -> Limits:
         """The limits of each process."""
-        return _limits(self.config, durable=self.spool_folder() is not None)
+        return limits_of(self.config, durable=self.spool_folder() is not None)
 
     @property
     def has_outbox(self) -> bool:
@@ -256,45 +241,19 @@ class AppState:
 
         :param look: at the outbox, if this process is a relay.
         """
-        observers = [*self._observers()]
+        config, name = self.config, self.app.name
+        observers = [*observers_of(config, name), *self.observers]
         if look is not None:
-            observers += self._outbox_observers(look)
+            observers += outbox_observers_of(config, name, look)
         if not observers:
             return None
-        caller = find_caller(self.config)
-        return Observations(observers, self.app.name, self._where, caller)
+        return Observations(observers, name, self._where, find_caller(config))
 
     def _where(self) -> str:
         """Which request enqueues an event and, in debug mode, which line of code."""
         request = contexts.current_endpoint()
         line = origin_of_call() if self.app.debug else None
         return " at ".join(filter(None, [request, line and str(line)]))
-
-    def _observers(self) -> Iterator[Observer]:
-        if self.config.history_dir is not None:
-            name = choose_spool_name(self.config, self.app)
-            yield HistoryObserver(self.config.history_dir, name)
-        # Only those who use them have the packages.
-        if Metrics.PROMETHEUS in self.config.metrics:
-            from .monitoring.prometheus import PrometheusMetrics
-
-            yield PrometheusMetrics(self.app.name, self.config.queues)
-        if Metrics.OPENTELEMETRY in self.config.metrics:
-            from .monitoring.opentelemetry import OpenTelemetryMetrics
-
-            yield OpenTelemetryMetrics(self.config.queues)
-        yield from span_observers(self.config)
-        yield from self.observers
-
-    def _outbox_observers(self, look: Look) -> Iterator[Observer]:
-        if Metrics.PROMETHEUS in self.config.metrics:
-            from .monitoring.prometheus import PrometheusOutbox
-
-            yield PrometheusOutbox(self.app.name, look)
-        if Metrics.OPENTELEMETRY in self.config.metrics:
-            from .monitoring.opentelemetry import OpenTelemetryOutbox
-
-            yield OpenTelemetryOutbox(look)
 
     def _log_settings(self, folder: Folder | None, urls: Sequence[BrokerURL]) -> None:
         """Log once in a process what its settings mean."""
@@ -307,20 +266,20 @@ class AppState:
     def _make_store(self, ledger: Ledger, folder: Folder | None) -> Store:
         if folder is None:
             return MemoryStore(self.left_on_disk())
-        return _make_spool(ledger, folder, self.config, self.app.name)
+        return spool_of(self.config, ledger, folder, self.app.name)
 
     def _make_outbox(self, ledger: Ledger, base: Store) -> OutboxWriter | None:
         """The outbox beside the store for other events; ``None``: there is none."""
         if self.sessions.outbox is None or self._is_test:
             return None
         # Only those who bind one have SQLAlchemy.
-        from .stores.outbox.store import OutboxStore
-        from .stores.outbox.writer import OutboxWriter
+        from ..stores.outbox.store import OutboxStore
+        from ..stores.outbox.writer import OutboxWriter
 
         table, names = self.sessions.outbox.table, self._options(self.sessions.outbox)
         if not self._sends_outbox:
             return OutboxWriter(ledger, base, table, **names)
-        page, name = _page(self.config), self.app.name
+        page, name = page_of(self.config), self.app.name
         return OutboxStore(ledger, base, table, page=page, name=name, **names)
 
     def _options(self, bound: BoundOutbox) -> dict[str, Any]:
@@ -328,8 +287,8 @@ class AppState:
 
         :raises ConfigurationError: it can't be used. At a commit, it is late for that.
         """
-        from .stores.outbox.database import check_engine
-        from .stores.outbox.outbox import check_app
+        from ..stores.outbox.database import check_engine
+        from ..stores.outbox.outbox import check_app
 
         if (engine := bound.engine()) is not None:
             check_engine(engine)
@@ -348,7 +307,7 @@ class AppState:
         :param look: returns what it knows of all rows, for the metrics.
         :raises ConfigurationError: there is no broker, or the outbox can't be used.
         """
-        from .stores.outbox.relay import PAGE, PAGE_BYTES, RelayStore
+        from ..stores.outbox.relay import PAGE, PAGE_BYTES, RelayStore
 
         config, observations = self.config, self._make_observations(look)
         ledger = self._new_ledger(observations, durable=False)
@@ -356,7 +315,7 @@ class AppState:
             ledger,
             MemoryStore(),
             bound.table,
-            page=_page(config, PAGE, PAGE_BYTES),
+            page=page_of(config, PAGE, PAGE_BYTES),
             name=self.app.name,
             leader=leader,
             takes_over=not self._sends_outbox,
@@ -371,7 +330,7 @@ class AppState:
         self, observations: Observations | None, *, durable: bool
     ) -> Ledger:
         return Ledger(
-            _limits(self.config, durable=durable),
+            limits_of(self.config, durable=durable),
             is_heard=lambda: bool(events_published.receivers),
             observations=observations,
         )
@@ -387,7 +346,7 @@ class AppState:
         config, name, log = self.config, self.app.name, ThrottledLog()
         return Delivery(
             ledger,
-            _make_broker(choose_broker(config, self.app), config, name),
+            broker_of(config, choose_broker(config, self.app), name),
             store,
             Notifier(self._dispatcher.send, log, ledger.defer),
             log,
@@ -449,71 +408,3 @@ def _has_orphans(folder: Folder) -> bool:
         return folder.has_orphans()
     thread.join(_LONGEST_LOOK)
     return all(found)
-
-
-def _make_cloudevents(config: Config) -> CloudEvents | None:
-    if not config.cloudevents or config.cloudevents_source is None:
-        return None
-    return CloudEvents(
-        config.cloudevents,
-        config.cloudevents_source,
-        config.cloudevents_prefix,
-        replace_invalid_text=_replaces_text(config),
-    )
-
-
-def _replaces_text(config: Config) -> bool:
-    return config.invalid_text is InvalidText.REPLACE
-
-
-def _limits(config: Config, *, durable: bool) -> Limits:
-    return Limits(
-        max_events=config.max_events,
-        max_bytes=config.max_bytes,
-        max_dead_events=config.max_dead_events,
-        max_in_flight=config.max_in_flight,
-        drop_oldest=config.overflow is Overflow.DROP_OLDEST,
-        reject=config.overflow is Overflow.REJECT,
-        dead_after=config.dead_after,
-        delay=_delay(config),
-        durable=durable,
-    )
-
-
-def _delay(config: Config) -> Callable[[int], float]:
-    return partial(full_jitter, base=config.retry_delay, cap=config.retry_max_delay)
-
-
-def _page(
-    config: Config, events: int = PAGE, size: int = PAGE_BYTES
-) -> tuple[int, int]:
-    """How many events of other processes, and bytes, may be in memory."""
-    return (
-        min(events, max(1, config.max_events // 4)),
-        min(size, max(1, config.max_bytes // 4)),
-    )
-
-
-def _make_spool(ledger: Ledger, folder: Folder, config: Config, name: str) -> Spool:
-    return Spool(
-        ledger,
-        folder,
-        patience=config.confirm_timeout,
-        page=_page(config),
-        full_sync=config.spool_sync is SpoolSync.FULL,
-        name=name,
-    )
-
-
-def _make_broker(urls: Sequence[BrokerURL], config: Config, name: str) -> Broker:
-    if urls[0].scheme == "memory":
-        return MemoryBroker(topology=config.topology)
-    return RabbitMQBroker(
-        urls,
-        heartbeat=config.heartbeat,
-        delay=_delay(config),
-        name=name,
-        topology=config.topology,
-        credentials=choose_credentials(config),
-        keyfile_password=config.keyfile_password,
-    )
