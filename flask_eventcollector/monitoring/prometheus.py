@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Container, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from prometheus_client import (
@@ -20,10 +22,12 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from prometheus_client.multiprocess import mark_process_dead
 
 from ..delivery.observations import Happened, Observation
 from ..events import BrokerState, Stats
 from .outbox import Look, OutboxFigures
+from .shared_folder import gone, show_life
 
 #: Counts of the books that only grow.
 _OUTCOMES = (
@@ -53,6 +57,8 @@ _BUCKETS = (
     600.0,
     3600.0,
 )
+#: Seconds between two looks for killed processes that have shared their files.
+_LOOK_INTERVAL = 10.0
 _DELIVERED = frozenset({Happened.CONFIRMED, Happened.UNROUTED})
 #: A queue that is not among the settings. Queues may be named after users or hosts, and
 #: each name would be a time series of its own.
@@ -100,6 +106,8 @@ class PrometheusMetrics:
         self._counted = Stats()
         #: Whether there was a connection before.
         self._was_connected = False
+        #: When to look for killed processes.
+        self._next_look = float("-inf")
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
         """Bring the metrics up to date."""
@@ -107,6 +115,7 @@ class PrometheusMetrics:
             self._count(observation)
         self._count_books(stats)
         self._show(stats)
+        self._forget_the_dead()
 
     def close(self) -> None:
         """Nothing is held by this process any more."""
@@ -166,6 +175,21 @@ class PrometheusMetrics:
         metrics.oldest.labels(app).set(stats.oldest_age or 0.0)
         metrics.ready.labels(app).set(not stats.broker.is_trouble)
 
+    def _forget_the_dead(self) -> None:
+        """Remove what killed processes have said of their present, now and then.
+
+        Otherwise, it would be true until somebody empties the folder. A server may call
+        ``mark_process_dead`` for its workers, but nobody does so for a relay.
+        """
+        folder = _shared_folder()
+        if folder is not None and time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + _LOOK_INTERVAL
+            show_life(folder)
+            for process in gone(folder):
+                # Another thread or process may be just doing the same.
+                with suppress(FileNotFoundError):
+                    mark_process_dead(process, str(folder))  # type: ignore[no-untyped-call]
+
 
 class _OutboxMetrics(NamedTuple):
     rows: Gauge
@@ -214,7 +238,8 @@ class PrometheusOutbox:
 
     def _forget(self) -> None:
         """Let the series end that another process continues."""
-        if self._states and not _shares_files():
+        # From files that are shared, no series can be removed.
+        if self._states and _shared_folder() is None:
             self._metrics.oldest.remove(self._app)
             for state in self._states:
                 self._metrics.rows.remove(self._app, state)
@@ -226,9 +251,10 @@ def exposition() -> tuple[bytes, str]:
     return generate_latest(), CONTENT_TYPE_LATEST
 
 
-def _shares_files() -> bool:
-    """Whether several processes write files, from which no series can be removed."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+def _shared_folder() -> Path | None:
+    """Where several processes write files; ``None``: this one does not."""
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    return None if folder is None else Path(folder)
 
 
 # The metrics of this process: a registry refuses a second one of a name.

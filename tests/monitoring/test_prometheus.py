@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import prometheus_client
@@ -310,3 +311,79 @@ def test_of_several_relays_with_common_files_the_active_one_counts(
     assert rows == 7
     assert again > last
     assert look("8", "-")[1] == 8
+
+
+#: A process of an app, which holds three events while the broker is away, or none; then
+#: it waits for the end of its input.
+PROCESS = """
+import sys
+from flask_eventcollector.events import BrokerState, Stats
+from flask_eventcollector.monitoring.prometheus import PrometheusMetrics
+broker = BrokerState.DOWN if sys.argv[1] == "3" else BrokerState.READY
+stats = Stats(enqueued=3, retained=int(sys.argv[1]), broker=broker)
+metrics = [PrometheusMetrics("shop", ()) for _ in range(2)]
+for _ in range(2):
+    for one in metrics:
+        one.observe([], stats)
+print("shown", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def process(folder: Path, retained: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that shares its metrics, and has shown them."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROCESS, str(retained)],
+        env=unmeasured() | {"PROMETHEUS_MULTIPROC_DIR": str(folder)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == b"shown\n"
+            yield started
+        finally:
+            started.kill()
+
+
+def shared(folder: Path) -> tuple[float, float, float]:
+    """What a scrape gives: the enqueued and retained events, and the broker's state."""
+    registry = prometheus_client.CollectorRegistry()
+    multiprocess.MultiProcessCollector(registry, str(folder))  # type: ignore[no-untyped-call]
+    names = {
+        "events_total": {"outcome": "enqueued"},
+        "held_events": {"state": "retained"},
+        "broker_ready": {},
+    }
+    enqueued, retained, ready = (
+        registry.get_sample_value(f"eventcollector_{name}", {"app": "shop", **labels})
+        for name, labels in names.items()
+    )
+    assert None not in (enqueued, retained, ready)
+    return enqueued, retained, ready  # type: ignore[return-value]
+
+
+def test_what_a_killed_process_held_is_forgotten_by_any_other(tmp_path: Path) -> None:
+    """Nobody calls mark_process_dead for a relay, nor for a worker of uWSGI."""
+    with process(tmp_path, 3) as first:
+        # It counts for each of its two apps.
+        assert shared(tmp_path) == (6, 3, 0)
+        with process(tmp_path, 0):
+            # Both live.
+            assert shared(tmp_path) == (12, 3, 0)
+        first.kill()
+        first.wait()
+        assert shared(tmp_path) == (12, 3, 0)
+        with process(tmp_path, 0):
+            assert shared(tmp_path) == (18, 0, 1)
+    assert len([*tmp_path.glob("gauge_livesum_*.db")]) == 1
+
+
+def test_files_of_processes_without_this_library_stay(tmp_path: Path) -> None:
+    foreign = tmp_path / "gauge_livesum_1.db"
+    with process(tmp_path, 0):
+        content = next(tmp_path.glob("gauge_livesum_*.db")).read_bytes()
+    foreign.write_bytes(content)
+    with process(tmp_path, 0):
+        assert foreign.exists()
