@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from sqlalchemy import create_engine
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy import LargeBinary, String, create_engine, text
+from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 from tests.rabbitmq import RabbitMQNode
 
@@ -27,12 +27,23 @@ from .shop import EXTERNAL, OWN, Base, Order, Shop
 
 UNIT = "ms"
 NO_EVENTS, OURS, OURS_EXTERNAL = "no events", "ours, own", "ours, external"
+#: What any other statement costs, and what is written otherwise: a model for events.
+SELECT, BY_HAND = "SELECT 1", "rows by hand"
 DATABASES = (POSTGRESQL, MARIADB, SQLITE)
 EVENTS = (1, 5, 50)
 #: Seconds after each transaction, in which its events are sent.
 _PAUSE = 0.01
 #: Rounds until all connections are open and warm.
 _UNCOUNTED = 10
+
+
+class Message(Base):
+    """An event, as an outbox that is written by hand has it."""
+
+    __tablename__ = "messages"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    topic: Mapped[str] = mapped_column(String(255))
+    payload: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 def at(events: int) -> str:
@@ -44,7 +55,7 @@ def jobs(quick: bool) -> list[Job]:
     return [
         Job(
             Case(database, at(events)),
-            (NO_EVENTS, OURS, OURS_EXTERNAL),
+            (NO_EVENTS, SELECT, BY_HAND, OURS, OURS_EXTERNAL),
             partial(costs, database, events, rounds),
         )
         for database in DATABASES
@@ -77,12 +88,25 @@ def main() -> None:
     }
     payloads = [PAYLOAD] * events
 
-    def order() -> None:
+    def order(and_then: Callable[[Session], object]) -> None:
         with plain() as session:
             session.add(Order(note="x" * 20))
+            and_then(session)
             session.commit()
 
-    commits: dict[str, Callable[[], None]] = {NO_EVENTS: order}
+    def select(session: Session) -> None:
+        session.flush()
+        session.execute(text("SELECT 1"))
+
+    def write(session: Session) -> None:
+        bodies = (json.dumps(payload).encode() for payload in payloads)
+        session.add_all(Message(topic=queue, payload=body) for body in bodies)
+
+    commits: dict[str, Callable[[], None]] = {
+        NO_EVENTS: partial(order, lambda session: None),
+        SELECT: partial(order, select),
+        BY_HAND: partial(order, write),
+    }
     for name, shop in shops.items():
         commits[name] = partial(shop.order, queue, payloads)
     print(json.dumps(_medians(commits, rounds)), flush=True)
