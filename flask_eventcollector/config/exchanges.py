@@ -10,11 +10,11 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..events import Word
-from ..messages.wording import type_name
 from .options import (
     Reader,
     read_arguments,
     read_bool,
+    read_dict,
     read_key,
     read_name,
     read_options,
@@ -122,16 +122,12 @@ def parse_exchanges(value: object, key: str) -> Exchanges:
     :param key: the setting's name in errors.
     :raises ConfigurationError: a name or an option is invalid.
     """
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(
-            f"{key} is of type {type_name(value)}: it must be a dict of exchange names"
-            " and options"
-        )
+    named = read_dict(value, key, "exchange names and options")
     exchanges = {
         read_key(name, f"an exchange of {key}"): _options(
             name, options, f"{key}[{name!r}]"
         )
-        for name, options in value.items()
+        for name, options in named.items()
     }
     return MappingProxyType(exchanges)
 

@@ -27,17 +27,25 @@ def read_options(
     :param readers: for each option that it may have, what reads its value.
     :raises ConfigurationError: an option is unknown or invalid.
     """
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(
-            f"{key} is of type {type_name(value)}: it must be a dict of options"
-            f" ({', '.join(readers)})"
-        )
+    options = read_dict(value, key, f"options ({', '.join(readers)})")
     return {
         name: (readers.get(name) or _unknown(name, key, readers))(
             option, f"{key}[{name!r}]"
         )
-        for name, option in value.items()
+        for name, option in options.items()
     }
+
+
+def read_dict(value: object, key: str, content: str) -> Mapping[Any, Any]:
+    """A dict.
+
+    :param content: what it must have, in an error.
+    """
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f"{key} is of type {type_name(value)}: it must be a dict of {content}"
+        )
+    return value
 
 
 def _unknown(name: object, key: str, readers: Mapping[str, Reader]) -> NoReturn:

@@ -15,6 +15,7 @@ from .options import (
     Reader,
     read_arguments,
     read_bool,
+    read_dict,
     read_key,
     read_name,
     read_options,
@@ -74,17 +75,12 @@ def parse_queues(value: object, key: str) -> Queues:
     :param key: the setting's name in errors.
     :raises ConfigurationError: a name or an option is invalid.
     """
-    if not isinstance(value, Mapping):
-        raise ConfigurationError(
-            f"{key} is of type {type_name(value)}: it must be a dict of queue names and"
-            " options"
-        )
-    return MappingProxyType(
-        {
-            _name(name, key): _options(options, f"{key}[{name!r}]")
-            for name, options in value.items()
-        }
-    )
+    named = read_dict(value, key, "queue names and options")
+    queues = {
+        _name(name, key): _options(options, f"{key}[{name!r}]")
+        for name, options in named.items()
+    }
+    return MappingProxyType(queues)
 
 
 def _name(value: object, key: str) -> str:

@@ -32,9 +32,6 @@ class Owners:
         #: Those that are gone.
         self._abandoned: deque[Watched] = deque()
 
-    def __len__(self) -> int:
-        return len(self._watched)
-
     def watch(self, owner: object, entries: list[Entry], reason: str) -> None:
         """Watch *owner*, which holds *entries*; takes no lock."""
         watched = Watched(owner, self._abandoned.append)
