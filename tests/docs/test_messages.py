@@ -316,6 +316,19 @@ class Language(NamedTuple):
         program = {".py": sys.executable, ".js": "node", ".rb": "ruby"}
         return [program[Path(self.file).suffix], self.file]
 
+    def run(self, probe: str, folder: Path, url: str, *arguments: str) -> list[str]:
+        """Run *probe* as a consumer of the broker at *url*; returns what it prints."""
+        (folder / self.file).write_text(probe)
+        return subprocess.run(
+            [*self.command, *arguments],
+            cwd=folder,
+            env=environment(url),
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+            timeout=DEADLINE,
+            check=True,
+        ).stdout.splitlines()
+
 
 def _nothing() -> None:
     return None
@@ -486,20 +499,10 @@ def lines_of(language: Language, folder: Path, url: str, count: int) -> str:
 def test_a_client_reads_headers_as_documented(
     relay: Relay, rabbitmq: RabbitMQNode, language: Language, tmp_path: Path
 ) -> None:
-    (tmp_path / language.file).write_text(language.probe)
     publish(relay, HEADERS)
 
-    output = subprocess.run(
-        language.command,
-        cwd=tmp_path,
-        env=environment(rabbitmq.url),
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        timeout=DEADLINE,
-        check=True,
-    ).stdout
+    version, *found = language.run(language.probe, tmp_path, rabbitmq.url)
 
-    version, *found = output.splitlines()
     if f"{language.client} {version}" not in section("## Headers"):
         pytest.skip(f"the table is of another version than {language.client} {version}")
     rows = table("## Headers")
@@ -517,20 +520,12 @@ def test_a_client_reads_each_property_by_the_name_in_the_table(
         for row in table("Clients give the properties these names:")
         if code(row[0]) not in ("headers", "timestamp")
     }
-    (tmp_path / language.file).write_text(language.property_probe)
 
-    output = subprocess.run(
-        [*language.command, *names.values()],
-        cwd=tmp_path,
-        env=environment(rabbitmq.url),
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        timeout=DEADLINE,
-        check=True,
-    ).stdout
+    probe = language.property_probe
+    output = language.run(probe, tmp_path, rabbitmq.url, *names.values())
 
     sent = {"delivery_mode": 2, "message_id": event.id, "app_id": "shop", **OPTIONS}
-    found = dict(zip(names, output.splitlines(), strict=True))
+    found = dict(zip(names, output, strict=True))
     assert 0 < int(found.pop("expiration")) <= 3_600_000
     assert found == {name: str(value) for name, value in sent.items()}
     assert {*sent, "expiration", "headers", "timestamp"} == {
