@@ -471,6 +471,8 @@ class Stats:
     lost_leases: int = 0
     #: How many of the delayed, in-flight, retained and dead events are on disk.
     spooled: int = 0
+    #: How many of them are rows of the outbox.
+    committed: int = 0
     #: Events that should be on disk but are not, because writes fail.
     unspooled: int = 0
     #: Rows on disk of events that have reached a final state. If the process were

@@ -82,6 +82,7 @@ class DiskIndex:
         """The fields of :class:`~flask_eventcollector.Stats` that are known here."""
         return {
             "spooled": self._spooled(handed_over) if self._durable else 0,
+            "committed": len(self._committed),
             "unerased": self.unerased,
             "unadopted": sum(self.unadopted.values()),
         }

@@ -162,14 +162,15 @@ class PrometheusMetrics:
     def _show(self, stats: Stats) -> None:
         metrics, app = self._metrics, self._app
         undelivered = stats.delayed + stats.in_flight + stats.retained + stats.dead
+        safe = stats.spooled + stats.committed
         for state, count in {
             "collected": stats.collected,
             "delayed": stats.delayed,
             "in_flight": stats.in_flight,
             "retained": stats.retained,
             "dead": stats.dead,
-            "spooled": stats.spooled,
-            "at_risk": max(0, undelivered - stats.spooled),
+            "spooled": safe,
+            "at_risk": max(0, undelivered - safe),
         }.items():
             metrics.held.labels(app, state).set(count)
         metrics.oldest.labels(app).set(stats.oldest_age or 0.0)

@@ -94,6 +94,14 @@ def test_what_is_held_is_shown_within_a_second(shop: Shop) -> None:
     wait_until(lambda: value(shop, "eventcollector_reconnects_total") == 1, "once more")
 
 
+def test_what_is_on_disk_or_in_the_outbox_is_at_no_risk() -> None:
+    shop = Shop(name=f"shop-{uuid.uuid4()}")
+    stats = Stats(enqueued=9, in_flight=1, retained=8, spooled=2, committed=4)
+    PrometheusMetrics(shop.name, ()).observe([], stats)
+    assert held(shop, "spooled") == 6
+    assert held(shop, "at_risk") == 3
+
+
 def test_refusals_are_counted_by_outcome(shop: Shop) -> None:
     shop.faults.refuse("q", Outcome.NACKED)
     shop.enqueue(1, 2)

@@ -778,6 +778,8 @@ def test_what_is_in_the_outbox_is_not_on_disk(
         with shop.events.auto_publish():
             shop.enqueue("outside of transactions")
         wait_until(lambda: shop.events.stats().spooled == 1, "it is on disk")
+        stats = shop.events.stats()
+        assert (stats.retained, stats.committed) == (2, 1)
         assert not shop.events.close(0)
 
     assert "Left 1 event in the outbox for other processes." in caplog.messages
