@@ -245,7 +245,8 @@ class Ledger:
         if waiter is not None:
             # First: an interrupted caller releases those that are in here.
             waiter.entries += collected
-            waiter.outboxed = [e.state for e in entries].count(State.OUTBOXED)
+            if len(collected) < len(entries):
+                waiter.outboxed = [e.state for e in entries].count(State.OUTBOXED)
         collected = self._intake.without_excess(collected, waiter)
         self._moves.hand_over(collected, waiter)
         entries.clear()

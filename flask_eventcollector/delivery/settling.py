@@ -40,6 +40,8 @@ class Settling:
         self._broker = broker
         self._waiters = waiters
         self._reports = reports
+        self._books = moves.books
+        self._disk_index = moves.disk_index
         self._traffic = moves.traffic
         self.refusals = Refusals()
 
@@ -58,7 +60,7 @@ class Settling:
 
         The broker should have settled them, but may have failed to.
         """
-        for entry in self._moves.books.in_state(State.IN_FLIGHT):
+        for entry in self._books.in_state(State.IN_FLIGHT):
             self._settle(Settlement(entry, Outcome.UNKNOWN, reason), now)
 
     def _settle(self, settlement: Settlement, now: float) -> None:
@@ -94,7 +96,7 @@ class Settling:
                     elapsed = now - entry.handed_over_at
                     self._reports.notice(entry, NoticeKind.PUBLISHED, elapsed=elapsed)
                 if entry.row is not None:
-                    self._moves.disk_index.outdate(entry)
+                    self._disk_index.outdate(entry)
                 entry.state = state
                 if entry.waiter is not None:
                     entry.waiter.resolve(entry)
@@ -105,8 +107,8 @@ class Settling:
         self, target: Target, confirmed: list[Entry], state: State, now: float
     ) -> None:
         """Count what *target* has confirmed, and let it be sent more."""
-        size = self._moves.books.moved(confirmed, State.IN_FLIGHT, state)
-        self._moves.disk_index.end(confirmed)
+        size = self._books.moved(confirmed, State.IN_FLIGHT, state)
+        self._disk_index.end(confirmed)
         self._broker.confirmed(now, confirmed[-1].sent_at)
         lane = self._traffic.lane(target)
         lane.landed(len(confirmed), size, now)
