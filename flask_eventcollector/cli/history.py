@@ -7,7 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -109,8 +109,8 @@ def tail(
     """
     begins_at = math.inf if since is None else time.time() - since
     ends_at = math.inf if duration is None else time.monotonic() + duration
-    history, told = _history(), list[Unreadable]()
-    with suppress(KeyboardInterrupt):
+    told = list[Unreadable]()
+    with _reading() as history, suppress(KeyboardInterrupt):
         for lines in _followed(history.follow(begins_at), ends_at):
             _write(lines, Filter(queue), for_machines)
             told = _tell_new(history, told)
@@ -157,10 +157,10 @@ def top(once: bool, for_machines: bool) -> None:
     the table is redrawn once a second until Ctrl-C; elsewhere, and with --json, it is
     shown once. Then, exits with 3 if the counts of a process can't be read.
     """
-    history = _history()
-    if not (for_machines or once) and sys.stdout.isatty():
-        return _redraw(history)
-    counts, problems = history.counts(), _problems(history)
+    with _reading() as history:
+        if not (for_machines or once) and sys.stdout.isatty():
+            return _redraw(history)
+        counts, problems = history.counts(), _problems(history)
     if for_machines:
         unreadable = as_json.unreadable(problems)
         as_json.write(_sums(counts) | {"unreadable": unreadable})
@@ -179,7 +179,12 @@ def _redraw(history: History) -> None:
             time.sleep(_REDRAW)
 
 
-def _history() -> History:
+@contextmanager
+def _reading() -> Iterator[History]:
+    """What the processes write down.
+
+    :raises Failure: they don't, or the folder can't be read, or not any more.
+    """
     folder = app_state().config.history_dir
     if folder is None:
         raise Failure(
@@ -189,12 +194,15 @@ def _history() -> History:
     history = History(folder, app_name())
     try:
         history.paths_of_lines()
+        yield history
     except OSError as error:
+        if error.filename != str(folder):
+            # What is written to may be closed.
+            raise
         raise Failure(
             f"Can't read the folder {folder}: {error.strerror}. No process has written"
-            " to it yet, or it belongs to another user"
+            " to it yet, it was removed, or it belongs to another user"
         ) from error
-    return history
 
 
 def _problems(history: History) -> list[Unreadable]:
@@ -211,8 +219,8 @@ def _lines_of(id: str) -> tuple[list[Line], list[Unreadable]]:
         raise Failure(f"{id!r} is too short: give at least {_LEAST_ID} characters")
     if app_state().config.history_dir is None:
         return [], []
-    history = _history()
-    lines = history.of(id)
+    with _reading() as history:
+        lines = history.of(id)
     ids = {one for line in lines for one in line.ids if one.startswith(id)}
     if len(ids) > 1:
         some = ", ".join(sorted(ids)[:3])

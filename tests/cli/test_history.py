@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,6 +141,36 @@ def test_a_folder_that_is_not_there_is_said(shop: Shop, command: str) -> None:
     result = run(shop, command)
     assert result.exit_code == 1
     assert "No process has written to it yet" in result.stderr
+
+
+def test_a_folder_that_is_removed_meanwhile_is_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(shop)
+    shop.events.close(1)
+
+    def meanwhile(seconds: float) -> None:
+        shutil.rmtree(folder_of(shop))
+
+    monkeypatch.setattr("flask_eventcollector.cli.history.time.sleep", meanwhile)
+    result = run(shop, "tail")
+    assert result.exit_code == 1
+    assert "No such file or directory" in result.stderr
+    assert "it was removed" in result.stderr
+
+
+def test_a_closed_pipe_is_no_problem_of_the_folder(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published(shop)
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("flask_eventcollector.cli.history.click.echo", fail)
+    result = run(shop, "top", "--once")
+    assert result.exit_code == 1
+    assert "folder" not in result.stderr
 
 
 def test_tail_follows_what_happens(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
