@@ -189,7 +189,7 @@ def test_what_was_freed_is_claimed_before_the_claims_go_on() -> None:
     position.claimed([90])
     position.looked(1.0)
     position.looked(2.0)
-    position.go_back([31, 30])
+    position.go_back(29)
     assert position.low == 29
 
     # There was no room for the other one.
@@ -254,6 +254,32 @@ def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
     assert seqs(outbox.claim(1, MUCH)) == [written[3]]
     position._next_whole_look = 0
     assert seqs(outbox.claim(2, MUCH)) == [written[0], written[4]]
+
+
+@pytest.mark.parametrize(
+    ("limit", "size"), [(1, MUCH), (MUCH, 1)], ids=["events", "bytes"]
+)
+def test_what_a_look_at_all_rows_finds_is_claimed_without_another_one(
+    place: Place, limit: int, size: int
+) -> None:
+    outbox = place.outbox()
+    written = place.write(outbox, range(6))
+    position = outbox._claims._position
+    for _ in range(3):
+        position._next_whole_look = 0
+        outbox.claim(2, MUCH)
+    with place.engine.begin() as connection:
+        # As another process may do it.
+        first = place.table.c.seq.in_(written[:4])
+        freed = sqlalchemy.update(place.table).where(first)
+        connection.execute(freed.values(token=None, due=0))
+    position._next_whole_look = 0
+    outbox.claim(limit, size)
+    position._next_whole_look = float("inf")
+    for seq in written[1:4]:
+        # However many looks at some rows come in between.
+        position.looked_at -= LOOK_INTERVAL
+        assert seqs(outbox.claim(limit, size)) == [seq]
 
 
 def test_what_was_given_back_is_claimed_at_once(place: Place) -> None:

@@ -65,6 +65,9 @@ class Claims:
         if position.is_whole_look_due(began):
             all_freed = self._look(limit, None)
             rows = self._take(limit, 0, limit_bytes)
+            if rows:
+                # There may be more before the place where claims have come to.
+                position.go_back(rows[-1].seq)
             if all_freed:
                 position.looked_at_all(time.monotonic() - began)
             return rows
@@ -85,7 +88,8 @@ class Claims:
         freed = self._free_some(self._waiting(self._table.c.seq).where(is_due), limit)
         if all_freed := len(freed) < limit:
             self._position.looked(began)
-        self._position.go_back(freed)
+        if freed:
+            self._position.go_back(min(freed) - 1)
         return all_freed
 
     def _take(self, limit: int, low: int, size: int) -> list[OutboxRow]:
@@ -248,12 +252,11 @@ class Position:
         pause = min(took / _LOOKS_SHARE, _LONGEST_PAUSE)
         self._next_whole_look = time.monotonic() + max(pause, LOOK_INTERVAL)
 
-    def go_back(self, freed: Sequence[int]) -> None:
-        """Let the next claim find the rows that were *freed*."""
-        before = min(freed, default=self._highest + 1) - 1
-        self.low = min(self.low, before)
-        self._at_last_look = min(self._at_last_look, before)
-        self._reached = min(self._reached, before)
+    def go_back(self, seq: int) -> None:
+        """Let the next claim find what is free after *seq*."""
+        self.low = min(self.low, seq)
+        self._at_last_look = min(self._at_last_look, seq)
+        self._reached = min(self._reached, seq)
 
     def claimed(self, seqs: Sequence[int]) -> None:
         """Note what one claim has found, which may be nothing."""
