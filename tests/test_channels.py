@@ -10,7 +10,11 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker, ChannelClosedByClient
 from pika.spec import Basic, BasicProperties
 
-from flask_eventcollector.brokers.rabbitmq.channels import ChannelState, ExchangeChannel
+from flask_eventcollector.brokers.rabbitmq.channels import (
+    STEP_TIMEOUT,
+    ChannelState,
+    ExchangeChannel,
+)
 from flask_eventcollector.brokers.rabbitmq.connection import Connection
 from flask_eventcollector.config.exchanges import ExchangeOptions, Unrouted
 from flask_eventcollector.delivery.entries import Entry, Settlement
@@ -38,6 +42,9 @@ class Channel:
 
     def add_on_return_callback(self, callback: Any) -> None:
         self.calls["return"] = callback
+
+    def close(self) -> None:
+        self.is_open = False
 
     def exchange_declare(self, exchange: str, *, passive: bool, callback: Any) -> None:
         self.calls["found"] = callback
@@ -329,3 +336,30 @@ def test_the_next_confirm_is_due_since_the_last_one_came(stage: Stage) -> None:
     assert since >= before
     stage.confirm(2)
     assert stage.ours.owes_since is None
+
+
+def test_a_channel_that_opens_too_late_is_closed() -> None:
+    stage = Stage("shop")
+    stage.pikas.is_open = False
+    stage.ours.give_up_opening(time.monotonic() + STEP_TIMEOUT)
+    stage.pikas.is_open = True
+    stage.open()
+    assert not stage.pikas.is_open
+    assert stage.ours.state is ChannelState.CLOSED
+    assert not stage.pikas.calls
+
+
+@pytest.mark.parametrize("late", ["found", "ready"])
+def test_a_response_that_comes_too_late_opens_no_channel(late: str) -> None:
+    stage = Stage("shop")
+    stage.open()
+    response = stage.pikas.calls.pop(late)
+    (entry,) = entries(1)
+    stage.ours.publish(entry)
+    stage.ours.give_up_opening(time.monotonic() + STEP_TIMEOUT)
+    assert not stage.pikas.is_open
+    stage.pikas.calls.clear()
+    response(None)
+    assert stage.ours.state is ChannelState.CLOSED
+    assert not stage.pikas.calls
+    assert [settlement.entry for settlement in stage.settled] == [entry]

@@ -163,7 +163,15 @@ class ExchangeChannel:
 
     # Opening.
 
+    @property
+    def _was_given_up(self) -> bool:
+        """Whether a response has come too late: another channel has its place."""
+        return self.state is ChannelState.CLOSED
+
     def _opened(self, channel: Channel) -> None:
+        if self._was_given_up:
+            channel.close()
+            return
         channel.add_on_close_callback(self._closed)
         channel.add_on_return_callback(self._on_return)
         if self._exchange:
@@ -173,10 +181,14 @@ class ExchangeChannel:
             self._found(None)
 
     def _found(self, _: object) -> None:
+        if self._was_given_up:
+            return
         self._step = "confirm.select"
         self._channel.confirm_delivery(self._on_confirm, callback=self._ready)
 
     def _ready(self, _: object) -> None:
+        if self._was_given_up:
+            return
         self.state = ChannelState.OPEN
         pending, self._pending = self._pending, deque()
         for entry in pending:
