@@ -1281,6 +1281,19 @@ def test_what_is_in_flight_to_a_target_that_refuses_others_is_waited_for(
     assert not waiter.done.is_set()
 
 
+@pytest.mark.parametrize("outcome", [None, Outcome.UNKNOWN])
+def test_what_comes_back_to_a_target_that_refuses_others_is_waited_for_no_longer(
+    desk: Desk, patient: Waiter, outcome: Outcome | None
+) -> None:
+    desk.hand_over("a")
+    desk.hand_over("b", waiter=patient)
+    desk.take()
+    desk.refuse("a")
+    desk.settle("b", outcome)
+    assert patient.done.is_set()
+    assert leave(desk, patient) == PublishResult(retained=1)
+
+
 def test_only_a_patient_caller_waits_for_a_silent_target(
     desk: Desk, waiter: Waiter, patient: Waiter
 ) -> None:

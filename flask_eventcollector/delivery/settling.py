@@ -140,6 +140,8 @@ class Settling:
             self._refused(settlement, lane, now)
         if entry.waiter is not None:
             entry.waiter.settled(settlement)
+            if lane.backing_off:
+                entry.waiter.leave_behind(entry.target)
         self._traffic.forget_if_idle(entry.target)
 
     def _judged(self, settlement: Settlement) -> Settlement:
