@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from flask_eventcollector import BrokerState, Outcome, PublishResult
 from flask_eventcollector.app_state import AppState, state_of
@@ -263,6 +263,37 @@ def test_a_new_leader_frees_many_rows_before_it_sends(shop: OutboxShop) -> None:
         wait_until(shop.is_empty, "all is sent")
         assert relay.sent() == [*range(250), "last"]
         assert relay.marks() == [True] * 250 + [False]
+
+
+def test_delayed_events_that_a_new_leader_frees_keep_no_others_waiting(
+    tmp_path: Path,
+) -> None:
+    with open_external(url_in(tmp_path), MAX_EVENTS=40) as shop:
+        for delay in [3600, 7200] * 20:
+            place_delayed(shop, delay)
+        before = dues(shop)
+        with relaying_for(shop) as relay:
+            shop.place("a")
+            wait_until(lambda: relay.sent() == ["a"], "the other one is sent")
+            wait_until(lambda: not any(held for _, held in shop.rows()), "all wait")
+            assert relay.stats().delayed == 0
+        after = dues(shop)
+        assert [due - was for due, was in zip(after, before, strict=True)] == [
+            pytest.approx(0, abs=10_000)
+        ] * 40
+
+
+def place_delayed(shop: OutboxShop, delay: float) -> None:
+    with shop.sessions() as session, session.begin():
+        session.add(Order(sku=f"order {len(shop.rows())}"))
+        session.flush()
+        shop.events.enqueue_event("later", "q", delay=delay)
+
+
+def dues(shop: OutboxShop) -> list[int]:
+    with shop.engine.connect() as connection:
+        rows = select(shop.table.c.due).order_by(shop.table.c.seq)
+        return list(connection.scalars(rows))
 
 
 def test_with_own_a_relay_leaves_what_workers_hold(tmp_path: Path) -> None:

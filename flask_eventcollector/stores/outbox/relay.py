@@ -12,6 +12,7 @@ from ...delivery.entries import Entry
 from ...delivery.ledger import Ledger
 from ...delivery.store import Store
 from ...events import Target
+from .claims import LOOK_INTERVAL as CLAIM_INTERVAL
 from .leader import Leadership
 from .outbox import LEASE, Outbox
 from .rows import OutboxRow
@@ -47,6 +48,8 @@ class RelayStore(OutboxStore):
         freed: they have led before. Otherwise their leases must run out.
     :param leader: who this is, for people.
     """
+
+    _hold_for = CLAIM_INTERVAL
 
     def __init__(
         self,

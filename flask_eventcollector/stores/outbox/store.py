@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -69,6 +69,8 @@ class OutboxStore(OutboxWriter):
     """
 
     sends = True
+    #: Rows that are due within so many seconds are held until then.
+    _hold_for = LOOK_INTERVAL
 
     def __init__(
         self,
@@ -381,7 +383,7 @@ class OutboxStore(OutboxWriter):
 
     def _adopt_rows(self, outbox: Outbox, rows: Iterable[OutboxRow]) -> None:
         new = []
-        for row in rows:
+        for row in self._put_off(outbox, rows):
             held = self._held.get(row.seq)
             if held is not None and held.state is State.DEAD:
                 # An operator has freed the row, perhaps for another queue.
@@ -390,6 +392,22 @@ class OutboxStore(OutboxWriter):
                 maybe_sent = row.maybe_sent
                 new.append(self._held.hold(row.seq, row.event, maybe_sent=maybe_sent))
         self._ledger.adopt(new, {}, self)
+
+    def _put_off(self, outbox: Outbox, rows: Iterable[OutboxRow]) -> list[OutboxRow]:
+        """Let delayed rows wait that were freed early; returns the others.
+
+        A new leader frees them all, an operator some. They would fill the memory.
+        """
+        soon, later = list[OutboxRow](), defaultdict[int, list[int]](list)
+        for row in rows:
+            seconds = int(row.event.due_in - self._hold_for)
+            if seconds > 0:
+                later[seconds].append(row.seq)
+            else:
+                soon.append(row)
+        for seconds, seqs in later.items():
+            outbox.postpone(seqs, seconds)
+        return soon
 
     # The lease.
 
