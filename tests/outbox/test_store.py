@@ -44,6 +44,7 @@ from flask_eventcollector.stores.outbox.admin import OutboxAdmin
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.outbox import Outbox
 from flask_eventcollector.testing import FaultInjector
+from tests.databases import DatabaseServer
 from tests.helpers import DEADLINE, Shop, in_child, pass_time, unmeasured, wait_until
 from tests.transactions.support import (
     Order,
@@ -366,6 +367,25 @@ def test_an_outer_transaction_decides(shop: OutboxShop) -> None:
 
 
 # Bad input.
+
+
+def test_an_outer_transaction_that_stays_open_keeps_no_others_waiting(
+    mariadb: DatabaseServer,
+) -> None:
+    with (
+        open_outbox(mariadb.new_database(), OUTBOX_LEASE=3) as shop,
+        shop.engine.connect() as connection,
+        connection.begin(),
+    ):
+        with shop.sessions(bind=connection) as session:
+            session.add(Order(sku="a"))
+            session.flush()
+            shop.enqueue("a")
+            session.commit()
+        begun = time.monotonic()
+        wait_until(lambda: time.monotonic() > begun + 1, "a third of the lease is over")
+        shop.place("b")
+        wait_until(lambda: shop.sent() == ["b"], "the other one is sent")
 
 
 def test_a_missing_table_fails_the_commit(tmp_path: Path) -> None:

@@ -308,11 +308,14 @@ class OutboxStore(OutboxWriter):
     def _committed(self, outbox: Outbox, written: Sequence[_Written]) -> list[_Written]:
         """Those of the rows that are committed, each with most of its lease left."""
         now = time.monotonic()
-        late = {row.seq for row in written if row.at < now - self._lease / 3}
-        if late:
-            outbox.renew(late)
         ids = outbox.read(row.seq for row in written)
         found = [row for row in written if ids.get(row.seq) == row.event.id]
+        late = {row.seq for row in found if row.at < now - self._lease / 3}
+        if late:
+            # None that is not committed: MySQL would wait for its transaction.
+            outbox.renew(late)
+            lost = late - outbox.read(late).keys()
+            found = [row for row in found if row.seq not in lost]
         if found:
             began = min(now if row.seq in late else row.at for row in found)
             self._held.begin_lease(began)
