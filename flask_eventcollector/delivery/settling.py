@@ -197,10 +197,11 @@ class Settling:
 
     def _back_off(self, settlement: Settlement, now: float) -> None:
         """Send nothing more to a target for a while, so that nobody waits for that."""
-        entry = settlement.entry
-        self._traffic.back_off(entry, now, settlement.retry_after)
-        if self._traffic.is_refused(entry.target):
-            self._waiters.leave_behind(entry.target)
+        target = settlement.entry.target
+        was_refused = self._traffic.is_refused(target)
+        self._traffic.back_off(settlement.entry, now, settlement.retry_after)
+        if not was_refused and self._traffic.is_refused(target):
+            self._waiters.leave_behind(target)
 
     def _refused_too_long(self, entry: Entry) -> bool:
         refused_for = self._broker.seconds() - entry.refused_since

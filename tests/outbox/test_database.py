@@ -172,10 +172,10 @@ def test_rows_are_in_the_schema_of_the_tenant(place: Place) -> None:
     outbox = Outbox(Database(engine, place.table), APP)
 
     with engine.begin() as connection:
-        outbox.write(connection, [make_event("theirs")], held=False)
+        outbox.write(connection, map(make_event, ["their", "own"]), held=False)
 
     assert place.outbox().claim(1, MUCH) == []
-    assert sent(outbox.claim(1, MUCH)) == ["theirs"]
+    assert sent(outbox.claim(2, MUCH)) == ["their", "own"]
     outbox._database.close()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 
 import pytest
 
 from flask_eventcollector import ConfigurationError
-from flask_eventcollector.events import Properties, Target
+from flask_eventcollector.events import Event, Properties, Target
 from flask_eventcollector.stores.filter import Filter
 from flask_eventcollector.stores.outbox.outbox import Outbox, Refused
 from tests.outbox.support import MUCH, Place, sent, seqs, statements
@@ -24,6 +25,39 @@ def test_rows_are_numbered_in_the_order_of_the_events(place: Place) -> None:
 
     assert written == sorted(written) == seqs(rows)
     assert sent(rows) == list(range(60))
+
+
+def test_what_databases_quote_is_written_as_it_is(place: Place) -> None:
+    odd = ["NULL", '"', "'", "\\", "{a,b}", ",", " ", "", "%s", ":x", "ä\N{SNOWMAN}"]
+    bodies = [bytes(range(256)), b"", b"\\x00", b"NULL"]
+    events = [
+        make_event(
+            queue=text or "q", exchange=text, headers={"x": text}, id=f"{n}{text}"
+        )
+        for n, text in enumerate(odd)
+    ]
+    events += [
+        Event.of(
+            id=f"body-{n}",
+            target_queue="q",
+            exchange="",
+            body=body,
+            headers={},
+            enqueued_at=datetime.now(timezone.utc),
+            size=len(body),
+        )
+        for n, body in enumerate(bodies)
+    ]
+
+    with place.engine.begin() as connection:
+        place.outbox().write(connection, events, held=False)
+
+    rows = place.outbox().claim(100, MUCH)
+    written = [row.event for row in rows]
+    assert [e.target for e in written] == [e.target for e in events]
+    assert [e.id for e in written] == [e.id for e in events]
+    assert [e.body for e in written] == [e.body for e in events]
+    assert [e.headers for e in written] == [e.headers for e in events]
 
 
 def test_no_events_are_no_statement(place: Place) -> None:
