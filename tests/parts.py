@@ -12,28 +12,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any
 
 from blinker import NamedSignal
 
-from flask_eventcollector.delivery import (
-    books as books_module,
-)
-from flask_eventcollector.delivery import (
-    intake,
-    lanes,
-    ledger,
-    moves,
-    overflow,
-    owners,
-    problems,
-    reports,
-    settling,
-    suspects,
-    traffic,
-    waiters,
-)
 from flask_eventcollector.delivery.broker import Broker, BrokerCallbacks, CallbackRelay
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import (
@@ -63,19 +47,11 @@ DELAY = 10.0
 
 #: The modules that change the state of the ledger, in its steps.
 LEDGER_MODULES = [
-    ledger,
-    books_module,
-    intake,
-    lanes,
-    moves,
-    overflow,
-    owners,
-    problems,
-    reports,
-    settling,
-    suspects,
-    traffic,
-    waiters,
+    import_module(f"flask_eventcollector.delivery.{name}")
+    for name in (
+        *("ledger", "books", "intake", "lanes", "moves", "overflow", "owners"),
+        *("problems", "reports", "settling", "suspects", "traffic", "waiters"),
+    )
 ]
 
 
