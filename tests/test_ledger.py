@@ -1677,3 +1677,15 @@ def test_an_event_whose_collection_is_cut_short_belongs_to_its_collector() -> No
             desk.ledger.collect(entries, make_event("b"))
         desk.ledger.hand_over(entries)
         assert "collected" not in desk.books(), interruption.struck
+
+
+@pytest.mark.parametrize("outcome", [Outcome.CONFIRMED, Outcome.NACKED])
+def test_nobody_waits_for_what_a_cut_short_step_has_decided(outcome: Outcome) -> None:
+    for interruption in interruptions(LEDGER_MODULES, spared=WRAPPERS):
+        desk, waiter = Desk(), Waiter(patient=True)
+        desk.hand_over("a", waiter=waiter)
+        desk.take()
+        with interruption:
+            desk.settle("a", outcome, final=True)
+        if desk["a"].state is not State.IN_FLIGHT:
+            assert waiter.done.is_set(), interruption.struck
