@@ -206,4 +206,7 @@ def _say_imported(imported: Imported, places: Backlog) -> None:
         text += f"; skipped {imported.skipped} that {places.names} has already"
     click.echo(f"{text}.")
     if imported.events:
-        click.echo("A worker sends them, or run 'flask events flush' now.")
+        outbox = places.outbox
+        is_for_relay = outbox is not None and outbox.needs_relay
+        sender = "'flask events relay'" if is_for_relay else "A worker"
+        click.echo(f"{sender} sends them, or run 'flask events flush' now.")

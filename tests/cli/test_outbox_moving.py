@@ -168,6 +168,17 @@ def test_rows_are_exported_and_imported_as_they_were(
         assert (rows["free"], rows["dead"]) == (3, 1)
 
 
+def test_an_import_names_the_relay_if_only_that_sends(
+    tmp_path: Path, file: Path
+) -> None:
+    with opened(sqlite_in(tmp_path), OUTBOX_RELAY="external") as command:
+        write(command, "row")
+        command("export", str(file), "--remove")
+        result = command("import", str(file))
+
+    assert "'flask events relay' sends them" in result.stdout
+
+
 def test_events_of_both_places_are_exported_in_order(
     both: Command, folder: Path, file: Path
 ) -> None:
