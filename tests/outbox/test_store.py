@@ -168,6 +168,37 @@ def test_a_delayed_event_waits_in_its_row(
     wait_until(shop.is_empty, "its row is erased")
 
 
+def test_a_delay_may_pass_while_there_is_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOK_INTERVAL", 600.0)
+    with open_outbox(url_in(tmp_path), MAX_EVENTS=20, OUTBOX_LEASE=6000) as shop:
+        shop.place("first")
+        wait_until(shop.is_empty, "it has looked for rows before")
+        faults = FaultInjector.of(shop.broker)
+        faults.go_down()
+        rows = rows_of(shop)
+        room, _ = rows._claimable()
+        shop.place(*map(str, range(room)))
+        wait_until(lambda: min(rows._claimable()) == 0, "it is full")
+        with shop.sessions() as session, session.begin():
+            session.add(Order(sku="later"))
+            session.flush()
+            shop.events.enqueue_event("later", "q", delay=0.01)
+        times = rows._due_times
+        wait_until(lambda: not (times._new or times._times), "it is due")
+        faults.come_up()
+        wait_until(lambda: "later" in shop.sent(), "it is sent")
+
+
+def rows_of(shop: OutboxShop) -> store.OutboxStore:
+    """What sends the rows of *shop*."""
+    state = shop.extensions["eventcollector"]
+    rows = state.delivery()._store
+    assert isinstance(rows, store.OutboxStore)
+    return rows
+
+
 def test_a_delay_may_pass_before_the_commit(
     shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -346,6 +346,8 @@ class OutboxStore(OutboxWriter):
             return False
         limits = self._claimable()
         if min(limits) <= 0:
+            # Whoever asked for a look gets it once there is room.
+            self._next_look = 0.0
             return False
         rows = self._claim_rows(outbox, *limits)
         self.has_looked = True
