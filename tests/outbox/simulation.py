@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import SessionTransaction, sessionmaker
 
 from flask_eventcollector import EventCollector, make_outbox_table
+from flask_eventcollector import events as events_module
 from flask_eventcollector.app_state import AppState
 from flask_eventcollector.app_state import state as state_module
 from flask_eventcollector.delivery import delivery as delivery_module
@@ -32,6 +33,7 @@ from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.delivery.limits import Limits
 from flask_eventcollector.events import BrokerState, Outcome
+from flask_eventcollector.messages import encoding
 from flask_eventcollector.stores import circuit_breaker
 from flask_eventcollector.stores.outbox import (
     claims,
@@ -69,6 +71,12 @@ class Clock:
 
     def monotonic(self) -> float:
         return self.now
+
+    def time(self) -> float:
+        return self.now
+
+    def time_ns(self) -> int:
+        return round(self.now * 1e9)
 
     def julianday(self, _now: str) -> float:
         """What SQLite's function of this name returns."""
@@ -401,6 +409,8 @@ class Simulation:
                 (module, "PeriodicWorker", Worker)
                 for module in (store, delivery_module)
             ),
+            (events_module, "time", place.clock),
+            (encoding, "time", place.clock),
             (state_module, "Ledger", ClockedLedger),
             (state_module, "broker_of", lambda *_: ModelBroker()),
             # The end of the test's process is none of theirs.

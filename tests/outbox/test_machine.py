@@ -52,13 +52,15 @@ QUEUES = st.sampled_from(["a", "a", "b"])
 PLACES = st.lists(st.integers(0, 5), unique=True, min_size=1)
 OUTCOMES = st.sampled_from(["confirmed", "confirmed", "refused", "dead", "lost"])
 #: What is done in a transaction.
-_ORDERS = ["order"] * 3 + ["order unflushed", "tell before", "fail to flush"]
+_ORDERS = ["order"] * 3 + ["order unflushed", "tell before", "fail to flush", "delay"]
 _OTHERS = ["savepoint", "savepoint", "release", "take back", "publish", "clear"]
 STEPS = st.lists(st.sampled_from(_ORDERS + _OTHERS), min_size=1, max_size=9)
 ENDINGS = st.sampled_from(["commit", "commit", "rollback", "close", "leave open"])
 MAX_IN_FLIGHT = 5
 #: Begins what belongs to no transaction.
 PLAIN = "plain"
+#: Of delayed events, in seconds.
+DELAYS = (3.0, LEASE)
 
 
 @dataclass(eq=False)
@@ -92,6 +94,8 @@ class Machine(RuleBasedStateMachine):
         self.waived: set[str] = set()
         #: Events that others may overtake, since the broker has refused them.
         self.refused: set[str] = set()
+        #: When delayed events may be sent at the earliest.
+        self.due: dict[str, float] = {}
         #: Events of transactions that others may have overlapped.
         self.overlapping: set[str] = set()
         #: The last row that was sent, by all that order is kept for.
@@ -136,7 +140,7 @@ class Machine(RuleBasedStateMachine):
             self.kill_now(process)
 
     def take_step(self, process: Process, queue: str, step: str) -> None:
-        if step in ("order", "order unflushed", "tell before"):
+        if step in ("order", "order unflushed", "tell before", "delay"):
             self.order(process, queue, step)
         elif step == "savepoint":
             process.savepoints.append(process.session.begin_nested())
@@ -159,10 +163,19 @@ class Machine(RuleBasedStateMachine):
             process.session.execute(text("SELECT 1"))
             process.shop.enqueue(sku, queue=queue)
         process.session.add(Order(sku=sku))
-        if how == "order":
+        if how in ("order", "delay"):
             process.session.flush()
-        if how != "tell before":
+        if how == "delay":
+            self.delay(process, queue, sku)
+        elif how != "tell before":
             process.shop.enqueue(sku, queue=queue)
+
+    def delay(self, process: Process, queue: str, sku: str) -> None:
+        delay = DELAYS[self.number % len(DELAYS)]
+        self.due[sku] = self.place.clock.now + delay
+        # Others overtake it.
+        self.overlapping.add(sku)
+        process.shop.events.enqueue_event(sku, queue, delay=delay)
 
     def new_sku(self, process: Process, queue: str, prefix: str = "order") -> str:
         self.number += 1
@@ -395,6 +408,7 @@ class Machine(RuleBasedStateMachine):
         if sku.startswith(PLAIN):
             return
         assert sku in self.place.orders(), "a ghost"
+        assert self.due.get(sku, 0) <= self.place.clock.now + 0.01, "too early"
         before = self.copies.setdefault(sku, [])
         if any(copy.arrives for copy in before):
             assert entry.possible_duplicate, "a second copy without a mark"
@@ -521,6 +535,13 @@ SEQUENCES: dict[str, list[tuple[Any, ...]]] = {
         ("run", 0),
         ("pass_time", 5.0),
         ("freeze", 0, LEASE - 1),
+    ],
+    "what was in flight when its lease ended is marked when it is sent again": [
+        ("begin", 1000, "own"),
+        ("freeze", 0, LEASE / 2),
+        ("freeze", 0, LEASE),
+        ("relay", 0, "a", 9, "refused", True, True),
+        ("relay", 0, "a", 0, "refused", True, True),
     ],
     "a savepoint that flushes when it is released writes no row": [
         ("begin", 1000, "own"),

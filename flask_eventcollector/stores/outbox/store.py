@@ -438,6 +438,9 @@ class OutboxStore(OutboxWriter):
 
     def _lose(self, rows: Mapping[int, Entry]) -> None:
         """Leave the events to the process that has their rows, unless in flight."""
+        for entry in rows.values():
+            # If it comes back, it may be sent again before it is left.
+            entry.possible_duplicate = True
         self._note_lost(len(self._held.leave(rows)))
 
     def _note_lost(self, number: int) -> None:
