@@ -6,7 +6,12 @@ import threading
 from collections.abc import Callable
 
 from .log import ThrottledLog
-from .threads import holds
+from .threads import call_holding, holds
+
+#: The most seconds to wait for a start in another thread, which takes milliseconds. But
+#: it may wait in turn: before a new thread counts as started, it may run a destructor,
+#: and that may come here.
+_PATIENCE = 0.5
 
 
 class Startup:
@@ -24,7 +29,8 @@ class Startup:
     def run(self, start: Callable[[], object], *, is_all: bool = True) -> None:
         """Call *start*, unless all is started.
 
-        If no thread can be started, this is logged, and the next call tries again.
+        If no thread can be started, this is logged, and the next call tries again. The
+        same if another thread has not yet started them after half a second.
 
         :param start: each of its calls is idempotent, since an earlier start may have
             been interrupted.
@@ -33,22 +39,21 @@ class Startup:
         if self.is_done or holds(self._lock):
             # The latter: called by a destructor that interrupted the start.
             return
-        try:
-            with self._lock:
-                if self._is_needed:
-                    start()
-                    self.is_done = is_all
+
+        def start_if_needed() -> None:
+            if not (self.is_done or self.is_forbidden):
+                start()
+                self.is_done = is_all
             self.problem = ""
+
+        try:
+            call_holding(self._lock, _PATIENCE, start_if_needed)
         except RuntimeError as error:
             # The machine has no more threads, or the interpreter is shutting down.
             self.problem = f"no thread could be started: {error}"
             self._log.no_threads(error)
 
-    @property
-    def _is_needed(self) -> bool:
-        return not (self.is_done or self.is_forbidden)
-
     def forbid(self) -> None:
-        """Start nothing any more; waits for a start that is under way."""
-        with self._lock:
-            self.is_forbidden = True
+        """Start nothing any more; waits a moment for a start that is under way."""
+        self.is_forbidden = True
+        call_holding(self._lock, _PATIENCE, lambda: None)
