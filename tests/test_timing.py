@@ -30,18 +30,20 @@ class Timed(Desk):
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         super().__init__(**changes)
-        ahead = time.time() - self.clock()
+        # Whole seconds, since fractions are rounded to microseconds, up or down.
+        ahead = int(time.time()) - int(self.clock())
         monkeypatch.setattr(time, "time", lambda: ahead + self.clock())
+
+    def event(self, letter: str, queue: str = "q", **options: Any) -> Event:
+        """An event that is enqueued now."""
+        event = make_event(letter, queue, properties=read_options(options))
+        return replace(event, microseconds=int(time.time() * 1e6))
 
     def add(self, letters: str, queue: str = "q", **options: Any) -> list[Entry]:
         """Collect one event for each letter."""
-        properties = read_options(options)
         entries: list[Entry] = []
         for letter in letters:
-            event = replace(
-                make_event(letter, queue, properties=properties),
-                microseconds=int(time.time() * 1e6),
-            )
+            event = self.event(letter, queue, **options)
             assert self.ledger.collect(entries, event)
         self.entries |= {entry.event.payload: entry for entry in entries}
         return entries
@@ -281,7 +283,7 @@ def test_it_expires_while_it_is_held_back_by_a_frozen_process(desk: Timed) -> No
 
 
 def test_an_adopted_event_is_still_held_back(desk: Timed) -> None:
-    event = make_event("a", properties=Properties(delay=5, expires_in=60))
+    event = desk.event("a", delay=5, expires_in=60)
     desk.pass_(2)
     entry = desk.entries["a"] = Entry(event)
     entry.state = State.RETAINED
