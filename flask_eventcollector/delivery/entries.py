@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from ..events import (
@@ -256,6 +257,10 @@ class BrokerChange(NamedTuple):
     state: BrokerState
     #: The broker's problem; ``""``: none.
     error: str
+
+
+#: Where an entry goes, as a key of :func:`itertools.groupby`: faster than its property.
+target_of = attrgetter("event.target")
 
 
 class Waiter:

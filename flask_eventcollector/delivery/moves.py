@@ -6,12 +6,20 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from operator import attrgetter
 
 from .books import Books
 from .broker_status import BrokerStatus
 from .disk_index import DiskIndex
-from .entries import EXPIRED, OVERFLOW, Entry, Notice, NoticeKind, State, Waiter
+from .entries import (
+    EXPIRED,
+    OVERFLOW,
+    Entry,
+    Notice,
+    NoticeKind,
+    State,
+    Waiter,
+    target_of,
+)
 from .limits import Limits, Room
 from .observations import Happened
 from .reports import Notices, Reports
@@ -20,8 +28,6 @@ from .traffic import Traffic
 
 #: The states of what no collector holds any more.
 HANDED_OVER = (State.DELAYED, State.RETAINED, State.IN_FLIGHT, State.DEAD)
-
-_target_of = attrgetter("event.target")
 
 
 class Moves:
@@ -95,7 +101,7 @@ class Moves:
         described = [entry for entry in collected if not entry.event.is_plain]
         if described and self._schedule(described, now):
             collected = [entry for entry in collected if entry.is_retained]
-        for target, group in groupby(collected, _target_of):
+        for target, group in groupby(collected, target_of):
             self.traffic.lane(target).add_all(group)
 
     def adopt(self, entry: Entry, now: float) -> None:

@@ -8,13 +8,12 @@ from itertools import groupby
 from operator import attrgetter
 
 from ..events import Outcome
-from .entries import Entry, Notice, NoticeKind, Waiter
+from .entries import Entry, Notice, NoticeKind, Waiter, target_of
 from .observations import Happened, Observations
 
 #: Where a step puts its notices.
 Notices = MutableSequence[Notice]
 
-_target_of = attrgetter("event.target")
 _handed_over_at = attrgetter("handed_over_at")
 
 
@@ -98,7 +97,7 @@ class Reports:
         if self._observations.caller is not None:
             for entry in entries:
                 entry.caller = None if entry.waiter is None else entry.waiter.caller
-        for _, group in groupby(entries, _target_of):
+        for _, group in groupby(entries, target_of):
             self.observe(Happened.SENT, [*group], now)
 
     def observe_confirms(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import groupby
-from operator import attrgetter
 
 from ..events import Outcome, Target
 from .broker_status import BrokerStatus
-from .entries import Entry, NoticeKind, Settlement, State
+from .entries import Entry, NoticeKind, Settlement, State, target_of
 from .lanes import Lane
 from .limits import Limits
 from .moves import Moves
@@ -17,8 +16,6 @@ from .refusals import Refusals
 from .reports import Reports
 from .traffic import SILENCE
 from .waiters import Waiters
-
-_target_of = attrgetter("event.target")
 
 
 class Settling:
@@ -83,7 +80,7 @@ class Settling:
         """
         state = State.UNROUTED if unrouted else State.CONFIRMED
         is_heard = self._reports.is_heard()
-        for target, group in groupby(entries, _target_of):
+        for target, group in groupby(entries, target_of):
             confirmed = []
             for entry in group:
                 if entry.state is not State.IN_FLIGHT:

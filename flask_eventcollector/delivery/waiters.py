@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from itertools import groupby
-from operator import attrgetter
 
 from ..events import BrokerState, Target
 from .broker_status import BrokerStatus
-from .entries import State, Waiter
+from .entries import State, Waiter, target_of
 from .traffic import Traffic
-
-_target_of = attrgetter("event.target")
 
 
 class Waiters:
@@ -32,7 +29,7 @@ class Waiters:
         if self._worth_waiting(waiter):
             self._waiting.add(waiter)
             retained = (entry for entry in waiter.entries if entry.is_retained)
-            for target, group in groupby(retained, _target_of):
+            for target, group in groupby(retained, target_of):
                 if not self._is_held_up(target, waiter):
                     waiter.pending.update(group)
         if not waiter.pending:
