@@ -234,14 +234,22 @@ def _int_field(value: int, path: _Path) -> tuple[int, int]:
         raise ValueError(
             f"{_format(path)} is an int of more than 64 bits: send it as a string"
         )
-    return int(value), _size_of_int(value)
+    return int(value), _INT_BYTES[int_letter(value)]
 
 
-def _size_of_int(value: int) -> int:
-    # See brokers/rabbitmq/field_table.
-    if -(1 << 15) <= value < 0:
-        return 3
-    return 5 if 0 <= value < 1 << 31 else 9
+#: What a field takes with its type, in bytes.
+_INT_BYTES: Mapping[bytes, int] = {b"s": 3, b"I": 5, b"l": 9}
+
+
+def int_letter(value: int) -> bytes:
+    """The type with which each client reads *value*, as AMQP's field tables name it.
+
+    Negative numbers are misread in 32 bits by Ruby's amq-protocol, in 64 bits by pika
+    before 1.4: as unsigned.
+    """
+    if 0 <= value < 1 << 31:
+        return b"I"
+    return b"s" if -(1 << 15) <= value < 0 else b"l"
 
 
 def _none_field(_value: None, _path: _Path) -> tuple[None, int]:

@@ -11,13 +11,15 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from ...messages.amqp_fields import MAX_NAME_BYTES
+from ...messages.amqp_fields import MAX_NAME_BYTES, int_letter
 
 _OCTETS = [bytes((number,)) for number in range(256)]
 _pack_size = struct.Struct(">I").pack
-_pack_short = struct.Struct(">ch").pack
-_pack_long = struct.Struct(">ci").pack
-_pack_long_long = struct.Struct(">cq").pack
+#: By the letter of the type.
+_PACK_INT: Mapping[bytes, Callable[[int], bytes]] = {
+    letter: struct.Struct(size).pack
+    for letter, size in ((b"s", ">h"), (b"I", ">i"), (b"l", ">q"))
+}
 
 
 def encoded_table(table: Mapping[str, Any]) -> bytes:
@@ -66,13 +68,8 @@ def _bool(value: bool) -> bytes:
 
 
 def _int(value: int) -> bytes:
-    if 0 <= value < 1 << 31:
-        return _pack_long(b"I", value)
-    # Negative numbers are misread in 32 bits by Ruby's amq-protocol, in 64 bits by pika
-    # before 1.4: as unsigned.
-    if -(1 << 15) <= value < 0:
-        return _pack_short(b"s", value)
-    return _pack_long_long(b"l", value)
+    letter = int_letter(value)
+    return letter + _PACK_INT[letter](value)
 
 
 def _none(_: None) -> bytes:
