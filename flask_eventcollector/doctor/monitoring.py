@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config.settings import Metrics
+from ..monitoring.shared_folder import VARIABLE
 from .case import Case
 from .file_systems import existing
 from .findings import Finding, ok, problem, warning
 from .servers import gunicorn
-
-_MULTIPROC = "PROMETHEUS_MULTIPROC_DIR"
 
 
 def history(case: Case) -> Iterator[Finding]:
@@ -43,18 +42,18 @@ def metrics(case: Case) -> Iterator[Finding]:
 
 
 def _prometheus() -> Iterator[Finding]:
-    folder = os.environ.get(_MULTIPROC)
+    folder = os.environ.get(VARIABLE)
     workers = gunicorn().workers
     if not folder and workers > 1:
         yield problem(
-            f"gunicorn has {workers} workers, but {_MULTIPROC} is not set, so each"
+            f"gunicorn has {workers} workers, but {VARIABLE} is not set, so each"
             " scrape shows the metrics of one of them",
-            f"set {_MULTIPROC} to an empty folder before gunicorn starts",
+            f"set {VARIABLE} to an empty folder before gunicorn starts",
         )
     why_not = _why_not_write(Path(folder)) if folder else ""
     if why_not or (folder and not Path(folder).exists()):
         yield problem(
-            f"{_MULTIPROC} is {folder}: {why_not or 'it does not exist'}, so the app"
+            f"{VARIABLE} is {folder}: {why_not or 'it does not exist'}, so the app"
             " does not start, or has no metrics",
             "create it before the app starts, for the user that runs it",
         )

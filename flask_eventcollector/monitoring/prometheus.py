@@ -27,7 +27,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from ..delivery.observations import Happened, Observation
 from ..events import BrokerState, Stats
 from .outbox import Look, OutboxFigures
-from .shared_folder import gone, show_life
+from .shared_folder import VARIABLE, gone, show_life
 
 #: Counts of the books that only grow.
 _OUTCOMES = (
@@ -254,7 +254,7 @@ def exposition() -> tuple[bytes, str]:
 
 def _shared_folder() -> Path | None:
     """Where several processes write files; ``None``: this one does not."""
-    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    folder = os.environ.get(VARIABLE)
     return None if folder is None else Path(folder)
 
 

@@ -16,6 +16,9 @@ except ImportError:  # pragma: no cover - Windows
 
 from ..delivery.process import current_process
 
+#: The environment variable that names the folder.
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
 #: A file that each process has that has a metric of this library, and its lock.
 _NAME, _LOCK = "gauge_livesum_{}.db", ".lock"
 
