@@ -240,6 +240,13 @@ def test_what_is_due_in_between_is_found_by_the_next_look(place: Place) -> None:
     assert seqs(outbox.claim(10, MUCH)) == written
 
 
+def free_by_another(place: Place, rows: list[int]) -> None:
+    """Free rows as another process may do it."""
+    freed = sqlalchemy.update(place.table).where(place.table.c.seq.in_(rows))
+    with place.engine.begin() as connection:
+        connection.execute(freed.values(token=None, due=0))
+
+
 def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
     outbox = place.outbox()
     written = place.write(outbox, range(6))
@@ -247,10 +254,7 @@ def test_a_claim_between_two_looks_skips_what_was_claimed(place: Place) -> None:
     for _ in range(3):
         position._next_whole_look = 0
         outbox.claim(1, MUCH)
-    with place.engine.begin() as connection:
-        # As another process may do it.
-        first = sqlalchemy.update(place.table).where(place.table.c.seq == written[0])
-        connection.execute(first.values(token=None, due=0))
+    free_by_another(place, written[:1])
     assert seqs(outbox.claim(1, MUCH)) == [written[3]]
     position._next_whole_look = 0
     assert seqs(outbox.claim(2, MUCH)) == [written[0], written[4]]
@@ -268,11 +272,7 @@ def test_what_a_look_at_all_rows_finds_is_claimed_without_another_one(
     for _ in range(3):
         position._next_whole_look = 0
         outbox.claim(2, MUCH)
-    with place.engine.begin() as connection:
-        # As another process may do it.
-        first = place.table.c.seq.in_(written[:4])
-        freed = sqlalchemy.update(place.table).where(first)
-        connection.execute(freed.values(token=None, due=0))
+    free_by_another(place, written[:4])
     position._next_whole_look = 0
     outbox.claim(limit, size)
     position._next_whole_look = float("inf")
