@@ -309,7 +309,7 @@ class Kind(enum.Enum):
     )
     TRACING_FAILED = (
         _ERROR,
-        "An event was enqueued without its trace context",
+        "An event was enqueued without its trace context, or its span",
         ("reason",),
     )
     NO_THREAD = (

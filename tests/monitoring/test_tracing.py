@@ -184,8 +184,22 @@ def test_a_propagator_that_fails_costs_the_context_only(
     (line,) = [
         r for r in lines if r.__dict__["eventcollector_event"] != "broker_memory"
     ]
-    assert line.getMessage() == "An event was enqueued without its trace context"
+    text = "An event was enqueued without its trace context, or its span"
+    assert line.getMessage() == text
     assert line.__dict__["eventcollector_reason"] == "LookupError"
+
+
+def test_baggage_that_no_header_can_have_costs_the_baggage_only(
+    tracer: trace.Tracer,
+) -> None:
+    token = context.attach(baggage.set_baggage("name", "half an emoji: \ud83d"))
+    try:
+        with open_shop() as shop, tracer.start_as_current_span("work") as span:
+            shop.enqueue(1)
+            shop.events.publish()
+            assert sent_headers(shop) == [{"traceparent": traceparent(span)}]
+    finally:
+        context.detach(token)
 
 
 # Spans of a request.
@@ -460,14 +474,27 @@ def test_a_span_names_the_node_of_the_broker(spans: Spans, host: str) -> None:
 
 
 class FailingProcessor(SpanProcessor):
-    """An app's own, which fails for the target ``bad``."""
+    """An app's own, which fails for the span *name*."""
 
-    def __init__(self, method: str) -> None:
+    def __init__(self, method: str, name: str = "publish bad") -> None:
+        self.name = name
         setattr(self, method, self.fail)
 
     def fail(self, span: Any, **_: object) -> None:
-        if span.name == "publish bad":
+        if span.name == self.name:
             raise LookupError("secret")
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_end"])
+def test_an_event_whose_own_span_fails_belongs_to_the_current_one(
+    spans: Spans, tracer: trace.Tracer, method: str
+) -> None:
+    spans.provider.add_span_processor(FailingProcessor(method, "create q"))
+    with open_shop(CREATE_SPANS=True) as shop:
+        with tracer.start_as_current_span("work") as span:
+            shop.enqueue(1)
+            shop.events.publish()
+        assert sent_headers(shop) == [{"traceparent": traceparent(span)}]
 
 
 @pytest.mark.parametrize("method", ["on_start", "on_end"])

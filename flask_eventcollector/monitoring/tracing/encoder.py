@@ -61,6 +61,7 @@ class TracingEncoder(EventEncoder):
                     event,
                     _names(event),
                     create_span=self._create_spans,
+                    report=self._log,
                 )
         # Not version 1.
         if hasattr(sys.modules.get("sentry_sdk"), "is_initialized"):

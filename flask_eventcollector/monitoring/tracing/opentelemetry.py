@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from functools import lru_cache
 from typing import Any
 
@@ -62,19 +62,36 @@ def is_in_use() -> bool:
     return bool(context.get_current())
 
 
-def carrier_of(event: Event, own: Set[str], *, create_span: bool) -> dict[str, str]:
+def carrier_of(
+    event: Event,
+    own: Set[str],
+    *,
+    create_span: bool,
+    report: Callable[[Exception], None],
+) -> dict[str, str]:
     """The headers that say in which span *event* is being enqueued.
 
     There are none if the caller has given some: they are not changed.
 
     :param own: the names of the caller's headers, in lower case.
+    :param report: is told what the app's own code in here raises, which costs no more
+        than what it was to make.
     """
     current = context.get_current()
     names = {name.lower() for name in propagate.get_global_textmap().fields}
     if not (names - {"baggage"}).isdisjoint(own):
         return {}
+    around = current
+    if create_span:
+        try:
+            around = _created(event, current)
+        except Exception as error:  # of a sampler, or a span processor
+            report(error)
     carrier: dict[str, str] = {}
-    propagate.inject(carrier, _created(event, current) if create_span else current)
+    try:
+        propagate.inject(carrier, around)
+    except Exception as error:  # of one of the propagators
+        report(error)
     return carrier
 
 
