@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -78,6 +79,16 @@ def test_the_first_can_be_kept_instead(shop: Shop) -> None:
         tell(block, "b", key=8, keep="first")
     assert shop.sent("q") == ["a1", "b"]
     assert shop.books() == {"confirmed": 2}
+
+
+class Choice(str, Enum):
+    """Its members are equal to the words, but not shown as them."""
+
+    FIRST = "first"
+
+
+def test_a_member_of_an_enum_is_a_choice_like_its_word() -> None:
+    assert read_options({"key": 7, "keep": Choice.FIRST}).keep == "first"
 
 
 def test_a_key_counts_for_one_target(shop: Shop) -> None:

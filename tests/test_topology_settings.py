@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import flask
@@ -225,6 +226,17 @@ def test_a_wrong_queue_is_refused_with_the_cure(queue: Any, cure: str) -> None:
     message = refusal(queues={"orders": queue})
     assert message.startswith("EVENTCOLLECTOR_QUEUES['orders']")
     assert cure in message
+
+
+class Kind(str, Enum):
+    """Its members are equal to the words, but not shown as them."""
+
+    QUORUM = "quorum"
+
+
+def test_the_type_of_a_queue_may_be_a_member_of_an_enum() -> None:
+    config = config_with({}, {"orders": {"type": Kind.QUORUM}})
+    assert config.queues["orders"].type == "quorum"
 
 
 def test_a_queue_can_t_have_a_reserved_name() -> None:

@@ -137,7 +137,7 @@ def _checked(options: QueueOptions, key: str) -> QueueOptions:
 
 def _type(value: object, what: str) -> str:
     if isinstance(value, str) and value in _TYPES:
-        return value
+        return str.__str__(value)
     known = ", ".join(map(repr, _TYPES))
     found = repr(value) if isinstance(value, str) else type_name(value)
     raise ConfigurationError(

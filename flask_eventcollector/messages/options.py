@@ -165,7 +165,7 @@ def _key(value: object, name: str) -> Hashable:
 def _keep(value: object, name: str) -> str:
     if value not in ("first", "last"):
         raise ValueError(f"{name} is neither 'first' nor 'last': pass one of these")
-    return str(value)
+    return "first" if value == "first" else "last"
 
 
 _READERS: Mapping[str, Callable[[object, str], Any]] = {
