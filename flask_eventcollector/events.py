@@ -184,7 +184,8 @@ class Event:
 
     @property
     def _age(self) -> float:
-        return time.time() - self.microseconds / 1e6
+        # At least 0: the clock of the host that enqueued it may be ahead.
+        return max(0.0, time.time() - self.microseconds / 1e6)
 
     @property
     def content_type(self) -> str:
@@ -242,7 +243,7 @@ def is_json(content_type: str) -> bool:
 def is_in_utf8(properties: Properties) -> bool:
     """Whether a body with *properties* is neither compressed nor in another charset."""
     encoding = properties.content_encoding
-    return encoding is None or encoding.lower() in ("utf-8", "identity")
+    return encoding is None or encoding.lower() in ("utf-8", "utf8", "identity")
 
 
 def is_structured(event: Event) -> bool:
@@ -256,7 +257,7 @@ def decoded_body(event: Event) -> Any:
         return event.body
     try:
         return json.loads(event.body)
-    except ValueError:
+    except (ValueError, RecursionError):
         # It was enqueued as bytes.
         return event.body
 

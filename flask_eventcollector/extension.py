@@ -156,7 +156,7 @@ class EventCollector:
             - ``content_type``: what the body is. A *payload* of bytes then goes out as
               it is. Any other payload is sent as JSON, so it must be a type of JSON.
             - ``content_encoding``: how the body is compressed, for example ``"gzip"``.
-              Compress it yourself.
+              Compress it yourself, and pass bytes with a ``content_type``.
             - ``attributes``: those of the CloudEvent, a dict: ``subject``,
               ``dataschema`` (a URI), and extensions, whose names have 1 to 20 of a-z
               and 0-9. A value is a str, bool, int (32 bits), bytes, or a datetime that

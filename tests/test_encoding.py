@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import enum
 import json
+import traceback
 import uuid
 from collections import UserDict
 from collections.abc import Callable, Iterator
@@ -403,6 +404,16 @@ def test_a_default_that_raises_is_refused_without_its_message() -> None:
     assert message.startswith('payload["a"] is of type')
     assert "whose conversion raised KeyError: convert it" in message
     assert SECRET not in message
+
+
+def test_a_default_with_a_bug_is_in_the_traceback() -> None:
+    def default(value: Any) -> Any:
+        return len(value)  # has none
+
+    with pytest.raises(EncodingError) as caught:
+        encode(Unknown(), default=default)
+    report = "".join(traceback.format_exception(caught.value))
+    assert "object of type 'Unknown' has no len()" in report
 
 
 def test_a_dict_whose_own_code_raises_is_refused() -> None:

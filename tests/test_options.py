@@ -116,9 +116,13 @@ def test_bytes_without_a_type_are_refused(options: dict[str, Any]) -> None:
     assert message.startswith("payload is of type bytes: say what it is by")
 
 
-@pytest.mark.parametrize("body", [b'{"a":1}', b"\xff{", b""])
+@pytest.mark.parametrize(
+    "body",
+    [b'{"a":1}', b"\xff{", b"", b"[" * 100_000],
+    ids=["json", "no text", "empty", "too deep"],
+)
 def test_bytes_may_be_json_which_nobody_checks(body: bytes) -> None:
-    event = encode(body, content_type="application/json; charset=utf-8")
+    event = encode(body, 200_000, content_type="application/json; charset=utf-8")
     assert event.body == body
     assert event.payload == ({"a": 1} if body == b'{"a":1}' else body)
 
@@ -137,6 +141,20 @@ def test_too_many_bytes_are_refused() -> None:
 def test_json_is_not_sent_under_another_name() -> None:
     message = refusal({"a": 1}, content_type="text/csv")
     assert message.startswith("content_type is not JSON, but the payload is of type")
+
+
+@pytest.mark.parametrize("named", [{}, {"content_type": "application/json"}])
+def test_json_is_not_sent_as_if_it_were_compressed(named: dict[str, Any]) -> None:
+    message = refusal({"a": 1}, content_encoding="gzip", **named)
+    assert message.startswith("content_encoding is not UTF-8, but the payload is of")
+    assert "leave content_encoding out" in message
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "identity"])
+def test_json_may_say_how_its_text_is_encoded(encoding: str) -> None:
+    event = encode({"a": 1}, content_encoding=encoding)
+    assert event.payload == {"a": 1}
+    assert event.properties.content_encoding == encoding
 
 
 # Every collector.

@@ -167,6 +167,9 @@ def test_what_is_left_is_the_expiration_of_the_message(
     assert int(expiration(event)) in (15_100, 15_101)
     monkeypatch.setattr(time, "time", lambda: now + 90)
     assert expiration(event) == "1"
+    # The clock of the host that enqueued it is ahead.
+    monkeypatch.setattr(time, "time", lambda: now - 30)
+    assert expiration(event) == "60000"
 
 
 def expiration(event: Event) -> str:

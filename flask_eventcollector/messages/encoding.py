@@ -9,14 +9,21 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
 from typing import Any
 
 from ..errors import EncodingError
-from ..events import JSON_TYPE, Event, Properties, Target, is_json, make_event
+from ..events import (
+    JSON_TYPE,
+    Event,
+    Properties,
+    Target,
+    is_in_utf8,
+    is_json,
+    make_event,
+)
 from .amqp_fields import (
     BATCH_HEADERS_BYTES,
     NO_HEADERS,
@@ -232,12 +239,8 @@ class EventEncoder:
             if content_type != JSON_TYPE:
                 properties = replace(properties, content_type=content_type)
             return self._fitting(body), properties
-        if named is not None and not is_json(named):
-            raise EncodingError(
-                "content_type is not JSON, but the payload is of type"
-                f" {type_name(payload)}, which is sent as JSON: pass the payload as"
-                " bytes, or leave content_type out"
-            )
+        if not isinstance(payload, _BYTES):
+            _check_is_json(properties, payload)
         return self._body(payload), properties
 
     def _fitting(self, body: bytes) -> bytes:
@@ -271,6 +274,24 @@ class EventEncoder:
             f"payload takes {len(body)} bytes{form}, but"
             f" EVENTCOLLECTOR_MAX_EVENT_BYTES is {self._max_event_bytes} bytes: send a"
             " reference to the data, or raise EVENTCOLLECTOR_MAX_EVENT_BYTES"
+        )
+
+
+def _check_is_json(properties: Properties, payload: Any) -> None:
+    """Check that *properties* don't call the JSON of *payload* something else."""
+    named = properties.content_type
+    if named is not None and not is_json(named):
+        raise EncodingError(
+            "content_type is not JSON, but the payload is of type"
+            f" {type_name(payload)}, which is sent as JSON: pass the payload as"
+            " bytes, or leave content_type out"
+        )
+    if not is_in_utf8(properties):
+        raise EncodingError(
+            "content_encoding is not UTF-8, but the payload is of type"
+            f" {type_name(payload)}, which is sent as JSON in UTF-8: encode or compress"
+            " it yourself, and pass bytes with a content_type, or leave"
+            " content_encoding out"
         )
 
 
@@ -330,8 +351,11 @@ def _convert(value: Any, default: Default | None) -> Any:
         return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, Decimal):
         raise TypeError("a number that is not finite is not JSON")
-    if default is not None:
+    if default is None:
+        return by_protocol(value, partial(_convert, default=default))
+    try:
         # The app's own choice comes first.
-        with suppress(TypeError):
-            return default(value)
-    return by_protocol(value, partial(_convert, default=default))
+        return default(value)
+    except TypeError:
+        # It may have a bug. If nothing else converts the value, a traceback shows it.
+        return by_protocol(value, partial(_convert, default=default))
