@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Iterator
@@ -154,6 +155,79 @@ def test_a_caller_that_waits_is_told(desk: Timed) -> None:
     assert waiter.done.wait(0)
     assert reasons(waiter.notices) == [("a", "expired")]
     assert waiter.result() == PublishResult(dropped=1)
+
+
+# Memory. The limits count what has not ended.
+
+
+def remembered(desk: Timed) -> int:
+    """How many entries there are, apart from those that only a test remembers."""
+    desk.entries.clear()
+    gc.collect()
+    return sum(isinstance(one, Entry) for one in gc.get_objects())
+
+
+def test_what_is_confirmed_does_not_stay_until_it_would_have_expired(
+    desk: Timed,
+) -> None:
+    before = remembered(desk)
+    for _ in range(10):
+        desk.send("abcdefghijklmnopqrst", expires_in=3600)
+        desk.settle(desk.take())
+    desk.ledger.keep_time()
+    assert desk.books() == {"confirmed": 200}
+    assert remembered(desk) - before < 100
+
+
+def test_what_waits_is_not_searched_for_what_has_ended_again_and_again(
+    desk: Timed,
+) -> None:
+    timetable = desk.ledger._moves.timetable
+    desk.send("a" * 200, expires_in=3600)
+    desk.ledger.keep_time()
+    searched = timetable._expiring
+    desk.send("b" * 50, delay=60)
+    desk.ledger.keep_time()
+    assert timetable._expiring is searched
+
+
+def test_a_dead_event_that_was_retried_has_one_time(desk: Timed) -> None:
+    desk.send("a", expires_in=3600)
+    desk.take()
+    for _ in range(200):
+        desk.settle("a", Outcome.NACKED, reason="no", final=True)
+        desk.ledger.retry(None)
+        assert desk.take() == "a"
+    assert len(desk.ledger._moves.timetable._expiring) < 100
+
+
+@pytest.mark.parametrize("queues", [1, 100])
+def test_what_expires_while_nothing_can_be_sent_is_forgotten(
+    desk: Timed, queues: int
+) -> None:
+    desk.is_(BrokerState.DOWN)
+    before = remembered(desk)
+    desk.send("z", "queue 0")
+    for number in range(200):
+        desk.send("a", f"queue {number % queues}", expires_in=5)
+        desk.pass_(5)
+        desk.ledger.keep_time()
+    assert desk.books() == {"retained": 1, "dropped": 200}
+    assert remembered(desk) - before < 5
+    assert len(desk.ledger._traffic.lanes) == 1
+    desk.is_(BrokerState.READY)
+    assert desk.take() == "z"
+
+
+def test_what_is_purged_while_its_target_backs_off_is_forgotten(desk: Timed) -> None:
+    desk.send("abc")
+    assert desk.take(1) == "a"
+    desk.refuse("a")
+    desk.ledger.purge([desk[letter].event.id for letter in "abc"])
+    assert desk.books() == {"dropped": 3}
+    traffic = desk.ledger._traffic
+    assert not traffic.lanes
+    assert not traffic._refused
 
 
 def test_what_is_left_is_the_expiration_of_the_message(

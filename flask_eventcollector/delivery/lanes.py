@@ -39,6 +39,7 @@ class Lane:
         "_confirmed_at",
         "_delay",
         "_delayed",
+        "_departed",
         "_failures",
         "_retry_at",
         "_returned",
@@ -60,6 +61,8 @@ class Lane:
         self._returned: list[tuple[int, Entry]] = []
         #: Refused individually; ordered by the time of the next retry.
         self._delayed: list[tuple[float, int, Entry]] = []
+        #: How many have ended since those were removed.
+        self._departed = 0
         self.in_flight = 0
         self.bytes_in_flight = 0
         #: Since when the target's events in flight have been waiting for an outcome.
@@ -102,8 +105,11 @@ class Lane:
     @property
     def load(self) -> int:
         """About how many events are here: some may have departed."""
-        waiting = len(self._waiting) + len(self._returned) + len(self._delayed)
-        return waiting + self.in_flight
+        return self._length + self.in_flight
+
+    @property
+    def _length(self) -> int:
+        return len(self._waiting) + len(self._returned) + len(self._delayed)
 
     @property
     def events(self) -> int:
@@ -170,9 +176,23 @@ class Lane:
 
     def remove(self, entries: Container[Entry]) -> None:
         """Remove those of *entries* that wait here; takes time for each event here."""
-        self._waiting = deque(e for e in self._waiting if e not in entries)
-        self._returned = [item for item in self._returned if item[1] not in entries]
-        self._delayed = [item for item in self._delayed if item[2] not in entries]
+        self._keep(lambda entry: entry not in entries)
+
+    def departed(self) -> None:
+        """Note that an event has ended while it waited here.
+
+        It is removed once half of the events here may have ended, at the latest: while
+        nothing can be sent, nobody else would remove it.
+        """
+        self._departed += 1
+        if 2 * self._departed >= self._length:
+            self._departed = 0
+            self._keep(lambda entry: entry.is_retained)
+
+    def _keep(self, is_kept: Callable[[Entry], bool]) -> None:
+        self._waiting = deque(entry for entry in self._waiting if is_kept(entry))
+        self._returned = [item for item in self._returned if is_kept(item[1])]
+        self._delayed = [item for item in self._delayed if is_kept(item[2])]
         heapq.heapify(self._returned)
         heapq.heapify(self._delayed)
 

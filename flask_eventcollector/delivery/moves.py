@@ -149,6 +149,7 @@ class Moves:
             self.drop(entry, EXPIRED, self._reports.notices_of(entry))
         for entry in self.timetable.take_due(now):
             self.retain(entry)
+        self.timetable.forget_ended(self.books.count(*HANDED_OVER))
 
     def end_delays(self) -> int:
         """Retain all delayed entries; returns how many."""
@@ -176,11 +177,14 @@ class Moves:
         notices.append(
             Notice(NoticeKind.DROPPED, entry.event, reason, attempt=entry.attempts)
         )
+        was_retained = entry.is_retained
         if entry.state is State.IN_FLIGHT:
             lane = self.traffic.lane(entry.target)
             lane.landed(1, entry.event.size, self._clock())
             self.traffic.suspects.settled(entry)
         self.move(entry, State.DROPPED)
+        if was_retained:
+            self.traffic.departed(entry.target)
         self._reports.observe(Happened.DROPPED, [entry], reason=reason)
         if entry.waiter is not None:
             entry.waiter.resolve(entry)

@@ -10,13 +10,15 @@ from .entries import Entry, State
 
 #: Seconds until it is checked again whether an event in flight has come back.
 _CHECK = 1.0
+#: So many may have ended and still be here.
+_FEW = 64
 
 #: A heap of times, with the entries' sequences and the entries.
 _Heap = list[tuple[float, int, Entry]]
 
 
 class Timetable:
-    """The entries for which time matters. Those that have ended are skipped lazily.
+    """The entries for which time matters. Some may have ended, and are skipped.
 
     Not thread-safe: the ledger's lock guards it.
     """
@@ -24,6 +26,8 @@ class Timetable:
     def __init__(self) -> None:
         self._due: _Heap = []
         self._expiring: _Heap = []
+        #: How many may be here before those that have ended are looked for.
+        self._most = _FEW
 
     def __bool__(self) -> bool:
         return bool(self._due or self._expiring)
@@ -61,6 +65,24 @@ class Timetable:
                 # It may come back.
                 again = (now + _CHECK, entry.sequence, entry)
                 heapq.heappush(self._expiring, again)
+
+    def forget_ended(self, live: int) -> None:
+        """Forget those that have ended, if these may be more than half of all here.
+
+        Otherwise each event would stay in memory until it expires, long after its
+        confirm.
+
+        :param live: how many entries are handed over, with or without a time.
+        """
+        if sum(map(len, self._heaps)) <= min(self._most, 2 * live + _FEW):
+            return
+        self._due = [one for one in self._due if one[2].state is State.DELAYED]
+        # One that was retried may be here twice.
+        watched = {one[2]: one for one in self._expiring if one[2].state.alive}
+        self._expiring = list(watched.values())
+        for heap in self._heaps:
+            heapq.heapify(heap)
+        self._most = 2 * sum(map(len, self._heaps)) + _FEW
 
     def rebuild(self, live: Iterable[Entry], now: float) -> None:
         """Watch the *live* entries that were handed over."""

@@ -64,11 +64,17 @@ class Traffic:
             self.lane(target).remove(entries)
             self.forget_if_idle(target)
 
+    def departed(self, target: Target) -> None:
+        """Note that an event for *target* has ended while it waited."""
+        self.lane(target).departed()
+        self.forget_if_idle(target)
+
     def forget_if_idle(self, target: Target) -> None:
         """Forget the lane of *target* if nothing is there."""
         # Targets may be named after users or hosts, so their number is unbounded.
         if not self.lanes.get(target, True) and not self.suspects.has(target):
             del self.lanes[target]
+            self._refused.pop(target, None)
 
     def reopen(self) -> None:
         """Allow everything to be retried at once."""
