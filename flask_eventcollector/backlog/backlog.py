@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from ..stores.filter import ALL, Filter
+from ..stores.progress import OnProgress, ignore
 from ..stores.spool.admin.changes import Changed, Notify, change
 from ..stores.spool.admin.reading import (
     Found,
@@ -27,7 +28,7 @@ from ..stores.spool.admin.reading import (
     sums_by_target,
     with_refusals,
 )
-from ..stores.spool.admin.transferring import Imported, OnProgress, add, import_lines
+from ..stores.spool.admin.transferring import Imported, add, import_lines
 from ..stores.spool.control import ControlRequest
 from ..stores.spool.folder import Folder
 from ..stores.spool.rows import StoredEvent
@@ -233,31 +234,43 @@ class Backlog(NamedTuple):
             write.append(self.outbox.add)
         return import_lines(lines, known, write[-1], on_progress)
 
-    def purge(self, place: str, numbers: Mapping[str, int], notify: Notify) -> Changed:
+    def purge(
+        self,
+        place: str,
+        numbers: Mapping[str, int],
+        notify: Notify,
+        on_progress: OnProgress = ignore,
+    ) -> Changed:
         """Remove the events in *place*, whose ids have these *numbers* there.
 
         :raises Gone: the file was removed, since its events were delivered.
         :raises Unreadable: the file or the table can't be changed.
         """
         if self.outbox is not None and place == self.outbox.name:
-            ids = self.outbox.purge([*numbers.values()], notify)
+            ids = self.outbox.purge([*numbers.values()], notify, on_progress)
             return Changed(None, ids, [])
-        return change(Path(place), ControlRequest("purge", [*numbers]), notify)
+        request = ControlRequest("purge", [*numbers])
+        return change(Path(place), request, notify, on_progress)
 
     def change(
-        self, request: ControlRequest, found: Sequence[Waiting], notify: Notify
+        self,
+        request: ControlRequest,
+        found: Sequence[Waiting],
+        notify: Notify,
+        on_progress: OnProgress = ignore,
     ) -> Changed:
         """Apply *request* to the *found* events, which are all in one place.
 
+        :param on_progress: called with the number of events in each part of it.
         :raises Gone: the file was removed, since its events were delivered.
         :raises Unreadable: the file or the table can't be changed.
         """
         rows = [f for f in found if isinstance(f, FoundRow)]
         if rows and self.outbox is not None:
-            return self.outbox.change(request, rows, notify)
+            return self.outbox.change(request, rows, notify, on_progress)
         (path,) = {f.path for f in found if isinstance(f, Found)}
         ids = [*dict.fromkeys(f.event.id for f in found)]
-        return change(path, request._replace(ids=ids), notify)
+        return change(path, request._replace(ids=ids), notify, on_progress)
 
 
 def _readable(

@@ -11,6 +11,7 @@ from ..config.settings import OutboxRelay, choose_spool_name
 from ..delivery.entries import PURGED, Notice, NoticeKind
 from ..events import Event
 from ..stores.filter import Filter
+from ..stores.progress import OnProgress, ignore
 from ..stores.spool.admin.changes import Changed, Notify
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.control import ControlRequest
@@ -174,27 +175,36 @@ class OutboxRows:
         with self._admin() as admin:
             admin.add((stored.event, stored.dead) for stored in events)
 
-    def purge(self, seqs: Sequence[int], notify: Notify) -> list[str]:
+    def purge(
+        self, seqs: Sequence[int], notify: Notify, on_progress: OnProgress = ignore
+    ) -> list[str]:
         """Erase rows that are still there, and report it; returns the events' ids."""
         ids: list[str] = []
         with self._admin() as admin:
             for start in range(0, len(seqs), _PAGE):
-                rows = {r.seq: r for r in admin.rows(seqs=seqs[start : start + _PAGE])}
+                page = seqs[start : start + _PAGE]
+                rows = {r.seq: r for r in admin.rows(seqs=page)}
                 gone = [rows[seq].event for seq in admin.purge([*rows])]
                 notify([Notice(NoticeKind.DROPPED, event, PURGED) for event in gone])
                 ids += [event.id for event in gone]
+                on_progress(len(page))
         return ids
 
     def change(
-        self, request: ControlRequest, found: Iterable[FoundRow], notify: Notify
+        self,
+        request: ControlRequest,
+        found: Iterable[FoundRow],
+        notify: Notify,
+        on_progress: OnProgress = ignore,
     ) -> Changed:
         """Apply *request* to the rows *found*."""
         events = {f.row.seq: f.event for f in found}
         seqs = [*events]
         if request.action == "purge":
-            return Changed(None, self.purge(seqs, notify), [])
+            return Changed(None, self.purge(seqs, notify, on_progress), [])
         with self._admin() as admin:
-            changed = set(admin.retry(seqs, to=request.queue or None))
+            to = request.queue or None
+            changed = set(admin.retry(seqs, to=to, on_progress=on_progress))
         others = [events[seq].id for seq in seqs if seq not in changed]
         # The rest have been delivered in the meantime.
         left = {f.event.id for f in self.with_ids(others)}

@@ -364,8 +364,13 @@ def show_drained(drained: Drained) -> None:
         click.echo(f"The broker refuses some of these: {some}")
 
 
-def show_changed(what: str, changed: Changed) -> None:
-    """The result of a ``"retry"``, ``"purge"`` or ``"redirect"`` in one place."""
+def show_changed(what: str, changes: Iterable[Changed]) -> None:
+    """The results of a ``"retry"``, ``"purge"`` or ``"redirect"``, by place."""
+    for changed in changes:
+        _show_changed(what, changed)
+
+
+def _show_changed(what: str, changed: Changed) -> None:
     owner = changed.owner
     if changed.done:
         count = formatting.events(len(changed.done))

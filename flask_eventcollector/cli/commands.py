@@ -352,9 +352,15 @@ def _change(
         do so that are left alone.
     """
     alone = places.left_alone() if is_all else LeftAlone()
-    show = None if for_machines else as_text.show_changed
-    done, left = _apply(places, request, found, problems, show)
+    changes: dict[str, Changed] = {}
+    try:
+        left = _apply(places, request, found, problems, changes)
+    finally:
+        # Also after Ctrl-C: what was changed by then.
+        if not for_machines:
+            as_text.show_changed(request.action, changes.values())
     if for_machines:
+        done = {id for changed in changes.values() for id in changed.done}
         shown = {"done": sorted(done - left), "left": sorted(left)}
         shown |= {"left_alone": alone.places}
         as_json.write(shown | {"unreadable": as_json.unreadable(problems)})
@@ -363,31 +369,40 @@ def _change(
     finish(problems, lead="Not changed:", left_alone=alone)
 
 
+#: What a bar says.
+_DOING = {"retry": "Retrying", "redirect": "Redirecting", "purge": "Dropping"}
+
+
 def _apply(
     places: Backlog,
     request: ControlRequest,
     found: Sequence[Waiting],
     problems: list[Unreadable],
-    show: Callable[[str, Changed], None] | None,
-) -> tuple[set[str], set[str]]:
-    """Apply *request*; returns the ids of what was changed, and of what was not."""
-    done: set[str] = set()
+    changes: dict[str, Changed],
+) -> set[str]:
+    """Apply *request* to the *found* events; returns the ids of those that are left.
+
+    :param changes: gets what was changed, by place.
+    :raises Failure: all of them have been delivered in the meantime.
+    """
     left: set[str] = set()
-    for place in dict.fromkeys(f.place for f in found):
-        there = [f for f in found if f.place == place]
-        try:
-            changed = places.change(request, there, app_state().notify)
-        except Gone:
-            raise Failure("The events have been delivered in the meantime") from None
-        except Unreadable as error:
-            problems.append(error)
-            left.update(f.event.id for f in there)
-            continue
-        done.update(changed.done)
-        left.update(changed.left)
+    with progress(len(found), _DOING[request.action]) as on_progress:
+        for place in dict.fromkeys(f.place for f in found):
+            there = [f for f in found if f.place == place]
+            try:
+                changed = places.change(request, there, app_state().notify, on_progress)
+            except Gone:
+                continue
+            except Unreadable as error:
+                problems.append(error)
+                left.update(f.event.id for f in there)
+            else:
+                changes[place] = changed
+    if found and not (changes or left):
+        raise Failure("The events have been delivered in the meantime")
+    for place, changed in changes.items():
         if changed.left:
+            left.update(changed.left)
             reason = as_text.why_left(request.action, changed)
             problems.append(Unreadable(place, reason))
-        if show is not None:
-            show(request.action, changed)
-    return done, left
+    return left

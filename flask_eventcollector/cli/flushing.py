@@ -10,11 +10,11 @@ from ..backlog.backlog import Backlog
 from ..backlog.outbox import OutboxRows
 from ..delivery.delivery import Delivery
 from ..errors import ConfigurationError
+from ..stores.progress import OnProgress
 from ..stores.spool.admin.draining import NOTHING, Drained, drain, why_left
 from ..stores.spool.admin.reading import Unreadable, reports
 from .context import app_state, check_broker, delivery
 from .exit_codes import Failure
-from .progress import OnProgress
 
 
 def undelivered(places: Backlog) -> int:

@@ -9,10 +9,8 @@ from contextlib import contextmanager
 
 import click
 
+from ..stores.progress import OnProgress
 from . import formatting
-
-#: Called with each increment, and in between to show that the command lives.
-OnProgress = Callable[[int], object]
 
 #: Seconds between two lines.
 _EVERY = 10.0
@@ -23,6 +21,8 @@ def progress(
     length: int, label: str, amount: Callable[[int], str] = formatting.number
 ) -> Iterator[OnProgress]:
     """A bar on a terminal, and elsewhere a line on stderr now and then.
+
+    It is told each increment, and 0 in between to show that the command lives.
 
     :param length: what will be done; 0: not known, so there is no bar.
     :param amount: how a line shows a number of it.

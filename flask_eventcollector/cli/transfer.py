@@ -81,9 +81,8 @@ def export_events(
     found = _selected(places, ids, wanted, unread)
     exported = _export(places, file, found, force)
     kept: set[str] = set()
-    purge = partial(places.purge, notify=app_state().notify)
-    unchanged = remove(exported, purge, kept) if is_move else []
     written = set(itertools.chain.from_iterable(exported.values()))
+    unchanged = _remove(places, exported, kept) if is_move else []
     removed = len(written - kept) if is_move else 0
     alone = LeftAlone() if ids else places.left_alone()
     if for_machines:
@@ -141,6 +140,14 @@ def _export(places: Backlog, file: str, found: Iterable[Waiting], force: bool) -
             f"Can't write {file}: {error.strerror}. Nothing was removed: free space, or"
             " give a FILE in another folder"
         ) from error
+
+
+def _remove(places: Backlog, exported: Ids, kept: set[str]) -> list[Unreadable]:
+    with progress(sum(map(len, exported.values())), "Removing") as on_progress:
+        purge = partial(
+            places.purge, notify=app_state().notify, on_progress=on_progress
+        )
+        return remove(exported, purge, kept)
 
 
 def _say_exported(file: str, exported: int, removed: int, places: Backlog) -> None:

@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from flask_eventcollector.cli import progress
 from flask_eventcollector.delivery.refusals import Refusal
+from flask_eventcollector.stores.spool.admin import changes
 from flask_eventcollector.stores.spool.admin.changes import change
 from flask_eventcollector.stores.spool.admin.reading import Unreadable
 from flask_eventcollector.stores.spool.control import ControlRequest
@@ -351,6 +353,17 @@ def test_purge_is_asked_of_a_living_process(
     result = run("purge", worker.dead, worker.waiting, "--yes")
 
     assert result.exit_code == 0, result.output
+    assert worker.counts() == ["0", "2"]
+
+
+def test_a_living_process_is_asked_part_by_part(
+    run: Callable[..., Result], worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    monkeypatch.setattr(changes, "_PAGE", 1)
+    result = run("purge", worker.dead, worker.waiting, "--yes")
+    assert "Dropping: 1 of 2 after " in result.stderr
+    assert "Dropping: 2 of 2 after " in result.stderr
     assert worker.counts() == ["0", "2"]
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from flask_eventcollector.cli import formatting, progress
-from tests.cli.support import runner
+from flask_eventcollector.cli import commands, formatting, progress
+from flask_eventcollector.stores.spool.admin import changes
+from tests.cli.support import Run, runner
 from tests.helpers import open_shop
 from tests.rabbitmq import free_ports
-from tests.spool.support import leave
+from tests.spool.support import HERE, leave
 
 
 class Clock:
@@ -21,6 +25,14 @@ class Clock:
         self.now = 100.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
         patch.setattr(progress, "time", clock)
+
+
+@contextmanager
+def opened_spool(folder: Path) -> Iterator[Run]:
+    """The commands of an app with this spool."""
+    settings = {"BROKER_URL": HERE.addresses[0], "SPOOL_DIR": str(folder)}
+    with open_shop(BACKLOG="spool", TESTING_BROKER=True, **settings) as shop:
+        yield lambda *args: runner(shop).invoke(args=["events", *args])
 
 
 @pytest.fixture
@@ -76,3 +88,91 @@ def test_a_flush_says_that_it_lives(
     assert result.exit_code == 3
     assert "Delivering: 0 of 2 after 0 s\n" in result.stderr
     assert "Delivering" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["purge", "--queue", "q", "--yes"], "Dropping"),
+        (["retry", "--queue", "q", "--to", "other", "--yes"], "Redirecting"),
+        (["export", "FILE", "--remove"], "Removing"),
+    ],
+    ids=["purge", "redirect", "export"],
+)
+def test_what_changes_many_events_says_how_far_it_is(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    said: str,
+) -> None:
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    monkeypatch.setattr(changes, "_PAGE", 2)
+    leave(folder, range(3))
+    leave(folder, range(3, 5))
+    file = str(tmp_path / "events.jsonl")
+    with opened_spool(folder) as run:
+        result = run(*(file if one == "FILE" else one for one in args))
+    assert result.exit_code == 0, result.stderr
+    lines = [line for line in result.stderr.splitlines() if line.startswith(said)]
+    assert lines[-1] == f"{said}: 5 of 5 after 0 s"
+    assert len(lines) == 3
+    assert said not in result.stdout
+
+
+def test_the_rows_of_the_outbox_are_changed_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sqlalchemy")
+    from flask_eventcollector.backlog import outbox
+    from tests.cli.test_outbox import opened, sqlite_in
+
+    monkeypatch.setattr(progress, "_EVERY", 0.0)
+    monkeypatch.setattr(outbox, "_PAGE", 2)
+    with opened(sqlite_in(tmp_path)) as command:
+        command.fill()
+        redirected = command("retry", "--queue", "q", "--to", "other", "--yes")
+        purged = command("purge", "--older-than", "0s", "--yes")
+    assert "Redirecting: 3 of 3 after 0 s\n" in redirected.stderr
+    assert "Dropping: 2 of 4 after 0 s\n" in purged.stderr
+    assert "Dropping: 4 of 4 after 0 s\n" in purged.stderr
+
+
+def test_what_was_delivered_in_the_meantime_keeps_no_other_from_being_dropped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = leave(folder, ["a"]), leave(folder, ["b"])
+    monkeypatch.setattr(commands, "confirm", lambda _: first.unlink())
+    with opened_spool(folder) as run:
+        result = run("purge", "--queue", "q")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith("Dropped 1 event of process ")
+    assert not second.exists()
+
+
+def test_a_change_of_what_was_all_delivered_in_the_meantime_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [leave(folder, ["a"]), leave(folder, ["b"])]
+    monkeypatch.setattr(commands, "confirm", lambda _: [*map(os.remove, files)])
+    with opened_spool(folder) as run:
+        result = run("purge", "--queue", "q")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "The events have been delivered in the meantime" in result.stderr
+
+
+def test_what_was_changed_before_an_interrupt_is_shown(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def interrupted(*args: object) -> Iterator[Callable[[int], object]]:
+        yield lambda _: None
+        raise KeyboardInterrupt
+
+    leave(folder, ["a"])
+    monkeypatch.setattr(commands, "progress", interrupted)
+    with opened_spool(folder) as run:
+        result = run("purge", "--queue", "q", "--yes")
+    assert result.exit_code == 1
+    assert result.stdout.startswith("Dropped 1 event of process ")
+    assert "Aborted!" in result.stderr

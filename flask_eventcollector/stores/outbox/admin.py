@@ -29,6 +29,7 @@ from ...errors import ConfigurationError
 from ...events import Event, Target
 from ..filter import ALL, Filter
 from ..plain import time_of
+from ..progress import OnProgress, ignore
 from ..sums import TargetSum
 from .check import Difference, check
 from .clock import now_ms
@@ -219,7 +220,13 @@ class OutboxAdmin:
             while page := [*islice(values, _PAGE)]:
                 connection.execute(row, page)
 
-    def retry(self, seqs: Sequence[int], *, to: str | None = None) -> list[int]:
+    def retry(
+        self,
+        seqs: Sequence[int],
+        *,
+        to: str | None = None,
+        on_progress: OnProgress = ignore,
+    ) -> list[int]:
         """Let rows be free that are dead, or wait while nobody holds them.
 
         Those that a process holds are left, since it sends them. Returns the numbers of
@@ -232,7 +239,8 @@ class OutboxAdmin:
         queue = {} if to is None else {"target_queue": to}
         rows = update(self._table)
         rows = rows.values(state=WAITING, due=0, **fresh, **queue)
-        return self._change(rows, seqs, or_(c.state == DEAD, c.token.is_(None)))
+        free = or_(c.state == DEAD, c.token.is_(None))
+        return self._change(rows, seqs, free, on_progress=on_progress)
 
     def adopt(self, app: str) -> int:
         """Make the rows of *app* this app's own; returns how many.
@@ -281,7 +289,11 @@ class OutboxAdmin:
             last = page[-1].seq if page else last
 
     def _change(
-        self, rows: Any, seqs: Sequence[int], *conditions: ColumnElement[bool]
+        self,
+        rows: Any,
+        seqs: Sequence[int],
+        *conditions: ColumnElement[bool],
+        on_progress: OnProgress = ignore,
     ) -> list[int]:
         """Execute *rows* for those of *seqs* that meet the conditions; returns them."""
         c, among = self._table.c, self._database.among
@@ -293,6 +305,7 @@ class OutboxAdmin:
                 found = connection.scalars(locked).all()
                 connection.execute(rows.where(among(found)))
             changed += found
+            on_progress(len(chunk))
         return changed
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ....delivery.entries import PURGED, Notice, NoticeKind
+from ...progress import OnProgress, ignore
 from ..control import ControlRequest, is_pending, submit, withdraw
 from ..folder import Claim, claim_orphan, holder_of
 from ..journal import Journal
@@ -51,21 +52,29 @@ class Changed(NamedTuple):
     left: list[str]
 
 
-def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
+def change(
+    path: Path,
+    request: ControlRequest,
+    notify: Notify,
+    on_progress: OnProgress = ignore,
+) -> Changed:
     """Apply *request* to the file *path*, or have its process apply it.
 
+    :param on_progress: called with the number of events in each part of it.
     :raises Gone: the file was removed, since its events were delivered.
     :raises Unreadable: the file is damaged or can't be written.
     """
     owner, left = owner_of(path), request.ids
     try:
         claim = claim_orphan(path)
+        if claim is None and not path.exists():
+            raise Gone
         if claim is None:
-            left = _submit(path, request)
+            left = _submit(path, request, on_progress)
             # Its process, which may be another command, may have ended in between.
             claim = claim_orphan(path) if left else None
         if claim is not None:
-            _edit(claim, request._replace(ids=left), notify)
+            _edit(claim, request._replace(ids=left), notify, on_progress)
             owner, left = owner._replace(alive=False), []
     except READ_ERRORS as error:
         raise Unreadable(path, explain_read_error(error)) from error
@@ -76,7 +85,9 @@ def change(path: Path, request: ControlRequest, notify: Notify) -> Changed:
 # The file of a dead process, which belongs to this process while it holds the lock.
 
 
-def _edit(claim: Claim, request: ControlRequest, notify: Notify) -> None:
+def _edit(
+    claim: Claim, request: ControlRequest, notify: Notify, on_progress: OnProgress
+) -> None:
     with _opened(claim) as journal:
         for page in _pages(request.ids):
             # Missing events were delivered or purged in the meantime.
@@ -87,6 +98,7 @@ def _edit(claim: Claim, request: ControlRequest, notify: Notify) -> None:
                 _redirect(journal, events, request.queue)
             else:
                 _purge(journal, events, notify)
+            on_progress(len(page))
 
 
 def _retry(journal: Journal, events: list[StoredEvent]) -> None:
@@ -157,13 +169,14 @@ def no_response(owner: Owner) -> str:
     )
 
 
-def _submit(path: Path, request: ControlRequest) -> list[str]:
+def _submit(path: Path, request: ControlRequest, on_progress: OnProgress) -> list[str]:
     """Have the owner apply *request*; returns the ids of unchanged events."""
     asked = 0
     for page in _pages(request.ids):
         if not _is_applied(path, request._replace(ids=page)):
             break
         asked += len(page)
+        on_progress(len(page))
     applied = request._replace(ids=request.ids[:asked])
     deadline = time.monotonic() + PATIENCE
     left = _left(path, applied)

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from ...progress import OnProgress
 from ..folder import Folder
 from ..orphan import adopted_entry
 from ..rows import StoredEvent, row_of
@@ -24,8 +25,6 @@ _MOST_ERRORS = 10
 Ids = dict[str, dict[str, int]]
 #: Removes events of one place; raises ``Gone`` or ``Unreadable``.
 Purge = Callable[[str, Mapping[str, int]], Changed]
-#: Called with each increment of what is done.
-OnProgress = Callable[[int], object]
 
 
 class Exported(Protocol):
