@@ -1,11 +1,13 @@
 """Which processes are gone, of those that share a folder of prometheus_client.
 
-Each locks a file of its own. At its end, the operating system unlocks it.
+Each locks a file of its own. At its end, the operating system unlocks it. An id alone
+does not tell: the process may be in another container, which shares the folder.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +21,13 @@ from ..delivery.process import current_process
 #: The environment variable that names the folder.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 
+#: Windows has no such locks, and there, os.kill() ends a process.
+_HAS_LOCKS = os.name == "posix"
+
 #: A file that each process has that has a metric of this library, and its lock.
 _NAME, _LOCK = "gauge_livesum_{}.db", ".lock"
+#: The name of a lock: no process has the id 0.
+_NAME_OF_LOCK = re.compile(r"gauge_livesum_([1-9][0-9]{0,9})\.db\.lock")
 
 #: The descriptors of the locks. They are never closed, since a process loses its locks
 #: on a file when it closes any descriptor of it. A forked child does not inherit them.
@@ -30,10 +37,11 @@ _held: dict[object, int] = {}
 def show_life(folder: Path) -> None:
     """Show that this process is not gone, from now on until its end.
 
-    Does nothing if its files have another name: the app may choose one.
+    Does nothing if its files have another name, which the app may choose, or if the
+    lock can't be made.
     """
-    file, key = _file(folder), (current_process(), str(folder))
-    if key not in _held and file.exists():
+    file, key = _file(folder, os.getpid()), (current_process(), str(folder))
+    if _HAS_LOCKS and key not in _held and file.exists():
         descriptor = _locked(f"{file}{_LOCK}", os.O_CREAT)
         if descriptor is not None:
             _held.setdefault(key, descriptor)
@@ -43,20 +51,34 @@ def gone(folder: Path) -> Iterator[int]:
     """The ids of those that are gone: clean up after each of them.
 
     Those that have not shown that they live are left alone, and those of other users.
+    So is one whose id another process has now: in a container, ids come again after
+    each start, and it may use the files already without having shown that it lives.
     """
-    for lock in folder.glob(_NAME.format("*") + _LOCK):
-        file = lock.with_suffix("")
-        descriptor = None if file == _file(folder) else _locked(str(lock))
-        if descriptor is not None:
+    for lock in folder.glob(f"*{_LOCK}") if _HAS_LOCKS else ():
+        name = _NAME_OF_LOCK.fullmatch(lock.name)
+        if name is None or _is_running(process := int(name[1])):
+            continue
+        if (descriptor := _locked(str(lock))) is not None:
             try:
-                yield int(file.stem.rpartition("_")[2])
+                yield process
                 lock.unlink(missing_ok=True)
             finally:
                 os.close(descriptor)
 
 
-def _file(folder: Path) -> Path:
-    return folder / _NAME.format(os.getpid())
+def _file(folder: Path, process: int) -> Path:
+    return folder / _NAME.format(process)
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process has this id, as far as this one can see."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        """It is another user's."""
+    return True
 
 
 def _locked(path: str, flags: int = 0) -> int | None:

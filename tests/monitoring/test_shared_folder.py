@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flask_eventcollector import Stats
-from flask_eventcollector.monitoring import prometheus
+from flask_eventcollector.monitoring import prometheus, shared_folder
 from flask_eventcollector.monitoring.prometheus import PrometheusMetrics
 from flask_eventcollector.monitoring.shared_folder import gone, show_life
 from tests.helpers import unmeasured
@@ -25,6 +25,10 @@ def lock_of(folder: Path, process: int) -> Path:
     return folder / f"gauge_livesum_{process}.db.lock"
 
 
+#: Ids that no process has: Linux has none above 2 ** 22.
+NOBODY, NO_OTHER = 2**22 + 1, 2**22 + 23
+
+
 def leave(folder: Path, process: int) -> Path:
     """What a process has left that was killed; returns its gauges."""
     lock_of(folder, process).touch()
@@ -33,15 +37,66 @@ def leave(folder: Path, process: int) -> Path:
 
 
 def test_who_has_left_its_lock_is_gone(tmp_path: Path) -> None:
-    leave(tmp_path, 1)
-    leave(tmp_path, 23)
-    assert sorted(gone(tmp_path)) == [1, 23]
+    leave(tmp_path, NOBODY)
+    leave(tmp_path, NO_OTHER)
+    assert sorted(gone(tmp_path)) == [NOBODY, NO_OTHER]
     assert [*gone(tmp_path)] == []
 
 
 def test_who_has_no_lock_is_left_alone(tmp_path: Path) -> None:
     """It may not have this library, or not have shown yet that it lives."""
-    file_of(tmp_path, 1).touch()
+    file_of(tmp_path, NOBODY).touch()
+    assert [*gone(tmp_path)] == []
+
+
+def test_who_has_the_id_of_one_that_is_gone_keeps_its_files(tmp_path: Path) -> None:
+    """In a container that was restarted, it is the same worker, before its first event.
+
+    It may have gauges of its own, and would go on writing into removed files.
+    """
+    with subprocess.Popen(["sleep", "60"]) as other:
+        leave(tmp_path, other.pid)
+        assert [*gone(tmp_path)] == []
+        other.kill()
+        other.wait()
+        assert [*gone(tmp_path)] == [other.pid]
+
+
+def test_another_user_s_process_is_a_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(process: int, signal: int) -> None:
+        raise PermissionError
+
+    leave(tmp_path, NOBODY)
+    monkeypatch.setattr(os, "kill", refuse)
+    assert [*gone(tmp_path)] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x", "", "0", "-1", "007", "1_0", "*", "99999999999", "\u0663", "9999999999"],
+)
+def test_a_foreign_file_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"gauge_livesum_{name}.db.lock").touch()
+    (tmp_path / f"gauge_liveall_{NOBODY}.db.lock").touch()
+    lock_of(tmp_path, NO_OTHER).mkdir()
+    assert [*gone(tmp_path)] == []
+
+
+def test_a_missing_folder_has_nobody(tmp_path: Path) -> None:
+    show_life(tmp_path / "missing")
+    assert [*gone(tmp_path / "missing")] == []
+
+
+def test_without_locks_nobody_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_folder, "_HAS_LOCKS", False)
+    file_of(tmp_path, os.getpid()).touch()
+    show_life(tmp_path)
+    assert not lock_of(tmp_path, os.getpid()).exists()
+    leave(tmp_path, NOBODY)
     assert [*gone(tmp_path)] == []
 
 
@@ -67,9 +122,9 @@ print([*gone(Path(sys.argv[1]))])
 def test_another_process_sees_that_this_one_lives(tmp_path: Path) -> None:
     file_of(tmp_path, os.getpid()).touch()
     show_life(tmp_path)
-    leave(tmp_path, 1)
+    leave(tmp_path, NOBODY)
     # Looking does not unlock it.
-    assert [*gone(tmp_path)] == [1]
+    assert [*gone(tmp_path)] == [NOBODY]
     run = subprocess.run(
         [sys.executable, "-c", LOOK, str(tmp_path)],
         capture_output=True,
@@ -93,6 +148,34 @@ sys.stdin.read()
 """
 
 
+#: A process and its child, which both live, look who is gone.
+FORK = """
+import os, subprocess, sys
+from pathlib import Path
+from flask_eventcollector.monitoring.shared_folder import gone, show_life
+folder = Path(sys.argv[1])
+def show():
+    (folder / f"gauge_livesum_{os.getpid()}.db").touch()
+    show_life(folder)
+show()
+ends, wait = os.pipe(), os.pipe()
+if os.fork():
+    assert os.read(ends[0], 1)
+    look = subprocess.run(
+        [sys.executable, "-c", LOOK, str(folder)], capture_output=True, text=True
+    )
+    print(look.stdout.strip(), [*gone(folder)], flush=True)
+    os.write(wait[1], b"x")
+    os.wait()
+else:
+    show()
+    assert [*gone(folder)] == []
+    os.write(ends[1], b"x")
+    os.read(wait[0], 1)
+    os._exit(0)
+""".replace("LOOK", repr(LOOK))
+
+
 def test_another_process_is_gone_once_it_was_killed(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", LIVE, str(tmp_path)],
@@ -111,7 +194,7 @@ def test_another_process_is_gone_once_it_was_killed(tmp_path: Path) -> None:
 def test_what_is_no_lock_is_not_followed(tmp_path: Path) -> None:
     """Another user may have put it there, if the folder is shared."""
     file_of(tmp_path, os.getpid()).touch()
-    for process in (1, os.getpid()):
+    for process in (NOBODY, os.getpid()):
         lock_of(tmp_path, process).symlink_to(tmp_path / "victim")
     show_life(tmp_path)
     assert [*gone(tmp_path)] == []
@@ -123,10 +206,10 @@ def test_the_metrics_look_now_and_then(
 ) -> None:
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     metrics = PrometheusMetrics(f"shop-{uuid.uuid4()}", ())
-    first = leave(tmp_path, 1)
+    first = leave(tmp_path, NOBODY)
     metrics.observe([], Stats())
     assert not first.exists()
-    second = leave(tmp_path, 2)
+    second = leave(tmp_path, NO_OTHER)
     metrics.observe([], Stats())
     assert second.exists()
     PrometheusMetrics(f"shop-{uuid.uuid4()}", ()).observe([], Stats())
@@ -141,6 +224,39 @@ def test_two_that_clean_up_at_once_are_no_failure(
 
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     monkeypatch.setattr(prometheus, "mark_process_dead", fail)
-    leave(tmp_path, 1)
+    leave(tmp_path, NOBODY)
     PrometheusMetrics(f"shop-{uuid.uuid4()}", ()).observe([], Stats())
-    assert not lock_of(tmp_path, 1).exists()
+    assert not lock_of(tmp_path, NOBODY).exists()
+
+
+def test_a_failure_is_no_reason_to_forget_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the next look tries again, once the folder can be written."""
+
+    def fail(process: int, folder: str) -> None:
+        raise PermissionError(folder)
+
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    left = leave(tmp_path, NOBODY)
+    metrics = PrometheusMetrics(f"shop-{uuid.uuid4()}", ())
+    with monkeypatch.context() as patch:
+        patch.setattr(prometheus, "mark_process_dead", fail)
+        with pytest.raises(PermissionError):
+            metrics.observe([], Stats())
+    assert left.exists()
+    PrometheusMetrics(f"shop-{uuid.uuid4()}", ()).observe([], Stats())
+    assert not left.exists()
+
+
+def test_a_forked_child_shows_its_own_life_and_leaves_its_parents(
+    tmp_path: Path,
+) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", FORK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env=unmeasured(),
+        timeout=60,
+    )
+    assert run.stdout == "[] []\n", run.stderr
