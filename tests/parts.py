@@ -216,7 +216,8 @@ def books(holder: Ledger | Delivery) -> dict[str, int]:
     """Where the events are, without the zeros; the books must balance."""
     stats = holder.stats()
     assert stats.balanced, stats
-    counts = {state.name.lower(): getattr(stats, state.name.lower()) for state in State}
+    names = [state.name.lower() for state in State if state is not State.NEW]
+    counts = {name: getattr(stats, name) for name in names}
     return {name: count for name, count in counts.items() if count}
 
 

@@ -10,9 +10,15 @@ from typing import Any
 import click
 import flask
 import pytest
+from blinker import NamedSignal
 
-from flask_eventcollector import EventCollector, event_enqueued
-from tests.helpers import Shop, in_thread, open_shop
+from flask_eventcollector import (
+    EventCollector,
+    event_enqueued,
+    events_discarded,
+    events_published,
+)
+from tests.helpers import Shop, in_thread, open_shop, payloads
 
 
 @pytest.fixture
@@ -118,6 +124,25 @@ def test_events_enqueued_after_a_publish_are_reported(
         shop.enqueue("c")
 
     assert "Left unpublished 1 event" in lines(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    ("signal", "run"),
+    [(events_published, run_job), (events_discarded, fail_job)],
+    ids=["published", "discarded"],
+)
+def test_what_joins_the_thread_s_collector_meanwhile_stays_there(
+    publishing_shop: Shop, signal: NamedSignal, run: Callable[..., None]
+) -> None:
+    shop = publishing_shop
+    collector = shop.events.thread_singleton_instance()
+
+    def report(sender: Any, **extra: Any) -> None:
+        collector.enqueue_event("report", "reports")
+
+    with signal.connected_to(report, sender=shop):
+        run(shop, "a")
+    assert payloads(collector.events_to_publish) == ["report"]
 
 
 def test_events_enqueued_by_a_later_teardown_are_reported(

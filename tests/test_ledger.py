@@ -136,6 +136,55 @@ def test_a_second_hand_over_of_the_same_events_does_nothing(desk: Desk) -> None:
     assert desk.take() == ""
 
 
+class Hooked(list[Notice]):
+    """Calls a function before its first item."""
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self._call = call
+
+    def append(self, item: Notice) -> None:
+        if not self:
+            self._call()
+        super().append(item)
+
+
+@pytest.mark.parametrize("other", ["nothing else", "what has ended"])
+def test_what_is_added_in_the_middle_of_a_hand_over_stays_in_the_collector(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    entries = desk.collect("a")
+    if other == "what has ended":
+        entries = [*entries, *(ended := desk.collect("x"))]
+        desk.ledger.discard(ended, "rolled back")
+
+    def clock() -> float:
+        # As a destructor does, or another thread.
+        monkeypatch.undo()
+        desk.ledger.collect(entries, make_event("b"))
+        return desk.clock()
+
+    monkeypatch.setattr(desk.ledger._moves, "_clock", clock)
+    desk.ledger.hand_over(entries)
+    assert letters(entries) == "b"
+    assert letters(desk.ledger.still_collected(entries)) == "b"
+    desk.ledger.hand_over(entries)
+    assert (entries, desk.take()) == ([], "ab")
+
+
+def test_what_is_added_in_the_middle_of_a_discard_stays_in_the_collector(
+    desk: Desk,
+) -> None:
+    entries = desk.collect("ab")
+    notices = Hooked(lambda: desk.ledger.collect(entries, make_event("c")))
+    desk.ledger.discard(entries, "cleared", into=notices)
+    assert kinds_and_letters(notices) == [
+        ("events_discarded", "a"),
+        ("events_discarded", "b"),
+    ]
+    assert letters(entries) == "c"
+    assert desk.books() == {"discarded": 2, "collected": 1}
+
+
 # Sending, and outcomes
 
 

@@ -174,16 +174,20 @@ class Collector:
         delivery, place = self._current_delivery(), self._place_after(before)
         self._hold_back(place)
         entries = self._entries[place:]
+        end = place + len(entries)
         self._coalesce(entries)
         if entries:
             delivery.publish(entries)
-            del self._entries[place:]
+            # Others may have followed: of a destructor, or of another thread.
+            self._entries[place:end] = entries
 
     def discard_since(self, before: object, reason: str) -> None:
         """Discard the events collected after *before*."""
         delivery, place = self._current_delivery(), self._place_after(before)
-        delivery.discard(self._entries[place:], reason)
-        del self._entries[place:]
+        entries = self._entries[place:]
+        end = place + len(entries)
+        delivery.discard(entries, reason)
+        self._entries[place:end] = entries
 
     def _place_after(self, before: object) -> int:
         """The position after *before*; 0: *before* is not here any more."""

@@ -14,6 +14,7 @@ from .entries import Entry, State
 _MOST_DELAYED = 100
 
 _ALIVE = frozenset(state for state in State if state.alive)
+_COUNTED = [state for state in State if state is not State.NEW]
 
 
 class Books:
@@ -130,15 +131,15 @@ class Books:
     def rebuild(self) -> None:
         """Recompute the counts after a step was interrupted."""
         self._live = {entry.event.raw_id: entry for entry in self}
-        ended = [entry for entry in self if not entry.state.alive]
-        for entry in ended:
+        others = [entry for entry in self if not entry.state.alive]
+        for entry in others:
             del self._live[entry.event.raw_id]
             self._foreign.pop(entry.event.raw_id, None)
         for state in State:
             if state.alive:
                 sizes = [e.event.size for e in self if e.state is state]
                 self._counts[state], self._bytes[state] = len(sizes), sum(sizes)
-        self._balance(ended)
+        self._balance([entry for entry in others if entry.state is not State.NEW])
 
     def _balance(self, ended: list[Entry]) -> None:
         missing = self._enqueued + self._adopted - sum(self._counts)
@@ -151,7 +152,7 @@ class Books:
 
     def as_dict(self) -> dict[str, Any]:
         """The fields of :class:`~flask_eventcollector.Stats` that are known here."""
-        counts = {state.name.lower(): self._counts[state] for state in State}
+        counts = {state.name.lower(): self._counts[state] for state in _COUNTED}
         return {
             "enqueued": self._enqueued,
             "adopted": self._adopted,

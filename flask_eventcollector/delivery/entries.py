@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 
 class State(enum.IntEnum):
-    """Where an event is in its life cycle. The first five are live, the rest final."""
+    """Where an event is in its life cycle.
+
+    The first five are live, the others but the last are final.
+    """
 
     COLLECTED = 0
     #: Handed over, and held back until its delay has passed.
@@ -38,6 +41,8 @@ class State(enum.IntEnum):
     OUTBOXED = 8
     #: The broker has taken it, and no queue gets it, which the settings allow.
     UNROUTED = 9
+    #: Collected without the lock, and not in the books yet.
+    NEW = 10
 
     @property
     def alive(self) -> bool:
@@ -119,8 +124,7 @@ class Entry:
 
     def __init__(self, event: Event) -> None:
         self.event = event
-        #: Not counted until the books open it.
-        self.state = State.DISCARDED
+        self.state = State.NEW
         #: Its permanent position in the target's order, assigned at the hand-over.
         self.sequence = 0
         self.attempts = 0
@@ -325,6 +329,18 @@ class Waiter:
             unrouted=states.count(State.UNROUTED),
             problems=problems,
         )
+
+
+def empty(entries: list[Entry], collected: Sequence[Entry]) -> None:
+    """Remove what was *collected*, and all that has ended, from a collector's *entries*.
+
+    What is new stays: a destructor, or another thread, has just put it there.
+    """
+    count = len(entries)
+    if count == len(collected):
+        del entries[:count]
+    else:
+        entries[:count] = [e for e in entries[:count] if e.state is State.NEW]
 
 
 def grouped(notices: Iterable[Notice]) -> list[list[Notice]]:

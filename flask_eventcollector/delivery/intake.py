@@ -57,7 +57,7 @@ class Intake:
         """Enter what was collected without the lock into the books."""
         arrivals = list(self.arrivals)
         if arrivals:
-            self._open([e for e in arrivals if e.state is State.DISCARDED])
+            self._open([e for e in arrivals if e.state is State.NEW])
         for _ in arrivals:
             # Removed afterwards: after an interruption, they are repeated, which has
             # no effect.

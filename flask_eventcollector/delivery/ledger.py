@@ -34,6 +34,7 @@ from .entries import (
     Settlement,
     State,
     Waiter,
+    empty,
 )
 from .intake import SMALL, Intake
 from .limits import Limits
@@ -247,9 +248,8 @@ class Ledger:
             waiter.entries += collected
             if len(collected) < len(entries):
                 waiter.outboxed = [e.state for e in entries].count(State.OUTBOXED)
-        collected = self._intake.without_excess(collected, waiter)
-        self._moves.hand_over(collected, waiter)
-        entries.clear()
+        self._moves.hand_over(self._intake.without_excess(collected, waiter), waiter)
+        empty(entries, collected)
         if waiter is not None:
             self._waiters.begin(waiter)
 

@@ -18,6 +18,7 @@ from .entries import (
     NoticeKind,
     State,
     Waiter,
+    empty,
     target_of,
 )
 from .limits import Limits, Room
@@ -168,7 +169,7 @@ class Moves:
             notices.append(Notice(NoticeKind.DISCARDED, entry.event, reason))
             self.books.move(entry, State.DISCARDED)
         self._reports.observe(Happened.DISCARDED, collected, reason=reason)
-        entries.clear()
+        empty(entries, collected)
         return len(collected)
 
     def drop(self, entry: Entry, reason: str, notices: Notices) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..delivery.entries import Entry
+from ..delivery.entries import Entry, State
 from ..delivery.store import QuarantinedFile, StoreProblem
 from ..delivery.threads import OwnThread
 from .spool.event_counts import EventCounts
@@ -35,7 +35,7 @@ class PublishedAtCommit:
 
     def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
         """Nothing is written, but a database where that is impossible is an error."""
-        if any(entry.state.alive for entry in entries):
+        if any(entry.state.alive or entry.state is State.NEW for entry in entries):
             connect(self.table)
 
     def committed(self, entries: Iterable[Entry]) -> None:

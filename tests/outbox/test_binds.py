@@ -119,18 +119,21 @@ def test_a_commit_with_open_savepoints_writes_where_the_outbox_is(
         assert shop.sent() == ["a"]
 
 
-def test_a_session_without_a_database_for_the_outbox_fails_the_commit(
-    tmp_path: Path,
+@pytest.mark.parametrize("testing_broker", [True, False])
+def test_a_session_without_a_database_for_the_outbox_fails_each_commit(
+    tmp_path: Path, testing_broker: bool
 ) -> None:
-    with two(tmp_path, outbox_in=0) as place, place.shop() as shop:
+    settings = {"TESTING_BROKER": testing_broker}
+    with two(tmp_path, outbox_in=0) as place, place.shop(**settings) as shop:
         sessions = sessionmaker(binds=place.binds)
         shop.events.bind_session(sessions, outbox=place.table)
-        with sessions() as session:
-            session.add(Order(sku="a"))
-            session.flush()
-            shop.enqueue("a")
-            with pytest.raises(ConfigurationError, match="no database for the outbox"):
-                session.commit()
+        for _ in range(2):
+            with sessions() as session:
+                session.add(Order(sku="a"))
+                session.flush()
+                shop.enqueue("a")
+                with pytest.raises(ConfigurationError, match="no database for the"):
+                    session.commit()
         assert stored(place.engines[0]) == []
 
 
