@@ -332,7 +332,7 @@ class Waiter:
 
 
 def empty(entries: list[Entry], collected: Sequence[Entry]) -> None:
-    """Remove what was *collected*, and all that has ended, from a collector's *entries*.
+    """Remove what was *collected*, and all that has ended, from a list of *entries*.
 
     What is new stays: a destructor, or another thread, has just put it there.
     """
