@@ -229,7 +229,8 @@ def make_event(
 ) -> Event:
     """An event, which takes more memory only if it has *properties*."""
     values = (raw_id, target, body, headers, microseconds, size)
-    if properties == NO_PROPERTIES:
+    # The key first: its own code need not know how to compare it with None.
+    if properties.key is None and properties == NO_PROPERTIES:
         return Event(*values)
     return _DescribedEvent(*values, properties)
 

@@ -18,6 +18,10 @@ class _Holder(NamedTuple):
 
     entry: Entry
     place: Place
+    #: Stands for the key in the ledger, in this unit of work. The key's own code may do
+    #: anything when it is compared, so it is not compared under the ledger's lock. Nor
+    #: does this keep other entries in memory.
+    slot: object
 
 
 class Keys:
@@ -30,8 +34,6 @@ class Keys:
 
     def __init__(self) -> None:
         self._holders: dict[tuple[Target, object], _Holder] = {}
-        #: Stands for the unit of work. An entry that waits must not hold the others.
-        self._unit = object()
 
     def settle(self, delivery: Delivery, event: Event, place: Place) -> Event | None:
         """Put *event* into the place of the one with its key, or keep that one.
@@ -50,5 +52,6 @@ class Keys:
     def note(self, entry: Entry, place: Place) -> None:
         """Note that *entry* was collected."""
         key = (entry.target, entry.event.properties.key)
-        self._holders[key] = _Holder(entry, place)
-        entry.slot = (self._unit, *key)
+        before = self._holders.get(key)
+        entry.slot = object() if before is None else before.slot
+        self._holders[key] = _Holder(entry, place, entry.slot)

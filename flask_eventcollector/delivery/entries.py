@@ -117,8 +117,8 @@ class Entry:
     refused_at = _Rarely(0.0)
     refused_since = _Rarely(0.0)
     reason = _Rarely("")
-    #: The unit of work, the target and the key, if it has one.
-    slot = _Rarely[tuple[object, ...] | None](None)
+    #: The same for all with its unit of work, target and key; ``None``: it has no key.
+    slot = _Rarely[object](None)
     #: The trace of the caller that waited when it was sent last, for observers.
     caller = _Rarely[object](None)
 
