@@ -289,11 +289,13 @@ class Follower:
         found: list[Line] = []
         for path in self._history.paths_of_lines():
             with self._history.reading(path), path.open("rb") as file:
-                number = os.fstat(file.fileno()).st_ino
-                file.seek(self._read.get(number, 0))
+                about = os.fstat(file.fileno())
+                read_to = self._read.get(about.st_ino, 0)
+                # A new file may have the inode of one that was removed.
+                file.seek(read_to if read_to <= about.st_size else 0)
                 content = file.read()
                 rest = len(content) - (content.rfind(b"\n") + 1)
-                self._read[number] = file.tell() - rest
+                self._read[about.st_ino] = file.tell() - rest
                 lines, damaged = _parsed(_whole_lines(content))
                 found += lines
                 self._damaged[path] += damaged

@@ -305,6 +305,19 @@ def test_only_new_lines_are_followed(tmp_path: Path) -> None:
     assert [one.what for one in follower.new()] == ["half"]
 
 
+def test_a_new_file_in_the_place_of_a_removed_one_is_followed_from_its_begin(
+    tmp_path: Path,
+) -> None:
+    writer = written(tmp_path, line("sent", "before"), line("sent", "before"))
+    follower = History(tmp_path, "shop").follow()
+    [path] = tmp_path.iterdir()
+    # It keeps its inode, which file systems give to the next file, too.
+    os.truncate(path, 0)
+    writer.write([line("sent", "a")])
+    assert [one.ids for one in follower.new()] == [["a"]]
+    assert follower.new() == []
+
+
 def test_what_has_happened_since_a_time_comes_first(tmp_path: Path) -> None:
     written(tmp_path, line("sent", "a", at=1.0), line("sent", "b", at=2.0))
     follower = History(tmp_path, "shop").follow(1.5)
