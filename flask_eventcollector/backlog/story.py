@@ -67,11 +67,12 @@ class Story(Generic[F]):
 _DEAD = "nothing, until somebody retries it ('flask events retry') or purges it"
 _EXPIRED = "nothing: its expires_in has passed, so it is dropped instead of sent"
 _SENT = "its process sends it once the broker takes it"
-_FINAL = ("confirmed", "discarded", "dropped")
+_FINAL = ("confirmed", "unrouted", "discarded", "dropped")
 
 _NEXT = {
     "dead": _DEAD,
     "confirmed": "nothing: the broker has it",
+    "unrouted": "nothing: the broker took it, and no queue gets it",
     "discarded": "nothing: its unit of work failed, or took it back",
     "dropped": "nothing: it is lost",
     "enqueued": "its unit of work publishes or discards it",

@@ -278,7 +278,7 @@ def _details(line: Line) -> Iterator[str]:
         yield f"attempt {line.attempt}"
     if line.outcome:
         yield line.outcome
-    if line.what == "confirmed":
+    if line.what in ("confirmed", "unrouted"):
         yield f"after {line.elapsed:.3f} s"
     if line.reason:
         yield line.reason

@@ -82,6 +82,23 @@ def test_only_what_was_sent_is_sent_again(state: str, next_: str) -> None:
     assert Story([], Waiting(state)).next == next_
 
 
+def test_why_says_that_no_queue_gets_an_event(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "HISTORY_DIR": str(tmp_path / "history"),
+        "EXCHANGES": {"shop": {"type": "topic", "unrouted": "discard"}},
+        "QUEUES": {"orders": {"bind": ["shop:orders.#"]}},
+    }
+    with open_shop(**settings) as shop:
+        event = shop.events.enqueue_event(1, "visits", exchange="shop")
+        shop.events.publish()
+        wait_until(lambda: "unrouted" in lines_of(shop, event.id), "its end")
+        result = run(shop, "why", event.id)
+    *_, last, next_ = result.stdout.splitlines()
+    assert "after 0." in last
+    assert next_ == "Next: nothing: the broker took it, and no queue gets it"
+    assert result.exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("end", "next_"),
     [
