@@ -112,14 +112,15 @@ class Held:
         wanted = (State.DEAD,) if request.action == "retry" else idle
         ids = set(request.ids)
         found = [f for f in self._all() if f.event.id in ids]
-        done = [f.event.id for f in found if f.entry.state in wanted]
+        done, left = list[str](), list[str]()
+        for f in found:
+            (done if f.entry.state in wanted else left).append(f.event.id)
         if request.action == "retry":
             self._delivery.retry(done)
         elif request.action == "redirect":
             self._delivery.redirect(done, request.queue)
         else:
             self._delivery.purge(done)
-        left = [f.event.id for f in found if f.event.id not in done]
         return Changed(Owner(os.getpid(), True), done, left)
 
     def _alone(self) -> Iterator[FoundHere]:

@@ -54,7 +54,9 @@ def adopt_events(
     if for_machines:
         as_json.write(as_json.adopted(adopted, count, problems))
     else:
-        as_text.show_adopted(adopted, count)
+        outbox = places.outbox
+        needs_relay = outbox is not None and outbox.needs_relay
+        as_text.show_adopted(adopted, count, needs_relay=needs_relay)
     finish(problems, lead="Not adopted:")
 
 

@@ -402,16 +402,30 @@ def why_left(what: str, changed: Changed) -> str:
     )
 
 
-def show_adopted(adopted: Sequence[Adopted], rows: int) -> None:
-    """The result of an ``adopt``, also of *rows* of the outbox."""
+def show_adopted(
+    adopted: Sequence[Adopted], rows: int, *, needs_relay: bool = False
+) -> None:
+    """The result of an ``adopt``, also of *rows* of the outbox.
+
+    :param needs_relay: whether only a relay sends these.
+    """
     count = formatting.events(sum(file.events for file in adopted))
     parts = [f"{count} of {formatting.count(len(adopted), 'file')}"]
     parts = parts * bool(adopted or not rows)
     parts += [f"{formatting.events(rows)} of the outbox"] * bool(rows)
     text = f"Adopted {', and '.join(parts)}."
     if adopted or rows:
-        text += " The next worker sends them, or run 'flask events flush' now."
+        text += f" {_who_sends(rows, adopted, needs_relay)}, or run"
+        text += " 'flask events flush' now."
     click.echo(text)
+
+
+def _who_sends(rows: int, files: Sequence[Adopted], needs_relay: bool) -> str:
+    if not (rows and needs_relay):
+        return "The next worker sends them"
+    if not files:
+        return "'flask events relay' sends them"
+    return "The next worker and 'flask events relay' send them"
 
 
 # Anywhere.

@@ -329,6 +329,22 @@ def test_rows_of_a_renamed_app_are_adopted(database_url: str) -> None:
         assert lapsed
 
 
+@pytest.mark.parametrize("has_file", [True, False])
+def test_an_adoption_names_the_relay_if_only_that_sends(
+    tmp_path: Path, folder: Path, has_file: bool
+) -> None:
+    settings = {"BACKLOG": "spool", "SPOOL_DIR": str(folder)}
+    with opened(sqlite_in(tmp_path), OUTBOX_RELAY="external", **settings) as command:
+        write(command, "a", app="old")
+        if has_file:
+            leave(folder, ["on disk"], destination=HERE, app="old")
+        result = command("adopt", "--from", "old", "--yes")
+
+    whose = "The next worker and " * has_file
+    verb = "send" if has_file else "sends"
+    assert f" {whose}'flask events relay' {verb} them, or run" in result.stdout
+
+
 def test_adopt_shows_what_it_is_about_and_asks(both: Command, folder: Path) -> None:
     leave(folder, ["on disk"], destination=HERE, app="old")
     write(both, "a", app="old")
