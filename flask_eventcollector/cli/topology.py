@@ -58,6 +58,9 @@ def _check(for_machines: bool) -> None:
         _show_table(result.findings)
         _show_lines(result.details)
         _show_lines(f"Losses: {loss}." for loss in result.losses)
+        if result.absent:
+            count = len(result.absent)
+            click.echo(f"Missing: {count}, which 'apply' declares and binds.")
         _show_unseen(result)
     _finish(result)
 
@@ -112,21 +115,27 @@ class _Result(NamedTuple):
         return [finding for finding in self.findings if finding.state.is_bad]
 
     @property
+    def absent(self) -> list[Finding]:
+        """What ``apply`` would declare or bind."""
+        return [f for f in self.bad if f.state is State.MISSING and not f.reason]
+
+    @property
     def unseen(self) -> int:
         """How many bindings may or may not exist."""
         return sum(finding.state is State.UNKNOWN for finding in self.findings)
 
     @property
     def details(self) -> list[str]:
-        """What is wrong with each, in full."""
-        return [line for finding in self.bad for line in _details(finding)]
+        """What is wrong with each, as far as its state does not say it all."""
+        found = [finding for finding in self.bad if finding not in self.absent]
+        return [line for finding in found for line in _details(finding)]
 
     @property
     def changes(self) -> list[str]:
         """A line for each difference."""
         lines = []
         for finding in self.bad:
-            if finding.state is State.MISSING and not finding.reason:
+            if finding in self.absent:
                 lines.append(f"+ {finding.kind} {finding.name}")
             else:
                 lines += [f"! {line}" for line in _details(finding)]

@@ -107,6 +107,10 @@ def test_what_is_missing_gives_the_exit_code() -> None:
 
     codes = {command: result.exit_code for command, result in results.items()}
     assert codes == {"check": 3, "diff": 3, "apply": 0}
+    assert results["check"].stdout.splitlines()[1:] == [
+        "exchange  shop  missing",
+        "Missing: 1, which 'apply' declares and binds.",
+    ]
     assert "+ exchange shop" in results["diff"].stdout
     assert "exchange  shop  declared" in results["apply"].stdout
 
