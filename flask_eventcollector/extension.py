@@ -275,7 +275,7 @@ class EventCollector:
         writes, such as a SELECT of a function, counts as reading. A savepoint below the
         session, by ``Connection.begin_nested()``, is not seen.
 
-        Needs SQLAlchemy 2.0.16 or newer: install ``Flask-EventCollector[sqlalchemy]``.
+        Needs SQLAlchemy 2.0.16 or newer: ``pip install 'SQLAlchemy>=2.0.16'``.
         Call it when the extension is created, before or after :meth:`init_app`. It
         applies to all apps, and does not use the database. The same session may be
         bound again, without effect. ::

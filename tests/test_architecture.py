@@ -352,7 +352,7 @@ def test_all_public_names_are_there_without_sqlalchemy() -> None:
         "try:\n"
         "    make_inbox_table(None)\n"
         "except ImportError as error:\n"
-        "    assert \"pip install 'Flask-EventCollector[sqlalchemy]'\" in str(error)\n"
+        "    assert \"pip install 'SQLAlchemy>=2.0.16'\" in str(error)\n"
         "else:\n"
         "    raise AssertionError\n"
     )

@@ -613,7 +613,7 @@ def _cloudevents_prefix(key: str, value: object) -> str:
 
 #: The packages that the metrics need, with the way to install them.
 _METRICS_PACKAGES = {
-    Metrics.PROMETHEUS: ("prometheus_client", "Flask-EventCollector[prometheus]"),
+    Metrics.PROMETHEUS: ("prometheus_client", "prometheus-client>=0.20"),
     Metrics.OPENTELEMETRY: ("opentelemetry.metrics", "opentelemetry-api"),
 }
 

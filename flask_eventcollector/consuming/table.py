@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
 
 _MISSING = (
-    "make_inbox_table() needs SQLAlchemy 2.0 or newer: run"
-    " pip install 'Flask-EventCollector[sqlalchemy]'"
+    "make_inbox_table() needs SQLAlchemy 2.0.16 or newer: run"
+    " pip install 'SQLAlchemy>=2.0.16'"
 )
 
 

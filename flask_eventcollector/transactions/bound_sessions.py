@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _MISSING = (
     "bind_session() needs SQLAlchemy 2.0.16 or newer: run"
-    " pip install 'Flask-EventCollector[sqlalchemy]'"
+    " pip install 'SQLAlchemy>=2.0.16'"
 )
 
 

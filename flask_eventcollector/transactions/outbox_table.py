@@ -53,7 +53,7 @@ def _module() -> ModuleType:
         from ..stores.outbox import table
     except ImportError as error:
         raise ImportError(
-            "the outbox needs SQLAlchemy 2.0 or newer: run"
-            " pip install 'Flask-EventCollector[sqlalchemy]'"
+            "the outbox needs SQLAlchemy 2.0.16 or newer: run"
+            " pip install 'SQLAlchemy>=2.0.16'"
         ) from error
     return table

@@ -177,7 +177,7 @@ def test_without_the_package_the_setting_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(settings, "is_installed", lambda module: False)
-    with pytest.raises(ConfigurationError, match=r"pip install .*\[prometheus\]"):
+    with pytest.raises(ConfigurationError, match=r"pip install .*prometheus-client"):
         Shop(METRICS="prometheus")
 
 

@@ -314,4 +314,4 @@ def test_the_outbox_needs_sqlalchemy() -> None:
     )
     command = [sys.executable, "-c", code]
     said = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    assert "pip install 'Flask-EventCollector[sqlalchemy]'" in said.stdout
+    assert "pip install 'SQLAlchemy>=2.0.16'" in said.stdout
