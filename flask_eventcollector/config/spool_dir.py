@@ -30,6 +30,8 @@ def check_spool_dir(path: Path, key: str) -> None:
             f"the user of this process (id {os.geteuid()}) has no search permission for"
             " one of its parent folders: run this as the user that runs the app"
         )
+    except OSError as error:
+        problem = f"it can't be used ({error.strerror}): choose another path"
     if problem:
         raise ConfigurationError(f"{key} is {str(path)!r}, but {problem}")
 

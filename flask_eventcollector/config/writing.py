@@ -23,6 +23,10 @@ _EXAMPLES: Mapping[str, Any] = {
     "EVENTCOLLECTOR_CLOUDEVENTS_SOURCE": "https://example.com/shop",
     "EVENTCOLLECTOR_SPOOL_DIR": "/var/lib/shop/eventcollector-spool",
     "EVENTCOLLECTOR_SPOOL_NAME": "shop",
+    "EVENTCOLLECTOR_ENCODER": "shop.avro:encode",
+    "EVENTCOLLECTOR_BEFORE_ENQUEUE": "shop.events:before_enqueue",
+    "EVENTCOLLECTOR_HISTORY_DIR": "/var/lib/shop/history",
+    "EVENTCOLLECTOR_METRICS": "prometheus",
 }
 
 

@@ -151,6 +151,15 @@ def test_a_folder_without_read_permission_is_refused(
     assert "run this as the user that runs the app" in problem(tmp_path)
 
 
+def test_a_path_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
+    loop = tmp_path / "loop"
+    loop.symlink_to(loop)
+    assert "Too many levels of symbolic links" in problem(loop / "spool")
+    assert "(File name too long): choose another path" in problem(
+        tmp_path / ("a" * 256)
+    )
+
+
 def test_a_system_without_posix_locks_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
