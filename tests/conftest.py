@@ -11,6 +11,7 @@ from uuid import uuid4
 import hypothesis
 import pytest
 
+from flask_eventcollector.stores.spool import adopter, writer
 from flask_eventcollector.verifying.node import find_programs
 from tests import external_rabbitmq
 from tests.databases import (
@@ -23,6 +24,7 @@ from tests.databases import (
     missing_postgresql,
 )
 from tests.external_rabbitmq import ExternalRabbitMQ
+from tests.helpers import DEADLINE
 from tests.rabbitmq import RabbitMQNode
 
 # No deadline, since a loaded machine is not a bug. In CI, the examples are the same
@@ -137,6 +139,18 @@ def pytest_terminal_summary(
     terminalreporter.section("tests that did not run", yellow=True)
     for reason in sorted(set(missing)):
         terminalreporter.line(f"{missing.count(reason)} tests {reason}", yellow=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience_with_the_disk() -> Iterator[None]:
+    """Let calls wait as long as they must for a disk that others keep busy.
+
+    Otherwise they return after a second, and what should be on disk is not yet.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (adopter, writer):
+            patch.setattr(module, "LONGEST_WAIT", DEADLINE)
+        yield
 
 
 @pytest.fixture(scope="session")

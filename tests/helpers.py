@@ -143,12 +143,16 @@ def unmeasured() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
+def wait_until(
+    condition: Callable[[], object], what: str, seconds: float = DEADLINE
+) -> None:
     """Return as soon as *condition* holds; fail after the deadline.
 
     For conditions without a notification; otherwise, wait for the notification.
+
+    :param seconds: longer, if the condition itself takes long to find out.
     """
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + seconds
     pause = threading.Event()
     while not condition():
         assert time.monotonic() < deadline, f"still waiting: {what}"

@@ -195,7 +195,10 @@ class RabbitMQNode:
     # Control
 
     def ctl(self, *args: str) -> str:
-        """Run rabbitmqctl, which takes seconds; `eval` takes milliseconds."""
+        """Run rabbitmqctl, which takes many seconds if the machine is busy.
+
+        `eval` takes milliseconds.
+        """
         if not self.is_running:
             # Otherwise it would start a port mapper as a daemon, which would be left
             # running.
@@ -245,6 +248,27 @@ class RabbitMQNode:
             " || {_, _, _, Kind} = Name <- rabbit_exchange:list_names(), Kind =/= <<>>,"
             ' not lists:prefix("amq.", binary_to_list(Kind))].'
         )
+
+    # Users
+
+    def add_user(self, name: str, password: str) -> None:
+        self._change_users(f'add_user(<<"{name}">>, <<"{password}">>, <<"test">>)')
+
+    def set_permissions(self, name: str, configure: str, write: str, read: str) -> None:
+        """Allow a user what these regular expressions match."""
+        strings = (f'<<"{text}">>' for text in (name, "/", configure, write, read))
+        self._change_users(f'set_permissions({", ".join(strings)}, <<"test">>)')
+
+    def change_password(self, name: str, password: str) -> None:
+        self._change_users(
+            f'change_password(<<"{name}">>, <<"{password}">>, <<"test">>)'
+        )
+
+    def delete_user(self, name: str) -> None:
+        self._change_users(f'delete_user(<<"{name}">>, <<"test">>)')
+
+    def _change_users(self, call: str) -> None:
+        self.eval(f"ok = rabbit_auth_backend_internal:{call}.")
 
     # Queues
 
@@ -389,7 +413,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=CALL_TIMEOUT,
+        timeout=START_TIMEOUT,
         check=False,
     )
     if result.returncode:

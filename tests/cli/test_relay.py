@@ -96,7 +96,7 @@ def test_once_ends_without_progress(tmp_path: Path) -> None:
     with opened(sqlite_in(tmp_path), OUTBOX_RELAY="own") as command:
         command.fill()
 
-        result = command("relay", "--once", "--timeout", "0.5")
+        result = command("relay", "--once", "--timeout", "2")
 
         # With "own", a worker sends what it holds.
         assert (result.exit_code, command.ids()) == (3, ["held", "delayed", "dead"])
@@ -296,7 +296,7 @@ class Service:
     def measured(self, port: int) -> AbstractContextManager[subprocess.Popen[str]]:
         """A relay that tells its metrics."""
         options = ("--metrics-port", str(port))
-        return self.relay(*options, METRICS="prometheus", OUTBOX_LEASE="1")
+        return self.relay(*options, METRICS="prometheus", OUTBOX_LEASE="3")
 
     def close(self) -> None:
         self._engine.dispose()

@@ -11,7 +11,7 @@ import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
 from tests.browser import open_chromium
-from tests.helpers import wait_until
+from tests.helpers import DEADLINE, wait_until
 
 from .support import Desk, open_desk
 
@@ -86,6 +86,12 @@ def filter_by(page: Page, target: str) -> None:
     page.get_by_role("button", name="Filter").click()
 
 
+def expect_rows(page: Page, count: int) -> None:
+    from playwright.sync_api import expect
+
+    expect(page.locator("tbody tr")).to_have_count(count, timeout=DEADLINE * 1000)
+
+
 def purge_one(page: Page) -> None:
     page.get_by_role("checkbox", name="Choose").first.check()
     page.get_by_role("button", name="Purge").click()
@@ -99,7 +105,7 @@ def test_an_operator_finds_retries_moves_and_purges(desk: Desk, page: Page) -> N
         desk.die(number, "orders")
     desk.die(9, "bills")
     filter_by(page, "orders")
-    assert page.locator("tbody tr").count() == 3
+    expect_rows(page, 3)
 
     desk.shop.faults.accept("orders")
     page.locator("tbody input").first.check()

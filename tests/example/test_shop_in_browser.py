@@ -65,7 +65,7 @@ def outbox_shop(tmp_path: Path) -> Iterator[ServedShop]:
     shop = ServedShop(
         tmp_path,
         FLASK_EVENTCOLLECTOR_OUTBOX="1",
-        FLASK_EVENTCOLLECTOR_OUTBOX_LEASE="1",
+        FLASK_EVENTCOLLECTOR_OUTBOX_LEASE="3",
     )
     try:
         shop.start()

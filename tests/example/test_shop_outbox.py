@@ -94,4 +94,8 @@ def test_during_an_outage_the_page_shows_the_rows_that_wait(
 
     visitor.post("/broker/up")
     wait_for(lambda: outbox(visitor)["rows"] == 0, "all are sent, and erased")
-    assert {event["state"] for event in state(visitor)["events"]} == {"confirmed"}
+    # The page hears of it by signals, which come a little later.
+    wait_for(
+        lambda: {e["state"] for e in state(visitor)["events"]} == {"confirmed"},
+        "the page shows them as confirmed",
+    )

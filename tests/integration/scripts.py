@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 APP = """
-import os, signal, sys
+import os, signal, sys, time
 from flask import Flask
 from flask_eventcollector import EventCollector
 from flask_eventcollector.testing import FaultInjector
@@ -20,6 +20,12 @@ app.config["EVENTCOLLECTOR_BACKLOG"] = "spool"
 app.config["EVENTCOLLECTOR_SPOOL_DIR"] = folder
 app.config["EVENTCOLLECTOR_QUEUES"] = {queue: {}}
 events = EventCollector(app)
+
+def die_once_on_disk(number):
+    # A call waits for the disk for a second, which may not be enough.
+    while events.stats().spooled < number:
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
 """
 
 #: Leaves the events [label, 0] to [label, 49] on disk.
@@ -28,8 +34,7 @@ FaultInjector.of(events.broker).go_down()
 with events.auto_publish():
     for place in range(50):
         events.enqueue_event([label, place], queue)
-assert events.stats().spooled >= 50
-os.kill(os.getpid(), signal.SIGKILL)
+die_once_on_disk(50)
 """
 
 

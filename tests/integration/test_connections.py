@@ -35,11 +35,11 @@ def collecting(url: str, **settings: Any) -> Iterator[tuple[EventCollector, str]
 def user(node: RabbitMQNode, *permissions: str) -> Iterator[str]:
     """A user with these permissions (configure, write, read) on the default vhost."""
     name = load.fresh_queue()
-    node.ctl("add_user", name, PASSWORD)
+    node.add_user(name, PASSWORD)
     if permissions:
-        node.ctl("set_permissions", name, *permissions)
+        node.set_permissions(name, *permissions)
     yield name
-    node.ctl("delete_user", name)
+    node.delete_user(name)
 
 
 def url_of(node: RabbitMQNode, credentials: str, vhost: str = "") -> str:
@@ -93,7 +93,7 @@ def test_a_missing_permission_is_reported_and_the_events_are_retained(
 
         assert_retained(events, "ACCESS_REFUSED")
         assert events.stats().broker is BrokerState.READY
-        rabbitmq.ctl("set_permissions", name, ".*", ".*", ".*")
+        rabbitmq.set_permissions(name, ".*", ".*", ".*")
         # RabbitMQ caches permissions per channel; each attempt has a new channel.
         load.wait_for(lambda: events.flush(5))
         assert events.stats().broker_error == ""

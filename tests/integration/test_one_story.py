@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.helpers import wait_until
+from tests.helpers import DEADLINE, wait_until
 from tests.integration import load
 from tests.integration.serving import Server
 from tests.rabbitmq import RabbitMQNode
@@ -19,6 +21,9 @@ pytestmark = pytest.mark.rabbitmq
 
 HELD = "eventcollector_held_events"
 COUNTED = "eventcollector_events_total"
+
+#: On a busy machine, the commands take several seconds each.
+wait_for = partial(wait_until, seconds=5 * DEADLINE)
 
 
 @contextmanager
@@ -74,13 +79,21 @@ def test_all_sources_agree(server: Server, rabbitmq: RabbitMQNode) -> None:
     for _ in range(4):
         server.post(queue, 5)
     one = server.post_one(missing)
-    wait_until(lambda: agree(server, 1, 20), "one waits for its queue")
+    wait_for(lambda: agree(server, 1, 20), "one waits for its queue")
 
-    story = server.events("why", one)
-    assert story["history"][0]["where"] == "POST /id/<queue> (enqueue_one)"
-    failed = next(line for line in story["history"] if line["what"] == "failed")
+    stories: list[Any] = []
+
+    def has_failed() -> bool:
+        # The history is written a second later.
+        stories.append(server.events("why", one))
+        return "failed" in [line["what"] for line in stories[-1]["history"]]
+
+    wait_for(has_failed, "it is in the history")
+    history = stories[-1]["history"]
+    assert history[0]["where"] == "POST /id/<queue> (enqueue_one)"
+    failed = next(line for line in history if line["what"] == "failed")
     assert failed["outcome"] == "returned"
-    assert story["waiting"]["id"] == one
+    assert stories[-1]["waiting"]["id"] == one
 
     # Its process is killed: another one takes it over.
     os.kill(failed["pid"], signal.SIGKILL)
@@ -91,14 +104,14 @@ def test_all_sources_agree(server: Server, rabbitmq: RabbitMQNode) -> None:
         history = server.events("why", one)["history"]
         return "adopted" in [line["what"] for line in history]
 
-    wait_until(is_adopted, "it is adopted")
+    wait_for(is_adopted, "it is adopted")
     rabbitmq.declare(missing)
-    wait_until(
+    wait_for(
         lambda: server.events("why", one)["next"] == "nothing: the broker has it",
         "it is delivered",
     )
-    assert server.events("status")["total"]["waiting"] == 0
-    wait_until(
+    wait_for(lambda: server.events("status")["total"]["waiting"] == 0, "no row is left")
+    wait_for(
         lambda: server.scrape().get(f"{HELD} retained", -1.0) == 0.0, "nothing waits"
     )
 
@@ -111,10 +124,10 @@ def test_all_sources_agree_during_an_outage(
     with open_server(private_rabbitmq, tmp_path) as server:
         for _ in range(4):
             server.post(queue, 5)
-        wait_until(lambda: agree(server, 0, 20), "all are confirmed")
+        wait_for(lambda: agree(server, 0, 20), "all are confirmed")
         private_rabbitmq.stop_app()
         for _ in range(3):
             server.post(queue, 2)
-        wait_until(lambda: agree(server, 6, 20), "six wait")
+        wait_for(lambda: agree(server, 6, 20), "six wait")
         private_rabbitmq.start_app()
-        wait_until(lambda: agree(server, 0, 26), "they are delivered")
+        wait_for(lambda: agree(server, 0, 26), "they are delivered")

@@ -55,6 +55,8 @@ class Relay:
             "FLASK_EVENTCOLLECTOR_OUTBOX_RELAY": "external",
             "FLASK_EVENTCOLLECTOR_OUTBOX_LEASE": str(lease),
             "FLASK_EVENTCOLLECTOR_RETRY_MAX_DELAY": "1",
+            # What is in flight at its end is not sent twice.
+            "FLASK_EVENTCOLLECTOR_SHUTDOWN_TIMEOUT": str(DEADLINE / 2),
             "PYTHONPATH": str(ROOT),
         }
         program = [sys.executable, "-m", "flask", "--app", "tests.cli.outbox_app"]

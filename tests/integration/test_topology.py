@@ -375,19 +375,13 @@ def test_what_the_broker_refuses_holds_up_nobody(
 def test_without_permission_the_cure_is_to_leave_the_exchange_to_others(
     private_rabbitmq: RabbitMQNode,
 ) -> None:
-    private_rabbitmq.eval(
-        'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"/">>,'
-        ' <<"^healthy$">>, <<".*">>, <<".*">>, <<"test">>).'
-    )
+    private_rabbitmq.set_permissions("guest", "^healthy$", ".*", ".*")
     try:
         settings = {"EXCHANGES": TOPIC, "QUEUES": HEALTHY}
         with shop_at(private_rabbitmq, **settings) as shop:
             problem = connect(shop)
     finally:
-        private_rabbitmq.eval(
-            'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"/">>,'
-            ' <<".*">>, <<".*">>, <<".*">>, <<"test">>).'
-        )
+        private_rabbitmq.set_permissions("guest", ".*", ".*", ".*")
     assert problem.startswith("exchange 'shop' was refused: ACCESS_REFUSED")
     assert "set 'declare' to False in EVENTCOLLECTOR_EXCHANGES" in problem
 

@@ -126,7 +126,7 @@ def test_a_queue_that_never_confirms_holds_up_no_other() -> None:
             publish(shop, number, queue="healthy")
             confirmed(shop, number + 1)
             slowest = max(slowest, time.monotonic() - began)
-        assert slowest < 1
+        assert slowest < DEADLINE / 4
         sent = [m for m in broker.messages if m.queue == "silent"]
         assert len(sent) <= 50
         assert broker.connections == 1
@@ -265,7 +265,7 @@ def test_nodes_that_all_nack_are_left_less_and_less_often() -> None:
         shop_at(first, BROKER_URL=[first.url, second.url]) as shop,
     ):
         publish(shop, 1, queue="refused")
-        wait_until(lambda: first.connections == 2, "it is back")
+        wait_until(lambda: first.connections >= 2, "it is back")
         broker = shop.events.broker
         assert isinstance(broker, rabbitmq_broker.RabbitMQBroker)
         assert broker._stay > rabbitmq_broker._LEAST_STAY
@@ -293,8 +293,10 @@ def test_a_channel_that_does_not_open_gives_its_events_back(
         broker.unanswered = {step}
         shop.events.enqueue_event(1, "q", exchange="deaf")
         shop.events.publish()
-        wait_until(lambda: shop.events.stats().broker_error != "", "it is reported")
-        assert "no response to" in shop.events.stats().broker_error
+        wait_until(
+            lambda: "no response to" in shop.events.stats().broker_error,
+            "it is reported",
+        )
         broker.unanswered = set()
         confirmed(shop, 1)
 

@@ -87,7 +87,7 @@ def _no_problem(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_problem")
 def test_processes_send_what_they_have_committed(url: str) -> None:
-    shop, other = (BouncedShop(url, OUTBOX_LEASE=2) for _ in range(2))
+    shop, other = (BouncedShop(url) for _ in range(2))
     shop.create_tables()
     other.test_client().get("/")
     told = shop.place_at_once()
@@ -103,7 +103,7 @@ def test_processes_send_what_they_have_committed(url: str) -> None:
 
 @pytest.mark.usefixtures("_no_problem")
 def test_one_of_two_relays_sends_in_order(url: str) -> None:
-    shop = BouncedShop(url, OUTBOX_RELAY="external", OUTBOX_LEASE=2)
+    shop = BouncedShop(url, OUTBOX_RELAY="external")
     shop.create_tables()
     relays = [shop.relay() for _ in range(2)]
     for relay in relays:

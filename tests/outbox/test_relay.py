@@ -149,7 +149,7 @@ def test_a_first_request_sends_nothing_and_connects_to_nothing(
     shop.place("a")
     shop.test_client().get("/")
 
-    assert shop.events.flush(0.1)
+    assert shop.events.flush(DEADLINE)
     assert shop.rows() == [(0, False)]
     assert shop.events.stats().broker is BrokerState.IDLE
 

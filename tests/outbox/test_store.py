@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,8 +42,9 @@ from flask_eventcollector.delivery.entries import Entry
 from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.stores.outbox import store
 from flask_eventcollector.stores.outbox.admin import OutboxAdmin
+from flask_eventcollector.stores.outbox.clock import now_ms
 from flask_eventcollector.stores.outbox.database import Database
-from flask_eventcollector.stores.outbox.outbox import Outbox
+from flask_eventcollector.stores.outbox.outbox import LEASE, Outbox
 from flask_eventcollector.testing import FaultInjector
 from tests.databases import DatabaseServer
 from tests.helpers import DEADLINE, Shop, in_child, pass_time, unmeasured, wait_until
@@ -470,9 +472,28 @@ def send_one_and_retain_one(shop: OutboxShop) -> None:
     """Send "a"; then let the broker go down, and hold "b"."""
     shop.place("a")
     assert shop.events.flush(DEADLINE)
+    wait_until(shop.is_empty, "its row is erased")
     shop.faults.go_down()
     shop.place("b")
     wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
+
+
+def let_time_pass(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let this process see a later time when it thinks of its lease."""
+    later = SimpleNamespace(monotonic=lambda: time.monotonic() + seconds)
+    monkeypatch.setattr(store, "time", later)
+
+
+def end_leases(shop: OutboxShop) -> None:
+    """Let the leases of all rows run out now, by the clock of the database."""
+    with shop.engine.begin() as connection:
+        connection.execute(update(shop.table).values(due=now_ms()))
+
+
+@pytest.fixture
+def _frequent_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each process look often for rows whose lease has run out."""
+    monkeypatch.setattr(store, "LOOK_INTERVAL", 0.2)
 
 
 def test_while_the_broker_is_down_rows_are_kept(shop: OutboxShop) -> None:
@@ -595,7 +616,7 @@ def open_next(shop: OutboxShop) -> Iterator[Shop]:
     """Another process's app on the same table, which has had its first request."""
     events = EventCollector()
     events.bind_session(shop.sessions, outbox=shop.table)
-    after = Shop(events, TESTING_BROKER=True, BROKER_URL="memory://", OUTBOX_LEASE=0.5)
+    after = Shop(events, TESTING_BROKER=True, BROKER_URL="memory://")
     try:
         after.test_client().get("/")
         yield after
@@ -603,6 +624,7 @@ def open_next(shop: OutboxShop) -> Iterator[Shop]:
         events.close(0)
 
 
+@pytest.mark.usefixtures("_frequent_looks")
 def test_rows_of_a_killed_process_are_taken_over(shop: OutboxShop) -> None:
     command = [sys.executable, "-c", KILLED, str(shop.engine.url)]
     done = subprocess.run(command, cwd=ROOT, env=unmeasured(), timeout=60)
@@ -610,9 +632,9 @@ def test_rows_of_a_killed_process_are_taken_over(shop: OutboxShop) -> None:
     assert shop.rows() == [(0, True)]
 
     with open_next(shop) as after:
-        assert after.events.flush(0.1)
+        assert after.events.flush(DEADLINE)
         assert after.sent() == []
-        time.sleep(1)  # The lease.
+        end_leases(shop)
         after.events.flush(DEADLINE)
         wait_until(lambda: after.sent() == ["a"], "the row is taken over")
         (sent,) = after.broker.events("q")
@@ -631,7 +653,6 @@ from tests.transactions.support import Order
 sessions = sessionmaker(create_engine(sys.argv[1]))
 app = Flask("shop")
 app.config.update(EVENTCOLLECTOR_BROKER_URL="amqp://127.0.0.1:1")
-app.config.update(EVENTCOLLECTOR_OUTBOX_LEASE=1)
 events = EventCollector(app)
 events.bind_session(sessions, outbox=make_outbox_table(MetaData()))
 with sessions.begin() as session:
@@ -642,39 +663,43 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_rows_that_another_process_has_taken_are_not_sent(tmp_path: Path) -> None:
-    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
-        send_one_and_retain_one(shop)
-        with shop.engine.begin() as connection:
-            due = shop.table.c.due + 60_000
-            connection.execute(update(shop.table).values(token="another", due=due))
-
-        wait_until(lambda: "retained" not in shop.books(), "it is left")
-        shop.faults.come_up()
-        assert shop.events.flush(DEADLINE)
-        assert shop.sent() == ["a"]
-        assert shop.rows() == [(0, True)]
-
-
-def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
-    tmp_path: Path,
+def test_rows_that_another_process_has_taken_are_not_sent(
+    shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
-        send_one_and_retain_one(shop)
-        with shop.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE eventcollector_outbox RENAME TO x")
+    send_one_and_retain_one(shop)
+    with shop.engine.begin() as connection:
+        due = shop.table.c.due + 60_000
+        connection.execute(update(shop.table).values(token="another", due=due))
+    let_time_pass(monkeypatch, LEASE / 2)
 
-        wait_until(lambda: "retained" not in shop.books(), "it is left")
-        assert "eventcollector_outbox" in shop.events.stats().outbox_error
-        assert not shop.events.stats().spool_error
-        shop.faults.come_up()
-        with shop.engine.begin() as connection:
-            connection.exec_driver_sql("ALTER TABLE x RENAME TO eventcollector_outbox")
-        wait_until(lambda: shop.sent() == ["a", "b"], "it is claimed again")
+    wait_until(lambda: "retained" not in shop.books(), "it is left")
+    shop.faults.come_up()
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a"]
+    assert shop.rows() == [(0, True)]
+
+
+@pytest.mark.usefixtures("_frequent_looks")
+def test_nothing_is_sent_after_a_lease_that_could_not_be_renewed(
+    shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_one_and_retain_one(shop)
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE eventcollector_outbox RENAME TO x")
+    let_time_pass(monkeypatch, LEASE)
+
+    wait_until(lambda: "retained" not in shop.books(), "it is left")
+    assert "eventcollector_outbox" in shop.events.stats().outbox_error
+    assert not shop.events.stats().spool_error
+    shop.faults.come_up()
+    with shop.engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE x RENAME TO eventcollector_outbox")
+    end_leases(shop)
+    wait_until(lambda: shop.sent() == ["a", "b"], "it is claimed again")
 
 
 def test_what_is_sent_after_the_lease_is_marked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: OutboxShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
 
@@ -682,19 +707,15 @@ def test_what_is_sent_after_the_lease_is_marked(
         answers.wait(DEADLINE)
         return 0
 
-    with open_outbox(url_in(tmp_path), OUTBOX_LEASE=0.5) as shop:
-        shop.place("a")
-        wait_until(shop.is_empty, "its row is erased")
-        monkeypatch.setattr(Outbox, "renew", hang)
-        shop.faults.go_down()
-        shop.place("b")
-        wait_until(lambda: shop.books().get("retained") == 1, "it is retained")
-        time.sleep(0.6)  # The lease. The database does not answer.
-        shop.faults.come_up()
-        wait_until(lambda: shop.sent() == ["a", "b"], "it is sent")
-        answers.set()
-        marks = [dict(event.headers) for event in shop.broker.events("q")]
-        assert marks == [{}, {"x-possible-duplicate": True}]
+    send_one_and_retain_one(shop)
+    # The database does not answer.
+    monkeypatch.setattr(Outbox, "renew", hang)
+    let_time_pass(monkeypatch, LEASE)
+    shop.faults.come_up()
+    wait_until(lambda: shop.sent() == ["a", "b"], "it is sent")
+    answers.set()
+    marks = [dict(event.headers) for event in shop.broker.events("q")]
+    assert marks == [{}, {"x-possible-duplicate": True}]
 
 
 def test_a_commit_whose_answer_is_lost_is_sent_after_the_lease(

@@ -191,7 +191,6 @@ def test_several_callers_share_a_transaction(
         write(journal, rows, erased)
 
     monkeypatch.setattr(Journal, "write", slow)
-    monkeypatch.setattr(writer, "LONGEST_WAIT", DEADLINE)
     delivery = deliver(away)
     threads = [
         threading.Thread(target=delivery.publish, args=[collect(delivery, n)])

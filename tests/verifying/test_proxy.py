@@ -82,12 +82,12 @@ def test_latency_counts_in_both_directions(proxy: Proxy, client: socket.socket) 
 
 
 def test_latency_delays_a_stream_once(proxy: Proxy, client: socket.socket) -> None:
-    proxy.latency, proxy.slice = 0.05, 1
+    proxy.latency, proxy.slice = 0.5, 1
     began = time.monotonic()
 
     assert _ask(client, b"slow, but not each byte") == b"slow, but not each byte"
 
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
 
 
 def test_what_is_delayed_is_not_overtaken(proxy: Proxy, client: socket.socket) -> None:

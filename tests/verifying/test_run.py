@@ -17,6 +17,7 @@ from flask_eventcollector.verifying import workers
 from flask_eventcollector.verifying.run import NotRun, Plan, Progress, Run, through
 from tests.cli.support import FlaskEvents
 from tests.rabbitmq import RabbitMQNode
+from tests.verifying.sabotage import GHOST, LOST, TWICE
 
 
 @pytest.fixture
@@ -163,7 +164,15 @@ def test_a_worker_that_breaks_promises_is_found(
     rabbitmq: RabbitMQNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "PROGRAM", "tests.verifying.sabotage")
-    found = Run(plan(rabbitmq.url, seconds=1.0), Signal(), nothing, nothing).carry_out()
+    monkeypatch.setattr(run_module, "_UNHARMED", 600.0)
+    stop = Signal()
+
+    def show(_: Progress) -> None:
+        if {LOST, TWICE, GHOST} <= {answer.path for answer in run._load.answers}:
+            stop.set()
+
+    run = Run(plan(rabbitmq.url, seconds=600), stop, show, nothing)
+    found = run.carry_out()
 
     assert not found.is_kept
     assert (found.lost, found.unmarked, found.unexpected) == (1, 1, 1)
