@@ -5,23 +5,28 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
 from flask_eventcollector.delivery.periodic_worker import TICK, PeriodicWorker
-from tests.helpers import DEADLINE
+from tests.helpers import DEADLINE, wait_until
 
 
 class Work:
     """Counts the runs; each may call back the test."""
 
-    def __init__(self, act: Callable[[], float] = lambda: TICK) -> None:
+    def __init__(
+        self, act: Callable[[], float] = lambda: TICK, gather: float = 0.0
+    ) -> None:
         self._act = act
         self.rounds = 0
         self.left = 0
         self.threads: set[threading.Thread] = set()
         self._changed = threading.Condition()
-        self.flusher = PeriodicWorker(self._tend, self._leave, "the-flusher")
+        self.flusher = PeriodicWorker(
+            self._tend, self._leave, "the-flusher", gather=gather
+        )
 
     def _tend(self) -> float:
         with self._changed:
@@ -124,6 +129,32 @@ def test_a_wake_during_a_round_asks_for_another() -> None:
     go_on.set()
     work.wait_for_rounds(2)
     assert work.flusher.stop(DEADLINE)
+
+
+@pytest.mark.usefixtures("no_tick")
+def test_wakes_are_gathered_for_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept, asked_for_more = list[float](), list[bool]()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        work.flusher.wake()
+
+    def note() -> float:
+        asked_for_more.append(work.flusher._wake.is_set())
+        return never()
+
+    monkeypatch.setattr(
+        "flask_eventcollector.delivery.periodic_worker.time",
+        SimpleNamespace(sleep=sleep),
+    )
+    work = Work(note, gather=0.5)
+    work.flusher.start()
+    work.wait_for_rounds(1)
+    work.flusher.wake()
+    wait_until(lambda: len(asked_for_more) == 2, "the second round has come")
+    assert work.flusher.stop(DEADLINE)
+    assert slept[0] == 0.5
+    assert asked_for_more[:2] == [False, False]
 
 
 def test_a_failing_round_is_logged_and_does_not_end_it(

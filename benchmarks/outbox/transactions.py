@@ -10,10 +10,12 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
+from uuid import uuid4
 
-from sqlalchemy import LargeBinary, String, create_engine, text
+from sqlalchemy import Engine, LargeBinary, String, create_engine, insert, text
 from sqlalchemy.orm import Mapped, Session, mapped_column, sessionmaker
 
 from tests.rabbitmq import RabbitMQNode
@@ -23,12 +25,15 @@ from ..results import Benchmark, Case, Job
 from ..rig import new_queue
 from .arriving import answer, running
 from .servers import MARIADB, POSTGRESQL, SQLITE, new_database
-from .shop import EXTERNAL, OWN, Base, Order, Shop
+from .shop import EXTERNAL, OUTBOX, OWN, Base, Order, Shop
 
 UNIT = "ms"
 NO_EVENTS, OURS, OURS_EXTERNAL = "no events", "ours, own", "ours, external"
 #: What any other statement costs, and what is written otherwise: a model for events.
 SELECT, BY_HAND = "SELECT 1", "rows by hand"
+#: The least that a row of the outbox can cost: nothing follows the transaction, and
+#: SQLAlchemy makes no statement.
+BY_DRIVER = "the outbox's rows, by the driver"
 DATABASES = (POSTGRESQL, MARIADB, SQLITE)
 EVENTS = (1, 5, 50)
 #: Seconds after each transaction, in which its events are sent.
@@ -55,7 +60,7 @@ def jobs(quick: bool) -> list[Job]:
     return [
         Job(
             Case(database, at(events)),
-            (NO_EVENTS, SELECT, BY_HAND, OURS, OURS_EXTERNAL),
+            (NO_EVENTS, SELECT, BY_HAND, BY_DRIVER, OURS, OURS_EXTERNAL),
             partial(costs, database, events, rounds),
         )
         for database in DATABASES
@@ -102,16 +107,52 @@ def main() -> None:
         bodies = (json.dumps(payload).encode() for payload in payloads)
         session.add_all(Message(topic=queue, payload=body) for body in bodies)
 
+    statement, rows = _inserts(engine, queue, payloads)
+
+    def write_by_driver(session: Session) -> None:
+        session.flush()
+        session.connection().exec_driver_sql(statement, rows)
+
     commits: dict[str, Callable[[], None]] = {
         NO_EVENTS: partial(order, lambda session: None),
         SELECT: partial(order, select),
         BY_HAND: partial(order, write),
+        BY_DRIVER: partial(order, write_by_driver),
     }
     for name, shop in shops.items():
         commits[name] = partial(shop.order, queue, payloads)
     print(json.dumps(_medians(commits, rounds)), flush=True)
     for shop in shops.values():
         shop.close()
+
+
+def _inserts(
+    engine: Engine, queue: str, payloads: Iterable[object]
+) -> tuple[str, list[Any]]:
+    """The driver's own statement for rows of the outbox, and its parameters.
+
+    Their app is none of ours, so that nobody sends them.
+    """
+    bodies = [json.dumps(payload).encode() for payload in payloads]
+    rows = [
+        {
+            "app": "driver",
+            "maybe_sent": False,
+            "exchange": "",
+            "target_queue": queue,
+            "event_id": str(uuid4()),
+            "enqueued_at": time.time_ns() // 1000,
+            "size": len(body),
+            "headers": "",
+            "body": body,
+        }
+        for body in bodies
+    ]
+    compiled = insert(OUTBOX).compile(engine, column_keys=list(rows[0]))
+    if compiled.positional:
+        order = compiled.positiontup or ()
+        return str(compiled), [tuple(row[name] for name in order) for row in rows]
+    return str(compiled), rows
 
 
 def _medians(

@@ -32,6 +32,9 @@ class PeriodicWorker:
     *run_once* returns the seconds after which it wants to run again. *on_stop* is
     called once, in the same thread, after the last run. See :class:`.OwnThread` for
     *calls_user_code*.
+
+    :param gather: the seconds from a wake to its run, so that what arrives in them is
+        done together.
     """
 
     def __init__(
@@ -40,8 +43,10 @@ class PeriodicWorker:
         on_stop: Callable[[], None],
         name: str,
         *,
+        gather: float = 0.0,
         calls_user_code: bool = False,
     ) -> None:
+        self._gather = gather
         self._run_once = run_once
         self._on_stop = on_stop
         self._wake = Signal()
@@ -63,7 +68,7 @@ class PeriodicWorker:
         self._thread.start()
 
     def wake(self) -> None:
-        """Start the next run now."""
+        """Start the next run now, or once others have been gathered."""
         self._wake.set()
 
     def request_stop(self) -> None:
@@ -80,7 +85,9 @@ class PeriodicWorker:
         pause = 0.0
         while not self._stopping:
             # Cleared before the round: what comes during it asks for another one.
-            self._wake.wait(pause)
+            if self._wake.wait(pause) and self._gather:
+                time.sleep(self._gather)
+                self._wake.wait(0)
             pause = min(max(self._run_guarded(), _LEAST_PAUSE), TICK)
         self._on_stop()
 

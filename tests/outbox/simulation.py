@@ -201,6 +201,7 @@ class Worker:
         on_stop: Callable[[], None],
         name: str,
         *,
+        gather: float = 0.0,
         calls_user_code: bool = False,
     ) -> None:
         self.run_once = run_once

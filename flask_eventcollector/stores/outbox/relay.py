@@ -50,6 +50,7 @@ class RelayStore(OutboxStore):
     """
 
     _hold_for = CLAIM_INTERVAL
+    _gather = 0.0
 
     def __init__(
         self,

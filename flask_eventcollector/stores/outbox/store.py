@@ -71,6 +71,9 @@ class OutboxStore(OutboxWriter):
     sends = True
     #: Rows that are due within so many seconds are held until then.
     _hold_for = LOOK_INTERVAL
+    #: Seconds from a commit to its run. The request that has committed goes on first:
+    #: they share the interpreter. And ten transactions take as long as one.
+    _gather = 0.003
 
     def __init__(
         self,
@@ -88,7 +91,10 @@ class OutboxStore(OutboxWriter):
         self._page, self._page_bytes = page
         self._erase_at = min(_ERASE_AT, max(1, self._page // 2))
         self._worker = PeriodicWorker(
-            self._run_once, self._on_stop, f"eventcollector-outbox-{name}"
+            self._run_once,
+            self._on_stop,
+            f"eventcollector-outbox-{name}",
+            gather=self._gather,
         )
         self._wake_broker: Callable[[], object] = lambda: None
         self._breaker = CircuitBreaker("rows", "outbox")
