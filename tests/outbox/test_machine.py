@@ -267,7 +267,13 @@ class Machine(RuleBasedStateMachine):
 
     @rule(who=WHO)
     def run(self, who: int) -> None:
-        self.processes[who].run_store()
+        process = self.processes[who]
+        process.run_store()
+        if process.store._breaker.problem is None:
+            # It has told the table all that it knows.
+            held = process.store._held
+            sizes = [entry.event.size for entry in held.sendable().values()]
+            assert (held.count, held.size) == (len(sizes), sum(sizes))
 
     @rule(
         who=WHO,

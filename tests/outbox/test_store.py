@@ -782,6 +782,17 @@ def test_a_dead_row_that_an_operator_frees_is_sent(tmp_path: Path) -> None:
         wait_until(shop.is_empty, "its row is erased")
 
 
+def test_dead_rows_leave_the_room_to_others(tmp_path: Path) -> None:
+    with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
+        rows = rows_of(shop)
+        room = rows._claimable()
+        place_dead(shop, "a", "b")
+        wait_until(lambda: rows._claimable() == room, "they need none")
+        assert shop.events.retry() == 2
+        wait_until(shop.is_empty, "they are sent")
+        wait_until(lambda: rows._claimable() == room, "it is free again")
+
+
 def test_a_dead_row_that_an_operator_purges_is_not_sent(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path), DEAD_AFTER=0) as shop:
         place_dead(shop, "a")

@@ -23,6 +23,10 @@ class HeldRows:
         self._journal = journal
         self._lease = lease
         self._entries: dict[int, Entry] = {}
+        #: Those that :meth:`note_dead` was told of.
+        self._dead: set[int] = set()
+        #: How many others there are, and how many bytes their events have.
+        self.count = self.size = 0
         #: When the first lease of a row ends.
         self._until = float("inf")
         #: When to renew the lease.
@@ -52,20 +56,35 @@ class HeldRows:
         entry.row = Row(self._journal, seq, is_committed=True)
         entry.is_stored, entry.state = True, State.RETAINED
         entry.possible_duplicate = maybe_sent
+        self.count += 1
+        self.size += event.size
         return entry
+
+    def note_dead(self, seqs: Iterable[int]) -> None:
+        """These rows say by now that their events are dead."""
+        for seq in (self._entries.keys() & seqs) - self._dead:
+            self._dead.add(seq)
+            self._discount(self._entries[seq])
 
     def leave(self, rows: Mapping[int, Entry]) -> list[int]:
         """Leave the events of *rows*, unless in flight; returns their numbers."""
         left = set(self._ledger.leave(rows.values()))
         seqs = [seq for seq, entry in rows.items() if entry in left]
-        for seq in seqs:
-            del self._entries[seq]
+        self.forget(seqs)
         return seqs
 
     def forget(self, seqs: Iterable[int]) -> None:
         """Hold these rows no more, if they are held: their events have ended."""
-        for seq in seqs:
-            self._entries.pop(seq, None)
+        for seq in self._entries.keys() & seqs:
+            entry = self._entries.pop(seq)
+            if seq in self._dead:
+                self._dead.remove(seq)
+            else:
+                self._discount(entry)
+
+    def _discount(self, entry: Entry) -> None:
+        self.count -= 1
+        self.size -= entry.event.size
 
     # The lease.
 

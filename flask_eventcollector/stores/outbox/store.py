@@ -268,6 +268,7 @@ class OutboxStore(OutboxWriter):
             for mark in False, True:
                 freed = [seq for e, seq in write.freed if e.possible_duplicate == mark]
                 outbox.revive(freed, maybe_sent=mark)
+        self._held.note_dead(seq for _, seq in died)
         self._held.forget([*write.erased, *(seq for _, seq in write.freed)])
         if dead:
             self._follow_dead(outbox, dead)
@@ -366,8 +367,8 @@ class OutboxStore(OutboxWriter):
     def _claimable(self) -> tuple[int, int]:
         """How many more rows, and bytes, may be held."""
         events, size = self._ledger.free_for_rows()
-        sizes = [entry.event.size for entry in self._held.sendable().values()]
-        page, page_bytes = self._page - len(sizes), self._page_bytes - sum(sizes)
+        page = self._page - self._held.count
+        page_bytes = self._page_bytes - self._held.size
         return min(page, events), min(page_bytes, size)
 
     def _claim_rows(self, outbox: Outbox, limit: int, size: int) -> list[OutboxRow]:
