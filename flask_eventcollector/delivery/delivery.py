@@ -340,6 +340,9 @@ class Delivery:
         """The counts of this process; never blocks."""
         with self._teller.telling() as notices:
             self._ledger.discard_abandoned(into=notices)
+        return self._all_figures()
+
+    def _all_figures(self) -> Stats:
         return replace(self._figures(), **self._ledger.problems())
 
     def _figures(self) -> Stats:
@@ -473,7 +476,7 @@ class Delivery:
     def _start_background(self) -> None:
         self._flusher.start()
         if self._observations is not None:
-            self._observations.start(self._figures, self._node)
+            self._observations.start(self._all_figures, self._node)
 
     def _node(self) -> str:
         """The broker's node; ``""``: there was no connection yet."""

@@ -115,9 +115,14 @@ def total(counts: Iterable[Counts], name: str) -> int:
 
 def problems(counts: Iterable[Counts]) -> list[str]:
     """What keeps events from being confirmed, each once."""
-    names = ("broker_error", "spool_error", "outbox_error")
-    found = [str(one.stats.get(name, "")) for one in counts for name in names]
+    books = [one.books for one in counts]
+    found = [error for one in books for error in _errors(one)]
+    found += [str(target) for one in books for target in one.problems]
     return [problem for problem in dict.fromkeys(found) if problem]
+
+
+def _errors(books: Stats) -> list[str]:
+    return [books.broker_error, books.spool_error, books.outbox_error]
 
 
 class HistoryWriter:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_eventcollector import Outcome
+from flask_eventcollector import Outcome, Stats
 from flask_eventcollector.monitoring import history_files
 from flask_eventcollector.monitoring.history_files import History, HistoryWriter, Line
 from tests.helpers import Shop, open_shop, wait_until
@@ -96,6 +96,23 @@ def test_only_the_owner_can_read_it(tmp_path: Path) -> None:
         for path in folder.iterdir():
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_the_counts_say_which_targets_refuse_events(tmp_path: Path) -> None:
+    """The other processes show it: an operator may ask any of them."""
+    with open_shop(HISTORY_DIR=str(tmp_path)) as shop:
+        shop.faults.refuse("q", Outcome.NACKED)
+        shop.events.enqueue_event(1, "q")
+        shop.events.publish()
+        history = History(tmp_path, "shop")
+
+        def books() -> list[Stats]:
+            return [one.books for one in history.counts()]
+
+        wait_until(lambda: [b.problem_targets for b in books()] == [1], "counts")
+        (problem,) = books()[0].problems
+        assert (problem.queue, problem.events) == ("q", 1)
+        assert history_files.problems(history.counts()) == [str(problem)]
 
 
 def test_the_counts_of_a_process_are_current_until_it_ends(tmp_path: Path) -> None:
