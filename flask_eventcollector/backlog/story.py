@@ -58,7 +58,8 @@ class Story(Generic[F]):
             return _EXPIRED
         if waiting.is_left:
             return "a process of the app adopts it, or 'flask events flush' does"
-        if waiting.next_try is not None:
+        # If its time has come, but not its turn, the broker may be unreachable.
+        if waiting.next_try:
             again = "" if waiting.state == "delayed" else " again"
             return f"it is sent{again} {wait(waiting.next_try)}"
         return _NEXT.get(what, _SENT)

@@ -15,7 +15,7 @@ from ..stores.spool.admin.reading import Gone, Unreadable
 from ..stores.spool.control import ControlRequest
 from . import as_json, as_text, formatting, options
 from .adopting import adopt_events
-from .context import app_name, app_state, backlog
+from .context import app_name, backlog, notifying
 from .doctor import doctor
 from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered
@@ -386,11 +386,12 @@ def _apply(
     :raises Failure: all of them have been delivered in the meantime.
     """
     left: set[str] = set()
-    with progress(len(found), _DOING[request.action]) as on_progress:
+    doing = _DOING[request.action]
+    with notifying() as notify, progress(len(found), doing) as on_progress:
         for place in dict.fromkeys(f.place for f in found):
             there = [f for f in found if f.place == place]
             try:
-                changed = places.change(request, there, app_state().notify, on_progress)
+                changed = places.change(request, there, notify, on_progress)
             except Gone:
                 continue
             except Unreadable as error:

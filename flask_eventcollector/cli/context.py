@@ -15,7 +15,9 @@ from ..backlog.outbox import OutboxRows
 from ..config.broker_url import MEMORY
 from ..config.settings import choose_broker, choose_spool_name
 from ..delivery.delivery import Delivery
+from ..delivery.entries import Notice
 from ..errors import ConfigurationError
+from ..stores.spool.admin.changes import Notify
 from ..stores.spool.destination import Destination
 from ..stores.spool.folder import Folder
 from .exit_codes import Exit, Failure
@@ -30,6 +32,19 @@ def app_state() -> AppState:
     if state is None:
         raise Failure("This app has no EventCollector: call events.init_app(app)")
     return state
+
+
+@contextmanager
+def notifying() -> Iterator[Notify]:
+    """Takes what must be reported, and reports it when the block ends.
+
+    Log lines would break a bar, and each part of a change would have one.
+    """
+    state, notices = app_state(), list[Notice]()
+    try:
+        yield notices.extend
+    finally:
+        state.notify(notices)
 
 
 def app_name() -> str:

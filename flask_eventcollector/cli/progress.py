@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ import click
 from ..stores.progress import OnProgress
 from . import formatting
 
+#: In characters.
+_WIDEST = 36
 #: Seconds between two lines.
 _EVERY = 10.0
 
@@ -31,9 +34,20 @@ def progress(
         yield _Lines(length, label, amount).update
         return
     with click.progressbar(
-        length=length, label=label, file=sys.stderr, show_pos=True
+        length=length,
+        label=label,
+        file=sys.stderr,
+        show_pos=True,
+        width=_width(length, label),
     ) as bar:
         yield bar.update
+
+
+def _width(length: int, label: str) -> int:
+    """How wide the bar itself may be, so that its line fits into the terminal."""
+    columns = shutil.get_terminal_size().columns
+    numbers = f"{length}/{length}  00:00:00"
+    return max(1, min(_WIDEST, columns - len(f"{label}  []  {numbers} ")))
 
 
 class _Lines:

@@ -27,7 +27,7 @@ from ..stores.spool.admin.transferring import (
     remove,
 )
 from . import as_json, formatting, options
-from .context import app_state, backlog
+from .context import backlog, notifying
 from .exit_codes import Exit, Failure, end, finish, tell
 from .progress import progress
 from .selection import with_ids
@@ -143,10 +143,9 @@ def _export(places: Backlog, file: str, found: Iterable[Waiting], force: bool) -
 
 
 def _remove(places: Backlog, exported: Ids, kept: set[str]) -> list[Unreadable]:
-    with progress(sum(map(len, exported.values())), "Removing") as on_progress:
-        purge = partial(
-            places.purge, notify=app_state().notify, on_progress=on_progress
-        )
+    count = sum(map(len, exported.values()))
+    with notifying() as notify, progress(count, "Removing") as on_progress:
+        purge = partial(places.purge, notify=notify, on_progress=on_progress)
         return remove(exported, purge, kept)
 
 

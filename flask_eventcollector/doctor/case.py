@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from ..app_state import AppState
@@ -11,8 +12,15 @@ from ..brokers.rabbitmq.logins import Logins
 from ..brokers.rabbitmq.questions import Questions
 from ..brokers.rabbitmq.trials import Connect, open_connection
 from ..config.broker_url import MEMORY, BrokerURL
-from ..config.settings import Config, choose_broker, choose_credentials
+from ..config.settings import (
+    Config,
+    choose_broker,
+    choose_credentials,
+    choose_spool_name,
+)
 from ..errors import ConfigurationError
+from ..monitoring.history_files import History
+from ..stores.spool.folder import holder_of
 
 #: Seconds that a node may take to answer.
 PATIENCE = 3.0
@@ -53,6 +61,18 @@ class Case:
     def has_broker(self) -> bool:
         """Whether events leave this process."""
         return self.nodes not in ((), (MEMORY,))
+
+    def processes(self) -> set[int]:
+        """The running processes of the app that can be known here, but not this one."""
+        found = set[int]()
+        spool, history = self.state.spool_folder(), self.config.history_dir
+        with suppress(OSError):
+            found |= {holder_of(path) or 0 for path in (spool.files() if spool else ())}
+        with suppress(OSError):
+            if history is not None:
+                name = choose_spool_name(self.config, self.app)
+                found |= {counts.pid for counts in History(history, name).counts()}
+        return found - {0, os.getpid()}
 
     def connecting(self, node: BrokerURL) -> Connect:
         """A function that connects to *node*."""

@@ -43,6 +43,14 @@ def problem(what: str, cure: str) -> Finding:
     return Finding(Level.PROBLEM, what, cure)
 
 
+def of_dead(which: str) -> Finding:
+    """Events are dead, those that *which* counts."""
+    return warning(
+        f"dead, so not sent any more: {which}",
+        "see the reasons by 'flask events dead', then retry or purge them",
+    )
+
+
 def split(text: str, otherwise: str = "") -> tuple[str, str]:
     """What is wrong, and the cure, of a text that has the cure behind its last colon.
 

@@ -13,9 +13,6 @@ try:
 except ImportError:  # pragma: no cover - Windows
     resource = None  # type: ignore[assignment]
 
-from ..config.settings import choose_spool_name
-from ..monitoring.history_files import History
-from ..stores.spool.folder import holder_of
 from .case import Case
 from .findings import Finding, ok, problem, warning
 from .servers import Gunicorn, command_lines, gunicorn
@@ -31,7 +28,7 @@ _FUTURE = 60.0
 
 def server(case: Case) -> Iterator[Finding]:
     """Whether the server ends workers before the library is done."""
-    lines = command_lines(iter(_processes(case)))
+    lines = command_lines(iter(case.processes()))
     found = [*_gunicorn(case, gunicorn(lines)), *_uwsgi(lines)]
     source = gunicorn(lines).source
     yield from found or [ok(f"gunicorn's settings fit ({source})" if source else _NONE)]
@@ -89,7 +86,7 @@ def fork(case: Case) -> Iterator[Finding]:
 def files(case: Case) -> Iterator[Finding]:
     """Whether processes may open enough files."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    full = [*_full(_processes(case))]
+    full = [*_full(case.processes())]
     if 0 <= limit < _FEWEST_FILES:
         yield warning(
             f"a process may open {limit} files here, and each connection is one",
@@ -136,15 +133,3 @@ def _times(case: Case) -> Iterator[float]:
             for entry in os.scandir(folder):
                 with suppress(OSError):
                     yield entry.stat(follow_symlinks=False).st_mtime
-
-
-def _processes(case: Case) -> set[int]:
-    """The running processes of the app that can be known here, but not this one."""
-    name, found = choose_spool_name(case.config, case.app), set[int]()
-    spool, history = case.state.spool_folder(), case.config.history_dir
-    with suppress(OSError):
-        found |= {holder_of(path) or 0 for path in (spool.files() if spool else ())}
-    with suppress(OSError):
-        if history is not None:
-            found |= {counts.pid for counts in History(history, name).counts()}
-    return found - {0, os.getpid()}

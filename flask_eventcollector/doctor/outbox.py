@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..config.settings import OutboxRelay, choose_spool_name
+from ..messages.wording import counted
 from .case import Case
-from .findings import Finding, ok, problem, split, warning
+from .findings import Finding, of_dead, ok, problem, split, warning
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -116,8 +117,10 @@ def relay(case: Case) -> Iterator[Finding]:
             f"nobody sends the rows of app {app!r}, which has no process",
             f"if this app was renamed, run 'flask events adopt --from {app}'",
         )
-    if not (strays or (is_external and leader is None)):
-        yield ok(f"{counts.waiting} rows wait, and {counts.dead} are dead")
+    if counts.dead:
+        yield of_dead(counted(counts.dead, "row"))
+    if not (strays or counts.dead or (is_external and leader is None)):
+        yield ok(f"{counts.waiting} rows wait, and none is dead")
 
 
 def database(case: Case) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from .file_systems import (
     free_bytes,
     type_of,
 )
-from .findings import Finding, ok, problem, split, warning
+from .findings import Finding, of_dead, ok, problem, split, warning
 
 _DIR = "EVENTCOLLECTOR_SPOOL_DIR"
 
@@ -93,8 +93,27 @@ def left(case: Case) -> Iterator[Finding]:
         if before := case.state.left_on_disk():
             yield problem(*split(from_before(before).text))
         return
-    found = [*_unsent(files), *_unread(files)]
+    found = [*_unsent(files), *_unread(files), *_without_process(case, files)]
+    found += _dead(files)
     yield from found or [ok("every file is read, and has a process that sends it")]
+
+
+def _without_process(case: Case, files: Folder) -> Iterator[Finding]:
+    """What ended processes have left, if no other one is seen that would take it."""
+    left = sum(report.waiting for report in reports(files) if not report.owner.alive)
+    if left and not case.processes():
+        wait = "waits" if left == 1 else "wait"
+        yield warning(
+            f"{counted(left, 'event')} of ended processes {wait}, and no process of"
+            " this app is seen here that would send them",
+            "start it, or run 'flask events flush'; a process takes them over at its"
+            " first request or event",
+        )
+
+
+def _dead(files: Folder) -> Iterator[Finding]:
+    if count := sum(report.dead for report in reports(files)):
+        yield of_dead(counted(count, "event"))
 
 
 def _unsent(files: Folder) -> Iterator[Finding]:

@@ -77,6 +77,8 @@ def targets(case: Case) -> Iterator[Finding]:
     if case.node is not None:
         with case.asking(case.node) as questions:
             found += _unreachable(case, questions, counts)
+    elif counts:
+        found += filter(None, [unchecked(case)])
     yield from found or [ok("no event is known that would reach no queue")]
 
 

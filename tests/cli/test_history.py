@@ -99,6 +99,13 @@ def test_why_says_that_no_queue_gets_an_event(tmp_path: Path) -> None:
     assert result.exit_code == 0
 
 
+def test_what_is_due_and_not_sent_waits_for_the_broker() -> None:
+    """In an outage, its time comes and goes."""
+    assert Story([], Waiting("waiting", 0.0)).next == (
+        "its process sends it once the broker takes it"
+    )
+
+
 @pytest.mark.parametrize(
     ("end", "next_"),
     [

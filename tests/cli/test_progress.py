@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import pty
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +15,7 @@ import pytest
 
 from flask_eventcollector.cli import commands, formatting, progress
 from flask_eventcollector.stores.spool.admin import changes
-from tests.cli.support import Run, runner
+from tests.cli.support import FlaskEvents, Run, runner
 from tests.helpers import open_shop
 from tests.rabbitmq import free_ports
 from tests.spool.support import HERE, leave
@@ -118,6 +121,35 @@ def test_what_changes_many_events_says_how_far_it_is(
     assert lines[-1] == f"{said}: 5 of 5 after 0 s"
     assert len(lines) == 3
     assert said not in result.stdout
+
+
+def test_a_bar_fits_into_a_narrow_terminal_and_no_log_line_breaks_it(
+    folder: Path,
+) -> None:
+    leave(folder, range(1000))
+    control, terminal = pty.openpty()
+    events = FlaskEvents(folder, HERE.addresses[0])
+    events.environment["COLUMNS"] = "50"
+    args = ["purge", "--queue", "q", "--yes"]
+    with events.started(*args, stderr=terminal) as command:
+        os.close(terminal)
+        written = b"".join(iter(partial(_read, control), b"")).decode()
+        assert command.wait(60) == 0
+    os.close(control)
+    *bars, said = [line for line in re.split(r"[\r\n]+", written) if line]
+    drawn = [re.sub(r"\x1b\[\??[0-9]*[A-Za-z]", "", bar) for bar in bars]
+    drawn = [bar for bar in drawn if bar]
+    assert "Dropping" in drawn[0]
+    assert "1000/1000" in drawn[-1]
+    assert max(map(len, drawn)) <= 50
+    assert said == "Dropped 1000 events for q: purged."
+
+
+def _read(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 4096)
+    except OSError:  # Linux: nobody writes to it any more.
+        return b""
 
 
 def test_the_rows_of_the_outbox_are_changed_part_by_part(

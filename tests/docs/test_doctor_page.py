@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector.doctor import host, spool
+from flask_eventcollector.doctor import spool
+from flask_eventcollector.doctor.case import Case
 from flask_eventcollector.stores.spool.destination import Destination
 from tests.cli.support import runner
 from tests.docs.reader import ROOT, Example, find, runs
@@ -38,7 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine like the page's."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(spool, "type_of", lambda path: "ext4")
-    monkeypatch.setattr(host, "_processes", lambda case: set())
+    monkeypatch.setattr(Case, "processes", lambda case: set())
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (1024, 1024))
     for name in "GUNICORN_CMD_ARGS", "WEB_CONCURRENCY":
         monkeypatch.delenv(name, raising=False)

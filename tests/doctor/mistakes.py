@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,12 +22,16 @@ from flask_eventcollector.doctor import host, outbox, spool
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import claim_orphan
+from flask_eventcollector.stores.spool.orphan import open_sound
 from tests.doctor.support import Patient
 from tests.faults.tls import Authority, TLSProxy
 from tests.helpers import unmeasured
-from tests.spool.support import ELSEWHERE, leave
+from tests.parts import make_event
+from tests.spool.support import ELSEWHERE, dead_rows, leave
 
 WARNING, PROBLEM = Level.WARNING, Level.PROBLEM
+#: What else is found if a mistake leaves events in a file.
+LEFT = "of ended processes waits?, and no process of this app is seen here"
 #: What else is found if the broker can't be asked.
 NOT_EXAMINED = "^not examined, since the broker can't be asked$"
 
@@ -353,7 +357,7 @@ def an_exchange_that_nobody_declares(patient: Patient) -> None:
     "targets",
     "1 event waits for queue 'theirs', which does not exist",
     "--queue theirs --to",
-    also="queue 'theirs' is missing",
+    also=f"queue 'theirs' is missing|{LEFT}",
 )
 def an_event_for_a_queue_that_others_have_not_declared(patient: Patient) -> None:
     patient.settings["QUEUES"]["theirs"] = {"declare": False}
@@ -371,17 +375,31 @@ def destination(patient: Patient) -> Destination:
     return Destination((f"amqp://127.0.0.1:{patient.node.port}/%2F",))
 
 
-@mistake(PROBLEM, "targets", "2 events wait for queue 'ordres'", "--queue ordres --to")
+@mistake(
+    PROBLEM,
+    "targets",
+    "2 events wait for queue 'ordres'",
+    "--queue ordres --to",
+    also=LEFT,
+)
 def events_for_a_queue_that_does_not_exist(patient: Patient) -> None:
     leave(patient.spool, [1, 2], "ordres", destination=destination(patient))
 
 
-@mistake(PROBLEM, "targets", "1 event waits for exchange 'shoppe'", "EXCHANGES")
+@mistake(
+    PROBLEM, "targets", "1 event waits for exchange 'shoppe'", "EXCHANGES", also=LEFT
+)
 def an_event_for_an_exchange_that_does_not_exist(patient: Patient) -> None:
     leave(patient.spool, [1], destination=destination(patient), exchange="shoppe")
 
 
-@mistake(WARNING, "targets", "key 'invoices', which no binding", "add it to the 'bind'")
+@mistake(
+    WARNING,
+    "targets",
+    "key 'invoices', which no binding",
+    "add it to the 'bind'",
+    also=LEFT,
+)
 def an_event_that_no_binding_matches(patient: Patient) -> None:
     here, exchange = destination(patient), patient.exchange
     leave(patient.spool, [1], "invoices", destination=here, exchange=exchange)
@@ -485,6 +503,42 @@ def a_locked_file_of_an_app_that_was_renamed(patient: Patient) -> None:
     )
 
 
+@mistake(
+    WARNING,
+    "spool",
+    "2 events of ended processes wait, and no process of this app is seen here",
+    "start it, or run 'flask events flush'",
+)
+def events_that_no_process_sends(patient: Patient) -> None:
+    leave_for(patient, [1, 2])
+
+
+def leave_for(patient: Patient, payloads: Iterable[int]) -> Path:
+    """Leave events that only need a process."""
+    here, exchange = destination(patient), patient.exchange
+    return leave(
+        patient.spool, payloads, "orders.x", destination=here, exchange=exchange
+    )
+
+
+@mistake(
+    WARNING,
+    "spool",
+    "dead, so not sent any more: 2 events",
+    "flask events dead",
+    also="2 events wait for queue 'q'",
+)
+def dead_events(patient: Patient) -> None:
+    path = leave_for(patient, [])
+    claim = claim_orphan(path)
+    assert claim is not None
+    journal = open_sound(path)
+    assert journal is not None
+    journal.write(dead_rows(["a", "b"]))
+    journal.close()
+    claim.release()
+
+
 @mistake(PROBLEM, "spool", "is quarantined, so no process reads it", "quarantine list")
 def a_file_in_quarantine(patient: Patient) -> None:
     claim = claim_orphan(leave(patient.spool, [1], destination=destination(patient)))
@@ -581,6 +635,18 @@ def a_database_that_is_down(patient: Patient) -> None:
 @mistake(PROBLEM, "outbox", "isolation level is AUTOCOMMIT", "remove isolation_level")
 def an_engine_that_commits_each_statement(patient: Patient) -> None:
     with_outbox(patient, sqlite(patient), isolation_level="AUTOCOMMIT")
+
+
+@mistake(WARNING, "outbox", "dead, so not sent any more: 1 row", "flask events dead")
+def a_dead_row(patient: Patient) -> None:
+    from flask_eventcollector.stores.outbox.admin import OutboxAdmin
+    from flask_eventcollector.stores.outbox.database import Database
+
+    engine = with_outbox(patient, sqlite(patient))
+    database = Database(engine, patient.table)
+    event = make_event(1, "orders.x", exchange=patient.exchange)
+    OutboxAdmin(database, "shop").add([(event, "no")])
+    database.close()
 
 
 @mistake(WARNING, "outbox", "rows of app 'bookshop'", "adopt --from bookshop")

@@ -55,7 +55,12 @@ def test_nothing_is_changed(patient: Patient) -> None:
 
     assert (everything(patient.node, suffix), contents(patient.folder)) == before
     assert patient.node.count(patient.queue) == 0
-    assert [finding.about for finding in found] == ["topology", "topology", "targets"]
+    assert [finding.about for finding in found] == [
+        "topology",
+        "topology",
+        "targets",
+        "spool",
+    ]
 
 
 def test_no_more_rights_are_needed_than_the_app_has(patient: Patient) -> None:

@@ -14,7 +14,7 @@ import pytest
 from pika import spec
 
 from flask_eventcollector.app_state import state_of
-from flask_eventcollector.doctor import broker, case, host, monitoring, threads
+from flask_eventcollector.doctor import broker, case, host, monitoring, spool, threads
 from flask_eventcollector.doctor import topology as topology_checks
 from flask_eventcollector.doctor.case import Case, address
 from flask_eventcollector.doctor.findings import Finding, Level
@@ -22,6 +22,7 @@ from flask_eventcollector.monitoring import opentelemetry
 from tests.doctor.support import complaints
 from tests.helpers import Shop, open_shop, unmeasured
 from tests.isolation.fake_broker import FakeBroker
+from tests.spool.support import HERE, leave
 
 
 def case_of(shop: Shop) -> Case:
@@ -79,7 +80,7 @@ def test_a_process_with_too_many_open_files(
     plain: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = 2**22 + 1
-    monkeypatch.setattr(host, "_processes", lambda _: {os.getpid(), gone})
+    monkeypatch.setattr(Case, "processes", lambda _: {os.getpid(), gone})
     assert complaints([*host.files(plain)]) == []
     monkeypatch.setattr(os, "listdir", lambda _: range(10**9))
     finding = only([*host.files(plain)])
@@ -99,7 +100,7 @@ def test_processes_are_known_by_their_history(plain: Case, tmp_path: Path) -> No
     for pid in (4711, os.getpid()):
         counts = f'{{"pid": {pid}, "at": {time.time()}, "stats": {{}}}}'
         (folder / f"shop@{pid}@x.json").write_text(counts)
-    assert host._processes(plain) == {4711}
+    assert plain.processes() == {4711}
 
 
 @pytest.mark.parametrize(
@@ -274,3 +275,35 @@ def test_an_outbox_whose_engine_is_not_known() -> None:
     finding = only([*outbox.tables(case_of(shop))])
     assert finding.what.endswith("the bound session has no engine here")
     assert finding.cure.endswith("bind_session() an outbox_engine")
+
+
+def shop_with_spool(folder: Path) -> Shop:
+    return Shop(
+        BROKER_URL=HERE.addresses[0],
+        TESTING_BROKER=True,
+        BACKLOG="spool",
+        SPOOL_DIR=str(folder),
+    )
+
+
+def test_without_a_broker_nobody_knows_whether_what_waits_reaches_a_queue(
+    tmp_path: Path,
+) -> None:
+    examined = case_of(shop_with_spool(tmp_path / "spool"))
+    assert complaints([*topology_checks.targets(examined)]) == []
+    leave(tmp_path / "spool", [1])
+    finding = only([*topology_checks.targets(examined)])
+    assert (finding.level, finding.what) == (
+        Level.WARNING,
+        "not examined, since the broker can't be asked",
+    )
+
+
+def test_what_an_ended_process_has_left_is_taken_over_by_a_running_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examined = case_of(shop_with_spool(tmp_path / "spool"))
+    leave(tmp_path / "spool", [1])
+    assert "1 event of ended processes waits" in only([*spool.left(examined)]).what
+    monkeypatch.setattr(Case, "processes", lambda _: {os.getpid()})
+    assert complaints([*spool.left(examined)]) == []
