@@ -44,7 +44,13 @@ def metrics(case: Case) -> Iterator[Finding]:
 def _prometheus() -> Iterator[Finding]:
     folder = os.environ.get(VARIABLE)
     workers = gunicorn().workers
-    if not folder and workers > 1:
+    if folder == "":
+        yield problem(
+            f"{VARIABLE} is empty, so the metrics are written into the working"
+            " directory, where no scrape looks for them",
+            "set it to an empty folder, or remove it",
+        )
+    elif folder is None and workers > 1:
         yield problem(
             f"gunicorn has {workers} workers, but {VARIABLE} is not set, so each"
             " scrape shows the metrics of one of them",

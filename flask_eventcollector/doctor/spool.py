@@ -106,8 +106,7 @@ def _without_process(case: Case, files: Folder) -> Iterator[Finding]:
         yield warning(
             f"{counted(left, 'event')} of ended processes {wait}, and no process of"
             " this app is seen here that would send them",
-            "start it, or run 'flask events flush'; a process takes them over at its"
-            " first request or event",
+            "start it, or run 'flask events flush'",
         )
 
 
@@ -117,12 +116,12 @@ def _dead(files: Folder) -> Iterator[Finding]:
 
 
 def _unsent(files: Folder) -> Iterator[Finding]:
-    for report in reports_of_others(files):
-        if report.has_events and not report.owner.alive:
-            name, broker = report.path.name, destination_name(report.path)
-            cure = f"if the broker was moved, run 'flask events adopt {name}'"
-            yield from _readable([report], f"in {name} for {broker}", cure)
-            yield from _left_unread([report], f"for {broker}", cure)
+    for broker, theirs in _by_broker(files).items():
+        names = [report.path.name for report in theirs]
+        where = names[0] if len(names) == 1 else f"{len(names)} files"
+        cure = f"if the broker was moved, run {_adopting(files, names)}"
+        yield from _readable(theirs, f"in {where} for {broker}", cure)
+        yield from _left_unread(theirs, f"for {broker}", cure)
     for app, theirs in reports_of_apps(files).items():
         cure, whose = (
             f"if this app was renamed, run {how_to_adopt(app)}",
@@ -130,6 +129,21 @@ def _unsent(files: Folder) -> Iterator[Finding]:
         )
         yield from _readable(theirs, f"of {whose}, which has no process", cure)
         yield from _left_unread(theirs, f"of {whose}", cure)
+
+
+def _by_broker(files: Folder) -> dict[str, list[Report]]:
+    """The files of ended processes with events for other brokers."""
+    found: dict[str, list[Report]] = {}
+    for report in reports_of_others(files):
+        if report.has_events and not report.owner.alive:
+            found.setdefault(destination_name(report.path), []).append(report)
+    return found
+
+
+def _adopting(files: Folder, names: Sequence[str]) -> str:
+    if len(names) > 1:
+        return how_to_adopt(files.name)
+    return f"'flask events adopt {names[0]}'"
 
 
 def _readable(found: Sequence[Report], which: str, cure: str) -> Iterator[Finding]:

@@ -445,6 +445,12 @@ def a_file_for_another_broker(patient: Patient) -> None:
     leave(patient.spool, [1], destination=ELSEWHERE)
 
 
+@mistake(PROBLEM, "spool", "the 3 events in 2 files for amqp://rabbit", "--from shop")
+def files_for_another_broker(patient: Patient) -> None:
+    leave(patient.spool, [1], destination=ELSEWHERE)
+    leave(patient.spool, [2, 3], destination=ELSEWHERE)
+
+
 @mistake(PROBLEM, "spool", "the 2 events of app 'bookshop'", "adopt --from bookshop")
 def an_app_that_was_renamed(patient: Patient) -> None:
     leave(patient.spool, [1, 2], destination=destination(patient), app="bookshop")
@@ -714,6 +720,11 @@ def prepared_statements_behind_PgBouncer(patient: Patient) -> None:
 @mistake(PROBLEM, "history", "is not a folder, so 'flask events why'", "HISTORY_DIR")
 def a_history_in_a_file(patient: Patient) -> None:
     Path(patient.settings["HISTORY_DIR"]).write_text("")
+
+
+@mistake(PROBLEM, "metrics", "PROMETHEUS_MULTIPROC_DIR is empty", "or remove it")
+def metrics_in_the_working_directory(patient: Patient) -> None:
+    patient.patch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
 
 
 @mistake(PROBLEM, "metrics", "4 workers, but PROMETHEUS_MULTIPROC_DIR", "before guni")
