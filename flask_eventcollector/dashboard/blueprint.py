@@ -263,7 +263,9 @@ def _selected(places: Places, asked_for: ControlRequest) -> changing.Selected:
     form = request.form
     if "every" in form:
         asked = listing.Asked.of(form)
-        return changing.select_matching(places, asked_for, asked)
+        # Those that came after the question are not among the answer.
+        until = form.get("until", type=int)
+        return changing.select_matching(places, asked_for, asked, until)
     ids = form.getlist("id")
     if not ids:
         abort(400, "Nothing was changed: choose one event at least.")

@@ -41,6 +41,11 @@ class Selected(NamedTuple):
         targets = Counter(str(event.target) for event in events.values())
         return targets.most_common()
 
+    @property
+    def newest(self) -> int:
+        """When the last of them was enqueued, in microseconds since 1970; 0: none."""
+        return max((one.event.microseconds for one in self.found), default=0)
+
 
 class Done(NamedTuple):
     """What an action has changed, in numbers of events."""
@@ -75,11 +80,19 @@ def select_ids(places: Places, ids: Sequence[str]) -> Selected:
     return Selected(ids, places.with_ids(ids), False)
 
 
-def select_matching(places: Places, request: ControlRequest, asked: Asked) -> Selected:
-    """The first :data:`MOST_CHANGED` of the events that are *asked* for."""
+def select_matching(
+    places: Places, request: ControlRequest, asked: Asked, until: int | None = None
+) -> Selected:
+    """The first :data:`MOST_CHANGED` of the events that are *asked* for.
+
+    :param until: only those that were enqueued by then, in microseconds since 1970.
+    """
     if request.action == "retry":
         asked = asked._replace(state="dead")
-    found = [*itertools.islice(matching(places, asked), MOST_CHANGED)]
+    meant = matching(places, asked)
+    if until is not None:
+        meant = (one for one in meant if one.event.microseconds <= until)
+    found = [*itertools.islice(meant, MOST_CHANGED)]
     return Selected([*dict.fromkeys(one.event.id for one in found)], found, True)
 
 

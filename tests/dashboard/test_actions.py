@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,18 @@ def test_all_are_some_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "These are the first 2; there may be more." in text
         assert "2 events dropped" in desk.done(action="purge", every="1", agreed="1")
         assert desk.ids() == ids[2:]
+
+
+def test_what_came_after_the_question_is_not_changed(desk: Desk) -> None:
+    desk.die(1)
+    desk.die(2)
+    question = desk.post(action="purge", every="1").text
+    assert "Drop 2 events for good?" in question
+    (until,) = re.findall('name="until" value="([0-9]+)"', question)
+    later = desk.die(3)
+    agreed = {"action": "purge", "every": "1", "agreed": "1"}
+    assert "2 events dropped" in desk.done(**agreed, until=until)
+    assert desk.ids() == [later.id]
 
 
 def test_nothing_is_left_to_ask_about(desk: Desk) -> None:
