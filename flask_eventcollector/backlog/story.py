@@ -78,5 +78,5 @@ _NEXT = {
     "dropped": "nothing: it is lost",
     "enqueued": "its unit of work publishes or discards it",
     "sent": "the broker confirms or refuses it",
-    "outboxed": "the process that holds its row of the outbox sends it",
+    "outboxed": "the relay sends its row of the outbox, or the process that holds it",
 }

@@ -16,7 +16,7 @@ from click.testing import Result
 from flask_eventcollector import Outcome
 from flask_eventcollector.backlog.story import Story
 from flask_eventcollector.cli.history import _table
-from flask_eventcollector.monitoring.history_files import Counts, History
+from flask_eventcollector.monitoring.history_files import Counts, History, Line
 from tests.cli.support import runner
 from tests.helpers import Shop, open_shop, wait_until
 
@@ -97,6 +97,13 @@ def test_why_says_that_no_queue_gets_an_event(tmp_path: Path) -> None:
     assert "after 0." in last
     assert next_ == "Next: nothing: the broker took it, and no queue gets it"
     assert result.exit_code == 0
+
+
+def test_a_row_that_nobody_holds_needs_the_relay() -> None:
+    left = Line.from_json('{"at": 1.0, "what": "outboxed", "ids": ["a"]}')
+    assert Story([left], Waiting("waiting", None)).next == (
+        "the relay sends its row of the outbox, or the process that holds it"
+    )
 
 
 def test_what_is_due_and_not_sent_waits_for_the_broker() -> None:
