@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+    REGISTRY,
     Counter,
     Gauge,
     Histogram,
@@ -99,7 +100,7 @@ class PrometheusMetrics:
     def __init__(self, app: str, queues: Container[str]) -> None:
         self._app = app
         self._queues = queues
-        self._metrics = _metrics()
+        self._metrics = _of_process(_metrics)
         #: By queue. Made once, since each request needs one.
         self._publishes: dict[str, Histogram] = {}
         #: The books as they were last counted.
@@ -212,7 +213,7 @@ class PrometheusOutbox:
     def __init__(self, app: str, look: Look) -> None:
         self._app = app
         self._look = look
-        self._metrics = _outbox_metrics()
+        self._metrics = _of_process(_outbox_metrics)
         # Otherwise, nothing would tell that none has ever been active.
         self._metrics.last_active.labels(app)
         #: What it has shown.
@@ -258,10 +259,26 @@ def _shared_folder() -> Path | None:
     return None if folder is None else Path(folder)
 
 
-# The metrics of this process: a registry refuses a second one of a name.
+T = TypeVar("T", bound=Iterable[Any])
+
+#: The metrics of this process, by the function that makes them.
+_made: dict[object, Any] = {}
 
 
-@cache
+def _of_process(make: Callable[[], T]) -> T:
+    """The metrics of this process that *make* makes: they exist once, and are exposed.
+
+    The first events of two threads, or of a destructor, may be here at once, and a
+    signal handler may raise in between. The registry refuses a second metric of a name.
+    So only those that everybody has are registered, by whoever finds that they are not.
+    """
+    made: T = _made.get(make) or _made.setdefault(make, make())
+    for metric in made:
+        with suppress(ValueError):  # It is registered.
+            REGISTRY.register(metric)
+    return made
+
+
 def _metrics() -> _Metrics:
     return _Metrics(
         events=_counter(
@@ -311,7 +328,6 @@ def _metrics() -> _Metrics:
     )
 
 
-@cache
 def _outbox_metrics() -> _OutboxMetrics:
     return _OutboxMetrics(
         rows=_gauge(
@@ -334,15 +350,25 @@ def _outbox_metrics() -> _OutboxMetrics:
 
 
 def _counter(name: str, text: str, *labels: str) -> Counter:
-    return Counter(f"eventcollector_{name}", text, ["app", *labels])
+    return Counter(f"eventcollector_{name}", text, ["app", *labels], registry=None)
 
 
 def _histogram(name: str, text: str, *labels: str) -> Histogram:
-    return Histogram(f"eventcollector_{name}", text, ["app", *labels], buckets=_BUCKETS)
+    return Histogram(
+        f"eventcollector_{name}",
+        text,
+        ["app", *labels],
+        registry=None,
+        buckets=_BUCKETS,
+    )
 
 
 def _gauge(mode: Any, name: str, text: str, *labels: str) -> Gauge:
     """A gauge; *mode* says how the values of several processes become one."""
     return Gauge(
-        f"eventcollector_{name}", text, ["app", *labels], multiprocess_mode=mode
+        f"eventcollector_{name}",
+        text,
+        ["app", *labels],
+        registry=None,
+        multiprocess_mode=mode,
     )

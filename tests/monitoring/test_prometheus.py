@@ -13,10 +13,11 @@ from pathlib import Path
 
 import prometheus_client
 import pytest
-from prometheus_client import multiprocess
+from prometheus_client import CollectorRegistry, Counter, multiprocess
 
 from flask_eventcollector import ConfigurationError, Outcome, Stats
 from flask_eventcollector.config import settings
+from flask_eventcollector.monitoring import prometheus
 from flask_eventcollector.monitoring.outbox import OutboxFigures
 from flask_eventcollector.monitoring.prometheus import (
     PrometheusMetrics,
@@ -395,3 +396,51 @@ def test_files_of_processes_without_this_library_stay(tmp_path: Path) -> None:
     foreign.write_bytes(content)
     with process(tmp_path, 0):
         assert foreign.exists()
+
+
+@pytest.fixture
+def first(monkeypatch: pytest.MonkeyPatch) -> CollectorRegistry:
+    """A registry without metrics, as before the first event of a process."""
+    registry = CollectorRegistry()
+    monkeypatch.setattr(prometheus, "REGISTRY", registry)
+    monkeypatch.setattr(prometheus, "_made", {})
+    return registry
+
+
+def test_two_first_events_at_once_share_their_metrics(
+    first: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two threads of a worker get its first requests, or one a destructor's event."""
+    counter, others = prometheus._counter, list[PrometheusMetrics]()
+
+    def interrupted(name: str, text: str, *labels: str) -> Counter:
+        monkeypatch.setattr(prometheus, "_counter", counter)
+        others.append(PrometheusMetrics("b", ()))
+        return counter(name, text, *labels)
+
+    monkeypatch.setattr(prometheus, "_counter", interrupted)
+    metrics = PrometheusMetrics("a", ())
+    for one in (metrics, *others):
+        one.observe([], Stats(enqueued=1))
+    for app in ("a", "b"):
+        labels = {"app": app, "outcome": "enqueued"}
+        assert first.get_sample_value("eventcollector_events_total", labels) == 1
+
+
+def test_an_interrupted_first_event_leaves_nothing_half_made(
+    first: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise SystemExit
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prometheus, "_gauge", interrupt)
+        with pytest.raises(SystemExit):
+            PrometheusMetrics("a", ())
+    with monkeypatch.context() as patch:
+        patch.setattr(first, "register", interrupt)
+        with pytest.raises(SystemExit):
+            PrometheusMetrics("a", ())
+    PrometheusMetrics("a", ()).observe([], Stats())
+    labels = {"app": "a"}
+    assert first.get_sample_value("eventcollector_broker_ready", labels) == 1
