@@ -179,6 +179,7 @@ def test_one_that_stalls_again_and_again_makes_one_line_a_minute(log: Log) -> No
         lines += log.broker(BrokerState.READY)
         log.clock.advance(1)
     assert len(lines) == 2
+    assert "(stalled): it has confirmed nothing in time." in lines[0]
 
 
 def test_another_outage_soon_after_is_logged_at_once(log: Log) -> None:

@@ -216,6 +216,7 @@ def test_a_wrong_exchange_is_refused_with_the_cure(exchanges: Any, cure: str) ->
         ),
         ({"bind": ["shop:a", "shop:a"]}, "has 'shop:a' twice: write it once"),
         ({"bind": ["shpo:a"]}, "has no exchange 'shpo': did you mean 'shop'?"),
+        ({"bind": ["amq.topics:a"]}, "no such exchange: did you mean 'amq.topic'?"),
         ({"bind": ["other:a"]}, "or as {'other': {}} if others declare it"),
         ({"bind": ["shop"]}, "write 'shop:#' for all"),
         ({"bind": ["amq.direct"]}, "a direct exchange compares: add it after a colon"),
@@ -241,6 +242,17 @@ def test_the_type_of_a_queue_may_be_a_member_of_an_enum() -> None:
 
 def test_a_queue_can_t_have_a_reserved_name() -> None:
     assert "begin with 'amq.'" in refusal(queues={"amq.gen-1": {}})
+
+
+def test_events_do_not_go_to_an_internal_exchange() -> None:
+    app = flask.Flask(__name__)
+    app.config["EVENTCOLLECTOR_EXCHANGES"] = {
+        "audit": {"type": "fanout", "internal": True}
+    }
+    assert Config.from_app(app).exchange == ""
+    app.config["EVENTCOLLECTOR_EXCHANGE"] = "audit"
+    with pytest.raises(ConfigurationError, match="publish to it: leave out 'internal'"):
+        Config.from_app(app)
 
 
 # What it leaves to others
@@ -318,6 +330,7 @@ def test_a_queue_that_may_lose_messages_is_told_with_the_cure(
         {"x-message-ttl": 9, "x-dead-letter-exchange": "dead"},
         {"type": "stream", "x-max-length-bytes": 9},
         {"type": "quorum", "bind": ["shop:#"]},
+        {"type": "quorum", "x-delivery-limit": -1},
     ],
 )
 def test_a_queue_that_keeps_its_messages_is_fine(queue: dict[str, Any]) -> None:

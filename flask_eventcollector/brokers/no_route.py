@@ -24,9 +24,20 @@ def returned(
     )
 
 
+def no_exchange(answer: str) -> str:
+    """Why events are returned whose exchange does not exist; the broker's *answer*."""
+    return (
+        f"{answer}; declare it in EVENTCOLLECTOR_EXCHANGES, with its 'type', or correct"
+        " its name"
+    )
+
+
 def _reason(target: Target, answer: str) -> str:
     if not target.exchange:
-        return f"no queue for {target.queue!r}: {answer}"
+        return (
+            f"no queue for {target.queue!r}: {answer}; declare it in"
+            " EVENTCOLLECTOR_QUEUES, or correct its name"
+        )
     return (
         f"nothing is bound to exchange {target.exchange!r} for routing key"
         f" {target.queue!r}: {answer}; bind a queue in EVENTCOLLECTOR_QUEUES, or set"

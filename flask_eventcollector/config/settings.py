@@ -401,6 +401,13 @@ def _check_together(config: Config) -> None:
             " fit: lower the former or raise the latter"
         )
     check_topology(config.topology, f"{PREFIX}EXCHANGES", f"{PREFIX}QUEUES")
+    exchange = config.exchanges.get(config.exchange)
+    if exchange is not None and exchange.internal:
+        raise ConfigurationError(
+            f"{PREFIX}EXCHANGE is {config.exchange!r}, but {PREFIX}EXCHANGES says that"
+            " only other exchanges may publish to it: leave out 'internal', or name"
+            " another one"
+        )
     if config.cloudevents and config.cloudevents_source is None:
         raise ConfigurationError(
             f"{PREFIX}CLOUDEVENTS is {config.cloudevents.value!r}, but"

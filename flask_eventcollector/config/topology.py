@@ -19,6 +19,8 @@ from .exchanges import (
 from .queues import Binding, QueueOptions, Queues
 
 _DEAD_LETTERS = "x-dead-letter-exchange"
+#: Of redeliveries. https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+_NO_LIMIT = -1
 _KEEP_THEM = f"set {_DEAD_LETTERS!r} to keep them elsewhere"
 
 
@@ -48,6 +50,8 @@ def check_topology(topology: Topology, exchanges_key: str, queues_key: str) -> N
         what = f"{queues_key}[{queue!r}]['bind'] has {str(binding)!r}"
         if not is_predeclared(binding.exchange):
             _check_known(binding.exchange, topology, what, exchanges_key)
+        elif binding.exchange not in topology.exchanges:
+            _check_spelling(binding.exchange, what)
         kind = type_of(binding.exchange, topology.exchanges)
         if kind in ("direct", "topic") and not binding.key:
             anything = f": write '{binding.exchange}:#' for all" * (kind == "topic")
@@ -60,6 +64,15 @@ def check_topology(topology: Topology, exchanges_key: str, queues_key: str) -> N
             raise ConfigurationError(
                 f"{exchanges_key}[{name!r}] is its own alternate exchange: name another"
             )
+
+
+def _check_spelling(name: str, what: str) -> None:
+    """Check that *name*, which the broker reserves, is not one of its own misspelt."""
+    close = difflib.get_close_matches(name, PREDECLARED, n=1, cutoff=0.8)
+    if close and name not in PREDECLARED:
+        raise ConfigurationError(
+            f"{what}, but the broker has no such exchange: did you mean {close[0]!r}?"
+        )
 
 
 def _check_known(name: str, topology: Topology, what: str, key: str) -> None:
@@ -147,7 +160,7 @@ def _dropped_messages(options: QueueOptions) -> Iterator[str]:
             )
     if "x-message-ttl" in arguments:
         yield f"drops messages older than 'x-message-ttl': {_KEEP_THEM}"
-    if "x-delivery-limit" in arguments:
+    if arguments.get("x-delivery-limit", _NO_LIMIT) != _NO_LIMIT:
         yield f"drops messages redelivered beyond 'x-delivery-limit': {_KEEP_THEM}"
 
 

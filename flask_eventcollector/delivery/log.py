@@ -129,7 +129,7 @@ class ThrottledLog:
             Kind.BROKER_UNAVAILABLE if first else Kind.BROKER_STILL_UNAVAILABLE,
             state=str(stats.broker),
             seconds=int(now - since),
-            reason=stats.broker_error or "no reason given",
+            reason=stats.broker_error or "it has confirmed nothing in time",
             **self._backlog(stats),
         )
 

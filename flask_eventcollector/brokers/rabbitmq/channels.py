@@ -20,6 +20,7 @@ from pika.spec import FRAME_MAX_SIZE, Basic, BasicProperties
 from ...config.exchanges import ExchangeOptions
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
+from .. import no_route
 from .connection import Connection
 from .frames import MessageFrames
 from .reasons import (
@@ -291,8 +292,9 @@ class ExchangeChannel:
 
     def _refused(self, error: BaseException) -> list[Settlement]:
         """The channel could not be used, so nothing was sent."""
-        reason = broker_text(error)
-        outcome = Outcome.RETURNED if is_missing_exchange(error) else None
+        reason, outcome = broker_text(error), None
+        if is_missing_exchange(error):
+            reason, outcome = no_route.no_exchange(reason), Outcome.RETURNED
         return [Settlement(e, outcome, reason, back_off=True) for e in self._pending]
 
     def _too_large(self, reason: str, limit: int) -> list[Settlement]:
