@@ -315,7 +315,7 @@ class SpoolingLedgerMachine(LedgerMachine):
         stats = self.ledger.stats()
         assert stats.adopted == self.adopted
         assert stats.spooled == len(self.safe.intersection(self.handed_over()))
-        assert stats.unerased == sum(map(len, map(self.outdated_in, self.files())))
+        assert stats.unerased == self.unerased()
         assert stats.unadopted == self.unadopted
         dead = [e for e in self.all.values() if e.state is State.DEAD]
         held = [e for e in self.all.values() if e.state.alive and e not in dead]
@@ -329,6 +329,11 @@ class SpoolingLedgerMachine(LedgerMachine):
 
     def files(self) -> list[File]:
         return [self.own, *self.orphans]
+
+    def unerased(self) -> int:
+        """How many rows are to be updated, also by a transaction that has begun."""
+        begun = self.transaction.outdated if self.transaction is not None else []
+        return len(begun) + sum(map(len, map(self.outdated_in, self.files())))
 
     def outdated_in(self, file: File) -> list[Entry]:
         """The entries whose rows in *file* must be updated; nothing is removed."""

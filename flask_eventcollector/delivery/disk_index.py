@@ -68,6 +68,8 @@ class DiskIndex:
         self._outdated: dict[object, list[Entry]] = {}
         #: How many of these there are.
         self.unerased = 0
+        #: For each file: those that a transaction is about to update or erase.
+        self._updating: dict[object, list[Entry]] = {}
         #: Events of other processes that were not read yet, by target. ``None``: the
         #: target is unknown.
         self.unadopted: Mapping[Target | None, int] = {}
@@ -83,7 +85,7 @@ class DiskIndex:
         return {
             "spooled": self._spooled(handed_over) if self._durable else 0,
             "committed": len(self._committed),
-            "unerased": self.unerased,
+            "unerased": self.unerased + sum(map(len, self._updating.values())),
             "unadopted": sum(self.unadopted.values()),
         }
 
@@ -148,10 +150,17 @@ class DiskIndex:
             self.unerased += 1
 
     def take_outdated(self, journal: object) -> list[Entry]:
-        """Take the entries whose rows in *journal* must be updated or erased."""
-        outdated = self._outdated.pop(journal, [])
+        """Take the entries whose rows in *journal* must be updated or erased.
+
+        Until :meth:`end_update`, their rows are still there.
+        """
+        outdated = self._updating[journal] = self._outdated.pop(journal, [])
         self.unerased -= len(outdated)
         return outdated
+
+    def end_update(self, journal: object) -> None:
+        """Note that the transaction on *journal* has ended."""
+        self._updating.pop(journal, None)
 
     # What is still to be adopted.
 
@@ -170,6 +179,7 @@ class DiskIndex:
     def lose(self, journal: object, live: Iterable[Entry]) -> None:
         """The file is lost: the *live* entries that it held are in memory only."""
         self.take_outdated(journal)
+        self.end_update(journal)
         for entry in live:
             if entry.row is not None and entry.row.journal is journal:
                 entry.row, entry.is_stored = None, False

@@ -506,9 +506,9 @@ class Ledger:
         try:
             yield write
         except BaseException:
-            self._end_write(write, written=False)
+            self._end_write(journal, write, written=False)
             raise
-        self._end_write(write, written=True)
+        self._end_write(journal, write, written=True)
 
     @step
     def has_overdue(self, seconds: float) -> bool:
@@ -644,7 +644,8 @@ class Ledger:
         return Write(new, index.take_outdated(journal), more=len(overdue) == limit > 0)
 
     @step
-    def _end_write(self, write: Write, *, written: bool) -> None:
+    def _end_write(self, journal: object, write: Write, *, written: bool) -> None:
+        self._disk_index.end_update(journal)
         if written:
             self._disk_index.stored(write.new)
         else:

@@ -148,10 +148,13 @@ def test_without_a_wait_for_confirms_it_is_on_disk_before_it_is_sent(
     deliver: Deliver, folder: Path
 ) -> None:
     seen: list[Any] = []
+    caller = threading.current_thread()
 
     class Watched(ManualBroker):
         def wake(self) -> None:
-            seen.append(stored(folder))
+            # The flusher may do so once the disk has taken a second.
+            if threading.current_thread() is caller:
+                seen.append(stored(folder))
 
     delivery = deliver(Watched(), confirm_timeout=0)
     delivery.publish(collect(delivery, 1))
@@ -226,6 +229,27 @@ def test_a_confirm_erases_the_row(
     eventually(delivery, confirmed=2, unerased=0, spooled=0)
     assert stored(folder) == []
     signal_log.wait_for("events-published", [1, 2])
+
+
+def test_a_row_that_is_just_being_erased_is_still_there(
+    deliver: Deliver, broker: ManualBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+    write = Journal.write
+
+    def slow(journal: Journal, rows: Any = (), erased: Any = ()) -> None:
+        begun.set()
+        assert goes_on.wait(DEADLINE)
+        write(journal, rows, erased)
+
+    delivery = deliver(broker)
+    delivery.publish(collect(delivery, 1, 2))
+    monkeypatch.setattr(Journal, "write", slow)
+    broker.settle()
+    assert begun.wait(DEADLINE)
+    assert delivery.stats().unerased == 2
+    goes_on.set()
+    eventually(delivery, unerased=0)
 
 
 def test_a_confirm_during_the_write_erases_the_row(
