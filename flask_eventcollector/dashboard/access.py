@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import NoReturn, TypeAlias
@@ -45,8 +46,11 @@ _NOT_HERE = (
     "Without authorize=, the dashboard is shown in debug mode only, and only to a"
     " browser on the same machine that asks for it by a local name such as localhost."
 )
-#: Sent by proxies, behind which each request seems to come from this machine.
-_BY_PROXIES = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+#: Headers of proxies, behind which each request seems to come from this machine.
+_BY_PROXY = re.compile(
+    "Forwarded|Via|X-Forwarded-.*|X-Original-.*|X-Real-IP|.*-(Client|Connecting)-IP",
+    re.IGNORECASE,
+)
 
 
 def admit(authorize: Authorize | None) -> Viewer | Response:
@@ -93,7 +97,7 @@ def _admit_from_this_machine() -> Viewer:
     No header is believed that says so. One that says otherwise is, and so is the name
     by which the browser has found us: another site's name may lead here, too.
     """
-    is_forwarded = any(name in request.headers for name in _BY_PROXIES)
+    is_forwarded = any(map(_BY_PROXY.fullmatch, request.headers.keys()))
     is_local = _is_loopback(request.remote_addr) and _is_local_name(request.host)
     if is_forwarded or not (is_local and current_app.debug):
         _refuse(_NOT_HERE)
