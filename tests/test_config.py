@@ -479,8 +479,8 @@ def test_a_time_that_no_lock_can_wait_is_refused(key: str) -> None:
         ("SPOOL_NAME", "\ud83d", ["UTF-8 can't encode it"]),
         ("SPOOL_SYNC", "fast", ["is 'fast'", "it must be one of 'normal', 'full'"]),
         ("BACKLOG", None, ["is None", "it must be one of 'memory'"]),
-        ("PUBLISH_ON", "never", ["is 'never'", "'success', 'always', or a callable"]),
-        ("PUBLISH_ON", None, ["is None", "'success', 'always', or a callable"]),
+        ("PUBLISH_ON", "never", ["is 'never'", "'success', 'always', or a function"]),
+        ("PUBLISH_ON", None, ["is None", "'success', 'always', or a function"]),
         ("AUTOFLUSH", 1, ["is 1", "it must be a bool"]),
         ("AUTOFLUSH", "True", ["is 'True'", "true or false"]),
         ("TESTING_BROKER", None, ["is None", "it must be a bool"]),
@@ -639,6 +639,14 @@ def test_a_callable_decides_for_itself() -> None:
         return status == 201 and exception is None
 
     assert config_with(PUBLISH_ON=created).publish_on is created
+
+
+def test_a_rule_that_must_be_awaited_is_refused() -> None:
+    async def never(status: int | None, exception: BaseException | None) -> bool:
+        return False
+
+    # Its coroutine would be true.
+    assert "(status, exception) -> bool without async" in refusal(PUBLISH_ON=never)
 
 
 # Broker URLs that can be read

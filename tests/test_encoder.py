@@ -6,6 +6,7 @@ import enum
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
@@ -247,8 +248,9 @@ def test_what_the_hook_writes_is_checked() -> None:
     [
         (["priority"], "draft.options is of type list: pass a dict"),
         ({7: 1}, "no argument 7: there are content_type, "),
+        ({"exchange": ""}, "draft.options has 'exchange': set draft.exchange instead"),
     ],
-    ids=["list", "number"],
+    ids=["list", "number", "attribute"],
 )
 def test_options_that_the_hook_replaces_are_checked(options: Any, error: str) -> None:
     def replace(draft: EventDraft) -> None:
@@ -276,6 +278,17 @@ def test_an_error_goes_on_as_itself_and_names_the_setting(setting: str) -> None:
         assert note == f"raised by {name}, so the event was not enqueued"
 
 
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="errors have no notes")
+def test_a_hook_that_enqueues_without_end_is_named_once() -> None:
+    def again(draft: EventDraft) -> None:
+        encoder.encode(1, "q", ids=IDS)
+
+    encoder = EventEncoder(max_event_bytes=1000, before_enqueue=again)
+    with pytest.raises(RecursionError) as caught:
+        encoder.encode(1, "q", ids=IDS)
+    assert len(caught.value.__notes__) == 1
+
+
 def test_an_error_in_the_hook_loses_nothing_else(shop: Shop) -> None:
     with shop.events.auto_publish() as block:
         block.enqueue_event({"n": 1}, "q")
@@ -288,15 +301,32 @@ def test_an_error_in_the_hook_loses_nothing_else(shop: Shop) -> None:
 # The settings.
 
 
+async def waits(*_: object) -> None:
+    """Does nothing unless somebody awaits it."""
+
+
+class Waits:
+    """The same as an object."""
+
+    async def __call__(self, *_: object) -> None: ...
+
+
 @pytest.mark.parametrize("name", ["ENCODER", "BEFORE_ENQUEUE"])
 @pytest.mark.parametrize(
     ("value", "error"),
     [
-        (5, "is 5: it must be a callable"),
+        (5, "is 5: it must be a function"),
+        (waits, "without async"),
+        (Waits(), "without async"),
+        (partial(waits, 1), "without async"),
         (f"{__name__}:nothing", "it can't be imported (AttributeError: "),
         ("no_such_module:f", "it can't be imported (ModuleNotFoundError: "),
         ("?", "it can't be imported (ValueError: "),
-        (f"{__name__}:IDS", "it must be a callable"),
+        (f"{__name__}:IDS", "it must be a function"),
+    ],
+    ids=[
+        *("number", "async", "async call", "async partial"),
+        *("no name", "no module", "no path", "no function"),
     ],
 )
 def test_a_wrong_function_is_refused(name: str, value: Any, error: str) -> None:

@@ -311,6 +311,7 @@ BAD_VALUES: list[tuple[Any, str, str]] = [
     (10**5000, "an int with too many digits", "hex(value)"),
     ("a\ud800", "a str with a lone surrogate", "encode"),
     ({(1, 2): 3}, "has a key of type tuple", "use str(key)"),
+    ({Colour.RED: 3}, f"has a key of type {__name__}.Colour", "use key.value"),
     ({float("nan"): 3}, "has as a key a float", "send None"),
     ({"a\ud800": 3}, "has as a key a str with a lone surrogate", "encode"),
     ({10**5000: 3}, "has as a key an int with too many digits", "hex(value)"),

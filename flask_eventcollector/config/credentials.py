@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 import re
 import sys
@@ -14,6 +13,7 @@ from typing import NoReturn
 
 from ..errors import ConfigurationError
 from ..messages.wording import type_name
+from .functions import is_function
 
 _IMPORT_PATH = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+)")
 
@@ -44,7 +44,7 @@ def read_credentials(key: str, value: object) -> CredentialsSource | None:
     source = _imported(key, value) if isinstance(value, str) else value
     if source is None:
         return None
-    if not callable(source) or inspect.iscoroutinefunction(source):
+    if not is_function(source):
         _fail(key, f"is of type {type_name(source)}: it must be a plain function")
     return source
 

@@ -34,6 +34,7 @@ from .credentials import (
     read_password_file,
 )
 from .exchanges import Exchanges, parse_exchanges
+from .functions import is_function
 from .queues import Queues, parse_queues
 from .spool_dir import OWN_NAME, check_spool_dir
 from .tls import Passphrase, check_tls_files, checked_passphrase
@@ -470,7 +471,9 @@ def _broker_urls(key: str, value: object) -> tuple[BrokerURL, ...] | None:
 
 
 def _keyfile_password(key: str, value: object) -> Passphrase | None:
-    return value if value is None or callable(value) else checked_passphrase(key, value)
+    if value is None or is_function(value):
+        return value
+    return checked_passphrase(key, value)
 
 
 def _exchange(key: str, value: object) -> str:
@@ -489,14 +492,15 @@ def _exchanges(key: str, value: object) -> Exchanges:
 
 
 def _publish_on(key: str, value: object) -> PublishRule:
-    if callable(value):
+    if is_function(value):
         return value
     if isinstance(value, str) and value in _PUBLISH_RULES:
         return _PUBLISH_RULES[value]
     _invalid(
         key,
         value,
-        "it must be 'success', 'always', or a callable (status, exception) -> bool",
+        "it must be 'success', 'always', or a function (status, exception) -> bool"
+        " without async",
     )
 
 
@@ -505,12 +509,13 @@ def _function(form: str) -> Callable[[str, object], Callable[..., Any] | None]:
 
     def read(key: str, value: object) -> Callable[..., Any] | None:
         found = _imported(key, value) if isinstance(value, str) else value
-        if found is None or callable(found):
+        if found is None or is_function(found):
             return found
         _invalid(
             key,
             value,
-            f"it must be a callable {form}, or its import path 'module:name'",
+            f"it must be a function {form} without async, or its import path"
+            " 'module:name'",
         )
 
     return read

@@ -51,6 +51,9 @@ BeforeEnqueue = Callable[[EventDraft], None]
 #: Makes the body and its content type from a payload, for a target queue.
 Encoder = Callable[[Any, str], tuple[bytes, str]]
 
+#: What is no option.
+_ATTRIBUTES = {"payload", "target_queue", "exchange", "headers"}
+
 _BEFORE_ENQUEUE = "EVENTCOLLECTOR_BEFORE_ENQUEUE"
 _ENCODER = "EVENTCOLLECTOR_ENCODER"
 
@@ -64,6 +67,8 @@ def prepare(draft: EventDraft, before_enqueue: BeforeEnqueue) -> None:
             " the draft that it gets, and return None"
         )
     check_table(draft.options, "draft.options")
+    for name in _ATTRIBUTES & draft.options.keys():
+        raise TypeError(f"draft.options has {name!r}: set draft.{name} instead")
 
 
 def encode_by(encoder: Encoder, payload: Any, queue: str) -> tuple[bytes, str]:
@@ -87,6 +92,9 @@ def _call(
     try:
         return function(*args, **kwargs)
     except Exception as error:
-        with suppress(AttributeError):  # Python 3.10
-            error.add_note(f"raised by {setting}, so the event was not enqueued")
+        note = f"raised by {setting}, so the event was not enqueued"
+        # Once, even if the function enqueues events itself, and so without end.
+        if note not in getattr(error, "__notes__", ()):
+            with suppress(AttributeError):  # Python 3.10
+                error.add_note(note)
         raise

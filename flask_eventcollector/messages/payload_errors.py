@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Any, NamedTuple
 
 from .wording import REPLACE_CURE, Cures, cure_for, quote_key, type_name
@@ -165,7 +166,7 @@ def _check_keys(value: dict[Any, Any], kind: type[Exception]) -> None:
         if key is not None and not isinstance(key, (str, int, float)):
             raise _BadValueError(
                 f"has a key of type {type_name(key)}, which JSON does not have:"
-                " use str(key)"
+                f" use {'key.value' if isinstance(key, Enum) else 'str(key)'}"
             )
         _check_scalar(key, kind, "has as a key")
 
