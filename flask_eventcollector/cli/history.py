@@ -38,17 +38,24 @@ _LOOK, _REDRAW = 0.2, 1.0
 #: The fewest characters of an id.
 _LEAST_ID = 4
 
-#: The columns of ``top``: the field of the counts, and its heading.
+#: The columns of ``top``: the field of the counts, and its heading. The first two have
+#: the same sum as the others.
 _COLUMNS = {
     "enqueued": "ENQUEUED",
+    "adopted": "ADOPTED",
     "confirmed": "CONFIRMED",
+    "unrouted": "UNROUTED",
     "discarded": "DISCARDED",
     "dropped": "DROPPED",
+    "outboxed": "OUTBOXED",
     "collected": "COLLECTED",
+    "delayed": "DELAYED",
     "in_flight": "IN FLIGHT",
     "retained": "RETAINED",
     "dead": "DEAD",
 }
+#: Those that most apps never need: left out if they have nothing but zeros.
+_RARE = {"adopted", "unrouted", "outboxed", "delayed"}
 
 
 @click.command("why")
@@ -296,7 +303,7 @@ def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
 def _table(counts: Sequence[Counts], width: int | None = None) -> list[str]:
     """The lines of ``top``.
 
-    :param width: if they are longer, columns with nothing but zeros are left out.
+    :param width: if they are longer, all columns with nothing but zeros are left out.
     """
     heads = ["PROCESS", *_COLUMNS.values(), "BROKER"]
     rows = [
@@ -310,10 +317,12 @@ def _table(counts: Sequence[Counts], width: int | None = None) -> list[str]:
     rows.append(["total", *(str(total(counts, name)) for name in _COLUMNS), ""])
     moment = datetime.now().strftime("%H:%M:%S")
     number = formatting.count(len(counts), "process")
-    books = formatting.table(heads, rows, right=range(1, 9))
+    zeros = {n: name for n, name in enumerate(_COLUMNS, 1) if not total(counts, name)}
+    rare = {n for n, name in zeros.items() if name in _RARE}
+    right = range(1, len(_COLUMNS) + 1)
+    books = formatting.table(heads, rows, right=right, hidden=rare)
     if width is not None and len(books[0]) > width:
-        empty = {n for n, name in enumerate(_COLUMNS, 1) if not total(counts, name)}
-        books = formatting.table(heads, rows, right=range(1, 9), hidden=empty)
+        books = formatting.table(heads, rows, right=right, hidden=zeros)
     lines = [f"{moment}  {number}", *books]
     found = (formatting.printable(f"! {problem}") for problem in problems(counts))
     return [*lines, *found]

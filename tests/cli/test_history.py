@@ -358,3 +358,11 @@ def test_top_leaves_out_zeros_that_do_not_fit(width: int, heads: list[str]) -> N
     kept = ["PROCESS", "ENQUEUED", "CONFIRMED", *heads, "RETAINED", "DEAD", "BROKER"]
     assert lines[1] == "  ".join(kept)
     assert max(map(len, lines)) <= width
+
+
+def test_top_shows_where_each_event_is() -> None:
+    ends = ["confirmed", "unrouted", "discarded", "dropped", "outboxed"]
+    places = ["collected", "delayed", "in_flight", "retained", "dead"]
+    stats = {"enqueued": 6, "adopted": 4, **dict.fromkeys(ends + places, 1)}
+    _, _, _, total = _table([Counts(4711, 0.0, {**stats, "broker": "ready"})])
+    assert total.split() == ["total", "6", "4", *["1"] * 10]
