@@ -36,7 +36,7 @@ time.sleep(60)
 """
 
 
-def eventually(check: Callable[[], bool], timeout: float = 10) -> bool:
+def eventually(check: Callable[[], bool], timeout: float = 30) -> bool:
     """Poll until the condition holds or the timeout has passed."""
     deadline = time.monotonic() + timeout
     while not check():
@@ -137,7 +137,7 @@ def test_blocks_publishers_under_a_memory_alarm(private_rabbitmq: RabbitMQNode) 
     assert private_rabbitmq.count("blocked") == 0
 
     private_rabbitmq.memory_alarm(False)
-    publisher.join(timeout=10)
+    publisher.join(timeout=30)
     assert private_rabbitmq.count("blocked") == 1
 
 

@@ -71,7 +71,9 @@ def ids(events: list[Event]) -> list[str]:
 def counts(callbacks: BrokerCallbacks) -> dict[str, int]:
     stats = callbacks.ledger.stats()
     assert stats.balanced
-    found = {state.name.lower(): getattr(stats, state.name.lower()) for state in State}
+    # Of an event that is new, nothing is known yet.
+    names = [state.name.lower() for state in State if state is not State.NEW]
+    found = {name: getattr(stats, name) for name in names}
     return {name: count for name, count in found.items() if count}
 
 

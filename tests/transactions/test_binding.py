@@ -508,14 +508,14 @@ def test_a_function_that_returns_something_else_is_refused(shop: Shop) -> None:
     assert shop.books() == {}
 
 
-def test_without_sqlalchemy_the_message_names_the_extra(
+def test_without_sqlalchemy_the_message_names_what_to_install(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "flask_eventcollector.transactions.sources"
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setitem(sys.modules, "sqlalchemy.orm", None)
 
-    with pytest.raises(ImportError, match=r"Flask-EventCollector\[sqlalchemy\]"):
+    with pytest.raises(ImportError, match=r"pip install 'SQLAlchemy>="):
         shop.events.bind_session(Session)
 
 
