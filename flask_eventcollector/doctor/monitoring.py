@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..config.settings import Metrics
-from ..monitoring.shared_folder import VARIABLE
+from ..monitoring.shared_folder import ROOM, VARIABLE
 from .case import Case
-from .file_systems import existing
+from .file_systems import existing, free_bytes
 from .findings import Finding, ok, problem, warning
 from .servers import gunicorn
 
@@ -56,12 +56,23 @@ def _prometheus() -> Iterator[Finding]:
             " scrape shows the metrics of one of them",
             f"set {VARIABLE} to an empty folder before gunicorn starts",
         )
-    why_not = _why_not_write(Path(folder)) if folder else ""
-    if why_not or (folder and not Path(folder).exists()):
+    yield from _shared(Path(folder)) if folder else ()
+
+
+def _shared(folder: Path) -> Iterator[Finding]:
+    """Whether processes can share the *folder*."""
+    why_not = _why_not_write(folder)
+    if why_not or not folder.exists():
         yield problem(
             f"{VARIABLE} is {folder}: {why_not or 'it does not exist'}, so the app"
             " does not start, or has no metrics",
             "create it before the app starts, for the user that runs it",
+        )
+    elif free_bytes(folder) < ROOM:
+        yield problem(
+            f"{VARIABLE} is {folder}, whose disk is full: there, prometheus_client lets"
+            " the system kill a process that begins to write (SIGBUS)",
+            "free some space",
         )
 
 

@@ -28,7 +28,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from ..delivery.observations import Happened, Observation
 from ..events import BrokerState, Stats
 from .outbox import Look, OutboxFigures
-from .shared_folder import VARIABLE, gone, show_life
+from .shared_folder import VARIABLE, check_room, gone, show_life
 
 #: Counts of the books that only grow.
 _OUTCOMES = (
@@ -107,11 +107,18 @@ class PrometheusMetrics:
         self._counted = Stats()
         #: Whether there was a connection before.
         self._was_connected = False
+        self._has_begun = False
         #: When to look for killed processes.
         self._next_look = float("-inf")
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
-        """Bring the metrics up to date."""
+        """Bring the metrics up to date.
+
+        :raises OSError: the files can't be written that several processes share.
+        """
+        if not self._has_begun:
+            _check_room()
+            self._has_begun = True
         for observation in observations:
             self._count(observation)
         self._count_books(stats)
@@ -120,7 +127,8 @@ class PrometheusMetrics:
 
     def close(self) -> None:
         """Nothing is held by this process any more."""
-        self._show(Stats(broker=BrokerState.IDLE))
+        if self._has_begun:
+            self._show(Stats(broker=BrokerState.IDLE))
 
     def _count(self, observation: Observation) -> None:
         metrics, app = self._metrics, self._app
@@ -214,13 +222,20 @@ class PrometheusOutbox:
         self._app = app
         self._look = look
         self._metrics = _of_process(_outbox_metrics)
-        # Otherwise, nothing would tell that none has ever been active.
-        self._metrics.last_active.labels(app)
+        self._has_begun = False
         #: What it has shown.
         self._states: set[str] = set()
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
-        """Bring the metrics up to date."""
+        """Bring the metrics up to date.
+
+        :raises OSError: the files can't be written that several processes share.
+        """
+        if not self._has_begun:
+            _check_room()
+            # Otherwise, nothing would tell that none has ever been active.
+            self._metrics.last_active.labels(self._app)
+            self._has_begun = True
         if (figures := self._look()) is None:
             self._forget()
         else:
@@ -257,6 +272,15 @@ def _shared_folder() -> Path | None:
     """Where several processes write files; ``None``: this one does not."""
     folder = os.environ.get(VARIABLE)
     return None if folder is None else Path(folder)
+
+
+def _check_room() -> None:
+    """Check that this process may begin to write.
+
+    :raises OSError: it must not, or can't.
+    """
+    if (folder := _shared_folder()) is not None:
+        check_room(folder)
 
 
 T = TypeVar("T", bound=Iterable[Any])

@@ -6,8 +6,10 @@ does not tell: the process may be in another container, which shares the folder.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,9 +31,24 @@ _NAME, _LOCK = "gauge_livesum_{}.db", ".lock"
 #: The name of a lock: no process has the id 0.
 _NAME_OF_LOCK = re.compile(r"gauge_livesum_([1-9][0-9]{0,9})\.db\.lock")
 
+#: Bytes that must be free before a process begins to write there; it needs less.
+ROOM = 1 << 20
+
 #: The descriptors of the locks. They are never closed, since a process loses its locks
 #: on a file when it closes any descriptor of it. A forked child does not inherit them.
 _held: dict[object, int] = {}
+
+
+def check_room(folder: Path) -> None:
+    """Check that there is room for what a process writes first.
+
+    prometheus_client maps its files into memory. If a disk has no room for what is
+    written so, the process is killed: see SIGBUS in mmap(2).
+
+    :raises OSError: there is none, or no such folder.
+    """
+    if shutil.disk_usage(folder).free < ROOM:
+        raise OSError(errno.ENOSPC, "No room for metrics", str(folder))
 
 
 def show_life(folder: Path) -> None:

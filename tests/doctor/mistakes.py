@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from flask_eventcollector import make_outbox_table
-from flask_eventcollector.doctor import host, outbox, spool
+from flask_eventcollector.doctor import host, monitoring, outbox, spool
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import claim_orphan
@@ -720,6 +720,12 @@ def prepared_statements_behind_PgBouncer(patient: Patient) -> None:
 @mistake(PROBLEM, "history", "is not a folder, so 'flask events why'", "HISTORY_DIR")
 def a_history_in_a_file(patient: Patient) -> None:
     Path(patient.settings["HISTORY_DIR"]).write_text("")
+
+
+@mistake(PROBLEM, "metrics", "whose disk is full: there, .* kill", "free some space")
+def a_full_disk_for_metrics(patient: Patient) -> None:
+    patient.patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(patient.folder))
+    patient.patch.setattr(monitoring, "free_bytes", lambda path: 1 << 10)
 
 
 @mistake(PROBLEM, "metrics", "PROMETHEUS_MULTIPROC_DIR is empty", "or remove it")

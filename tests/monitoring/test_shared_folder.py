@@ -12,7 +12,11 @@ import pytest
 
 from flask_eventcollector import Stats
 from flask_eventcollector.monitoring import prometheus, shared_folder
-from flask_eventcollector.monitoring.prometheus import PrometheusMetrics
+from flask_eventcollector.monitoring.prometheus import (
+    PrometheusMetrics,
+    PrometheusOutbox,
+    exposition,
+)
 from flask_eventcollector.monitoring.shared_folder import gone, show_life
 from tests.helpers import unmeasured
 
@@ -247,6 +251,26 @@ def test_a_failure_is_no_reason_to_forget_the_lock(
     assert left.exists()
     PrometheusMetrics(f"shop-{uuid.uuid4()}", ()).observe([], Stats())
     assert not left.exists()
+
+
+def test_nothing_is_written_where_it_would_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write into a file that is mapped into memory, on a full disk."""
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    name = f"shop-{uuid.uuid4()}"
+    metrics = PrometheusMetrics(name, ())
+    outbox = PrometheusOutbox(name, lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared_folder, "ROOM", 1 << 60)
+        for observer in (metrics, outbox):
+            with pytest.raises(OSError, match=f"No room for metrics: '{tmp_path}'"):
+                observer.observe([], Stats(confirmed=3))
+            observer.close()
+    assert f'app="{name}"' not in exposition()[0].decode()
+    for observer in (metrics, outbox):
+        observer.observe([], Stats(confirmed=3))
+    assert f'{{app="{name}",outcome="confirmed"}} 3.0' in exposition()[0].decode()
 
 
 def test_a_forked_child_shows_its_own_life_and_leaves_its_parents(
