@@ -162,6 +162,17 @@ def test_the_page_is_brought_up_to_date_while_it_is_seen(
     assert page.get_by_role("button", name="Resume updates").is_visible()
 
 
+def test_an_app_that_hangs_is_told(page: Page) -> None:
+    """Instead of showing old numbers for as long as it does."""
+    page.route("**/live", lambda route: None)
+    page.add_init_script(
+        "const timeout = AbortSignal.timeout;"
+        "AbortSignal.timeout = (ms) => timeout.call(AbortSignal, ms / 100);"
+    )
+    page.reload()
+    page.get_by_text("No answer from the app: trying again").wait_for()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1200])
 def test_nothing_sticks_out_and_all_can_be_read(

@@ -2,6 +2,8 @@
 "use strict";
 
 const EVERY = 2000;
+// Otherwise, an app that hangs would leave old numbers on the page for hours.
+const PATIENCE = 10000;
 
 const live = document.getElementById("live");
 if (live) {
@@ -34,7 +36,8 @@ function keepUpToDate(live) {
 
   async function refresh() {
     try {
-      const response = await fetch(live.dataset.url, { redirect: "error" });
+      const signal = AbortSignal.timeout(PATIENCE);
+      const response = await fetch(live.dataset.url, { redirect: "error", signal });
       if (!response.ok) {
         throw new Error(response.statusText);
       }
