@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import sys
 import time
@@ -179,7 +180,7 @@ def top(once: bool, for_machines: bool) -> None:
 def _redraw(history: History) -> None:
     with suppress(KeyboardInterrupt):
         while True:
-            lines = _table(history.counts(), shutil.get_terminal_size().columns)
+            lines = _table(history.counts(), shutil.get_terminal_size())
             click.clear()
             click.echo("\n".join(lines))
             tell(_problems(history), "! Can't read")
@@ -300,10 +301,11 @@ def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
     }
 
 
-def _table(counts: Sequence[Counts], width: int | None = None) -> list[str]:
+def _table(counts: Sequence[Counts], size: os.terminal_size | None = None) -> list[str]:
     """The lines of ``top``.
 
-    :param width: if they are longer, all columns with nothing but zeros are left out.
+    :param size: of the terminal that must hold them. If they are too long, all columns
+        with nothing but zeros are left out; if they are too many, the last of a kind.
     """
     heads = ["PROCESS", *_COLUMNS.values(), "BROKER"]
     rows = [
@@ -321,8 +323,28 @@ def _table(counts: Sequence[Counts], width: int | None = None) -> list[str]:
     rare = {n for n, name in zeros.items() if name in _RARE}
     right = range(1, len(_COLUMNS) + 1)
     books = formatting.table(heads, rows, right=right, hidden=rare)
-    if width is not None and len(books[0]) > width:
+    if size is not None and len(books[0]) > size.columns:
         books = formatting.table(heads, rows, right=right, hidden=zeros)
-    lines = [f"{moment}  {number}", *books]
-    found = (formatting.printable(f"! {problem}") for problem in problems(counts))
-    return [*lines, *found]
+    found = [formatting.printable(f"! {problem}") for problem in problems(counts)]
+    if size is not None:
+        books, found = _fitting(books, found, size)
+    return [f"{moment}  {number}", *books, *found]
+
+
+def _fitting(
+    books: list[str], found: list[str], size: os.terminal_size
+) -> tuple[list[str], list[str]]:
+    """As much of both as fits into a terminal of this *size*, with the sums."""
+    heads, *processes, sums = books
+    # The time, the heads and the sums, and a line for the cursor.
+    room = size.lines - 4
+    found = _first([line[: size.columns] for line in found], room // 2)
+    return [heads, *_first(processes, room - len(found)), sums], found
+
+
+def _first(lines: list[str], most: int) -> list[str]:
+    """As many of the *lines*, and one that says how many more there are."""
+    if len(lines) <= most:
+        return lines
+    shown = lines[: max(0, most - 1)]
+    return [*shown, f"… and {len(lines) - len(shown)} more"]

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from click.testing import Result
 from flask_eventcollector import Outcome
 from flask_eventcollector.backlog.story import Story
 from flask_eventcollector.cli.history import _table
+from flask_eventcollector.events import TargetProblem
 from flask_eventcollector.monitoring.history_files import Counts, History, Line
 from tests.cli.support import runner
 from tests.helpers import Shop, open_shop, wait_until
@@ -354,7 +356,7 @@ def test_damaged_counts_are_said(shop: Shop) -> None:
 )
 def test_top_leaves_out_zeros_that_do_not_fit(width: int, heads: list[str]) -> None:
     stats = {"enqueued": 3, "confirmed": 1, "retained": 1, "dead": 1, "broker": "ready"}
-    lines = _table([Counts(4711, 0.0, stats)], width)
+    lines = _table([Counts(4711, 0.0, stats)], os.terminal_size((width, 24)))
     kept = ["PROCESS", "ENQUEUED", "CONFIRMED", *heads, "RETAINED", "DEAD", "BROKER"]
     assert lines[1] == "  ".join(kept)
     assert max(map(len, lines)) <= width
@@ -366,3 +368,33 @@ def test_top_shows_where_each_event_is() -> None:
     stats = {"enqueued": 6, "adopted": 4, **dict.fromkeys(ends + places, 1)}
     _, _, _, total = _table([Counts(4711, 0.0, {**stats, "broker": "ready"})])
     assert total.split() == ["total", "6", "4", *["1"] * 10]
+
+
+@pytest.mark.parametrize(
+    ("processes", "targets", "kinds"),
+    [
+        (30, 30, {"process": 9, "problem": 9, "more": 2}),
+        (30, 2, {"process": 17, "problem": 2, "more": 1}),
+        (2, 30, {"process": 2, "problem": 9, "more": 1}),
+        (3, 2, {"process": 3, "problem": 2, "more": 0}),
+    ],
+)
+def test_top_fits_into_the_terminal(
+    processes: int, targets: int, kinds: dict[str, int]
+) -> None:
+    """Its sums are always seen."""
+    found = [asdict(TargetProblem(f"q{n}", "", 1, "x" * 99)) for n in range(targets)]
+    counts = [
+        Counts(pid, 0.0, {"problems": found}) for pid in range(100, 100 + processes)
+    ]
+    lines = _table(counts, os.terminal_size((80, 24)))
+    assert max(map(len, lines)) <= 80
+    assert len(lines) <= 23
+    assert {
+        "process": sum(line.split()[0].isdigit() for line in lines),
+        "problem": sum(line.startswith("! q") for line in lines),
+        "more": sum("more" in line for line in lines),
+    } == kinds
+    assert [line for line in lines if line.startswith("total")]
+    whole = _table(counts)
+    assert len(whole) == 3 + processes + targets
