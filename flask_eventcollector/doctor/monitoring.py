@@ -26,6 +26,12 @@ def history(case: Case) -> Iterator[Finding]:
             "chown it to the user that runs the app, or correct"
             " EVENTCOLLECTOR_HISTORY_DIR",
         )
+    elif path.exists() and (mode := path.stat().st_mode & 0o777) & 0o022:
+        yield warning(
+            f"other users can write to {path} (its mode is {mode:o}), and so make up"
+            " what 'flask events why', 'tail', 'top' and the dashboard show",
+            "chmod 700 it",
+        )
     else:
         yield ok(f"{path} can be written")
 

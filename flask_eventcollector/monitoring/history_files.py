@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ..events import BrokerState, Stats, TargetProblem
@@ -254,7 +254,7 @@ class History:
         """The lines in *path*, at least those with the text *about*."""
         part, lines = json.dumps(about)[1:-1], list[Line]()
         with self.reading(path):
-            texts = _whole_lines(path.read_bytes())
+            texts = _whole_lines(_content(path))
             lines, damaged = _parsed(text for text in texts if part in text)
             self.note_damage(path, damaged)
         return lines
@@ -264,7 +264,8 @@ class History:
         found = list[Counts]()
         with self.reading(path):
             try:
-                found.append(Counts.from_json(path.read_text("utf-8", "replace")))
+                text = _content(path).decode(errors="replace")
+                found.append(Counts.from_json(text))
             except ValueError:
                 if time.time() - path.stat().st_mtime < ENDED_AFTER:
                     self.problems[path] = "damaged, so its process is left out"
@@ -293,7 +294,7 @@ class Follower:
         """The lines since the last call, oldest first."""
         found: list[Line] = []
         for path in self._history.paths_of_lines():
-            with self._history.reading(path), path.open("rb") as file:
+            with self._history.reading(path), _opened(path) as file:
                 about = os.fstat(file.fileno())
                 read_to = self._read.get(about.st_ino, 0)
                 # A new file may have the inode of one that was removed.
@@ -313,6 +314,18 @@ _OTHER_USER = "run this as the user that runs the app"
 
 def _prefix(app: str) -> str:
     return f"{quote(app, safe='')}@"
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file for reading. A pipe that somebody has put there does not block."""
+    more = os.O_NOFOLLOW | os.O_NONBLOCK
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))
+
+
+def _content(path: Path) -> bytes:
+    with _opened(path) as file:
+        # A pipe may have nothing yet.
+        return file.read() or b""
 
 
 def _open(path: Path, flags: int) -> Any:

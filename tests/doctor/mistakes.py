@@ -722,6 +722,13 @@ def a_history_in_a_file(patient: Patient) -> None:
     Path(patient.settings["HISTORY_DIR"]).write_text("")
 
 
+@mistake(WARNING, "history", r"other users can write to .* \(its mode is 777\)", "700")
+def a_history_that_all_can_write(patient: Patient) -> None:
+    folder = patient.folder / "history"
+    folder.mkdir()
+    folder.chmod(0o777)
+
+
 @mistake(PROBLEM, "metrics", "whose disk is full: there, .* kill", "free some space")
 def a_full_disk_for_metrics(patient: Patient) -> None:
     patient.patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(patient.folder))

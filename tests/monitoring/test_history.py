@@ -13,7 +13,7 @@ import pytest
 from flask_eventcollector import Outcome, Stats
 from flask_eventcollector.monitoring import history_files
 from flask_eventcollector.monitoring.history_files import History, HistoryWriter, Line
-from tests.helpers import Shop, open_shop, wait_until
+from tests.helpers import Shop, open_shop, thread, wait_until
 
 
 def line(what: str, *ids: str, at: float = 1.0, **more: object) -> Line:
@@ -252,6 +252,35 @@ def test_a_file_that_can_not_be_read_is_said(tmp_path: Path, name: str) -> None:
     assert history.lines() + history.counts() == []
     assert history.follow().new() == []
     assert history.problems == {path: "Is a directory: try again"}
+
+
+@pytest.mark.parametrize("is_written", [False, True])
+def test_a_pipe_does_not_block(tmp_path: Path, is_written: bool) -> None:
+    """Somebody has put it there: the folder belongs to all."""
+    paths = [tmp_path / f"shop@1@0{end}" for end in (".jsonl", ".json")]
+    writers = []
+    for path in paths:
+        os.mkfifo(path)
+        if is_written:
+            writers.append(os.open(path, os.O_RDWR))
+    history, read = History(tmp_path, "shop"), list[object]()
+
+    def read_all() -> None:
+        read.append([*history.lines(), *history.counts(), *history.follow().new()])
+
+    with thread(read_all):
+        wait_until(lambda: read == [[]], "nothing is read")
+    for writer in writers:
+        os.close(writer)
+
+
+def test_a_link_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text(line("sent", "a").as_json() + "\n")
+    link = tmp_path / "shop@1@0.jsonl"
+    link.symlink_to(tmp_path / "other")
+    history = History(tmp_path, "shop")
+    assert history.lines() == []
+    assert [*history.problems] == [link]
 
 
 def test_the_cure_for_another_users_file_is_said(tmp_path: Path) -> None:
