@@ -28,10 +28,11 @@ Exit codes:
   0  success; nothing is left
   1  failure; nothing was done
   2  usage error
-  3  something is left: events are waiting or dead, a file or the outbox can't be read
-     or changed, a process did not respond, the broker differs from the settings, or
-     'doctor' has found a problem
-  4  the backlog is in memory, which no other process can see, without an outbox
+  3  something is left: events are waiting or dead, a file or the outbox
+     can't be read or changed, a process did not respond, the broker differs
+     from the settings, or 'doctor' has found a problem
+  4  the backlog is in memory, which no other process can see, and there is no
+     outbox
   5  'verify': a promise was broken
 """
 

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import Result
 
-from flask_eventcollector.cli import progress
+from flask_eventcollector.cli import group, progress
 from flask_eventcollector.delivery.refusals import Refusal
 from flask_eventcollector.stores.spool.admin import changes
 from flask_eventcollector.stores.spool.admin.changes import change
@@ -452,6 +453,22 @@ def test_a_worker_loads_no_command() -> None:
         "assert 'flask_eventcollector.cli.commands' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_all_help_fits_into_a_terminal_of_80_columns() -> None:
+    def helps(command: click.Command, parent: click.Context | None) -> Iterator[str]:
+        context = click.Context(command, parent=parent, info_name=command.name)
+        yield command.get_help(context)
+        if isinstance(command, click.Group):
+            for name in command.list_commands(context):
+                found = command.get_command(context, name)
+                assert found is not None
+                yield from helps(found, context)
+
+    shown = [*helps(group.commands, None)]
+    assert len(shown) > 20
+    lines = [line for one in shown for line in one.splitlines()]
+    assert [line for line in lines if len(line) > 80] == []
 
 
 def test_a_queue_is_given_as_a_glob_which_distinguishes_case(
