@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from itertools import islice
 
 from ..brokers.rabbitmq.inspection import Finding as Stand
 from ..brokers.rabbitmq.inspection import Inspector, State
@@ -16,14 +15,14 @@ from ..config.routing import Router
 from ..config.topology import Topology, of_others
 from ..events import Target
 from ..messages.wording import counted
-from ..stores.spool.admin.reading import Unreadable, events_in
+from ..stores.spool.admin.reading import Unreadable, sums_by_target
 from .broker import unchecked
 from .case import Case
 from .findings import Finding, ok, problem, split, warning
 from .outbox import Unopened, opened
 
-#: The most events whose targets are looked at.
-_MOST_EVENTS = 10_000
+#: The most targets of a file that are looked at.
+_MOST_TARGETS = 10_000
 
 
 def stands(case: Case) -> Iterator[Finding]:
@@ -127,8 +126,8 @@ def _waiting(case: Case) -> Counter[Target]:
     folder = case.state.spool_folder()
     if folder is not None:
         problems: list[Unreadable] = []
-        events = (found.event for found in events_in(folder, problems))
-        counts.update(event.target for event in islice(events, _MOST_EVENTS))
+        sums = sums_by_target(folder, problems, _MOST_TARGETS)
+        counts.update({one.target: one.events for one in sums})
     with suppress(Unopened), opened(case) as outbox:
         counts.update(outbox.admin.targets())
     return counts

@@ -277,12 +277,13 @@ def test_an_outbox_whose_engine_is_not_known() -> None:
     assert finding.cure.endswith("bind_session() an outbox_engine")
 
 
-def shop_with_spool(folder: Path) -> Shop:
+def shop_with_spool(folder: Path, **settings: Any) -> Shop:
     return Shop(
         BROKER_URL=HERE.addresses[0],
         TESTING_BROKER=True,
         BACKLOG="spool",
         SPOOL_DIR=str(folder),
+        **settings,
     )
 
 
@@ -297,6 +298,17 @@ def test_without_a_broker_nobody_knows_whether_what_waits_reaches_a_queue(
         Level.WARNING,
         "not examined, since the broker can't be asked",
     )
+
+
+def test_all_that_waits_is_counted(tmp_path: Path) -> None:
+    topology = {
+        "EXCHANGES": {"shop": {"type": "topic"}},
+        "QUEUES": {"orders": {"bind": ["shop:orders.#"]}},
+    }
+    examined = case_of(shop_with_spool(tmp_path / "spool", **topology))
+    leave(tmp_path / "spool", range(12_000), exchange="shop")
+    unmatched, _ = complaints([*topology_checks.targets(examined)])
+    assert unmatched.what.startswith("12000 events wait for exchange 'shop'")
 
 
 def test_what_an_ended_process_has_left_is_taken_over_by_a_running_one(

@@ -253,16 +253,19 @@ def events_in(
     return (found for found in known if wanted.selects_reason(found.reason))
 
 
-def sums_by_target(folder: Folder, problems: list[Unreadable]) -> list[TargetSum]:
+def sums_by_target(
+    folder: Folder, problems: list[Unreadable], most: int = MOST_TARGETS
+) -> list[TargetSum]:
     """What waits for each target, in the files together.
 
     :param problems: gets the files that can't be read.
+    :param most: of a file, so many targets with the most events.
     """
     sums: list[TargetSum] = []
     for path in folder.files():
         try:
             with suppress(Gone), reading(path) as journal:
-                sums += journal.sums_by_target(MOST_TARGETS) if journal else []
+                sums += journal.sums_by_target(most) if journal else []
         except Unreadable as error:
             problems.append(error)
     known = KnownRefusals(folder.files())
