@@ -6,7 +6,8 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from typing import Any, TextIO
 
 import click
 
@@ -33,14 +34,51 @@ def progress(
     if not (length and sys.stderr.isatty()):
         yield _Lines(length, label, amount).update
         return
-    with click.progressbar(
-        length=length,
-        label=label,
-        file=sys.stderr,
-        show_pos=True,
-        width=_width(length, label),
-    ) as bar:
+    terminal = _Terminal(sys.stderr)
+    with (
+        redirect_stderr(terminal.for_others),
+        click.progressbar(
+            length=length,
+            label=label,
+            file=terminal.for_bar,
+            show_pos=True,
+            width=_width(length, label),
+        ) as bar,
+    ):
         yield bar.update
+
+
+class _Terminal:
+    """Lets a bar and log lines share a terminal: whoever comes begins a new line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        #: Whether the bar stands in the last line.
+        self.has_bar = False
+        self.for_bar: Any = _Stream(stream, self._before_bar)
+        self.for_others: Any = _Stream(stream, self._before_others)
+
+    def _before_bar(self, text: str) -> str:
+        self.has_bar = not text.endswith("\n")
+        return text
+
+    def _before_others(self, text: str) -> str:
+        begin = "\n" if self.has_bar else ""
+        self.has_bar = False
+        return begin + text
+
+
+class _Stream:
+    """A stream that changes what is written."""
+
+    def __init__(self, stream: TextIO, change: Callable[[str], str]) -> None:
+        self._stream = stream
+        self._change = change
+
+    def write(self, text: str) -> int:
+        return self._stream.write(self._change(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _width(length: int, label: str) -> int:

@@ -123,26 +123,36 @@ def test_what_changes_many_events_says_how_far_it_is(
     assert said not in result.stdout
 
 
-def test_a_bar_fits_into_a_narrow_terminal_and_no_log_line_breaks_it(
-    folder: Path,
-) -> None:
+def test_a_bar_fits_into_a_narrow_terminal(folder: Path) -> None:
     leave(folder, range(1000))
-    control, terminal = pty.openpty()
     events = FlaskEvents(folder, HERE.addresses[0])
-    events.environment["COLUMNS"] = "50"
-    args = ["purge", "--queue", "q", "--yes"]
+    *bars, said = on_terminal(events, 50, "purge", "--queue", "q", "--yes")
+    assert "Dropping" in bars[0]
+    assert "1000/1000" in bars[-1]
+    assert max(map(len, bars)) <= 50
+    assert said == "Dropped 1000 events for q: purged."
+
+
+def test_a_log_line_does_not_break_a_bar(folder: Path) -> None:
+    leave(folder, [1, 2], destination=None)
+    url = f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/"
+    lines = on_terminal(FlaskEvents(folder, url), 300, "flush", "--timeout", "1")
+    (logged,) = [line for line in lines if "Broker unavailable" in line]
+    assert logged.startswith("Broker unavailable")
+    assert lines[0].endswith("0/2")
+
+
+def on_terminal(events: FlaskEvents, columns: int, *args: str) -> list[str]:
+    """What a command shows on stderr, which is a terminal, as people see it."""
+    events.environment["COLUMNS"] = str(columns)
+    control, terminal = pty.openpty()
     with events.started(*args, stderr=terminal) as command:
         os.close(terminal)
         written = b"".join(iter(partial(_read, control), b"")).decode()
-        assert command.wait(60) == 0
+        command.wait(60)
     os.close(control)
-    *bars, said = [line for line in re.split(r"[\r\n]+", written) if line]
-    drawn = [re.sub(r"\x1b\[\??[0-9]*[A-Za-z]", "", bar) for bar in bars]
-    drawn = [bar for bar in drawn if bar]
-    assert "Dropping" in drawn[0]
-    assert "1000/1000" in drawn[-1]
-    assert max(map(len, drawn)) <= 50
-    assert said == "Dropped 1000 events for q: purged."
+    seen = re.sub(r"\x1b\[\??[0-9]*[A-Za-z]", "", written)
+    return [line.rstrip() for line in re.split(r"[\r\n]+", seen) if line.strip()]
 
 
 def _read(descriptor: int) -> bytes:
