@@ -124,6 +124,26 @@ def test_each_type_of_queue_is_declared_and_gets_events(
     assert kind in shown
 
 
+def test_a_stream_keeps_no_lists_and_no_dicts_among_the_headers(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    kept: dict[str, Any] = {"name": "Zoë", "number": 7, "sure": True, "nothing": None}
+    lost = {"list": [1], "dict": {"a": 1}}
+    with shop_at(private_rabbitmq, QUEUES={"orders": {"type": "stream"}}) as shop:
+        shop.events.enqueue_event(1, "orders", headers=kept | lost)
+        assert shop.events.publish(timeout=DEADLINE).complete
+
+    with private_rabbitmq.channel() as channel:
+        channel.basic_qos(prefetch_count=1)
+        from_start = {"x-stream-offset": "first"}
+        messages = channel.consume(
+            "orders", arguments=from_start, inactivity_timeout=DEADLINE
+        )
+        _, properties, _ = next(messages)
+    assert properties is not None
+    assert properties.headers == kept | {"x-stream-offset": 0}
+
+
 QUEUES = "rabbit_amqqueue:list()"
 
 
