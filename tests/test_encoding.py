@@ -669,8 +669,8 @@ def test_the_headers_of_an_event_can_not_be_set() -> None:
 @pytest.mark.parametrize(
     ("value", "what", "cure"),
     [
-        (1.5, "of type float", "send it as a string"),
-        (float("nan"), "of type float", "send it as a string"),
+        (1.5, "of type float", "send an int, or a str"),
+        (float("nan"), "of type float", "send an int, or a str"),
         ({1}, "of type set", "send a list"),
         (bytearray(b"x"), "of type bytearray", "send bytes(value)"),
         (Decimal("NaN"), "of type decimal.Decimal", "not a finite number, send None"),

@@ -188,6 +188,9 @@ def test_a_wrong_exchange_is_refused_with_the_cure(exchanges: Any, cure: str) ->
     ("queue", "cure"),
     [
         ({"tpye": "quorum"}, "'tpye': did you mean 'type'?"),
+        ({"max-length": 9}, "'max-length': did you mean 'x-max-length'?"),
+        ({"dead_letter_exchange": "x"}, "did you mean 'x-dead-letter-exchange'?"),
+        ({"x-message-ttl": 1.5}, "does not have: send an int, or a str"),
         ({"type": "mirrored"}, "is 'mirrored': it must be one of 'classic', 'quorum'"),
         ({"type": 1}, "is int: it must be one of 'classic', 'quorum', 'stream'"),
         ({"type": "quorum", "x-queue-type": "classic"}, "has 'x-queue-type' twice"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
@@ -19,17 +19,21 @@ Reader = Callable[[object, str], Any]
 
 
 def read_options(
-    value: object, key: str, readers: Mapping[str, Reader]
+    value: object,
+    key: str,
+    readers: Mapping[str, Reader],
+    also: Collection[str] = (),
 ) -> dict[str, Any]:
     """Read a dict of options.
 
     :param key: what errors call it.
     :param readers: for each option that it may have, what reads its value.
+    :param also: what else may have been meant by an unknown option.
     :raises ConfigurationError: an option is unknown or invalid.
     """
     options = read_dict(value, key, f"options ({', '.join(readers)})")
     return {
-        name: (readers.get(name) or _unknown(name, key, readers))(
+        name: (readers.get(name) or _unknown(name, key, readers, also))(
             option, f"{key}[{name!r}]"
         )
         for name, option in options.items()
@@ -48,12 +52,14 @@ def read_dict(value: object, key: str, content: str) -> Mapping[Any, Any]:
     return value
 
 
-def _unknown(name: object, key: str, readers: Mapping[str, Reader]) -> NoReturn:
+def _unknown(
+    name: object, key: str, readers: Mapping[str, Reader], also: Collection[str]
+) -> NoReturn:
     if not isinstance(name, str):
         raise ConfigurationError(
             f"a key of {key} is of type {type_name(name)}: pass a str"
         )
-    close = difflib.get_close_matches(name, readers, n=1)
+    close = difflib.get_close_matches(name, [*readers, *also], n=1)
     cure = (
         f"did you mean {close[0]!r}?"
         if close

@@ -24,6 +24,13 @@ from .options import (
 #: The argument of ``queue.declare`` behind the option ``"type"``.
 QUEUE_TYPE = "x-queue-type"
 _TYPES = ("classic", "quorum", "stream")
+#: Which are written without "x-" by mistake, since other libraries name them so. See
+#: https://www.rabbitmq.com/docs/queues#optional-arguments.
+_ARGUMENTS = (
+    *("x-dead-letter-exchange", "x-dead-letter-routing-key", "x-delivery-limit"),
+    *("x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority"),
+    *("x-message-ttl", "x-overflow", "x-single-active-consumer"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ def _options(value: object, key: str) -> QueueOptions:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{key} is of type {type_name(value)}: pass a dict")
     named = {name: v for name, v in value.items() if not _is_argument(name)}
-    options = read_options(named, key, _READERS)
+    options = read_options(named, key, _READERS, also=_ARGUMENTS)
     # Arguments may stand among the options: all of AMQP's begin with "x-".
     direct = {name: v for name, v in value.items() if _is_argument(name)}
     arguments = [read_arguments(direct, key), options.pop("arguments", {})]

@@ -55,6 +55,7 @@ RESERVED_IN_BATCHES: Mapping[str, str] = {
 _HEADER_CURES: Cures = (
     ((bytearray, memoryview), "send bytes(value)"),
     ((Decimal,), "it is not a finite number, send None"),
+    ((float,), "send an int, or a str"),
     ((set, frozenset), "send a list, e.g. sorted(value)"),
     ((timedelta,), "send value.total_seconds() as a string"),
     ((enum.Enum,), "send value.value"),
