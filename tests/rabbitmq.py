@@ -307,6 +307,14 @@ class RabbitMQNode:
             declared = channel.queue_declare(queue, passive=True)
         return declared.method.message_count
 
+    def is_finished(self, queue: str) -> bool:
+        """Whether consumers have acknowledged all messages of the queue."""
+        found = self.eval(
+            f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue,'
+            f' <<"{queue}">>)), rabbit_amqqueue:info(Q, [messages]).'
+        )
+        return found == "[{messages,0}]"
+
     def publish(self, queue: str, *bodies: bytes) -> None:
         """Publish persistent messages with ids, and wait for each confirm."""
         with self.channel() as channel:

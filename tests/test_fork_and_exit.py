@@ -478,8 +478,8 @@ def test_a_fork_that_hangs_holds_up_a_record_for_a_moment_only(
     monkeypatch.setattr(forks, "LIMIT", 0.05)
     monkeypatch.setitem(forks._forking, -1, None)
     with forks.no_fork():
-        assert forks._writing
-    assert not forks._writing
+        assert forks._busy
+    assert not forks._busy
 
 
 def test_close_in_a_child_leaves_the_parent_open(shop: Shop) -> None:

@@ -1,10 +1,13 @@
-"""Keeps log records and forks apart.
+"""Keeps forks apart from what a child could not go on after.
 
-A child that is forked while another thread writes to a stream inherits the lock of the
-stream's buffer, which nobody will release: it hangs at its own first write. Python
-mends the locks of `logging` in a child, but not those of `io`
-(https://github.com/python/cpython/issues/50970). The library's threads write at times
-that the application does not choose, so they must not write during its forks.
+A child inherits the locks that other threads hold at the fork, and nobody will release
+them. If a thread writes to a stream just then, that is the lock of the stream's buffer,
+and the child hangs at its own first write: Python mends the locks of `logging` in a
+child, but not those of `io` (https://github.com/python/cpython/issues/50970). If a
+thread is inside SQLite, those are SQLite's global mutexes, and the child hangs when it
+opens a file (https://www.sqlite.org/howtocorrupt.html, section 2.6). The library's
+threads do both at times that the application does not choose, so they must not do it
+during its forks.
 """
 
 from __future__ import annotations
@@ -15,16 +18,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: In seconds: how long a fork and a record wait for each other at most. A handler that
-#: hangs must not hold up forks.
+#: In seconds: how long a fork and what it must not interrupt wait for each other at
+#: most. A handler or a disk that hangs must not hold up forks.
 LIMIT = 1.0
 
 _PAUSE = 0.001
 
 # Plain dictionaries, since a lock might be held at the fork, or be met by a destructor
 # that logs. Each side first says that it begins and then looks at the other.
-#: The threads that write a record, by a key for each record.
-_writing: dict[object, int] = {}
+#: The threads that must not be interrupted, by a key for each occasion.
+_busy: dict[object, int] = {}
 #: The threads that fork.
 _forking: dict[int, None] = {}
 
@@ -37,26 +40,26 @@ def no_fork() -> Iterator[None]:
         _begin(key)
         yield
     finally:
-        _writing.pop(key, None)
+        _busy.pop(key, None)
 
 
 def _begin(key: object) -> None:
     me = threading.get_ident()
     deadline = time.monotonic() + LIMIT
-    _writing[key] = me
+    _busy[key] = me
     while any(thread != me for thread in list(_forking)):
         if time.monotonic() > deadline:
             return
-        del _writing[key]
+        del _busy[key]
         time.sleep(_PAUSE)
-        _writing[key] = me
+        _busy[key] = me
 
 
 def _before_fork() -> None:
     me = threading.get_ident()
     deadline = time.monotonic() + LIMIT
     _forking[me] = None
-    while any(thread != me for thread in list(_writing.values())):
+    while any(thread != me for thread in list(_busy.values())):
         if time.monotonic() > deadline:
             return
         time.sleep(_PAUSE)
@@ -69,7 +72,7 @@ def _after_fork() -> None:
 def _in_child() -> None:
     # The other threads are gone.
     _forking.clear()
-    _writing.clear()
+    _busy.clear()
 
 
 if hasattr(os, "register_at_fork"):

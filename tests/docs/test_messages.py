@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, timezone
@@ -31,7 +30,7 @@ from tests.conftest import require
 from tests.docs import wire
 from tests.docs.reader import Example, find, find_one, runs
 from tests.docs.wire import Relay
-from tests.helpers import DEADLINE, unmeasured
+from tests.helpers import DEADLINE, unmeasured, wait_until
 from tests.rabbitmq import RabbitMQNode
 
 ROOT = Path(__file__).parents[2]
@@ -468,18 +467,20 @@ def test_a_consumer_prints_what_the_page_shows(
     (tmp_path / source.file).write_text(source.code)
     publish_twice(relay)
 
-    said = lines_of(language, tmp_path, rabbitmq.url, len(output.code.splitlines()))
+    said = lines_of(language, tmp_path, rabbitmq, len(output.code.splitlines()))
 
     assert UUID_PATTERN.sub("ID", said) == UUID_PATTERN.sub("ID", output.code)
     assert rabbitmq.count(QUEUE) == 0
 
 
-def lines_of(language: Language, folder: Path, url: str, count: int) -> str:
-    """The first lines of a consumer, which is then ended."""
+def lines_of(
+    language: Language, folder: Path, rabbitmq: RabbitMQNode, count: int
+) -> str:
+    """The first lines of a consumer, which is ended once all is acknowledged."""
     with subprocess.Popen(
         language.command,
         cwd=folder,
-        env=environment(url),
+        env=environment(rabbitmq.url),
         stdout=subprocess.PIPE,
         encoding="utf-8",
     ) as process:
@@ -488,7 +489,7 @@ def lines_of(language: Language, folder: Path, url: str, count: int) -> str:
         too_late.start()
         try:
             lines = [process.stdout.readline() for _ in range(count)]
-            time.sleep(0.2)  # so that the last one's acknowledgement leaves
+            wait_until(lambda: rabbitmq.is_finished(QUEUE), "all is acknowledged")
         finally:
             too_late.cancel()
             process.kill()

@@ -220,6 +220,8 @@ def test_a_hidden_page_asks_nothing(page: Page) -> None:
           document.dispatchEvent(new Event("visibilitychange"));
         }"""
     )
+    # What it had just asked for is told a little later.
+    page.evaluate("() => new Promise((done) => setTimeout(done, 500))")
     asked.clear()
     # Longer than the page's period, by the page's clock.
     page.evaluate("() => new Promise((done) => setTimeout(done, 1500))")

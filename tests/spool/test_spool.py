@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flask_eventcollector.brokers.memory import MemoryBroker
-from flask_eventcollector.delivery import periodic_worker
+from flask_eventcollector.delivery import forks, periodic_worker
 from flask_eventcollector.delivery.delivery import Delivery
 from flask_eventcollector.delivery.entries import Settlement
 from flask_eventcollector.delivery.ledger import Ledger
@@ -29,7 +29,7 @@ from flask_eventcollector.stores.spool.control import (
 from flask_eventcollector.stores.spool.folder import Claim
 from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.testing import FaultInjector
-from tests.helpers import DEADLINE, pass_time, thread, wait_until
+from tests.helpers import DEADLINE, in_child, pass_time, thread, wait_until
 from tests.parts import (
     ManualBroker,
     SignalLog,
@@ -957,6 +957,41 @@ def test_a_forked_child_leaves_its_parents_file_alone(
     journal = Journal.open(path, read_only=True)
     journal.check()
     journal.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+@pytest.mark.parametrize("method", ["write", "check"], ids=["spool", "adopter"])
+def test_no_fork_happens_while_a_thread_is_inside_sqlite(
+    deliver: Deliver,
+    away: ManualBroker,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+) -> None:
+    """The child would inherit SQLite's mutexes, and hang when it opens a file."""
+    begun, goes_on = threading.Event(), threading.Event()
+    done: list[str] = []
+    real = getattr(Journal, method)
+
+    def slow(journal: Journal, *args: Any) -> None:
+        begun.set()
+        assert goes_on.wait(DEADLINE)
+        real(journal, *args)
+        done.append(method)
+
+    leave(folder, "a")
+    monkeypatch.setattr(Journal, method, slow)
+    monkeypatch.setattr(forks, "LIMIT", DEADLINE)
+    delivery = deliver(away)
+    delivery.hand_over(collect(delivery, 1))
+    assert begun.wait(DEADLINE)
+
+    def fork() -> None:
+        assert in_child(lambda: done[:1]) == [method]
+
+    with thread(fork):
+        wait_until(lambda: forks._forking, "the fork waits")
+        goes_on.set()
 
 
 def test_the_figures_of_two_apps_can_be_added() -> None:

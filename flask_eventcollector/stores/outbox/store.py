@@ -11,6 +11,7 @@ from sqlalchemy import Engine, Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from ...delivery.entries import Entry, State
+from ...delivery.forks import no_fork
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
@@ -224,6 +225,7 @@ class OutboxStore(OutboxWriter):
 
     # One run. Nothing below is called by other threads.
 
+    @no_fork()
     def _run_once(self) -> float:
         scans = drain(self._scans)
         try:
@@ -457,6 +459,7 @@ class OutboxStore(OutboxWriter):
 
     # The end.
 
+    @no_fork()
     def _on_stop(self) -> None:
         self._breaker.reset()
         if not self._opened:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from ...delivery.entries import PURGED, Entry
+from ...delivery.forks import no_fork
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
@@ -144,6 +145,7 @@ class Adopter:
 
     # One run. Nothing below is called by other threads.
 
+    @no_fork()
     def _run_once(self) -> float:
         scans = drain(self._scans)
         try:
@@ -390,6 +392,7 @@ class Adopter:
         else:
             file.claim.remove()
 
+    @no_fork()
     def _on_stop(self) -> None:
         self._erase_breaker.reset()
         self._update_rows()

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ...delivery.entries import Entry
+from ...delivery.forks import no_fork
 from ...delivery.ledger import Ledger
 from ...delivery.periodic_worker import TICK, PeriodicWorker, drain
 from ...delivery.signal import Signal
@@ -121,6 +122,7 @@ class Writer:
 
     # One run. Nothing below is called by other threads.
 
+    @no_fork()
     def _run_once(self) -> float:
         requests = drain(self._requests)
         try:
@@ -221,6 +223,7 @@ class Writer:
         with self._at_last:
             self._on_stop()
 
+    @no_fork()
     def _on_stop(self) -> None:
         self._breaker.reset()
         while not self._write([_WriteRequest(None)]) and not self._breaker.is_open:
