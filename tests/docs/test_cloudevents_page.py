@@ -143,7 +143,7 @@ def test_other_languages_read_it(
             with shop.app.app_context():
                 assert shop.events.flush(DEADLINE)
 
-    said = lines_of(language, tmp_path, rabbitmq.url, 2)
+    said = lines_of(language, tmp_path, rabbitmq, 2)
 
     assert said == "orders/7: order 7\n" * 2
     assert rabbitmq.count(QUEUE) == 0
