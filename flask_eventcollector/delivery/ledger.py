@@ -594,7 +594,10 @@ class Ledger:
 
     @step
     def free_for_rows(self) -> tuple[int, int]:
-        """How many more rows of the outbox, and bytes, may be in memory."""
+        """How many more rows of the outbox, and bytes, may be in memory.
+
+        Likewise delayed events that a dead process has left on disk.
+        """
         return self._room.for_rows()
 
     @step

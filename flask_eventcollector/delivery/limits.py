@@ -83,7 +83,7 @@ class Room:
         return left - max(0, dead), bytes_left - max(0, dead_bytes)
 
     def for_rows(self) -> tuple[int, int]:
-        """How many more rows of the outbox, and bytes, fit.
+        """How many more rows of the outbox, and bytes, fit; likewise delayed events.
 
         Half of the limits is for events that are nowhere else.
         """

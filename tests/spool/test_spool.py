@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from flask_eventcollector.delivery.ledger import Ledger
 from flask_eventcollector.events import BrokerState, Outcome, Properties, Stats
 from flask_eventcollector.messages.amqp_fields import POSSIBLE_DUPLICATE
 from flask_eventcollector.stores import circuit_breaker
-from flask_eventcollector.stores.spool import adopter, control, writer
+from flask_eventcollector.stores.spool import adopter, control, orphan, writer
 from flask_eventcollector.stores.spool.control import (
     ControlRequest,
     is_pending,
@@ -586,6 +588,81 @@ def test_an_event_that_has_expired_on_disk_is_dropped(
     signal_log.wait_for("events-dropped", "ab")
     assert signal_log.reasons("events-dropped") == ["expired"]
     wait_until(lambda: not path.exists(), "its file is gone")
+
+
+def await_put_off(delivery: Delivery, expected: int) -> None:
+    """Wait until so many rows of the one file were passed."""
+
+    def is_put_off() -> bool:
+        found = delivery._store._adopter._orphans  # type: ignore[attr-defined]
+        return [one.put_off for one in found] == [expected]
+
+    wait_until(is_put_off, f"{expected} rows are put off")
+
+
+def pass_time_on_disk(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Let what is read from a file be due. What is in memory is not."""
+    pass_time(monkeypatch, seconds)
+    later = SimpleNamespace(
+        time=lambda: time.time() + seconds, monotonic=time.monotonic
+    )
+    monkeypatch.setattr(orphan, "time", later)
+
+
+def test_delayed_events_on_disk_leave_half_of_the_memory_to_others(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(folder, range(300), properties=Properties(delay=3600))
+    leave(folder, "abc", queue="q")
+    broker = MemoryBroker()
+    delivery = deliver(broker, max_events=100, page=20)
+    delivery.start()
+    eventually(delivery, confirmed=3, delayed=50, unadopted=250)
+    await_put_off(delivery, 250)
+    assert delivery.publish(collect(delivery, "new")).confirmed == 1
+    assert delivery.stats().dropped == 0
+
+    pass_time_on_disk(monkeypatch, 3600)
+    eventually(delivery, confirmed=254, delayed=50, unadopted=0)
+    assert payloads(broker, "q") == [*"abc", "new", *range(50, 300)]
+
+
+def test_delayed_events_that_stay_on_disk_are_read_once_there_is_room(
+    deliver: Deliver, away: ManualBroker, folder: Path
+) -> None:
+    leave(folder, "abc", properties=Properties(delay=3600))
+    delivery = deliver(away, max_events=4)
+    entries = collect(delivery, 1, 2)
+    delivery.start()
+    await_put_off(delivery, 3)
+    delivery.discard(entries, "test")
+    eventually(delivery, delayed=2, unadopted=1)
+    await_put_off(delivery, 1)
+
+
+@pytest.mark.parametrize("what", ["purge", "redirect"])
+def test_delayed_events_that_stay_on_disk_can_be_changed(
+    deliver: Deliver, folder: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    path = leave(folder, "abcdefgh", properties=Properties(delay=3600))
+    first, second = MemoryBroker(), MemoryBroker()
+    delivery = deliver(first, max_events=4)
+    delivery.start()
+    await_put_off(delivery, 6)
+    asked(path, what, "aceg", "new")
+    is_gone = what == "purge"
+    await_put_off(delivery, 2 if is_gone else 6)
+
+    pass_time_on_disk(monkeypatch, 3600)
+    eventually(delivery, delayed=2, unadopted=0)
+    delivery.close(1)
+    deliver(second).start()
+    wait_until(lambda: files(folder) == [], "the file is finished")
+    sent = {
+        queue: sorted(payloads(first, queue) + payloads(second, queue))
+        for queue in ("q", "new")
+    }
+    assert sent == {"q": [*"bdfh"], "new": [] if is_gone else [*"aceg"]}
 
 
 def test_a_delayed_event_is_on_disk_before_its_publish_returns(

@@ -21,7 +21,7 @@ from .control import ControlRequest, Expected, apply, pending_request, withdraw
 from .files import close, write_rows
 from .folder import Claim, Folder, ForeignFile
 from .journal import NewerVersion, is_damage
-from .orphan import CopiedFile, Orphan, open_sound
+from .orphan import CopiedFile, Orphan, Room, open_sound
 from .quarantine import Quarantine
 from .siblings import Siblings
 from .strays import Strays
@@ -29,7 +29,8 @@ from .writer import LONGEST_WAIT
 
 #: Seconds between two scans for files of dead processes.
 SCAN_INTERVAL = 10.0
-#: The most events and bytes of dead processes in memory at the same time.
+#: The most events and bytes of dead processes in memory at the same time, without what
+#: is delayed.
 PAGE, PAGE_BYTES = 2_000, 8 * 1024 * 1024
 #: The most files of dead processes that are open at the same time.
 _MOST_FILES = 16
@@ -333,8 +334,11 @@ class Adopter:
         entries: list[Entry] = []
         damage = None
         count, size = self._room()
+        # They may wait for days, while there must be room for new events.
+        for_delayed = Room(*self._ledger.free_for_rows())
+        put_off = orphan.put_off
         try:
-            entries += orphan.read(self._share(), count, size)
+            entries += orphan.read(self._share(), count, size, for_delayed)
         except sqlite3.Error as error:
             self._read_breaker.record_failure(error)
             damage = error if is_damage(error) else None
@@ -342,7 +346,8 @@ class Adopter:
         self._ledger.adopt(entries, self._count_unadopted())
         if damage is not None:
             self._copy(orphan, str(damage))
-        return len(entries)
+        # There may be more behind what was put off.
+        return len(entries) + max(0, orphan.put_off - put_off)
 
     def _read_copied(self, copied: CopiedFile) -> int:
         entries: list[Entry] = []

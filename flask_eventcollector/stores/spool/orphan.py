@@ -5,12 +5,15 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ...delivery.entries import Entry, Row, State
-from ...events import Target
+from ...events import Event, Target
 from .folder import Claim, can_hold_events
 from .journal import Journal
 from .recovery.salvage import intact_rows
@@ -27,11 +30,34 @@ class _Place:
     read_to: int = -1
     #: The events in memory that are not delivered yet.
     here: set[Entry] = field(default_factory=set)
+    #: A heap of the rows up to there that are still to be read: when they are due, as a
+    #: Unix time, and their numbers.
+    later: list[tuple[float, int]] = field(default_factory=list)
 
     @property
     def ready(self) -> int:
         """How many of these are not delayed: those take nobody's turn."""
         return sum(entry.state is not State.DELAYED for entry in self.here)
+
+
+@dataclass
+class Room:
+    """How many more delayed events, and how many bytes, may be in memory."""
+
+    events: int
+    size: int
+
+    @property
+    def is_left(self) -> bool:
+        return self.events > 0 and self.size > 0
+
+    def take(self, event: Event) -> bool:
+        """Take room for *event*; returns whether there was any."""
+        if not self.is_left:
+            return False
+        self.events -= 1
+        self.size -= event.size
+        return True
 
 
 def open_sound(path: Path, *, full_sync: bool = False) -> Journal | None:
@@ -98,14 +124,22 @@ class Orphan:
         }
 
     @property
+    def put_off(self) -> int:
+        """How many of these were passed, since they are delayed."""
+        return sum(len(place.later) for place in self._places.values())
+
+    @property
     def is_finished(self) -> bool:
         """Whether all of its events have reached a final state."""
         return not (self.unadopted or self.here or self._dead)
 
-    def read(self, share: int, count: int, size: int) -> Iterator[Entry]:
+    def read(
+        self, share: int, count: int, size: int, for_delayed: Room
+    ) -> Iterator[Entry]:
         """The next events: at most *count*, and about *size* bytes.
 
-        No target gets more than its *share* of the memory.
+        No target gets more than its *share* of the memory. What is delayed stays on
+        disk until it is due, or until there is room *for_delayed* events.
         """
         for target, place in self._places.items():
             if not place.unadopted or place.ready > share // 2:
@@ -113,7 +147,8 @@ class Orphan:
             wanted = min(share - place.ready, count)
             if wanted <= 0 or size <= 0:
                 return
-            for entry in self._read(target, place, wanted, size):
+            rows = islice(self._rows(target, place, wanted, size, for_delayed), wanted)
+            for entry in self._read(place, rows, for_delayed):
                 count -= 1
                 size -= entry.event.size
                 yield entry
@@ -142,21 +177,31 @@ class Orphan:
         """Erase those of the events with *ids* that are only on disk; return them."""
         unadopted = self._unread_with(ids)
         self.journal.write((), [stored.number for stored in unadopted])
-        for stored in unadopted:
-            self._places[stored.event.target].unadopted -= 1
+        self._take_from_places(unadopted)
         return [adopted_entry(stored) for stored in unadopted]
 
     def redirect(self, ids: Sequence[str], queue: str) -> None:
         """Retain those of the events with *ids* that are only on disk for *queue*."""
         unadopted = self._unread_with(ids)
         self.journal.write([living_row(stored, queue) for stored in unadopted])
+        self._take_from_places(unadopted)
         for number, event, _ in unadopted:
-            self._places[event.target].unadopted -= 1
             target = event.target._replace(queue=queue)
             place = self._places.setdefault(target, _Place(0))
             place.unadopted += 1
-            # Rows behind it that were read are not read again.
-            place.read_to = min(place.read_to, number - 1)
+            if number <= place.read_to:
+                # First, and in their order, unless they are delayed.
+                heappush(place.later, (event.due_at if event.due_in else 0.0, number))
+
+    def _take_from_places(self, unadopted: Iterable[StoredEvent]) -> None:
+        """These events are not to be read any more, at least for their targets."""
+        numbers = set()
+        for number, event, _ in unadopted:
+            self._places[event.target].unadopted -= 1
+            numbers.add(number)
+        for place in self._places.values():
+            place.later = [item for item in place.later if item[1] not in numbers]
+            heapify(place.later)
 
     def _unread_with(self, ids: Sequence[str]) -> list[StoredEvent]:
         # To find a row by its event's id, SQLite has to scan all rows.
@@ -164,20 +209,38 @@ class Orphan:
         found = intact(rows)
         return [s for s in found if Row(self.journal, s.number) not in self._known]
 
-    def _read(
-        self, target: Target, place: _Place, count: int, size: int
-    ) -> Iterator[Entry]:
+    def _rows(
+        self, target: Target, place: _Place, count: int, size: int, for_delayed: Room
+    ) -> Iterator[tuple[Any, ...]]:
+        """The next rows of *target*, first those that were passed."""
+        later = place.later
+        while later and (for_delayed.is_left or later[0][0] <= time.time()):
+            number = later[0][1]
+            rows = list(self.journal.scan(number, number))
+            heappop(later)
+            yield from rows
         rows = self.journal.rows_of(target, place.read_to, count, size)
+        yield from rows
+        if not rows:
+            place.unadopted = len(later)
+
+    def _read(
+        self, place: _Place, rows: Iterable[tuple[Any, ...]], for_delayed: Room
+    ) -> Iterator[Entry]:
         for row in rows:
-            place.read_to = row[0]
+            place.read_to = max(place.read_to, row[0])
             here = Row(self.journal, row[0])
             if here in self._known:
                 continue
+            stored: StoredEvent | None = None
+            with suppress(DamagedRow):
+                stored = read_row(row)
+            if stored is not None and _stays(stored, for_delayed):
+                heappush(place.later, (stored.event.due_at, stored.number))
+                continue
             self._known[here] = place
             place.unadopted -= 1
-            try:
-                stored = read_row(row)
-            except DamagedRow:
+            if stored is None:
                 self.damaged += 1
                 continue
             entry = adopted_entry(stored)
@@ -185,8 +248,12 @@ class Orphan:
             self.rescued += 1
             (self._dead if stored.dead is not None else place.here).add(entry)
             yield entry
-        if not rows:
-            place.unadopted = 0
+
+
+def _stays(stored: StoredEvent, for_delayed: Room) -> bool:
+    """Whether it is delayed, and there is no room for it in memory."""
+    is_delayed = stored.dead is None and stored.event.due_in > 0
+    return is_delayed and not for_delayed.take(stored.event)
 
 
 class CopiedFile:
