@@ -161,8 +161,8 @@ class Kind(enum.Enum):
     DELAYED_IN_MEMORY = (
         _WARNING,
         (
-            "Delayed events are in memory only: those that are not due by then end with"
-            " this process. Set EVENTCOLLECTOR_BACKLOG to 'spool' to keep them"
+            "Delayed events are in memory only: those that are not due when this"
+            " process ends are lost. Set EVENTCOLLECTOR_BACKLOG to 'spool' to keep them"
         ),
         (),
     )

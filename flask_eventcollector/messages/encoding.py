@@ -239,7 +239,8 @@ class EventEncoder:
             if content_type != JSON_TYPE:
                 properties = replace(properties, content_type=content_type)
             return self._fitting(body), properties
-        if not isinstance(payload, _BYTES):
+        is_named = named is not None or properties.content_encoding is not None
+        if is_named and not isinstance(payload, _BYTES):
             _check_is_json(properties, payload)
         return self._body(payload), properties
 
