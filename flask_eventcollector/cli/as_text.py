@@ -392,7 +392,10 @@ def _show_changed(what: str, changed: Changed) -> None:
 def why_left(what: str, changed: Changed) -> str:
     """Why a command has not changed a running process's events."""
     if changed.owner is None:
-        return f"a process holds them to send them: {abbreviated(changed.left)}"
+        return (
+            "a process holds them to send them, so stop it first, such as the relay,"
+            f" which gives them back then: {abbreviated(changed.left)}"
+        )
     cause = "the events may be in flight"
     if what == "retry":
         cause = "the broker may have refused the events again"

@@ -242,7 +242,8 @@ def test_rows_that_no_process_holds_are_redirected(database_url: str) -> None:
 
         assert result.exit_code == 3
         assert result.stdout == "Redirected 3 events of the outbox.\n"
-        assert f"a process holds them to send them: {full('held')}" in result.stderr
+        assert "a process holds them to send them, so stop it first" in result.stderr
+        assert f"gives them back then: {full('held')}" in result.stderr
         assert command.place.values("target_queue") == ["new", "q", "new", "new"]
         assert (shown["done"], shown["left"]) == ([], [full("held")])
         assert shown["unreadable"][0]["path"] == command.place.table.name
