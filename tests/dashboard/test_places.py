@@ -225,6 +225,16 @@ def test_the_rows_of_the_outbox_are_changed(place: tuple[Desk, Any]) -> None:
     assert len(command.ids()) == 3
 
 
+def test_how_to_move_a_row_that_a_process_holds_is_said(
+    place: tuple[Desk, Any],
+) -> None:
+    desk, _ = place
+    fields: dict[str, Any] = {"action": "redirect", "queue": "r"}
+    text = readable(desk.post(**fields, every="1", agreed="1").text)
+    assert "the process that holds it is just sending it, or does not respond." in text
+    assert "stop it first, such as the relay, which gives them back then" in text
+
+
 def test_an_outbox_that_can_not_be_read_is_told(place: tuple[Desk, Any]) -> None:
     desk, command = place
     command.place.table.drop(command.place.engine)
