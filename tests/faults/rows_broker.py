@@ -31,11 +31,13 @@ def down_at_the_start(rig: Rig, runs: int) -> Figures:
     for _ in range(runs):
         rig.node.stop_app()
         with rig.trial(broker_is_up=False, RETRY_DELAY=1) as trial:
-            before = rig.proxy.accepted
+            before, began = rig.proxy.accepted, time.monotonic()
             faulty = trial.requests(SOME)
             trial.hit()
             attempts = rig.proxy.accepted - before
-            trial.expect(f"1 to 6 attempts, not {attempts}", 1 <= attempts <= 6)
+            # About one in a second, however long a busy machine takes.
+            most = 6 + int(time.monotonic() - began)
+            trial.expect(f"1 to {most} attempts, not {attempts}", 1 <= attempts <= most)
             kept = trial.stats("retained")
             trial.expect(f"all are retained, not {kept}", kept == SOME * EVENTS)
             rig.node.start_app()

@@ -37,10 +37,14 @@ def exchange_deleted(rig: Rig, runs: int) -> Figures:
             trial.requests(SOME, exchange=exchange)
             delete_exchange(rig, exchange)
             before, closed = trial.stats("confirmed"), closed_channels(rig)
+            began = time.monotonic()
             trial.requests(SOME, exchange=exchange)
             trial.hit(min(1, trial.stats("retained")) or rig.is_baseline)
             closed = closed_channels(rig) - closed
-            trial.expect(f"1 to 6 channels closed, not {closed}", 1 <= closed <= 6)
+            # Then about two in a second, however long a busy machine takes.
+            most = 6 + 2 * int(time.monotonic() - began)
+            expected = f"1 to {most} channels closed, not {closed}"
+            trial.expect(expected, 1 <= closed <= most)
             trial.requests(SOME)
             trial.expect_no_vain_wait()
             trial.expect_confirmed(SOME * EVENTS, since=before)
