@@ -196,7 +196,8 @@ class Machine:
         return self._post(f"/enqueue/{queue}", about)
 
     def health(self) -> Any:
-        return json.loads(self._get("/ready"))
+        """What it says of itself; nothing if it does not respond in time."""
+        return json.loads(self._get("/ready") or "{}")
 
     def _post(self, path: str, payload: Any) -> str:
         request = urllib.request.Request(
