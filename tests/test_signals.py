@@ -200,7 +200,9 @@ def test_each_signal_carries_just_the_events_that_it_is_about(
 
     shop.events.publish()
 
-    assert heard.heard("events_published")[0].payloads == ["a", "c"]
+    # Another thread may tell in the meantime what became of "b" later.
+    published = [said.payloads for said in heard.heard("events_published")]
+    assert ["a", "c"] in published
     assert heard.one("publish_failed").payloads == ["b"]
 
 
