@@ -61,6 +61,7 @@ def processes_of(folder: str) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_ends_with_a_test_run_that_is_killed() -> None:
     with subprocess.Popen(
@@ -84,6 +85,7 @@ def test_ends_with_a_test_run_that_is_killed() -> None:
             os.kill(int(child), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_keeps_durable_messages_when_it_is_killed_and_started_again(
     private_rabbitmq: RabbitMQNode,
 ) -> None:

@@ -66,6 +66,7 @@ def damage(path: Path) -> None:
 # Delivering
 
 
+@pytest.mark.slow
 def test_flush_delivers_each_event_once_when_the_broker_is_back(
     flask_events: FlaskEvents,
     away: FlaskEvents,
@@ -156,6 +157,7 @@ def test_two_flushes_at_once_deliver_each_event_once(
     assert sorted(sent(rabbitmq, queue)) == list(range(2000))
 
 
+@pytest.mark.slow
 def test_a_purge_beside_a_flush_leaves_each_event_with_one_of_them(
     flask_events: FlaskEvents,
     rabbitmq: RabbitMQNode,
@@ -291,6 +293,7 @@ with app.app_context():
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_not_waited_for_and_does_nothing_later(
     flask_events: FlaskEvents, folder: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_orders_outlive_the_process_that_is_killed(
     _expect(page, "#on-disk", "On disk: 0 events.")
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_a_commit_leaves_to_the_outbox(
     empty_page: Page, outbox_shop: ServedShop
 ) -> None:

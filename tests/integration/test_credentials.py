@@ -272,6 +272,7 @@ def _renewed_early(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logins, "_RENEWED_AFTER", (0.2, 0.2))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_renewed_early")
 def test_a_token_is_renewed_before_it_expires(node: Node) -> None:
     queues = [node.rabbitmq.declare(load.fresh_queue()) for _ in range(8)]

@@ -74,6 +74,7 @@ def agree(server: Server, waiting: int, confirmed: int) -> bool:
     return numbers(server) == {**expected, **places}
 
 
+@pytest.mark.slow
 def test_all_sources_agree(server: Server, rabbitmq: RabbitMQNode) -> None:
     queue, missing = rabbitmq.declare(load.fresh_queue()), load.fresh_queue()
     for _ in range(4):

@@ -119,6 +119,7 @@ class Disturbances:
             self._place.broker.start()
 
 
+@pytest.mark.slow
 def test_what_is_committed_is_sent_though_processes_are_killed(place: Place) -> None:
     with place.shop() as last:
         last.create_tables()

@@ -109,6 +109,7 @@ def test_what_no_queue_of_an_alternate_exchange_gets_is_returned(
         assert private_rabbitmq.count("others") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classic", "quorum", "stream"])
 def test_each_type_of_queue_is_declared_and_gets_events(
     private_rabbitmq: RabbitMQNode, kind: str
