@@ -68,8 +68,8 @@ class DiskIndex:
         self._outdated: dict[object, list[Entry]] = {}
         #: How many of these there are.
         self.unerased = 0
-        #: For each file: those that a transaction is about to update or erase.
-        self._updating: dict[object, list[Entry]] = {}
+        #: For each file: how many a transaction is about to update or erase.
+        self._updating: dict[object, int] = {}
         #: Events of other processes that were not read yet, by target. ``None``: the
         #: target is unknown.
         self.unadopted: Mapping[Target | None, int] = {}
@@ -85,7 +85,7 @@ class DiskIndex:
         return {
             "spooled": self._spooled(handed_over) if self._durable else 0,
             "committed": len(self._committed),
-            "unerased": self.unerased + sum(map(len, self._updating.values())),
+            "unerased": self.unerased + sum(self._updating.values()),
             "unadopted": sum(self.unadopted.values()),
         }
 
@@ -154,7 +154,8 @@ class DiskIndex:
 
         Until :meth:`end_update`, their rows are still there.
         """
-        outdated = self._updating[journal] = self._outdated.pop(journal, [])
+        outdated = self._outdated.pop(journal, [])
+        self._updating[journal] = len(outdated)
         self.unerased -= len(outdated)
         return outdated
 
