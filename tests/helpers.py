@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -141,6 +142,25 @@ def unmeasured() -> dict[str, str]:
     those with signal handlers that raise, which may leave it locked.
     """
     return {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+
+
+def freeze(pid: int) -> None:
+    """Suspend a process. Returns once all of its threads stand still.
+
+    ``SIGSTOP`` only asks for that: a thread that runs goes on for a moment.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    if Path("/proc/self/task").exists():
+        wait_until(lambda: _stands_still(pid), "the process stands still")
+
+
+def _stands_still(pid: int) -> bool:
+    files = Path(f"/proc/{pid}/task").glob("*/stat")
+    try:
+        threads = [file.read_text() for file in files]
+    except (FileNotFoundError, ProcessLookupError):  # a thread has just ended
+        return False
+    return all(thread.rpartition(")")[2].split()[0] in "TtZX" for thread in threads)
 
 
 def wait_until(

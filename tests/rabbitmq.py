@@ -28,7 +28,7 @@ from flask_eventcollector.verifying.node import (
     start_kept,
     write_files,
 )
-from tests.helpers import unmeasured
+from tests.helpers import freeze, unmeasured
 
 START_TIMEOUT = 90.0
 STOP_TIMEOUT = 30.0
@@ -187,7 +187,8 @@ class RabbitMQNode:
 
     def freeze(self) -> None:
         """Suspend the node's process: connections stay open, without a response."""
-        self._signal(signal.SIGSTOP)
+        if self.is_running and self._pid:
+            freeze(self._pid)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from flask_eventcollector.stores.spool.control import ControlRequest
 from flask_eventcollector.stores.spool.journal import Journal
 from tests.cli.support import runner
 from tests.cli.test_file_states import damaged
-from tests.helpers import Recorder, Shop, open_shop, thread
+from tests.helpers import Recorder, Shop, freeze, open_shop, thread
 from tests.spool.support import leave, rows
 
 WORKER = """
@@ -321,7 +320,7 @@ def test_what_a_process_dies_over_is_done_here(
         time.sleep(0.5)
         worker.process.kill()
 
-    worker.process.send_signal(signal.SIGSTOP)
+    freeze(worker.process.pid)
     with thread(die):
         result = run("retry", worker.dead)
 

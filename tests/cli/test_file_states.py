@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from flask_eventcollector.stores.spool.admin import changes
 from flask_eventcollector.stores.spool.folder import claim_orphan
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE, Journal
 from tests.cli.support import runner
-from tests.helpers import open_shop
+from tests.helpers import freeze, open_shop
 from tests.spool.support import dead_rows, failing, leave
 
 #: Makes the file; the processes and patches that it takes end with the test.
@@ -111,7 +110,7 @@ def frozen(folder: Path, patch: pytest.MonkeyPatch, until_the_end: ExitStack) ->
     until_the_end.callback(process.kill)
     assert process.stdout is not None
     assert process.stdout.readline() == b"locked\n"
-    process.send_signal(signal.SIGSTOP)
+    freeze(process.pid)
     return path
 
 

@@ -18,7 +18,7 @@ import pytest
 from flask_eventcollector.stores.spool.admin.changes import PATIENCE
 from flask_eventcollector.stores.spool.journal import PAGE_SIZE
 from tests.cli.support import DEADLINE, FlaskEvents
-from tests.helpers import wait_until
+from tests.helpers import freeze, wait_until
 from tests.rabbitmq import Message, RabbitMQNode, free_ports
 from tests.spool import support
 
@@ -302,7 +302,7 @@ def test_a_process_that_hangs_is_not_waited_for_and_does_nothing_later(
         assert worker.stdin is not None
         assert worker.stdout is not None
         dead = worker.stdout.readline().strip()
-        worker.send_signal(signal.SIGSTOP)
+        freeze(worker.pid)
 
         status = flask_events.json("status")
         assert [file["alive"] for file in status["files"]] == [True]

@@ -21,7 +21,7 @@ import pytest
 from tests.cli.support import FlaskEvents
 from tests.docs.reader import ROOT, Example, find, runs
 from tests.docs.wire import Relay
-from tests.helpers import DEADLINE, wait_until
+from tests.helpers import DEADLINE, freeze, wait_until
 from tests.rabbitmq import RabbitMQNode
 
 ONE_KILLED, ADOPTED, BOTH_KILLED, MOVED, EXPORTED = TRANSCRIPTS = find(
@@ -182,7 +182,7 @@ def test_the_commands_print_what_the_page_shows(
         page.means(shown(ID.pattern), ids)
         page.means(shown(r"shop@[0-9a-f]{8}@(\d+)@"), [first.pid, second.pid])
 
-        second.send_signal(signal.SIGSTOP)  # so that it adopts nothing yet
+        freeze(second.pid)  # so that it adopts nothing yet
         first.send_signal(signal.SIGKILL)
         page.check(ONE_KILLED)
 

@@ -18,7 +18,7 @@ from tests.docs.handbook import Page, runs_page
 from tests.docs.machine import Machine
 from tests.docs.reader import ROOT, find_one
 from tests.faults.disk import fill, no_disk, small_disk
-from tests.helpers import wait_until
+from tests.helpers import freeze, wait_until
 from tests.rabbitmq import RabbitMQNode
 
 pytestmark = pytest.mark.slow
@@ -287,7 +287,7 @@ def test_the_outbox_does_not_drain(
         wait_until(lambda: private_rabbitmq.count("orders.created") == 3, "all is sent")
 
         for pid in machine.pids("shop-relay"):
-            os.kill(pid, signal.SIGSTOP)
+            freeze(pid)
         machine.order(4, 5, 6)
         page.run("A relay was killed, or hangs")
 

@@ -11,6 +11,7 @@ from tests.faults.failpoints import IN_REQUESTS, POINTS
 from tests.faults.figures import Figures
 from tests.faults.rig import DATABASES, EVENTS, LEASE, Rig, Trial
 from tests.faults.rows import IN_OUTBOX, row
+from tests.helpers import freeze
 
 #: The modes with a database that has a server.
 _ON_SERVERS = tuple(mode for mode in IN_OUTBOX if DATABASES[mode] != "sqlite")
@@ -121,7 +122,7 @@ def _freeze_under_load(trial: Trial) -> None:
     with trial.under_load(MANY, pause=0.05):
         time.sleep(2 * LATENCY + dice.uniform(0, 0.3))
         sender = _sender(trial)
-        os.kill(sender, signal.SIGSTOP)
+        freeze(sender)
         trial.hit()
         # The others go on.
         time.sleep(LEASE * dice.uniform(1.1, 1.6))

@@ -186,7 +186,8 @@ def test_no_more_than_the_limit_is_in_flight(private_rabbitmq: RabbitMQNode) -> 
 def test_missing_confirms_end_the_connection(
     private_rabbitmq: RabbitMQNode,
 ) -> None:
-    with collecting(private_rabbitmq.url, HEARTBEAT=1) as (events, queue):
+    # Long enough for the second event to be sent before the connection ends.
+    with collecting(private_rabbitmq.url, HEARTBEAT=3) as (events, queue):
         events.enqueue_event(1, queue)
         assert events.publish(timeout=10).complete
         private_rabbitmq.freeze()

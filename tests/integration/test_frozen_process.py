@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.helpers import DEADLINE, freeze, unmeasured, wait_until
 from tests.isolation.fake_broker import FakeBroker, Message
 from tests.rabbitmq import RabbitMQNode
 
@@ -62,8 +61,7 @@ class FrozenWorker:
         self._freeze()
 
     def _freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+        freeze(self._process.pid)
 
 
 @contextmanager

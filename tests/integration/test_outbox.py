@@ -21,7 +21,7 @@ import pytest
 
 pytest.importorskip("sqlalchemy")
 
-from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.helpers import DEADLINE, freeze, unmeasured, wait_until
 from tests.integration.outbox_place import (
     DATABASES,
     Comparison,
@@ -67,8 +67,7 @@ class Worker:
         time.sleep(seconds)
 
     def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+        freeze(self._process.pid)
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)

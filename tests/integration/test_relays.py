@@ -25,7 +25,7 @@ pytest.importorskip("sqlalchemy")
 
 from flask_eventcollector.stores.outbox.database import Database
 from flask_eventcollector.stores.outbox.leader import leader
-from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.helpers import DEADLINE, freeze, unmeasured, wait_until
 from tests.integration.outbox_place import (
     DATABASES,
     Comparison,
@@ -71,8 +71,7 @@ class Relay:
         self.pid = self._process.pid
 
     def freeze(self) -> None:
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOWAIT)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         self._process.send_signal(signal.SIGCONT)
