@@ -76,6 +76,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     collectors: Bundle[list[Entry]] = Bundle("collectors")
     waiters: Bundle[Waiter] = Bundle("waiters")
+    released: Bundle[Waiter] = Bundle("released")
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,6 +92,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.last_words: Counter[str] = Counter()
         self.final_states: dict[str, State] = {}
         self.waiting: list[Waiter] = []
+        self.telling: list[Waiter] = []
         #: These had their own limit while they were dead.
         self.retried = 0
         #: These may exceed the limit for dead events.
@@ -187,14 +189,21 @@ class LedgerMachine(RuleBasedStateMachine):
         self.waiting.append(waiter)
         return waiter
 
-    @rule(waiter=consumes(waiters), ran_out=st.booleans())
-    def stop_waiting(self, waiter: Waiter, ran_out: bool) -> None:
+    @rule(target=released, waiter=consumes(waiters), ran_out=st.booleans())
+    def stop_waiting(self, waiter: Waiter, ran_out: bool) -> Waiter:
         result = self.ledger.stop_waiting(waiter, ran_out=ran_out)
         self.waiting.remove(waiter)
+        self.telling.append(waiter)
         assert result.confirmed + result.in_flight + result.retained + (
             result.dead + result.dropped + result.delayed
         ) == len(waiter.entries)
+        return waiter
+
+    @rule(waiter=consumes(released))
+    def let_go(self, waiter: Waiter) -> None:
+        self.telling.remove(waiter)
         self.hear(waiter.notices)
+        self.ledger.let_go(waiter)
 
     # The broker
 
@@ -390,7 +399,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def each_last_word_is_told_once(self) -> None:
         self.hear(drain(self.ledger))
         signalled = set(self.final_states)
-        for waiter in self.waiting:
+        successors = (w.successor for w in self.telling if w.successor is not None)
+        for waiter in [*self.waiting, *self.telling, *successors]:
             signalled |= {n.event.id for n in waiter.notices if n.kind in FINAL_STATES}
         ended = {id for id, entry in self.all.items() if not entry.state.alive}
         assert ended == signalled & set(self.all)

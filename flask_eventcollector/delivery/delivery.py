@@ -203,12 +203,20 @@ class Delivery:
             result = self._ledger.stop_waiting(waiter, ran_out=ran_out)
             self._store.persist(waiter.entries)
             self._notifier.notify(waiter.notices)
+            if not result.complete:
+                self._let_go(waiter)
             return result
         except BaseException:
             # The worker was asked to stop, so no user code may run now.
             self._ledger.stop_waiting(waiter, ran_out=False)
             self._ledger.defer(waiter.notices)
+            self._let_go(waiter)
             raise
+
+    def _let_go(self, waiter: Waiter) -> None:
+        self._ledger.let_go(waiter)
+        if self._ledger.has_deferred:
+            self._flusher.wake()
 
     def _caller(self) -> object:
         """The caller's trace; ``None``: it does not matter."""

@@ -281,6 +281,14 @@ class Waiter:
         self.pending: set[Entry] = set()
         self.notices: list[Notice] = []
         self.done = Signal()
+        #: Has the notices about its events while it dispatches its own.
+        self.successor: Waiter | None = None
+
+    def succeed(self) -> Waiter:
+        """Who has the notices about its events from now on; nobody waits there."""
+        if self.successor is None:
+            self.successor = Waiter(patient=False)
+        return self.successor
 
     def settled(self, settlement: Settlement) -> None:
         """Take note of an outcome. A patient caller waits for a retry.

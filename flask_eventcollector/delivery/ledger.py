@@ -291,14 +291,26 @@ class Ledger:
 
     @step
     def stop_waiting(self, waiter: Waiter, *, ran_out: bool) -> PublishResult:
-        """Release *waiter*: the flusher reports what happens to its events later."""
+        """Release *waiter*. If its result is incomplete, :meth:`let_go` must follow."""
         self._waiters.end(waiter, ran_out=ran_out)
         for entry in waiter.entries:
-            entry.waiter = None
+            entry.waiter = waiter.succeed() if entry.state in HANDED_OVER else None
             obstacle = self._problems.obstacle(entry)
             if obstacle:
                 self._reports.obstructed(entry, obstacle, waiter)
         return waiter.result(self._problems.among(waiter.entries))
+
+    @step
+    def let_go(self, waiter: Waiter) -> None:
+        """Let the flusher report what has happened to its events since it was released.
+
+        A caller lets go once its own notices are dispatched, so that they come first.
+        """
+        if waiter.successor is not None:
+            for entry in waiter.entries:
+                entry.waiter = None
+            self.defer(waiter.successor.notices)
+            waiter.successor.notices.clear()
 
     def wait_until_flushed(self, deadline: float) -> bool:
         """Wait until nothing is in flight or retained, at most until *deadline*.

@@ -48,6 +48,37 @@ def test_any_outcome_ends_an_ordinary_wait(
     assert waiter.done.is_set()
 
 
+def test_what_happens_after_the_wait_is_told_after_the_callers_own_notices(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("ab", waiter=waiter)
+    desk.take()
+    desk.settle("a")
+
+    leave(desk, waiter)
+    desk.settle("b")
+
+    assert kinds_and_letters(waiter.notices) == [("events_published", "a")]
+    assert desk.notices() == []
+    desk.ledger.let_go(waiter)
+    assert desk.notices() == [("events_published", "b")]
+    desk.ledger.let_go(waiter)
+    assert desk.notices() == []
+
+
+def test_a_caller_without_a_pending_event_has_nothing_to_let_go(
+    desk: Desk, waiter: Waiter
+) -> None:
+    desk.hand_over("a", waiter=waiter)
+    desk.take()
+    desk.settle("a")
+
+    assert leave(desk, waiter).complete
+
+    assert desk["a"].waiter is None
+    assert waiter.successor is None
+
+
 @pytest.mark.parametrize("outcome", [*Outcome, None])
 def test_a_patient_caller_waits_for_confirm_or_refusal(
     desk: Desk, patient: Waiter, outcome: Outcome | None
@@ -225,6 +256,7 @@ def test_notices_after_the_wait_are_left_to_the_flusher(
     desk.hand_over("a", waiter=waiter)
     desk.take()
     leave(desk, waiter, ran_out=True)
+    desk.ledger.let_go(waiter)
     desk.settle("a")
     assert desk.notices() == [("events_published", "a")]
     assert waiter.notices == []
