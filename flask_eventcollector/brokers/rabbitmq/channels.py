@@ -81,6 +81,8 @@ class ExchangeChannel:
         self.state = ChannelState.OPENING
         #: The last request to the broker.
         self._step = "channel.open"
+        #: Whether it is the one that checks the exchange.
+        self._is_checking = False
         #: The broker's message size limit in bytes, once known.
         self.size_limit: int | None = None
         self._pending: deque[Entry] = deque()
@@ -177,6 +179,7 @@ class ExchangeChannel:
         channel.add_on_return_callback(self._on_return)
         if self._exchange:
             self._step = f"exchange.declare (passive) for {self._exchange!r}"
+            self._is_checking = True
             channel.exchange_declare(self._exchange, passive=True, callback=self._found)
         else:
             self._found(None)
@@ -184,7 +187,7 @@ class ExchangeChannel:
     def _found(self, _: object) -> None:
         if self._was_given_up:
             return
-        self._step = "confirm.select"
+        self._step, self._is_checking = "confirm.select", False
         self._channel.confirm_delivery(self._on_confirm, callback=self._ready)
 
     def _ready(self, _: object) -> None:
@@ -288,7 +291,21 @@ class ExchangeChannel:
             Settlement(entry, Outcome.UNKNOWN, reason, **more)
             for entry in self.unconfirmed
         ]
-        return unknown + [Settlement(entry, None) for entry in self._pending]
+        return unknown + self._unsent(reason, **more)
+
+    def _unsent(
+        self, reason: str, *, suspect: bool = False, **_: bool
+    ) -> list[Settlement]:
+        """What waits to be sent. Some names make RabbitMQ fail when it checks them.
+
+        For example, RabbitMQ 4.0 cuts off the middle of a character in the name of an
+        exchange that is missing, and closes the connection over its own text.
+        """
+        if not (suspect and self._is_checking):
+            return [Settlement(entry, None) for entry in self._pending]
+        why = f"{reason}, as a response to {self._step}"
+        about = {"suspect": True, "back_off": True}
+        return [Settlement(entry, None, why, **about) for entry in self._pending]
 
     def _refused(self, error: BaseException) -> list[Settlement]:
         """The channel could not be used, so nothing was sent."""
