@@ -104,6 +104,9 @@ class FakeBroker:
         self.unanswered: set[str] = set()
         #: What closes the channel or the connection over a declaration or a binding.
         self.on_declare: Callable[[Any], Any] = lambda method: None
+        #: Which declarations and bindings get no response until :meth:`answer_late`.
+        self.is_late_for: Callable[[Any], bool] = lambda method: False
+        self._late: list[Callable[[], None]] = []
         #: The declarations and bindings that it has taken, in order.
         self.declared: list[Any] = []
         self.messages: list[Message] = []
@@ -143,6 +146,11 @@ class FakeBroker:
     def copies(self, body: bytes) -> int:
         """How often a message with *body* was published."""
         return sum(message.body == body for message in self.messages)
+
+    def answer_late(self) -> None:
+        """Respond to what is still without a response."""
+        while self._late:
+            self._late.pop()()
 
     def _accept(self) -> None:
         while True:
@@ -243,6 +251,10 @@ class FakeBroker:
             connection.send(0, spec.Connection.UpdateSecretOk())
 
     def _on_declare(self, connection: _Connection, number: int, method: Any) -> None:
+        if self.is_late_for(method):
+            answer = _DECLARES[method.NAME](method)
+            self._late.append(partial(connection.send, number, answer))
+            return
         close = self.on_declare(method)
         if isinstance(close, spec.Connection.Close):
             connection.send(0, close)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from pika import spec
 
 from flask_eventcollector.brokers.rabbitmq import broker as rabbitmq_broker
 from flask_eventcollector.brokers.rabbitmq import channels, unconfirmed
@@ -99,6 +100,31 @@ def test_an_event_that_closes_its_channel_is_refused_and_then_dead() -> None:
         (dead,) = shop.events.dead()
         assert dead.reason == "ACCESS_REFUSED"
         assert broker.connections == 1
+
+
+def test_an_exchange_whose_check_ends_the_connection_is_refused_and_then_dead() -> None:
+    """RabbitMQ 4.0 fails over the names of some exchanges that are missing."""
+
+    def fail_over_odd_names(method: Any) -> Any:
+        is_odd = method.NAME == "Exchange.Declare" and method.exchange == "odd"
+        return spec.Connection.Close(541, "INTERNAL_ERROR", 0, 0) if is_odd else None
+
+    with FakeBroker() as broker, shop_at(broker, DEAD_AFTER=0) as shop:
+        broker.on_declare = fail_over_odd_names
+        publish(shop, *range(10))
+        for number in range(3):
+            shop.events.enqueue_event(number, "q", exchange="odd")
+        publish(shop, *range(10, 20))
+        confirmed(shop, 20)
+        wait_until(lambda: shop.events.stats().dead == 3, "they are dead")
+
+        (reason,) = {dead.reason for dead in shop.events.dead()}
+        assert reason == (
+            "closed by the broker: INTERNAL_ERROR, as a response to exchange.declare"
+            " (passive) for 'odd'"
+        )
+        assert broker.connections <= 8
+        assert shop.events.stats().balanced
 
 
 def test_headers_that_do_not_fit_into_a_frame_are_dead_at_once() -> None:
@@ -315,6 +341,42 @@ def test_a_declare_without_a_response_delays_no_one_else(
             stats = shop.events.stats()
             assert stats.broker is BrokerState.READY
             assert "no response to queue.declare for 'deaf'" in stats.broker_error
+
+
+def test_queues_that_hang_keep_no_other_from_being_declared_and_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More than there are channels for declarations."""
+    monkeypatch.setattr(
+        "flask_eventcollector.brokers.rabbitmq.session.STEP_TIMEOUT", 0.3
+    )
+    queues = {**{f"deaf{n}": {} for n in range(3)}, "shop": {"bind": ["amq.topic:#"]}}
+    with FakeBroker() as broker:
+        broker.is_late_for = lambda m: str(getattr(m, "queue", "")).startswith("deaf")
+        with shop_at(broker, QUEUES=queues) as shop:
+            publish(shop, 1)
+            wait_until(lambda: len(broker.declared) == 2, "it is bound")
+            wait_until(
+                lambda: shop.events.stats().broker_error.count("no response") == 3,
+                "those are reported",
+            )
+            assert [method.queue for method in broker.declared] == ["shop", "shop"]
+            confirmed(shop, 1)
+
+
+def test_a_late_response_ends_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "flask_eventcollector.brokers.rabbitmq.session.STEP_TIMEOUT", 0.3
+    )
+    with FakeBroker() as broker:
+        broker.is_late_for = lambda method: method.NAME == "Queue.Declare"
+        with shop_at(broker, QUEUES={"late": {}}) as shop:
+            publish(shop, 1)
+            confirmed(shop, 1)
+            assert "no response" in shop.events.stats().broker_error
+            broker.answer_late()
+            wait_until(lambda: not shop.events.stats().broker_error, "it is gone")
+            assert broker.connections == 1
 
 
 def test_who_waits_for_a_reconnect_waits_for_no_backoff() -> None:

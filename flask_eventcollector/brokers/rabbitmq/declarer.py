@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from functools import partial
+from typing import NamedTuple
 
 from pika.channel import Channel
 from pika.exceptions import ChannelClosedByBroker
@@ -16,11 +18,21 @@ from .differences import refusal
 _MOST_CHANNELS = 2
 
 
+class _Taken(NamedTuple):
+    """A step that was sent."""
+
+    step: Step
+    #: When, by the monotonic clock.
+    at: float
+
+
 class Declarer:
     """Takes each round of steps, a few at the same time, then the next.
 
+    *done* is called once nothing need be waited for any more, perhaps several times.
+
     On channels of its own, since the broker closes a channel over a refused step. A
-    channel is used until then. If there is no response, it stays in use.
+    channel is used until then, or until a step on it is given up.
     """
 
     def __init__(
@@ -37,26 +49,46 @@ class Declarer:
         #: The steps of this round that are still to be taken.
         self._waiting: list[Step] = []
         #: By the numbers of the channels, the steps without a response yet.
-        self._taken: dict[int, Step] = {}
-        self._channels = 0
+        self._taken: dict[int, _Taken] = {}
+        #: The numbers of the channels in use.
+        self._in_use: set[int] = set()
 
     @property
     def unanswered(self) -> Collection[Step]:
         """The steps that the broker has not responded to yet."""
-        return self._taken.values()
+        return [taken.step for taken in self._taken.values()]
 
     def go_on(self) -> None:
         """Take what can be taken now."""
-        while self._rounds and not (self._waiting or self._channels):
+        while self._rounds and not (self._waiting or self._in_use):
             self._waiting = self._rounds.pop(0)
             self._open_channels()
-        if not (self._waiting or self._channels):
+        if not (self._waiting or self._in_use):
             self._done()
 
+    def give_up(self, patience: float) -> None:
+        """Go on without the steps that have had no response for *patience* seconds.
+
+        A queue that hangs keeps no other from being declared and bound, and no event
+        from being published. A response may still come.
+        """
+        before = time.monotonic() - patience
+        silent = {n for n, taken in self._taken.items() if taken.at < before}
+        if not silent & self._in_use:
+            return
+        for number in silent & self._in_use:
+            step = self._taken[number].step
+            problem = f"no response to {step.method} for {step.name!r}"
+            self._report_problem(str(step), f"{problem} within {patience:.0f} s")
+        self._in_use -= silent
+        self._done()
+        self._open_channels()
+        self.go_on()
+
     def _open_channels(self) -> None:
-        while self._channels < min(_MOST_CHANNELS, len(self._waiting)):
-            self._channels += 1
-            self._connection.channel(on_open_callback=self._opened)
+        while len(self._in_use) < min(_MOST_CHANNELS, len(self._waiting)):
+            channel = self._connection.channel(on_open_callback=self._opened)
+            self._in_use.add(channel.channel_number)
 
     def _opened(self, channel: Channel) -> None:
         channel.add_on_close_callback(self._closed)
@@ -66,20 +98,24 @@ class Declarer:
         if not self._waiting:
             channel.close()
             return
-        step = self._taken[channel.channel_number] = self._waiting.pop(0)
+        step = self._waiting.pop(0)
+        self._taken[channel.channel_number] = _Taken(step, time.monotonic())
         step.send(channel, callback=partial(self._answered, channel))
 
     def _answered(self, channel: Channel, _: object) -> None:
-        step = self._taken.pop(channel.channel_number)
+        step, _at = self._taken.pop(channel.channel_number)
         self._report_problem(str(step), "")
-        self._take_next(channel)
+        if channel.channel_number in self._in_use:
+            self._take_next(channel)
+        else:
+            channel.close()
 
     def _closed(self, channel: Channel, error: BaseException) -> None:
-        self._channels -= 1
+        self._in_use.discard(channel.channel_number)
         if not self._connection.is_open:
             return
-        step = self._taken.pop(channel.channel_number, None)
-        if step is not None and isinstance(error, ChannelClosedByBroker):
-            self._report_problem(str(step), refusal(step, error))
+        taken = self._taken.pop(channel.channel_number, None)
+        if taken is not None and isinstance(error, ChannelClosedByBroker):
+            self._report_problem(str(taken.step), refusal(taken.step, error))
         self._open_channels()
         self.go_on()

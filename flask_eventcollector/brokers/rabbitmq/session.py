@@ -192,7 +192,8 @@ class Session:
         self._connection.add_on_connection_blocked_callback(self._on_blocked)
         self._connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._ticked_at = time.monotonic()
-        self._begin_at = self._ticked_at + STEP_TIMEOUT
+        # Those without a response are reported first.
+        self._begin_at = self._ticked_at + STEP_TIMEOUT + _TICK
         for name, problem in self._declarations.left_out().items():
             self._state.report_problem(name, problem)
         self._declarer.go_on()
@@ -209,16 +210,9 @@ class Session:
         self._drain()
 
     def _begin_without_answers(self) -> None:
-        """Stop waiting for declares without a response, and report them."""
-        if self._state.is_ready or time.monotonic() < self._begin_at:
-            return
-        for step in self._declarer.unanswered:
-            problem = (
-                f"no response to {step.method} for {step.name!r} within"
-                f" {STEP_TIMEOUT:.0f} s"
-            )
-            self._state.report_problem(str(step), problem)
-        self._begin()
+        """Begin, at the latest now, although more is still to be declared."""
+        if not self._state.is_ready and time.monotonic() >= self._begin_at:
+            self._begin()
 
     def _on_blocked(self, _: object, frame: Any) -> None:
         self._state.block(str(frame.method.reason))
@@ -277,6 +271,7 @@ class Session:
             return
         if self._was_frozen():
             return
+        self._declarer.give_up(STEP_TIMEOUT)
         self._begin_without_answers()
         if self._state.is_ready:
             self._channels.look_after()
