@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Iterator
+from typing import cast
 
 import pika
 import pytest
@@ -135,6 +136,16 @@ def test_an_error_without_an_explanation_is_named(
 def test_the_innermost_cause_is_explained(error: BaseException, words: str) -> None:
     assert words in explain(error)
     assert explain(wrapped(error)) == explain(error)
+
+
+def test_a_text_that_was_cut_off_in_a_character_is_text() -> None:
+    """pika shows it as bytes."""
+    text = ("NOT_FOUND - no exchange '" + "ä" * 120).encode()[:252] + b"..."
+    error = exceptions.ChannelClosedByBroker(404, cast(str, text))
+    shown = "NOT_FOUND - no exchange '" + "ä" * 113 + "..."
+    assert broker_text(error) == shown
+    closed = exceptions.ConnectionClosedByBroker(404, cast(str, text))
+    assert explain(closed) == f"closed by the broker: {shown}"
 
 
 def test_a_refused_certificate_is_distinguished_from_other_tls_errors() -> None:

@@ -468,6 +468,35 @@ def test_a_broker_without_anything_is_compared_and_set_up(
         publish(shop, "orders.created")
 
 
+def test_what_differs_is_told_if_the_brokers_text_is_cut_off(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    name = private_rabbitmq.declare("q" * 200, x_max_length=5)
+    with shop_at(private_rabbitmq, QUEUES={name: {"x-max-length": 6}}) as shop:
+        _, lines = look(shop, "diff", "--json")
+
+    (finding,) = json.loads("\n".join(lines))["findings"]
+    assert finding["state"] == "different"
+    assert "inequivalent arg 'x-max-length'" in finding["reason"]
+    assert "or delete the queue once it is empty" in finding["reason"]
+
+
+def test_a_missing_exchange_with_a_name_that_rabbitmq_cuts_off_holds_up_nobody(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    """RabbitMQ 4.0 closes the connection over it: its text ends within a character."""
+    name = "ä" * 120
+    with shop_at(private_rabbitmq, QUEUES=HEALTHY, DEAD_AFTER=0) as shop:
+        shop.events.enqueue_event(1, "q", exchange=name)
+        shop.events.publish()
+        wait_until(lambda: shop.events.stats().dead == 1, "it is dead")
+        publish(shop, "healthy.one", "amq.topic")
+        (dead,) = shop.events.dead()
+
+    assert "b'" not in dead.reason
+    assert dead.reason.startswith(("NOT_FOUND - no exchange 'ää", "closed by the bro"))
+
+
 def test_apply_changes_nothing_that_exists(private_rabbitmq: RabbitMQNode) -> None:
     private_rabbitmq.declare("orders", x_max_length=5)
     private_rabbitmq.publish("orders", b"1")

@@ -277,11 +277,25 @@ def test_a_value_of_a_rare_type_is_shown_and_ends_the_comparison() -> None:
     assert adapted(step, found) is None
 
 
-def test_a_text_that_was_cut_is_shown_as_it_is() -> None:
+def test_a_text_that_was_cut_off_is_shown_as_it_is_with_the_cure() -> None:
     text = f"PRECONDITION_FAILED - inequivalent arg 'x-a' for queue '{'q' * 180}..."
     (step,) = declarations.steps(Topology(queues=parse_queues({"q": {}}, "Q")))
     error = ChannelClosedByBroker(406, text)
     assert difference(error) is None
     assert refusal(step, error) == (
-        f"queue 'q' was refused: {text}: correct EVENTCOLLECTOR_QUEUES"
+        f"queue 'q' was refused: {text}: correct EVENTCOLLECTOR_QUEUES, or delete the"
+        " queue once it is empty, so that it is declared anew. Until then, it is used"
+        " as it is"
     )
+
+
+@pytest.mark.parametrize(
+    "current", ["'dea...", "the value 'dea...", "the value 'dea' of type 'lo..."]
+)
+def test_a_value_that_was_cut_off_ends_the_comparison(current: str) -> None:
+    said = f"received none but current is {current}"
+    found = difference(ChannelClosedByBroker(406, IN_VHOST.format("x-a") + said))
+    assert found is not None
+    assert (found.present or "").startswith("dea")
+    (step,) = declarations.steps(Topology(queues=parse_queues({"q": {}}, "Q")))
+    assert adapted(step, found) is None

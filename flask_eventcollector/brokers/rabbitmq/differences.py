@@ -34,6 +34,8 @@ _INEQUIVALENT = re.compile(
     r" received (?P<given>.*) but current is (?P<present>.*)",
     re.DOTALL,
 )
+#: In each text about a difference, even if its end is missing.
+_DIFFERS = "inequivalent arg"
 _TYPED = re.compile(r"the value '(?P<value>.*)' of type '(?P<type>\w+)'", re.DOTALL)
 
 
@@ -47,12 +49,20 @@ def difference(error: BaseException) -> Difference | None:
     return Difference(found["argument"], given, present, kind)
 
 
+#: Instead of a type, of a value whose end is missing.
+_CUT_OFF = "cut off"
+
+
 def _value(text: str) -> tuple[str | None, str]:
     """A value in RabbitMQ's words, and its type."""
     if text == "none":
         return None, ""
     found = _TYPED.fullmatch(text)
-    return (text.strip("'"), "") if found is None else (found["value"], found["type"])
+    if found is not None:
+        return found["value"], found["type"]
+    if text.endswith("..."):
+        return text.removeprefix("the value ").removeprefix("'"), _CUT_OFF
+    return text.strip("'"), ""
 
 
 def adapted(step: Step, found: Difference) -> Step | None:
@@ -90,6 +100,11 @@ _READ: Mapping[str, Callable[[str], str | int | bool]] = {
 }
 
 
+def differs(error: BaseException) -> bool:
+    """Whether the broker says that something exists, with other arguments."""
+    return _DIFFERS in broker_text(error)
+
+
 def refusal(step: Step, error: BaseException) -> str:
     """Why the broker has refused *step*, with the cure."""
     found = difference(error)
@@ -109,6 +124,8 @@ def how_to_align(step: Step) -> str:
 
 def cure(step: Step, error: BaseException) -> str:
     """What to do about *step*, which the broker has refused with *error*."""
+    if differs(error):
+        return how_to_align(step)
     code = getattr(error, "reply_code", None)
     if code == 404:
         return (

@@ -13,7 +13,14 @@ from ...config.broker_url import BrokerURL
 from ...config.topology import Topology
 from ...events import Word
 from .declarations import Phase, Step, steps
-from .differences import Difference, adapted, cure, difference, how_to_align
+from .differences import (
+    Difference,
+    adapted,
+    cure,
+    difference,
+    differs,
+    how_to_align,
+)
 from .logins import Logins
 from .pika_logging import silence_pika_in_this_thread
 from .reasons import CONNECTION_ERRORS, broker_text, explain
@@ -161,9 +168,8 @@ class Inspector:
                 break
             one = difference(error)
             if one is None:
-                return _finding(step, State.REFUSED, error)._replace(
-                    differences=tuple(found)
-                )
+                state = State.DIFFERENT if differs(error) else State.REFUSED
+                return _finding(step, state, error)._replace(differences=tuple(found))
             found.append(one)
             changed = adapted(changed, one)
         if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import socket
 import ssl
@@ -24,6 +25,9 @@ CONNECTION_ERRORS = (
 )
 #: While a connection opens, pika wraps the broker's message in a repr.
 _REPR = re.compile(r"\w+: \(\d+\) (?P<quote>['\"])(?P<words>.*)(?P=quote)")
+#: RabbitMQ cuts off its texts at 255 bytes. If that is in the middle of a character,
+#: pika shows them as bytes.
+_BYTES = re.compile(r"b(?P<quote>['\"]).*(?P=quote)\Z")
 #: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR, NOT_ALLOWED: a
 #: new token was refused.
 _NOBODYS_FAULT = (320, 404, 506, 530)
@@ -79,7 +83,7 @@ def is_unexpected(error: BaseException) -> bool:
 
 def broker_text(error: BaseException) -> str:
     """The broker's own message, if there is one."""
-    return getattr(error, "reply_text", "") or explain(error)
+    return _reply_text(error) or explain(error)
 
 
 def size_limit(error: BaseException) -> int | None:
@@ -138,8 +142,15 @@ def _refused_protocol(error: BaseException) -> str:
     return "the server does not speak AMQP 0-9-1"
 
 
+def _reply_text(error: BaseException) -> str:
+    text: str = getattr(error, "reply_text", "")
+    if _BYTES.match(text):
+        return str(ast.literal_eval(text).decode(errors="ignore"))
+    return text
+
+
 def _text(error: BaseException) -> str:
-    reply = getattr(error, "reply_text", "")
+    reply = _reply_text(error)
     if isinstance(error, OSError) and error.strerror:
         return str(error.strerror)
     text = str(reply or error) or type(error).__name__
