@@ -11,7 +11,7 @@ import pytest
 from flask_eventcollector import Config, ConfigurationError
 from flask_eventcollector.brokers.rabbitmq.declarations import steps
 from flask_eventcollector.config.exchanges import ExchangeOptions, Unrouted
-from flask_eventcollector.config.queues import Binding, QueueOptions
+from flask_eventcollector.config.queues import ARGUMENTS, Binding, QueueOptions
 from flask_eventcollector.config.topology import of_others, silent_losses
 
 SHOP = {"shop": {"type": "topic"}}
@@ -247,6 +247,15 @@ def test_a_queue_can_t_have_a_reserved_name() -> None:
     assert "begin with 'amq.'" in refusal(queues={"amq.gen-1": {}})
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\r"])
+def test_a_name_has_no_line_break_since_rabbitmq_removes_it(name: str) -> None:
+    cure = "has a line break in its name, which RabbitMQ removes: remove it"
+    message = refusal(queues={name: {}})
+    assert message.startswith(f"a queue of EVENTCOLLECTOR_QUEUES {cure}")
+    message = refusal({name: {"type": "topic"}})
+    assert message.startswith(f"an exchange of EVENTCOLLECTOR_EXCHANGES {cure}")
+
+
 def test_events_do_not_go_to_an_internal_exchange() -> None:
     app = flask.Flask(__name__)
     app.config["EVENTCOLLECTOR_EXCHANGES"] = {
@@ -312,6 +321,14 @@ def test_what_a_queue_of_others_is_bound_to_is_checked() -> None:
         ({"x-delivery-limit": 9}, "drops messages redelivered beyond"),
         ({"x-expires": 9}, "after 'x-expires' without a consumer: leave it out"),
         ({"x-ha-policy": "all"}, "set 'type' to 'quorum'"),
+        (
+            {"x-max-lenght": 9},
+            "'x-max-lenght', which RabbitMQ ignores: did you mean 'x-max-length'?",
+        ),
+        (
+            {"type": "stream", "x-max_age": "7D"},
+            "'x-max_age', which RabbitMQ ignores: did you mean 'x-max-age'?",
+        ),
         ({"durable": False}, "is not durable"),
         ({"auto_delete": True}, "when its last consumer goes"),
     ],
@@ -334,10 +351,16 @@ def test_a_queue_that_may_lose_messages_is_told_with_the_cure(
         {"type": "stream", "x-max-length-bytes": 9},
         {"type": "quorum", "bind": ["shop:#"]},
         {"type": "quorum", "x-delivery-limit": -1},
+        {"x-message-deduplication": True, "x-cache-size": 9, "x-mine": 1},
     ],
 )
 def test_a_queue_that_keeps_its_messages_is_fine(queue: dict[str, Any]) -> None:
     assert losses(queues={"orders": queue}) == []
+
+
+def test_no_argument_of_rabbitmq_is_taken_for_another_one() -> None:
+    queue = dict.fromkeys(ARGUMENTS, 1)
+    assert not any("ignores" in loss for loss in losses(queues={"orders": queue}))
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from .options import (
     Reader,
     read_arguments,
     read_bool,
+    read_declared_name,
     read_dict,
-    read_key,
     read_name,
     read_options,
     read_word,
@@ -124,7 +124,7 @@ def parse_exchanges(value: object, key: str) -> Exchanges:
     """
     named = read_dict(value, key, "exchange names and options")
     exchanges = {
-        read_key(name, f"an exchange of {key}"): _options(
+        read_declared_name(name, f"an exchange of {key}"): _options(
             name, options, f"{key}[{name!r}]"
         )
         for name, options in named.items()

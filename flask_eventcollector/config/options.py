@@ -75,6 +75,16 @@ def read_name(value: object, what: str) -> str:
     return read_key(value, what)
 
 
+def read_declared_name(value: object, what: str) -> str:
+    """The name of an exchange or a queue, as it is declared; it may be empty."""
+    name = read_key(value, what)
+    if "\n" in name or "\r" in name:
+        raise ConfigurationError(
+            f"{what} has a line break in its name, which RabbitMQ removes: remove it"
+        )
+    return name
+
+
 def read_key(value: object, what: str) -> str:
     """A name or a routing key, which may be empty."""
     try:

@@ -8,13 +8,13 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ..errors import ConfigurationError
-from ..messages.amqp_fields import check_name
 from ..messages.wording import type_name
 from .exchanges import NO_ARGUMENTS, RESERVED
 from .options import (
     Reader,
     read_arguments,
     read_bool,
+    read_declared_name,
     read_dict,
     read_key,
     read_name,
@@ -24,12 +24,18 @@ from .options import (
 #: The argument of ``queue.declare`` behind the option ``"type"``.
 QUEUE_TYPE = "x-queue-type"
 _TYPES = ("classic", "quorum", "stream")
-#: Which are written without "x-" by mistake, since other libraries name them so. See
+#: Which are written without "x-" by mistake, since other libraries name them so, or
+#: with another mistake, for which RabbitMQ ignores them. See
 #: https://www.rabbitmq.com/docs/queues#optional-arguments.
-_ARGUMENTS = (
-    *("x-dead-letter-exchange", "x-dead-letter-routing-key", "x-delivery-limit"),
-    *("x-expires", "x-max-length", "x-max-length-bytes", "x-max-priority"),
-    *("x-message-ttl", "x-overflow", "x-single-active-consumer"),
+ARGUMENTS = (
+    *("x-dead-letter-exchange", "x-dead-letter-routing-key", "x-dead-letter-strategy"),
+    *("x-delivery-limit", "x-expires", "x-initial-cluster-size", "x-max-age"),
+    *("x-max-in-memory-bytes", "x-max-in-memory-length", "x-max-length"),
+    *("x-max-length-bytes", "x-max-priority", "x-message-ttl", "x-overflow"),
+    *("x-queue-leader-locator", "x-queue-master-locator", "x-queue-mode"),
+    *("x-queue-type", "x-queue-version", "x-quorum-initial-group-size"),
+    *("x-quorum-target-group-size", "x-single-active-consumer"),
+    *("x-stream-filter-size-bytes", "x-stream-max-segment-size-bytes"),
 )
 
 
@@ -91,10 +97,9 @@ def parse_queues(value: object, key: str) -> Queues:
 
 
 def _name(value: object, key: str) -> str:
-    try:
-        name = check_name(value, f"a queue of {key}")
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(str(error)) from None
+    if value == "":
+        raise ConfigurationError(f"a queue of {key} is empty: pass the name of a queue")
+    name = read_declared_name(value, f"a queue of {key}")
     if name.startswith(RESERVED):
         raise ConfigurationError(
             f"{key} has the queue {name!r}, but the broker reserves names that begin"
@@ -109,7 +114,7 @@ def _options(value: object, key: str) -> QueueOptions:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{key} is of type {type_name(value)}: pass a dict")
     named = {name: v for name, v in value.items() if not _is_argument(name)}
-    options = read_options(named, key, _READERS, also=_ARGUMENTS)
+    options = read_options(named, key, _READERS, also=ARGUMENTS)
     # Arguments may stand among the options: all of AMQP's begin with "x-".
     direct = {name: v for name, v in value.items() if _is_argument(name)}
     arguments = [read_arguments(direct, key), options.pop("arguments", {})]

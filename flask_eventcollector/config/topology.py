@@ -16,7 +16,7 @@ from .exchanges import (
     is_predeclared,
     type_of,
 )
-from .queues import Binding, QueueOptions, Queues
+from .queues import ARGUMENTS, Binding, QueueOptions, Queues
 
 _DEAD_LETTERS = "x-dead-letter-exchange"
 #: Of redeliveries. https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
@@ -145,6 +145,13 @@ def _losses_of_queue(options: QueueOptions) -> Iterator[str]:
             "is not mirrored by 'x-ha-policy', which RabbitMQ ignores: set 'type' to"
             " 'quorum'"
         )
+    for name in options.arguments:
+        close = difflib.get_close_matches(name, ARGUMENTS, n=1, cutoff=0.85)
+        if close and name not in ARGUMENTS:
+            yield (
+                f"has the argument {name!r}, which RabbitMQ ignores: did you mean"
+                f" {close[0]!r}?"
+            )
     if options.type != "stream" and _DEAD_LETTERS not in options.arguments:
         yield from _dropped_messages(options)
 
