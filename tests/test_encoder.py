@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask.json.provider import DefaultJSONProvider
@@ -127,7 +128,9 @@ def test_the_app_decides_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [LikePydantic, object(), {1}], ids=["class", "object", "set"]
+    "value",
+    [LikePydantic, object(), {1}, Mock()],
+    ids=["class", "object", "set", "what has any attribute"],
 )
 def test_what_has_no_protocol_is_refused(value: Any) -> None:
     with pytest.raises(EncodingError, match="payload is of type"):

@@ -63,6 +63,8 @@ def test_a_direct_exchange_compares_keys_and_a_fanout_exchange_nothing() -> None
         ({"x-match": "any", "a": 1}, {"a": 2}, False),
         ({"a": 1}, {"a": "1"}, False),
         ({"a": 1}, {"a": True}, False),
+        ({"a": "x"}, {"a": b"x"}, True),
+        ({"a": b"\xff"}, {"a": b"\xff"}, True),
         ({"a": None}, {"a": "anything"}, True),
         ({"x-tenant": 1}, {}, True),
         ({"x-match": "all-with-x", "x-tenant": 1}, {}, False),

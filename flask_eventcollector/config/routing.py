@@ -88,8 +88,13 @@ def _has(headers: Mapping[str, Any], name: str, value: Any) -> bool:
     """Whether a header has *value*; ``None`` stands for any."""
     if name not in headers:
         return False
-    found = headers[name]
-    return value is None or (type(found) is type(value) and found == value)
+    found, wanted = _as_bytes(headers[name]), _as_bytes(value)
+    return value is None or (type(found) is type(wanted) and found == wanted)
+
+
+def _as_bytes(value: Any) -> Any:
+    """Text as the bytes that RabbitMQ compares; any other *value* as it is."""
+    return value.encode() if isinstance(value, str) else value
 
 
 _MATCHES: Mapping[str, Callable[[Binding, str, Mapping[str, Any]], bool]] = {

@@ -160,11 +160,17 @@ def _integer(value: int, what: str) -> int:
 
 
 def _timestamp(value: datetime, what: str) -> str:
-    if value.tzinfo is None:
+    if value.utcoffset() is None:
         raise ValueError(
             f"{what} has no time zone: pass for example datetime.now(timezone.utc)"
         )
-    return time_as_text(value)
+    try:
+        return time_as_text(value)
+    except OverflowError:
+        raise ValueError(
+            f"{what} is in UTC not in the years 1 to 9999: pass another time, or leave"
+            " it out"
+        ) from None
 
 
 def _string(value: object, what: str, replace: bool) -> str:

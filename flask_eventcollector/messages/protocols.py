@@ -26,7 +26,8 @@ def by_protocol(value: Any, default: Callable[[Any], Any]) -> Any:
         return os.fspath(value)
     if not isinstance(value, type):
         for mark, convert in _MODELS.items():
-            if hasattr(value, mark):
+            # Not of the object, which may have any attribute, as a Mock does.
+            if hasattr(value.__class__, mark):
                 return convert(value, default)
     raise TypeError(f"{type_name(value)} is not JSON")
 
@@ -48,7 +49,7 @@ def _msgspec(value: Any, default: Callable[[Any], Any]) -> Any:
     return msgspec.to_builtins(value, str_keys=True, enc_hook=default)
 
 
-#: By an attribute that only such objects have.
+#: By an attribute that only the classes of such objects have.
 _MODELS: dict[str, Callable[[Any, Callable[[Any], Any]], Any]] = {
     # https://docs.pydantic.dev/latest/concepts/serialization/
     "model_dump": _pydantic,

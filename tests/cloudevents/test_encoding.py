@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any
 from uuid import UUID
 
@@ -20,6 +20,16 @@ from tests.cloudevents.support import IDS, SOURCE, encode
 
 MODES = ["binary", "structured"]
 MOMENT = datetime(2026, 1, 2, 3, 4, 5, 678, timezone(timedelta(hours=1)))
+
+
+class NoZone(tzinfo):
+    """What does not know its offset."""
+
+    def utcoffset(self, _: Any) -> None:
+        return None
+
+    dst = tzname = utcoffset
+
 
 REQUIRED = {"specversion": "1.0", "source": SOURCE, "type": "orders"}
 OWN: dict[str, Any] = {
@@ -253,6 +263,11 @@ def test_a_payload_may_be_as_large_as_without() -> None:
         ({"big": 2**31}, 'attributes["big"] is an int of more than 32 bits: pass str'),
         ({"small": -(2**31) - 1}, "is an int of more than 32 bits"),
         ({"due": datetime(2026, 1, 2)}, 'attributes["due"] has no time zone: pass fo'),
+        ({"due": datetime(2026, 1, 2, tzinfo=NoZone())}, 'due"] has no time zone: pas'),
+        (
+            {"due": datetime.max.replace(tzinfo=timezone(-timedelta(hours=1)))},
+            'attributes["due"] is in UTC not in the years 1 to 9999',
+        ),
         ({f"a{n}": "x" * 255 for n in range(200)}, "attributes take 51"),
     ],
 )
