@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from sqlalchemy import Table, event
+from sqlalchemy import Table, event, update
 from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
@@ -35,10 +35,14 @@ _OUTBOX_KEY = f"{_KEY}_outbox"
 
 #: Statements whose text shows that they write.
 _WRITING = re.compile(
-    r"""(?: \s | \( | /\*.*?\*/ | --[^\n]*\n )*
-    (?: (?:insert|update|delete|merge|replace|copy|call|exec|execute)\b
-      | with\b .* \b(?: insert\s+into | delete\s+from | merge\s+into
-                      | update\s+\S+\s+(?:as\s+\S+\s+)?set )\b )""",
+    r"""(?: \s | \( | /\*.*?\*/ | (?:--|\#)[^\n]*\n )*
+    (?: (?:insert|update|delete|merge|replace|copy|truncate)\b
+      | (?:call|exec|execute)\b | load\s+(?:data|xml)\b | do\b\s*(?:['$]|language\b)
+      | (?:with|explain)\b .* \b(?:
+            (?:insert|replace)\s+(?:or\s+\w+\s+)?into | delete\s+from | merge\s+into
+          # Not FOR UPDATE: what follows is a table, perhaps with another name, and SET.
+          | update\s+(?:or\s+\w+\s+|only\s+)?
+            (?:[^\s"`]|"[^"]*"|`[^`]*`)+(?:\s+(?:as\s+)?\S+)?\s+set )\b )""",
     re.IGNORECASE | re.DOTALL | re.VERBOSE,
 )
 
@@ -194,11 +198,26 @@ def before_commit(session: Session) -> None:
 
 
 def commit(connection: Connection, _id: object = None) -> None:
-    # For a root that still had savepoints. The others have written their events.
+    # What was enqueued since: by a root that still had savepoints, or by functions of
+    # the application that are called at its commit.
+    for session, transaction in _with_outbox(connection):
+        transaction.write_events(functools.partial(_if_its, session, connection))
+
+
+def release_savepoint(connection: Connection, *_: object) -> None:
+    # The commit of a session that has joined an outer transaction is one. What it
+    # releases before may still be rolled back with a savepoint around it.
+    for session, transaction in _with_outbox(connection):
+        if transaction.is_sealed and not session.in_nested_transaction():
+            transaction.write_events(functools.partial(_if_its, session, connection))
+
+
+def _with_outbox(connection: Connection) -> Iterator[tuple[Session, Transaction]]:
+    """Those that use *connection*, and whose commit has begun to write events."""
     for user in _users(connection):
         session, transaction = user.session(), user.transaction
         if transaction.has_outbox and not transaction.is_over and session is not None:
-            transaction.write_events(functools.partial(_if_its, session, connection))
+            yield session, transaction
 
 
 def after_flush(session: Session, _context: object) -> None:
@@ -214,7 +233,7 @@ def after_flush(session: Session, _context: object) -> None:
 def _connection(session: Session, transaction: Transaction, table: Table) -> Connection:
     """The session's connection to the database of *table*."""
     try:
-        connection = session.connection(bind_arguments={"clause": table})
+        connection = session.connection(bind_arguments={"clause": update(table)})
     except UnboundExecutionError as error:
         raise ConfigurationError(
             f"The session has no database for the outbox's table {table.fullname}: pass"
@@ -228,7 +247,7 @@ def _connection(session: Session, transaction: Transaction, table: Table) -> Con
 
 def _if_its(session: Session, connection: Connection, table: Table) -> Any:
     """*connection*, if *session* uses it for *table*, and ``None`` otherwise."""
-    bind = session.get_bind(clause=table)
+    bind = session.get_bind(clause=update(table))
     return connection if bind in (connection, connection.engine) else None
 
 
@@ -367,6 +386,7 @@ _ENGINE_HOOKS: dict[str, Callable[..., None]] = {
     "before_cursor_execute": before_cursor_execute,
     "commit": commit,
     "prepare_twophase": commit,
+    "release_savepoint": release_savepoint,
     "savepoint": savepoint,
 }
 

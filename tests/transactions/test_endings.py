@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 from sqlalchemy import Connection, Engine, bindparam, delete, insert, text, update
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import DatabaseError, IntegrityError, StatementError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from tests.databases import DatabaseServer
@@ -594,3 +594,67 @@ def test_without_a_bound_session_all_is_published(
         row.does(Work(shop, session))
 
     assert sorted(shop.sent()) == sorted(row.fates)
+
+
+#: What changes something, in the words of some database.
+WRITING = [
+    "INSERT INTO orders VALUES ('b', '')",
+    " (UPDATE orders SET note = '')",
+    "/* a */ -- b\n# c\nDELETE FROM orders",
+    "REPLACE INTO orders VALUES ('b', '')",
+    "MERGE INTO orders USING other ON true WHEN MATCHED THEN DELETE",
+    "COPY orders FROM STDIN",
+    "TRUNCATE orders",
+    "CALL place('b')",
+    "EXECUTE place",
+    "LOAD DATA LOCAL INFILE 'x' INTO TABLE orders",
+    "DO $$ BEGIN DELETE FROM orders; END $$",
+    "DO LANGUAGE plpgsql 'BEGIN DELETE FROM orders; END'",
+    "EXPLAIN ANALYZE DELETE FROM orders",
+    "WITH x AS (SELECT 1) INSERT INTO orders SELECT 'b', '' FROM x",
+    "WITH x AS (SELECT 1) INSERT OR REPLACE INTO orders SELECT 'b', '' FROM x",
+    "WITH x AS (SELECT 1) REPLACE INTO orders SELECT 'b', '' FROM x",
+    "WITH x AS (SELECT 1) MERGE INTO orders USING x ON true WHEN MATCHED THEN DELETE",
+    "WITH x AS (DELETE FROM orders RETURNING sku) SELECT * FROM x",
+    "WITH x AS (UPDATE orders SET note = '' RETURNING sku) SELECT * FROM x",
+    "WITH x AS (UPDATE shop.orders AS o SET note = '' RETURNING sku) SELECT * FROM x",
+    "WITH x AS (UPDATE orders o\nSET note = '' RETURNING sku) SELECT * FROM x",
+    "WITH x AS (UPDATE ONLY orders SET note = '' RETURNING sku) SELECT * FROM x",
+    "WITH x AS (UPDATE \"my orders\" SET note = '' RETURNING 1) SELECT * FROM x",
+    "WITH x AS (SELECT 1) UPDATE OR IGNORE `my orders` SET note = ''",
+]
+#: What only reads, or locks.
+READING = [
+    "SELECT sku FROM orders",
+    "SELECT sku FROM orders FOR UPDATE",
+    "WITH x AS (SELECT 1 FROM orders FOR UPDATE OF orders SKIP LOCKED) SELECT * FROM x",
+    "WITH x AS (SELECT update_time, inserted FROM orders) SELECT * FROM x",
+    "DO RELEASE_LOCK('a')",
+    "EXPLAIN SELECT sku FROM orders",
+    "VALUES (1)",
+    "SET LOCAL search_path TO shop",
+]
+
+
+@pytest.mark.parametrize("statement", WRITING)
+def test_what_writes_as_text(shop: Shop, engine: Engine, statement: str) -> None:
+    assert fate_of_what_was_rolled_back(shop, engine, statement) == {"discarded": 1}
+
+
+@pytest.mark.parametrize("statement", READING)
+def test_what_reads_as_text(shop: Shop, engine: Engine, statement: str) -> None:
+    assert fate_of_what_was_rolled_back(shop, engine, statement) == {"confirmed": 1}
+
+
+def fate_of_what_was_rolled_back(
+    shop: Shop, engine: Engine, statement: str
+) -> dict[str, int]:
+    shop.events.bind_session(Session)
+    with Session(engine) as session:
+        # What SQLite does not know fails, which changes nothing about it.
+        with contextlib.suppress(DatabaseError):
+            session.connection().exec_driver_sql(statement)
+        shop.enqueue("b")
+        session.rollback()
+    shop.events.publish()
+    return shop.books()
