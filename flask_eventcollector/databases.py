@@ -15,7 +15,24 @@ _NO_TABLE = ("42P01", 1146, "no such table")
 
 def is_autocommit(connection: Connection) -> bool:
     """Whether *connection* commits each statement at once."""
-    return has_autocommit(connection.get_execution_options(), connection.dialect)
+    options, dialect = connection.get_execution_options(), connection.dialect
+    return has_autocommit(options, dialect) or driver_commits(connection)
+
+
+def driver_commits(connection: Connection) -> bool:
+    """Whether the driver commits each statement at once, unknown to SQLAlchemy.
+
+    For example by ``connect_args={"autocommit": True}``. SQLite may have begun a
+    transaction by a statement all the same: listeners do that as *connection* begins.
+    """
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "sqlite":
+        manual = getattr(driver, "autocommit", None) is True
+        manual |= getattr(driver, "isolation_level", "") is None
+        return manual and connection.in_transaction() and not driver.in_transaction
+    if hasattr(driver, "get_autocommit"):
+        return bool(driver.get_autocommit())
+    return getattr(driver, "autocommit", False) is True
 
 
 def has_autocommit(options: Mapping[str, Any], dialect: Dialect) -> bool:

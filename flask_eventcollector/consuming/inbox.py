@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, delete, func, insert, select
+from sqlalchemy import Connection, Insert, Table, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -53,7 +53,7 @@ class Inbox:
 
         Waits for another transaction that has inserted the same row.
         """
-        connection = session.connection(bind_arguments={"clause": self.table})
+        connection = self._connection(session)
         _check_transaction(connection)
         row = {"consumer": consumer, "message_id": message_id, "seen_at": _now()}
         statement = _insert(self.table, connection.dialect.name)
@@ -71,8 +71,11 @@ class Inbox:
         statement = delete(self.table).where(
             columns.consumer == consumer, columns.message_id == message_id
         )
-        connection = session.connection(bind_arguments={"clause": self.table})
-        connection.execute(statement)
+        self._connection(session).execute(statement)
+
+    def _connection(self, session: Session) -> Connection:
+        # A session that reads from replicas must be asked for what it writes to.
+        return session.connection(bind_arguments={"clause": update(self.table)})
 
     def count(self, older_than: timedelta) -> int:
         """How many rows :meth:`purge` would delete."""
@@ -130,7 +133,7 @@ class Inbox:
             source() if callable(source) else source,
             "bind a session without asyncio for the inbox",
         )
-        return Session(session.get_bind(clause=self.table))
+        return Session(session.get_bind(clause=update(self.table)))
 
     @contextmanager
     def _missing_table_explained(self) -> Iterator[None]:

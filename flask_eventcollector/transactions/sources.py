@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Engine, Table
+from sqlalchemy import Engine, Table, update
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
@@ -86,7 +86,8 @@ def engine_of(session: Any, table: Table) -> Engine | None:
             session = session()
         if session is None:
             return None
-        engine = _sync(session).get_bind(clause=table).engine
+        # A session that reads from replicas must be asked for what it writes to.
+        engine = _sync(session).get_bind(clause=update(table)).engine
     except (RuntimeError, LookupError, UnboundExecutionError):
         return None
     if engine.dialect.name == "sqlite" and _sync(session).twophase:

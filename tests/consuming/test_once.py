@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import pytest
 import sqlalchemy
+from sqlalchemy import Engine, Update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
@@ -268,6 +270,41 @@ def test_a_session_without_transactions_is_refused(database_url: str, by: str) -
     ):
         consumer.handle(session)
     engine.dispose()
+
+
+def test_a_driver_without_transactions_is_refused(database_url: str) -> None:
+    option = "isolation_level" if database_url.startswith("sqlite") else "autocommit"
+    value = None if option == "isolation_level" else True
+    engine = sqlalchemy.create_engine(database_url, connect_args={option: value})
+    metadata.create_all(engine)
+    consumer = Consumer(engine)
+    with (
+        consumer.session() as session,
+        pytest.raises(ConfigurationError, match="AUTOCOMMIT mode"),
+    ):
+        consumer.handle(session)
+    engine.dispose()
+
+
+def test_a_session_that_reads_from_replicas_notes_in_the_primary(
+    local: Consumer,
+) -> None:
+    class Routing(Session):
+        """Its only database is that of changes."""
+
+        def get_bind(self, *_: object, clause: object = None, **__: object) -> Engine:
+            assert isinstance(clause, Update)
+            return local.engine
+
+    session = Routing()
+    events = EventCollector()
+    events.bind_session(session, inbox=seen)
+    with events.once(session, "7", consumer="billing") as first:
+        assert first
+    session.commit()
+    session.close()
+    assert local.count(seen) == 1
+    assert events.purge_seen(older_than=timedelta()) == 1
 
 
 def test_another_database_is_refused(local: Consumer) -> None:

@@ -384,7 +384,12 @@ def by_creation(engine: Engine) -> Engine:
     return create_engine("sqlite://", pool=engine.pool, isolation_level="autocommit")
 
 
-@pytest.mark.parametrize("at_once", [by_option, by_creation])
+def by_driver(engine: Engine) -> Engine:
+    # Nobody begins a transaction, neither sqlite3 nor a listener.
+    return create_engine("sqlite://", pool=engine.pool)
+
+
+@pytest.mark.parametrize("at_once", [by_option, by_creation, by_driver])
 def test_a_rollback_without_a_transaction_takes_nothing_back(
     shop: Shop, engine: Engine, at_once: Callable[[Engine], Engine]
 ) -> None:
