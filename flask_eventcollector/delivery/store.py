@@ -51,7 +51,7 @@ class TransactionStore(Protocol):
     def look(self) -> None:
         """There are rows to free or to claim. Does not wait."""
 
-    def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
+    def write(self, connect: Callable[[Any], Any], entries: Sequence[Entry]) -> None:
         """Write those of *entries* that are still collected into a transaction.
 
         :param connect: returns the transaction's connection for a table; ``None``: they

@@ -33,7 +33,7 @@ class PublishedAtCommit:
     def look(self) -> None:
         """There are no rows."""
 
-    def write(self, connect: Callable[[Any], Any], entries: Iterable[Entry]) -> None:
+    def write(self, connect: Callable[[Any], Any], entries: Sequence[Entry]) -> None:
         """Nothing is written, but a database where that is impossible is an error."""
         if any(entry.state.alive or entry.state is State.NEW for entry in entries):
             connect(self.table)

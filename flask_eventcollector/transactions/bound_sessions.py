@@ -71,7 +71,8 @@ class BoundSessions:
         if self.outbox is not None and self.outbox.table is not table:
             raise ConfigurationError(
                 f"the outbox is the table {self.outbox.table.fullname!r} already: bind"
-                " all sessions to it, or use another EventCollector for the other table"
+                " all sessions to it. An app with another one needs its own"
+                " EventCollector"
             )
         write_events_of(session)
         find = partial(engine_of, session, table) if engine is None else lambda: engine
@@ -87,7 +88,7 @@ class BoundSessions:
         if self._inbox is not None and self._inbox.table is not table:
             raise ConfigurationError(
                 f"the inbox is the table {self._inbox.table.fullname!r} already: bind"
-                " one inbox, or use another EventCollector for the other database"
+                " one inbox. An app with another one needs its own EventCollector"
             )
         self._inbox = Inbox(session, table)
 

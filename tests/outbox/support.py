@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,10 +30,12 @@ _numbers = itertools.count(1)
 class Place:
     """A new table in the database at *url*."""
 
-    def __init__(self, url: str, **options: Any) -> None:
+    def __init__(
+        self, url: str, naming: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
         self.url = url
         self.engine = sqlalchemy.create_engine(url, **options)
-        self.metadata = MetaData()
+        self.metadata = MetaData(naming_convention=naming)
         self.table = make_outbox_table(self.metadata, f"outbox_{next(_numbers)}")
         self.metadata.create_all(self.engine)
         self._databases: list[Database] = []

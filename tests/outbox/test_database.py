@@ -254,6 +254,37 @@ def test_a_connection_that_commits_each_statement_is_refused(place: Place) -> No
     assert place.values("seq") == []
 
 
+@on("option", [{"autocommit": True}, {"isolation_level": None}])
+def test_a_driver_that_commits_each_statement_is_refused(
+    outbox_url: str, option: dict[str, Any]
+) -> None:
+    is_sqlite = outbox_url.startswith("sqlite")
+    if is_sqlite != ("isolation_level" in option):
+        pytest.skip("another driver's option")
+    place = Place(outbox_url, connect_args=option)
+    with (
+        place.engine.begin() as connection,
+        pytest.raises(ConfigurationError, match=r"driver commits.*from connect_args"),
+    ):
+        place.outbox().write(connection, [make_event()], held=False)
+    assert place.values("seq") == []
+
+    event.listen(place.engine, "begin", lambda c: c.exec_driver_sql("BEGIN"))
+    if is_sqlite:
+        # Now there is a transaction all the same.
+        place.write(place.outbox(), ["a"])
+        assert len(place.values("seq")) == 1
+    place.close()
+
+
+def test_another_schema_than_that_of_the_process_is_refused(place: Place) -> None:
+    outbox = place.outbox()
+    with place.engine.begin() as connection:
+        connection = connection.execution_options(schema_translate_map={None: "tenant"})
+        with pytest.raises(ConfigurationError, match=r"'tenant'.*in the schema None"):
+            outbox.write(connection, [make_event()], held=False)
+
+
 def test_an_old_version_is_refused(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,19 @@ def test_all_events_of_a_transaction_are_one_statement(
 
 
 @pytest.mark.parametrize("outbox_url", ["postgresql", "mariadb"], indirect=True)
+def test_statements_fit_into_what_a_server_takes(place: Place) -> None:
+    outbox = place.outbox()
+    sizes = [1000, 1000, 2**20, 2**20, 3 * 2**20, 10, 600_000, 600_000]
+    with statements(place.engine) as executed:
+        written = place.write(outbox, ["x" * size for size in sizes])
+
+    assert written == sorted(written)
+    assert len(executed) == 6
+    rows = place.outbox().claim(100, MUCH)
+    assert [len(payload) for payload in sent(rows)] == sizes
+
+
+@pytest.mark.parametrize("outbox_url", ["postgresql", "mariadb"], indirect=True)
 def test_events_with_a_delay_are_written_in_their_places_by_few_statements(
     place: Place,
 ) -> None:

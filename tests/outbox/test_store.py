@@ -22,8 +22,10 @@ pytest.importorskip("sqlalchemy")
 from sqlalchemy import (
     Column,
     Connection,
+    Delete,
     Engine,
     MetaData,
+    Update,
     create_engine,
     event,
     select,
@@ -372,6 +374,96 @@ def test_events_of_hooks_that_run_at_the_commit_are_written(shop: OutboxShop) ->
 
     assert shop.events.flush(DEADLINE)
     assert shop.sent() == ["flushed a", "flushed of a later hook"]
+
+
+def test_an_event_that_a_hook_clears_after_it_was_written_is_not_sent(
+    shop: OutboxShop,
+) -> None:
+    @event.listens_for(shop.sessions.class_, "before_commit")
+    def clear_some(session: Session) -> None:
+        if session.info.get("clears"):
+            shop.events.clear_events_to_publish()
+            shop.enqueue("instead")
+
+    with shop.app_context(), shop.events.auto_publish(), shop.placing("a") as session:
+        session.info["clears"] = True
+    with shop.engine.connect() as connection:
+        ids = list(connection.scalars(select(shop.table.c.event_id)))
+
+    assert len(ids) <= 1
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["instead"]
+    assert shop.books() == {"outboxed": 1, "confirmed": 1, "discarded": 1}
+
+
+def test_an_event_of_a_hook_belongs_to_the_outer_transaction_that_is_joined(
+    shop: OutboxShop,
+) -> None:
+    @event.listens_for(shop.sessions.class_, "before_commit")
+    def tell_more(session: Session) -> None:
+        if session.in_nested_transaction():
+            return
+        shop.enqueue("told late")
+        savepoint = session.begin_nested()
+        session.begin_nested().commit()
+        savepoint.rollback()
+
+    with shop.engine.connect() as connection, connection.begin() as outer:
+        options: Any = {"bind": connection, "join_transaction_mode": "create_savepoint"}
+        with shop.sessions(**options) as session:
+            session.add(Order(sku="a"))
+            session.flush()
+            shop.enqueue("a")
+            session.commit()
+        assert shop.events.events_to_publish == ()
+        outer.commit()
+
+    wait_until(lambda: shop.sent() == ["a", "told late"], "both are sent")
+
+
+def test_a_session_that_reads_from_replicas_writes_to_the_primary(
+    shop: OutboxShop, tmp_path: Path
+) -> None:
+    replica = create_engine(f"sqlite:///{tmp_path / 'replica.sqlite3'}")
+
+    class Routing(Session):
+        """As in SQLAlchemy's page on custom vertical partitioning."""
+
+        def get_bind(  # type: ignore[override]
+            self, mapper: object = None, clause: object = None
+        ) -> Engine:
+            is_change = self._flushing or isinstance(clause, (Update, Delete))
+            return shop.engine if is_change else replica
+
+    sessions = sessionmaker(class_=Routing)
+    shop.events.bind_session(sessions, outbox=shop.table)
+    with sessions.begin() as session:
+        session.add(Order(sku="a"))
+        shop.enqueue("a")
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a"]
+    bound = shop.extensions["eventcollector"].sessions.outbox
+    assert bound.engine() is shop.engine
+    replica.dispose()
+
+
+def test_rows_that_nobody_sees_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with (
+        open_outbox(url_in(tmp_path), OUTBOX_LEASE=1) as shop,
+        shop.engine.connect() as connection,
+    ):
+        outer = connection.begin()
+        with shop.sessions(bind=connection) as session:
+            session.add(Order(sku="a"))
+            session.flush()
+            shop.enqueue("a")
+            session.commit()
+        outer.rollback()
+        why = "Outbox problem: rows that this process has written can't be seen"
+        wait_until(lambda: why in caplog.text, "it is told")
 
 
 def test_an_event_outside_of_a_transaction_goes_as_ever(shop: OutboxShop) -> None:

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from flask_eventcollector import autovacuum_ddl, make_outbox_table
-from flask_eventcollector.stores.outbox.check import check
+from flask_eventcollector.stores.outbox.check import Difference, check
 from flask_eventcollector.stores.outbox.table import leader_table
-from tests.outbox.support import Place
+from tests.outbox.support import MUCH, Place, sent
 
 on = pytest.mark.parametrize
 
@@ -200,14 +201,46 @@ def test_the_schema_of_the_tenant_is_checked(place: Place) -> None:
     tenant = f"Tenant_{place.table.name}"
     execute(place, f'CREATE SCHEMA "{tenant}"')
 
-    def found(connection: Connection) -> int:
+    def of_tenant(connection: Connection) -> list[Difference]:
         options = {"schema_translate_map": {None: tenant}}
-        return len(check(connection.execution_options(**options), place.table))
+        return check(connection.execution_options(**options), place.table)
+
+    def found(connection: Connection) -> int:
+        return len(of_tenant(connection))
 
     with place.engine.begin() as connection:
         assert found(connection) == 2
     mapped = place.engine.execution_options(schema_translate_map={None: tenant})
     place.metadata.create_all(mapped)
     with place.engine.connect() as connection:
-        # The statement for autovacuum knows no translation.
-        assert found(connection) == 1
+        assert found(connection) == 0
+        # Whoever creates it by hand may forget its settings for vacuums.
+        table = f'"{tenant}".{place.table.name}'
+        connection.exec_driver_sql(
+            f"ALTER TABLE {table} RESET (autovacuum_vacuum_threshold)"
+        )
+        (difference,) = of_tenant(connection)
+    assert difference.cure.startswith(f"ALTER TABLE {table} SET (")
+
+
+def test_a_second_table_of_the_same_name_is_refused() -> None:
+    for schema in None, "shared":
+        metadata = MetaData(schema=schema)
+        make_outbox_table(metadata)
+        with pytest.raises(
+            InvalidRequestError, match=r"call make_outbox_table\(\) once"
+        ):
+            make_outbox_table(metadata)
+        make_outbox_table(metadata, "other")
+        make_outbox_table(metadata, schema="other")
+
+
+@on("outbox_url", ["mariadb"], indirect=True)
+def test_a_naming_convention_may_change_the_name_of_the_index(outbox_url: str) -> None:
+    place = Place(outbox_url, naming={"ix": "%(table_name)s_%(constraint_name)s"})
+    (index,) = place.table.indexes
+    assert index.name == f"{place.table.name}_{place.table.name}_due"
+    outbox = place.outbox()
+    place.write(outbox, "a")
+    assert sent(outbox.claim(1, MUCH)) == ["a"]
+    place.close()

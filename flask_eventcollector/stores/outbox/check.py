@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection, Index, Inspector, Table, inspect, text
 from sqlalchemy.schema import CreateIndex
 
-from .table import AUTOVACUUM, autovacuum_ddl, leader_table
+from .table import AUTOVACUUM, autovacuum_ddl, leader_table, table_name
 
 #: What databases call the same type.
 _SAME_TYPE = {"BOOL": "TINYINT", "INT": "INTEGER"}
@@ -53,14 +53,10 @@ _CREATE = "run your migrations, or generate one that creates it"
 
 class _Check:
     def __init__(self, connection: Connection, table: Table) -> None:
-        options = connection.get_execution_options()
-        schemas: Mapping[str | None, str | None] = (
-            options.get("schema_translate_map") or {}
-        )
         self._connection = connection
         self._dialect = connection.dialect
         self._table = table
-        schema = schemas.get(table.schema, table.schema)
+        schema = connection.schema_for_object(table)
         self._inspector: Inspector = inspect(connection)
         self._place: dict[str, Any] = {"table_name": table.name, "schema": schema}
 
@@ -177,15 +173,11 @@ def _parts(type_: str) -> tuple[str, int]:
 
 
 def _autovacuum(connection: Connection, table: Table) -> Iterator[Difference]:
-    options = connection.get_execution_options()
-    schemas = options.get("schema_translate_map") or {}
-    name = connection.dialect.identifier_preparer.format_table(table, use_schema=False)
-    schema = schemas.get(table.schema, table.schema)
-    if schema:
-        name = f"{connection.dialect.identifier_preparer.quote_schema(schema)}.{name}"
+    schema = connection.schema_for_object(table)
+    name = table_name(table, schema)
     query = text("SELECT reloptions FROM pg_class WHERE oid = to_regclass(:name)")
     found = connection.scalar(query, {"name": name}) or []
     live = dict(option.split("=", 1) for option in found)
     if any(live.get(key) != value for key, value in AUTOVACUUM.items()):
         what = f"{table.fullname} is vacuumed by the database's defaults, which is late"
-        yield Difference(what, autovacuum_ddl(table))
+        yield Difference(what, autovacuum_ddl(table, schema))

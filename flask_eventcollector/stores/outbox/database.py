@@ -23,7 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError
 
-from ...databases import has_autocommit, is_autocommit, says, says_no_table
+from ...databases import driver_commits, has_autocommit, says, says_no_table
 from ...errors import ConfigurationError
 
 #: The first versions that can be used: of PostgreSQL with AS MATERIALIZED, of MariaDB
@@ -65,6 +65,7 @@ class Database:
         self.table = table
         self._engine = _own_engine(_synchronous(engine))
         self._reader = self._engine.execution_options(**{_READS: True})
+        self._schemas = engine.get_execution_options().get("schema_translate_map") or {}
         self.is_postgresql = engine.dialect.name == "postgresql"
         self._single = self._engine
         if self.is_postgresql:
@@ -102,6 +103,20 @@ class Database:
         with explained(self.table), self._reader.begin() as connection:
             _check_version(connection.dialect)
             yield connection
+
+    def check_schema(self, connection: Connection) -> None:
+        """Check that *connection* means the same table as these do.
+
+        :raises ConfigurationError: it translates the table's schema otherwise.
+        """
+        theirs = connection.schema_for_object(self.table)
+        ours = self._schemas.get(self.table.schema, self.table.schema)
+        if theirs != ours:
+            raise ConfigurationError(
+                f"The outbox's table {self.table.fullname} is in the schema {theirs!r}"
+                f" for this transaction, but its rows are read in the schema {ours!r}:"
+                " give make_outbox_table() a schema without a schema_translate_map"
+            )
 
     def among(self, seqs: Sequence[int]) -> ColumnElement[bool]:
         """The condition for the rows with these numbers.
@@ -163,13 +178,22 @@ _AUTOCOMMIT = (
 )
 
 
+_DRIVER_COMMITS = (
+    "The outbox needs transactions, but the database's driver commits each statement"
+    " at once, so events would be sent whether or not the rest succeeds: remove"
+    " autocommit, or with SQLite isolation_level=None, from connect_args or the URL"
+)
+
+
 def check_transaction(connection: Connection) -> None:
     """Check that what is executed on *connection* belongs to a transaction.
 
     :raises ConfigurationError: it would be committed at once.
     """
-    if is_autocommit(connection):
+    if has_autocommit(connection.get_execution_options(), connection.dialect):
         raise ConfigurationError(_AUTOCOMMIT)
+    if driver_commits(connection):
+        raise ConfigurationError(_DRIVER_COMMITS)
 
 
 def _is_in_memory(database: str | None, query: Mapping[str, Any]) -> bool:

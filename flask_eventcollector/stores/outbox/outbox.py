@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -32,6 +32,9 @@ from .table import DEAD, MAX_APP, MAX_REASON, WAITING
 
 #: Seconds for which a process holds rows unless it renews its lease.
 LEASE = 30.0
+#: Of the events that one statement writes, unless a single one is larger. MariaDB takes
+#: 16 MiB (``max_allowed_packet``), and bytes may need twice as much in a statement.
+_STATEMENT_BYTES = 1024 * 1024
 
 
 class Refused(NamedTuple):
@@ -97,8 +100,8 @@ class Outbox:
         """Write a row for each event, in the transaction of *connection*.
 
         They become real, and visible to :meth:`read`, by its commit. This is one
-        statement for up to 1 000 events in a row that are delayed, or are not; but on
-        MySQL and SQLite one for each event.
+        statement for up to 1 000 events, or 1 MiB, in a row that are delayed, or are
+        not; but on MySQL and SQLite one for each event.
 
         :param connection: for example ``session.connection()``.
         :param held: whether this process holds the rows, and so must send them.
@@ -108,15 +111,24 @@ class Outbox:
         :raises ConfigurationError: *connection* commits each statement at once.
         """
         check_transaction(connection)
+        self._database.check_schema(connection)
         seqs: list[int] = []
         with explained(self._table):
             for is_delayed, some in groupby(events, lambda event: event.has_delay):
-                if is_delayed:
-                    seqs += self._delayed.execute(connection, [*map(_delayed, some)])
-                else:
-                    rows = [*map(values_of, some)]
-                    seqs += self._inserts[held].execute(connection, rows)
+                for portion in _portions(some):
+                    if is_delayed:
+                        rows = [*map(_delayed, portion)]
+                        seqs += self._delayed.execute(connection, rows)
+                    else:
+                        rows = [*map(values_of, portion)]
+                        seqs += self._inserts[held].execute(connection, rows)
         return seqs
+
+    def take_back(self, connection: Connection, seqs: Iterable[int]) -> None:
+        """Erase rows that the transaction of *connection* has written."""
+        for chunk in self._database.chunks(seqs):
+            written = delete(self._table).where(self._database.among(chunk))
+            connection.execute(written)
 
     def read(self, seqs: Iterable[int]) -> dict[int, str]:
         """The events' ids in those rows that are committed, and held by this process.
@@ -288,6 +300,19 @@ class _Inserts:
         if len(rows) == 1:
             return list(connection.scalars(self._one, rows[0]))
         return list(connection.scalars(self._many, rows))
+
+
+def _portions(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """*events* in lists that fit into one statement each."""
+    portion, size = list[Event](), 0
+    for event in events:
+        if portion and size + event.size > _STATEMENT_BYTES:
+            yield portion
+            portion, size = [], 0
+        portion.append(event)
+        size += event.size
+    if portion:
+        yield portion
 
 
 def _delayed(event: Event) -> dict[str, Any]:

@@ -39,6 +39,12 @@ _LOST = (
     " marks the second copies: it was frozen, or the database did not answer. If that"
     " happens often, raise EVENTCOLLECTOR_OUTBOX_LEASE"
 )
+_UNSEEN = (
+    "rows that this process has written can't be seen for a lease. Either an outer"
+    " transaction has rolled them back, or is still open; or another process has them;"
+    " or they are in another schema, where nobody sends them, since the session has a"
+    " search_path of its own: give make_outbox_table() a schema"
+)
 #: Without its properties, nobody knows whether the event may be sent, and when.
 _UNREADABLE = (
     "row {} of the outbox is dead, since {}: if a newer version of the library has"
@@ -310,6 +316,8 @@ class OutboxStore(OutboxWriter):
         seen = {row.seq for row in visible}
         unseen = [row for row in written if row.seq not in seen]
         self._unseen = [row for row in unseen if row.at > oldest]
+        if len(self._unseen) < len(unseen):
+            self._incidents.tell("unseen rows", _UNSEEN)
         entries = [self._held.hold(row.seq, row.event) for row in visible[:fitting]]
         self._ledger.adopt(entries, {}, self)
         return bool(entries)

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Connection,
     Index,
     Integer,
     LargeBinary,
@@ -24,6 +25,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.mysql import LONGBLOB, MEDIUMTEXT
+from sqlalchemy.exc import InvalidRequestError
 
 #: The most characters of an app's name, of a token, and of a reason.
 MAX_APP, MAX_TOKEN, MAX_REASON = 64, 36, 1000
@@ -51,6 +53,12 @@ def make_outbox_table(
     metadata: MetaData, name: str = "eventcollector_outbox", schema: str | None = None
 ) -> Table:
     """See :func:`flask_eventcollector.make_outbox_table`."""
+    key = f"{schema or metadata.schema}.{name}" if schema or metadata.schema else name
+    if key in metadata.tables:
+        raise InvalidRequestError(
+            f"the metadata has a table {key} already: call make_outbox_table() once"
+            " for each metadata, where your models are, not each time an app is made"
+        )
     table = Table(name, metadata, *_columns(), schema=schema, **_OPTIONS)
     # Dead rows are in no partial index. Elsewhere, the state keeps them apart.
     waiting = table.c.state == WAITING
@@ -60,8 +68,7 @@ def make_outbox_table(
         postgresql_where=waiting,
         sqlite_where=waiting,
     )
-    vacuum = DDL(autovacuum_ddl(table).replace("%", "%%"))  # type: ignore[no-untyped-call]
-    event.listen(table, "after_create", vacuum.execute_if(dialect="postgresql"))
+    event.listen(table, "after_create", _set_autovacuum)
     Table(f"{name}_leader", metadata, *_leader_columns(), schema=schema, **_COMMON)
     return table
 
@@ -139,7 +146,9 @@ def _leader_columns() -> list[Column[Any]]:
 
 def due_index(table: Table) -> str:
     """The name of the index that holds the waiting rows in their order."""
-    return f"{table.name}{_DUE}"
+    names = {tuple(index.columns.keys()): index.name for index in table.indexes}
+    # A naming convention of the metadata may have changed it.
+    return str(names[INDEXED])
 
 
 def leader_table(table: Table) -> Table:
@@ -147,9 +156,24 @@ def leader_table(table: Table) -> Table:
     return table.metadata.tables[f"{table.key}_leader"]
 
 
-def autovacuum_ddl(table: Table) -> str:
-    """See :func:`flask_eventcollector.autovacuum_ddl`."""
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    name = dialect.identifier_preparer.format_table(table)
+def _set_autovacuum(table: Table, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name == "postgresql":
+        statement = autovacuum_ddl(table, connection.schema_for_object(table))
+        ddl = DDL(statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
+        connection.execute(ddl)
+
+
+def autovacuum_ddl(table: Table, schema: str | None = None) -> str:
+    """See :func:`flask_eventcollector.autovacuum_ddl`.
+
+    :param schema: where it is; ``None``: in its own.
+    """
     settings = ", ".join(f"{key} = {value}" for key, value in AUTOVACUUM.items())
-    return f"ALTER TABLE {name} SET ({settings})"
+    return f"ALTER TABLE {table_name(table, schema or table.schema)} SET ({settings})"
+
+
+def table_name(table: Table, schema: str | None) -> str:
+    """What PostgreSQL calls *table* in *schema*; ``None``: wherever it finds it."""
+    quoted = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]
+    name: str = quoted.quote(table.name)
+    return name if schema is None else f"{quoted.quote_schema(schema)}.{name}"

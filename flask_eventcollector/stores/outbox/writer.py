@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import Connection, Engine, Table
 
@@ -65,19 +65,27 @@ class OutboxWriter:
         """Others look for rows."""
 
     def write(
-        self, connect: Callable[[Table], Connection | None], entries: Iterable[Entry]
+        self, connect: Callable[[Table], Connection | None], entries: Sequence[Entry]
     ) -> None:
         """Write rows for those of *entries* that have none yet.
+
+        Those that were cleared since they have one lose it.
 
         :param connect: returns the connection of the transaction; ``None``: they are
             not written now.
         """
         collected = self._ledger.still_collected(entries)
         new = [entry for entry in collected if entry.row is None]
-        connection = connect(self.table) if new else None
+        kept = set(collected)
+        rows = {e: e.row.number for e in entries if e.row is not None}
+        gone = {entry: row for entry, row in rows.items() if entry not in kept}
+        connection = connect(self.table) if new or gone else None
         if connection is None:
             return
         outbox = self.open(self._engine or connection.engine)
+        outbox.take_back(connection, gone.values())
+        for entry in gone:
+            entry.row = None
         events = [entry.event for entry in new]
         seqs = outbox.write(connection, events, held=self.sends)
         for entry, seq in zip(new, seqs, strict=True):
