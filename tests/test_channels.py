@@ -17,6 +17,9 @@ from flask_eventcollector.brokers.rabbitmq.channels import (
 )
 from flask_eventcollector.brokers.rabbitmq.connection import Connection
 from flask_eventcollector.config.exchanges import ExchangeOptions, Unrouted
+from flask_eventcollector.config.queues import parse_queues
+from flask_eventcollector.config.routing import Router
+from flask_eventcollector.config.topology import Topology
 from flask_eventcollector.delivery.entries import Entry, Settlement
 from flask_eventcollector.events import Outcome
 from tests.amqp import decoded_frames
@@ -60,7 +63,7 @@ class Channel:
 class Stage:
     """An ExchangeChannel on a stub channel."""
 
-    def __init__(self, exchange: str = "", **options: Any) -> None:
+    def __init__(self, exchange: str = "", queues: Any = None, **options: Any) -> None:
         self.pikas = Channel()
         self.sent: list[str] = []
         self.mandatory: bool | None = None
@@ -74,6 +77,7 @@ class Stage:
             lambda about, problem: self.problems.append(problem),
             app_id="test",
             options=ExchangeOptions(**options),
+            router=Router(Topology(queues=parse_queues(queues or {}, "Q"))),
         )
 
     params = pika.ConnectionParameters(frame_max=131_072)
@@ -156,6 +160,53 @@ def test_what_is_returned_names_what_is_missing(
     assert settlement.outcome is Outcome.RETURNED
     assert settlement.reason == reason
     assert settlement.is_discarded is discarded
+
+
+GONE = (
+    ", but that was deleted, or could not be declared: see 'flask events topology"
+    " apply', which declares it anew"
+)
+
+
+@pytest.mark.parametrize(
+    ("exchange", "queue", "cure"),
+    [
+        ("", {}, f"it is in EVENTCOLLECTOR_QUEUES{GONE}"),
+        (
+            "amq.topic",
+            {"bind": ["amq.topic:#"]},
+            f"EVENTCOLLECTOR_QUEUES binds 'q'{GONE}",
+        ),
+        ("", {"declare": False}, "declare it in EVENTCOLLECTOR_QUEUES, or correct its"),
+    ],
+    ids=["queue", "binding", "of others"],
+)
+def test_what_the_settings_declare_was_deleted(
+    exchange: str, queue: dict[str, Any], cure: str
+) -> None:
+    stage = Stage(exchange, {"q": queue})
+    stage.become_ready()
+    entry = Entry(make_event("x", "q", exchange=exchange))
+    stage.ours.publish(entry)
+
+    stage.send_back(entry)
+    stage.confirm(1)
+
+    (settlement,) = stage.settled
+    assert f": NO_ROUTE; {cure}" in settlement.reason
+
+
+def test_an_exchange_that_the_settings_declare_was_deleted() -> None:
+    stage = Stage("shop", type="topic")
+    stage.ours.publish(Entry(make_event("x", "q", exchange="shop")))
+    stage.open()
+
+    stage.close(ChannelClosedByBroker(404, "NOT_FOUND - no exchange 'shop'"))
+
+    (settlement,) = stage.settled
+    assert settlement.reason == (
+        f"NOT_FOUND - no exchange 'shop'; it is in EVENTCOLLECTOR_EXCHANGES{GONE}"
+    )
 
 
 def test_events_wait_until_the_channel_is_open(stage: Stage) -> None:

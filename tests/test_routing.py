@@ -47,6 +47,12 @@ def test_a_topic_exchange_compares_words(pattern: str, key: str, matches: bool) 
     assert route({}, queues, "amq.topic", key) == (("q",) if matches else ())
 
 
+def test_many_hashes_take_no_longer() -> None:
+    queues = {"q": {"bind": ["amq.topic:" + "#.a." * 20 + "b"]}}
+    assert route({}, queues, "amq.topic", ".".join("a" * 100)) == ()
+    assert route({}, queues, "amq.topic", ".".join("a" * 100 + "b")) == ("q",)
+
+
 def test_a_direct_exchange_compares_keys_and_a_fanout_exchange_nothing() -> None:
     queues = {"q": {"bind": ["amq.direct:a", "amq.fanout"]}}
     assert route({}, queues, "amq.direct", "a") == ("q",)

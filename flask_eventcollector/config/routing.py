@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .exchanges import type_of
@@ -28,6 +28,13 @@ class Router:
         exchange, or its type is unknown.
         """
         return self._through(exchange, key, headers, seen=())
+
+    def declared(
+        self, exchange: str, key: str, headers: Mapping[str, Any]
+    ) -> tuple[str, ...]:
+        """The queues that get a message if all is there that the settings declare."""
+        found = self.queues(exchange, key, headers) or ()
+        return tuple(name for name in found if self._topology.queues[name].declare)
 
     def _through(
         self, name: str, key: str, headers: Mapping[str, Any], seen: tuple[str, ...]
@@ -62,14 +69,27 @@ def _words(key: str) -> list[str]:
     return key.split(".") if key else []
 
 
-def _fits(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether *pattern* matches: ``*`` is one word, ``#`` any number of them."""
-    if not pattern:
-        return not words
-    first, rest = pattern[0], pattern[1:]
-    if first == "#":
-        return _fits(rest, words) or (bool(words) and _fits(pattern, words[1:]))
-    return bool(words) and first in ("*", words[0]) and _fits(rest, words[1:])
+def _fits(pattern: list[str], words: list[str]) -> bool:
+    """Whether *pattern* matches: ``*`` is one word, ``#`` any number of them.
+
+    To follow all places in the pattern at once takes no longer for many ``#``.
+    """
+    places = _and_behind(pattern, {0})
+    for word in words:
+        fitting = {p for p in places if pattern[p : p + 1] in (["#"], ["*"], [word])}
+        after = {p if pattern[p] == "#" else p + 1 for p in fitting}
+        places = _and_behind(pattern, after)
+    return len(pattern) in places
+
+
+def _and_behind(pattern: list[str], places: set[int]) -> set[int]:
+    """These *places* in the pattern, and those behind a ``#``, which may be nothing."""
+    found = set(places)
+    for place in places:
+        while pattern[place : place + 1] == ["#"]:
+            place += 1
+            found.add(place)
+    return found
 
 
 def _headers(binding: Binding, _: str, headers: Mapping[str, Any]) -> bool:

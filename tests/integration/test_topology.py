@@ -179,6 +179,28 @@ def test_an_event_for_which_nothing_is_bound_says_so_and_goes_once_something_is(
         assert shop.books() == {"confirmed": 1}
 
 
+def test_a_queue_that_somebody_has_deleted_is_told_and_comes_back_with_apply(
+    private_rabbitmq: RabbitMQNode,
+) -> None:
+    queues = {"orders": {"bind": ["shop:orders.#"]}}
+    with shop_at(private_rabbitmq, EXCHANGES=TOPIC, QUEUES=queues) as shop:
+        publish(shop, "orders.created")
+        private_rabbitmq.delete("orders")
+        shop.events.enqueue_event(1, "orders.created", exchange="shop")
+        shop.events.publish()
+        wait_until(lambda: bool(shop.events.stats().problems), "it is returned")
+        (problem,) = shop.events.stats().problems
+        look(shop, "apply")
+        wait_until(lambda: shop.books() == {"confirmed": 2}, "it is sent")
+
+    assert problem.reason == (
+        "nothing is bound to exchange 'shop' for routing key 'orders.created':"
+        " NO_ROUTE; EVENTCOLLECTOR_QUEUES binds 'orders', but that was deleted, or"
+        " could not be declared: see 'flask events topology apply', which declares it"
+        " anew"
+    )
+
+
 def test_an_exchange_without_subscribers_may_discard(
     private_rabbitmq: RabbitMQNode, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -62,7 +62,7 @@ class RabbitMQBroker:
         self._shared = Shared(
             callbacks=self.relay,
             declarations=Declarations(topology),
-            exchanges=topology.exchanges,
+            topology=topology,
             app_id=name,
             waker=self._waker,
             logins=self._logins,

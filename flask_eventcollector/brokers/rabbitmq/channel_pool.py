@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ...config.exchanges import DEFAULTS, Exchanges
+from ...config.exchanges import DEFAULTS
+from ...config.routing import Router
+from ...config.topology import Topology
 from ...delivery.entries import Entry, Settlement
 from .channels import ChannelState, ExchangeChannel, Settle, not_sent, too_large
 from .connection import Ack, Connection
@@ -26,13 +28,14 @@ class ChannelPool:
         report_problem: Callable[[str, str], None],
         *,
         app_id: str,
-        exchanges: Exchanges,
+        topology: Topology,
     ) -> None:
         self._connection = connection
         self._settle_outside = settle
         self._report_problem = report_problem
         self._app_id = app_id
-        self._exchanges = exchanges
+        self._exchanges = topology.exchanges
+        self._router = Router(topology)
         #: By exchange, the most recently used one last.
         self._channels: dict[str, ExchangeChannel] = {}
         #: By number.
@@ -127,6 +130,7 @@ class ChannelPool:
                 self._report_problem,
                 app_id=self._app_id,
                 options=self._exchanges.get(exchange, DEFAULTS),
+                router=self._router,
                 nacked_before=self._nacked_before.pop(exchange, ()),
             )
             self._numbered[channel.number] = channel

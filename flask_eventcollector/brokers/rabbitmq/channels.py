@@ -18,6 +18,7 @@ from pika.exceptions import (
 from pika.spec import FRAME_MAX_SIZE, Basic, BasicProperties
 
 from ...config.exchanges import ExchangeOptions
+from ...config.routing import Router
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
 from .. import no_route
@@ -72,9 +73,11 @@ class ExchangeChannel:
         *,
         app_id: str,
         options: ExchangeOptions,
+        router: Router,
         nacked_before: Collection[str] = (),
     ) -> None:
         self._exchange = exchange
+        self._options = options
         self._about = f"exchange {exchange}"
         self._settle = settle
         self._report_problem = complain
@@ -86,7 +89,7 @@ class ExchangeChannel:
         #: The broker's message size limit in bytes, once known.
         self.size_limit: int | None = None
         self._pending: deque[Entry] = deque()
-        self.unconfirmed = Unconfirmed(options, nacked_before)
+        self.unconfirmed = Unconfirmed(options, router, nacked_before)
         self._opening_since = time.monotonic()
         self._frame_max = int(connection.params.frame_max or FRAME_MAX_SIZE)
         self._connection = connection
@@ -311,7 +314,10 @@ class ExchangeChannel:
         """The channel could not be used, so nothing was sent."""
         reason, outcome = broker_text(error), None
         if is_missing_exchange(error):
-            reason, outcome = no_route.no_exchange(reason), Outcome.RETURNED
+            reason, outcome = (
+                no_route.no_exchange(reason, self._options),
+                Outcome.RETURNED,
+            )
         return [Settlement(e, outcome, reason, back_off=True) for e in self._pending]
 
     def _too_large(self, reason: str, limit: int) -> list[Settlement]:

@@ -12,7 +12,7 @@ import pika
 from pika.adapters.select_connection import IOLoop
 from pika.exceptions import AMQPConnectionError
 
-from ...config.exchanges import Exchanges
+from ...config.topology import Topology
 from ...delivery.broker import BrokerCallbacks
 from ...delivery.entries import Settlement
 from ...delivery.records import Kind, log_failure
@@ -42,7 +42,7 @@ class Shared:
 
     callbacks: BrokerCallbacks
     declarations: Declarations
-    exchanges: Exchanges
+    topology: Topology
     #: The ``app_id`` of all messages.
     app_id: str
     waker: Waker
@@ -94,7 +94,7 @@ class Session:
             self._settle,
             state.report_problem,
             app_id=shared.app_id,
-            exchanges=shared.exchanges,
+            topology=shared.topology,
         )
         self._connection.on_acks = self._channels.on_acks
         self._probe = Probe(self._connection)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator
 
 from ...config.exchanges import ExchangeOptions
+from ...config.routing import Router
 from ...delivery.entries import Entry, Settlement
 from ...events import Outcome
 from .. import no_route
@@ -22,9 +23,10 @@ class Unconfirmed:
     """
 
     def __init__(
-        self, options: ExchangeOptions, nacked_before: Collection[str]
+        self, options: ExchangeOptions, router: Router, nacked_before: Collection[str]
     ) -> None:
         self._options = options
+        self._router = router
         self._by_tag: dict[int, Entry] = {}
         self._last_tag = 0
         #: ``basic.return`` arrives before the ack of the same message.
@@ -82,7 +84,10 @@ class Unconfirmed:
     def _settlement(self, entry: Entry, nacked: bool) -> Settlement:
         returned = self._returned.pop(entry.event.id, None)
         if returned is not None:
-            return no_route.returned(entry, self._options, returned)
+            event = entry.event
+            about = (event.exchange, event.target_queue, event.headers)
+            declared = self._router.declared(*about)
+            return no_route.returned(entry, self._options, returned, declared)
         queue = entry.event.target_queue
         if nacked:
             self._nacked_since.setdefault(queue, self.last_confirm_at)
