@@ -20,6 +20,7 @@ from .matching import (
     Medium,
     differences,
     prepare,
+    prepare_key,
     readable,
     show,
 )
@@ -97,7 +98,9 @@ class ExpectedEvent:
         payload = prepare(self.payload, medium, "payload")
         headers = prepare(self.headers or {}, AMQP, "headers")
         properties = {
-            name: prepare(value, _MEDIA.get(name, PROPERTIES), name)
+            name: prepare_key(value)
+            if name == "key"
+            else prepare(value, _MEDIA.get(name, PROPERTIES), name)
             for name, value in self.properties.items()
         }
         reason = _reason_check(self.reason)

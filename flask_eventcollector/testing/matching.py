@@ -133,6 +133,17 @@ def prepare(expected: Any, medium: Medium, path: str) -> Any:
     return _prepare_leaf(expected, medium, path)
 
 
+def prepare_key(expected: Any) -> Check:
+    """Convert an expected ``key``, which is compared as it is: it is not sent."""
+    if isinstance(expected, type):
+        return Check(lambda found: _is_of(found, (expected,)), expected.__name__)
+    if isinstance(expected, re.Pattern):
+        return _pattern(expected, PROPERTIES, "key")
+    if callable(expected):
+        return Check(expected, _name(expected))
+    return Check(lambda found: expected == found, show(expected))
+
+
 def _key(key: Any, medium: Medium, path: str) -> str:
     (carried,) = _carry({key: None}, medium, path)
     return str(carried)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -42,6 +43,32 @@ def test_properties_are_asserted_on(published: Captured, expected: Any) -> None:
     published.assert_published("orders", **expected)
     published.assert_enqueued("orders", {"id": 1}, times=1, **expected)
     assert published.published == [event("orders", **expected)]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["7", 7, ("order", 7), UUID(int=7), b"7", None],
+    ids=["text", "number", "tuple", "UUID", "bytes", "none"],
+)
+def test_a_key_is_compared_as_it_is(shop: Shop, captured: Captured, key: Any) -> None:
+    with shop.events.auto_publish():
+        shop.events.enqueue_event({"id": 1}, "orders", key=key)
+
+    captured.assert_published("orders", key=key)
+    captured.assert_published("orders", key=lambda found: found == key)
+    captured.assert_not_published("orders", key=("order", 8))
+    if key is not None:
+        captured.assert_published("orders", key=type(key))
+        captured.assert_not_published("orders", key=None)
+
+
+def test_a_key_may_fit_a_pattern(shop: Shop, captured: Captured) -> None:
+    with shop.events.auto_publish():
+        shop.events.enqueue_event({"id": 1}, "orders", key="order-7")
+
+    captured.assert_published("orders", key=re.compile("7$"))
+    message = failure(lambda: captured.assert_published("orders", key=("order", 7)))
+    assert "key: expected ('order', 7), found 'order-7'" in message
 
 
 def test_a_wrong_property_is_shown(published: Captured) -> None:
