@@ -43,6 +43,7 @@ from flask_eventcollector.config.settings import (
     SpoolSync,
     Tracing,
     choose_broker,
+    read_settings,
 )
 from flask_eventcollector.errors import ConfigurationError
 from flask_eventcollector.messages.cloudevents import ContentMode
@@ -387,6 +388,11 @@ def test_a_misspelt_setting_gets_a_suggestion() -> None:
         "EVENTCOLLECTOR_HEARBEAT is not a setting: did you mean"
         " EVENTCOLLECTOR_HEARTBEAT?"
     )
+
+
+def test_so_does_one_in_lower_case() -> None:
+    with pytest.raises(ConfigurationError, match="did you mean EVENTCOLLECTOR_BROKER_"):
+        read_settings({"EVENTCOLLECTOR_broker_url": "memory://"})
 
 
 def test_an_unknown_setting_that_is_like_none_gets_the_list() -> None:

@@ -13,8 +13,9 @@ from flask_eventcollector.brokers.rabbitmq.declarations import steps
 from flask_eventcollector.config.exchanges import ExchangeOptions, Unrouted
 from flask_eventcollector.config.queues import ARGUMENTS, Binding, QueueOptions
 from flask_eventcollector.config.topology import of_others, silent_losses
+from tests.helpers import open_shop
 
-SHOP = {"shop": {"type": "topic"}}
+SHOP: dict[str, Any] = {"shop": {"type": "topic"}}
 
 
 def config_with(exchanges: Any = SHOP, queues: Any = {}) -> Config:  # noqa: B006
@@ -268,6 +269,15 @@ def test_events_do_not_go_to_an_internal_exchange() -> None:
 
 
 # What it leaves to others
+
+
+def test_nor_does_a_single_event() -> None:
+    with open_shop(EXCHANGES={"audit": {"type": "fanout", "internal": True}}) as shop:
+        with pytest.raises(
+            ValueError, match="exchange is 'audit', to which only other"
+        ):
+            shop.events.enqueue_event(1, "q", exchange="audit")
+        assert shop.books() == {}
 
 
 def test_the_exchanges_of_others_are_those_that_it_needs_and_does_not_declare() -> None:

@@ -42,6 +42,7 @@ def encoder_of(config: Config, default: Default) -> EventEncoder:
     return make_encoder(
         config,
         exchange=config.exchange,
+        internal=[name for name, o in config.exchanges.items() if o.internal],
         max_event_bytes=config.max_event_bytes,
         default=default,
         replace_invalid_text=_replaces_text(config),

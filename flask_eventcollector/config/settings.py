@@ -382,7 +382,7 @@ def _default(name: str) -> object:
 
 
 def _unknown(key: str) -> NoReturn:
-    close = difflib.get_close_matches(key, _SETTINGS, n=1)
+    close = difflib.get_close_matches(key.upper(), _SETTINGS, n=1)
     known = ", ".join(_SETTINGS)
     cure = f"did you mean {close[0]}?" if close else f"the settings are {known}"
     raise ConfigurationError(f"{key} is not a setting: {cure}")

@@ -8,7 +8,7 @@ import json.encoder
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from decimal import Decimal
 from functools import partial
@@ -89,6 +89,7 @@ class EventEncoder:
     """Encodes payloads for target queues, by the settings of one app.
 
     :param exchange: the exchange of events that name none.
+    :param internal: the exchanges that refuse all events.
     :param max_event_bytes: the largest allowed body, in bytes.
     :param default: converts any value that is not JSON, a time, a UUID, a Decimal or a
         dataclass; raises TypeError for an unknown type, which is then converted by its
@@ -106,6 +107,7 @@ class EventEncoder:
         self,
         *,
         exchange: str = "",
+        internal: Collection[str] = (),
         max_event_bytes: int,
         default: Default | None = None,
         replace_invalid_text: bool = False,
@@ -115,6 +117,7 @@ class EventEncoder:
         cloudevents: CloudEvents | None = None,
     ) -> None:
         self._exchange = exchange
+        self._internal = internal
         self._max_event_bytes = max_event_bytes
         self._replace = replace_invalid_text
         self._encoder = encoder
@@ -190,7 +193,13 @@ class EventEncoder:
         queue = check_name(queue, "target_queue")
         if exchange is None:
             return Target(self._exchange, queue)
-        return Target(check_name(exchange, "exchange", allow_empty=True), queue)
+        exchange = check_name(exchange, "exchange", allow_empty=True)
+        if exchange in self._internal:
+            raise ValueError(
+                f"exchange is {exchange!r}, to which only other exchanges may publish:"
+                " leave out 'internal' in EVENTCOLLECTOR_EXCHANGES, or name another one"
+            )
+        return Target(exchange, queue)
 
     def _described(
         self,

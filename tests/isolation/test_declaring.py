@@ -88,7 +88,9 @@ def test_each_is_declared_with_its_options() -> None:
     queues = {"orders": {"type": "quorum", "bind": ["shop:a"]}}
     settings = {"EXCHANGES": exchanges, "QUEUES": queues}
     with FakeBroker() as broker, shop_at(broker, **settings) as shop:
-        confirm_one(shop)
+        shop.enqueue(1)
+        shop.events.publish()
+        wait_until(lambda: shop.events.stats().confirmed == 1, "it is confirmed")
 
         exchange, queue, binding = broker.declared
 
