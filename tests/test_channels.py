@@ -209,6 +209,21 @@ def test_an_exchange_that_the_settings_declare_was_deleted() -> None:
     )
 
 
+def test_a_user_without_permission_is_told_with_the_cure(stage: Stage) -> None:
+    ready_with(stage, 1)
+    text = (
+        "ACCESS_REFUSED - access to exchange 'shop' in vhost '/' refused for user 'u'"
+    )
+
+    stage.close(ChannelClosedByBroker(403, text))
+
+    (settlement,) = stage.settled
+    assert settlement.reason == stage.problems[-1]
+    assert settlement.reason == (
+        f"{text}: grant it the permission 'write' for the exchange"
+    )
+
+
 def test_events_wait_until_the_channel_is_open(stage: Stage) -> None:
     waiting = entries(2)
     for entry in waiting:

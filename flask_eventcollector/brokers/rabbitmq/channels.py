@@ -29,6 +29,7 @@ from .reasons import (
     broker_text,
     explain,
     is_missing_exchange,
+    refused_text,
     size_limit,
 )
 from .unconfirmed import Unconfirmed
@@ -271,7 +272,7 @@ class ExchangeChannel:
             return
         self.size_limit = size_limit(error)
         if self.size_limit is None and not is_missing_exchange(error):
-            self._report_problem(self._about, broker_text(error))
+            self._report_problem(self._about, refused_text(error))
         if self.state is ChannelState.OPENING:
             self._end(self._refused(error))
         elif self.size_limit is not None:
@@ -280,7 +281,7 @@ class ExchangeChannel:
             # A missing exchange needs no delay here: the next channel checks it.
             suspect = accuses_an_event(error)
             back_off = not (suspect or (self._exchange and is_missing_exchange(error)))
-            reason = broker_text(error)
+            reason = refused_text(error)
             self._end(self._lost(reason, suspect=suspect, back_off=back_off))
 
     def _end(self, settlements: list[Settlement]) -> None:

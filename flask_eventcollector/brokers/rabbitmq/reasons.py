@@ -31,6 +31,7 @@ _BYTES = re.compile(r"b(?P<quote>['\"]).*(?P=quote)\Z")
 #: CONNECTION_FORCED, NOT_FOUND: the exchange is gone, RESOURCE_ERROR, NOT_ALLOWED: a
 #: new token was refused.
 _NOBODYS_FAULT = (320, 404, 506, 530)
+_NO_PERMISSION = "refused for user"
 _TLS_ALERT = re.compile(r"\[SSL: (\w*ALERT\w*)\]")
 _LOGIN_ERRORS = (exceptions.AuthenticationError, exceptions.ProbableAuthenticationError)
 _TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
@@ -84,6 +85,17 @@ def is_unexpected(error: BaseException) -> bool:
 def broker_text(error: BaseException) -> str:
     """The broker's own message, if there is one."""
     return _reply_text(error) or explain(error)
+
+
+def refused_text(error: BaseException) -> str:
+    """The broker's message as it closes a channel over a publish, with the cure.
+
+    https://www.rabbitmq.com/docs/access-control#authorisation
+    """
+    text = broker_text(error)
+    if _NO_PERMISSION in text:
+        return f"{text}: grant it the permission 'write' for the exchange"
+    return text
 
 
 def size_limit(error: BaseException) -> int | None:
