@@ -32,7 +32,8 @@ def names(case: Case) -> Iterator[Finding]:
     """Names in the configuration and the environment that are not read."""
     found = [*_unknown(case), *_unread(case)]
     given = sum(key in case.app.config for key in KEYS)
-    yield from found or [ok(f"{given} are set, and known")]
+    are_set = "1 is set" if given == 1 else f"{given} are set"
+    yield from found or [ok(f"{are_set}, and known")]
 
 
 def _unknown(case: Case) -> Iterator[Finding]:

@@ -14,7 +14,15 @@ import pytest
 from pika import spec
 
 from flask_eventcollector.app_state import state_of
-from flask_eventcollector.doctor import broker, case, host, monitoring, spool, threads
+from flask_eventcollector.doctor import (
+    broker,
+    case,
+    host,
+    monitoring,
+    settings,
+    spool,
+    threads,
+)
 from flask_eventcollector.doctor import topology as topology_checks
 from flask_eventcollector.doctor.case import Case, address
 from flask_eventcollector.doctor.findings import Finding, Level
@@ -42,6 +50,14 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
 def only(findings: list[Finding]) -> Finding:
     (finding,) = findings
     return finding
+
+
+@pytest.mark.parametrize(
+    ("more", "words"), [({}, "1 is set"), ({"HEARTBEAT": 9}, "2 are set")]
+)
+def test_the_settings_are_counted(more: Any, words: str) -> None:
+    found = settings.names(case_of(Shop(BROKER_URL="memory://", **more)))
+    assert only([*found]).what == f"{words}, and known"
 
 
 # Threads and host
