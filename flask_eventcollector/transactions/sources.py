@@ -80,7 +80,9 @@ def engine_of(session: Any, table: Table) -> Engine | None:
     :raises ConfigurationError: the session can't commit there.
     """
     try:
-        if not isinstance(session, _kinds(Session) + _kinds(scoped_session)):
+        if _is_class(session) or isinstance(session, _kinds(sessionmaker)):
+            session = _new(session)
+        elif not isinstance(session, _kinds(Session) + _kinds(scoped_session)):
             session = session()
         if isinstance(session, _kinds(scoped_session)):
             session = session()
@@ -96,6 +98,14 @@ def engine_of(session: Any, table: Table) -> Engine | None:
             " twophase=True from the session's options"
         )
     return engine
+
+
+def _new(session: Any) -> Any:
+    """A new session of a class, or of a maker; ``None``: it takes more to make one."""
+    try:
+        return session()
+    except TypeError:
+        return None
 
 
 def _source_of(session: Any) -> Callable[[], Iterator[Transaction]]:

@@ -448,6 +448,25 @@ def test_a_session_that_reads_from_replicas_writes_to_the_primary(
     replica.dispose()
 
 
+def test_a_session_that_needs_arguments_tells_its_engine_at_the_commit(
+    shop: OutboxShop,
+) -> None:
+    class Tenants(Session):
+        def __init__(self, engine: Engine, **options: Any) -> None:
+            super().__init__(engine, **options)
+
+    for bound in Tenants, sessionmaker(class_=Tenants, expire_on_commit=False):
+        shop.events.bind_session(bound, outbox=shop.table)
+        assert shop.extensions["eventcollector"].sessions.outbox.engine() is None
+    with Tenants(shop.engine) as session:
+        session.add(Order(sku="a"))
+        shop.enqueue("a")
+        session.commit()
+
+    assert shop.events.flush(DEADLINE)
+    assert shop.sent() == ["a"]
+
+
 def test_rows_that_nobody_sees_are_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

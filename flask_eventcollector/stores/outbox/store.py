@@ -42,8 +42,8 @@ _LOST = (
 _UNSEEN = (
     "rows that this process has written can't be seen for a lease. Either an outer"
     " transaction has rolled them back, or is still open; or another process has them;"
-    " or they are in another schema, where nobody sends them, since the session has a"
-    " search_path of its own: give make_outbox_table() a schema"
+    " or they are where nobody reads them, in another database, or in another schema"
+    " since the session has a search_path of its own: give make_outbox_table() a schema"
 )
 #: Without its properties, nobody knows whether the event may be sent, and when.
 _UNREADABLE = (
