@@ -30,9 +30,10 @@ def driver_commits(connection: Connection) -> bool:
         manual = getattr(driver, "autocommit", None) is True
         manual |= getattr(driver, "isolation_level", "") is None
         return manual and connection.in_transaction() and not driver.in_transaction
-    if hasattr(driver, "get_autocommit"):
-        return bool(driver.get_autocommit())
-    return getattr(driver, "autocommit", False) is True
+    if connection.dialect.name == "postgresql":
+        return getattr(driver, "autocommit", False) is True
+    # MySQL's other drivers would have to ask the server each time.
+    return hasattr(driver, "get_autocommit") and bool(driver.get_autocommit())
 
 
 def has_autocommit(options: Mapping[str, Any], dialect: Dialect) -> bool:
