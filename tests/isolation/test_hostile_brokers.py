@@ -364,6 +364,30 @@ def test_queues_that_hang_keep_no_other_from_being_declared_and_bound(
             confirmed(shop, 1)
 
 
+@pytest.mark.parametrize("most", [{"channel_max": 4}, {}], ids=["few", "many"])
+def test_queues_that_hang_take_no_more_channels_than_there_are(
+    most: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "flask_eventcollector.brokers.rabbitmq.session.STEP_TIMEOUT", 0.0
+    )
+    monkeypatch.setattr("flask_eventcollector.brokers.rabbitmq.session._TICK", 0.01)
+    queues = {f"deaf{number}": {} for number in range(40)}
+    with FakeBroker(**most) as broker:
+        broker.is_late_for = lambda method: method.NAME == "Queue.Declare"
+        with shop_at(broker, QUEUES=queues) as shop:
+            publish(shop, 1)
+            confirmed(shop, 1)
+            broker.is_late_for = lambda method: False
+
+            def no_problem_is_left() -> bool:
+                broker.answer_late()
+                return not shop.events.stats().broker_error
+
+            wait_until(no_problem_is_left, "all is declared")
+            assert broker.connections == 1
+
+
 def test_a_late_response_ends_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "flask_eventcollector.brokers.rabbitmq.session.STEP_TIMEOUT", 0.3

@@ -8,7 +8,7 @@ from functools import partial
 from typing import NamedTuple
 
 from pika.channel import Channel
-from pika.exceptions import ChannelClosedByBroker
+from pika.exceptions import ChannelClosedByBroker, NoFreeChannels
 
 from .connection import Connection
 from .declarations import Declarations, Step
@@ -16,6 +16,8 @@ from .differences import refusal
 
 #: How many steps are taken at the same time; each takes a channel.
 _MOST_CHANNELS = 2
+#: The most steps without a response: each keeps its channel.
+_MOST_SILENT = 30
 
 
 class _Taken(NamedTuple):
@@ -87,7 +89,13 @@ class Declarer:
 
     def _open_channels(self) -> None:
         while len(self._in_use) < min(_MOST_CHANNELS, len(self._waiting)):
-            channel = self._connection.channel(on_open_callback=self._opened)
+            if len(self._taken) >= _MOST_SILENT:
+                return
+            try:
+                channel = self._connection.channel(on_open_callback=self._opened)
+            except NoFreeChannels:
+                # The rest waits until a response comes.
+                return
             self._in_use.add(channel.channel_number)
 
     def _opened(self, channel: Channel) -> None:
