@@ -372,7 +372,7 @@ def test_queues_that_hang_take_no_more_channels_than_there_are(
         "flask_eventcollector.brokers.rabbitmq.session.STEP_TIMEOUT", 0.0
     )
     monkeypatch.setattr("flask_eventcollector.brokers.rabbitmq.session._TICK", 0.01)
-    queues = {f"deaf{number}": {} for number in range(40)}
+    queues: dict[str, Any] = {f"deaf{number}": {} for number in range(40)}
     with FakeBroker(**most) as broker:
         broker.is_late_for = lambda method: method.NAME == "Queue.Declare"
         with shop_at(broker, QUEUES=queues) as shop:
