@@ -268,9 +268,6 @@ def test_events_do_not_go_to_an_internal_exchange() -> None:
         Config.from_app(app)
 
 
-# What it leaves to others
-
-
 def test_nor_does_a_single_event() -> None:
     with open_shop(EXCHANGES={"audit": {"type": "fanout", "internal": True}}) as shop:
         with pytest.raises(
@@ -280,6 +277,9 @@ def test_nor_does_a_single_event() -> None:
         assert shop.books() == {}
 
 
+# What it leaves to others
+
+
 def test_the_exchanges_of_others_are_those_that_it_needs_and_does_not_declare() -> None:
     config = config_with(
         {
@@ -287,10 +287,17 @@ def test_the_exchanges_of_others_are_those_that_it_needs_and_does_not_declare() 
             "crm": {},
             "erp": {"type": "direct", "declare": False},
         },
-        {"orders": {"bind": ["shop:#", "amq.topic:#", "amq.rabbitmq.trace:#"]}},
+        {
+            "orders": {
+                "bind": ["shop:#", "amq.topic:#", "amq.rabbitmq.trace:#"],
+                "x-dead-letter-exchange": "dead",
+            },
+            "mail": {"declare": False, "x-dead-letter-exchange": "theirs"},
+            "audit": {"x-dead-letter-exchange": ""},
+        },
     )
-    found = of_others(config.topology, "billing")
-    names = ["billing", "crm", "erp", "amq.rabbitmq.trace", "unrouted"]
+    found = [one for one in of_others(config.topology, "billing") if one[1] != "mail"]
+    names = ["billing", "crm", "erp", "amq.rabbitmq.trace", "unrouted", "dead"]
     assert found == [("exchange", name) for name in names]
     assert of_others(config.topology, "")[0] == ("exchange", "crm")
 
@@ -366,6 +373,35 @@ def test_a_queue_that_may_lose_messages_is_told_with_the_cure(
 )
 def test_a_queue_that_keeps_its_messages_is_fine(queue: dict[str, Any]) -> None:
     assert losses(queues={"orders": queue}) == []
+
+
+DEAD: dict[str, Any] = {"dead": {"type": "fanout"}}
+
+
+def test_dead_letters_for_an_exchange_without_a_queue_are_told() -> None:
+    orders = {"type": "quorum", "x-dead-letter-exchange": "dead"}
+    assert losses(DEAD, {"orders": orders}) == [
+        "queue 'orders' has dead letters go to exchange 'dead', to which no queue of"
+        " the settings is bound: if nobody else binds one, they are lost. Bind one"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("exchanges", "more"),
+    [
+        (DEAD, {"dead": {"bind": ["dead"]}}),
+        ({"dead": {"type": "topic", "alternate": "amq.fanout"}}, {}),
+        ({"dead": {}}, {}),
+        ({}, {}),
+    ],
+    ids=["bound", "with an alternate", "of others", "unknown"],
+)
+def test_dead_letters_that_somebody_may_read_are_fine(
+    exchanges: Any, more: dict[str, Any]
+) -> None:
+    orders = {"x-dead-letter-exchange": "dead"}
+    found = losses(exchanges, {"orders": orders, **more})
+    assert not any("dead letters" in loss for loss in found)
 
 
 def test_no_argument_of_rabbitmq_is_taken_for_another_one() -> None:

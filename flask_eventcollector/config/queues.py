@@ -23,6 +23,9 @@ from .options import (
 
 #: The argument of ``queue.declare`` behind the option ``"type"``.
 QUEUE_TYPE = "x-queue-type"
+#: The argument that names the exchange for dead letters. RabbitMQ takes any name, and
+#: drops them if there is no such exchange. https://www.rabbitmq.com/docs/dlx
+DEAD_LETTERS = "x-dead-letter-exchange"
 _TYPES = ("classic", "quorum", "stream")
 #: Which are written without "x-" by mistake, since other libraries name them so, or
 #: with another mistake, for which RabbitMQ ignores them. See
@@ -76,6 +79,11 @@ class QueueOptions:
     def type(self) -> str:
         """Its type; ``""``: the virtual host's default, as a rule ``classic``."""
         return str(self.arguments.get(QUEUE_TYPE, ""))
+
+    @property
+    def dead_letters_to(self) -> str:
+        """The exchange that gets what it drops; ``""``: none, or the default one."""
+        return str(self.arguments.get(DEAD_LETTERS, ""))
 
 
 #: By name.

@@ -16,12 +16,11 @@ from .exchanges import (
     is_predeclared,
     type_of,
 )
-from .queues import ARGUMENTS, Binding, QueueOptions, Queues
+from .queues import ARGUMENTS, DEAD_LETTERS, Binding, QueueOptions, Queues
 
-_DEAD_LETTERS = "x-dead-letter-exchange"
 #: Of redeliveries. https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
 _NO_LIMIT = -1
-_KEEP_THEM = f"set {_DEAD_LETTERS!r} to keep them elsewhere"
+_KEEP_THEM = f"set {DEAD_LETTERS!r} to keep them elsewhere"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,8 @@ def _exchanges_of_others(topology: Topology, exchange: str) -> list[str]:
     needed = [exchange, *topology.exchanges]
     needed += [binding.exchange for _, binding in topology.bindings]
     needed += [options.alternate for options in topology.exchanges.values()]
+    declared = [options for options in topology.queues.values() if options.declare]
+    needed += [options.dead_letters_to for options in declared]
     known = {name for name, o in topology.exchanges.items() if o.is_declared}
     return [
         name
@@ -118,7 +119,8 @@ def silent_losses(topology: Topology) -> list[str]:
     losses = []
     for name, options in topology.queues.items():
         if options.declare:
-            losses += [f"queue {name!r} {loss}" for loss in _losses_of_queue(options)]
+            found = [*_losses_of_queue(options), *_dead_letters(options, topology)]
+            losses += [f"queue {name!r} {loss}" for loss in found]
     for name in topology.exchanges:
         losses += [f"exchange {name!r} {loss}" for loss in _of_exchange(name, topology)]
     return losses
@@ -152,8 +154,23 @@ def _losses_of_queue(options: QueueOptions) -> Iterator[str]:
                 f"has the argument {name!r}, which RabbitMQ ignores: did you mean"
                 f" {close[0]!r}?"
             )
-    if options.type != "stream" and _DEAD_LETTERS not in options.arguments:
+    if options.type != "stream" and DEAD_LETTERS not in options.arguments:
         yield from _dropped_messages(options)
+
+
+def _dead_letters(options: QueueOptions, topology: Topology) -> Iterator[str]:
+    """What becomes of dead letters that nobody else is known to read."""
+    name = options.dead_letters_to
+    known = topology.exchanges.get(name)
+    if known is None or not known.is_declared:
+        return
+    if not known.alternate and not any(
+        b.exchange == name for _, b in topology.bindings
+    ):
+        yield (
+            f"has dead letters go to exchange {name!r}, to which no queue of the"
+            " settings is bound: if nobody else binds one, they are lost. Bind one"
+        )
 
 
 def _dropped_messages(options: QueueOptions) -> Iterator[str]:
