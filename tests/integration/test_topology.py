@@ -357,9 +357,9 @@ def test_a_queue_that_differs_is_told_with_the_cure_and_holds_up_nobody(
             assert connect(shop) == f"{QUEUE}{difference}{CORRECT_QUEUE}"
             # It is bound and used as it is.
             publish(shop, "q", "amq.topic")
-            found = look(shop, "diff")[1][0]
+            found = [line for line in look(shop, "diff")[1] if "queue q" in line]
 
-    assert found == f"! queue q: {difference}"
+    assert found[0] == f"! queue q: {difference}"
 
 
 @pytest.mark.parametrize(("present", "given", "difference"), DIFFERENT_EXCHANGES)
