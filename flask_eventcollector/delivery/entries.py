@@ -64,6 +64,8 @@ class Row(NamedTuple):
     #: Whether a transaction of the application has committed it, so that it is not
     #: dropped in favour of another event.
     is_committed: bool = False
+    #: When that transaction has written it, by the monotonic clock.
+    written_at: float = 0.0
 
 
 class _Rarely(Generic[T]):

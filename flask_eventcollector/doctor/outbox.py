@@ -168,9 +168,19 @@ def _clock(outbox: Opened) -> Iterator[Finding]:
 
 
 def _mode(outbox: Opened) -> Iterator[Finding]:
-    from ..stores.outbox.surroundings import commits_at_savepoint
+    from ..stores.outbox.surroundings import (
+        commits_at_savepoint,
+        commits_each_statement,
+    )
 
-    if commits_at_savepoint(outbox.engine):
+    if commits_each_statement(outbox.engine):
+        yield problem(
+            "the driver commits each statement at once, so a transaction with"
+            " an event can't be committed",
+            "remove autocommit, or with SQLite isolation_level=None, from connect_args"
+            " or the URL",
+        )
+    elif commits_at_savepoint(outbox.engine):
         yield warning(
             "with this engine, SQLite commits when the first savepoint of a transaction"
             " is released, so a later rollback leaves its rows",

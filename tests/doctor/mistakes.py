@@ -643,6 +643,20 @@ def an_engine_that_commits_each_statement(patient: Patient) -> None:
     with_outbox(patient, sqlite(patient), isolation_level="AUTOCOMMIT")
 
 
+@mistake(PROBLEM, "outbox", "driver commits each statement", "remove autocommit")
+def a_driver_that_commits_each_statement(patient: Patient) -> None:
+    import sqlalchemy
+    from sqlalchemy.orm import sessionmaker
+
+    engine = sqlalchemy.create_engine(
+        sqlite(patient), connect_args={"isolation_level": None}
+    )
+    patient.until_the_end.callback(engine.dispose)
+    table = make_outbox_table(sqlalchemy.MetaData())
+    table.metadata.create_all(engine)
+    patient.events.bind_session(sessionmaker(engine), outbox=table)
+
+
 @mistake(WARNING, "outbox", "dead, so not sent any more: 1 row", "flask events dead")
 def a_dead_row(patient: Patient) -> None:
     from flask_eventcollector.stores.outbox.admin import OutboxAdmin

@@ -1014,6 +1014,47 @@ def test_what_an_outer_transaction_has_rolled_back_is_not_left(
     assert "Left" not in caplog.text
 
 
+def test_a_process_that_ends_does_not_wait_for_an_outer_transaction(
+    mariadb: DatabaseServer,
+) -> None:
+    with (
+        open_outbox(mariadb.new_database()) as shop,
+        shop.engine.connect() as connection,
+        connection.begin(),
+    ):
+        with shop.sessions(bind=connection) as session:
+            session.add(Order(sku="a"))
+            session.flush()
+            shop.enqueue("a")
+            session.commit()
+        # By the server, which would let it wait for 50 s.
+        assert shop.events.close(DEADLINE)
+        assert shop.extensions["eventcollector"].delivery()._store.left == 0
+
+
+def test_a_lease_counts_from_the_writing_and_not_from_the_commit(
+    shop: OutboxShop,
+) -> None:
+    written = 0.0
+
+    def take_long(_: Connection) -> None:
+        nonlocal written
+        written = time.monotonic()
+        wait_until(lambda: time.monotonic() > written, "time has passed")
+
+    shop.place("first")
+    assert shop.events.flush(DEADLINE)
+    FaultInjector.of(shop.broker).go_down()
+    wait_until(shop.is_empty, "the row is erased")
+    event.listen(shop.engine, "commit", take_long)
+    shop.place("a")
+    event.remove(shop.engine, "commit", take_long)
+    held = rows_of(shop)._held
+    wait_until(lambda: len(held) == 1, "the row is held")
+
+    assert held._until <= written + LEASE
+
+
 def test_a_forked_child_holds_its_rows_itself(tmp_path: Path) -> None:
     with open_outbox(url_in(tmp_path)) as shop:
         shop.place("a")

@@ -59,7 +59,7 @@ class _Written(NamedTuple):
 
     seq: int
     event: Event
-    #: When it was committed.
+    #: When it was written, which was when its lease began. The commit may take long.
     at: float
 
 
@@ -143,13 +143,14 @@ class OutboxStore(OutboxWriter):
     def committed(self, entries: Iterable[Entry]) -> None:
         """The rows of *entries* may be committed: no collector holds them any more."""
         now = time.monotonic()
-        seqs = {e: e.row.number for e in entries if e.row is not None}
-        for entry in self._ledger.leave(seqs):
+        rows = {e: e.row for e in entries if e.row is not None}
+        for entry in self._ledger.leave(rows):
             if entry.event.has_delay:
                 # Nobody holds it. A claim may just have looked for rows that are due.
                 self._due_times.add(now + entry.event.due_in + CLAIM_INTERVAL)
             else:
-                self._written.append(_Written(seqs[entry], entry.event, now))
+                number, at = rows[entry].number, rows[entry].written_at
+                self._written.append(_Written(number, entry.event, at))
         self._worker.wake()
 
     def sending(self, entries: Iterable[Entry]) -> None:
@@ -495,8 +496,8 @@ class OutboxStore(OutboxWriter):
         sent = [n for n, e in kept.items() if e.possible_duplicate or e not in left]
         outbox.give_back(sent, maybe_sent=True)
         outbox.give_back(kept.keys() - sent)
-        # The others were never committed, by an outer transaction.
-        self.left -= len(unread) - outbox.give_back(unread)
+        # The others are not committed. MySQL would wait for their outer transaction.
+        self.left -= len(unread) - outbox.give_back(outbox.read(unread))
         self._ledger.adopt([], {None: self.left} if self.left else {}, self)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Engine, select, text
 
-from ...databases import begins_at_savepoint
+from ...databases import begins_at_savepoint, driver_commits
 from .clock import now_ms
 from .database import Database, new_connection
 
@@ -72,6 +72,14 @@ def prepares(engine: Engine) -> bool:
         return getattr(connection, "prepare_threshold", None) is not None
     finally:
         connection.close()
+
+
+def commits_each_statement(engine: Engine) -> bool:
+    """Whether the driver does, as by ``connect_args={"autocommit": True}``."""
+    if engine.dialect.is_async:
+        return False
+    with engine.connect() as connection, connection.begin():
+        return driver_commits(connection)
 
 
 def commits_at_savepoint(engine: Engine) -> bool:

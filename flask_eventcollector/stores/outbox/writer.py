@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import Connection, Engine, Table
@@ -87,9 +88,10 @@ class OutboxWriter:
         for entry in gone:
             entry.row = None
         events = [entry.event for entry in new]
+        now = time.monotonic()
         seqs = outbox.write(connection, events, held=self.sends)
         for entry, seq in zip(new, seqs, strict=True):
-            entry.row = Row(self, seq)
+            entry.row = Row(self, seq, written_at=now)
 
     def committed(self, entries: Iterable[Entry]) -> None:
         """The rows of *entries* may be committed: no collector holds them any more."""
