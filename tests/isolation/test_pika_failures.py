@@ -22,7 +22,7 @@ import pytest
 from flask_eventcollector import delivery
 from flask_eventcollector.brokers import rabbitmq
 from flask_eventcollector.brokers.rabbitmq import channels, session
-from tests.helpers import Recorder, Shop, open_shop, wait_until
+from tests.helpers import DEADLINE, Recorder, Shop, open_shop, wait_until
 
 from .fake_broker import FakeBroker, Message
 
@@ -127,13 +127,15 @@ def publish(shop: Shop, *payloads: Any, exchange: str = "") -> None:
     shop.events.publish()
 
 
+def wait_for_confirms(shop: Shop, number: int) -> None:
+    wait_until(lambda: shop.events.stats().confirmed == number, f"{number} confirmed")
+
+
 def live(shop: Shop, broker: FakeBroker, border: Border) -> None:
     """The whole life of a connection: it is made, used, broken, and made again."""
 
     def confirmed(number: int) -> None:
-        wait_until(
-            lambda: shop.events.stats().confirmed == number, f"{number} confirmed"
-        )
+        wait_for_confirms(shop, number)
 
     publish(shop, "1", "return: 2")
     publish(shop, "3", exchange="shop")
@@ -163,13 +165,46 @@ def live(shop: Shop, broker: FakeBroker, border: Border) -> None:
     stats = shop.events.stats()
     assert stats.balanced, stats
     assert stats.in_flight == stats.retained == stats.dead == stats.dropped == 0, stats
-    assert shop.events.close(5)
-    thread.join(5)
+    assert shop.events.close(DEADLINE)
+    thread.join(DEADLINE)
     assert not thread.is_alive()
 
 
 def run(border: Border) -> list[str]:
     """The log of a life in which one call may fail."""
+    with logged() as lines, life(border) as (shop, broker):
+        try:
+            live(shop, broker, border)
+        except AssertionError as failure:
+            about = border.fails, border.at, shop.events.stats(), lines
+            raise AssertionError(f"{failure}: {about}") from failure
+    return lines
+
+
+@contextmanager
+def life(border: Border) -> Iterator[tuple[Shop, FakeBroker]]:
+    """An app and its broker."""
+    with (
+        FakeBroker(answers()) as broker,
+        border.watched(),
+        open_shop(
+            BROKER_URL=broker.url,
+            TESTING_BROKER=True,
+            QUEUES={"declared": {}, "too": {}},
+            RETRY_DELAY=0.01,
+            RETRY_MAX_DELAY=0.05,
+            CONFIRM_TIMEOUT=0,
+        ) as shop,
+        Recorder(shop) as recorder,
+    ):
+        yield shop, broker
+        for heard in recorder.heard("publish_failed"):
+            assert heard.about["error"], heard
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """The texts that the package logs in the block."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -178,26 +213,10 @@ def run(border: Border) -> list[str]:
     # pytest would keep the records, and their tracebacks all that is in their frames.
     logger.propagate = False
     try:
-        with (
-            FakeBroker(answers()) as broker,
-            border.watched(),
-            open_shop(
-                BROKER_URL=broker.url,
-                TESTING_BROKER=True,
-                QUEUES={"declared": {}, "too": {}},
-                RETRY_DELAY=0.01,
-                RETRY_MAX_DELAY=0.05,
-                CONFIRM_TIMEOUT=0,
-            ) as shop,
-            Recorder(shop) as recorder,
-        ):
-            live(shop, broker, border)
-            for heard in recorder.heard("publish_failed"):
-                assert heard.about["error"], heard
+        yield lines
     finally:
         logger.removeHandler(handler)
         logger.propagate = True
-    return lines
 
 
 @pytest.fixture(autouse=True)
@@ -206,7 +225,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channels, "STEP_TIMEOUT", 0.3)
     monkeypatch.setattr(session, "STEP_TIMEOUT", 0.3)
     monkeypatch.setattr(session, "_TICK", 0.02)
-    patience = property(lambda _: 0.1, lambda *_: None)
+    patience = property(lambda _: 0.2, lambda *_: None)
     monkeypatch.setattr(session.Session, "_patience", patience, raising=False)
 
 
@@ -249,3 +268,31 @@ def test_what_a_channel_fails_to_send_when_it_opens_is_given_back() -> None:
 def test_what_a_callback_raises_is_logged_with_its_place() -> None:
     border = Border(Call("callback.process", "channels._on_confirm"))
     assert LOST in run(border)
+
+
+@pytest.mark.parametrize("times", [1, 1000], ids=["once", "always"])
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_connection_that_pika_fails_to_end_is_replaced(
+    times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[BaseException | None] = []
+    pikas: Any = pika.SelectConnection
+    terminate = pikas._terminate_stream
+
+    def fail(connection: Any, error: Exception | None) -> None:
+        if len(failures) < times:
+            failures.append(error)
+            raise Injected("the end")
+        terminate(connection, error)
+
+    monkeypatch.setattr(pikas, "_terminate_stream", fail)
+    with life(Border()) as (shop, broker):
+        publish(shop, "1")
+        wait_for_confirms(shop, 1)
+        # Neither a confirm nor the answer to a probe: the connection is given up.
+        broker.unanswered.add("Channel.Open")
+        publish(shop, "nothing: 2")
+        wait_until(lambda: failures, "the connection is ended")
+        broker.unanswered.clear()
+        wait_for_confirms(shop, 2)
+    gc.collect()

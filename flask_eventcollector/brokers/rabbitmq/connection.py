@@ -189,6 +189,12 @@ class Connection(pika.SelectConnection):
         # A close while the connection is opening will end the stream. An abort in
         # between would end it a second time, and pika would call callbacks that it has
         # cleared.
-        if not self._is_ending:
-            self._is_ending = True
+        if self._is_ending:
+            return
+        self._is_ending = True
+        try:
             super()._terminate_stream(error)  # type: ignore[misc]
+        except BaseException:
+            # Nothing would end it any more if the next attempt were skipped.
+            self._is_ending = False
+            raise
