@@ -98,7 +98,7 @@ class DatabaseServer(ABC):
         with (self.folder / "log").open("ab") as log:
             self._keeper = subprocess.Popen(
                 [*command, *_as_user(), *self._server_command()],
-                env=unmeasured(),
+                env=self._environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -147,11 +147,20 @@ class DatabaseServer(ABC):
                 os.chown(path, user.pw_uid, user.pw_gid)
         command = [*_as_user(), *self._create_command()]
         result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True
+            command,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
         if result.returncode:
             shutil.rmtree(self.data)
             raise DatabaseError(f"{command}: {result.stdout}{result.stderr}")
+
+    def _environment(self) -> dict[str, str]:
+        # A MariaDB that starts removes all temporary tables from the folder for
+        # temporary files, also those of another one.
+        return {**unmeasured(), "TMPDIR": str(self.folder)}
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT

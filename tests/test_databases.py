@@ -74,6 +74,11 @@ def test_what_was_committed_survives_a_kill_and_a_stop(server: DatabaseServer) -
     assert not server.folder.exists()
 
 
+def test_no_other_mariadb_removes_the_temporary_tables(mariadb: MariaDB) -> None:
+    url = mariadb.new_database()
+    assert ask(url, "SELECT @@tmpdir") == str(mariadb.folder)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_it_ends_with_the_process_that_started_it(kind: type[DatabaseServer]) -> None:
     require(KINDS[kind]())
