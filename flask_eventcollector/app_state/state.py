@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 
 #: Seconds to look for the files of dead processes.
 _LONGEST_LOOK = 1.0
+#: The most lines of the log about what the settings may lose.
+_MOST_LOSSES = 20
 
 #: The key in ``app.extensions``.
 EXTENSION_KEY = "eventcollector"
@@ -260,7 +262,13 @@ class AppState:
         if folder is not None:
             log_record(Kind.SPOOL_FOLDER, app=folder.name, path=str(folder.path))
         if urls != (MEMORY,):
-            for loss in silent_losses(self.config.topology):
+            losses = silent_losses(self.config.topology)
+            more = len(losses) - _MOST_LOSSES
+            if more > 0:
+                losses[_MOST_LOSSES:] = [
+                    f"{more} more, which 'flask events topology check' lists"
+                ]
+            for loss in losses:
                 log_record(Kind.BROKER_MAY_LOSE, reason=loss)
 
     def _make_store(self, ledger: Ledger, folder: Folder | None) -> Store:

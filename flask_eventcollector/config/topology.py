@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -117,12 +117,16 @@ def silent_losses(topology: Topology) -> list[str]:
     The settings show only a part of it: a policy of the broker may say more.
     """
     losses = []
+    bound = {binding.exchange for _, binding in topology.bindings}
     for name, options in topology.queues.items():
         if options.declare:
-            found = [*_losses_of_queue(options), *_dead_letters(options, topology)]
+            found = [*_losses_of_queue(options)]
+            found += _dead_letters(options, topology.exchanges, bound)
             losses += [f"queue {name!r} {loss}" for loss in found]
     for name in topology.exchanges:
-        losses += [f"exchange {name!r} {loss}" for loss in _of_exchange(name, topology)]
+        losses += [
+            f"exchange {name!r} {loss}" for loss in _of_exchange(name, topology, bound)
+        ]
     return losses
 
 
@@ -147,9 +151,9 @@ def _losses_of_queue(options: QueueOptions) -> Iterator[str]:
             "is not mirrored by 'x-ha-policy', which RabbitMQ ignores: set 'type' to"
             " 'quorum'"
         )
-    for name in options.arguments:
+    for name in sorted(set(options.arguments).difference(ARGUMENTS)):
         close = difflib.get_close_matches(name, ARGUMENTS, n=1, cutoff=0.85)
-        if close and name not in ARGUMENTS:
+        if close:
             yield (
                 f"has the argument {name!r}, which RabbitMQ ignores: did you mean"
                 f" {close[0]!r}?"
@@ -158,15 +162,18 @@ def _losses_of_queue(options: QueueOptions) -> Iterator[str]:
         yield from _dropped_messages(options)
 
 
-def _dead_letters(options: QueueOptions, topology: Topology) -> Iterator[str]:
-    """What becomes of dead letters that nobody else is known to read."""
+def _dead_letters(
+    options: QueueOptions, exchanges: Exchanges, bound: Collection[str]
+) -> Iterator[str]:
+    """What becomes of dead letters that nobody else is known to read.
+
+    :param bound: the exchanges to which a queue of the settings is bound.
+    """
     name = options.dead_letters_to
-    known = topology.exchanges.get(name)
+    known = exchanges.get(name)
     if known is None or not known.is_declared:
         return
-    if not known.alternate and not any(
-        b.exchange == name for _, b in topology.bindings
-    ):
+    if name not in bound and not known.alternate:
         yield (
             f"has dead letters go to exchange {name!r}, to which no queue of the"
             " settings is bound: if nobody else binds one, they are lost. Bind one"
@@ -188,10 +195,12 @@ def _dropped_messages(options: QueueOptions) -> Iterator[str]:
         yield f"drops messages redelivered beyond 'x-delivery-limit': {_KEEP_THEM}"
 
 
-def _of_exchange(name: str, topology: Topology) -> Iterator[str]:
+def _of_exchange(
+    name: str, topology: Topology, bound: Collection[str]
+) -> Iterator[str]:
     options = topology.exchanges[name]
     alternate = options.alternate
-    if alternate and not any(b.exchange == alternate for _, b in topology.bindings):
+    if alternate and alternate not in bound:
         yield (
             f"has the alternate exchange {alternate!r}, to which no queue of the"
             " settings is bound: if somebody else binds one, the broker confirms what"

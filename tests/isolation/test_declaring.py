@@ -155,6 +155,21 @@ def test_what_may_be_lost_is_logged_once(caplog: pytest.LogCaptureFixture) -> No
     )
 
 
+def test_of_many_that_may_be_lost_twenty_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queues = {f"q{number}": {"durable": False} for number in range(25)}
+    with FakeBroker() as broker, shop_at(broker, QUEUES=queues) as shop:
+        shop.enqueue(1)
+
+    lines = [r.getMessage() for r in caplog.records if "silently" in r.getMessage()]
+    assert len(lines) == 20 + 1
+    assert lines[-1] == (
+        "Messages may be lost silently: 5 more, which 'flask events topology check'"
+        " lists"
+    )
+
+
 @pytest.mark.parametrize("name", ["odd", "mail", "orders from odd"])
 def test_what_ends_the_connection_is_found_and_left_out(name: str) -> None:
     with FakeBroker() as broker, shop_at(broker) as shop:
