@@ -229,6 +229,6 @@ def test_a_process_for_each_connection_counts_what_is_lost(tmp_path: Path) -> No
             ask(url)
         # It waits for its children.
         process.terminate()
-        _, log = process.communicate(timeout=DEADLINE)
+        _, log = process.communicate(timeout=3 * DEADLINE)
 
     assert log.count("Dropped 1 event for q: process ended") == 3

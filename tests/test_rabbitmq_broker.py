@@ -128,13 +128,14 @@ def test_attempts_keep_their_distance_however_much_there_is_to_send(
     busy, node = refused
     moments: list[float] = []
 
-    while len(moments) < 2:
+    while len(moments) < 3:
         busy.reconnect_soon()
         if node.attempts.acquire(timeout=0.001):
             moments.append(time.monotonic())
 
-    # The node may notice the first one a little late.
-    assert moments[1] - moments[0] >= LEAST_PAUSE / 2
+    # The node may notice one of them late.
+    first, second, third = moments
+    assert max(second - first, third - second) >= LEAST_PAUSE / 2
 
 
 def test_without_anything_to_send_the_backoff_holds(

@@ -58,7 +58,7 @@ class FlaskEvents:
     def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run a command until it ends."""
         with self.started(*args) as process:
-            output, errors = process.communicate(timeout=DEADLINE)
+            output, errors = process.communicate(timeout=3 * DEADLINE)
         return subprocess.CompletedProcess(
             process.args, process.returncode, output, errors
         )

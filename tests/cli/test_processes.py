@@ -149,7 +149,7 @@ def test_two_flushes_at_once_deliver_each_event_once(
         leave(folder, range(first, first + 250), queue=queue)
 
     with flask_events.started("flush") as one, flask_events.started("flush") as other:
-        outputs = [p.communicate(timeout=DEADLINE)[0] for p in (one, other)]
+        outputs = [p.communicate(timeout=3 * DEADLINE)[0] for p in (one, other)]
 
     assert (one.returncode, other.returncode) == (0, 0)
     delivered = [re.match(r"([\d ]+) events? delivered", o) for o in outputs]
@@ -170,7 +170,7 @@ def test_a_purge_beside_a_flush_leaves_each_event_with_one_of_them(
 
     with flask_events.started("flush", "--timeout", "20") as flush:
         purge = flask_events("purge", "a", "b", "--yes")
-        output, errors = flush.communicate(timeout=DEADLINE)
+        output, errors = flush.communicate(timeout=3 * DEADLINE)
 
     assert purge.returncode == 0, purge.stderr
     assert "Dropped 2 events of" in purge.stdout
@@ -205,13 +205,13 @@ def on_a_terminal(flask_events: FlaskEvents, *args: str) -> str:
     with flask_events.started(*args, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         text = b"".join(chunks(ours))
-        process.wait(DEADLINE)
+        process.wait(3 * DEADLINE)
     os.close(ours)
     return text.decode()
 
 
 def chunks(terminal: int) -> Iterable[bytes]:
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + 3 * DEADLINE
     # Linux reports by an error that the other side is closed.
     with suppress(OSError):
         while select.select([terminal], [], [], deadline - time.monotonic())[0]:
@@ -312,7 +312,7 @@ def test_a_process_that_hangs_is_not_waited_for_and_does_nothing_later(
             flask_events.started("retry", dead) as retry,
             flask_events.started("purge", dead, "--yes") as purge,
         ):
-            errors = [p.communicate(timeout=DEADLINE)[1] for p in (retry, purge)]
+            errors = [p.communicate(timeout=3 * DEADLINE)[1] for p in (retry, purge)]
         assert time.monotonic() - began >= PATIENCE
         assert (retry.returncode, purge.returncode) == (3, 3)
         for error in errors:

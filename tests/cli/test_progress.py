@@ -77,6 +77,7 @@ def test_what_can_not_be_counted_is_shown_without_its_end(
     assert capsys.readouterr().err == "Importing: 2.0 KiB after 1 min\n"
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_flush_says_that_it_lives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +94,7 @@ def test_a_flush_says_that_it_lives(
     assert "Delivering" not in result.stdout
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -136,7 +138,7 @@ def test_a_bar_fits_into_a_narrow_terminal(folder: Path) -> None:
 def test_a_log_line_does_not_break_a_bar(folder: Path) -> None:
     leave(folder, [1, 2], destination=None)
     url = f"amqp://guest:guest@127.0.0.1:{free_ports(1)[0]}/"
-    lines = on_terminal(FlaskEvents(folder, url), 300, "flush", "--timeout", "1")
+    lines = on_terminal(FlaskEvents(folder, url), 300, "flush", "--timeout", "5")
     (logged,) = [line for line in lines if "Broker unavailable" in line]
     assert logged.startswith("Broker unavailable")
     assert lines[0].endswith("0/2")
@@ -162,6 +164,7 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_rows_of_the_outbox_are_changed_part_by_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

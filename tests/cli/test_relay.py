@@ -311,7 +311,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
 
 def end(process: subprocess.Popen[str], number: signal.Signals) -> str:
     process.send_signal(number)
-    output, _ = process.communicate(timeout=DEADLINE)
+    output, _ = process.communicate(timeout=3 * DEADLINE)
     assert process.returncode == 0
     return output
 

@@ -212,7 +212,7 @@ def worker(url: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def commit(process: subprocess.Popen[str]) -> None:
-    process.communicate(timeout=DEADLINE)
+    process.communicate(timeout=3 * DEADLINE)
     assert process.returncode == 0
 
 
