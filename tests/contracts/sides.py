@@ -133,6 +133,10 @@ class BrokerCallbacks:
             f"{len(events)} events to be taken",
         )
 
+    def wait_until_settled(self) -> None:
+        """Wait until the broker has settled all events that it has taken."""
+        self._wait_for(lambda: not self.taken, "all events to be settled")
+
     def _wait_for(self, condition: Any, what: str) -> None:
         with self._changed:
             met = self._changed.wait_for(condition, DEADLINE)

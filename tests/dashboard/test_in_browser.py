@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_an_operator_finds_retries_moves_and_purges(desk: Desk, page: Page) -> N
 def test_it_works_without_javascript(desk: Desk, plain: Page) -> None:
     desk.die(1, "orders")
     plain.get_by_role("link", name="Refresh").click()
-    assert plain.locator(".tile.failing dd").first.inner_text() == "1"
+    plain.locator(".tile.failing dd", has_text=re.compile("^1$")).first.wait_for()
     plain.get_by_role("link", name="orders").click()
     purge_one(plain)
     assert desk.shop.books() == {"dropped": 1}

@@ -14,12 +14,13 @@ from flask import Flask
 
 from flask_eventcollector import EventCollector
 from flask_eventcollector.app_state import state_of
-from flask_eventcollector.doctor import spool
+from flask_eventcollector.doctor import broker, spool
 from flask_eventcollector.doctor.case import Case
 from flask_eventcollector.doctor.checks import CHECKS
 from flask_eventcollector.doctor.examination import examine
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.errors import ConfigurationError
+from tests.helpers import DEADLINE
 from tests.rabbitmq import RabbitMQNode
 
 #: Of another app, or of the shell in which the tests run.
@@ -66,6 +67,8 @@ class Patient:
         #: Of its outbox.
         self.table: Any = None
         patch.setattr(spool, "type_of", lambda path: "ext4")
+        # A busy machine is no mistake.
+        patch.setattr(broker, "_SLOW", DEADLINE)
         patch.chdir(folder)
         for name in _FOREIGN:
             patch.delenv(name, raising=False)

@@ -13,6 +13,8 @@ CONFIRM_TIMEOUT = 0.25
 LONGER = CONFIRM_TIMEOUT + 0.05
 #: The most seconds that any request may take.
 SLOWEST = CONFIRM_TIMEOUT + 0.5
+#: The same while other work may stall the machine: less than two waits, and a stall.
+LONGER_WHEN_BUSY, SLOWEST_WHEN_BUSY = 2 * CONFIRM_TIMEOUT, 5.0
 
 
 @dataclass

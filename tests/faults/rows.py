@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tests.faults.figures import LONGER, SLOWEST, Figures
+from tests.faults.figures import Figures
 from tests.faults.hosts import KINDS
 from tests.faults.rig import (
     BASELINE,
@@ -89,6 +89,8 @@ class Row:
         figures.runs, figures.seconds = runs, time.monotonic() - began
         if not rig.is_baseline:
             figures.broken += self._broken(figures)
+            if self.quick:
+                figures.broken += _broken_by_slow(figures, rig)
         return figures
 
     def _broken(self, found: Figures) -> Iterator[str]:
@@ -107,8 +109,6 @@ class Row:
         # With a database, each request rolls something back.
         if not (self.discards or found.committed) and found.discarded:
             yield f"{found.discarded} events were discarded"
-        if self.quick:
-            yield from _broken_by_slow(found)
 
 
 def _broken_by_all(found: Figures) -> Iterator[str]:
@@ -124,13 +124,13 @@ def _broken_by_all(found: Figures) -> Iterator[str]:
         yield f"a row was stuck for {found.stuck:.1f} s"
 
 
-def _broken_by_slow(found: Figures) -> Iterator[str]:
+def _broken_by_slow(found: Figures, rig: Rig) -> Iterator[str]:
     longer = found.median_longer
     if longer is None:
         yield "nothing was compared"
-    elif longer > LONGER:
+    elif longer > rig.longer:
         yield f"p99 was {longer:.3f} s longer than while healthy"
-    if found.slowest > SLOWEST:
+    if found.slowest > rig.slowest:
         yield f"the slowest request took {found.slowest:.3f} s"
 
 

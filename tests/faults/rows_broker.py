@@ -107,7 +107,8 @@ def frozen(rig: Rig, runs: int) -> Figures:
             rig.node.thaw()
             trial.compare(healthy, faulty)
             waited = sum(a.seconds >= CONFIRM_TIMEOUT for a in faulty)
-            trial.expect(f"only the first wait, not {waited}", waited <= SOME // 4)
+            # Otherwise, all would wait. A busy machine holds up a few.
+            trial.expect(f"only the first wait, not {waited}", waited <= SOME // 2)
             trial.settle()
     return trial.figures
 
@@ -134,7 +135,8 @@ def memory_alarm(rig: Rig, runs: int) -> Figures:
             trial.wait_for_broker("blocked")
             in_flight = trial.stats("in_flight")
             faulty += trial.requests(SOME)
-            trial.expect("nothing was sent", trial.stats("in_flight") == in_flight)
+            # A late confirm makes it less.
+            trial.expect("nothing was sent", trial.stats("in_flight") <= in_flight)
             rig.node.memory_alarm(False)
             trial.compare(healthy, faulty)
             trial.settle()
@@ -201,12 +203,15 @@ def connects_under_an_alarm(rig: Rig, runs: int) -> Figures:
 )
 def connections_closed(rig: Rig, runs: int) -> Figures:
     workers = 4
-    with rig.trial(workers=workers) as trial:
+    with rig.trial(workers=workers, HEARTBEAT=PATIENT) as trial:
         for _ in range(runs):
             before = rig.proxy.accepted
             with trial.under_load(MANY, pause=0.02):
                 for _ in range(2):
-                    trial.hit(min(1, rig.proxy.open_connections))
+                    trial.wait_until(
+                        "one is open", lambda: rig.proxy.open_connections > 0
+                    )
+                    trial.hit()
                     rig.node.close_all_connections()
                     time.sleep(0.5)
             trial.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,7 +35,7 @@ NEIGHBOURS = 100
 #: Seconds within which a healthy queue's events are confirmed.
 SOON = 1.0
 #: Seconds that a queue is silent: longer than the timeout for a silent broker.
-SILENT_FOR = 4.0
+SILENT_FOR = 5.0
 #: Bytes of the smallest frames that AMQP allows.
 FRAME_MAX = 4096
 #: How many channels may be closed until a refused event is dead.
@@ -53,7 +54,7 @@ MARKER = b'"padding"'
     twice=False,
 )
 def silent_queue(rig: Rig, runs: int) -> Figures:
-    with rig.trial() as trial:
+    with rig.trial(HEARTBEAT=2) as trial:
         silent = trial.declare()
         for _ in range(runs):
             trial.requests(1)
@@ -62,9 +63,10 @@ def silent_queue(rig: Rig, runs: int) -> Figures:
             with suspended(rig, silent):
                 trial.requests(MANY, pause=0, queue=silent)
                 trial.hit(min(1, trial.stats("in_flight")) or rig.is_baseline)
-                slowest = max(_delays(trial))
-                soon = f"confirmed within {SOON:.0f} s, not {slowest:.1f} s"
-                trial.expect(soon, slowest < SOON)
+                # The silent queue would hold up each; a busy machine, only a few.
+                usual = statistics.median(_delays(trial))
+                soon = f"confirmed within {SOON:.0f} s, not {usual:.1f} s"
+                trial.expect(soon, usual < SOON)
             made = rig.proxy.accepted - connections
             trial.expect("the connection was not lost", not made)
             trial.settle()

@@ -6,13 +6,14 @@ import itertools
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlencode
 
 from flask_eventcollector.verifying.load import Answer
 from tests.faults.figures import CONFIRM_TIMEOUT, Figures
 from tests.faults.proxy import Side
-from tests.faults.rig import EVENTS, SETTINGS, Rig
+from tests.faults.rig import EVENTS, SETTINGS, Rig, Trial
 from tests.faults.rows import row
 from tests.faults.tls import Authority, TLSProxy
 
@@ -83,19 +84,29 @@ def reset_anywhere(rig: Rig, runs: int) -> Figures:
 )
 def confirms_cut(rig: Rig, runs: int) -> Figures:
     window = 100
-    with rig.trial(MAX_IN_FLIGHT=window) as trial:
+    # So patient that it does not give up the connection before it is cut.
+    with rig.trial(MAX_IN_FLIGHT=window, HEARTBEAT=15) as trial:
         for _ in range(runs):
             trial.requests(8)
+            trial.settle()
+            before = rig.node.count(trial.queue)
             rig.proxy.silence(Side.BROKER)
             trial.requests(SOME)
             trial.expect("some are in flight", trial.stats("in_flight") > 0)
+            trial.wait_until("some arrive", partial(_have_arrived, trial, before))
             rig.proxy.restore()
+            rig.proxy.cut()
             trial.hit()
             trial.settle()
     most = window * runs
     found = trial.figures.duplicated
     trial.expect(f"at most {most} arrived twice, not {found}", 0 < found <= most)
     return trial.figures
+
+
+def _have_arrived(trial: Trial, before: int) -> bool:
+    """Whether there are more than *before*."""
+    return trial.node.count(trial.queue) > before
 
 
 @row(
@@ -187,12 +198,14 @@ def narrow(rig: Rig, runs: int) -> Figures:
     twice=False,
 )
 def idle(rig: Rig, runs: int) -> Figures:
-    with rig.trial() as trial:
+    # Longer than elsewhere: on a busy machine, a heartbeat may be late by a second.
+    heartbeat = 2 * HEARTBEAT
+    with rig.trial(HEARTBEAT=heartbeat, CONFIRM_TIMEOUT=10) as trial:
         for _ in range(runs):
             trial.requests(8)
             trial.settle()
             accepted = rig.proxy.accepted
-            time.sleep(3 * HEARTBEAT)
+            time.sleep(3 * heartbeat)
             trial.hit()
             trial.requests(1)
             trial.expect("the connection was not lost", rig.proxy.accepted == accepted)

@@ -9,7 +9,7 @@ from pathlib import Path
 from flask_eventcollector.stores.spool.folder import creator_of
 from tests.faults.damage import DAMAGES
 from tests.faults.disk import failing_writes, no_disk, small_disk
-from tests.faults.figures import SLOWEST, Figures
+from tests.faults.figures import Figures
 from tests.faults.rig import EVENTS, NOTED, Rig, Trial
 from tests.faults.rows import ANY, row
 
@@ -168,7 +168,7 @@ def _expect_problem(trial: Trial, words: str) -> None:
     answers = trial.requests(SOME, padding=PADDING)
     trial.hit()
     slowest = max(answer.seconds for answer in answers)
-    trial.expect(f"no request waits, not {slowest:.3f} s", slowest < SLOWEST)
+    trial.expect(f"no request waits, not {slowest:.3f} s", slowest < trial.rig.slowest)
     trial.wait_until("it is counted", lambda: trial.stats("unspooled") > 0)
     trial.wait_until("it is reported", lambda: words in trial.stats("spool_error"))
     trial.wait_until("it is logged", lambda: "Spool problem" in trial.host.log)

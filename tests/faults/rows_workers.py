@@ -31,7 +31,8 @@ GEVENT = ("gunicorn-gevent", "gunicorn-gevent-preload", "uwsgi-gevent")
     discards=True,
 )
 def many_threads(rig: Rig, runs: int) -> Figures:
-    with rig.trial(kind="gunicorn-gthread", options=("--threads", "32")) as trial:
+    threads = ("--threads", "32")
+    with rig.trial(kind="gunicorn-gthread", options=threads, HEARTBEAT=15) as trial:
         trial.load.threads = 32
         for _ in range(runs):
             succeed = trial.paths(200, {"events": EVENTS})

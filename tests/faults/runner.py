@@ -75,7 +75,9 @@ def plan(
     return [Task(row, mode, runs(row)) for row in rows for mode in modes]
 
 
-def run_all(node: RabbitMQNode, tasks: Iterable[Task]) -> Iterator[Result]:
+def run_all(
+    node: RabbitMQNode, tasks: Iterable[Task], *, is_busy: bool = False
+) -> Iterator[Result]:
     """Run the tasks on one node; if one of them fails, the next one is still run."""
     with Proxy(node.port) as proxy, Databases() as databases:
         for task in tasks:
@@ -83,7 +85,7 @@ def run_all(node: RabbitMQNode, tasks: Iterable[Task]) -> Iterator[Result]:
                 yield Result(task, Figures(), skipped=why_not)
                 continue
             folder = Path(tempfile.mkdtemp(prefix="eventcollector-faults-"))
-            rig = Rig(node, proxy, task.mode, databases, folder=folder)
+            rig = Rig(node, proxy, task.mode, databases, folder=folder, is_busy=is_busy)
             figures = _run(task, rig)
             result = Result(task, figures, folder)
             if result.holds:

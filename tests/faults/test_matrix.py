@@ -19,7 +19,13 @@ from tests.rabbitmq import RabbitMQNode
 @pytest.fixture
 def rig(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> Iterator[Rig]:
     with Proxy(private_rabbitmq.port) as proxy, Databases() as databases:
-        yield Rig(private_rabbitmq, proxy, databases=databases, folder=tmp_path)
+        yield Rig(
+            private_rabbitmq,
+            proxy,
+            databases=databases,
+            folder=tmp_path,
+            is_busy=True,
+        )
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.docs.reader import find_one
-from tests.helpers import unmeasured, wait_until
+from tests.helpers import DEADLINE, unmeasured, wait_until
+from tests.rabbitmq import free_ports
 
 FILES = ("shop.py", "gunicorn.conf.py")
 
@@ -44,9 +45,7 @@ class Server:
         (folder / app.file).write_text(app.code + VIEW)
         (folder / conf.file).write_text(conf.code)
         (folder / "metrics").mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        (port,) = free_ports(1)
         self._port, self._url = port, f"http://127.0.0.1:{port}"
         settings |= {"BROKER_URL": broker}
         named = {f"FLASK_EVENTCOLLECTOR_{k}": v for k, v in settings.items()}
@@ -69,14 +68,14 @@ class Server:
     def post_one(self, queue: str) -> str:
         """Enqueue an event; returns its id."""
         request = urllib.request.Request(f"{self._url}/id/{queue}", method="POST")
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as response:
             return str(response.read().decode())
 
     def post(self, queue: str, count: int) -> int:
         """Enqueue *count* events; returns which worker did."""
         url = f"{self._url}/{queue}/{count}"
         request = urllib.request.Request(url, method="POST")
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=DEADLINE) as response:
             return int(response.read())
 
     def scrape(self) -> dict[str, float]:
@@ -86,7 +85,7 @@ class Server:
         """
         try:
             url = f"{self._url}/metrics"
-            with urllib.request.urlopen(url, timeout=10) as response:
+            with urllib.request.urlopen(url, timeout=DEADLINE) as response:
                 text = response.read().decode()
         except OSError:
             return {}
@@ -99,7 +98,7 @@ class Server:
     def dashboard(self) -> Any:
         """What the dashboard's first page shows."""
         url = f"{self._url}/eventcollector/live"
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(url, timeout=DEADLINE) as response:
             return json.load(response)
 
     def events(self, *args: str) -> Any:

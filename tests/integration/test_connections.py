@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,11 +11,13 @@ import pytest
 from flask_eventcollector import BrokerState, EventCollector
 from tests.faults.tls import Authority, TLSProxy
 from tests.integration import load
-from tests.rabbitmq import RabbitMQNode
+from tests.rabbitmq import RabbitMQNode, free_ports
 
 pytestmark = pytest.mark.rabbitmq
 
 PASSWORD = "the-planted-password"
+#: The bytes of a heartbeat: type, channel, size and end.
+HEARTBEAT_FRAME = 1 + 2 + 4 + 1
 
 
 @contextmanager
@@ -117,12 +117,13 @@ def test_several_nodes_are_tried_in_turn(rabbitmq: RabbitMQNode) -> None:
 
 
 def test_an_idle_connection_is_kept(rabbitmq: RabbitMQNode) -> None:
-    with collecting(rabbitmq.url, HEARTBEAT=1) as (events, queue):
+    # Long enough that a busy machine sends a heartbeat in time.
+    with collecting(rabbitmq.url, HEARTBEAT=3) as (events, queue):
         events.enqueue_event(1, queue)
         assert events.publish(timeout=10).complete
-        connections = _connections(rabbitmq)
+        connections, received = _connections(rabbitmq), _received(rabbitmq)
 
-        threading.Event().wait(4)
+        load.wait_for(lambda: _received(rabbitmq) >= received + 3 * HEARTBEAT_FRAME)
 
         assert _connections(rabbitmq) == connections
         events.enqueue_event(2, queue)
@@ -174,7 +175,7 @@ def test_no_more_than_the_limit_is_in_flight(private_rabbitmq: RabbitMQNode) -> 
 
         events.publish()
 
-        load.wait_for(lambda: events.stats().in_flight > 0)
+        load.wait_for(lambda: events.stats().in_flight >= 10)
         stats = events.stats()
         assert (stats.in_flight, stats.retained) == (10, 40)
         private_rabbitmq.thaw()
@@ -263,10 +264,16 @@ def test_a_certificate_for_another_name_is_refused(
 
 def _nobody() -> str:
     """The URL of a port without a listener."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    (port,) = free_ports(1)
     return f"amqp://guest:guest@127.0.0.1:{port}/"
 
 
 def _connections(node: RabbitMQNode) -> str:
     return node.eval("lists:sort(rabbit_networking:connections()).")
+
+
+def _received(node: RabbitMQNode) -> int:
+    """The bytes that the node has received on all of its connections."""
+    info = "rabbit_networking:connection_info(Pid, [recv_oct])"
+    each = f"Pid <- rabbit_networking:connections(), [{{_, N}}] <- [{info}]"
+    return int(node.eval(f"lists:sum([N || {each}])."))

@@ -289,17 +289,20 @@ def test_a_token_is_renewed_before_it_expires(node: Node) -> None:
     assert [node.rabbitmq.count(queue) for queue in queues] == [1] * 8
 
 
-@pytest.mark.usefixtures("_renewed_early")
 def test_a_token_that_is_refused_brings_a_new_connection(
-    node: Node, queue: str, caplog: pytest.LogCaptureFixture
+    node: Node,
+    queue: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(logins, "_RENEWED_AFTER", (0.02, 0.02))
     first = [node.make_token(60), "no token"]
     url = f"amqp://shop@127.0.0.1:{node.rabbitmq.port}/"
-    with collecting(url, CREDENTIALS=tokens(node, *first, seconds=5)) as events:
+    with collecting(url, CREDENTIALS=tokens(node, *first, seconds=60)) as events:
         deliver(events, queue)
         relay = events.broker.relay
         load.wait_for(
-            lambda: relay.connection is not None and relay.connection.number == 2
+            lambda: relay.connection is not None and relay.connection.number >= 2
         )
         deliver(events, queue)
         assert events.stats().dead == 0

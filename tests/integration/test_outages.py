@@ -171,13 +171,14 @@ def test_a_broker_that_is_unreachable_at_the_start_gets_everything_later(
     requests = load.Load(app)
     private_rabbitmq.kill()
 
-    requests.run(load.orders(range(50)))
+    # So many that a moment in which the machine stalls holds up few of them.
+    requests.run(load.orders(range(REQUESTS)))
 
     requests.assert_quick()
-    assert events.stats().retained == 250
+    assert events.stats().retained == EVENTS
     private_rabbitmq.start()
     assert events.flush(60)
     messages = private_rabbitmq.get_all(queue)
-    assert load.places_by_order(messages) == load.complete(range(50))
+    assert load.places_by_order(messages) == load.complete(range(REQUESTS))
     assert not load.marked(messages)
     events.close(5)
