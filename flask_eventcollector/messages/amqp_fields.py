@@ -85,6 +85,15 @@ def check_name(name: object, what: str, *, allow_empty: bool = False) -> str:
     return _short_string(name, (what,))
 
 
+def fitting_name(text: str) -> str:
+    """*text* as a short string: what AMQP does not allow is replaced, or cut off.
+
+    For the name of an app, which may be that of a file in another character set.
+    """
+    allowed = well_formed(text).replace(_NUL, "\N{REPLACEMENT CHARACTER}")
+    return allowed.encode()[:MAX_NAME_BYTES].decode(errors="ignore")
+
+
 def _short_string(text: object, path: _Path) -> str:
     if not isinstance(text, str):
         raise TypeError(f"{_format(path)} is of type {type_name(text)}: pass a str")

@@ -127,6 +127,25 @@ def test_an_exchange_whose_check_ends_the_connection_is_refused_and_then_dead() 
         assert shop.events.stats().balanced
 
 
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("caf\udce9", "caf\ufffd"),
+        ("a\0b", "a\ufffdb"),
+        ("x" * 300, "x" * 255),
+        ("ü" * 200, "ü" * 127),
+    ],
+    ids=["surrogate", "zero", "long", "long in UTF-8"],
+)
+def test_the_name_of_an_app_may_be_anything(name: str, sent: str) -> None:
+    with FakeBroker() as broker, shop_at(broker) as shop:
+        shop.name = name
+        publish(shop, 1)
+        confirmed(shop, 1)
+
+    assert [message.properties.app_id for message in broker.messages] == [sent]
+
+
 def test_headers_that_do_not_fit_into_a_frame_are_dead_at_once() -> None:
     with FakeBroker() as broker, shop_at(broker) as shop:
         headers = {"long": "x" * 60_000}

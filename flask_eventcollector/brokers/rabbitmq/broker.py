@@ -17,6 +17,7 @@ from ...delivery.records import Kind, log_failure
 from ...delivery.threads import OwnThread
 from ...errors import ConfigurationError
 from ...events import BrokerState
+from ...messages.amqp_fields import fitting_name
 from .declarations import Declarations
 from .logins import Login, Logins
 from .pacing import Pacing
@@ -63,7 +64,7 @@ class RabbitMQBroker:
             callbacks=self.relay,
             declarations=Declarations(topology),
             topology=topology,
-            app_id=name,
+            app_id=fitting_name(name),
             waker=self._waker,
             logins=self._logins,
             delay=delay,

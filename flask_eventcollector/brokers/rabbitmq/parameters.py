@@ -11,6 +11,7 @@ from pika.credentials import ExternalCredentials
 
 from ...config.broker_url import BrokerURL
 from ...config.tls import tls_context
+from ...messages.amqp_fields import fitting_name
 from .logins import Login
 
 #: Seconds for the TCP connection, unless the URL has ``connection_timeout``.
@@ -45,7 +46,7 @@ def attempts(
             socket_timeout=tcp_timeout,
             stack_timeout=tcp_timeout + _HANDSHAKE_TIMEOUT,
             ssl_options=_tls(url, login.keyfile_password),
-            client_properties={"connection_name": name},
+            client_properties={"connection_name": fitting_name(name)},
         )
 
 
