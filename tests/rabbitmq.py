@@ -434,7 +434,7 @@ def _run(command: list[str], environment: dict[str, str]) -> str:
 # with a line "ok" or the error, then the value.
 _CONTROL = """
 Read = fun Read(Socket, Read_) ->
-    case gen_tcp:recv(Socket, 0, 5000) of
+    case gen_tcp:recv(Socket, 0, 30000) of
         {ok, More} -> Read(Socket, [Read_, More]);
         {error, closed} -> unicode:characters_to_list(iolist_to_binary(Read_))
     end

@@ -121,6 +121,8 @@ def test_an_idle_connection_is_kept(rabbitmq: RabbitMQNode) -> None:
     with collecting(rabbitmq.url, HEARTBEAT=3) as (events, queue):
         events.enqueue_event(1, queue)
         assert events.publish(timeout=10).complete
+        # Those of other tests may be about to end.
+        load.wait_for(lambda: _connections(rabbitmq).count("<") == 1)
         connections, received = _connections(rabbitmq), _received(rabbitmq)
 
         load.wait_for(lambda: _received(rabbitmq) >= received + 3 * HEARTBEAT_FRAME)
@@ -138,6 +140,8 @@ def test_queues_are_declared_again_after_a_reconnect(
         assert events.publish(timeout=10).complete
         private_rabbitmq.delete(queue)
 
+        # Others may be about to end.
+        load.wait_for(lambda: _connections(private_rabbitmq).count("<") == 1)
         closed = _connections(private_rabbitmq)
 
         private_rabbitmq.close_all_connections()
