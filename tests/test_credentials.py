@@ -441,19 +441,22 @@ def test_a_renewal_that_fails_is_tried_again_with_backoff() -> None:
 
 def test_expired_credentials_are_not_used(caplog: pytest.LogCaptureFixture) -> None:
     vault = Vault()
-    vault.first, vault.fails_from = [{"expires_in": 2}], 2
+    # On a busy machine, the first ones may expire before they are used.
+    vault.first = [{"expires_in": 2} for _ in range(100)]
     with FakeBroker() as node, shop_at(node, CREDENTIALS=vault) as shop:
         assert_delivered(shop, "a")
+        vault.fails_from = vault.calls + 1
         stats = shop.events.stats
         wait_until(lambda: "raised LookupError" in stats().broker_error, "it fails")
         wait_until(lambda: stats().broker is BrokerState.DOWN, "the connection ends")
         shop.enqueue("b")
         shop.events.publish()
-        assert len(node.messages) == 1
+        assert node.copies(b'"b"') == 0
 
-        vault.fails_from = None
+        connections = node.connections
+        vault.first, vault.fails_from = [], None
         assert shop.events.flush(DEADLINE)
-        assert node.connections == 2
+        assert node.connections == connections + 1
     assert SECRET not in caplog.text
 
 

@@ -28,7 +28,7 @@ from flask_eventcollector.doctor.case import Case, address
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.monitoring import opentelemetry
 from tests.doctor.support import complaints
-from tests.helpers import Shop, open_shop, unmeasured
+from tests.helpers import DEADLINE, Shop, open_shop, unmeasured
 from tests.isolation.fake_broker import FakeBroker
 from tests.spool.support import HERE, leave
 
@@ -175,6 +175,12 @@ def test_a_provider_of_the_sdk_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Brokers that misbehave
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker may answer as late as on a busy machine."""
+    monkeypatch.setattr(case, "PATIENCE", DEADLINE)
 
 
 @pytest.fixture
