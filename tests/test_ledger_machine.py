@@ -301,6 +301,9 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger.keep_time()
         delayed = [e for e in self.all.values() if e.state is State.DELAYED]
         assert all(entry.event.due_in for entry in delayed)
+        # What has come back since it expired in flight is noticed a second later.
+        self.clock.advance(1.0)
+        self.ledger.keep_time()
         retained = [e for e in self.all.values() if e.state is State.RETAINED]
         assert all(entry.event.time_left != 0 for entry in retained)
 
