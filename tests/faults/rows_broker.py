@@ -126,6 +126,7 @@ def frozen(rig: Rig, runs: int) -> Figures:
 def memory_alarm(rig: Rig, runs: int) -> Figures:
     with rig.trial(HEARTBEAT=PATIENT) as trial:
         trial.requests(8)
+        trial.settle()
         connections = rig.proxy.accepted
         for _ in range(runs):
             healthy = trial.requests(SOME)

@@ -173,6 +173,7 @@ def narrow(rig: Rig, runs: int) -> Figures:
     with rig.trial(MAX_IN_FLIGHT=400) as trial:
         for _ in range(runs):
             trial.requests(8)
+            trial.settle()
             accepted = rig.proxy.accepted
             before = trial.resident_bytes()
             rig.proxy.bandwidth, rig.proxy.slice = 16_000, 1
