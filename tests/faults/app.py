@@ -55,6 +55,11 @@ PREFIX = "FLASK_FAULTS_"
 #: Seconds that a forked child may take to have its events confirmed.
 CHILD_TIMEOUT = 10.0
 
+#: The prefix of the names of the library's threads.
+OWN_THREADS = "eventcollector-"
+#: Seconds that each of them may take to end.
+THREAD_TIMEOUT = 2.0
+
 
 def create_app() -> Flask:
     """The app for one process, or for all processes forked from it."""
@@ -393,6 +398,10 @@ def books(events: EventCollector) -> dict[str, Any]:
 
 def write_books(events: EventCollector) -> None:
     """Write the last counts of this process."""
+    # A busy machine may not have let them end within the timeout of the shutdown.
+    for thread in threading.enumerate():
+        if thread.name.startswith(OWN_THREADS):
+            thread.join(THREAD_TIMEOUT)
     folder = Path(os.environ[PREFIX + "STATS"])
     unfinished = folder / f".{os.getpid()}"
     unfinished.write_text(json.dumps({**books(events), "at": time.time()}))

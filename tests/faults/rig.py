@@ -22,6 +22,7 @@ from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.verifying.load import Answer, Load, p99, post
 from flask_eventcollector.verifying.oracle import check, copy_of
 from tests.faults import side_file
+from tests.faults.app import OWN_THREADS
 from tests.faults.figures import (
     LONGER,
     LONGER_WHEN_BUSY,
@@ -41,8 +42,6 @@ SETTLE_TIMEOUT = 60.0
 LONGEST_EXIT = 2.0 + 5.0
 #: The states of events that are not delivered yet.
 UNDELIVERED = ("collected", "in_flight", "retained", "unadopted")
-#: The prefix of the names of the library's threads.
-OWN_THREADS = "eventcollector-"
 #: Events that each request enqueues.
 EVENTS = 5
 #: Makes the app note the events that the library reports as published.
