@@ -221,7 +221,7 @@ def _nothing() -> None:
     kinds=_kinds(OVER_TIME),
 )
 def over_time(rig: Rig, runs: int) -> Figures:
-    return _ended_each(rig, OVER_TIME, runs, longest=5.0)
+    return _ended_each(rig, OVER_TIME, runs, longest=8.0)
 
 
 @row(
