@@ -1,8 +1,10 @@
 """Brokers and databases for all tests, and a report on tests that could not run."""
 
 import importlib.util
+import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -94,6 +96,20 @@ def _parameters(item: pytest.Item) -> list[object]:
     callspec = getattr(item, "callspec", None)
     values = [] if callspec is None else callspec.params.values()
     return [value for value in values if isinstance(value, str)]
+
+
+@pytest.fixture(autouse=True)
+def no_lines_of_earlier_tests() -> Iterator[None]:
+    """Keep apps that earlier tests have left, and that end only now, from the log."""
+    earlier = set(threading.enumerate()) - {threading.current_thread()}
+
+    def is_of_this_test(record: logging.LogRecord) -> bool:
+        return threading.current_thread() not in earlier
+
+    logger = logging.getLogger("flask_eventcollector")
+    logger.addFilter(is_of_this_test)
+    yield
+    logger.removeFilter(is_of_this_test)
 
 
 def pytest_report_header() -> str:
