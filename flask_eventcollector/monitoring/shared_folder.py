@@ -94,7 +94,7 @@ def _is_running(process: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        """It is another user's."""
+        pass  # It is another user's.
     return True
 
 
