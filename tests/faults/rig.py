@@ -22,7 +22,7 @@ from flask_eventcollector.stores.spool.recovery.salvage import intact_rows
 from flask_eventcollector.verifying.load import Answer, Load, p99, post
 from flask_eventcollector.verifying.oracle import check, copy_of
 from tests.faults import side_file
-from tests.faults.app import OWN_THREADS
+from tests.faults.app import OWN_THREADS, THREAD_TIMEOUT
 from tests.faults.figures import (
     LONGER,
     LONGER_WHEN_BUSY,
@@ -37,9 +37,9 @@ from tests.rabbitmq import Message, RabbitMQNode
 
 #: The timeout in seconds for the delivery of all events once the fault is over.
 SETTLE_TIMEOUT = 60.0
-#: `SHUTDOWN_TIMEOUT`, and more, for a busy machine. That it is not waited for twice is
-#: in tests/integration/test_exit.py.
-LONGEST_EXIT = 2.0 + 5.0
+#: `SHUTDOWN_TIMEOUT`, the wait for a thread that hangs, and more, for a busy machine.
+#: That the former is not waited for twice is in tests/integration/test_exit.py.
+LONGEST_EXIT = 2.0 + THREAD_TIMEOUT + 5.0
 #: The states of events that are not delivered yet.
 UNDELIVERED = ("collected", "in_flight", "retained", "unadopted")
 #: Events that each request enqueues.
@@ -283,9 +283,9 @@ class Trial:
         """Wait until the app shows the broker in this state."""
         self.wait_until(f"the broker is {state}", lambda: self.shows(state))
 
-    def shows(self, state: str) -> bool:
-        """Whether the app shows the broker in this state."""
-        return bool(self.stats("broker") == state)
+    def shows(self, *states: str) -> bool:
+        """Whether the app shows the broker in one of these states."""
+        return self.stats("broker") in states
 
     def stats(self, name: str) -> Any:
         """One of the figures of the app, or of the worker that answers."""

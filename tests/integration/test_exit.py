@@ -94,7 +94,9 @@ def test_a_script_that_publishes_once_and_ends_loses_nothing(
         # A busy machine may take long to connect.
         ended = Script(rabbitmq.url, queue, "patient").finish()
 
-        assert (ended.code, ended.log) == (0, "")
+        assert ended.code == 0
+        # It may also have waited in vain, and say so.
+        assert "Dropped" not in ended.log
     assert [m.json() for m in rabbitmq.get_all(queue)] == ["last"] * 5
     rabbitmq.delete(queue)
 
