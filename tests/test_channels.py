@@ -136,6 +136,17 @@ def ready_with(stage: Stage, number: int) -> list[Entry]:
     return sent
 
 
+def returned(stage: Stage, exchange: str) -> Settlement:
+    """What is settled once the broker has returned an event."""
+    stage.become_ready()
+    entry = Entry(make_event("x", "q", exchange=exchange))
+    stage.ours.publish(entry)
+    stage.send_back(entry)
+    stage.confirm(1)
+    (settlement,) = stage.settled
+    return settlement
+
+
 @pytest.mark.parametrize(
     ("exchange", "options", "reason", "discarded"),
     [
@@ -149,14 +160,7 @@ def test_what_is_returned_names_what_is_missing(
     exchange: str, options: dict[str, Any], reason: str, discarded: bool
 ) -> None:
     stage = Stage(exchange, **options)
-    stage.become_ready()
-    entry = Entry(make_event("x", "q", exchange=exchange))
-    stage.ours.publish(entry)
-
-    stage.send_back(entry)
-    stage.confirm(1)
-
-    (settlement,) = stage.settled
+    settlement = returned(stage, exchange)
     assert settlement.outcome is Outcome.RETURNED
     assert settlement.reason == reason
     assert settlement.is_discarded is discarded
@@ -185,14 +189,7 @@ def test_what_the_settings_declare_was_deleted(
     exchange: str, queue: dict[str, Any], cure: str
 ) -> None:
     stage = Stage(exchange, {"q": queue})
-    stage.become_ready()
-    entry = Entry(make_event("x", "q", exchange=exchange))
-    stage.ours.publish(entry)
-
-    stage.send_back(entry)
-    stage.confirm(1)
-
-    (settlement,) = stage.settled
+    settlement = returned(stage, exchange)
     assert f": NO_ROUTE; {cure}" in settlement.reason
 
 

@@ -132,6 +132,15 @@ def shop(tmp_path: Path) -> Iterator[OutboxShop]:
         yield shop
 
 
+def commit_inside(shop: OutboxShop, connection: Connection) -> None:
+    """Commit an order with its event, within the connection's outer transaction."""
+    with shop.sessions(bind=connection) as session:
+        session.add(Order(sku="a"))
+        session.flush()
+        shop.enqueue("a")
+        session.commit()
+
+
 # What is sent.
 
 
@@ -475,11 +484,7 @@ def test_rows_that_nobody_sees_are_told_of(
         shop.engine.connect() as connection,
     ):
         outer = connection.begin()
-        with shop.sessions(bind=connection) as session:
-            session.add(Order(sku="a"))
-            session.flush()
-            shop.enqueue("a")
-            session.commit()
+        commit_inside(shop, connection)
         outer.rollback()
         why = "Outbox problem: rows that this process has written can't be seen"
         wait_until(lambda: why in caplog.text, "it is told")
@@ -521,11 +526,7 @@ def test_an_outer_transaction_that_stays_open_keeps_no_others_waiting(
         shop.engine.connect() as connection,
         connection.begin(),
     ):
-        with shop.sessions(bind=connection) as session:
-            session.add(Order(sku="a"))
-            session.flush()
-            shop.enqueue("a")
-            session.commit()
+        commit_inside(shop, connection)
         begun = time.monotonic()
         wait_until(lambda: time.monotonic() > begun + 1, "a third of the lease is over")
         shop.place("b")
@@ -1022,11 +1023,7 @@ def test_a_process_that_ends_does_not_wait_for_an_outer_transaction(
         shop.engine.connect() as connection,
         connection.begin(),
     ):
-        with shop.sessions(bind=connection) as session:
-            session.add(Order(sku="a"))
-            session.flush()
-            shop.enqueue("a")
-            session.commit()
+        commit_inside(shop, connection)
         # By the server, which would let it wait for 50 s.
         assert shop.events.close(DEADLINE)
         assert shop.extensions["eventcollector"].delivery()._store.left == 0

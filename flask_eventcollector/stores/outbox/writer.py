@@ -78,8 +78,8 @@ class OutboxWriter:
         collected = self._ledger.still_collected(entries)
         new = [entry for entry in collected if entry.row is None]
         kept = set(collected)
-        rows = {e: e.row.number for e in entries if e.row is not None}
-        gone = {entry: row for entry, row in rows.items() if entry not in kept}
+        cleared = (e for e in entries if e not in kept)
+        gone = {e: e.row.number for e in cleared if e.row is not None}
         connection = connect(self.table) if new or gone else None
         if connection is None:
             return
