@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Dialect
+from sqlalchemy import Connection, Dialect, Table, update
 from sqlalchemy.exc import DBAPIError
 
 #: How databases say that there is no such table: the SQLSTATE of PostgreSQL, the number
 #: of MySQL, a part of SQLite's text.
 _NO_TABLE = ("42P01", 1146, "no such table")
+
+
+def writing_to(table: Table) -> dict[str, Any]:
+    """What a session needs to know to use the database in which *table* is written.
+
+    Without it, a session that reads from replicas may use one of these.
+    """
+    return {"clause": update(table)}
 
 
 def is_autocommit(connection: Connection) -> bool:

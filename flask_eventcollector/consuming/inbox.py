@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Table, delete, func, insert, select, update
+from sqlalchemy import Connection, Insert, Table, delete, func, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 
-from ..databases import is_autocommit, says_no_table
+from ..databases import is_autocommit, says_no_table, writing_to
 from ..errors import ConfigurationError
 from ..messages.wording import type_name
 
@@ -74,8 +74,7 @@ class Inbox:
         self._connection(session).execute(statement)
 
     def _connection(self, session: Session) -> Connection:
-        # A session that reads from replicas must be asked for what it writes to.
-        return session.connection(bind_arguments={"clause": update(self.table)})
+        return session.connection(bind_arguments=writing_to(self.table))
 
     def count(self, older_than: timedelta) -> int:
         """How many rows :meth:`purge` would delete."""
@@ -133,7 +132,7 @@ class Inbox:
             source() if callable(source) else source,
             "bind a session without asyncio for the inbox",
         )
-        return Session(session.get_bind(clause=update(self.table)))
+        return Session(session.get_bind(**writing_to(self.table)))
 
     @contextmanager
     def _missing_table_explained(self) -> Iterator[None]:

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Concatenate, NamedTuple, ParamSpec
 
-from sqlalchemy import Table, event, update
+from sqlalchemy import Table, event
 from sqlalchemy.engine import Connection, ExecutionContext
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
-from ..databases import begins_at_savepoint, is_autocommit
+from ..databases import begins_at_savepoint, is_autocommit, writing_to
 from ..delivery.process import current_process
 from ..delivery.records import Kind, log_failure, log_record
 from ..errors import ConfigurationError
@@ -233,7 +233,7 @@ def after_flush(session: Session, _context: object) -> None:
 def _connection(session: Session, transaction: Transaction, table: Table) -> Connection:
     """The session's connection to the database of *table*."""
     try:
-        connection = session.connection(bind_arguments={"clause": update(table)})
+        connection = session.connection(bind_arguments=writing_to(table))
     except UnboundExecutionError as error:
         raise ConfigurationError(
             f"The session has no database for the outbox's table {table.fullname}: pass"
@@ -247,7 +247,7 @@ def _connection(session: Session, transaction: Transaction, table: Table) -> Con
 
 def _if_its(session: Session, connection: Connection, table: Table) -> Any:
     """*connection*, if *session* uses it for *table*, and ``None`` otherwise."""
-    bind = session.get_bind(clause=update(table))
+    bind = session.get_bind(**writing_to(table))
     return connection if bind in (connection, connection.engine) else None
 
 

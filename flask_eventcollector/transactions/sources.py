@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Engine, Table, update
+from sqlalchemy import Engine, Table
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
+from ..databases import writing_to
 from ..errors import ConfigurationError
 from ..messages.wording import type_name
 from .session_events import (
@@ -88,8 +89,7 @@ def engine_of(session: Any, table: Table) -> Engine | None:
             session = session()
         if session is None:
             return None
-        # A session that reads from replicas must be asked for what it writes to.
-        engine = _sync(session).get_bind(clause=update(table)).engine
+        engine = _sync(session).get_bind(**writing_to(table)).engine
     except (RuntimeError, LookupError, UnboundExecutionError):
         return None
     if engine.dialect.name == "sqlite" and _sync(session).twophase:
