@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from ..config.exchanges import ExchangeOptions, Unrouted, is_plain
 from ..delivery.entries import Entry, Settlement
 from ..events import Outcome, Target
@@ -13,18 +11,18 @@ def returned(
     entry: Entry,
     options: ExchangeOptions,
     answer: str = "NO_ROUTE",
-    declared: Collection[str] = (),
+    declared: str | None = None,
 ) -> Settlement:
     """The settlement for *entry*, which the broker has returned.
 
     :param options: those of its exchange.
     :param answer: what the broker said.
-    :param declared: the queues that the settings declare for it.
+    :param declared: a queue that the settings declare for it.
     """
     return Settlement(
         entry,
         Outcome.RETURNED,
-        _reason(entry.target, answer, next(iter(declared), None)),
+        _reason(entry.target, answer, declared),
         possibly_taken=not is_plain(entry.target.exchange, options),
         is_discarded=options.unrouted is Unrouted.DISCARD,
     )

@@ -29,12 +29,13 @@ class Router:
         """
         return self._through(exchange, key, headers, seen=())
 
-    def declared(
+    def declared_queue(
         self, exchange: str, key: str, headers: Mapping[str, Any]
-    ) -> tuple[str, ...]:
-        """The queues that get a message if all is there that the settings declare."""
+    ) -> str | None:
+        """A queue that gets a message if all is there that the settings declare."""
         found = self.queues(exchange, key, headers) or ()
-        return tuple(name for name in found if self._topology.queues[name].declare)
+        declared = (name for name in found if self._topology.queues[name].declare)
+        return next(declared, None)
 
     def _through(
         self, name: str, key: str, headers: Mapping[str, Any], seen: tuple[str, ...]

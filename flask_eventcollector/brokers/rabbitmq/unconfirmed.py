@@ -86,7 +86,7 @@ class Unconfirmed:
         if returned is not None:
             event = entry.event
             about = (event.exchange, event.target_queue, event.headers)
-            declared = self._router.declared(*about)
+            declared = self._router.declared_queue(*about)
             return no_route.returned(entry, self._options, returned, declared)
         queue = entry.event.target_queue
         if nacked:
