@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import Any
 
 from ..messages.wording import plural
@@ -11,6 +11,12 @@ from ..messages.wording import printable as printable
 
 _AGES = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def moment_of(seconds: float) -> str:
+    """A Unix time with its date, in UTC, for example ``2026-12-01 03:12:45.123Z``."""
+    moment = datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)
+    return f"{moment.isoformat(' ', 'milliseconds')}Z"
 
 
 def age_of(moment: datetime) -> float:

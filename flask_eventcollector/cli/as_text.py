@@ -246,7 +246,7 @@ def show_details(found: Waiting, *, payload: bool) -> None:
         *_about_time(event),
         ("queue", event.target_queue),
         ("exchange", event.exchange or "(default)"),
-        ("enqueued", f"{event.enqueued_at:%Y-%m-%d %H:%M:%S} UTC, {age} ago"),
+        ("enqueued", f"{formatting.moment_of(event.microseconds / 1e6)}, {age} ago"),
         ("size", formatting.size(len(event.body))),
         *_about_place(found),
         *[("property", f"{k}: {v}") for k, v in event.properties.as_dict().items()],

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from typing import Any
 
 import click
@@ -272,9 +271,14 @@ def _tell(story: Story[Waiting]) -> None:
 
 
 def _as_text(line: Line, *, with_ids: bool = True) -> str:
-    moment = datetime.fromtimestamp(line.at).strftime("%H:%M:%S.%f")[:-3]
     target = str(Target(line.exchange, line.queue)) if line.queue else ""
-    parts = [moment, str(line.pid), line.what, target, *_details(line)]
+    parts = [
+        formatting.moment_of(line.at),
+        str(line.pid),
+        line.what,
+        target,
+        *_details(line),
+    ]
     if with_ids and line.ids:
         more = f" +{len(line.ids) - 1}" if len(line.ids) > 1 else ""
         parts.append(f"{line.ids[0]}{more}")
@@ -317,7 +321,7 @@ def _table(counts: Sequence[Counts], size: os.terminal_size | None = None) -> li
         for one in counts
     ]
     rows.append(["total", *(str(total(counts, name)) for name in _COLUMNS), ""])
-    moment = datetime.now().strftime("%H:%M:%S")
+    moment = formatting.moment_of(time.time())
     number = formatting.count(len(counts), "process")
     zeros = {n: name for n, name in enumerate(_COLUMNS, 1) if not total(counts, name)}
     rare = {n for n, name in zeros.items() if name in _RARE}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any
 
 from flask import url_for
@@ -46,17 +46,6 @@ def _lines(text: str) -> Markup:
     return Markup("\n").join(map(wording.printable, text.split("\n")))
 
 
-def _moment(seconds: float) -> str:
-    """A time in UTC, for people."""
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _clock(seconds: float) -> str:
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
-    return moment.strftime("%H:%M:%S.%f")[:-3]
-
-
 def _since(microseconds: int | None) -> str:
     """How long ago that was."""
     if microseconds is None:
@@ -89,11 +78,10 @@ _environment = Environment(
 )
 _environment.filters |= {
     "age": wording.age,
-    "clock": _clock,
     "count": wording.count,
     "figure": _figure,
     "lines": _lines,
-    "moment": _moment,
+    "moment": wording.moment_of,
     "number": _number,
     "since": _since,
     "since_time": _since_time,

@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +59,25 @@ def test_why_tells_the_whole_life(shop: Shop) -> None:
     assert words == ["enqueued", "handed over", "sent", "confirmed"]
     assert result.stdout.splitlines()[-1] == "Next: nothing: the broker has it"
     assert "s3cr3t" not in result.stdout
+
+
+def test_times_have_a_date_and_are_in_utc(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = published(shop)
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        told = [run(shop, "why", id), run(shop, "tail", "--since", "1h", "--for", "0")]
+        told.append(run(shop, "top", "--once"))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    for result in told:
+        first = result.stdout.splitlines()[0].split("  ")[0]
+        assert first.endswith("Z")
+        moment = datetime.fromisoformat(first.replace("Z", "+00:00"))
+        assert abs(moment - datetime.now(timezone.utc)) < timedelta(minutes=5)
 
 
 def test_why_names_the_refusal_and_what_comes_next(shop: Shop) -> None:

@@ -149,6 +149,7 @@ def test_its_life_is_shown(tmp_path: Path) -> None:
         page = desk.shown("event", id=event.id)
         for text in ("enqueued", "handed over", "sent", "failed attempt 1 nacked"):
             assert text in page
+        assert re.search(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z enqueued", page)
         desk.shop.faults.accept("q")
         assert desk.shop.events.flush(10)
         wait_until(

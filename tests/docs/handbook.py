@@ -33,7 +33,7 @@ NAMES = (
     r"(?<=@)[0-9a-f]{8}(?=@)",
     r"(?<=@)[0-9a-f]{8}(?=\.spool)",
     # Process ids.
-    r"(?<=@)\d+(?=@)|(?<=process )\d+|(?<=pid:)\d+|(?<=\.\d{3}  )\d+(?=  )"
+    r"(?<=@)\d+(?=@)|(?<=process )\d+|(?<=pid:)\d+|(?<=\.\d{3}Z  )\d+(?=  )"
     r"|(?<=process   )\d+(?=, )|(?<= \[)\d+(?=\] \[)"
     r"|^\d+(?= +(?:alive|gone)|\|| +\d+ +\d+ )",
 )
@@ -42,7 +42,7 @@ VARYING = {
     **dict.fromkeys(NAMES, "NAME"),
     r"\b\d+(\.\d+)? (s|min)\b": "AGE",
     r"\b\d+(\.\d+)? (B|kB|KiB|MiB)\b": "SIZE",
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( \+\d{4})?": "TIME",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{3}Z| \+\d{4})?": "TIME",
     r"\b\d\d:\d\d:\d\d(\.\d+)?": "TIME",
     r"\d+ events? retained, \d+ in flight": "SOME",
     r"\d+ events? in memory only": "SOME in memory only",
