@@ -236,29 +236,45 @@ def show_dead(found: Sequence[Waiting]) -> None:
 
 def show_details(found: Waiting, *, payload: bool) -> None:
     """Everything known about one event."""
+    show_about(found)
     event = found.event
-    age = formatting.age(formatting.age_of(event.enqueued_at))
     _, headers = split_headers(event.headers)
-    about = [
-        ("id", event.id),
-        ("state", found.state),
-        *_about_refusal(found),
-        *_about_time(event),
-        ("queue", event.target_queue),
-        ("exchange", event.exchange or "(default)"),
-        ("enqueued", f"{formatting.moment_of(event.microseconds / 1e6)}, {age} ago"),
-        ("size", formatting.size(len(event.body))),
-        *_about_place(found),
-        *[("property", f"{k}: {v}") for k, v in event.properties.as_dict().items()],
-        *[("attribute", f"{k}: {v}") for k, v in attributes_of(event).items()],
-        *[("header", f"{key}: {value}") for key, value in headers.items()],
-    ]
-    for name, value in about:
-        click.echo(formatting.printable(f"{name:10}{value}"))
+    _show_pairs(
+        [
+            *[("property", f"{k}: {v}") for k, v in event.properties.as_dict().items()],
+            *[("attribute", f"{k}: {v}") for k, v in attributes_of(event).items()],
+            *[("header", f"{key}: {value}") for key, value in headers.items()],
+        ]
+    )
     if payload:
         click.echo("payload")
         lines = _payload_as_text(event).splitlines()
         _write_lines(formatting.printable(line) for line in lines)
+
+
+def show_about(found: Waiting) -> None:
+    """What is known about one event, but for what it says, which may be secret."""
+    event = found.event
+    age = formatting.age(formatting.age_of(event.enqueued_at))
+    moment = formatting.moment_of(event.microseconds / 1e6)
+    _show_pairs(
+        [
+            ("id", event.id),
+            ("state", found.state),
+            *_about_refusal(found),
+            *_about_time(event),
+            ("queue", event.target_queue),
+            ("exchange", event.exchange or "(default)"),
+            ("enqueued", f"{moment}, {age} ago"),
+            ("size", formatting.size(len(event.body))),
+            *_about_place(found),
+        ]
+    )
+
+
+def _show_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        click.echo(formatting.printable(f"{name:10}{value}"))
 
 
 def _payload_as_text(event: Event) -> str:

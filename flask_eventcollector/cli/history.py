@@ -263,7 +263,7 @@ def _tell(story: Story[Waiting]) -> None:
     for line in story.lines:
         click.echo(_as_text(line, with_ids=False))
     if story.waiting is not None:
-        as_text.show_details(story.waiting, payload=False)
+        as_text.show_about(story.waiting)
     click.echo(f"Next: {formatting.printable(story.next)}")
 
 

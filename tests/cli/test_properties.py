@@ -155,6 +155,17 @@ def test_a_dead_event_stays_dead_and_shows_that_it_has_expired(
     assert re.fullmatch(r"expired   \d+ (s|min) ago", shown[3])
 
 
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_why_shows_nothing_of_what_an_event_says(
+    run: Run, folder: Path, options: list[str]
+) -> None:
+    leave(folder, b'{"card": "secret"}', Properties(correlation_id="secret"))
+    told = run("why", "some-event", *options).stdout
+    assert "orders" in told
+    assert "tenant" not in told
+    assert "secret" not in told
+
+
 def test_why_says_who_sends_what_a_killed_process_has_left(
     run: Run, folder: Path
 ) -> None:
