@@ -11,6 +11,7 @@ import click
 from ..backlog.backlog import LeftAlone
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting
+from .output import discard_output
 
 _CANT_READ = "Can't read"
 
@@ -51,7 +52,11 @@ class Failure(click.ClickException):
     def show(self, file: Any = None) -> None:
         super().show(file)
         if self._unreadable and self._for_machines:
-            as_json.write({"unreadable": as_json.unreadable(self._unreadable)})
+            try:
+                as_json.write({"unreadable": as_json.unreadable(self._unreadable)})
+            except OSError:
+                # The error itself is told.
+                discard_output()
         # click supports only one exit code per exception class.
         end(self.code)
 

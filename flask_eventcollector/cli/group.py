@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import click
 from flask import Flask
 from flask.cli import AppGroup
 
 from ..errors import ConfigurationError
+from .output import output_errors_shown
 
 NAME = "events"
 
@@ -26,7 +28,7 @@ handled, and an app of its own.
 _EXIT_CODES = """\b
 Exit codes:
   0  success; nothing is left
-  1  failure; nothing was done
+  1  failure; nothing was done, unless only the output can't be written
   2  usage error
   3  something is left: events are waiting or dead, a file or the outbox
      can't be read or changed, a process did not respond, the broker differs
@@ -39,6 +41,10 @@ Exit codes:
 
 class _Commands(AppGroup):
     """Loads its commands when one is called, so that workers never load them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with output_errors_shown():
+            return super().invoke(ctx)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         from .commands import COMMANDS

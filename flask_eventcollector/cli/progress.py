@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any, TextIO
 
 import click
@@ -68,14 +68,23 @@ class _Terminal:
 
 
 class _Stream:
-    """A stream that changes what is written."""
+    """A stream that changes what is written.
+
+    A terminal that is gone ends no change halfway.
+    """
 
     def __init__(self, stream: TextIO, change: Callable[[str], str]) -> None:
         self._stream = stream
         self._change = change
 
     def write(self, text: str) -> int:
-        return self._stream.write(self._change(text))
+        with suppress(OSError):
+            self._stream.write(self._change(text))
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -108,4 +117,6 @@ class _Lines:
         self._next = now + _EVERY
         age = formatting.age(now - self._began)
         done = self._amount(self._done)
-        click.echo(f"{self._label}: {done}{self._of} after {age}", err=True)
+        # A disk that is full ends no change halfway.
+        with suppress(OSError):
+            click.echo(f"{self._label}: {done}{self._of} after {age}", err=True)
