@@ -79,43 +79,34 @@ def test_promtool_accepts_all_of_them(tmp_path: Path) -> None:
         assert run.returncode == 0, run.stdout + run.stderr
 
 
-#: What the alert has seen, minute by minute; ``stale``, ``_``: the target is gone.
-RELAYS = {
-    "active": ("0+60x20", False),
-    "killed, with shared files": ("0+60x5 300x15", True),
-    "killed, with a port": ("0+60x5 stale _x14", True),
-    "never active": ("0x20", True),
+RELAY = 'eventcollector_outbox_relay_last_active_timestamp_seconds{app="shop"}'
+REFUSED = 'eventcollector_refusals_total{app="shop",queue="q",outcome="returned"}'
+
+#: A series, minute by minute, and the alert that it raises after 20 minutes, or not;
+#: ``stale``, ``_``: the target is gone.
+SEEN = {
+    "active": (RELAY, "0+60x20", "OutboxWithoutRelay", False),
+    "killed, with shared files": (RELAY, "0+60x5 300x15", "OutboxWithoutRelay", True),
+    "killed, with a port": (RELAY, "0+60x5 stale _x14", "OutboxWithoutRelay", True),
+    "never active": (RELAY, "0x20", "OutboxWithoutRelay", True),
+    "refused at each retry": (REFUSED, "1+1x20", "EventsRefused", True),
+    "refused once": (REFUSED, "0x12 1x8", "EventsRefused", False),
+    "accepted at last": (REFUSED, "1+1x13 14x7", "EventsRefused", False),
 }
 
 
-@pytest.mark.parametrize("relay", RELAYS)
-def test_without_an_active_relay_there_is_an_alert(tmp_path: Path, relay: str) -> None:
+@pytest.mark.parametrize("seen", SEEN)
+def test_an_alert_is_raised_when_it_should_be(tmp_path: Path, seen: str) -> None:
     require(None if shutil.which("promtool") else "promtool")
-    values, is_told = RELAYS[relay]
-    name = "eventcollector_outbox_relay_last_active_timestamp_seconds"
-    (rule,) = (
-        rule
-        for group in ALERTS["groups"]
-        for rule in group["rules"]
-        if rule["alert"] == "OutboxWithoutRelay"
-    )
-    told = {
-        "exp_labels": {"app": "shop"} | rule["labels"],
-        "exp_annotations": {
-            "summary": rule["annotations"]["summary"].replace(
-                "{{ $labels.app }}", "shop"
-            ),
-            "runbook_url": rule["annotations"]["runbook_url"],
-        },
-    }
+    series, values, alert, is_told = SEEN[seen]
     case = {
         "interval": "1m",
-        "input_series": [{"series": f'{name}{{app="shop"}}', "values": values}],
+        "input_series": [{"series": series, "values": values}],
         "alert_rule_test": [
             {
                 "eval_time": "20m",
-                "alertname": rule["alert"],
-                "exp_alerts": [told] * is_told,
+                "alertname": alert,
+                "exp_alerts": [_told(alert, series)] * is_told,
             }
         ],
     }
@@ -130,3 +121,16 @@ def test_without_an_active_relay_there_is_an_alert(tmp_path: Path, relay: str) -
         ["promtool", "test", "rules", str(file)], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def _told(alert: str, series: str) -> dict[str, Any]:
+    """What the alert says of a series."""
+    (rule,) = (r for g in ALERTS["groups"] for r in g["rules"] if r["alert"] == alert)
+    labels = dict(re.findall(r'(app|queue)="(\w+)"', series))
+    summary = rule["annotations"]["summary"]
+    for name, value in labels.items():
+        summary = summary.replace(f"{{{{ $labels.{name} }}}}", value)
+    return {
+        "exp_labels": labels | rule["labels"],
+        "exp_annotations": rule["annotations"] | {"summary": summary},
+    }
