@@ -118,6 +118,7 @@ class PrometheusMetrics:
         """
         if not self._has_begun:
             _check_room()
+            self._show_zeros()
             self._has_begun = True
         for observation in observations:
             self._count(observation)
@@ -129,6 +130,13 @@ class PrometheusMetrics:
         """Nothing is held by this process any more."""
         if self._has_begun:
             self._show(Stats(broker=BrokerState.IDLE))
+
+    def _show_zeros(self) -> None:
+        """Let counters begin at 0: a series that begins at 3 has not grown by 3."""
+        for outcome in _OUTCOMES:
+            self._metrics.events.labels(self._app, outcome)
+        self._metrics.reconnects.labels(self._app)
+        self._metrics.lost_leases.labels(self._app)
 
     def _count(self, observation: Observation) -> None:
         metrics, app = self._metrics, self._app

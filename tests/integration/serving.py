@@ -46,7 +46,8 @@ class Server:
         (folder / conf.file).write_text(conf.code)
         (folder / "metrics").mkdir()
         (port,) = free_ports(1)
-        self._port, self._url = port, f"http://127.0.0.1:{port}"
+        self._port, self.address = port, f"127.0.0.1:{port}"
+        self._url = f"http://{self.address}"
         settings |= {"BROKER_URL": broker}
         named = {f"FLASK_EVENTCOLLECTOR_{k}": v for k, v in settings.items()}
         metrics = {"PROMETHEUS_MULTIPROC_DIR": str(folder / "metrics")}

@@ -61,6 +61,17 @@ def test_the_counters_are_the_books(shop: Shop) -> None:
     assert events(shop, "dropped") == 0
 
 
+def test_what_has_not_happened_is_counted_as_0(shop: Shop) -> None:
+    """Prometheus sees no growth in a series that begins with it."""
+    shop.enqueue(1)
+    shop.events.close(1)
+    found = prometheus_client.REGISTRY.get_sample_value
+    app = {"app": shop.name}
+    assert found("eventcollector_events_total", app | {"outcome": "dropped"}) == 0
+    assert found("eventcollector_reconnects_total", app) == 0
+    assert found("eventcollector_lease_lost_total", app) == 0
+
+
 def test_what_no_queue_need_get_is_counted_apart() -> None:
     shop = Shop(
         name=f"shop-{uuid.uuid4()}",
