@@ -26,7 +26,6 @@ from ..stores.spool.admin.reading import (
     reports_of_apps,
     reports_of_others,
     sums_by_target,
-    with_refusals,
 )
 from ..stores.spool.admin.transferring import Imported, add, import_lines
 from ..stores.spool.control import ControlRequest
@@ -142,8 +141,7 @@ class Backlog(NamedTuple):
         problems += self.strays
         stores: list[Iterable[Waiting]] = []
         if self.folder is not None:
-            events = events_in(self.folder, problems, wanted)
-            stores.append(with_refusals(self.folder, events))
+            stores.append(events_in(self.folder, problems, wanted))
         if self.outbox is not None:
             stores.append(_readable(self.outbox.events(wanted), problems))
         return heapq.merge(*stores, key=lambda found: found.event.enqueued_at)
@@ -167,8 +165,7 @@ class Backlog(NamedTuple):
         """The events with *ids*. An event may be in several places."""
         found: list[Waiting] = []
         if self.folder is not None:
-            events = events_with(self.folder, ids, problems)
-            found += with_refusals(self.folder, events)
+            found += events_with(self.folder, ids, problems)
         if self.outbox is not None:
             try:
                 found += self.outbox.with_ids(ids)

@@ -49,7 +49,7 @@ class FoundHere(NamedTuple):
         """Why it is dead, or why the broker refused it last."""
         if self.entry.reason or self.refusal is None:
             return self.entry.reason or None
-        return f"behind an event that was refused: {self.refusal.reason}"
+        return self.refusal.reason_for(self.event.id)
 
     @property
     def attempts(self) -> int | None:

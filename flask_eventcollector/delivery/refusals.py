@@ -26,6 +26,12 @@ class Refusal(NamedTuple):
     #: When it may be sent again; ``None``: it does not depend on the time.
     next_try: float | None
 
+    def reason_for(self, id: str) -> str:
+        """Why the event *id* waits: this one, or one behind it for the same target."""
+        if id == self.id:
+            return self.reason
+        return f"behind an event that was refused: {self.reason}"
+
 
 class Refusals:
     """The entries that were refused last and still wait.

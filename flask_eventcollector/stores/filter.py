@@ -44,10 +44,17 @@ class Filter(NamedTuple):
         """Whether an event that is *dead*, or is not, is meant."""
         return not (self.dead and not dead) and not (self.waiting and dead)
 
+    @property
+    def before(self) -> int | None:
+        """When an event must have been enqueued at last, in microseconds since 1970."""
+        if self.older_than is None:
+            return None
+        return round(max(0.0, time.time() - self.older_than) * 1e6)
+
     def selects_age(self, event: Event) -> bool:
         """Whether *event* is old enough."""
-        age = time.time() - event.enqueued_at.timestamp()
-        return self.older_than is None or age > self.older_than
+        before = self.before
+        return before is None or event.microseconds < before
 
     def selects_reason(self, reason: str | None) -> bool:
         """Whether an event with this last *reason* is meant."""

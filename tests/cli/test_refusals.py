@@ -16,12 +16,13 @@ import pytest
 from flask_eventcollector import Outcome
 from flask_eventcollector.delivery.entries import Row
 from flask_eventcollector.delivery.refusals import MOST_REFUSALS, Refusal, Refusals
+from flask_eventcollector.events import Target
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import Folder
 from flask_eventcollector.stores.spool.refusals import KnownRefusals, RefusalsFile
 from tests.cli.support import FlaskEvents
 from tests.helpers import Shop, open_shop, wait_until
-from tests.parts import Desk, make_event
+from tests.parts import Desk
 from tests.spool.support import leave as leave_file
 
 WORKER = """
@@ -185,7 +186,7 @@ def test_what_no_process_of_this_library_has_left_is_ignored(
 
     known = KnownRefusals([tmp_path / "shop@1.spool"])
 
-    assert known.before(make_event(1)) is None
+    assert known.of("any", Target("", "q")) is None
 
 
 def test_the_latest_refusal_of_a_target_counts(tmp_path: Path) -> None:
@@ -196,10 +197,11 @@ def test_the_latest_refusal_of_a_target_counts(tmp_path: Path) -> None:
         (tmp_path / f"{name}.refusals").write_text(json.dumps([row]))
     known = KnownRefusals([tmp_path / "a", tmp_path / "b"])
 
-    before = known.before(make_event(1))
+    before = known.of("any", Target("", "q"))
     assert before is not None
     assert before.reason == "no new"
-    assert known.of(make_event(1)) is None
+    assert before.reason_for("new") == "no new"
+    assert before.reason_for("any") == "behind an event that was refused: no new"
 
 
 def test_a_bounded_number_of_refusals_is_kept() -> None:

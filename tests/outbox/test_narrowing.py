@@ -24,7 +24,7 @@ FILTERS = st.builds(
     dead=st.booleans(),
     waiting=st.booleans(),
     reason=PATTERNS,
-    older_than=st.sampled_from([None, 0.0, 1e6]),
+    older_than=st.sampled_from([None, 0.0, 1e6, float("inf")]),
 )
 
 

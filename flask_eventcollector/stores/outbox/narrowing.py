@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 
 from sqlalchemy import ColumnElement, Table, or_
@@ -34,8 +33,8 @@ def narrowed(table: Table, wanted: Filter) -> Iterator[ColumnElement[bool]]:
     if wanted.reason is not None:
         has_it = c.reason.contains(wanted.reason, autoescape=True)
         yield or_(has_it, _may_match(c.reason, wanted.reason))
-    if wanted.older_than is not None:
-        yield c.enqueued_at <= round((time.time() - wanted.older_than) * 1e6)
+    if wanted.before is not None:
+        yield c.enqueued_at < wanted.before
 
 
 def _may_match(text: ColumnElement[str], glob: str) -> ColumnElement[bool]:

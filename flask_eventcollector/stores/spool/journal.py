@@ -7,15 +7,16 @@ import os
 import re
 import sqlite3
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
+from ...delivery.refusals import Refusal
 from ...events import Target
-from ..filter import matches_target
+from ..filter import ALL, Filter, matches_target
 from ..plain import DELAY_IN_TEXT
 from ..sums import TargetSum
 from .rows import COLUMNS
@@ -63,6 +64,18 @@ _INSERT = f"INSERT OR REPLACE INTO events VALUES ({_PLACES})"  # noqa: S608 - as
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM events"  # noqa: S608 - our own columns
 #: Reads only the column's type: the text is stored after the body, which may be long.
 _IS_DEAD = "typeof(dead) != 'null'"
+
+#: Only a number can be compared, but damage may change its type.
+_WAS_BEFORE = "(enqueued_at < ? OR typeof(enqueued_at) != 'integer')"
+# A damaged text may be invalid UTF-8, which a function can't be called with.
+_IS_NAMED = "is_named(CAST(exchange AS BLOB), CAST(queue AS BLOB), ?)"
+_HAS_REASON = (
+    "has_reason(CAST(id AS BLOB), CAST(exchange AS BLOB), CAST(queue AS BLOB),"
+    " CAST(dead AS BLOB))"
+)
+
+#: The refusal that keeps a waiting event from being confirmed, by its id and target.
+RefusalOf = Callable[[str, Target], Refusal | None]
 
 #: Seconds that a write waits for a reader of the file, such as the command line.
 _BUSY_TIMEOUT = 1.0
@@ -155,10 +168,40 @@ def _sum_of(
     return TargetSum(target, rows - int(dead), int(dead), int(oldest), reason)
 
 
-def _is_named(exchange: bytes, queue: bytes, pattern: str) -> bool:
-    # A damaged name may be invalid UTF-8.
-    names = (name.decode(errors="replace") for name in (exchange, queue))
-    return matches_target(Target(*names), pattern)
+def _conditions(wanted: Filter) -> Iterator[tuple[str, list[Any]]]:
+    """Those for the rows that are *wanted*, but for their reason, with their values."""
+    if wanted.queue is not None:
+        yield _IS_NAMED, [wanted.queue]
+    if wanted.dead:
+        yield _IS_DEAD, []
+    if wanted.waiting:
+        yield f"NOT {_IS_DEAD}", []
+    if wanted.before is not None:
+        yield _WAS_BEFORE, [wanted.before]
+
+
+def _is_named(exchange: bytes | None, queue: bytes | None, pattern: str) -> bool:
+    return matches_target(Target(_text(exchange), _text(queue)), pattern)
+
+
+def _has_reason(
+    wanted: Filter,
+    refusal_of: RefusalOf,
+    id: bytes | None,
+    exchange: bytes | None,
+    queue: bytes | None,
+    dead: bytes | None,
+) -> bool:
+    if dead is not None:
+        return wanted.selects_reason(_text(dead))
+    waiting = _text(id)
+    refusal = refusal_of(waiting, Target(_text(exchange), _text(queue)))
+    return wanted.selects_reason(refusal and refusal.reason_for(waiting))
+
+
+def _text(value: bytes | None) -> str:
+    """The text that *value* is, if it is not damaged."""
+    return (value or b"").decode(errors="replace")
 
 
 def _with_version(page: bytes, version: int) -> bytes:
@@ -366,28 +409,27 @@ class Journal:
         self,
         number: int,
         count: int,
-        *,
-        queue: str | None = None,
-        dead: bool = False,
-        waiting: bool = False,
+        wanted: Filter = ALL,
+        refusal_of: RefusalOf = lambda id, target: None,
     ) -> list[tuple[Any, ...]]:
-        """The next *count* rows after *number*.
+        """The next *count* rows after *number* that are *wanted*.
 
-        :param queue: only rows with such a target; see :class:`.Filter`.
-        :param dead: only dead ones.
-        :param waiting: only others.
+        A damaged row is among them if what it is selected by may be what is damaged.
+
+        :param refusal_of: tells why an event waits.
         """
-        where = "number > ?"
+        where: list[str] = ["number > ?"]
         values: list[Any] = [number]
-        if queue is not None:
-            where += " AND is_named(CAST(exchange AS BLOB), CAST(queue AS BLOB), ?)"
-            values.append(queue)
-        if dead:
-            where += f" AND {_IS_DEAD}"
-        if waiting:
-            where += f" AND NOT {_IS_DEAD}"
+        for condition, value in _conditions(wanted):
+            where.append(condition)
+            values += value
+        if wanted.reason is not None:
+            has_reason = functools.partial(_has_reason, wanted, refusal_of)
+            self._connection.create_function("has_reason", 4, has_reason)
+            where.append(_HAS_REASON)
         return self._connection.execute(
-            f"{_SELECT} WHERE {where} ORDER BY number LIMIT ?", (*values, count)
+            f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY number LIMIT ?",
+            (*values, count),
         ).fetchall()
 
     def is_empty(self) -> bool:

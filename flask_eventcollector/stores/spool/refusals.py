@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ...delivery.ledger import Ledger
 from ...delivery.refusals import Refusal
-from ...events import Event, Target
+from ...events import Target
 from .folder import NEW_REFUSALS, REFUSALS
 
 #: Seconds between two writes.
@@ -62,13 +62,9 @@ class KnownRefusals:
         self._by_id = {refusal.id: refusal for refusal in refusals}
         self._by_target = {Target(r.exchange, r.queue): r for r in refusals}
 
-    def of(self, event: Event) -> Refusal | None:
-        """The last refusal of *event*."""
-        return self._by_id.get(event.id)
-
-    def before(self, event: Event) -> Refusal | None:
-        """The last refusal of another event for the same target."""
-        return self.last_for(event.target)
+    def of(self, id: str, target: Target) -> Refusal | None:
+        """The last refusal of the event *id*, or else of another for its *target*."""
+        return self._by_id.get(id) or self.last_for(target)
 
     def last_for(self, target: Target) -> Refusal | None:
         """The last refusal of an event for *target*."""

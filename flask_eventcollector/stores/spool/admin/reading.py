@@ -125,9 +125,7 @@ class Found(NamedTuple):
         """Why it is dead, or why the broker refused it last."""
         if self.stored.dead is not None or self.refusal is None:
             return self.stored.dead
-        if self.refusal.id == self.stored.event.id:
-            return self.refusal.reason
-        return f"behind an event that was refused: {self.refusal.reason}"
+        return self.refusal.reason_for(self.event.id)
 
     @property
     def attempts(self) -> int | None:
@@ -161,15 +159,6 @@ class Found(NamedTuple):
     def is_left(self) -> bool:
         """Whether the process that had it is gone."""
         return not self.owner.alive
-
-
-def with_refusals(folder: Folder, events: Iterable[Found]) -> Iterator[Found]:
-    """The *events*, each with what its process has left about its last refusal."""
-    known = KnownRefusals(folder.files())
-    for found in events:
-        event, is_dead = found.stored.event, found.stored.dead is not None
-        refusal = None if is_dead else known.of(event) or known.before(event)
-        yield found._replace(refusal=refusal)
 
 
 def owner_of(path: Path) -> Owner:
@@ -242,15 +231,14 @@ def events_in(
 ) -> Iterator[Found]:
     """The *wanted* events, in the order in which they were enqueued.
 
-    Unreadable and quarantined files are skipped, and added to *problems*.
+    Unreadable and quarantined files are skipped, and added to *problems*. So are
+    damaged rows, as far as they are read.
     """
     problems += quarantined(folder)
-    files = [_events(path, problems, wanted) for path in folder.files()]
-    events = heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
-    if wanted.reason is None:
-        return events
-    known = with_refusals(folder, events)
-    return (found for found in known if wanted.selects_reason(found.reason))
+    paths = folder.files()
+    known = KnownRefusals(paths)
+    files = [_events(path, problems, wanted, known) for path in paths]
+    return heapq.merge(*files, key=lambda found: found.stored.event.enqueued_at)
 
 
 def sums_by_target(
@@ -289,9 +277,11 @@ def events_with(
 ) -> list[Found]:
     """The events with *ids*. An event may be in several files."""
     found: list[Found] = []
-    for path in folder.files():
+    paths = folder.files()
+    known = KnownRefusals(paths)
+    for path in paths:
         try:
-            found += _events_with(path, ids, problems)
+            found += _events_with(path, ids, problems, known)
         except Unreadable as error:
             problems.append(error)
     return found
@@ -371,18 +361,14 @@ def _size(path: Path) -> int:
     return size
 
 
-def _events(path: Path, problems: list[Unreadable], wanted: Filter) -> Iterator[Found]:
+def _events(
+    path: Path, problems: list[Unreadable], wanted: Filter, known: KnownRefusals
+) -> Iterator[Found]:
     owner, number = owner_of(path), -1
     while True:
         try:
             with reading(path, again=number >= 0) as journal:
-                rows = journal and journal.rows_after(
-                    number,
-                    _PAGE,
-                    queue=wanted.queue,
-                    dead=wanted.dead,
-                    waiting=wanted.waiting,
-                )
+                rows = journal and journal.rows_after(number, _PAGE, wanted, known.of)
         except Gone:
             return
         except Unreadable as error:
@@ -391,11 +377,12 @@ def _events(path: Path, problems: list[Unreadable], wanted: Filter) -> Iterator[
         if not rows:
             return
         number = rows[-1][0]
-        found = _found(path, owner, rows, problems)
-        yield from (f for f in found if wanted.selects_age(f.event))
+        yield from _found(path, owner, rows, problems, known)
 
 
-def _events_with(path: Path, ids: list[str], problems: list[Unreadable]) -> list[Found]:
+def _events_with(
+    path: Path, ids: list[str], problems: list[Unreadable], known: KnownRefusals
+) -> list[Found]:
     owner = owner_of(path)
     found: list[Found] = []
     for start in range(0, len(ids), _PAGE):
@@ -405,7 +392,7 @@ def _events_with(path: Path, ids: list[str], problems: list[Unreadable]) -> list
                 rows = journal.rows_with(page) if journal else []
         except Gone:
             return []
-        found += _found(path, owner, rows, problems)
+        found += _found(path, owner, rows, problems, known)
     return found
 
 
@@ -414,9 +401,14 @@ def _found(
     owner: Owner,
     rows: Sequence[tuple[Any, ...]],
     problems: list[Unreadable],
+    known: KnownRefusals,
 ) -> Iterator[Found]:
     for row in rows:
         try:
-            yield Found(path, owner, read_row(row))
+            stored = read_row(row)
         except DamagedRow as error:
             problems.append(Unreadable(path, str(error)))
+            continue
+        event, is_dead = stored.event, stored.dead is not None
+        refusal = None if is_dead else known.of(event.id, event.target)
+        yield Found(path, owner, stored, refusal)
