@@ -136,13 +136,7 @@ class Dashboard:
         asked = listing.Asked.of(request.args)
         with open_places(_state()) as places:
             found = listing.find(places, asked)
-        return self._page(
-            "events.html",
-            asked=asked,
-            found=found,
-            places=places,
-            most_read=listing.MOST_READ,
-        )
+        return self._page("events.html", asked=asked, found=found, places=places)
 
     def event(self) -> str:
         """One event."""

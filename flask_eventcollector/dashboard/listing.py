@@ -10,8 +10,9 @@ from typing import NamedTuple
 from ..stores.filter import Filter
 from .places import Places, Shown
 
-#: How many events a page shows, and how many are read at most to find them.
-PAGE, MOST_READ = 50, 5_000
+#: How many events a page shows, and how many pages there are: to show one, the events
+#: before it are read.
+PAGE, LAST_PAGE = 50, 100
 #: The longest text that is looked for, in characters.
 _LONGEST = 500
 
@@ -38,7 +39,9 @@ class Asked(NamedTuple):
             values.get("target", "").strip()[:_LONGEST],
             state if state in ("waiting", "dead") else "",
             values.get("text", "").strip()[:_LONGEST],
-            min(max(1, int(page)) if re.fullmatch("[0-9]{1,6}", page) else 1, _LAST),
+            min(
+                max(1, int(page)) if re.fullmatch("[0-9]{1,6}", page) else 1, LAST_PAGE
+            ),
         )
 
     @property
@@ -64,22 +67,19 @@ class Found(NamedTuple):
     is_last: bool
 
 
-_LAST = MOST_READ // PAGE
-
-
 def find(places: Places, asked: Asked) -> Found:
     """The events of the page that is *asked* for."""
     first = (asked.page - 1) * PAGE
     some = itertools.islice(matching(places, asked), first, first + PAGE + 1)
     events = [*some]
-    return Found(events[:PAGE], len(events) > PAGE, asked.page == _LAST)
+    return Found(events[:PAGE], len(events) > PAGE, asked.page == LAST_PAGE)
 
 
 def matching(places: Places, asked: Asked) -> Iterator[Shown]:
     """All events that are *asked* for, oldest first.
 
     If the text is the beginning of an id, those are meant, and at most a page of them.
-    Otherwise, it is looked for in the reasons of the first :data:`MOST_READ` events.
+    Otherwise, it is looked for in the reasons.
     """
     wanted = asked.filter
     if _ID.fullmatch(asked.text):
@@ -87,11 +87,7 @@ def matching(places: Places, asked: Asked) -> Iterator[Shown]:
         if ids:
             found = places.with_ids(ids)
             return (one for one in found if _meets(one, wanted))
-    if not asked.text:
-        return places.events(wanted)
-    wanted_too = Filter(reason=asked.text)
-    first = itertools.islice(places.events(wanted), MOST_READ)
-    return (one for one in first if wanted_too.selects_reason(one.reason))
+    return places.events(wanted._replace(reason=asked.text or None))
 
 
 def _meets(found: Shown, wanted: Filter) -> bool:

@@ -93,7 +93,7 @@ def test_the_filter_stays_in_the_form_and_in_the_links(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listing, "PAGE", 2)
-    monkeypatch.setattr(listing, "_LAST", 2)
+    monkeypatch.setattr(listing, "LAST_PAGE", 2)
     events = [desk.die(n) for n in range(5)]
     page = desk.page("events", state="dead", target="q")
     assert desk.ids(state="dead", target="q") == [event.id for event in events[:2]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from flask_eventcollector.dashboard import listing
 from flask_eventcollector.events import Target
 from flask_eventcollector.stores.spool import rows as rows_module
 from flask_eventcollector.stores.spool.admin import reading
+from flask_eventcollector.stores.spool.journal import Journal
 from flask_eventcollector.stores.spool.rows import StoredEvent
 from flask_eventcollector.stores.sums import TargetSum, summed
-from tests.spool.support import ELSEWHERE, HERE, leave
+from tests.spool.support import ELSEWHERE, HERE, dead_rows, leave
 
 from .support import Desk, open_desk, readable
 
@@ -88,15 +90,16 @@ def test_with_a_spool_nothing_is_said_of_memory(desk: Desk, tmp_path: Path) -> N
     assert "1 event had gone before: delivered, or dropped. Back" in gone
 
 
-def test_reasons_are_looked_for_in_some(
+def test_a_reason_is_found_behind_many_events(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    leave(tmp_path, range(300))
-    monkeypatch.setattr(listing, "MOST_READ", 100)
+    leave(tmp_path, range(6_000))
+    with closing(Journal.open(leave(tmp_path, []))) as journal:
+        journal.write(dead_rows(["last"]))
     read = counted(monkeypatch)
-    page = desk.shown("events", text="no reason")
-    assert "Reasons are looked for in the first 100 events" in page
-    assert len(read) == 100
+    assert desk.ids(text="no") == ["last"]
+    assert desk.ids(text="other reason") == []
+    assert [row[3] for row in read] == [b"last"]
 
 
 def test_what_is_left_alone_is_named(desk: Desk, tmp_path: Path) -> None:
@@ -175,7 +178,7 @@ def test_a_page_of_100_000_events_is_bounded(
     for query in queries:
         read.clear()
         desk.page("events", **query)
-        assert len(read) <= listing.MOST_READ + 100
+        assert len(read) <= listing.PAGE * listing.LAST_PAGE + 100
     assert "q 100 000 0" in desk.shown()
 
 
