@@ -32,7 +32,7 @@ def doctor(for_machines: bool) -> None:
     """Examine the settings, the broker, the disk, the database and the host.
 
     One line for each finding: 'ok', 'warning' or 'problem', with what to do. Changes
-    nothing, and needs neither spool nor outbox. Takes three minutes at most, since each
+    nothing, and needs neither spool nor outbox. Takes four minutes at most, since each
     check has a deadline. Exits with 3 if there is a problem; warnings alone don't
     count.
     """

@@ -19,11 +19,15 @@ from ..config.settings import (
     choose_spool_name,
 )
 from ..errors import ConfigurationError
-from ..monitoring.history_files import History
+from ..monitoring.history_files import Counts, History
 from ..stores.spool.folder import holder_of
 
 #: Seconds that a node may take to answer.
 PATIENCE = 3.0
+#: Seconds after which an event should be sent, unless the broker refuses it.
+LONG = 60.0
+#: Seconds in which a process that sends has sent something.
+LOOK = 2.5
 
 
 class Case:
@@ -64,15 +68,25 @@ class Case:
 
     def processes(self) -> set[int]:
         """The running processes of the app that can be known here, but not this one."""
-        found = set[int]()
-        spool, history = self.state.spool_folder(), self.config.history_dir
+        found = {counts.pid for counts in self.running()}
+        spool = self.state.spool_folder()
         with suppress(OSError):
             found |= {holder_of(path) or 0 for path in (spool.files() if spool else ())}
-        with suppress(OSError):
-            if history is not None:
-                name = choose_spool_name(self.config, self.app)
-                found |= {counts.pid for counts in History(history, name).counts()}
         return found - {0, os.getpid()}
+
+    def counts(self) -> list[Counts]:
+        """What the app's other processes have counted last, as far as it is known."""
+        folder = self.config.history_dir
+        if folder is None:
+            return []
+        with suppress(OSError):
+            history = History(folder, choose_spool_name(self.config, self.app))
+            return [one for one in history.last_counts() if one.pid != os.getpid()]
+        return []
+
+    def running(self) -> list[Counts]:
+        """The same of those processes that are still counting."""
+        return [counts for counts in self.counts() if counts.is_current]
 
     def connecting(self, node: BrokerURL) -> Connect:
         """A function that connects to *node*."""

@@ -9,8 +9,10 @@ from . import (
     outbox,
     settings,
     spool,
+    targets,
     threads,
     topology,
+    workers,
 )
 from .examination import Check
 
@@ -25,13 +27,14 @@ CHECKS = (
     Check("broker", broker.round_trip, deadline=10.0),
     Check("broker", broker.rights, deadline=10.0),
     Check("topology", topology.stands, deadline=20.0),
-    Check("targets", topology.targets, deadline=15.0),
+    Check("targets", targets.targets, deadline=15.0),
     Check("spool", spool.folder),
     Check("spool", spool.disk),
-    Check("spool", spool.left),
+    Check("spool", spool.left, deadline=15.0),
     Check("outbox", outbox.tables, deadline=10.0),
     Check("outbox", outbox.relay, deadline=10.0),
     Check("outbox", outbox.database, deadline=10.0),
+    Check("workers", workers.running, deadline=10.0),
     Check("history", monitoring.history),
     Check("metrics", monitoring.metrics),
     Check("host", host.server),

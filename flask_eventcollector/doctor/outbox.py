@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..backlog.wording import age, age_of
 from ..config.settings import OutboxRelay, choose_spool_name
 from ..messages.wording import counted
-from .case import Case
+from ..stores.filter import Filter
+from .case import LONG, LOOK, Case
 from .findings import Finding, of_dead, ok, problem, split, warning
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from ..stores.outbox.admin import OutboxAdmin
+    from ..stores.outbox.admin import Counts, OutboxAdmin
     from ..stores.outbox.database import Database
+    from ..stores.outbox.rows import OutboxRow
 
 #: Seconds after which a transaction counts as old.
 OLD = 60.0
@@ -105,22 +110,60 @@ def relay(case: Case) -> Iterator[Finding]:
         return
     with opened(case) as outbox:
         counts, strays = outbox.admin.counts(), outbox.admin.strays()
-        leader = outbox.admin.leader()
-    is_external = case.config.outbox_relay is OutboxRelay.EXTERNAL
-    if is_external and leader is None:
-        yield problem(
-            f"no relay is active, so nobody sends its rows ({counts.waiting} wait)",
-            "run 'flask events relay' as a service",
-        )
+        found = [*_unsent(case, outbox.admin, counts)]
     for app in strays:
-        yield warning(
-            f"nobody sends the rows of app {app!r}, which has no process",
-            f"if this app was renamed, run 'flask events adopt --from {app}'",
+        found.append(
+            warning(
+                f"nobody sends the rows of app {app!r}, which has no process",
+                f"if this app was renamed, run 'flask events adopt --from {app}'",
+            )
         )
     if counts.dead:
-        yield of_dead(counted(counts.dead, "row"))
-    if not (strays or counts.dead or (is_external and leader is None)):
-        yield ok(f"{counts.waiting} rows wait, and none is dead")
+        found.append(of_dead(counted(counts.dead, "row")))
+    yield from found or [ok(f"{_wait(counts.waiting)}, and none is dead")]
+
+
+def _unsent(case: Case, admin: OutboxAdmin, counts: Counts) -> Iterator[Finding]:
+    """The rows that no process takes."""
+    is_external = case.config.outbox_relay is OutboxRelay.EXTERNAL
+    if is_external and admin.leader() is None:
+        yield problem(
+            f"no relay is active, so nobody sends its rows ({_wait(counts.waiting)})",
+            "run 'flask events relay' as a service",
+        )
+    elif case.node is not None and not _is_explained(case):
+        yield from _late(admin, counts.waiting)
+
+
+def _is_explained(case: Case) -> bool:
+    """Whether a running process says what keeps it from sending."""
+    books = [counts.books for counts in case.running()]
+    return any(one.broker.is_trouble or one.problem_targets for one in books)
+
+
+def _late(admin: OutboxAdmin, waiting: int) -> Iterator[Finding]:
+    first = _late_row(admin)
+    if first is None:
+        return
+    time.sleep(LOOK)
+    still = _late_row(admin)
+    if still is not None and still.seq == first.seq:
+        yield problem(
+            f"{_wait(waiting)}, the oldest for {age(age_of(first.event.enqueued_at))},"
+            " and nobody sends it",
+            "see whether the app (or its relay) runs with this database and this"
+            " broker, and what its log says",
+        )
+
+
+def _late_row(admin: OutboxAdmin) -> OutboxRow | None:
+    """The first row that should have been sent, of the first thousand that are old."""
+    late = admin.rows(wanted=Filter(waiting=True, older_than=LONG))
+    return next((row for row in islice(late, 1000) if not row.event.due_in), None)
+
+
+def _wait(count: int) -> str:
+    return f"{counted(count, 'row')} {'waits' if count == 1 else 'wait'}"
 
 
 def database(case: Case) -> Iterator[Finding]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..backlog.wording import age
 from ..config.settings import choose_spool_dir
 from ..config.spool_dir import check_spool_dir
 from ..errors import ConfigurationError
@@ -12,13 +14,15 @@ from ..messages.wording import counted
 from ..stores.spool.admin.reading import (
     Report,
     quarantined,
+    report,
     reports,
     reports_of_apps,
     reports_of_others,
 )
 from ..stores.spool.folder import Folder
+from ..stores.spool.refusals import KnownRefusals
 from ..stores.spool.strays import destination_name, from_before, how_to_adopt
-from .case import Case
+from .case import LONG, LOOK, Case
 from .file_systems import (
     IN_MEMORY,
     OF_CONTAINER,
@@ -27,7 +31,8 @@ from .file_systems import (
     free_bytes,
     type_of,
 )
-from .findings import Finding, of_dead, ok, problem, split, warning
+from .findings import Finding, events_wait, of_dead, ok, problem, split, warning
+from .processes import is_stopped
 
 _DIR = "EVENTCOLLECTOR_SPOOL_DIR"
 
@@ -93,14 +98,15 @@ def left(case: Case) -> Iterator[Finding]:
         if before := case.state.left_on_disk():
             yield problem(*split(from_before(before).text))
         return
-    found = [*_unsent(files), *_unread(files), *_without_process(case, files)]
-    found += _dead(files)
+    own = reports(files)
+    found = [*_unsent(files), *_unread(files, own), *_without_process(case, own)]
+    found += [*_late(case, own), *_dead(own)]
     yield from found or [ok("every file is read, and has a process that sends it")]
 
 
-def _without_process(case: Case, files: Folder) -> Iterator[Finding]:
+def _without_process(case: Case, own: Sequence[Report]) -> Iterator[Finding]:
     """What ended processes have left, if no other one is seen that would take it."""
-    left = sum(report.waiting for report in reports(files) if not report.owner.alive)
+    left = sum(file.waiting for file in own if not file.owner.alive)
     if left and not case.processes():
         wait = "waits" if left == 1 else "wait"
         yield warning(
@@ -110,14 +116,42 @@ def _without_process(case: Case, files: Folder) -> Iterator[Finding]:
         )
 
 
-def _dead(files: Folder) -> Iterator[Finding]:
-    if count := sum(report.dead for report in reports(files)):
+def _late(case: Case, own: Sequence[Report]) -> Iterator[Finding]:
+    """The files whose processes send nothing, and do not say why."""
+    heard = {counts.pid for counts in case.running()}
+    silent = (file for file in own if file.owner.process not in heard)
+    before = [file for file in silent if _seems_late(file)]
+    if not before or case.node is None:
+        return
+    time.sleep(LOOK)
+    for file, now in ((file, report(file.path)) for file in before):
+        if now is not None and _seems_late(now) and now.waiting >= file.waiting:
+            yield problem(
+                f"{now.owner} sends nothing of {file.path.name}:"
+                f" {events_wait(now.waiting)}, the oldest for {age(now.oldest_age)}",
+                "see its log: it may have old settings or credentials, or hang; set"
+                " EVENTCOLLECTOR_HISTORY_DIR, and the doctor sees what it says",
+            )
+
+
+def _seems_late(file: Report) -> bool:
+    """Whether its events should be sent, and were not refused."""
+    # The age is the oldest event's, which may be dead or delayed as well.
+    is_old = file.waiting and (file.oldest_age or 0.0) > LONG
+    if not is_old or file.dead or file.delayed or not file.owner.alive:
+        return False
+    is_explained = is_stopped(file.owner.process) or KnownRefusals([file.path]).reasons
+    return not is_explained
+
+
+def _dead(own: Sequence[Report]) -> Iterator[Finding]:
+    if count := sum(file.dead for file in own):
         yield of_dead(counted(count, "event"))
 
 
 def _unsent(files: Folder) -> Iterator[Finding]:
     for broker, theirs in _by_broker(files).items():
-        names = [report.path.name for report in theirs]
+        names = [file.path.name for file in theirs]
         where = names[0] if len(names) == 1 else f"{len(names)} files"
         cure = f"if the broker was moved, run {_adopting(files, names)}"
         yield from _readable(theirs, f"in {where} for {broker}", cure)
@@ -134,9 +168,9 @@ def _unsent(files: Folder) -> Iterator[Finding]:
 def _by_broker(files: Folder) -> dict[str, list[Report]]:
     """The files of ended processes with events for other brokers."""
     found: dict[str, list[Report]] = {}
-    for report in reports_of_others(files):
-        if report.has_events and not report.owner.alive:
-            found.setdefault(destination_name(report.path), []).append(report)
+    for file in reports_of_others(files):
+        if file.has_events and not file.owner.alive:
+            found.setdefault(destination_name(file.path), []).append(file)
     return found
 
 
@@ -147,7 +181,7 @@ def _adopting(files: Folder, names: Sequence[str]) -> str:
 
 
 def _readable(found: Sequence[Report], which: str, cure: str) -> Iterator[Finding]:
-    if count := sum(report.waiting + report.dead for report in found):
+    if count := sum(file.waiting + file.dead for file in found):
         yield problem(f"nobody sends the {counted(count, 'event')} {which}", cure)
 
 
@@ -160,21 +194,21 @@ def _left_unread(found: Sequence[Report], which: str, cure: str) -> Iterator[Fin
         )
 
 
-def _unread(files: Folder) -> Iterator[Finding]:
+def _unread(files: Folder, own: Sequence[Report]) -> Iterator[Finding]:
     for unread in quarantined(files):
         yield problem(
             f"{Path(unread.path).name} is quarantined, so no process reads it",
             "see 'flask events quarantine list'",
         )
-    for name, reason, cure in _unread_files(reports(files)):
+    for name, reason, cure in _unread_files(own):
         yield problem(f"{name} can't be read: {reason}", cure)
 
 
 def _unread_files(found: Sequence[Report]) -> Iterator[tuple[str, str, str]]:
     """Those that can't be read: the name, the reason, and the cure."""
-    for report in found:
-        if report.problem is not None:
-            yield report.path.name, *split(report.problem.reason, _OTHER_USER)
+    for file in found:
+        if file.problem is not None:
+            yield file.path.name, *split(file.problem.reason, _OTHER_USER)
 
 
 _OTHER_USER = "run this as the user that runs the app, or chown the file to that user"

@@ -213,8 +213,16 @@ class History:
 
         :raises OSError: the folder can't be read.
         """
-        found = [one for path in self._paths(COUNTS) for one in self._counts(path)]
-        return sorted(counts for counts in found if counts.is_current)
+        return [counts for counts in self.last_counts() if counts.is_current]
+
+    def last_counts(self) -> list[Counts]:
+        """The last counts of all processes that have not removed them, by process id.
+
+        A process that was killed, or hangs, has left old ones.
+
+        :raises OSError: the folder can't be read.
+        """
+        return sorted(one for path in self._paths(COUNTS) for one in self._counts(path))
 
     def follow(self, since: float = math.inf) -> Follower:
         """What will happen from now on, and what has happened *since*.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
+import signal
 import socket
 import subprocess
 import sys
@@ -18,14 +20,25 @@ from typing import Any, NamedTuple
 from uuid import uuid4
 
 from flask_eventcollector import make_outbox_table
-from flask_eventcollector.doctor import host, monitoring, outbox, spool
+from flask_eventcollector.delivery.refusals import Refusal
+from flask_eventcollector.doctor import (
+    host,
+    monitoring,
+    outbox,
+    processes,
+    spool,
+    workers,
+)
 from flask_eventcollector.doctor.findings import Finding, Level
+from flask_eventcollector.events import BrokerState, TargetProblem
+from flask_eventcollector.monitoring import history_files
+from flask_eventcollector.stores.spool.admin import reading
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import claim_orphan
 from flask_eventcollector.stores.spool.orphan import open_sound
-from tests.doctor.support import Patient
+from tests.doctor.support import Patient, say
 from tests.faults.tls import Authority, TLSProxy
-from tests.helpers import unmeasured
+from tests.helpers import DEADLINE, unmeasured
 from tests.parts import make_event
 from tests.spool.support import ELSEWHERE, dead_rows, leave
 
@@ -405,6 +418,161 @@ def an_event_that_no_binding_matches(patient: Patient) -> None:
     leave(patient.spool, [2], "orders.created", destination=here, exchange=exchange)
 
 
+@mistake(
+    PROBLEM,
+    "targets",
+    "4 events wait for exchange 'shop-.*' .*refused it .sent 3 times, again in",
+    "rabbitmqctl list_bindings.*whether the queue is full",
+)
+def a_full_queue_that_refuses_what_is_in_memory(patient: Patient) -> None:
+    patient.settings |= {"BACKLOG": "memory", "SPOOL_DIR": None}
+    held = refused("orders.x", 4, exchange=patient.exchange)
+    say(patient, retained=4, problem_targets=1, problems=(held,))
+
+
+@mistake(
+    PROBLEM,
+    "targets",
+    "2 events wait for queue '.*refused it .sent 3 times",
+    "whether the queue is full, and who consumes",
+    also=LEFT,
+)
+def a_full_queue_that_refuses_what_is_on_disk(patient: Patient) -> None:
+    here = destination(patient)
+    path = leave(patient.spool, [1, 2], patient.queue, destination=here)
+    refusal = Refusal("1", "", patient.queue, "the queue refused it", 3, 1.0, None)
+    Path(f"{path}.refusals").write_text(json.dumps([refusal._asdict()]))
+
+
+@mistake(
+    PROBLEM,
+    "targets",
+    "1 event waits for queue 'ordres', which does not exist",
+    "--queue ordres --to",
+)
+def an_event_in_memory_for_a_queue_that_does_not_exist(patient: Patient) -> None:
+    patient.settings |= {"BACKLOG": "memory", "SPOOL_DIR": None}
+    say(patient, retained=1, problem_targets=1, problems=(refused("ordres", 1),))
+
+
+# The running processes
+
+
+def refused(queue: str, events: int, exchange: str = "") -> TargetProblem:
+    return TargetProblem(queue, exchange, events, "the queue refused it", 3, 1.0, 9.0)
+
+
+@mistake(
+    PROBLEM,
+    "workers",
+    "process 4711 can't use the broker, which lets .* in: .*wrong user name or pass",
+    "restart what has old settings or credentials .the 2 events in memory would be",
+)
+def a_worker_with_an_old_password(patient: Patient) -> None:
+    error = "authentication was refused: wrong user name or password"
+    say(patient, broker=BrokerState.DOWN, broker_error=error, retained=2)
+
+
+@mistake(
+    PROBLEM,
+    "workers",
+    "processes 4711, 4712 can't use the broker, .*: no response",
+    "restart what has old settings or credentials;",
+)
+def workers_that_wait_for_the_broker(patient: Patient) -> None:
+    for pid in (4711, 4712):
+        say(patient, pid, broker=BrokerState.STALLED, in_flight=1, spooled=1)
+
+
+@mistake(
+    PROBLEM,
+    "workers",
+    "process 4711: the spool: No space left .* .1 event in memory only",
+    "the spool here, and the log",
+)
+def a_worker_that_can_t_write(patient: Patient) -> None:
+    say(patient, spool_error="No space left on device", unspooled=1, retained=1)
+
+
+@mistake(PROBLEM, "workers", "process 4711: the outbox: .*denied", "the outbox here")
+def a_worker_that_can_t_use_its_database(patient: Patient) -> None:
+    say(patient, outbox_error="permission denied for table eventcollector_outbox")
+
+
+@mistake(PROBLEM, "workers", "process 4711: .*MAX_BYTES is reached", "see why they")
+def a_worker_at_its_limit(patient: Patient) -> None:
+    patient.settings["MAX_EVENTS"] = 10
+    say(patient, retained=10)
+
+
+@mistake(
+    PROBLEM,
+    "workers",
+    "process 4711 sends nothing, and no reason is known: 3 events wait .* for 10 min",
+    "py-spy dump --pid 4711.*restart it",
+)
+def a_worker_whose_threads_have_ended(patient: Patient) -> None:
+    patient.patch.setattr(workers, "LOOK", 0.0)
+    say(patient, retained=2, in_flight=1, oldest_age=600.0)
+
+
+@mistake(WARNING, "workers", "not sent any more: 1 event in process 4711", "flask ev")
+def a_dead_event_in_memory(patient: Patient) -> None:
+    patient.settings |= {"BACKLOG": "memory", "SPOOL_DIR": None}
+    say(patient, dead=1)
+
+
+def other_process(patient: Patient) -> int:
+    """The id of a process that does nothing, until the end of the test."""
+    process = patient.until_the_end.enter_context(
+        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    )
+    patient.until_the_end.callback(process.kill)
+    return process.pid
+
+
+@mistake(PROBLEM, "workers", r"stopped by a signal .*: process \d+", r"kill -CONT \d+")
+def a_worker_that_was_stopped(patient: Patient) -> None:
+    pid = other_process(patient)
+    os.kill(pid, signal.SIGSTOP)
+    say(patient, pid)
+
+
+@mistake(PROBLEM, "workers", r"process \d+ is running, but says nothing", "py-spy dump")
+def a_worker_that_hangs(patient: Patient) -> None:
+    say(patient, other_process(patient))
+    patient.patch.setattr(history_files, "ENDED_AFTER", -DEADLINE)
+    # By a clock of which nobody knows the fraction of the second.
+    patient.patch.setattr(processes, "_boot", lambda: 0.0)
+
+
+@mistake(
+    WARNING,
+    "workers",
+    r"_MAX_EVENTS is not the same here as in the environment of process \d+$",
+    "correct them here",
+)
+def a_shell_with_other_settings(patient: Patient) -> None:
+    name = "FLASK_EVENTCOLLECTOR_MAX_EVENTS"
+    patient.settings["MAX_EVENTS"] = 9
+    patient.patch.setenv(name, "the-planted-password")
+    pid = other_process(patient)
+    patient.patch.setenv(name, "9")
+    say(patient, pid)
+
+
+@mistake(
+    WARNING,
+    "workers",
+    r"amqp://rabbit:5672/billing, .* not the broker .* of process 4711",
+    "EVENTCOLLECTOR_SPOOL_NAME",
+)
+def a_worker_with_another_broker(patient: Patient) -> None:
+    leave(patient.spool, [1], destination=ELSEWHERE)
+    for module in (workers, reading):
+        patient.patch.setattr(module, "holder_of", lambda path: 4711)
+
+
 # The spool
 
 
@@ -527,6 +695,20 @@ def leave_for(patient: Patient, payloads: Iterable[int]) -> Path:
 
 
 @mistake(
+    PROBLEM,
+    "spool",
+    r"process 4711 sends nothing of shop@\S+: 2 events wait, the oldest for",
+    "old settings or credentials",
+)
+def a_worker_that_does_not_send_what_is_on_disk(patient: Patient) -> None:
+    patient.settings["HISTORY_DIR"] = None
+    leave_for(patient, [1, 2])
+    patient.patch.setattr(spool, "LONG", -DEADLINE)
+    patient.patch.setattr(spool, "LOOK", 0.0)
+    patient.patch.setattr(reading, "holder_of", lambda path: 4711)
+
+
+@mistake(
     WARNING,
     "spool",
     "dead, so not sent any more: 2 events",
@@ -619,10 +801,22 @@ def SQLite_in_its_legacy_mode(patient: Patient) -> None:
     patient.events.bind_session(sessionmaker(engine), outbox=table)
 
 
-@mistake(PROBLEM, "outbox", r"no relay is active, .*\(0 wait\)", "flask events relay")
+@mistake(PROBLEM, "outbox", r"no relay is active.*\(0 rows wait", "flask events relay")
 def an_outbox_without_its_relay(patient: Patient) -> None:
     with_outbox(patient, sqlite(patient))
     patient.settings["OUTBOX_RELAY"] = "external"
+
+
+@mistake(
+    PROBLEM,
+    "outbox",
+    "1 row waits, the oldest for .*, and nobody sends it",
+    "with this database and this broker",
+)
+def a_row_that_nobody_sends(patient: Patient) -> None:
+    add_row(patient, None)
+    patient.patch.setattr(outbox, "LONG", -DEADLINE)
+    patient.patch.setattr(outbox, "LOOK", 0.0)
 
 
 @mistake(PROBLEM, "outbox", "it can't be used: .*efused", "whether the database runs")
@@ -658,13 +852,18 @@ def a_driver_that_commits_each_statement(patient: Patient) -> None:
 
 @mistake(WARNING, "outbox", "dead, so not sent any more: 1 row", "flask events dead")
 def a_dead_row(patient: Patient) -> None:
+    add_row(patient, "no")
+
+
+def add_row(patient: Patient, dead: str | None) -> None:
+    """Give the app an outbox with one row; *dead* is why it is dead."""
     from flask_eventcollector.stores.outbox.admin import OutboxAdmin
     from flask_eventcollector.stores.outbox.database import Database
 
     engine = with_outbox(patient, sqlite(patient))
     database = Database(engine, patient.table)
     event = make_event(1, "orders.x", exchange=patient.exchange)
-    OutboxAdmin(database, "shop").add([(event, "no")])
+    OutboxAdmin(database, "shop").add([(event, dead)])
     database.close()
 
 

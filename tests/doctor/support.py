@@ -20,6 +20,9 @@ from flask_eventcollector.doctor.checks import CHECKS
 from flask_eventcollector.doctor.examination import examine
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.errors import ConfigurationError
+from flask_eventcollector.events import Stats
+from flask_eventcollector.monitoring import history_files
+from flask_eventcollector.monitoring.history_files import HistoryWriter
 from tests.helpers import DEADLINE
 from tests.rabbitmq import RabbitMQNode
 
@@ -119,3 +122,13 @@ class Patient:
 def complaints(findings: list[Finding]) -> list[Finding]:
     """All that is not in order."""
     return [finding for finding in findings if finding.level is not Level.OK]
+
+
+def say(patient: Patient, pid: int = 4711, **stats: Any) -> None:
+    """Leave what a running process says about itself."""
+    writer = HistoryWriter(Path(patient.settings["HISTORY_DIR"]), "shop")
+    writer.pid = pid
+    writer.begin()
+    writer.write_counts(Stats(**stats).as_dict())
+    # A busy machine may take long to read it.
+    patient.patch.setattr(history_files, "ENDED_AFTER", DEADLINE)

@@ -21,6 +21,7 @@ from flask_eventcollector.doctor import (
     monitoring,
     settings,
     spool,
+    targets,
     threads,
 )
 from flask_eventcollector.doctor import topology as topology_checks
@@ -223,7 +224,7 @@ def test_a_queue_of_others_need_not_be_bound_by_the_settings() -> None:
     settings: dict[str, Any] = {"EXCHANGE": "amq.topic", "QUEUES": others}
     settings["QUEUES"]["other"] = {"bind": ["amq.topic:other"]}
     shop = Shop(BROKER_URL="memory://", **settings)
-    finding = only([*topology_checks.targets(case_of(shop))])
+    finding = only([*targets.targets(case_of(shop))])
     assert finding.what.startswith("queue 'ours' is bound to nothing")
 
 
@@ -313,9 +314,9 @@ def test_without_a_broker_nobody_knows_whether_what_waits_reaches_a_queue(
     tmp_path: Path,
 ) -> None:
     examined = case_of(shop_with_spool(tmp_path / "spool"))
-    assert complaints([*topology_checks.targets(examined)]) == []
+    assert complaints([*targets.targets(examined)]) == []
     leave(tmp_path / "spool", [1])
-    finding = only([*topology_checks.targets(examined)])
+    finding = only([*targets.targets(examined)])
     assert (finding.level, finding.what) == (
         Level.WARNING,
         "not examined, since the broker can't be asked",
@@ -329,7 +330,7 @@ def test_all_that_waits_is_counted(tmp_path: Path) -> None:
     }
     examined = case_of(shop_with_spool(tmp_path / "spool", **topology))
     leave(tmp_path / "spool", range(12_000), exchange="shop")
-    unmatched, _ = complaints([*topology_checks.targets(examined)])
+    unmatched, _ = complaints([*targets.targets(examined)])
     assert unmatched.what.startswith("12000 events wait for exchange 'shop'")
 
 

@@ -148,15 +148,6 @@ class OutboxAdmin:
             rows = connection.execute(sums.group_by(app).order_by(app)).all()
         return {name: _counts(counts) for *counts, name in rows}
 
-    def targets(self) -> dict[Target, int]:
-        """How many rows there are for each target."""
-        c = self._table.c
-        target = (c.exchange, c.target_queue)
-        counts = select(*target, func.count()).where(c.app == self._app)
-        with self._database.reading() as connection:
-            rows = connection.execute(counts.group_by(*target))
-            return {Target(exchange, queue): count for exchange, queue, count in rows}
-
     def strays(self) -> dict[str, Counts]:
         """Those of other apps that no process sends: this app may have been renamed."""
         before = time_of(round((time.time() - _ABANDONED) * 1e6))
