@@ -23,13 +23,15 @@ from .cli.group import add_commands, errors_shown
 from .collecting.blocks import AutoPublishingEventCollector
 from .collecting.collector import CollectorLike
 from .collecting.scopes import Scopes
-from .config.settings import Config
+from .config.settings import Config, Metrics
 from .delivery.broker import Broker
 from .delivery.delivery import Delivery
+from .delivery.exits import call_last
 from .errors import ConfigurationError
 from .events import DeadEvent, Event, PublishResult, Stats
 from .hooks import Hooks
 from .monitoring.health import Health, health_of
+from .monitoring.shared_folder import forget_own
 from .transactions.bound_sessions import BoundSessions
 
 if TYPE_CHECKING:
@@ -100,6 +102,8 @@ class EventCollector:
         app.extensions[EXTENSION_KEY] = state
         Hooks(state).register(app)
         add_commands(app)
+        if Metrics.PROMETHEUS in config.metrics:
+            call_last(forget_own)
         self._apps.append(weakref.ref(app))
 
     # Collecting and publishing.

@@ -6,6 +6,7 @@ import atexit
 import sys
 import time
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from .delivery import Delivery
@@ -17,6 +18,8 @@ from .process import current_process
 _deliveries: dict[object, weakref.WeakKeyDictionary[Delivery, float]] = {}
 #: The processes whose deliveries were closed.
 _ended: set[object] = set()
+#: What is called once all deliveries of a process are closed.
+_last: set[Callable[[], None]] = set()
 
 
 def close_at_exit(delivery: Delivery, timeout: float) -> None:
@@ -35,6 +38,11 @@ def close_at_exit(delivery: Delivery, timeout: float) -> None:
     started[delivery] = timeout
 
 
+def call_last(function: Callable[[], None]) -> None:
+    """Call *function* once all deliveries of this process or a child are closed."""
+    _last.add(function)
+
+
 def close_when_gone(owner: object) -> None:
     """Close all deliveries of this process when *owner* is deleted."""
     weakref.finalize(owner, close_all)
@@ -47,6 +55,8 @@ def close_all() -> None:
     _ended.add(current_process())
     # Each is closed, also if a signal handler has ended the wait for another one.
     with ExitStack() as stack:
+        for function in _last:
+            stack.callback(function)
         for delivery, timeout in list(_deliveries.get(current_process(), {}).items()):
             stack.callback(_close, delivery, started + timeout)
 

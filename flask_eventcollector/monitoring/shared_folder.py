@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 try:
@@ -28,6 +29,8 @@ _HAS_LOCKS = os.name == "posix"
 
 #: A file that each process has that has a metric of this library, and its lock.
 _NAME, _LOCK = "gauge_livesum_{}.db", ".lock"
+#: What a process says of its present, and its lock.
+_LIVE = "gauge_live*_{}.db*"
 #: The name of a lock: no process has the id 0.
 _NAME_OF_LOCK = re.compile(r"gauge_livesum_([1-9][0-9]{0,9})\.db\.lock")
 
@@ -62,6 +65,18 @@ def show_life(folder: Path) -> None:
         descriptor = _locked(f"{file}{_LOCK}", os.O_CREAT)
         if descriptor is not None:
             _held.setdefault(key, descriptor)
+
+
+def forget_own() -> None:
+    """Remove what this process has said of its present; what is counted stays.
+
+    That includes gauges of the app's own, which a command has as soon as it loads the
+    app.
+    """
+    if folder := os.environ.get(VARIABLE):
+        for file in Path(folder).glob(_LIVE.format(os.getpid())):
+            with suppress(OSError):
+                file.unlink()
 
 
 def gone(folder: Path) -> Iterator[int]:

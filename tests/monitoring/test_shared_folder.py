@@ -284,3 +284,40 @@ def test_a_forked_child_shows_its_own_life_and_leaves_its_parents(
         timeout=60,
     )
     assert run.stdout == "[] []\n", run.stderr
+
+
+#: An app with a gauge of its own, which it has from its start.
+APP = """
+from flask import Flask
+from prometheus_client import Counter, Gauge
+from flask_eventcollector import EventCollector
+Gauge("shop_jobs", "Jobs that run.", multiprocess_mode="livesum").set(1)
+Counter("shop_starts", "Starts.").inc()
+app = Flask("shop")
+app.config["EVENTCOLLECTOR_BROKER_URL"] = "memory://"
+app.config["EVENTCOLLECTOR_METRICS"] = "prometheus"
+events = EventCollector(app)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "typed"),
+    [("events topology check", ""), ("shell", "events.enqueue_event(1, 'q')\n")],
+)
+def test_a_command_counts_for_no_process_once_it_has_ended(
+    tmp_path: Path, command: str, typed: str
+) -> None:
+    (tmp_path / "shop.py").write_text(APP)
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "shop", *command.split()],
+        cwd=tmp_path,
+        env=unmeasured() | {"PROMETHEUS_MULTIPROC_DIR": str(metrics)},
+        input=typed,
+        text=True,
+        timeout=60,
+    )
+    kinds = {file.name.rpartition("_")[0] for file in metrics.iterdir()}
+    assert "counter" in kinds
+    assert not any(kind.startswith("gauge_live") for kind in kinds)
