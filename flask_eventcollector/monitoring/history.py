@@ -65,6 +65,15 @@ def _lines(observation: Observation, pid: int) -> list[Line]:
             attempt=observation.attempt,
             elapsed=round(observation.elapsed, 6),
             where=observation.where,
+            due=_due(observation, ids),
         )
         for target, ids in by_target.items()
     ]
+
+
+def _due(observation: Observation, ids: list[str]) -> float:
+    """Since when the event may be sent; 0: it has no delay, or others are with it."""
+    if observation.what is not Happened.ENQUEUED or len(ids) != 1:
+        return 0.0
+    (event,) = observation.events
+    return event.due_at if event.has_delay else 0.0

@@ -1,18 +1,21 @@
 """The files in which processes say what happens to their events.
 
-Each process has three files in the folder, whose names begin with the app's:
-``NAME@PID@RANDOM.jsonl`` has its last lines, ``….old.jsonl`` those before them, and
-``….json`` its counts, once a second. None has a payload or a header.
+Each process has four files in the folder, whose names begin with the app's:
+``NAME@PID@RANDOM.jsonl`` has its last lines, ``….old.jsonl`` those before them,
+``….json`` its counts, once a second, and ``….lock`` shows that it lives. None has a
+payload or a header.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
+import re
 import secrets
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -22,19 +25,20 @@ from urllib.parse import quote
 
 from ..events import BrokerState, Stats, TargetProblem
 from ..messages.wording import counted
+from . import life
 from .declared import is_as_declared
 
 T = TypeVar("T")
 
 _FIELDS = frozenset(field.name for field in fields(Stats))
 
-LINES, OLD_LINES, COUNTS = ".jsonl", ".old.jsonl", ".json"
+LINES, OLD_LINES, COUNTS, LIFE = ".jsonl", ".old.jsonl", ".json", ".lock"
 #: The most bytes of a file with lines; a process has two.
 MOST_BYTES = 4 * 1024 * 1024
 #: Seconds for which the files of an ended process are kept.
 KEPT_FOR = 24 * 3600.0
-#: Seconds without new counts after which a process counts as ended.
-ENDED_AFTER = 10.0
+#: Seconds without new counts after which a process counts as silent.
+SILENT_AFTER = 10.0
 
 
 class Line(NamedTuple):
@@ -54,20 +58,24 @@ class Line(NamedTuple):
     elapsed: float
     #: Where the event was enqueued.
     where: str
+    #: Since when it may be sent, in seconds since 1970; 0: it had no delay.
+    due: float = 0.0
+    #: The process, which no other one is called, as in the names of its files.
+    process: str = ""
 
     def as_json(self) -> str:
         """The line as text, without what is empty."""
         return json.dumps({k: v for k, v in self._asdict().items() if v})
 
     @classmethod
-    def from_json(cls, text: str) -> Line:
-        """The line that *text* is.
+    def from_json(cls, text: str, process: str = "") -> Line:
+        """The line of *process* that *text* is.
 
         :raises ValueError: it is none.
         """
         texts = dict.fromkeys(["queue", "exchange", "reason", "outcome", "where"], "")
-        numbers = {"pid": 0, "attempt": 0, "elapsed": 0.0}
-        fields = {"ids": [], **texts, **numbers, **_object(text)}
+        numbers = {"pid": 0, "attempt": 0, "elapsed": 0.0, "due": 0.0}
+        fields = {"ids": [], **texts, **numbers, **_object(text), "process": process}
         return _checked(cls._make(map(fields.get, cls._fields)))
 
 
@@ -79,14 +87,16 @@ class Counts(NamedTuple):
     at: float
     #: The fields of :class:`~flask_eventcollector.Stats`.
     stats: dict[str, Any]
+    #: As in :class:`Line`.
+    process: str = ""
 
     @classmethod
-    def from_json(cls, text: str) -> Counts:
-        """The counts that *text* is.
+    def from_json(cls, text: str, process: str = "") -> Counts:
+        """The counts of *process* that *text* is.
 
         :raises ValueError: it is none.
         """
-        fields = _object(text)
+        fields = _object(text) | {"process": process}
         counts = _checked(cls._make(map(fields.get, cls._fields)))
         try:
             _checked(counts.books)
@@ -104,8 +114,9 @@ class Counts(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """Whether the process is still counting."""
-        return time.time() - self.at < ENDED_AFTER
+        """Whether the process is still counting. If not, it is stopped, or hangs."""
+        # The clock may have been set back.
+        return abs(time.time() - self.at) < SILENT_AFTER
 
 
 def total(counts: Iterable[Counts], name: str) -> int:
@@ -115,10 +126,23 @@ def total(counts: Iterable[Counts], name: str) -> int:
 
 def problems(counts: Iterable[Counts]) -> list[str]:
     """What keeps events from being confirmed, each once."""
-    books = [one.books for one in counts]
-    found = [error for one in books for error in _errors(one)]
+    every = [*counts]
+    books = [one.books for one in every]
+    found = [silence for one in every if (silence := silence_of(one))]
+    found += [error for one in books for error in _errors(one)]
     found += [str(target) for one in books for target in one.problems]
     return [problem for problem in dict.fromkeys(found) if problem]
+
+
+def silence_of(counts: Counts) -> str:
+    """That a running process counts no more; ``""``: it does."""
+    if counts.is_current:
+        return ""
+    seconds = max(0.0, time.time() - counts.at)
+    return (
+        f"process {counts.pid} has said nothing for {seconds:.0f} s: it is stopped, or"
+        " hangs"
+    )
 
 
 def _errors(books: Stats) -> list[str]:
@@ -136,13 +160,14 @@ class HistoryWriter:
     def begin(self) -> None:
         """Create the folder, which only its owner can enter, and remove old files.
 
-        :raises OSError: it can't be created.
+        :raises OSError: it can't be created, or has no room for this process.
         """
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        life.show_life(self._path(LIFE))
         oldest = time.time() - KEPT_FOR
-        for path in self._folder.glob("*@*@*.json*"):
+        for path in filter(_is_ours, self._folder.iterdir()):
             with suppress(OSError):
-                if path.stat().st_mtime < oldest:
+                if path.stat().st_mtime < oldest and not _shows_life(path):
                     path.unlink()
 
     def write(self, lines: list[Line]) -> None:
@@ -174,6 +199,7 @@ class HistoryWriter:
     def end(self) -> None:
         """Remove the counts: this process holds nothing any more."""
         self._path(COUNTS).unlink(missing_ok=True)
+        life.end_life(self._path(LIFE))
 
     def _path(self, ending: str) -> Path:
         return self._folder / f"{self._stem}{ending}"
@@ -193,8 +219,7 @@ class History:
 
         :raises OSError: the folder can't be read.
         """
-        found = [line for path in self.paths_of_lines() for line in self._read(path)]
-        return sorted(found, key=lambda line: line.at)
+        return self._lines()
 
     def of(self, id: str) -> list[Line]:
         """The lines about the events whose id begins with *id*, oldest first.
@@ -203,26 +228,29 @@ class History:
 
         :raises OSError: the folder can't be read.
         """
-        paths = self.paths_of_lines()
-        found = [line for path in paths for line in self._read(path, id)]
-        about = (line for line in found if any(one.startswith(id) for one in line.ids))
-        return sorted(about, key=lambda line: line.at)
+        found = self._lines(id)
+        return [line for line in found if any(one.startswith(id) for one in line.ids)]
 
     def counts(self) -> list[Counts]:
         """The counts of the processes that are running, by process id.
 
         :raises OSError: the folder can't be read.
         """
-        return [counts for counts in self.last_counts() if counts.is_current]
+        return [one for one in self.last_counts() if self.is_running(one.process)]
 
     def last_counts(self) -> list[Counts]:
         """The last counts of all processes that have not removed them, by process id.
 
-        A process that was killed, or hangs, has left old ones.
+        One that was killed has left old ones.
 
         :raises OSError: the folder can't be read.
         """
-        return sorted(one for path in self._paths(COUNTS) for one in self._counts(path))
+        found = [one for path in self._paths(COUNTS) for one in self._counts(path)]
+        return sorted(found, key=lambda one: (one.pid, one.process))
+
+    def is_running(self, process: str) -> bool:
+        """Whether the process that has written files of this name is not gone."""
+        return life.is_alive(self.folder / f"{self._prefix}{process}{LIFE}")
 
     def follow(self, since: float = math.inf) -> Follower:
         """What will happen from now on, and what has happened *since*.
@@ -258,14 +286,28 @@ class History:
                 f"{counted(lines, 'line')} {verb} damaged, so left out"
             )
 
-    def _read(self, path: Path, about: str = "") -> list[Line]:
+    def _lines(self, about: str = "") -> list[Line]:
+        """The lines, at least those with the text *about*, oldest first.
+
+        Those of one process stay in their order, even if the clock was set back.
+        """
+        by_process = defaultdict[str, list[Line]](list)
+        for path in sorted(self.paths_of_lines(), key=_age_order):
+            by_process[self.process_of(path)] += self._read(path, about)
+        return [*heapq.merge(*by_process.values(), key=lambda line: line.at)]
+
+    def _read(self, path: Path, about: str) -> list[Line]:
         """The lines in *path*, at least those with the text *about*."""
         part, lines = json.dumps(about)[1:-1], list[Line]()
         with self.reading(path):
-            texts = _whole_lines(_content(path))
-            lines, damaged = _parsed(text for text in texts if part in text)
+            texts = (text for text in _whole_lines(_content(path)) if part in text)
+            lines, damaged = _parsed(texts, self.process_of(path))
             self.note_damage(path, damaged)
         return lines
+
+    def process_of(self, path: Path) -> str:
+        """The process whose file that is."""
+        return path.name.removeprefix(self._prefix).partition(".")[0]
 
     def _counts(self, path: Path) -> list[Counts]:
         """The counts in *path*, if there are any."""
@@ -273,9 +315,9 @@ class History:
         with self.reading(path):
             try:
                 text = _content(path).decode(errors="replace")
-                found.append(Counts.from_json(text))
+                found.append(Counts.from_json(text, self.process_of(path)))
             except ValueError:
-                if time.time() - path.stat().st_mtime < ENDED_AFTER:
+                if self.is_running(self.process_of(path)):
                     self.problems[path] = "damaged, so its process is left out"
         return found
 
@@ -310,18 +352,35 @@ class Follower:
                 content = file.read()
                 rest = len(content) - (content.rfind(b"\n") + 1)
                 self._read[about.st_ino] = file.tell() - rest
-                lines, damaged = _parsed(_whole_lines(content))
+                process = self._history.process_of(path)
+                lines, damaged = _parsed(_whole_lines(content), process)
                 found += lines
                 self._damaged[path] += damaged
                 self._history.note_damage(path, self._damaged[path])
         return sorted(found, key=lambda line: line.at)
 
 
+_NAME = re.compile(r"[^@]+@[0-9]+@[0-9a-f]+\.(old\.jsonl|jsonl?|json\.new|lock)")
 _OTHER_USER = "run this as the user that runs the app"
 
 
 def _prefix(app: str) -> str:
     return f"{quote(app, safe='')}@"
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a file of the history, of any app: others may be in its folder."""
+    return _NAME.fullmatch(path.name) is not None
+
+
+def _shows_life(path: Path) -> bool:
+    """Whether it shows that a process lives."""
+    return path.suffix == LIFE and life.is_alive(path)
+
+
+def _age_order(path: Path) -> tuple[bool, Path]:
+    """Older lines first."""
+    return not path.name.endswith(OLD_LINES), path
 
 
 def _opened(path: Path) -> BinaryIO:
@@ -346,12 +405,12 @@ def _whole_lines(content: bytes) -> list[str]:
     return content.decode(errors="replace").split("\n")[:-1]
 
 
-def _parsed(texts: Iterable[str]) -> tuple[list[Line], int]:
-    """The lines that *texts* are, and how many of them are none."""
+def _parsed(texts: Iterable[str], process: str) -> tuple[list[Line], int]:
+    """The lines of *process* that *texts* are, and how many of them are none."""
     lines, damaged = list[Line](), 0
     for text in texts:
         try:
-            lines.append(Line.from_json(text))
+            lines.append(Line.from_json(text, process))
         except ValueError:
             damaged += 1
     return lines, damaged

@@ -14,18 +14,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-try:
-    import fcntl
-except ImportError:  # pragma: no cover - Windows
-    fcntl = None  # type: ignore[assignment]
-
 from ..delivery.process import current_process
+from . import life
 
 #: The environment variable that names the folder.
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
-
-#: Windows has no such locks, and there, os.kill() ends a process.
-_HAS_LOCKS = os.name == "posix"
 
 #: A file that each process has that has a metric of this library, and its lock.
 _NAME, _LOCK = "gauge_livesum_{}.db", ".lock"
@@ -61,7 +54,7 @@ def show_life(folder: Path) -> None:
     lock can't be made.
     """
     file, key = _file(folder, os.getpid()), (current_process(), str(folder))
-    if _HAS_LOCKS and key not in _held and file.exists():
+    if life.HAS_LOCKS and key not in _held and file.exists():
         descriptor = _locked(f"{file}{_LOCK}", os.O_CREAT)
         if descriptor is not None:
             _held.setdefault(key, descriptor)
@@ -86,7 +79,7 @@ def gone(folder: Path) -> Iterator[int]:
     So is one whose id another process has now: in a container, ids come again after
     each start, and it may use the files already without having shown that it lives.
     """
-    for lock in folder.glob(f"*{_LOCK}") if _HAS_LOCKS else ():
+    for lock in folder.glob(f"*{_LOCK}") if life.HAS_LOCKS else ():
         name = _NAME_OF_LOCK.fullmatch(lock.name)
         if name is None or _is_running(process := int(name[1])):
             continue
@@ -116,12 +109,6 @@ def _is_running(process: int) -> bool:
 def _locked(path: str, flags: int = 0) -> int | None:
     """A descriptor of the file, which is locked now; ``None``: it can't be locked."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
+        return life.locked(Path(path), flags)
     except OSError:
         return None
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor

@@ -20,6 +20,7 @@ from flask_eventcollector import Outcome
 from flask_eventcollector.backlog.story import Story
 from flask_eventcollector.cli.history import _table
 from flask_eventcollector.events import TargetProblem
+from flask_eventcollector.monitoring import life
 from flask_eventcollector.monitoring.history_files import Counts, History, Line
 from tests.cli.support import runner
 from tests.helpers import Shop, open_shop, wait_until
@@ -285,6 +286,7 @@ def test_top_sums_all_processes(shop: Shop) -> None:
         lambda: [c.stats["retained"] for c in history.counts()] == [1], "the counts"
     )
     twin = folder / "shop@1@00000000.json"
+    life.show_life(twin.with_suffix(".lock"))
     (counts,) = folder.glob("*.json")
     own = f'"pid": {os.getpid()}'
     twin.write_text(counts.read_text().replace(own, '"pid": 1'))
@@ -357,7 +359,9 @@ def test_damage_to_all_that_is_known_of_an_event_is_said(
 
 def test_damaged_counts_are_said(shop: Shop) -> None:
     published(shop)
-    (folder_of(shop) / "shop@1@00000000.json").write_text("{")
+    path = folder_of(shop) / "shop@1@00000000.json"
+    path.write_text("{")
+    life.show_life(path.with_suffix(".lock"))
     result = run(shop, "top", "--once")
     assert result.exit_code == 3
     assert "1 process\n" in result.stdout
@@ -377,7 +381,7 @@ def test_damaged_counts_are_said(shop: Shop) -> None:
 )
 def test_top_leaves_out_zeros_that_do_not_fit(width: int, heads: list[str]) -> None:
     stats = {"enqueued": 3, "confirmed": 1, "retained": 1, "dead": 1, "broker": "ready"}
-    lines = _table([Counts(4711, 0.0, stats)], os.terminal_size((width, 24)))
+    lines = _table([Counts(4711, time.time(), stats)], os.terminal_size((width, 24)))
     kept = ["PROCESS", "ENQUEUED", "CONFIRMED", *heads, "RETAINED", "DEAD", "BROKER"]
     assert lines[1] == "  ".join(kept)
     assert max(map(len, lines)) <= width
@@ -387,7 +391,7 @@ def test_top_shows_where_each_event_is() -> None:
     ends = ["confirmed", "unrouted", "discarded", "dropped", "outboxed"]
     places = ["collected", "delayed", "in_flight", "retained", "dead"]
     stats = {"enqueued": 6, "adopted": 4, **dict.fromkeys(ends + places, 1)}
-    _, _, _, total = _table([Counts(4711, 0.0, {**stats, "broker": "ready"})])
+    _, _, _, total = _table([Counts(4711, time.time(), {**stats, "broker": "ready"})])
     assert total.split() == ["total", "6", "4", *["1"] * 10]
 
 
@@ -406,7 +410,8 @@ def test_top_fits_into_the_terminal(
     """Its sums are always seen."""
     found = [asdict(TargetProblem(f"q{n}", "", 1, "x" * 99)) for n in range(targets)]
     counts = [
-        Counts(pid, 0.0, {"problems": found}) for pid in range(100, 100 + processes)
+        Counts(pid, time.time(), {"problems": found})
+        for pid in range(100, 100 + processes)
     ]
     lines = _table(counts, os.terminal_size((80, 24)))
     assert max(map(len, lines)) <= 80

@@ -541,7 +541,7 @@ def a_worker_that_was_stopped(patient: Patient) -> None:
 @mistake(PROBLEM, "workers", r"process \d+ is running, but says nothing", "py-spy dump")
 def a_worker_that_hangs(patient: Patient) -> None:
     say(patient, other_process(patient))
-    patient.patch.setattr(history_files, "ENDED_AFTER", -DEADLINE)
+    patient.patch.setattr(history_files, "SILENT_AFTER", -DEADLINE)
     # By a clock of which nobody knows the fraction of the second.
     patient.patch.setattr(processes, "_boot", lambda: 0.0)
 

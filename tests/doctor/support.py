@@ -131,4 +131,4 @@ def say(patient: Patient, pid: int = 4711, **stats: Any) -> None:
     writer.begin()
     writer.write_counts(Stats(**stats).as_dict())
     # A busy machine may take long to read it.
-    patient.patch.setattr(history_files, "ENDED_AFTER", DEADLINE)
+    patient.patch.setattr(history_files, "SILENT_AFTER", DEADLINE)

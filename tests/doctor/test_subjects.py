@@ -27,7 +27,7 @@ from flask_eventcollector.doctor import (
 from flask_eventcollector.doctor import topology as topology_checks
 from flask_eventcollector.doctor.case import Case, address
 from flask_eventcollector.doctor.findings import Finding, Level
-from flask_eventcollector.monitoring import opentelemetry
+from flask_eventcollector.monitoring import life, opentelemetry
 from tests.doctor.support import complaints
 from tests.helpers import DEADLINE, Shop, open_shop, unmeasured
 from tests.isolation.fake_broker import FakeBroker
@@ -117,6 +117,7 @@ def test_processes_are_known_by_their_history(plain: Case, tmp_path: Path) -> No
     for pid in (4711, os.getpid()):
         counts = f'{{"pid": {pid}, "at": {time.time()}, "stats": {{}}}}'
         (folder / f"shop@{pid}@x.json").write_text(counts)
+        life.show_life(folder / f"shop@{pid}@x.lock")
     assert plain.processes() == {4711}
 
 

@@ -11,9 +11,14 @@ from pathlib import Path
 import pytest
 
 from flask_eventcollector import Outcome, Stats
-from flask_eventcollector.monitoring import history_files
-from flask_eventcollector.monitoring.history_files import History, HistoryWriter, Line
-from tests.helpers import Shop, open_shop, thread, wait_until
+from flask_eventcollector.monitoring import history_files, life
+from flask_eventcollector.monitoring.history_files import (
+    Counts,
+    History,
+    HistoryWriter,
+    Line,
+)
+from tests.helpers import Shop, in_child, open_shop, thread, wait_until
 
 
 def line(what: str, *ids: str, at: float = 1.0, **more: object) -> Line:
@@ -127,14 +132,48 @@ def test_the_counts_of_a_process_are_current_until_it_ends(tmp_path: Path) -> No
     assert history.counts() == []
 
 
-def test_a_killed_process_stops_counting_soon(
+def test_a_killed_process_counts_no_more(tmp_path: Path) -> None:
+    in_child(lambda: written(tmp_path).write_counts({"confirmed": 1}))
+    history = History(tmp_path, "shop")
+    (last,) = history.last_counts()
+    assert last.is_current
+    assert not history.is_running(last.process)
+    assert history.counts() == []
+
+
+def test_a_process_lives_though_it_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written(tmp_path).write_counts({"confirmed": 1})
     history = History(tmp_path, "shop")
-    assert len(history.counts()) == 1
-    monkeypatch.setattr(history_files, "ENDED_AFTER", 0.0)
-    assert history.counts() == []
+    monkeypatch.setattr(history_files, "SILENT_AFTER", 0.0)
+    (counts,) = history.counts()
+    assert history_files.problems([counts]) == [
+        f"process {os.getpid()} has said nothing for 0 s: it is stopped, or hangs"
+    ]
+
+
+def test_a_process_whose_clock_was_set_back_is_not_silent_for_long(
+    tmp_path: Path,
+) -> None:
+    for ahead, is_current in [(5.0, True), (3600.0, False)]:
+        counts = Counts(1, time.time() + ahead, {})
+        assert counts.is_current is is_current
+    assert "for 0 s" in history_files.silence_of(counts)
+
+
+def test_the_files_of_a_process_are_known_by_its_id_and_more(tmp_path: Path) -> None:
+    """Another process may have its id later, or in another container."""
+    first, second = written(tmp_path, line("sent", "a")), written(tmp_path)
+    second.write([line("confirmed", "a", at=2.0)])
+    one, other = History(tmp_path, "shop").of("a")
+    assert one.process != other.process
+    first.end()
+    history = History(tmp_path, "shop")
+    assert [history.is_running(found.process) for found in (one, other)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_process_has_two_files_of_limited_size(
@@ -144,7 +183,7 @@ def test_a_process_has_two_files_of_limited_size(
     writer = written(tmp_path)
     for place in range(100):
         writer.write([line("sent", f"id-{place}", at=place)])
-    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    sizes = [path.stat().st_size for path in tmp_path.glob("*.jsonl")]
     assert len(sizes) <= 2
     assert max(sizes) < 1200
     lines = History(tmp_path, "shop").lines()
@@ -153,16 +192,19 @@ def test_a_process_has_two_files_of_limited_size(
 
 
 def test_files_of_yesterday_are_removed(tmp_path: Path) -> None:
-    written(tmp_path, line("sent", "old"))
-    [path] = tmp_path.iterdir()
-    foreign = tmp_path / "notes.txt"
-    foreign.touch()
+    writer = written(tmp_path, line("sent", "old"))
+    others = ["notes.txt", "shop@1@2.txt", "shop@0@1@2.spool.lock", "a@1@2.spool"]
+    for name in others:
+        (tmp_path / name).touch()
     yesterday = time.time() - history_files.KEPT_FOR - 1
-    for one in (path, foreign):
-        os.utime(one, (yesterday, yesterday))
+    for path in tmp_path.iterdir():
+        os.utime(path, (yesterday, yesterday))
     written(tmp_path, line("sent", "new"))
-    assert not path.exists()
-    assert foreign.exists()
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found >= set(others)
+    assert [one.ids for one in History(tmp_path, "shop").lines()] == [["new"]]
+    assert len([*tmp_path.glob("shop@*@????????.lock")]) == 2
+    writer.end()
 
 
 def test_apps_do_not_read_each_other(tmp_path: Path) -> None:
@@ -175,7 +217,7 @@ def test_apps_do_not_read_each_other(tmp_path: Path) -> None:
 
 def damage(folder: Path, *texts: str) -> Path:
     """Write *texts* into the one file that is there; returns it."""
-    [path] = folder.iterdir()
+    [path] = folder.glob("*.jsonl")
     with path.open("a", encoding="latin-1") as file:
         file.writelines(f"{text}\n" for text in texts)
     return path
@@ -222,7 +264,7 @@ def test_what_a_newer_version_writes_is_read(tmp_path: Path) -> None:
 
 def test_a_line_that_is_being_written_is_no_damage(tmp_path: Path) -> None:
     written(tmp_path, line("sent", "a"))
-    [path] = tmp_path.iterdir()
+    [path] = tmp_path.glob("*.jsonl")
     with path.open("a") as file:
         file.write('{"at": 1')
     history = History(tmp_path, "shop")
@@ -314,6 +356,7 @@ COUNTS = {"pid": 1, "at": 1.0, "stats": {"enqueued": 1}}
 def test_damaged_counts_are_left_out_and_said(tmp_path: Path, damaged: object) -> None:
     written(tmp_path).write_counts({"confirmed": 1})
     path = tmp_path / "shop@1@00000000.json"
+    life.show_life(path.with_suffix(".lock"))
     path.write_text(json.dumps(damaged))
     history = History(tmp_path, "shop")
     assert [one.pid for one in history.counts()] == [os.getpid()]
@@ -328,10 +371,22 @@ def test_the_damaged_counts_of_an_ended_process_are_nobodys_problem(
 ) -> None:
     path = tmp_path / "shop@1@00000000.json"
     path.write_text("{")
-    os.utime(path, (1.0, 1.0))
     history = History(tmp_path, "shop")
     assert history.counts() == []
     assert history.problems == {}
+
+
+def test_the_lines_of_a_process_stay_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock may be set back, and its file renamed."""
+    monkeypatch.setattr(history_files, "MOST_BYTES", 1)
+    writer = written(tmp_path, line("enqueued", "a", at=100.0))
+    monkeypatch.setattr(history_files, "MOST_BYTES", 1000)
+    writer.write([line("sent", "a", at=50.0), line("confirmed", "a", at=50.1)])
+    written(tmp_path, line("adopted", "a", at=200.0))
+    found = [one.what for one in History(tmp_path, "shop").of("a")]
+    assert found == ["enqueued", "sent", "confirmed", "adopted"]
 
 
 def test_only_new_lines_are_followed(tmp_path: Path) -> None:
@@ -342,7 +397,7 @@ def test_only_new_lines_are_followed(tmp_path: Path) -> None:
     writer.write([line("sent", "a", at=2.0)])
     written(tmp_path, line("sent", "b", at=1.5))
     assert [one.ids for one in follower.new()] == [["b"], ["a"]]
-    [path] = [p for p in tmp_path.iterdir() if "before" in p.read_text()]
+    [path] = [p for p in tmp_path.glob("*.jsonl") if "before" in p.read_text()]
     with path.open("a") as file:
         file.write('{"at": 3.0, "what": "half')
     assert follower.new() == []
@@ -356,7 +411,7 @@ def test_a_new_file_in_the_place_of_a_removed_one_is_followed_from_its_begin(
 ) -> None:
     writer = written(tmp_path, line("sent", "before"), line("sent", "before"))
     follower = History(tmp_path, "shop").follow()
-    [path] = tmp_path.iterdir()
+    [path] = tmp_path.glob("*.jsonl")
     # It keeps its inode, which file systems give to the next file, too.
     os.truncate(path, 0)
     writer.write([line("sent", "a")])

@@ -96,7 +96,7 @@ def test_a_missing_folder_has_nobody(tmp_path: Path) -> None:
 def test_without_locks_nobody_is_gone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_folder, "_HAS_LOCKS", False)
+    monkeypatch.setattr(life, "HAS_LOCKS", False)
     file_of(tmp_path, os.getpid()).touch()
     show_life(tmp_path)
     assert not lock_of(tmp_path, os.getpid()).exists()
