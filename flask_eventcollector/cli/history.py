@@ -9,15 +9,19 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import click
 from flask.cli import with_appcontext
 
-from ..backlog.backlog import Waiting
+from ..backlog.backlog import Backlog, Waiting
+from ..backlog.opening import Inaccessible, open_backlog
+from ..backlog.present import present_of
 from ..backlog.story import Story
 from ..events import Target
 from ..monitoring.history_files import (
+    OTHER_USER,
     Counts,
     Follower,
     History,
@@ -28,15 +32,17 @@ from ..monitoring.history_files import (
 from ..stores.filter import Filter
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting, options
-from .context import app_name, app_state, backlog
+from .context import app_name, app_state
 from .exit_codes import Exit, Failure, end, finish, tell
-from .selection import with_ids
+from .selection import SHORTEST_ID, in_full
 from .values import seconds
 
 #: Seconds between two looks for new lines, and between two tables.
 _LOOK, _REDRAW = 0.2, 1.0
-#: The fewest characters of an id.
-_LEAST_ID = 4
+_LEFT_ALONE = (
+    "not searched, since its events are for another broker, or of an app without a"
+    " process: see 'flask events status'"
+)
 
 #: The columns of ``top``: the field of the counts, and its heading. The first two have
 #: the same sum as the others.
@@ -70,8 +76,10 @@ def why(id: str, for_machines: bool) -> None:
     only where the event waits is known. Exits with 3 if the event is not delivered, or
     if something about it can't be read, and with 1 if nothing is known about it.
     """
-    lines, problems = _lines_of(id)
-    story: Story[Waiting] = Story(lines, _waiting(id))
+    if len(id) < SHORTEST_ID:
+        raise Failure(f"{id!r} is too short: give at least {SHORTEST_ID} characters")
+    problems: list[Unreadable] = []
+    story = _story(id, problems)
     if not story:
         tell(problems)
         raise Failure(
@@ -212,6 +220,10 @@ def _reading() -> Iterator[History]:
         ) from error
 
 
+def _no_folder(folder: Path) -> str:
+    return f"{folder} does not exist, so no process has written to it yet"
+
+
 def _problems(history: History) -> list[Unreadable]:
     """What could not be read so far."""
     return [Unreadable(path, why) for path, why in history.problems.items()]
@@ -220,33 +232,67 @@ def _problems(history: History) -> list[Unreadable]:
 # One event.
 
 
-def _lines_of(id: str) -> tuple[list[Line], list[Unreadable]]:
-    """What has happened to an event, and what could not be read of it."""
-    if len(id) < _LEAST_ID:
-        raise Failure(f"{id!r} is too short: give at least {_LEAST_ID} characters")
-    if app_state().config.history_dir is None:
-        return [], []
-    with _reading() as history:
-        lines = history.of(id)
-    ids = {one for line in lines for one in line.ids if one.startswith(id)}
-    if len(ids) > 1:
-        some = ", ".join(sorted(ids)[:3])
-        raise Failure(f"{len(ids)} events begin with {id!r}: {some}, …")
-    return lines, _problems(history)
+def _story(id: str, problems: list[Unreadable]) -> Story[Waiting]:
+    """All that is known of the event whose id begins with *id*.
+
+    :param problems: gets what can't be read.
+    :raises Failure: there are several such events.
+    """
+    # First where it waits: it may be delivered before its life is read, which says so.
+    places = _places(problems)
+    ids = set[str]() if places is None else places.ids_from(id)
+    waiting = [] if places is None else places.with_ids([*ids] or [id], problems)
+    history, lines = _lives(id, problems)
+    ids |= {one for line in lines for one in line.ids if one.startswith(id)}
+    id = in_full(id, ids)
+    lines = [line for line in lines if id in line.ids]
+    found = next((one for one in waiting if one.event.id == id), None)
+    if found is None and places is not None:
+        problems += _not_searched(places)
+    return Story(lines, found, present_of(lines, history, places, problems))
 
 
-def _waiting(id: str) -> Waiting | None:
-    """Where the event is on disk or in the outbox, if it is."""
+def _places(problems: list[Unreadable]) -> Backlog | None:
+    """Where events wait; ``None``: in memory, or it can't be read."""
     try:
-        return with_ids(backlog(), [id], [])[0]
-    except Failure:
-        # The backlog is in memory, or the event is not there.
+        places = open_backlog(app_state())
+    except Inaccessible as error:
+        problems += error.unread
         return None
+    click.get_current_context().call_on_close(places.close)
+    return places
+
+
+def _not_searched(places: Backlog) -> list[Unreadable]:
+    """The files in which an event may be that is nowhere else."""
+    left = [file.path for file in places.left_alone().files]
+    return [*places.unread(), *(Unreadable(path, _LEFT_ALONE) for path in left)]
+
+
+def _lives(id: str, problems: list[Unreadable]) -> tuple[History | None, list[Line]]:
+    """What has happened to the events whose ids begin with *id*."""
+    folder = app_state().config.history_dir
+    if folder is None:
+        return None, []
+    history = History(folder, app_name())
+    try:
+        return history, history.of(id)
+    except FileNotFoundError:
+        click.echo(f"There is no history: {_no_folder(folder)}", err=True)
+        return None, []
+    except OSError as error:
+        problems.append(Unreadable(folder, f"{error.strerror}: {OTHER_USER}"))
+        return None, []
+    finally:
+        problems += _problems(history)
 
 
 def _why_unknown() -> str:
-    if app_state().config.history_dir is None:
+    folder = app_state().config.history_dir
+    if folder is None:
         return "Processes write down what happens if EVENTCOLLECTOR_HISTORY_DIR is set"
+    if not folder.exists():
+        return f"There is no history, either: {_no_folder(folder)}"
     return "It is older than what the processes have written down, or of another app"
 
 
@@ -256,6 +302,8 @@ def _as_json(story: Story[Waiting]) -> dict[str, Any]:
         "history": [{**line._asdict(), "ids": len(line.ids)} for line in story.lines],
         "waiting": None if waiting is None else as_json.event(waiting),
         "next": story.next,
+        "now": story.trouble or None,
+        "lost": story.is_lost,
     }
 
 
@@ -264,7 +312,8 @@ def _tell(story: Story[Waiting]) -> None:
         click.echo(_as_text(line, with_ids=False))
     if story.waiting is not None:
         as_text.show_about(story.waiting)
-    click.echo(f"Next: {formatting.printable(story.next)}")
+    now = f"; now: {story.trouble}" if story.trouble else ""
+    click.echo(f"Next: {formatting.printable(story.next + now)}")
 
 
 # Lines and tables.

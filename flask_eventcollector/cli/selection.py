@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..stores.outbox.admin import Counts
 
 #: In characters: the shortest beginning of an id, as in Git, and a whole one.
-_SHORTEST_ID, _FULL_ID = 4, 36
+SHORTEST_ID, _FULL_ID = 4, 36
 
 
 def select(
@@ -70,7 +70,7 @@ def with_ids(
         raise Failure(
             f"No such event {where}: {abbreviated(sorted(unknown))}. Give ids as"
             " 'flask events list' shows them, or at least their first"
-            f" {_SHORTEST_ID} characters. An event that it does not"
+            f" {SHORTEST_ID} characters. An event that it does not"
             " show may have been delivered"
             + "".join(f". Can't read {problem}" for problem in unread),
             unreadable=unread,
@@ -80,9 +80,17 @@ def with_ids(
 
 def _in_full(backlog: Backlog, id: str) -> str:
     """The id that starts with *id*; *id* itself if it is complete, or unknown."""
-    if not _SHORTEST_ID <= len(id) < _FULL_ID:
+    if not SHORTEST_ID <= len(id) < _FULL_ID:
         return id
-    found = sorted(backlog.ids_from(id))
+    return in_full(id, backlog.ids_from(id))
+
+
+def in_full(id: str, known: Collection[str]) -> str:
+    """The one of the *known* ids that start with *id*; *id* itself if there is none.
+
+    :raises Failure: there are several, and none is *id* itself.
+    """
+    found = sorted(known)
     if len(found) > 1 and id not in found:
         raise Failure(
             f"{id} is ambiguous: {abbreviated(found)}. Give more characters of the id"

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..app_state import AppState
+from ..backlog.present import present_of
 from ..backlog.story import Story
 from ..config.settings import choose_spool_name
 from ..events import Event
@@ -46,10 +47,14 @@ class Details(NamedTuple):
 
 def details(state: AppState, places: Places, id: str) -> Details | None:
     """The event with this *id*; ``None``: nothing is known about it."""
-    found, lines = places.with_ids([id]), _lines_of(state, id)
+    found = places.with_ids([id])
+    history = _history_of(state)
+    lines = _lines_of(history, id)
     if not (found or lines):
         return None
-    next_step = Story(lines, found[0] if found else None).next
+    present = present_of(lines, history, places.backlog, places.problems)
+    story = Story(lines, found[0] if found else None, present)
+    next_step = "; now: ".join(filter(None, [story.next, story.trouble]))
     return Details(id, found, lines[-_MOST_LINES:], next_step)
 
 
@@ -63,12 +68,17 @@ def content_of(event: Event) -> Content:
     return Content(event.headers, text[:_LONGEST], len(text) > _LONGEST)
 
 
-def _lines_of(state: AppState, id: str) -> list[Line]:
+def _history_of(state: AppState) -> History | None:
     folder = state.config.history_dir
     if folder is None:
+        return None
+    return History(folder, choose_spool_name(state.config, state.app))
+
+
+def _lines_of(history: History | None, id: str) -> list[Line]:
+    if history is None:
         return []
-    name = choose_spool_name(state.config, state.app)
     with suppress(OSError):
-        return [one for one in History(folder, name).of(id) if id in one.ids]
+        return [one for one in history.of(id) if id in one.ids]
     # No process has written to it yet.
     return []

@@ -275,7 +275,7 @@ class History:
         except FileNotFoundError:
             """Its process has renamed or removed it."""
         except OSError as error:
-            cure = _OTHER_USER if isinstance(error, PermissionError) else "try again"
+            cure = OTHER_USER if isinstance(error, PermissionError) else "try again"
             self.problems[path] = f"{error.strerror}: {cure}"
 
     def note_damage(self, path: Path, lines: int) -> None:
@@ -361,7 +361,7 @@ class Follower:
 
 
 _NAME = re.compile(r"[^@]+@[0-9]+@[0-9a-f]+\.(old\.jsonl|jsonl?|json\.new|lock)")
-_OTHER_USER = "run this as the user that runs the app"
+OTHER_USER = "run this as the user that runs the app"
 
 
 def _prefix(app: str) -> str:

@@ -1,4 +1,4 @@
-"""The commands ``why``, ``tail`` and ``top``."""
+"""The commands ``tail`` and ``top``, and what they have in common with ``why``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-from click.testing import Result
 
-from flask_eventcollector import Outcome
-from flask_eventcollector.backlog.story import Story
 from flask_eventcollector.cli.history import _table
 from flask_eventcollector.events import TargetProblem
 from flask_eventcollector.monitoring import life
-from flask_eventcollector.monitoring.history_files import Counts, History, Line
-from tests.cli.support import runner
+from flask_eventcollector.monitoring.history_files import Counts, History
+from tests.cli.histories import folder_of, lines_of, published, run
 from tests.helpers import Shop, open_shop, wait_until
 
 
@@ -30,36 +27,6 @@ from tests.helpers import Shop, open_shop, wait_until
 def shop(tmp_path: Path) -> Iterator[Shop]:
     with open_shop(HISTORY_DIR=str(tmp_path / "history"), DEAD_AFTER=3600) as shop:
         yield shop
-
-
-def run(shop: Shop, *args: str) -> Result:
-    return runner(shop).invoke(args=["events", *args])
-
-
-def lines_of(shop: Shop, id: str) -> list[str]:
-    folder = Path(shop.config["EVENTCOLLECTOR_HISTORY_DIR"])
-    if not folder.exists():
-        return []
-    return [line.what for line in History(folder, "shop").of(id)]
-
-
-def published(shop: Shop, payload: Any = 1, queue: str = "q") -> str:
-    """Enqueue and publish an event; returns its id once that is written down."""
-    event = shop.events.enqueue_event(payload, queue)
-    shop.events.publish(0.2)
-    wait_until(lambda: len(lines_of(shop, event.id)) >= 3, "it is written down")
-    return event.id
-
-
-def test_why_tells_the_whole_life(shop: Shop) -> None:
-    id = published(shop, {"secret": "s3cr3t"})
-    wait_until(lambda: "confirmed" in lines_of(shop, id), "confirmed")
-    result = run(shop, "why", id[:8])
-    assert result.exit_code == 0
-    words = [line.split("  ")[2] for line in result.stdout.splitlines()[:-1]]
-    assert words == ["enqueued", "handed over", "sent", "confirmed"]
-    assert result.stdout.splitlines()[-1] == "Next: nothing: the broker has it"
-    assert "s3cr3t" not in result.stdout
 
 
 def test_times_have_a_date_and_are_in_utc(
@@ -79,108 +46,6 @@ def test_times_have_a_date_and_are_in_utc(
         assert first.endswith("Z")
         moment = datetime.fromisoformat(first.replace("Z", "+00:00"))
         assert abs(moment - datetime.now(timezone.utc)) < timedelta(minutes=5)
-
-
-def test_why_names_the_refusal_and_what_comes_next(shop: Shop) -> None:
-    shop.faults.refuse("q", Outcome.RETURNED)
-    id = published(shop)
-    result = run(shop, "why", id, "--json")
-    assert result.exit_code == 3
-    story = json.loads(result.stdout)
-    failed = next(line for line in story["history"] if line["what"] == "failed")
-    assert failed["outcome"] == "returned"
-    assert story["next"] == "its process sends it once the broker takes it"
-
-
-class Waiting(NamedTuple):
-    state: str
-    next_try: float | None = 5400.0
-    is_left: bool = False
-
-
-@pytest.mark.parametrize(
-    ("state", "next_"),
-    [("delayed", "it is sent in 1 h"), ("waiting", "it is sent again in 1 h")],
-)
-def test_only_what_was_sent_is_sent_again(state: str, next_: str) -> None:
-    assert Story([], Waiting(state)).next == next_
-
-
-def test_why_says_that_no_queue_gets_an_event(tmp_path: Path) -> None:
-    settings: dict[str, Any] = {
-        "HISTORY_DIR": str(tmp_path / "history"),
-        "EXCHANGES": {"shop": {"type": "topic", "unrouted": "discard"}},
-        "QUEUES": {"orders": {"bind": ["shop:orders.#"]}},
-    }
-    with open_shop(**settings) as shop:
-        event = shop.events.enqueue_event(1, "visits", exchange="shop")
-        shop.events.publish()
-        wait_until(lambda: "unrouted" in lines_of(shop, event.id), "its end")
-        result = run(shop, "why", event.id)
-    *_, last, next_ = result.stdout.splitlines()
-    assert "after 0." in last
-    assert next_ == "Next: nothing: the broker took it, and no queue gets it"
-    assert result.exit_code == 0
-
-
-def test_a_row_that_nobody_holds_needs_the_relay() -> None:
-    left = Line.from_json('{"at": 1.0, "what": "outboxed", "ids": ["a"]}')
-    assert Story([left], Waiting("waiting", None)).next == (
-        "the relay sends its row of the outbox, or the process that holds it"
-    )
-
-
-def test_what_is_due_and_not_sent_waits_for_the_broker() -> None:
-    """In an outage, its time comes and goes."""
-    assert Story([], Waiting("waiting", 0.0)).next == (
-        "its process sends it once the broker takes it"
-    )
-
-
-@pytest.mark.parametrize(
-    ("end", "next_"),
-    [
-        ("clear", "Next: nothing: its unit of work failed, or took it back"),
-        ("purge", "Next: nothing: it is lost"),
-    ],
-)
-def test_why_says_what_an_end_means(shop: Shop, end: str, next_: str) -> None:
-    event = shop.events.enqueue_event(1, "q")
-    if end == "clear":
-        shop.events.clear_events_to_publish()
-    else:
-        shop.faults.go_down()
-        shop.events.publish()
-        shop.events.purge([event.id])
-    wait_until(
-        lambda: lines_of(shop, event.id)[-1:] in (["discarded"], ["dropped"]), "its end"
-    )
-    result = run(shop, "why", event.id)
-    assert result.stdout.splitlines()[-1] == next_
-    assert result.exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("id", "text"),
-    [
-        ("abc", "too short"),
-        ("0000-none", "Nothing is known about an event '0000-none'"),
-        ("\x1b[31mred", "\\x1b[31mred"),
-    ],
-)
-def test_why_needs_a_known_id(shop: Shop, id: str, text: str) -> None:
-    published(shop)
-    result = run(shop, "why", id)
-    assert result.exit_code == 1
-    assert text in result.stderr
-    assert "\x1b" not in result.output
-
-
-def test_why_without_history_says_what_to_set() -> None:
-    with open_shop() as shop:
-        result = run(shop, "why", "0000-none")
-        assert result.exit_code == 1
-        assert "if EVENTCOLLECTOR_HISTORY_DIR is set" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["tail", "top"])
@@ -317,10 +182,6 @@ def damaged(shop: Shop) -> str:
     with path.open("a") as file:
         file.write(json.dumps({"at": "now", "what": "sent", "ids": [id]}) + "\n")
     return id
-
-
-def folder_of(shop: Shop) -> Path:
-    return Path(shop.config["EVENTCOLLECTOR_HISTORY_DIR"])
 
 
 DAMAGE = "1 line is damaged, so left out"

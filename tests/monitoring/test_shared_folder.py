@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flask_eventcollector import Stats
-from flask_eventcollector.monitoring import prometheus, shared_folder
+from flask_eventcollector.monitoring import life, prometheus, shared_folder
 from flask_eventcollector.monitoring.prometheus import (
     PrometheusMetrics,
     PrometheusOutbox,
