@@ -13,10 +13,12 @@ from pika import exceptions
 from pika.adapters.utils import connection_workflow as workflow
 
 from flask_eventcollector.brokers.rabbitmq.reasons import (
+    Stage,
     broker_text,
     explain,
     is_missing_exchange,
     size_limit,
+    stage_of,
 )
 
 SECRET = "hunter2"
@@ -151,6 +153,13 @@ def test_a_text_that_was_cut_off_in_a_character_is_text() -> None:
 def test_a_refused_certificate_is_distinguished_from_other_tls_errors() -> None:
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     assert explain(wrapped(error)).startswith("certificate verification failed")
+
+
+def test_a_client_whose_certificate_is_refused_has_come_as_far_as_that() -> None:
+    alert = "[SSL: SSLV3_ALERT_CERTIFICATE_EXPIRED] sslv3 alert certificate expired"
+    error = exceptions.IncompatibleProtocolError(f"StreamLostError: {alert}")
+    assert stage_of(wrapped(error)) is Stage.CLIENT_CERTIFICATE
+    assert stage_of(wrapped(exceptions.IncompatibleProtocolError())) is Stage.PROTOCOL
 
 
 def test_an_unforeseen_error_is_named() -> None:

@@ -23,8 +23,21 @@ _CURES = {
     Stage.CONNECT: "see whether the broker runs, whether host and port in"
     " EVENTCOLLECTOR_BROKER_URL are right (5672, with TLS 5671), and whether a firewall"
     " is between",
-    Stage.TLS: "see whether this port speaks TLS (amqps://, usually 5671), and whether"
-    " cacertfile has the authority of the broker's certificate, for this host name",
+    Stage.TLS: "see whether this port speaks TLS (amqps://, usually 5671), and in which"
+    " versions",
+    Stage.EXPIRED: "renew the broker's certificate, or that of its authority, whichever"
+    " has ended ('openssl s_client -connect HOST:PORT' shows both), and have RabbitMQ"
+    " read it again (rabbitmqctl eval 'ssl:clear_pem_cache().')",
+    Stage.NOT_YET_VALID: "see whether this machine's clock is right; otherwise, have"
+    " the broker use its former certificate until the new one begins",
+    Stage.HOST_NAME: "use a host in EVENTCOLLECTOR_BROKER_URL that the certificate"
+    " names, or have it issued for this one",
+    Stage.AUTHORITY: "set cacertfile in EVENTCOLLECTOR_BROKER_URL to the authority that"
+    " has issued the broker's certificate, and have the broker send its intermediate"
+    " certificates, too",
+    Stage.CLIENT_CERTIFICATE: "renew the certificate that certfile and keyfile in"
+    " EVENTCOLLECTOR_BROKER_URL name, or set them to one whose authority the broker"
+    " trusts",
     Stage.PROTOCOL: "see whether the port is the broker's own (5672), not that of its"
     " management UI (15672), whether it expects TLS (amqps://), and whether the broker"
     " hangs",

@@ -260,9 +260,27 @@ def an_unknown_virtual_host(patient: Patient) -> None:
     patient.settings["BROKER_URL"] = url(patient, vhost="nowhere")
 
 
-@mistake(PROBLEM, "broker", "certificate verify failed", "cacertfile")
+@mistake(PROBLEM, "broker", "certificate verify failed", "set cacertfile .*authority")
 def an_unknown_authority(patient: Patient) -> None:
     patient.settings["BROKER_URL"] = behind_tls(patient)
+
+
+@mistake(PROBLEM, "broker", "certificate has expired", "renew the broker's certific")
+def a_certificate_that_has_ended(patient: Patient) -> None:
+    ends = datetime.now(timezone.utc) - timedelta(hours=1)
+    begins = ends - timedelta(days=1)
+    patient.settings["BROKER_URL"] = trusted(patient, begins=begins, ends=ends)
+
+
+@mistake(PROBLEM, "broker", "certificate is not yet valid", "clock is right")
+def a_certificate_that_begins_later(patient: Patient) -> None:
+    begins = datetime.now(timezone.utc) + timedelta(days=1)
+    patient.settings["BROKER_URL"] = trusted(patient, begins=begins)
+
+
+@mistake(PROBLEM, "broker", "certificate is not valid for 'localhost'", "have it issue")
+def a_certificate_for_another_host(patient: Patient) -> None:
+    patient.settings["BROKER_URL"] = trusted(patient, name="rabbit.example")
 
 
 @mistake(WARNING, "broker", "certificate of localhost:.* ends in 3 days", "renew it")

@@ -22,11 +22,18 @@ class Authority:
         self._authority = trustme.CA()
 
     def context(
-        self, name: str = "localhost", ends: datetime | None = None
+        self,
+        name: str = "localhost",
+        *,
+        begins: datetime | None = None,
+        ends: datetime | None = None,
     ) -> ssl.SSLContext:
         """The TLS context of a server with a certificate for *name*."""
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        self._authority.issue_cert(name, not_after=ends).configure_cert(context)
+        certificate = self._authority.issue_cert(
+            name, not_before=begins, not_after=ends
+        )
+        certificate.configure_cert(context)
         return context
 
     @contextmanager

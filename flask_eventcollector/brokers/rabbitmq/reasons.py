@@ -47,6 +47,16 @@ class Stage(Word):
     #: The network, until the server's first words.
     CONNECT = "connect"
     TLS = "TLS"
+    #: The server's certificate has ended, or its authority's.
+    EXPIRED = "certificate expired"
+    #: It begins later than now.
+    NOT_YET_VALID = "certificate not yet valid"
+    #: It is for another host.
+    HOST_NAME = "certificate's host name"
+    #: Nobody whom the client trusts has signed it.
+    AUTHORITY = "certificate's authority"
+    #: The server does not accept the client's certificate.
+    CLIENT_CERTIFICATE = "client's certificate"
     #: The server speaks something else, or not at all.
     PROTOCOL = "protocol"
     LOGIN = "login"
@@ -59,8 +69,22 @@ def stage_of(error: BaseException) -> Stage:
     # NOT_ALLOWED: RabbitMQ answers so to an unknown or forbidden virtual host.
     if getattr(cause, "reply_code", None) == 530:
         return Stage.VHOST
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        code = getattr(cause, "verify_code", 0)
+        return _UNVERIFIED.get(code, Stage.AUTHORITY)
+    if _TLS_ALERT.search(str(cause)):
+        return Stage.CLIENT_CERTIFICATE
     found = (stage for kinds, stage in _STAGES if isinstance(cause, kinds))
     return next(found, Stage.CONNECT)
+
+
+#: See https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/#error-codes.
+_UNVERIFIED = {
+    9: Stage.NOT_YET_VALID,
+    10: Stage.EXPIRED,
+    62: Stage.HOST_NAME,
+    64: Stage.HOST_NAME,
+}
 
 
 def explain(error: BaseException) -> str:
