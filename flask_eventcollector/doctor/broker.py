@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from ..brokers.rabbitmq.declarations import Phase, Step, steps
 from ..brokers.rabbitmq.questions import Blocked, Questions, Unreachable
 from ..brokers.rabbitmq.reasons import Stage
+from ..messages.wording import counted
 from .case import Case, address
 from .findings import Finding, ok, problem, warning
 
@@ -39,8 +40,8 @@ _CURES = {
     " EVENTCOLLECTOR_BROKER_URL name, or set them to one whose authority the broker"
     " trusts",
     Stage.PROTOCOL: "see whether the port is the broker's own (5672), not that of its"
-    " management UI (15672), whether it expects TLS (amqps://), and whether the broker"
-    " hangs",
+    " management UI (15672), whether it expects TLS (amqps://) and a certificate of the"
+    " client (certfile), and whether the broker hangs",
     Stage.LOGIN: "correct the user and the password in EVENTCOLLECTOR_BROKER_URL,"
     " CREDENTIALS or PASSWORD_FILE; RabbitMQ lets 'guest' in from its own machine only",
     Stage.VHOST: "correct the virtual host in EVENTCOLLECTOR_BROKER_URL (write a / in"
@@ -69,8 +70,9 @@ def nodes(case: Case) -> Iterator[Finding]:
         milliseconds = (time.perf_counter() - began) * 1000
         yield ok(f"{address(node)}: {server}, logged in after {milliseconds:.0f} ms")
         if days is not None and days < _SOON:
+            left = counted(round(days), "day")
             yield warning(
-                f"the certificate of {node.host}:{node.port} ends in {days:.0f} days",
+                f"the certificate of {node.host}:{node.port} ends in {left}",
                 "renew it, or no process can connect then",
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..events import Word, worst_of
-from ..messages.wording import counted
 
 
 class Level(Word):
@@ -50,11 +49,6 @@ def of_dead(which: str) -> Finding:
         f"dead, so not sent any more: {which}",
         "see the reasons by 'flask events dead', then retry or purge them",
     )
-
-
-def events_wait(count: int) -> str:
-    """For example ``1 event waits``."""
-    return f"{counted(count, 'event')} {'waits' if count == 1 else 'wait'}"
 
 
 def split(text: str, otherwise: str = "") -> tuple[str, str]:

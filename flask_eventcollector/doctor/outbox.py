@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..backlog.wording import age, age_of
 from ..config.settings import OutboxRelay, choose_spool_name
-from ..messages.wording import counted
+from ..messages.wording import counted, waiting
 from ..stores.filter import Filter
 from .case import LONG, LOOK, Case
 from .findings import Finding, of_dead, ok, problem, split, warning
@@ -120,7 +120,7 @@ def relay(case: Case) -> Iterator[Finding]:
         )
     if counts.dead:
         found.append(of_dead(counted(counts.dead, "row")))
-    yield from found or [ok(f"{_wait(counts.waiting)}, and none is dead")]
+    yield from found or [ok(f"{waiting(counts.waiting, 'row')}, and none is dead")]
 
 
 def _unsent(case: Case, admin: OutboxAdmin, counts: Counts) -> Iterator[Finding]:
@@ -128,7 +128,8 @@ def _unsent(case: Case, admin: OutboxAdmin, counts: Counts) -> Iterator[Finding]
     is_external = case.config.outbox_relay is OutboxRelay.EXTERNAL
     if is_external and admin.leader() is None:
         yield problem(
-            f"no relay is active, so nobody sends its rows ({_wait(counts.waiting)})",
+            "no relay is active, so nobody sends its rows"
+            f" ({waiting(counts.waiting, 'row')})",
             "run 'flask events relay' as a service",
         )
     elif case.node is not None and not _is_explained(case):
@@ -141,16 +142,16 @@ def _is_explained(case: Case) -> bool:
     return any(one.broker.is_trouble or one.problem_targets for one in books)
 
 
-def _late(admin: OutboxAdmin, waiting: int) -> Iterator[Finding]:
+def _late(admin: OutboxAdmin, count: int) -> Iterator[Finding]:
     first = _late_row(admin)
     if first is None:
         return
     time.sleep(LOOK)
     still = _late_row(admin)
     if still is not None and still.seq == first.seq:
+        since = age(age_of(first.event.enqueued_at))
         yield problem(
-            f"{_wait(waiting)}, the oldest for {age(age_of(first.event.enqueued_at))},"
-            " and nobody sends it",
+            f"{waiting(count, 'row')}, the oldest for {since}, and nobody sends it",
             "see whether the app (or its relay) runs with this database and this"
             " broker, and what its log says",
         )
@@ -160,10 +161,6 @@ def _late_row(admin: OutboxAdmin) -> OutboxRow | None:
     """The first row that should have been sent, of the first thousand that are old."""
     late = admin.rows(wanted=Filter(waiting=True, older_than=LONG))
     return next((row for row in islice(late, 1000) if not row.event.due_in), None)
-
-
-def _wait(count: int) -> str:
-    return f"{counted(count, 'row')} {'waits' if count == 1 else 'wait'}"
 
 
 def database(case: Case) -> Iterator[Finding]:

@@ -10,7 +10,7 @@ from ..backlog.wording import age
 from ..config.settings import choose_spool_dir
 from ..config.spool_dir import check_spool_dir
 from ..errors import ConfigurationError
-from ..messages.wording import counted
+from ..messages.wording import counted, waiting
 from ..stores.spool.admin.reading import (
     Report,
     quarantined,
@@ -31,7 +31,7 @@ from .file_systems import (
     free_bytes,
     type_of,
 )
-from .findings import Finding, events_wait, of_dead, ok, problem, split, warning
+from .findings import Finding, of_dead, ok, problem, split, warning
 from .processes import is_stopped
 
 _DIR = "EVENTCOLLECTOR_SPOOL_DIR"
@@ -128,7 +128,8 @@ def _late(case: Case, own: Sequence[Report]) -> Iterator[Finding]:
         if now is not None and _seems_late(now) and now.waiting >= file.waiting:
             yield problem(
                 f"{now.owner} sends nothing of {file.path.name}:"
-                f" {events_wait(now.waiting)}, the oldest for {age(now.oldest_age)}",
+                f" {waiting(now.waiting, 'event')}, the oldest for"
+                f" {age(now.oldest_age)}",
                 "see its log: it may have old settings or credentials, or hang; set"
                 " EVENTCOLLECTOR_HISTORY_DIR, and the doctor sees what it says",
             )

@@ -12,12 +12,12 @@ from ..config.exchanges import ExchangeOptions, Unrouted
 from ..config.routing import Router
 from ..config.topology import Topology
 from ..events import Target
-from ..messages.wording import counted
+from ..messages.wording import counted, waiting
 from ..stores.spool.admin.reading import Unreadable, sums_by_target
 from ..stores.sums import TargetSum, summed
 from .broker import unchecked
 from .case import Case
-from .findings import Finding, events_wait, ok, problem, split, warning
+from .findings import Finding, ok, problem, split, warning
 from .outbox import Unopened, opened
 
 #: The most targets of a store that are looked at.
@@ -62,8 +62,8 @@ def _unmatched(case: Case, sums: Sequence[TargetSum]) -> Iterator[Finding]:
         is_needed = options is not None and options.mandatory and _by_key(options)
         if is_needed and router.queues(*target, {}) == ():
             yield warning(
-                f"{events_wait(count)} for {_called(target)}, which no binding of the"
-                " settings matches",
+                f"{waiting(count, 'event')} for {_called(target)}, which no binding of"
+                " the settings matches",
                 "add it to the 'bind' of a queue, unless others have bound one",
             )
 
@@ -123,7 +123,7 @@ def _unreachable(
     for one in sums:
         what, cure = _no_place(one.target, case.config.topology, questions)
         if what:
-            text = f"{events_wait(one.events)} for {what}, which does not exist"
+            text = f"{waiting(one.events, 'event')} for {what}, which does not exist"
             found[one.target] = problem(text, cure)
     return found
 
@@ -137,8 +137,8 @@ def _refused(sums: Iterator[TargetSum]) -> Iterator[Finding]:
             again = "" if one.next_try is None else f"again {wait(one.next_try)}"
             about = ", ".join(filter(None, [tries, again]))
             yield problem(
-                f"{events_wait(one.waiting)} for {_called(one.target)}, not confirmed:"
-                f" {reason}{about and f' ({about})'}",
+                f"{waiting(one.waiting, 'event')} for {_called(one.target)}, not"
+                f" confirmed: {reason}{about and f' ({about})'}",
                 cure,
             )
 

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable, Iterator
 from ..backlog.wording import age
 from ..config.settings import PREFIX
 from ..events import BrokerState, Stats
-from ..messages.wording import counted
+from ..messages.wording import counted, waiting
 from ..monitoring.health import health_of
 from ..monitoring.history_files import Counts
 from ..stores.spool.folder import holder_of
 from ..stores.spool.strays import destination_name
 from .case import LONG, LOOK, Case
-from .findings import Finding, events_wait, of_dead, ok, problem, split, warning
+from .findings import Finding, of_dead, ok, problem, split, warning
 from .processes import environment, is_stopped, named, ran_at
 
 
@@ -180,8 +180,8 @@ def _stuck(case: Case, current: list[Counts]) -> Iterator[Finding]:
         if _seems_stuck(books) and before.get(counts.pid) == _ended(books):
             yield problem(
                 f"process {counts.pid} sends nothing, and no reason is known:"
-                f" {events_wait(books.in_flight + books.retained)} there, the oldest"
-                f" for {age(books.oldest_age)}",
+                f" {waiting(books.in_flight + books.retained, 'event')} there, the"
+                f" oldest for {age(books.oldest_age)}",
                 f"see its log, and what its threads do ('py-spy dump --pid"
                 f" {counts.pid}'), then restart it",
             )

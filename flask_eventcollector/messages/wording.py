@@ -46,6 +46,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {plural(number, noun)}"
 
 
+def waiting(number: int, noun: str) -> str:
+    """For example ``1 event waits`` or ``2 rows wait``."""
+    return f"{counted(number, noun)} {'waits' if number == 1 else 'wait'}"
+
+
 def printable(text: str) -> str:
     """*text* with control characters escaped, since names are untrusted input."""
     return "".join(

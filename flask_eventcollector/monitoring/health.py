@@ -9,6 +9,7 @@ from typing import Any
 
 from ..delivery.limits import Limits
 from ..events import Stats, Word, worst_of
+from ..messages.wording import counted, waiting
 
 
 class HealthStatus(Word):
@@ -90,10 +91,8 @@ def health_of(stats: Stats, limits: Limits, threads_problem: str) -> Health:
 
 def _broker(stats: Stats) -> Check:
     why = stats.broker_error or "no response"
-    waiting = stats.in_flight + stats.retained
-    return _degraded(
-        stats.broker.is_trouble, f"{stats.broker}: {why}; {waiting} events wait"
-    )
+    events = waiting(stats.in_flight + stats.retained, "event")
+    return _degraded(stats.broker.is_trouble, f"{stats.broker}: {why}; {events}")
 
 
 def _backlog(stats: Stats, limits: Limits) -> Check:
@@ -115,22 +114,25 @@ def _storage(stats: Stats) -> Check:
         return Check(HealthStatus.DEGRADED, stats.spool_error or stats.outbox_error)
     return _degraded(
         bool(stats.quarantined or stats.strays),
-        f"{stats.quarantined} damaged files, and {stats.strays} that nobody adopts:"
+        f"{counted(stats.quarantined, 'damaged file')}, and {stats.strays} that nobody"
+        " adopts:"
         " see flask events status",
     )
 
 
 def _targets(stats: Stats) -> Check:
     worst = stats.problems[0] if stats.problems else None
+    targets = counted(stats.problem_targets, "target")
     return _degraded(
         bool(stats.problem_targets),
-        f"{stats.problem_targets} with events that are not confirmed; {worst}",
+        f"{targets} with events that are not confirmed; {worst}",
     )
 
 
 def _dead(stats: Stats) -> Check:
     return _degraded(
-        bool(stats.dead), f"{stats.dead} dead events: retry them, or purge them"
+        bool(stats.dead),
+        f"{counted(stats.dead, 'dead event')}: retry what is dead, or purge it",
     )
 
 

@@ -108,8 +108,9 @@ class Explainer:
         """The message for a sequence of which only *found* matched."""
         missing = wanted[len(found)]
         others = " with no others between" if strict else ""
+        events = counted(len(wanted), "event")
         lines = [
-            f"expected {len(wanted)} events published in this order{others}:",
+            f"expected {events} published in this order{others}:",
             *(f"  found      {event!r}{at(event)}" for event in found),
             f"  not found  {missing.expected!r}",
             *(f"  …          {w.expected!r}" for w in wanted[len(found) + 1 :]),

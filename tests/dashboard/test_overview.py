@@ -67,7 +67,7 @@ def test_the_books_are_those_of_stats(desk: Desk) -> None:
     page = desk.shown()
     for text in ("Enqueued 4", "Confirmed 3", "Waiting 0", "Dead 1", "Dropped 0"):
         assert text in page
-    assert "dead 1 dead events: retry them, or purge them" in page
+    assert "dead 1 dead event: retry what is dead, or purge it" in page
 
 
 def test_a_target_says_why_its_events_wait() -> None:

@@ -108,7 +108,7 @@ def test_a_broker_that_is_down_leaves_it_ready() -> None:
         found = shop.events.health()
         assert (found.status, found.is_live, found.is_ready) == (DEGRADED, True, True)
         assert (
-            found.checks["broker"].problem == "down: connection refused; 1 events wait"
+            found.checks["broker"].problem == "down: connection refused; 1 event waits"
         )
 
 
@@ -151,3 +151,21 @@ def test_a_machine_without_threads_is_not_live(monkeypatch: pytest.MonkeyPatch) 
     shop.enqueue(2)
     assert shop.events.health().is_live
     shop.events.close(1)
+
+
+@pytest.mark.parametrize(
+    ("stats", "check", "words"),
+    [
+        ({"retained": 1, "broker": BrokerState.DOWN}, "broker", "; 1 event waits"),
+        ({"retained": 2, "broker": BrokerState.DOWN}, "broker", "; 2 events wait"),
+        ({"quarantined": 1}, "storage", "1 damaged file, and 0 that"),
+        ({"quarantined": 2}, "storage", "2 damaged files, and 0 that"),
+        ({"problem_targets": 1}, "targets", "1 target with events"),
+        ({"dead": 1}, "dead", "1 dead event: "),
+        ({"dead": 2}, "dead", "2 dead events: "),
+    ],
+)
+def test_one_thing_is_named_in_the_singular(
+    stats: dict[str, Any], check: str, words: str
+) -> None:
+    assert words in health(**stats).checks[check].problem

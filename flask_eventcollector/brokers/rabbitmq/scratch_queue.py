@@ -9,6 +9,7 @@ from typing import Any
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from ...messages.wording import counted
 from .pika_logging import pika_silenced
 from .reasons import broker_text
 from .trials import Connect, server_properties
@@ -58,8 +59,8 @@ class ScratchQueue:
         They are acknowledged at once, so what follows an error is gone.
         """
         with self._channel() as channel:
-            counted = channel.queue_declare(self.name, passive=True)
-            left, quiet = counted.method.message_count, 0
+            declared = channel.queue_declare(self.name, passive=True)
+            left, quiet = declared.method.message_count, 0
             consumed = channel.consume(
                 self.name, auto_ack=True, inactivity_timeout=_QUIET
             )
@@ -70,7 +71,8 @@ class ScratchQueue:
                 elif left <= 0:
                     return
                 elif (quiet := quiet + 1) > _MOST_QUIET:
-                    raise QueueRefused(f"{left} messages in {self.name} do not come")
+                    missing = counted(left, "message")
+                    raise QueueRefused(f"{self.name} keeps back {missing}")
 
     def delete(self) -> None:
         """Delete it, if it was declared here."""

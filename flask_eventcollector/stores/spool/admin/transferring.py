@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple, Protocol
 
+from ....messages.wording import counted
 from ...progress import OnProgress
 from ..folder import Folder
 from ..orphan import adopted_entry
@@ -137,7 +138,8 @@ class InvalidLines(Exception):
     """The lines that are wrong, by their numbers from 1: what, and the cure."""
 
     def __init__(self, errors: dict[int, str]) -> None:
-        super().__init__(f"{len(errors)} lines are wrong")
+        verb = "is" if len(errors) == 1 else "are"
+        super().__init__(f"{counted(len(errors), 'line')} {verb} wrong")
         self.errors = errors
 
 
