@@ -54,6 +54,8 @@ class Status(NamedTuple):
     rows: Counts | None = None
     #: Which relay is active; ``None``: none is, or it is not known.
     leader: str | None = None
+    #: Whether nobody sends the rows, since only a relay does, and none is active.
+    lacks_relay: bool = False
     #: Those of apps without a process, by name.
     strays: Mapping[str, Counts] = {}
     #: The files that no command reads.
@@ -79,6 +81,12 @@ class Status(NamedTuple):
         rows = [*self.strays.values(), *([self.rows] if self.rows else [])]
         has_rows = any(any(counts[:4]) for counts in rows)
         return has_rows or any(file.is_left for file in self._seen())
+
+    @property
+    def has_delayed(self) -> bool:
+        """Whether events are delayed, in the files of this app or in the outbox."""
+        rows = self.rows is not None and self.rows.delayed
+        return bool(rows or any(file.delayed for file in self.files))
 
     def _seen(self) -> list[Report]:
         # A running process with another broker sends its events itself.
@@ -125,7 +133,10 @@ class Backlog(NamedTuple):
         if self.outbox is not None:
             try:
                 rows, leader = self.outbox.counts(), self.outbox.leader()
-                status = status._replace(rows=rows, leader=leader)
+                lacks_relay = self.outbox.needs_relay and leader is None
+                status = status._replace(
+                    rows=rows, leader=leader, lacks_relay=lacks_relay
+                )
                 status = status._replace(strays=self.outbox.strays())
             except Unreadable as error:
                 status = status._replace(failures=[error])

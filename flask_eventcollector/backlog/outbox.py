@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from ..stores.outbox.rows import OutboxRow
     from ..transactions.bound_sessions import BoundOutbox
 
+#: What to do if only a relay sends the rows, and none is active.
+NO_RELAY = "No relay is active: run 'flask events relay'"
+
 #: Ids that are looked up at a time.
 _PAGE = 100
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..backlog.backlog import Backlog, LeftAlone, Status, Waiting
-from ..backlog.outbox import FoundRow, OutboxRows
+from ..backlog.outbox import NO_RELAY, FoundRow
 from ..events import Event
 from ..messages.cloudevents import attributes_of, split_headers
 from ..stores.filter import Filter
@@ -37,7 +37,7 @@ def show_status(app: str, backlog: Backlog, status: Status) -> None:
     if backlog.outbox is not None:
         click.echo(f"Outbox of {app!r}: {formatting.printable(backlog.outbox.name)}")
         _show_rows(status.rows)
-        _show_relay(backlog.outbox, status)
+        _show_relay(status)
         for name, counts in status.strays.items():
             _show_left(name, f"{rows_of(counts)} of {name!r}, which no process sends")
 
@@ -77,12 +77,12 @@ def _show_rows(counts: Counts | None) -> None:
         show_none("waiting", None, ())
 
 
-def _show_relay(outbox: OutboxRows, status: Status) -> None:
+def _show_relay(status: Status) -> None:
     """Which relay is active, or that one is needed."""
     if status.leader is not None:
         click.echo(f"Active relay: {formatting.printable(status.leader)}")
-    elif outbox.needs_relay and status.rows is not None:
-        click.echo("No relay is active: run 'flask events relay'.")
+    elif status.lacks_relay:
+        click.echo(f"{NO_RELAY}.")
 
 
 def _show_others(folder: Folder, files: Sequence[Report]) -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from ..backlog.opening import Inaccessible, open_backlog
 from ..backlog.present import present_of
 from ..backlog.story import Story
 from ..events import Target
+from ..monitoring.columns import COLUMNS, needed_for, zeros_of
 from ..monitoring.history_files import (
     OTHER_USER,
     Counts,
@@ -43,25 +44,6 @@ _LEFT_ALONE = (
     "not searched, since its events are for another broker, or of an app without a"
     " process: see 'flask events status'"
 )
-
-#: The columns of ``top``: the field of the counts, and its heading. The first two have
-#: the same sum as the others.
-_COLUMNS = {
-    "enqueued": "ENQUEUED",
-    "adopted": "ADOPTED",
-    "confirmed": "CONFIRMED",
-    "unrouted": "UNROUTED",
-    "discarded": "DISCARDED",
-    "dropped": "DROPPED",
-    "outboxed": "OUTBOXED",
-    "collected": "COLLECTED",
-    "delayed": "DELAYED",
-    "in_flight": "IN FLIGHT",
-    "retained": "RETAINED",
-    "dead": "DEAD",
-}
-#: Those that most apps never need: left out if they have nothing but zeros.
-_RARE = {"adopted", "unrouted", "outboxed", "delayed"}
 
 
 @click.command("why")
@@ -349,7 +331,7 @@ def _details(line: Line) -> Iterator[str]:
 
 def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
     return {
-        "total": {name: total(counts, name) for name in _COLUMNS},
+        "total": {name: total(counts, name) for name in COLUMNS},
         "processes": [{"pid": one.pid, "at": one.at, **one.stats} for one in counts],
     }
 
@@ -360,28 +342,31 @@ def _table(counts: Sequence[Counts], size: os.terminal_size | None = None) -> li
     :param size: of the terminal that must hold them. If they are too long, all columns
         with nothing but zeros are left out; if they are too many, the last of a kind.
     """
-    heads = ["PROCESS", *_COLUMNS.values(), "BROKER"]
-    rows = [
-        [
-            str(one.pid),
-            *(str(one.stats.get(name, 0)) for name in _COLUMNS),
-            str(one.stats.get("broker", "")),
-        ]
-        for one in counts
-    ]
-    rows.append(["total", *(str(total(counts, name)) for name in _COLUMNS), ""])
     moment = formatting.moment_of(time.time())
     number = formatting.count(len(counts), "process")
-    zeros = {n: name for n, name in enumerate(_COLUMNS, 1) if not total(counts, name)}
-    rare = {n for n, name in zeros.items() if name in _RARE}
-    right = range(1, len(_COLUMNS) + 1)
-    books = formatting.table(heads, rows, right=right, hidden=rare)
+    books = _books(counts, needed_for(counts))
     if size is not None and len(books[0]) > size.columns:
-        books = formatting.table(heads, rows, right=right, hidden=zeros)
+        zeros = zeros_of(counts)
+        books = _books(counts, [name for name in COLUMNS if name not in zeros])
     found = [formatting.printable(f"! {problem}") for problem in problems(counts)]
     if size is not None:
         books, found = _fitting(books, found, size)
     return [f"{moment}  {number}", *books, *found]
+
+
+def _books(counts: Sequence[Counts], columns: Collection[str]) -> list[str]:
+    """The books of each process, and their sum."""
+    heads = ["PROCESS", *(COLUMNS[name].upper() for name in columns), "BROKER"]
+    rows = [
+        [
+            str(one.pid),
+            *(str(one.stats.get(name, 0)) for name in columns),
+            str(one.stats.get("broker", "")),
+        ]
+        for one in counts
+    ]
+    rows.append(["total", *(str(total(counts, name)) for name in columns), ""])
+    return formatting.table(heads, rows, right=range(1, len(columns) + 1))
 
 
 def _fitting(

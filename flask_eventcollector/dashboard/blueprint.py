@@ -16,6 +16,7 @@ from ..config.settings import choose_spool_name
 from ..errors import ConfigurationError
 from ..monitoring.history_files import History
 from ..monitoring.samples import Samples
+from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.control import ControlRequest
 from . import access, changing, forms, listing, pages
 from .details import Details, content_of, details
@@ -143,10 +144,11 @@ class Dashboard:
         with open_places(_state()) as places:
             found = details(_state(), places, request.args.get("id", ""))
         if found is None:
-            abort(404, _UNKNOWN)
+            abort(404, " ".join([_UNKNOWN, *map(_may_be_there, places.problems)]))
         return self._page(
             "event.html",
             details=found,
+            places=places,
             content=self._content(found),
             show_payloads=self._show_payloads,
         )
@@ -205,6 +207,10 @@ _UNKNOWN = (
     "There is no such event here. It may have been delivered, or it is in the memory of"
     " another process."
 )
+
+
+def _may_be_there(unread: Unreadable) -> str:
+    return f"It may be in what can't be read: {unread}."
 
 
 def _samples_of(state: AppState) -> Samples:

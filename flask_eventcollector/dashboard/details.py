@@ -13,6 +13,7 @@ from ..backlog.story import Story
 from ..config.settings import choose_spool_name
 from ..events import Event
 from ..monitoring.history_files import History, Line
+from ..stores.spool.admin.reading import Unreadable
 from .places import Places, Shown
 
 #: The most characters of a payload, and the most lines of a life, that a page shows.
@@ -46,10 +47,12 @@ class Details(NamedTuple):
 
 
 def details(state: AppState, places: Places, id: str) -> Details | None:
-    """The event with this *id*; ``None``: nothing is known about it."""
-    found = places.with_ids([id])
-    history = _history_of(state)
-    lines = _lines_of(history, id)
+    """The event with this *id*; ``None``: nothing is known about it.
+
+    What could not be read is among the problems of *places*.
+    """
+    found, history = places.with_ids([id]), _history_of(state)
+    lines = _lines_of(history, id, places.problems)
     if not (found or lines):
         return None
     present = present_of(lines, history, places.backlog, places.problems)
@@ -75,10 +78,14 @@ def _history_of(state: AppState) -> History | None:
     return History(folder, choose_spool_name(state.config, state.app))
 
 
-def _lines_of(history: History | None, id: str) -> list[Line]:
+def _lines_of(
+    history: History | None, id: str, problems: list[Unreadable]
+) -> list[Line]:
     if history is None:
         return []
+    lines: list[Line] = []
+    # Unless no process has written to it yet.
     with suppress(OSError):
-        return [one for one in history.of(id) if id in one.ids]
-    # No process has written to it yet.
-    return []
+        lines = [line for line in history.of(id) if id in line.ids]
+    problems += (Unreadable(path, why) for path, why in history.problems.items())
+    return lines

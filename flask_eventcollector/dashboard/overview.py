@@ -11,18 +11,36 @@ from typing import NamedTuple
 
 from ..app_state import AppState
 from ..backlog.backlog import Status
+from ..backlog.outbox import NO_RELAY
 from ..config.settings import choose_spool_name
 from ..delivery.broker_status import describe
 from ..events import BrokerState, Stats, Target, worst_of
+from ..monitoring.columns import COLUMNS, RARE, needed_for
 from ..monitoring.health import Check, Health, HealthStatus, health_of
 from ..monitoring.history_files import Counts
 from ..monitoring.samples import Sample, Samples, sample
+from ..stores.spool.admin.reading import Unreadable
 from ..stores.sums import TargetSum, summed
 from .chart import Chart, charts
 from .places import Places, open_places
 
 #: The most targets that are shown.
 MOST_TARGETS = 50
+#: The books as tiles, in their order, and those that are left out if they are zero.
+_TILES = (
+    "enqueued",
+    "adopted",
+    "confirmed",
+    "waiting",
+    "dead",
+    "delayed",
+    "collected",
+    "discarded",
+    "dropped",
+    "unrouted",
+    "outboxed",
+)
+_RARE = RARE | {"collected"}
 #: Seconds for which an overview is shown again; longer if it took long to read.
 _SHOWN_FOR, _TIMES_AS_LONG = 1.0, 5.0
 
@@ -39,7 +57,7 @@ class WorstCheck(NamedTuple):
 
     name: str
     check: Check
-    #: In how many processes it is not in order.
+    #: In how many processes it is not in order; 0: it is about none of them.
     processes: int
 
 
@@ -70,6 +88,22 @@ class Overview(NamedTuple):
     def health(self) -> HealthStatus:
         """The worst of all checks."""
         return worst_of(HealthStatus, (one.check.status for one in self.checks))
+
+    @property
+    def tiles(self) -> dict[str, int]:
+        """The books by their headings, what is sent or waits for that as one.
+
+        What is enqueued and adopted has the same sum as the others.
+        """
+        heads = {**COLUMNS, "waiting": "Waiting"}
+        values = {**self.books.as_dict(), "waiting": self.waiting}
+        shown = [name for name in _TILES if values[name] or name not in _RARE]
+        return {heads[name]: values[name] for name in shown}
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Of the books of the processes, with their headings."""
+        return needed_for(self.processes)
 
     @property
     def broker(self) -> BrokerState:
@@ -113,7 +147,9 @@ class Overviews:
         processes = self._samples.processes(Counts(os.getpid(), now, stats.as_dict()))
         samples = self._samples.take(processes)
         problem = "" if delivery is None else delivery.threads_problem
+        unread = self._samples.problems.items()
         with open_places(state) as places:
+            places.problems.extend(Unreadable(path, why) for path, why in unread)
             return _overview(state, now, processes, problem, samples, places)
 
 
@@ -135,17 +171,18 @@ def _overview(
     targets = [*_explained(places, processes, books)]
     status = places.status()
     total = health_of(books, state.limits, "")
+    unread = [*dict.fromkeys(map(str, [*places.problems, *status.problems]))]
     return Overview(
         app=choose_spool_name(state.config, state.app),
         at=now,
         processes=processes,
         books=books,
-        checks=_worst(health, total),
+        checks=[*_worst(health, total), *_of_places(status, unread)],
         charts=charts(samples, sample(now, books)),
         targets=targets[:MOST_TARGETS],
         more_targets=len(targets[MOST_TARGETS:]),
         status=status,
-        problems=[*dict.fromkeys(map(str, [*places.problems, *status.problems]))],
+        problems=unread,
         is_whole=state.config.history_dir is not None,
         memory_of=places.memory_of,
     )
@@ -172,6 +209,15 @@ def _worst(health: Sequence[Health], total: Health) -> list[WorstCheck]:
         )
         for name, found in by_name.items()
     ]
+
+
+def _of_places(status: Status, unread: Sequence[str]) -> Iterator[WorstCheck]:
+    """What is wrong with the places, whichever process asks."""
+    if status.lacks_relay:
+        yield WorstCheck("relay", Check(HealthStatus.DEGRADED, NO_RELAY), 0)
+    if unread:
+        what = "Not everything can be read: see below"
+        yield WorstCheck("places", Check(HealthStatus.DEGRADED, what), 0)
 
 
 def _explained(

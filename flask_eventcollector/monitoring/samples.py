@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import reduce
 from operator import add
+from pathlib import Path
 from typing import NamedTuple
 
 from ..delivery.observations import Happened, Observation
@@ -47,12 +49,18 @@ class Samples:
 
     def processes(self, own: Counts) -> list[Counts]:
         """The counts of all known processes; *own* is newer than its file."""
-        try:
-            found = [] if self._history is None else self._history.counts()
-        except OSError:
-            # No process has written yet.
-            found = []
+        found: list[Counts] = []
+        if self._history is not None:
+            self._history.problems.clear()
+            # Unless no process has written yet.
+            with suppress(OSError):
+                found = self._history.counts()
         return sorted([own, *(one for one in found if one.pid != own.pid)])
+
+    @property
+    def problems(self) -> Mapping[Path, str]:
+        """Which counts could not be read the last time, and why."""
+        return {} if self._history is None else self._history.problems
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
         """Take a sample, if it is time."""

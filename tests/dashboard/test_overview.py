@@ -15,6 +15,7 @@ import pytest
 
 from flask_eventcollector import Outcome, Stats
 from flask_eventcollector.dashboard import chart, overview
+from flask_eventcollector.monitoring.columns import COLUMNS
 from flask_eventcollector.monitoring.history_files import History, HistoryWriter
 from flask_eventcollector.monitoring.samples import Sample, Samples
 from tests.helpers import wait_until
@@ -155,6 +156,44 @@ def test_the_books_are_those_of_all_processes(whole: Desk, tmp_path: Path) -> No
     assert "bills 7 0 - 3 in 9 s the queue is full" in page
     assert "1 20 13 0 0 0 0 7 0 idle" in page
     assert "2 0 0 0 0 0 0 0 0 down" in page
+
+
+def test_what_is_enqueued_and_adopted_is_the_sum_of_the_rest(
+    whole: Desk, tmp_path: Path
+) -> None:
+    books: dict[str, int] = {"enqueued": 70, "adopted": 8, "confirmed": 20}
+    books |= {"unrouted": 9, "outboxed": 10, "discarded": 11, "dropped": 12}
+    other(tmp_path, 1, **books, collected=3, delayed=4, in_flight=5, retained=3, dead=1)
+    page = whole.page()
+    tiles = {
+        name: int(value)
+        for name, value in re.findall(r"<dt>([^<]*)</dt><dd>(\d+)</dd>", page)
+    }
+    assert tiles.pop("Enqueued") + tiles.pop("Adopted") == sum(tiles.values())
+    assert set(tiles) >= {"Unrouted", "Outboxed", "Collected", "Delayed"}
+    columns = re.search(r"<th[^>]*>Process</th>(.*?)</tr>", page, re.DOTALL)
+    assert columns is not None
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", columns[1])
+    assert heads == [*COLUMNS.values(), "Broker"]
+
+
+def test_what_most_apps_never_need_is_left_out(whole: Desk) -> None:
+    page = whole.page()
+    for head in ("Adopted", "Unrouted", "Outboxed", "Delayed"):
+        assert head not in page
+
+
+def test_counts_that_can_not_be_read_are_told(whole: Desk, tmp_path: Path) -> None:
+    other(tmp_path, 1, enqueued=20)
+    (path,) = tmp_path.glob("*@*.json")
+    text = path.read_text()
+    path.write_text("{}")
+    page = whole.shown()
+    assert "Not everything can be read" in page
+    assert "damaged, so its process is left out" in page
+    assert "Needs attention" in page
+    path.write_text(text)
+    assert "All is well" in whole.shown()
 
 
 def test_a_process_that_is_idle_does_not_hide_that_the_broker_is_ready(

@@ -6,14 +6,16 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import closing
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flask_eventcollector.app_state import AppState
+from flask_eventcollector.backlog.outbox import NO_RELAY
 from flask_eventcollector.dashboard import listing
-from flask_eventcollector.events import Target
+from flask_eventcollector.events import Properties, Target
 from flask_eventcollector.stores.spool import rows as rows_module
 from flask_eventcollector.stores.spool.admin import reading
 from flask_eventcollector.stores.spool.journal import Journal
@@ -120,6 +122,43 @@ def test_what_can_not_be_read_is_told(desk: Desk, tmp_path: Path) -> None:
         assert f"{path.name}: it is damaged" in text
 
 
+def test_how_much_is_in_what_can_not_be_read_is_not_said(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path = leave(tmp_path, ["a"])
+    path.write_bytes(path.read_bytes()[:4096].replace(b"events", b"evints") * 2)
+    page = desk.shown()
+    assert re.search(rf"{re.escape(path.name)} .* \? \? - \d", page)
+    assert "Needs attention" in page
+    assert "All is well" not in page
+    for text in (page, desk.shown("events")):
+        assert "Nothing that can be read waits or is dead" in text
+
+
+def test_an_unknown_event_may_be_in_what_can_not_be_read(
+    desk: Desk, tmp_path: Path
+) -> None:
+    path = leave(tmp_path, ["a"])
+    path.write_bytes(path.read_bytes()[:4096].replace(b"events", b"evints") * 2)
+    gone = leave(tmp_path, ["b"])
+    gone.rename(f"{gone}.quarantined")
+    response = desk.get("event", id="a")
+    assert response.status_code == 404
+    for name in (path.name, f"{gone.name}.quarantined"):
+        assert f"It may be in what can&#39;t be read: {name}" in response.text
+
+
+def test_how_many_are_delayed_is_said_where_they_wait(
+    desk: Desk, tmp_path: Path
+) -> None:
+    leave(tmp_path, ["a"])
+    assert "Delayed" not in desk.shown()
+    leave(tmp_path, ["b"], properties=Properties(delay=3600))
+    page = desk.shown()
+    assert "Place Owner Waiting Delayed Dead Oldest Size" in page
+    assert re.search(r"\(gone\) 1 1 0 ", page)
+
+
 def test_what_two_stores_hold_is_summed() -> None:
     target = Target("", "q")
     one = TargetSum(target, 1, 2, 30, "full", 3, 9.0)
@@ -210,7 +249,7 @@ def test_the_rows_of_the_outbox_are_shown(place: tuple[Desk, Any]) -> None:
     assert len(desk.ids(state="waiting")) == 3
     assert len(desk.ids(target="bills")) == 1
     page = desk.shown()
-    assert "Outbox - 3 1" in page
+    assert "Outbox no relay 3 1 1" in page
     assert "bills 0 1" in page
     assert "never" in page
     assert "q 3 0" in page
@@ -236,6 +275,17 @@ def test_how_to_move_a_row_that_a_process_holds_is_said(
     text = readable(desk.post(**fields, every="1", agreed="1").text)
     assert "the process that holds it is just sending it, or does not respond." in text
     assert "stop it first, such as the relay, which gives them back then" in text
+
+
+def test_it_is_said_that_no_relay_is_active(place: tuple[Desk, Any]) -> None:
+    desk, command = place
+    page = desk.shown()
+    assert NO_RELAY in unescape(page)
+    assert NO_RELAY in command("status").stdout
+    assert command.place.leadership("r1", app="shop").lead()
+    page = desk.shown()
+    assert "Outbox process r1 3" in page
+    assert NO_RELAY not in unescape(page)
 
 
 def test_an_outbox_that_can_not_be_read_is_told(place: tuple[Desk, Any]) -> None:
