@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 
 from ..delivery.records import Kind, log_record
+from ..delivery.threads import PerThread
 from .collector import Collector, CollectorLike, discard
 
 
@@ -121,7 +122,7 @@ class Scopes:
         self._note_use = note_use
         #: A test's own collector, which replaces all others.
         self.double: CollectorLike | None = None
-        self._threads = threading.local()
+        self._threads = PerThread(partial(Scope, self))
 
     def current(self) -> CollectorLike:
         """The innermost scope's collector; outside of scopes, the thread's."""
@@ -157,10 +158,7 @@ class Scopes:
 
     def thread(self) -> Scope:
         """This thread's own scope, which lives until the thread ends."""
-        scope: Scope | None = getattr(self._threads, "scope", None)
-        if scope is None:
-            scope = self._threads.scope = Scope(self)
-        return scope
+        return self._threads.get()
 
     def enter(self, owner: object) -> Block:
         """Enter a block."""

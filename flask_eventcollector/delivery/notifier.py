@@ -13,16 +13,7 @@ from ..events import Event
 from .entries import BrokerChange, Notice, NoticeKind, grouped
 from .log import ThrottledLog
 from .store import QuarantinedFile
-
-
-class _Local(threading.local):
-    """What each thread knows about itself."""
-
-    def __init__(self) -> None:
-        #: Locked while the thread is dispatching. A lock, since the interpreter unlocks
-        #: it whatever a signal handler raises.
-        self.dispatching = threading.Lock()
-
+from .threads import PerThread
 
 #: Sends a signal to the app's receivers; never raises.
 Send = Callable[[NamedSignal, dict[str, Any]], None]
@@ -42,7 +33,9 @@ class Notifier:
         self._send = send
         self._log = log
         self._later = later
-        self._local = _Local()
+        #: Locked while the thread is dispatching. A lock, since the interpreter unlocks
+        #: it whatever a signal handler raises.
+        self._dispatching = PerThread(threading.Lock)
 
     def notify_enqueued(self, event: Event) -> None:
         """Report an event that was just collected."""
@@ -57,11 +50,12 @@ class Notifier:
         """
         if not notices:
             return
-        if self._local.dispatching.locked():
+        dispatching = self._dispatching.get()
+        if dispatching.locked():
             self._later(notices)
             notices.clear()
             return
-        with self._local.dispatching:
+        with dispatching:
             self._log.notices(notices)
             groups = grouped(notices)
             notices[:] = [item for group in groups for item in group]

@@ -4,9 +4,45 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from .instrumentation import suppress_instrumentation_in_this_thread
 from .process import current_process
+
+T = TypeVar("T")
+
+#: As it was when this module was loaded.
+_LOCAL = threading.local
+
+
+class PerThread(Generic[T]):
+    """A value for each thread; once gevent has patched Python, for each greenlet.
+
+    A ``threading.local`` from before that belongs to the native thread, in which all
+    greenlets run. gunicorn's gevent workers patch after ``--preload`` has loaded the
+    app.
+
+    :param make: makes the value of a thread, when it is first asked for.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._locals: dict[type, threading.local] = {}
+
+    def get(self) -> T:
+        """The value of the current thread."""
+        kind = threading.local
+        local = self._locals.get(kind) or self._locals.setdefault(kind, kind())
+        try:
+            value: T = local.value
+        except AttributeError:
+            value = local.value = self._make()
+        return value
+
+
+def was_patched_late() -> bool:
+    """Whether gevent has replaced ``threading.local`` since this module was loaded."""
+    return threading.local is not _LOCAL
 
 
 class OwnThread:
@@ -72,7 +108,7 @@ class OwnThread:
         self._target()
 
 
-class _Local(threading.local):
+class _Own:
     """What each thread knows about itself."""
 
     #: The process whose library has started the thread; ``None``: it was not the
@@ -82,22 +118,17 @@ class _Local(threading.local):
     turn: threading.RLock | None = None
 
 
-_local = _Local()
-
-
-def was_patched_late() -> bool:
-    """Whether gevent has replaced ``threading.local`` since this module was loaded."""
-    return _Local.__bases__ != (threading.local,)
+_own = PerThread(_Own)
 
 
 def note_own_thread() -> None:
     """Mark the current thread as one of the library's, until it ends."""
-    _local.process = current_process()
+    _own.get().process = current_process()
 
 
 def note_turn(lock: threading.RLock) -> None:
     """Note that the current thread does a broker's work while it holds *lock*."""
-    _local.turn = lock
+    _own.get().turn = lock
 
 
 def holds(lock: threading.RLock) -> bool:
@@ -138,7 +169,7 @@ def is_own_thread() -> bool:
 
     A destructor or a signal receiver may call the library in any thread.
     """
-    turn = _local.turn
-    if turn is not None and holds(turn):
+    own = _own.get()
+    if own.turn is not None and holds(own.turn):
         return True
-    return _local.process is not None and _local.process == current_process()
+    return own.process is not None and own.process == current_process()

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from ...delivery.threads import PerThread
+
+
+class _Own:
+    """What each thread knows about itself."""
+
+    is_silenced = False
 
 
 class _ThreadFilter(logging.Filter):
@@ -13,10 +20,10 @@ class _ThreadFilter(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.thread = threading.local()
+        self.thread = PerThread(_Own)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not hasattr(self.thread, "is_silenced")
+        return not self.thread.get().is_silenced
 
 
 _filter = _ThreadFilter()
@@ -29,7 +36,7 @@ def silence_pika_in_this_thread() -> None:
     library reports the same in one record a minute. The app's own use of pika, in other
     threads, is not affected.
     """
-    _filter.thread.is_silenced = True
+    _filter.thread.get().is_silenced = True
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "pika":
             logging.getLogger(name).addFilter(_filter)
@@ -42,4 +49,4 @@ def pika_silenced() -> Iterator[None]:
     try:
         yield
     finally:
-        del _filter.thread.is_silenced
+        _filter.thread.get().is_silenced = False
