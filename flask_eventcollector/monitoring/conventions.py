@@ -20,6 +20,12 @@ def destination(target: Target) -> str:
     return ":".join(filter(None, target))
 
 
+def about_node(node: str) -> dict[str, str | int]:
+    """The attributes of all that a node, ``host:port``, was asked for; none: ``""``."""
+    host, _, port = node.rpartition(":")
+    return {"server.address": host, "server.port": int(port)} if host else {}
+
+
 def operation(name: str, kind: str) -> dict[str, str]:
     """The attributes of all that reports an operation."""
     return {

@@ -12,7 +12,7 @@ from opentelemetry import metrics
 
 from ..delivery.observations import Happened, Observation
 from ..events import Stats
-from .conventions import SCHEMA, SCOPE, destination, operation
+from .conventions import SCHEMA, SCOPE, about_node, destination, operation
 from .outbox import Look
 
 #: Seconds, as the conventions have them.
@@ -85,8 +85,9 @@ class OpenTelemetryMetrics:
     def close(self) -> None:
         """The meter provider is the application's."""
 
-    def _attributes(self, observation: Observation) -> dict[str, str]:
-        target, attributes = observation.target, operation("publish", "send")
+    def _attributes(self, observation: Observation) -> dict[str, str | int]:
+        target = observation.target
+        attributes = operation("publish", "send") | about_node(observation.node)
         if target is not None and target.queue in self._queues:
             # Others may be too many.
             attributes["messaging.destination.name"] = destination(target)

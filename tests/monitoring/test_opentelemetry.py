@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from flask_eventcollector import Outcome, Stats
+from flask_eventcollector.delivery.observations import Happened, Observation
 from flask_eventcollector.monitoring.opentelemetry import (
     OpenTelemetryMetrics,
     OpenTelemetryOutbox,
@@ -68,6 +69,14 @@ def test_attempts_are_reported(reader: InMemoryMetricReader) -> None:
     durations = points(reader, "messaging.client.operation.duration")
     assert {point.count for point in durations} >= {1}
     assert all(0 <= point.sum < 60 for point in durations)
+
+
+def test_attempts_tell_the_node(reader: InMemoryMetricReader) -> None:
+    observed = Observation(Happened.CONFIRMED, (), 0.0, node="rabbit:5672", number=1)
+    OpenTelemetryMetrics(()).observe([observed], Stats())
+    (point,) = points(reader, "messaging.client.sent.messages")
+    node = {"server.address": "rabbit", "server.port": 5672}
+    assert point.attributes.items() >= node.items()
 
 
 def test_beside_others_it_is_told_of_attempts_alone(

@@ -19,7 +19,7 @@ from opentelemetry.trace import (
 
 from ...delivery.observations import Happened, Observation
 from ...events import Event, Outcome, Stats, Target
-from ..conventions import about_target, destination, operation
+from ..conventions import about_node, about_target, destination, operation
 from .opentelemetry import trace_of, tracer
 
 #: The most links of a span, which is also the SDK's default limit.
@@ -72,10 +72,7 @@ class _Batch:
             if self.event.properties.correlation_id is not None:
                 conversation = self.event.properties.correlation_id
                 found["messaging.message.conversation_id"] = conversation
-        host, _, port = self.first.node.rpartition(":")
-        if host:
-            found |= {"server.address": host, "server.port": int(port)}
-        return found
+        return found | about_node(self.first.node)
 
 
 class SpanObserver:
