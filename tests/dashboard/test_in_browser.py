@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from werkzeug.serving import BaseWSGIServer, make_server
 
+from flask_eventcollector.monitoring.columns import COLUMNS
 from tests.browser import open_chromium
 from tests.helpers import DEADLINE, wait_until
 
 from .support import Desk, open_desk
+from .test_overview import other as write_counts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -191,6 +193,55 @@ def test_nothing_sticks_out_and_all_can_be_read(
         background = page.evaluate("getComputedStyle(document.body).backgroundColor")
         is_dark = sum(map(int, background[4:-1].split(","))) < 200
         assert is_dark == (scheme == "dark")
+
+
+def test_nothing_sticks_out_at_any_width(
+    desk: Desk, chromium: Browser, address: str, tmp_path: Path
+) -> None:
+    """320 pixels are 1280 at a zoom of 400 %."""
+    desk.die(1, LONG)
+    books = dict.fromkeys(COLUMNS, 123456)
+    write_counts(tmp_path, 1, **books)
+    for page in opened(chromium, address):
+        for width in (320, 600, 800, 1000, 1200):
+            page.set_viewport_size({"width": width, "height": 800})
+            for path in ("", "events"):
+                page.goto(address + path)
+                assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # What is too wide is scrolled, also by the keyboard, and stays up to date.
+    for page in opened(chromium, address, viewport={"width": 1000, "height": 800}):
+        processes = page.get_by_role("region", name="Books of the processes")
+        processes.focus()
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("document.activeElement.scrollLeft > 0")
+        write_counts(tmp_path, 1, **books | {"enqueued": 987_654})
+        processes.get_by_text("987\u00a0654").wait_for()
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_all_of_a_page_are_chosen_at_once(
+    desk: Desk, chromium: Browser, address: str, width: int
+) -> None:
+    desk.die(1)
+    desk.die(2)
+    for page in opened(chromium, address, viewport={"width": width, "height": 800}):
+        page.get_by_role("link", name="All events").click()
+        chooser = page.get_by_label("Choose all on this page")
+        box = chooser.bounding_box()
+        assert box is not None
+        assert box["width"] > 10
+        chooser.focus()
+        page.keyboard.press("Space")
+        assert page.locator("input[name=id]:checked").count() == 2
+
+
+def test_it_is_printed_in_dark_on_white(chromium: Browser, address: str) -> None:
+    for page in opened(chromium, address, color_scheme="dark"):
+        page.emulate_media(media="print")
+        color = page.evaluate("getComputedStyle(document.body).color")
+        assert color == "rgb(22, 33, 43)"
+        assert page.get_by_role("button").count() == 0
+        assert _worst_contrast(page) >= 4.5
 
 
 def test_the_keyboard_is_enough(desk: Desk, page: Page) -> None:

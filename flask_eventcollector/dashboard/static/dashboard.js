@@ -11,7 +11,7 @@ if (live) {
 }
 const all = document.getElementById("all");
 if (all) {
-  all.hidden = false;
+  all.parentElement.hidden = false;
   all.addEventListener("change", () => {
     for (const box of document.querySelectorAll("input[name=id]")) {
       box.checked = all.checked;
@@ -52,7 +52,8 @@ function keepUpToDate(live) {
   function show(state) {
     for (const part of live.querySelectorAll("[data-part]")) {
       // What has the focus stays as it is, lest the focus be lost.
-      if (!part.contains(document.activeElement)) {
+      const focused = document.activeElement;
+      if (part === focused || !part.contains(focused)) {
         part.innerHTML = state.parts[part.dataset.part];
       }
     }
