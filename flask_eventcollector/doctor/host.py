@@ -28,13 +28,13 @@ _FUTURE = 60.0
 
 def server(case: Case) -> Iterator[Finding]:
     """Whether the server ends workers before the library is done."""
-    lines = command_lines(iter(case.processes()))
-    found = [*_gunicorn(case, gunicorn(lines)), *_uwsgi(lines)]
-    source = gunicorn(lines).source
-    yield from found or [ok(f"gunicorn's settings fit ({source})" if source else _NONE)]
+    # uWSGI without threads is no case here: init_app() refuses it.
+    found = gunicorn(command_lines(iter(case.processes())))
+    fits = f"gunicorn's settings fit ({found.source})" if found.source else _NONE
+    yield from [*_gunicorn(case, found)] or [ok(fits)]
 
 
-_NONE = "no traps are known; of gunicorn or uWSGI, nothing can be seen from here"
+_NONE = "no traps are known; of gunicorn, nothing can be seen from here"
 
 
 def _gunicorn(case: Case, found: Gunicorn) -> Iterator[Finding]:
@@ -56,20 +56,6 @@ def _gunicorn(case: Case, found: Gunicorn) -> Iterator[Finding]:
             f" {config.shutdown_timeout:g} s",
             "raise --graceful-timeout, or lower EVENTCOLLECTOR_SHUTDOWN_TIMEOUT",
         )
-
-
-def _uwsgi(lines: list[list[str]]) -> Iterator[Finding]:
-    for line in lines:
-        words = {word.partition("=")[0] for word in line}
-        is_it = "uwsgi" in Path(line[0]).name
-        threads = {"--enable-threads", "--threads", "--gevent", "--ini", "-T", "--yaml"}
-        if is_it and not words & threads:
-            yield warning(
-                "uWSGI was started without --enable-threads, and older versions then"
-                " run no threads",
-                "add --enable-threads",
-            )
-            return
 
 
 def fork(case: Case) -> Iterator[Finding]:

@@ -22,7 +22,6 @@ from uuid import uuid4
 from flask_eventcollector import make_outbox_table
 from flask_eventcollector.delivery.refusals import Refusal
 from flask_eventcollector.doctor import (
-    host,
     monitoring,
     outbox,
     processes,
@@ -997,12 +996,6 @@ def a_worker_that_is_ended_while_it_waits(patient: Patient) -> None:
 @mistake(WARNING, "host", "kills a worker 1 s after", "graceful-timeout")
 def a_last_flush_that_is_cut_off(patient: Patient) -> None:
     patient.patch.setenv("GUNICORN_CMD_ARGS", "--graceful-timeout=1")
-
-
-@mistake(WARNING, "host", "uWSGI was started without --enable-threads", "enable-thre")
-def uWSGI_without_threads(patient: Patient) -> None:
-    lines = [["/usr/bin/uwsgi", "--http", ":80", "-w", "shop:app"]]
-    patient.patch.setattr(host, "command_lines", lambda processes: lines)
 
 
 @mistake(WARNING, "host", "enqueued while the app is created", "in a request")

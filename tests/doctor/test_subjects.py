@@ -122,10 +122,13 @@ def test_processes_are_known_by_their_history(plain: Case, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "line", [["uwsgi", "--enable-threads"], ["uwsgi", "--threads=4"], ["python"], [""]]
+    "line", ["uwsgi --http :80 -w shop:app", "uwsgi shop.ini", "uwsgi --ini=shop.ini"]
 )
-def test_uwsgi_with_threads_or_something_else(line: list[str]) -> None:
-    assert [*host._uwsgi([line])] == []
+def test_a_process_of_uwsgi_has_threads_or_it_would_not_run(
+    line: str, plain: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "command_lines", lambda processes: [line.split()])
+    assert complaints([*host.server(plain)]) == []
 
 
 def test_gunicorn_that_fits_is_named(
