@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 #: See proc_pid_stat(5): stopped by a signal, or by a debugger.
 _STOPPED = ("T", "t")
 _STATE, _START = 0, 19
+#: See proc_pid_fd(5).
+_REMOVED = ".spool (deleted)"
 
 
 def is_stopped(process: int) -> bool:
@@ -37,6 +39,21 @@ def environment(process: int) -> dict[str, str]:
         pairs = (entry.partition("=") for entry in text.split("\0") if entry)
         return {name: value for name, _, value in pairs}
     return {}
+
+
+def has_removed(process: int, folder: Path) -> bool:
+    """Whether it has a file of a spool open that was removed from *folder*."""
+    begins = f"{folder.resolve()}/"
+    names = _open_files(process)
+    return any(n.startswith(begins) and n.endswith(_REMOVED) for n in names)
+
+
+def _open_files(process: int) -> Iterator[str]:
+    place = f"/proc/{process}/fd"
+    with suppress(OSError):
+        for number in os.listdir(place):
+            with suppress(OSError):
+                yield os.readlink(f"{place}/{number}")
 
 
 def named(processes: Iterable[int]) -> str:

@@ -16,7 +16,7 @@ from ..stores.spool.folder import holder_of
 from ..stores.spool.strays import destination_name
 from .case import LONG, LOOK, Case
 from .findings import Finding, of_dead, ok, problem, split, warning
-from .processes import environment, is_stopped, named, ran_at
+from .processes import environment, has_removed, is_stopped, named, ran_at
 
 
 def running(case: Case) -> Iterator[Finding]:
@@ -65,6 +65,38 @@ def _silent(case: Case, current: list[Counts]) -> set[int]:
     heard = {counts.pid for counts in current}
     old = (counts for counts in case.counts() if counts.pid not in heard)
     return {counts.pid for counts in old if ran_at(counts.pid, counts.at)}
+
+
+def _unheard(case: Case, current: list[Counts]) -> Iterator[Finding]:
+    """Those with a file in the spool that have not written any counts."""
+    if case.config.history_dir is None or not _without_counts(case):
+        return
+    # A new one writes them within a second or so.
+    time.sleep(LOOK)
+    if unheard := _without_counts(case):
+        yield warning(
+            f"{case.config.history_dir} has nothing of {named(unheard)}, so what keeps"
+            " it from sending is not seen",
+            "see whether it can write there (its log says so), and restart it: it may"
+            " have other settings, or the folder was removed",
+        )
+
+
+def _without_counts(case: Case) -> set[int]:
+    return case.processes() - {counts.pid for counts in case.counts()}
+
+
+def _bereft(case: Case, current: list[Counts]) -> Iterator[Finding]:
+    """Those whose files in the spool were removed while they use them."""
+    files = case.state.spool_folder()
+    processes = case.processes() if files else set[int]()
+    bereft = {p for p in processes if files and has_removed(p, files.path)}
+    if bereft:
+        yield problem(
+            f"somebody has removed spool files that {named(bereft)} still writes to, so"
+            " what is in them is lost when it ends",
+            "see by 'flask events top' that nothing waits there, then restart it",
+        )
 
 
 # Those that have other settings.
@@ -207,6 +239,8 @@ def _dead(case: Case, current: list[Counts]) -> Iterator[Finding]:
 
 _LOOKS: tuple[Callable[[Case, list[Counts]], Iterator[Finding]], ...] = (
     _stopped,
+    _unheard,
+    _bereft,
     _elsewhere,
     _otherwise,
     _cut_off,

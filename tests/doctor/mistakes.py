@@ -28,6 +28,7 @@ from flask_eventcollector.doctor import (
     spool,
     workers,
 )
+from flask_eventcollector.doctor.case import Case
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.events import BrokerState, TargetProblem
 from flask_eventcollector.monitoring import history_files
@@ -539,10 +540,11 @@ def a_dead_event_in_memory(patient: Patient) -> None:
     say(patient, dead=1)
 
 
-def other_process(patient: Patient) -> int:
+def other_process(patient: Patient, **more: Any) -> int:
     """The id of a process that does nothing, until the end of the test."""
+    command = [sys.executable, "-c", "input()"]
     process = patient.until_the_end.enter_context(
-        subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        subprocess.Popen(command, stdin=subprocess.PIPE, env=unmeasured(), **more)
     )
     patient.until_the_end.callback(process.kill)
     return process.pid
@@ -561,6 +563,33 @@ def a_worker_that_hangs(patient: Patient) -> None:
     patient.patch.setattr(history_files, "SILENT_AFTER", -DEADLINE)
     # By a clock of which nobody knows the fraction of the second.
     patient.patch.setattr(processes, "_boot", lambda: 0.0)
+
+
+@mistake(
+    WARNING,
+    "workers",
+    "history has nothing of process 4711, so",
+    "see whether it can write there",
+)
+def a_worker_that_writes_no_history(patient: Patient) -> None:
+    patient.patch.setattr(workers, "LOOK", 0.0)
+    patient.patch.setattr(Case, "processes", lambda _: {4711})
+
+
+@mistake(
+    PROBLEM,
+    "workers",
+    r"somebody has removed spool files that process \d+ still writes to",
+    "flask events top",
+)
+def a_spool_that_was_removed(patient: Patient) -> None:
+    patient.spool.mkdir(mode=0o700)
+    path = patient.spool / "shop@1.spool"
+    path.touch()
+    with path.open() as file:
+        pid = other_process(patient, pass_fds=[file.fileno()])
+    path.unlink()
+    say(patient, pid)
 
 
 @mistake(
