@@ -61,7 +61,10 @@ class Story(Generic[F]):
 
     @property
     def is_lost(self) -> bool:
-        """Whether the process is gone that had it in its memory."""
+        """Whether the process is gone that had it in its memory.
+
+        If it was sent, the broker may have it.
+        """
         return self._is_orphan and self.present.is_whole
 
     @property
@@ -94,7 +97,7 @@ class Story(Generic[F]):
     def _next_in_memory(self) -> str:
         teller = self.present.teller
         if self._is_orphan and teller is not None:
-            return _lost(teller) if self.present.is_whole else _maybe_lost(teller)
+            return self._end_of_orphan(teller)
         if self._what == "dead" and teller is not None:
             return f"nothing, until process {teller.pid} calls events.retry()"
         if self._what == "outboxed" and self.present.outbox is not None:
@@ -103,6 +106,16 @@ class Story(Generic[F]):
         if self._what == "handed over" and left > 0:
             return f"it is sent {wait(left)}"
         return _NEXT.get(self._what, _sent_by(0 if teller is None else teller.pid))
+
+    def _end_of_orphan(self, teller: Teller) -> str:
+        if not self.present.is_whole:
+            return f"nothing, unless it is in what can't be read. {_gone(teller)}"
+        if self._what == "sent":
+            return f"nothing: the broker has it, or it is lost. {_gone(teller)}"
+        return (
+            f"nothing: it is lost. {_gone(teller)}. Only in its last second, which is"
+            " not written down, may it have sent it"
+        )
 
     def _next_of(self, waiting: F) -> str:
         if waiting.state in _STUCK:
@@ -176,17 +189,6 @@ def _sender_of(waiting: object) -> int:
 def _sent_by(pid: int) -> str:
     process = f"process {pid}" if pid else "its process"
     return f"{process} sends it once the broker takes it"
-
-
-def _lost(teller: Teller) -> str:
-    return (
-        f"nothing: it is lost. {_gone(teller)}. Only in its last second, which is not"
-        " written down, may the broker have taken it"
-    )
-
-
-def _maybe_lost(teller: Teller) -> str:
-    return f"nothing, unless it is in what can't be read. {_gone(teller)}"
 
 
 def _gone(teller: Teller) -> str:

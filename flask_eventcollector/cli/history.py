@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,19 @@ _LEFT_ALONE = (
     " process: see 'flask events status'"
 )
 
+#: What ``top`` does without on a narrow terminal, in this order.
+_DISPENSABLE = [
+    "discarded",
+    "collected",
+    "adopted",
+    "outboxed",
+    "unrouted",
+    "delayed",
+    "enqueued",
+    "confirmed",
+    "in_flight",
+    "dropped",
+]
 
 @click.command("why")
 @click.argument("id")
@@ -169,10 +182,10 @@ def top(once: bool, for_machines: bool) -> None:
 def _redraw(history: History) -> None:
     with suppress(KeyboardInterrupt):
         while True:
-            lines = _table(history.counts(), shutil.get_terminal_size())
+            counts, unread = history.counts(), _problems(history)
+            lines = _table(counts, shutil.get_terminal_size(), unread)
             click.clear()
             click.echo("\n".join(lines))
-            tell(_problems(history), "! Can't read")
             time.sleep(_REDRAW)
 
 
@@ -336,25 +349,48 @@ def _sums(counts: Sequence[Counts]) -> dict[str, Any]:
     }
 
 
-def _table(counts: Sequence[Counts], size: os.terminal_size | None = None) -> list[str]:
+def _table(
+    counts: Sequence[Counts],
+    size: os.terminal_size | None = None,
+    unread: Sequence[Unreadable] = (),
+) -> list[str]:
     """The lines of ``top``.
 
-    :param size: of the terminal that must hold them. If they are too long, all columns
-        with nothing but zeros are left out; if they are too many, the last of a kind.
+    :param size: of the terminal that must hold them. If they are too long, columns are
+        left out, those with nothing but zeros first; if too many, the last of a kind.
     """
     moment = formatting.moment_of(time.time())
     number = formatting.count(len(counts), "process")
-    books = _books(counts, needed_for(counts))
-    if size is not None and len(books[0]) > size.columns:
-        zeros = zeros_of(counts)
-        books = _books(counts, [name for name in COLUMNS if name not in zeros])
-    found = [formatting.printable(f"! {problem}") for problem in problems(counts)]
+    width = None if size is None else size.columns
+    books, left_out = _books(counts, width)
+    texts = [*problems(counts), *(f"Can't read {one}" for one in unread)]
+    found = [formatting.printable(f"! {text}") for text in texts]
+    if left_out:
+        found.append(f"Too narrow for {formatting.count(left_out, 'more column')}")
     if size is not None:
         books, found = _fitting(books, found, size)
-    return [f"{moment}  {number}", *books, *found]
+    return [f"{moment}  {number}"[:width], *books, *found]
 
 
-def _books(counts: Sequence[Counts], columns: Collection[str]) -> list[str]:
+def _books(counts: Sequence[Counts], width: int | None) -> tuple[list[str], int]:
+    """A table that fits into the *width*, and how much it leaves out besides zeros."""
+    for columns in _choices(counts):
+        books = _books_with(counts, columns)
+        if width is None or max(map(len, books)) <= width:
+            break
+    return books, len(COLUMNS.keys() - zeros_of(counts) - {*columns})
+
+
+def _choices(counts: Sequence[Counts]) -> Iterator[list[str]]:
+    """What columns may be shown: less and less."""
+    yield [*needed_for(counts)]
+    zeros = zeros_of(counts)
+    for count in range(len(_DISPENSABLE) + 1):
+        hidden = zeros.union(_DISPENSABLE[:count])
+        yield [name for name in COLUMNS if name not in hidden]
+
+
+def _books_with(counts: Sequence[Counts], columns: Sequence[str]) -> list[str]:
     """The books of each process, and their sum."""
     heads = ["PROCESS", *(COLUMNS[name].upper() for name in columns), "BROKER"]
     rows = [
@@ -377,7 +413,8 @@ def _fitting(
     # The time, the heads and the sums, and a line for the cursor.
     room = size.lines - 4
     found = _first([line[: size.columns] for line in found], room // 2)
-    return [heads, *_first(processes, room - len(found)), sums], found
+    books = [heads, *_first(processes, room - len(found)), sums]
+    return [line[: size.columns] for line in books], found
 
 
 def _first(lines: list[str], most: int) -> list[str]:

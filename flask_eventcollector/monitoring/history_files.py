@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from ..delivery.broker_status import describe
 from ..events import BrokerState, Stats, TargetProblem
 from ..messages.wording import counted
 from . import life
@@ -146,7 +147,10 @@ def silence_of(counts: Counts) -> str:
 
 
 def _errors(books: Stats) -> list[str]:
-    return [books.broker_error, books.spool_error, books.outbox_error]
+    broker = books.broker_error
+    if books.broker.is_trouble:
+        broker = describe(books.broker, broker)
+    return [broker, books.spool_error, books.outbox_error]
 
 
 class HistoryWriter:

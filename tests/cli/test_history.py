@@ -166,7 +166,7 @@ def test_top_sums_all_processes(shop: Shop) -> None:
     ]
     assert len(rows) == 2
     assert total.split() == ["total", "4", "2", "0", "0", "0", "0", "2", "0"]
-    assert problem == "! no route to host"
+    assert problem == "! the broker is down: no route to host"
 
     shown = json.loads(run(shop, "top", "--json").stdout)
     assert shown["total"]["retained"] == 2
@@ -233,19 +233,44 @@ def test_damaged_counts_are_said(shop: Shop) -> None:
     assert len(json.loads(result.stdout)["unreadable"]) == 1
 
 
+#: All columns have something.
+FULL = {
+    "adopted": 200_000,
+    **dict.fromkeys(["enqueued", "confirmed"], 1_234_567),
+    **dict.fromkeys(["unrouted", "discarded", "dropped", "outboxed"], 4711),
+    **dict.fromkeys(["collected", "delayed", "in_flight", "retained", "dead"], 100),
+    "broker": "connecting",
+}
+SOME = {"enqueued": 3, "confirmed": 1, "retained": 1, "dead": 1, "broker": "ready"}
+
+
 @pytest.mark.parametrize(
-    ("width", "heads"),
+    ("width", "stats", "heads", "left_out"),
     [
-        (200, ["DISCARDED", "DROPPED", "COLLECTED", "IN FLIGHT"]),
-        (80, []),
+        (200, SOME, "ENQUEUED CONFIRMED DISCARDED DROPPED COLLECTED IN FLIGHT", 0),
+        (80, SOME, "ENQUEUED CONFIRMED", 0),
+        (
+            200,
+            FULL,
+            "ENQUEUED ADOPTED CONFIRMED UNROUTED DISCARDED DROPPED OUTBOXED"
+            " COLLECTED DELAYED IN FLIGHT",
+            0,
+        ),
+        (80, FULL, "ENQUEUED CONFIRMED DROPPED IN FLIGHT", 6),
+        (40, FULL, "", 10),
     ],
 )
-def test_top_leaves_out_zeros_that_do_not_fit(width: int, heads: list[str]) -> None:
-    stats = {"enqueued": 3, "confirmed": 1, "retained": 1, "dead": 1, "broker": "ready"}
-    lines = _table([Counts(4711, time.time(), stats)], os.terminal_size((width, 24)))
-    kept = ["PROCESS", "ENQUEUED", "CONFIRMED", *heads, "RETAINED", "DEAD", "BROKER"]
-    assert lines[1] == "  ".join(kept)
+def test_top_leaves_out_what_does_not_fit(
+    width: int, stats: dict[str, Any], heads: str, left_out: int
+) -> None:
+    """Zeros first, and last of all what tells of trouble."""
+    counts = [Counts(4711, time.time(), stats)]
+    lines = _table(counts, os.terminal_size((width, 24)))
+    kept = f"PROCESS {heads} RETAINED DEAD BROKER".split()
     assert max(map(len, lines)) <= width
+    assert lines[1].split() == kept
+    told = [line for line in lines if line.startswith("Too narrow")]
+    assert told == [f"Too narrow for {left_out} more columns"] * bool(left_out)
 
 
 def test_top_shows_where_each_event_is() -> None:

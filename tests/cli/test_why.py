@@ -172,7 +172,7 @@ def test_why_without_history_says_what_to_set() -> None:
 # Where it is now, and what comes next.
 
 
-@pytest.mark.parametrize("what", ["enqueued", "handed over", "sent", "failed", "dead"])
+@pytest.mark.parametrize("what", ["enqueued", "handed over", "failed", "dead"])
 def test_what_a_killed_process_had_in_its_memory_is_lost(shop: Shop, what: str) -> None:
     killed(folder_of(shop), line(what, "some-event"))
     told = next_of(shop, "some-event")
@@ -181,6 +181,12 @@ def test_what_a_killed_process_had_in_its_memory_is_lost(shop: Shop, what: str) 
         " last heard of at 20"
     )
     assert json.loads(run(shop, "why", "some-event", "--json").stdout)["lost"]
+
+
+def test_the_broker_may_have_what_a_killed_process_has_sent(shop: Shop) -> None:
+    killed(folder_of(shop), line("sent", "some-event"))
+    told = next_of(shop, "some-event")
+    assert told.startswith("nothing: the broker has it, or it is lost. Process 4711,")
 
 
 @pytest.mark.parametrize("what", ["confirmed", "outboxed"])
