@@ -364,9 +364,9 @@ def _table(
     width = None if size is None else size.columns
     books, left_out = _books(counts, width)
     texts = [*problems(counts), *(f"Can't read {one}" for one in unread)]
-    found = [formatting.printable(f"! {text}") for text in texts]
-    if left_out:
-        found.append(f"Too narrow for {formatting.count(left_out, 'more column')}")
+    narrow = f"Too narrow for {formatting.count(left_out, 'more column')}"
+    found = [narrow] * bool(left_out)
+    found += [formatting.printable(f"! {text}") for text in texts]
     if size is not None:
         books, found = _fitting(books, found, size)
     return [f"{moment}  {number}"[:width], *books, *found]

@@ -8,7 +8,9 @@ payload or a header.
 
 from __future__ import annotations
 
+import errno
 import heapq
+import io
 import json
 import math
 import os
@@ -183,10 +185,7 @@ class HistoryWriter:
             return
         text = "".join(f"{line.as_json()}\n" for line in lines)
         path = self._path(LINES)
-        with _open(path, os.O_APPEND) as file:
-            file.write(text)
-            size = file.tell()
-        if size > MOST_BYTES:
+        if _append(path, text.encode()) > MOST_BYTES:
             path.replace(self._path(OLD_LINES))
 
     def write_counts(self, stats: dict[str, Any]) -> None:
@@ -196,8 +195,9 @@ class HistoryWriter:
         """
         path = self._path(COUNTS)
         new = path.with_name(f"{path.name}.new")
+        counts = {"pid": self.pid, "at": time.time(), "stats": stats}
         with _open(new, os.O_TRUNC) as file:
-            json.dump({"pid": self.pid, "at": time.time(), "stats": stats}, file)
+            _write(file, json.dumps(counts).encode())
         new.replace(path)
 
     def end(self) -> None:
@@ -399,9 +399,33 @@ def _content(path: Path) -> bytes:
         return file.read() or b""
 
 
-def _open(path: Path, flags: int) -> Any:
+def _append(path: Path, content: bytes) -> int:
+    """Append all of *content*, or nothing; returns the size of the file.
+
+    :raises OSError: nothing could be written.
+    """
+    with _open(path, os.O_APPEND) as file:
+        before = os.fstat(file.fileno()).st_size
+        try:
+            _write(file, content)
+        except OSError:
+            os.ftruncate(file.fileno(), before)
+            raise
+        return before + len(content)
+
+
+def _write(file: io.FileIO, content: bytes) -> None:
+    """Write all of *content*.
+
+    :raises OSError: a part may be written.
+    """
+    if file.write(content) < len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _open(path: Path, flags: int) -> io.FileIO:
     mode = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags
-    return os.fdopen(os.open(path, mode, 0o600), "w", encoding="utf-8")
+    return io.FileIO(os.open(path, mode, 0o600), "w")
 
 
 def _whole_lines(content: bytes) -> list[str]:

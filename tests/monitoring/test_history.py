@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import stat
 import time
 from pathlib import Path
@@ -314,6 +315,28 @@ def test_a_pipe_does_not_block(tmp_path: Path, is_written: bool) -> None:
         wait_until(lambda: read == [[]], "nothing is read")
     for writer in writers:
         os.close(writer)
+
+
+def test_on_a_full_disk_nothing_is_damaged(tmp_path: Path) -> None:
+    """What fits is kept, also what is written next."""
+
+    def write() -> None:
+        writer = written(tmp_path, line("sent", "a"))
+        writer.write_counts({"enqueued": 1})
+        [path] = tmp_path.glob("*.jsonl")
+        room = path.stat().st_size + 200
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        with pytest.raises(OSError, match="No space"):
+            writer.write([line("sent", f"b{n}", at=2.0) for n in range(100)])
+        with pytest.raises(OSError, match="No space"):
+            writer.write_counts({"enqueued": 2, "broker_error": "x" * 1000})
+        writer.write([line("sent", "c", at=3.0)])
+
+    in_child(write)
+    history = History(tmp_path, "shop")
+    assert [one.ids for one in history.lines()] == [["a"], ["c"]]
+    assert [one.stats for one in history.last_counts()] == [{"enqueued": 1}]
+    assert history.problems == {}
 
 
 def test_a_link_is_not_read(tmp_path: Path) -> None:
