@@ -14,7 +14,7 @@ from ..monitoring.history_files import Counts, Line, silence_of
 from ..stores.spool.admin.reading import Found
 from .held import FoundHere
 from .outbox import FoundRow
-from .present import NOTHING_KNOWN, Outbox, Present, Teller
+from .present import NOTHING_KNOWN, Present, Teller
 from .wording import moment_of, wait
 
 
@@ -127,8 +127,29 @@ class Story(Generic[F]):
             again = "" if waiting.state == "delayed" else " again"
             return f"it is sent{again} {wait(waiting.next_try)}"
         if isinstance(waiting, FoundRow) and self._what not in _FINAL:
-            return _next_of_row(waiting, self.present.outbox)
+            return self._next_of_row(waiting)
         return _NEXT.get(self._what, _sent_by(_sender_of(waiting)))
+
+    def _next_of_row(self, found: FoundRow) -> str:
+        outbox = self.present.outbox
+        if found.row.is_held:
+            return self._next_of_held(found.row.due_in)
+        if outbox is None or not outbox.needs_relay:
+            return "a process of the app takes its row of the outbox, and sends it"
+        if outbox.leader is None:
+            return "nothing: no relay is active, so run 'flask events relay'"
+        return f"the active relay sends it: {outbox.leader}"
+
+    def _next_of_held(self, lease: float) -> str:
+        """What comes next, while a process holds the row for *lease* more seconds."""
+        teller = self.present.teller
+        is_holder = teller is not None and self._what not in _BEFORE_A_CLAIM
+        if teller is None or not is_holder or teller.is_running:
+            return "the process that holds its row of the outbox sends it"
+        return (
+            f"process {teller.pid}, which holds its row of the outbox, is gone: another"
+            f" one takes it {wait(lease)}"
+        )
 
     def _senders(self) -> list[Counts]:
         """What the process has counted that sends it, or those of which one may."""
@@ -157,16 +178,6 @@ class Story(Generic[F]):
             return self.waiting.event.target
         last = self.lines[-1] if self.lines else None
         return None if last is None else Target(last.exchange, last.queue)
-
-
-def _next_of_row(found: FoundRow, outbox: Outbox | None) -> str:
-    if found.row.is_held:
-        return "the process that holds its row of the outbox sends it"
-    if outbox is None or not outbox.needs_relay:
-        return "a process of the app takes its row of the outbox, and sends it"
-    if outbox.leader is None:
-        return "nothing: no relay is active, so run 'flask events relay'"
-    return f"the active relay sends it: {outbox.leader}"
 
 
 def _refusals(books: Stats, target: Target | None) -> Iterator[str]:
@@ -204,6 +215,8 @@ _EXPIRED = "nothing: its expires_in has passed, so it is dropped instead of sent
 _STUCK = {"dead": _DEAD, "expired": _EXPIRED}
 
 _FINAL = ("confirmed", "unrouted", "discarded", "dropped")
+#: After which another process holds its row of the outbox, or none.
+_BEFORE_A_CLAIM = ("enqueued", "outboxed")
 #: After which no process has it in its memory.
 _ELSEWHERE = (*_FINAL, "outboxed")
 _TAKEN = "nothing: its row is no longer in the outbox, so it was sent, or dropped"

@@ -59,6 +59,7 @@ _DISPENSABLE = [
     "dropped",
 ]
 
+
 @click.command("why")
 @click.argument("id")
 @options.json

@@ -15,8 +15,16 @@ from flask_eventcollector import Event, Outcome
 from flask_eventcollector.backlog.story import Story
 from flask_eventcollector.monitoring import history_files
 from flask_eventcollector.monitoring.history_files import HistoryWriter, Line
-from tests.cli.histories import folder_of, lines_of, published, run
-from tests.helpers import Shop, in_child, open_shop, wait_until
+from tests.cli.histories import (
+    folder_of,
+    killed,
+    line,
+    lines_of,
+    next_of,
+    published,
+    run,
+)
+from tests.helpers import Shop, open_shop, wait_until
 from tests.parts import make_event
 from tests.spool.support import ELSEWHERE, HERE, leave
 
@@ -25,31 +33,6 @@ from tests.spool.support import ELSEWHERE, HERE, leave
 def shop(tmp_path: Path) -> Iterator[Shop]:
     with open_shop(HISTORY_DIR=str(tmp_path / "history"), DEAD_AFTER=3600) as shop:
         yield shop
-
-
-def line(what: str, id: str, **more: object) -> Line:
-    fields = {"at": time.time(), "pid": 4711, "what": what, "ids": [id], **more}
-    return Line.from_json(json.dumps(fields))
-
-
-def killed(folder: Path, *lines: Line) -> None:
-    """A process that writes *lines* and its counts, and is killed."""
-
-    def live() -> None:
-        writer = HistoryWriter(folder, "shop")
-        writer.begin()
-        writer.write([*lines])
-        writer.write_counts({})
-
-    in_child(live)
-
-
-def next_of(shop: Shop, id: str, code: int = 3) -> str:
-    """What comes next, as ``why`` tells it."""
-    result = run(shop, "why", id)
-    assert result.exit_code == code, result.output
-    *_, last = result.stdout.splitlines()
-    return last.removeprefix("Next: ")
 
 
 def test_why_tells_the_whole_life(shop: Shop) -> None:
