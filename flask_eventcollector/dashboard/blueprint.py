@@ -104,7 +104,8 @@ class Dashboard:
             return response
         response.headers["Cache-Control"] = "no-store"
         if _VIEWER in g or response.status_code == 403:
-            response.headers.update(pages.PROTECTION)
+            # In place.
+            pages.Protected.force_type(response)
             forms.set_cookie(response, url(".overview"))
             # Extensions that write into pages, as toolbars do, leave streams alone.
             # What they write would not be allowed here.
@@ -194,7 +195,7 @@ class Dashboard:
         return pages.render(
             template,
             app=_app().name,
-            token=forms.token_for(viewer) if may_act else "",
+            tokens=forms.tokens_for(viewer) if may_act else {},
             may_act=may_act,
             allow_actions=self._allow_actions,
             viewer=viewer,

@@ -21,6 +21,18 @@ _FOREIGN = "This form was not sent from this dashboard's own page."
 _STALE = "This form is too old, or not from this browser. Reload the page it was on."
 
 
+def tokens_for(viewer: Viewer) -> dict[str, str]:
+    """The fields of each form that is shown to *viewer*.
+
+    One is for Flask-WTF's ``CSRFProtect``, if the app protects all its forms with it.
+    """
+    app, tokens = current_app, {FIELD: token_for(viewer)}
+    make_token = app.jinja_env.globals.get("csrf_token")
+    if "csrf" in app.extensions and callable(make_token):
+        tokens[app.config.get("WTF_CSRF_FIELD_NAME", "csrf_token")] = make_token()
+    return tokens
+
+
 def token_for(viewer: Viewer) -> str:
     """The token for a form that is shown to *viewer*."""
     found = _nonce()

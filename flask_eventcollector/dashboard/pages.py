@@ -6,9 +6,10 @@ import time
 from datetime import datetime
 from typing import Any
 
-from flask import url_for
+from flask import Response, url_for
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
+from werkzeug.datastructures import Headers
 
 from ..backlog import wording
 
@@ -39,6 +40,16 @@ PROTECTION = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
+
+
+class Protected(Response):
+    """A page with its :data:`PROTECTION`, whatever the app gives each response."""
+
+    def get_wsgi_headers(self, environ: dict[str, Any]) -> Headers:
+        """The headers that are sent."""
+        headers = super().get_wsgi_headers(environ)
+        headers.update({**PROTECTION, "Cache-Control": "no-store"})
+        return headers
 
 
 def _lines(text: str) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from flask import Response
+from flask import Response, abort, request
 from itsdangerous import URLSafeTimedSerializer
 
 from flask_eventcollector.dashboard import Viewer, forms
@@ -169,6 +169,51 @@ def test_no_other_extension_writes_into_a_page(desk: Desk) -> None:
     page = desk.page("events")
     assert "</body>" in page
     assert "<style>" not in page
+
+
+@pytest.mark.parametrize("page", ["", "events", "live", "event?id=none"])
+def test_what_the_app_gives_each_response_takes_no_protection_off(
+    desk: Desk, page: str
+) -> None:
+    @desk.shop.after_request
+    def harden(response: Response) -> Response:
+        """Do what Flask-Talisman does by default, and cache."""
+        response.headers["Content-Security-Policy"] = "default-src 'self'"
+        response.headers["X-Frame-Options"] = "SAMEORIGIN"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cache-Control"] = "public, max-age=60"
+        response.headers["X-Of-The-App"] = "kept"
+        return response
+
+    headers = desk.get(page).headers
+    (policy,) = headers.getlist("Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    assert "frame-ancestors 'none'" in policy
+    assert headers.getlist("X-Frame-Options") == ["DENY"]
+    assert headers["Referrer-Policy"] == "same-origin"
+    assert headers.getlist("Cache-Control") == ["no-store"]
+    assert headers["X-Of-The-App"] == "kept"
+
+
+def test_its_forms_have_the_token_of_an_app_that_protects_all_forms(
+    desk: Desk,
+) -> None:
+    """As Flask-WTF's CSRFProtect does."""
+    desk.shop.extensions["csrf"] = object()
+    desk.shop.jinja_env.globals["csrf_token"] = lambda: "of the app"
+
+    @desk.shop.before_request
+    def protect() -> None:
+        if request.method == "POST" and request.form.get("csrf_token") != "of the app":
+            abort(400, "The CSRF token is missing.")
+
+    event = desk.die()
+    field = 'name="csrf_token" value="of the app"'
+    assert field in desk.page("events")
+    assert field in desk.page("event", id=event.id)
+    asked = desk.post(action="purge", id=event.id, csrf_token="of the app")
+    assert field in asked.text
+    assert purge(desk, event.id, csrf_token="of the app") == 200
 
 
 def test_the_files_are_protected(desk: Desk) -> None:
