@@ -70,7 +70,7 @@ def show_report(plan: Plan, broker: str, figures: Figures) -> None:
     workers = formatting.count(plan.workers, "worker")
     click.echo(
         f"{formatting.printable(broker)}, {workers} with {backlog},"
-        f" {_clock(plan.seconds)} minutes, seed {plan.seed}\n"
+        f" {_clock(figures.lasted)} minutes, seed {plan.seed}\n"
     )
     for line in formatting.table(("", "", ""), as_rows(figures), right=[1])[1:]:
         click.echo(line)

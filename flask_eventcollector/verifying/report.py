@@ -31,6 +31,8 @@ class Evidence:
     #: Seconds from the end of the last fault and the load until all was delivered;
     #: ``None``: it was not.
     delivered_after: float | None
+    #: Seconds of the load.
+    lasted: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Figures:
     p99: float
     strokes: Mapping[str, int]
     delivered_after: float | None
+    lasted: float
 
     @property
     def is_kept(self) -> bool:
@@ -107,6 +110,7 @@ def judge(evidence: Evidence, *, in_memory: bool) -> Figures:
         p99=p99(answers) if len(answers) > 1 else max(seconds),
         strokes=evidence.strokes,
         delivered_after=evidence.delivered_after,
+        lasted=evidence.lasted,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -38,6 +39,8 @@ class RestartCommand:
         self._words = shlex.split(text)
         if not self._words:
             raise ValueError("it is empty")
+        if shutil.which(self._words[0]) is None:
+            raise ValueError(f"there is no program {self._words[0]!r}")
 
     def __call__(self, tick: Callable[[], None]) -> None:
         """Run it to its end.
@@ -59,14 +62,18 @@ class RestartCommand:
             code = _await(process, tick)
             output.seek(0)
             said = output.read().decode(errors="replace").strip()[-_TAIL:]
-        if code:
-            what = shlex.join(self._words)
-            raise RestartFailed(f"{what} ended with {code}: {said or 'without a word'}")
+        if code != 0:
+            how = "took too long" if code is None else f"ended with {code}"
+            what = f"{shlex.join(self._words)} {how}"
+            raise RestartFailed(f"{what}: {said or 'without a word'}")
 
 
-def _await(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
-    """Wait for its end, also if *tick* raises: a restart must not stay half done."""
-    deadline = time.monotonic() + TIMEOUT
+def _await(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int | None:
+    """Wait for its end, also if *tick* raises: a restart must not stay half done.
+
+    Returns its exit code; ``None``: it took too long, and was killed.
+    """
+    deadline, is_late = time.monotonic() + TIMEOUT, False
     try:
         while process.poll() is None and time.monotonic() < deadline:
             tick()
@@ -74,10 +81,11 @@ def _await(process: subprocess.Popen[bytes], tick: Callable[[], None]) -> int:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
+            is_late = True
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return process.returncode
+    return None if is_late else process.returncode
 
 
 def restarting(node: PrivateNode) -> Restart:

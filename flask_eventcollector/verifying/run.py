@@ -128,6 +128,8 @@ class Run:
         self._proxies: list[Proxy] = []
         self._struck: Counter[str] = Counter()
         self._began_at = time.monotonic()
+        #: Seconds of the load.
+        self._lasted = 0.0
         self._doing = "starting"
         #: How many answers were counted, and their events.
         self._counted = self._acknowledged = 0
@@ -198,6 +200,7 @@ class Run:
                     self._strike(stroke)
             finally:
                 self._load.stop()
+                self._lasted = time.monotonic() - self._began_at
 
     @property
     def _is_over(self) -> bool:
@@ -278,6 +281,7 @@ class Run:
             killed=self._workers.killed,
             strokes=MappingProxyType(self._struck),
             delivered_after=delivered_after,
+            lasted=self._lasted,
         )
         figures = judge(evidence, in_memory=self._plan.backlog == "memory")
         if not figures.acknowledged:

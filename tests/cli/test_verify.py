@@ -48,6 +48,7 @@ KEPT = Figures(
     p99=0.3,
     strokes={"worker killed": 2},
     delivered_after=1.5,
+    lasted=60.4,
 )
 
 
@@ -164,8 +165,8 @@ def test_the_apps_own_virtual_host_is_recognised(fake: type[FakeRun]) -> None:
         (["--url", "memory://"], "memory:// is no broker"),
         (["--url", "http://host"], "is the address of RabbitMQ's management UI"),
         (["--url", URL, "--private"], "--private takes no --url"),
-        (["--private", "--restart-command", "x"], "and no --restart-command"),
-        (["--restart-command", "x"], "--restart-command requires --url"),
+        (["--private", "--restart-command", "true"], "and no --restart-command"),
+        (["--restart-command", "true"], "--restart-command requires --url"),
         (["--url", URL, "--restart-command", "'"], "is not a command: No closing"),
         (["--url", URL, "--management-url", "host"], "must be the address of"),
         (["--minutes", "0"], "--minutes"),
@@ -185,7 +186,7 @@ def test_what_makes_no_sense_is_a_usage_error(
 
 def test_what_is_asked_for_is_done(run: Run, fake: type[FakeRun]) -> None:
     words = "--minutes 0.5 --seed 7 --backlog memory --workers 2 --rate 9"
-    more = ["--restart-command", "sudo restart", "--queue-type", "quorum"]
+    more = ["--restart-command", "true restart", "--queue-type", "quorum"]
     run("verify", "--url", URL, "--yes", *words.split(), *more)
 
     (plan,) = fake.plans
@@ -229,7 +230,7 @@ def test_it_shows_the_figures_in_a_table(run: Run, fake: type[FakeRun]) -> None:
 
     assert result.exit_code == 0
     first, _, *table, _, last = result.stdout.splitlines()
-    assert first == "RabbitMQ 4.0.5, 3 workers with the spool, 2:00 minutes, seed 7"
+    assert first == "RabbitMQ 4.0.5, 3 workers with the spool, 1:00 minutes, seed 7"
     lines = [line.split(maxsplit=2) for line in table]
     assert ["acknowledged", "45", "events of requests with a 2xx response"] in lines
     assert ["slowest", "310", "ms  request; p99 300 ms, median 10 ms"] in lines

@@ -42,6 +42,7 @@ SOUND = Evidence(
     killed=(),
     strokes=MappingProxyType({"worker killed": 2, "connections cut": 1}),
     delivered_after=1.25,
+    lasted=120.0,
 )
 
 

@@ -35,8 +35,7 @@ def test_it_is_run_to_its_end(tmp_path: Path) -> None:
 
 def test_it_has_no_shell(tmp_path: Path) -> None:
     done = tmp_path / "done"
-    with pytest.raises(RestartFailed, match=r"^true && touch: No such file"):
-        RestartCommand(f"'true && touch' {done}")(tick)
+    RestartCommand(f"true && touch {done}")(tick)
 
     assert not done.exists()
 
@@ -48,7 +47,7 @@ def test_one_that_fails_says_why() -> None:
 
 def test_one_that_hangs_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(restarts, "TIMEOUT", 0.3)
-    with pytest.raises(RestartFailed, match=r"ended with -9: without a word$"):
+    with pytest.raises(RestartFailed, match=r"took too long: without a word$"):
         python("import time; time.sleep(60)")(tick)
 
 
@@ -68,9 +67,9 @@ def test_an_interrupted_run_does_not_leave_the_broker_half_restarted(
     assert done.exists()
 
 
-@pytest.mark.parametrize("text", ["", "  ", "systemctl 'restart"])
+@pytest.mark.parametrize("text", ["", "  ", "true 'restart", "gone restart"])
 def test_what_is_no_command_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"empty|quotation"):
+    with pytest.raises(ValueError, match=r"empty|quotation|no program 'gone'"):
         RestartCommand(text)
 
 

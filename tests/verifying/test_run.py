@@ -89,6 +89,7 @@ def test_what_was_sent_until_it_was_stopped_is_judged(
 
     assert found.acknowledged
     assert found.is_kept
+    assert 0 < found.lasted < 60
     assert run.broker.startswith("RabbitMQ ")
     assert not exists(run)
 
