@@ -34,8 +34,8 @@ class Outbox(NamedTuple):
 class Present(NamedTuple):
     """What is known of this moment."""
 
-    #: What the running processes have counted.
-    counts: Sequence[Counts] = ()
+    #: What the running processes have counted; ``None``: they do not write it down.
+    counts: Sequence[Counts] | None = None
     teller: Teller | None = None
     #: ``None``: there is none, or it can't be read.
     outbox: Outbox | None = None

@@ -80,6 +80,9 @@ class Story(Generic[F]):
         is_stuck = self.waiting is not None and self.waiting.state in _STUCK
         if self.is_over or self._is_orphan or is_stuck or self._what in _FINAL:
             return ""
+        is_left = self.waiting is not None and self.waiting.is_left
+        if is_left and self.present.counts == []:
+            return "no process of the app has handled an event and is running here"
         found = (self._troubles(counts) for counts in self._senders())
         return next(filter(None, map("; ".join, found)), "")
 
@@ -153,7 +156,7 @@ class Story(Generic[F]):
 
     def _senders(self) -> list[Counts]:
         """What the process has counted that sends it, or those of which one may."""
-        every, teller = self.present.counts, self.present.teller
+        every, teller = self.present.counts or [], self.present.teller
         if self.waiting is None:
             name = "" if teller is None else teller.name
             return [counts for counts in every if counts.process == name]

@@ -79,7 +79,7 @@ def why(id: str, for_machines: bool) -> None:
     if not story:
         tell(problems)
         raise Failure(
-            f"Nothing is known about an event {id!r}. {_why_unknown()}",
+            f"Nothing is known about an event {id!r}. {_why_unknown(problems)}",
             unreadable=problems,
         )
     if for_machines:
@@ -283,7 +283,9 @@ def _lives(id: str, problems: list[Unreadable]) -> tuple[History | None, list[Li
         problems += _problems(history)
 
 
-def _why_unknown() -> str:
+def _why_unknown(problems: Sequence[Unreadable]) -> str:
+    if problems:
+        return "It may be in what can't be read"
     folder = app_state().config.history_dir
     if folder is None:
         return "Processes write down what happens if EVENTCOLLECTOR_HISTORY_DIR is set"

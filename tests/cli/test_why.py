@@ -284,6 +284,14 @@ def test_an_event_may_be_in_a_file_that_can_not_be_read(
     assert not told["lost"]
 
 
+def test_an_event_may_wait_for_a_process(spooled: Shop) -> None:
+    killed(folder_of(spooled), line("failed", "some-event"))
+    assert next_of(spooled, "some-event") == (
+        "a process of the app adopts it, or 'flask events flush' does; now: no process"
+        " of the app has handled an event and is running here"
+    )
+
+
 def test_an_id_is_completed_from_all_that_is_known(spooled: Shop) -> None:
     """Of one event the history tells, the other waits."""
     killed(folder_of(spooled), line("confirmed", "some-other"))
