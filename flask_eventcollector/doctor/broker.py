@@ -24,8 +24,8 @@ _CURES = {
     Stage.CONNECT: "see whether the broker runs, whether host and port in"
     " EVENTCOLLECTOR_BROKER_URL are right (5672, with TLS 5671), and whether a firewall"
     " is between",
-    Stage.TLS: "see whether this port speaks TLS (amqps://, usually 5671), and in which"
-    " versions",
+    Stage.TLS: "see whether this port speaks TLS (usually 5671; one without it, usually"
+    " 5672, needs amqp://), and in which versions",
     Stage.EXPIRED: "renew the broker's certificate, or that of its authority, whichever"
     " has ended ('openssl s_client -connect HOST:PORT' shows both), and have RabbitMQ"
     " read it again (rabbitmqctl eval 'ssl:clear_pem_cache().')",

@@ -76,13 +76,19 @@ class Case:
 
     def counts(self) -> list[Counts]:
         """What the app's other processes have counted last, as far as it is known."""
-        folder = self.config.history_dir
-        if folder is None:
+        history = self.history()
+        if history is None:
             return []
         with suppress(OSError):
-            history = History(folder, choose_spool_name(self.config, self.app))
             return [one for one in history.last_counts() if one.pid != os.getpid()]
         return []
+
+    def history(self) -> History | None:
+        """What the app's processes write down; ``None``: nothing."""
+        folder = self.config.history_dir
+        if folder is None:
+            return None
+        return History(folder, choose_spool_name(self.config, self.app))
 
     def running(self) -> list[Counts]:
         """The same of those processes that are still counting."""

@@ -151,9 +151,10 @@ def _late(admin: OutboxAdmin, count: int) -> Iterator[Finding]:
     if still is not None and still.seq == first.seq:
         since = age(age_of(first.event.enqueued_at))
         yield problem(
-            f"{waiting(count, 'row')}, the oldest for {since}, and nobody sends it",
-            "see whether the app (or its relay) runs with this database and this"
-            " broker, and what its log says",
+            f"{waiting(count, 'row')}; the oldest, for {str(first.event.target)!r}, was"
+            f" not sent in {since}",
+            "see whether that queue is full, whether the app (or its relay) runs with"
+            " this database and this broker, and what its log says",
         )
 
 

@@ -17,7 +17,7 @@ from ..stores.spool.admin.reading import Unreadable, sums_by_target
 from ..stores.sums import TargetSum, summed
 from .broker import unchecked
 from .case import Case
-from .findings import Finding, ok, problem, split, warning
+from .findings import Finding, ok, problem, warning
 from .outbox import Unopened, opened
 
 #: The most targets of a store that are looked at.
@@ -132,15 +132,18 @@ def _refused(sums: Iterator[TargetSum]) -> Iterator[Finding]:
     """The events that were sent in vain."""
     for one in sums:
         if one.waiting and one.reason:
-            reason, cure = split(one.reason, _look_at(one.target))
-            tries = f"sent {counted(one.attempts, 'time')}" if one.attempts else ""
-            again = "" if one.next_try is None else f"again {wait(one.next_try)}"
-            about = ", ".join(filter(None, [tries, again]))
             yield problem(
                 f"{waiting(one.waiting, 'event')} for {_called(one.target)}, not"
-                f" confirmed: {reason}{about and f' ({about})'}",
-                cure,
+                f" confirmed{_tries(one)}: {one.reason}",
+                _look_at(one),
             )
+
+
+def _tries(one: TargetSum) -> str:
+    sent = f"sent {counted(one.attempts, 'time')}" if one.attempts else ""
+    again = "" if one.next_try is None else f"again {wait(one.next_try)}"
+    about = ", ".join(filter(None, [sent, again]))
+    return f" ({about})" if about else ""
 
 
 def _called(target: Target) -> str:
@@ -150,9 +153,12 @@ def _called(target: Target) -> str:
     return f"exchange {exchange!r} with the routing key {queue!r}"
 
 
-def _look_at(target: Target) -> str:
+def _look_at(one: TargetSum) -> str:
+    """The cure, unless the reason itself has one."""
+    if "refused it" not in one.reason:
+        return "mend that; they are sent again by themselves"
     which = "which queues are bound for that key ('rabbitmqctl list_bindings'), and "
-    return f"see {which if target.exchange else ''}{_SEE_QUEUE}"
+    return f"see {which if one.target.exchange else ''}{_SEE_QUEUE}"
 
 
 _SEE_QUEUE = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
 from ..backlog.wording import age
 from ..config.settings import PREFIX
@@ -65,6 +66,18 @@ def _silent(case: Case, current: list[Counts]) -> set[int]:
     heard = {counts.pid for counts in current}
     old = (counts for counts in case.counts() if counts.pid not in heard)
     return {counts.pid for counts in old if ran_at(counts.pid, counts.at)}
+
+
+def _unread(case: Case, current: list[Counts]) -> Iterator[Finding]:
+    """The counts that can't be read."""
+    history = case.history()
+    if history is None:
+        return
+    with suppress(OSError):
+        history.last_counts()
+    for path, why in history.problems.items():
+        reason, cure = split(why, "see its log")
+        yield warning(f"{path.name} can't be read: {reason}", cure)
 
 
 def _unheard(case: Case, current: list[Counts]) -> Iterator[Finding]:
@@ -239,6 +252,7 @@ def _dead(case: Case, current: list[Counts]) -> Iterator[Finding]:
 
 _LOOKS: tuple[Callable[[Case, list[Counts]], Iterator[Finding]], ...] = (
     _stopped,
+    _unread,
     _unheard,
     _bereft,
     _elsewhere,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -439,7 +441,7 @@ def an_event_that_no_binding_matches(patient: Patient) -> None:
 @mistake(
     PROBLEM,
     "targets",
-    "4 events wait for exchange 'shop-.*' .*refused it .sent 3 times, again in",
+    "4 events wait for exchange 'shop-.*' .*.sent 3 times, again in .*refused it$",
     "rabbitmqctl list_bindings.*whether the queue is full",
 )
 def a_full_queue_that_refuses_what_is_in_memory(patient: Patient) -> None:
@@ -451,7 +453,7 @@ def a_full_queue_that_refuses_what_is_in_memory(patient: Patient) -> None:
 @mistake(
     PROBLEM,
     "targets",
-    "2 events wait for queue '.*refused it .sent 3 times",
+    "2 events wait for queue '.*.sent 3 times.: the queue refused it$",
     "whether the queue is full, and who consumes",
     also=LEFT,
 )
@@ -460,6 +462,18 @@ def a_full_queue_that_refuses_what_is_on_disk(patient: Patient) -> None:
     path = leave(patient.spool, [1, 2], patient.queue, destination=here)
     refusal = Refusal("1", "", patient.queue, "the queue refused it", 3, 1.0, None)
     Path(f"{path}.refusals").write_text(json.dumps([refusal._asdict()]))
+
+
+@mistake(
+    PROBLEM,
+    "targets",
+    "1 event waits for exchange 'amq.topic' .*: access refused: grant it the permis",
+    "mend that; they are sent again by themselves",
+)
+def an_exchange_that_the_user_may_not_write_to(patient: Patient) -> None:
+    held = refused("orders.x", 1, exchange="amq.topic")
+    held = replace(held, reason="access refused: grant it the permission 'write'")
+    say(patient, retained=1, problem_targets=1, problems=(held,))
 
 
 @mistake(
@@ -574,6 +588,21 @@ def a_worker_that_hangs(patient: Patient) -> None:
 def a_worker_that_writes_no_history(patient: Patient) -> None:
     patient.patch.setattr(workers, "LOOK", 0.0)
     patient.patch.setattr(Case, "processes", lambda _: {4711})
+
+
+@mistake(
+    WARNING,
+    "workers",
+    r"shop@\d+@\S+ can't be read: Permission denied",
+    "as the user that runs the app",
+)
+def a_history_of_another_user(patient: Patient) -> None:
+    say(patient)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    patient.patch.setattr(history_files, "_content", refuse)
 
 
 @mistake(
@@ -856,7 +885,7 @@ def an_outbox_without_its_relay(patient: Patient) -> None:
 @mistake(
     PROBLEM,
     "outbox",
-    "1 row waits, the oldest for .*, and nobody sends it",
+    "1 row waits; the oldest, for 'shop-.*/orders.x', was not sent in",
     "with this database and this broker",
 )
 def a_row_that_nobody_sends(patient: Patient) -> None:
