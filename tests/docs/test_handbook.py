@@ -62,14 +62,31 @@ def test_a_service_without_a_trouble(
 
 @runs_page("broker-down")
 def test_the_broker_is_down(private_rabbitmq: RabbitMQNode, tmp_path: Path) -> None:
-    with a_service(tmp_path, private_rabbitmq) as machine:
+    with (
+        a_user(private_rabbitmq) as url,
+        a_service(tmp_path, private_rabbitmq, BROKER_URL=url) as machine,
+    ):
         page = Page("broker-down", machine)
         stop_broker(machine)
         machine.order(2, 3, 4)
         page.run(SEEN)
         page.run(DONE)
         page.run(OVER)
+
+        private_rabbitmq.change_password("shop", "new")
+        private_rabbitmq.close_all_connections()
+        machine.order(5, 6)
+        page.run("The login is refused")
         page.end()
+
+
+@contextmanager
+def a_user(node: RabbitMQNode) -> Iterator[str]:
+    """The broker's URL for a user of the service alone."""
+    node.add_user("shop", "secret")
+    node.set_permissions("shop", ".*", ".*", ".*")
+    yield f"amqp://shop:secret@127.0.0.1:{node.port}/"
+    node.delete_user("shop")
 
 
 @runs_page("broker-blocks")
