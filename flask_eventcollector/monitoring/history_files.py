@@ -17,10 +17,11 @@ import os
 import re
 import secrets
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import quote
@@ -232,7 +233,7 @@ class History:
 
         :raises OSError: the folder can't be read.
         """
-        found = self._lines(id)
+        found = self._lines(json.dumps(id)[1:-1])
         return [line for line in found if any(one.startswith(id) for one in line.ids)]
 
     def counts(self) -> list[Counts]:
@@ -291,23 +292,28 @@ class History:
             )
 
     def _lines(self, about: str = "") -> list[Line]:
-        """The lines, at least those with the text *about*, oldest first.
+        """The lines, at least those that are written with *about*, oldest first.
 
         Those of one process stay in their order, even if the clock was set back.
         """
-        by_process = defaultdict[str, list[Line]](list)
-        for path in sorted(self.paths_of_lines(), key=_age_order):
-            by_process[self.process_of(path)] += self._read(path, about)
-        return [*heapq.merge(*by_process.values(), key=lambda line: line.at)]
+        processes = dict.fromkeys(map(self.process_of, self.paths_of_lines()))
+        found = (self._lines_of(process, about) for process in processes)
+        return [*heapq.merge(*found, key=lambda line: line.at)]
 
-    def _read(self, path: Path, about: str) -> list[Line]:
-        """The lines in *path*, at least those with the text *about*."""
-        part, lines = json.dumps(about)[1:-1], list[Line]()
-        with self.reading(path):
-            texts = (text for text in _whole_lines(_content(path)) if part in text)
-            lines, damaged = _parsed(texts, self.process_of(path))
-            self.note_damage(path, damaged)
-        return lines
+    def _lines_of(self, process: str, about: str) -> Iterator[Line]:
+        """The lines of one process, at least those with the text *about*."""
+        by_file: dict[int, list[Line]] = {}
+        # The newer file first: if it is renamed meanwhile, it is read once more.
+        for ending in (LINES, OLD_LINES):
+            path = self.folder / f"{self._prefix}{process}{ending}"
+            with self.reading(path):
+                inode, content = _read(path)
+                texts = (text for text in _whole_lines(content) if about in text)
+                lines, damaged = _parsed(texts, process)
+                self.note_damage(path, damaged)
+                by_file.pop(inode, None)
+                by_file[inode] = lines
+        return chain.from_iterable(reversed(by_file.values()))
 
     def process_of(self, path: Path) -> str:
         """The process whose file that is."""
@@ -318,7 +324,7 @@ class History:
         found = list[Counts]()
         with self.reading(path):
             try:
-                text = _content(path).decode(errors="replace")
+                text = _read(path)[1].decode(errors="replace")
                 found.append(Counts.from_json(text, self.process_of(path)))
             except ValueError:
                 if self.is_running(self.process_of(path)):
@@ -382,21 +388,17 @@ def _shows_life(path: Path) -> bool:
     return path.suffix == LIFE and life.is_alive(path)
 
 
-def _age_order(path: Path) -> tuple[bool, Path]:
-    """Older lines first."""
-    return not path.name.endswith(OLD_LINES), path
-
-
 def _opened(path: Path) -> BinaryIO:
     """The file for reading. A pipe that somebody has put there does not block."""
     more = os.O_NOFOLLOW | os.O_NONBLOCK
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | more))
 
 
-def _content(path: Path) -> bytes:
+def _read(path: Path) -> tuple[int, bytes]:
+    """The inode of the file, and its content."""
     with _opened(path) as file:
         # A pipe may have nothing yet.
-        return file.read() or b""
+        return os.fstat(file.fileno()).st_ino, file.read() or b""
 
 
 def _append(path: Path, content: bytes) -> int:

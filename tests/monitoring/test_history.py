@@ -412,6 +412,25 @@ def test_the_lines_of_a_process_stay_in_their_order(
     assert found == ["enqueued", "sent", "confirmed", "adopted"]
 
 
+def test_lines_are_read_while_their_file_is_renamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = written(tmp_path, line("sent", "a"))
+    read, renamed = history_files._read, list[Path]()
+
+    def rename_then(path: Path) -> tuple[int, bytes]:
+        try:
+            return read(path)
+        finally:
+            if not renamed:
+                renamed.append(path.replace(f"{path.parent}/{path.stem}.old.jsonl"))
+                writer.write([line("sent", "b", at=2.0)])
+
+    monkeypatch.setattr(history_files, "_read", rename_then)
+    assert [one.ids for one in History(tmp_path, "shop").lines()] == [["a"]]
+    assert [one.ids for one in History(tmp_path, "shop").lines()] == [["a"], ["b"]]
+
+
 def test_only_new_lines_are_followed(tmp_path: Path) -> None:
     writer = written(tmp_path, line("sent", "before"))
     follower = History(tmp_path, "shop").follow()
