@@ -8,15 +8,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
+from werkzeug.serving import make_server
 
 from flask_eventcollector import event_enqueued
+from tests.browser import open_chromium
 from tests.helpers import Shop, in_thread
 
 flask_debugtoolbar = pytest.importorskip("flask_debugtoolbar")
@@ -461,3 +463,41 @@ assert "flask_eventcollector.debugtoolbar" not in sys.modules
 assert not list(event_enqueued.receivers_for(app))
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_browser_shows_all_of_it(shop: ToolbarShop, width: int) -> None:
+    def act() -> None:
+        for text in ATTACKS:
+            shop.events.enqueue_event({text: "x" * 300}, text)
+
+    shop.handle(act, "/api/seen-in-the-next-page")
+    shop.act = act
+    with serving(shop) as address, open_chromium() as browser:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        objections: list[object] = []
+        page.on("pageerror", lambda error: objections.append(error))
+        page.on("dialog", lambda dialog: objections.append(dialog))
+        page.goto(address)
+        page.locator("#flDebugPanelList a", has_text="Events").click()
+        panel = page.locator(".eventcollector")
+        panel.get_by_text("POST /api/seen-in-the-next-page").wait_for()
+        # Beside it is the toolbar itself, which is 200 pixels wide.
+        for cell in panel.locator("td").all():
+            box = cell.bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] <= width - 200
+    assert objections == []
+
+
+@contextmanager
+def serving(app: flask.Flask) -> Iterator[str]:
+    """The app's address, where it answers for the duration of the block."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
