@@ -14,6 +14,7 @@ from ..backlog.backlog import Status
 from ..backlog.outbox import NO_RELAY
 from ..config.settings import choose_spool_name
 from ..delivery.broker_status import describe
+from ..errors import ConfigurationError
 from ..events import BrokerState, Stats, Target, worst_of
 from ..monitoring.columns import COLUMNS, RARE, needed_for
 from ..monitoring.health import Check, Health, HealthStatus, health_of
@@ -177,7 +178,7 @@ def _overview(
         at=now,
         processes=processes,
         books=books,
-        checks=[*_worst(health, total), *_of_places(status, unread)],
+        checks=[*_worst(health, total), *_of_app(state, status, unread)],
         charts=charts(samples, sample(now, books)),
         targets=targets[:MOST_TARGETS],
         more_targets=len(targets[MOST_TARGETS:]),
@@ -211,8 +212,15 @@ def _worst(health: Sequence[Health], total: Health) -> list[WorstCheck]:
     ]
 
 
-def _of_places(status: Status, unread: Sequence[str]) -> Iterator[WorstCheck]:
-    """What is wrong with the places, whichever process asks."""
+def _of_app(
+    state: AppState, status: Status, unread: Sequence[str]
+) -> Iterator[WorstCheck]:
+    """What is wrong with the app or its places, whichever process asks."""
+    try:
+        state.check_broker()
+    except ConfigurationError as error:
+        # The next event is refused.
+        yield WorstCheck("settings", Check(HealthStatus.FAILING, str(error)), 0)
     if status.lacks_relay:
         yield WorstCheck("relay", Check(HealthStatus.DEGRADED, NO_RELAY), 0)
     if unread:

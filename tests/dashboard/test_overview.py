@@ -183,6 +183,15 @@ def test_what_most_apps_never_need_is_left_out(whole: Desk) -> None:
         assert head not in page
 
 
+def test_an_app_that_refuses_all_events_is_not_well() -> None:
+    with open_desk(None, BROKER_URL=None, TESTING_BROKER=True) as desk:
+        desk.shop.testing = False
+        page = desk.shown()
+    assert "Events are being lost or refused" in page
+    assert "EVENTCOLLECTOR_BROKER_URL is not set" in page
+    assert "All is well" not in page
+
+
 def test_counts_that_can_not_be_read_are_told(whole: Desk, tmp_path: Path) -> None:
     other(tmp_path, 1, enqueued=20)
     (path,) = tmp_path.glob("*@*.json")
