@@ -25,6 +25,8 @@ from .places import Places, open_places
 
 #: The blueprint's name, and where it is unless it is registered elsewhere.
 NAME, PREFIX = "eventcollector", "/eventcollector"
+#: The errors for which there is a page.
+_EXPLAINED = (400, 403, 404)
 #: In ``flask.g``: who has been admitted.
 _VIEWER = "_eventcollector_dashboard_viewer"
 
@@ -56,7 +58,7 @@ class Dashboard:
         made.record(self._on_register)
         made.before_request(self._admit)
         made.after_request(self._protect)
-        for code in (400, 403, 404):
+        for code in _EXPLAINED:
             made.register_error_handler(code, _explain)
         views: list[Callable[[], Any]] = [self.live, self.events, self.event]
         for view in views:
@@ -103,7 +105,7 @@ class Dashboard:
             response.headers.update(pages.PROTECTION)
             return response
         response.headers["Cache-Control"] = "no-store"
-        if _VIEWER in g or response.status_code == 403:
+        if _VIEWER in g or response.status_code in _EXPLAINED:
             # In place.
             pages.Protected.force_type(response)
             forms.set_cookie(response, url(".overview"))

@@ -208,6 +208,9 @@ def test_its_forms_have_the_token_of_an_app_that_protects_all_forms(
             abort(400, "The CSRF token is missing.")
 
     event = desk.die()
+    refused = desk.post(action="purge", id=event.id, agreed="1")
+    assert refused.status_code == 400
+    assert refused.headers["X-Frame-Options"] == "DENY"
     field = 'name="csrf_token" value="of the app"'
     assert field in desk.page("events")
     assert field in desk.page("event", id=event.id)
