@@ -33,19 +33,23 @@ def gunicorn(lines: Sequence[Sequence[str]] = ()) -> Gunicorn:
 
     :param lines: the command lines of the app's processes, if it has any.
     """
-    found: dict[str, Any] = {}
+    line = next((line for line in lines if _is_gunicorn(line)), [])
+    told, found = _read(line), dict[str, Any]()
     if workers := os.environ.get("WEB_CONCURRENCY"):
         found |= _read(["--workers", workers]) | {"source": "WEB_CONCURRENCY"}
+    config = str(told.pop("config", _CONFIG)).removeprefix("file:")
     with suppress(OSError, SyntaxError, ValueError):
-        found |= _of_file(Path(_CONFIG).read_text()) | {"source": _CONFIG}
+        found |= _of_file(Path(config).read_text()) | {"source": config}
     if arguments := os.environ.get("GUNICORN_CMD_ARGS"):
         with suppress(ValueError):
             found |= _read(shlex.split(arguments)) | {"source": "GUNICORN_CMD_ARGS"}
-    for line in lines:
-        if any("gunicorn" in Path(word).name for word in line[:3]):
-            found |= _read(line) | {"source": "the command line of a worker"}
-            break
-    return Gunicorn(**found)
+    if line:
+        found |= told | {"source": "the command line of a worker"}
+    return Gunicorn(**{name: found[name] for name in found if name != "config"})
+
+
+def _is_gunicorn(line: Sequence[str]) -> bool:
+    return any("gunicorn" in Path(word).name for word in line[:3])
 
 
 def command_lines(processes: Iterator[int]) -> list[list[str]]:
@@ -80,6 +84,7 @@ _TYPES: Mapping[str, Any] = {
 _PARSER = argparse.ArgumentParser(
     add_help=False, allow_abbrev=False, exit_on_error=False
 )
+_PARSER.add_argument("-c", "--config", default=argparse.SUPPRESS)
 _PARSER.add_argument("-k", "--worker-class", default=argparse.SUPPRESS)
 _PARSER.add_argument("-w", "--workers", type=int, default=argparse.SUPPRESS)
 _PARSER.add_argument("-t", "--timeout", type=float, default=argparse.SUPPRESS)

@@ -189,6 +189,9 @@ def _broken(case: Case, current: list[Counts]) -> Iterator[Finding]:
     """Those that can't use their spool or their outbox."""
     for error, theirs in _grouped(current, _spool_problem).items():
         yield problem(f"{_named(theirs)}: the spool: {error}", _SEE.format("spool"))
+    if case.state.has_outbox and not case.has_tables:
+        # Another check has told that nobody can use it.
+        return
     for error, theirs in _grouped(current, lambda books: books.outbox_error).items():
         yield problem(f"{_named(theirs)}: the outbox: {error}", _SEE.format("outbox"))
 

@@ -66,6 +66,14 @@ def test_the_environment_counts_more_and_a_command_line_most(
     assert found.source == "the command line of a worker"
 
 
+@pytest.mark.parametrize("name", ["other.py", "file:other.py"])
+def test_the_file_that_a_worker_was_given_is_read(name: str, folder: Path) -> None:
+    (folder / "gunicorn.conf.py").write_text("timeout = 60")
+    (folder / "other.py").write_text("timeout = 5\nworkers = 3")
+    found = gunicorn([["/usr/bin/gunicorn", "-c", name, "-w", "2", "shop:app"]])
+    assert (found.timeout, found.workers) == (5, 2)
+
+
 @pytest.mark.parametrize("arguments", ["--timeout soon", "-w", "'"])
 def test_arguments_that_are_wrong_are_ignored(
     arguments: str, monkeypatch: pytest.MonkeyPatch
