@@ -308,7 +308,7 @@ class History:
             path = self.folder / f"{self._prefix}{process}{ending}"
             with self.reading(path):
                 inode, content = _read(path)
-                texts = (text for text in _whole_lines(content) if about in text)
+                texts = _lines_with(about, content)
                 lines, damaged = _parsed(texts, process)
                 self.note_damage(path, damaged)
                 by_file.pop(inode, None)
@@ -433,6 +433,14 @@ def _open(path: Path, flags: int) -> io.FileIO:
 def _whole_lines(content: bytes) -> list[str]:
     """The lines of a file; a process may be writing what follows the last one."""
     return content.decode(errors="replace").split("\n")[:-1]
+
+
+def _lines_with(about: str, content: bytes) -> list[str]:
+    """Those of the whole lines of a file that have the text *about*."""
+    if about.encode() not in content:
+        # Most files have none, and to split them takes long.
+        return []
+    return [text for text in _whole_lines(content) if about in text]
 
 
 def _parsed(texts: Iterable[str], process: str) -> tuple[list[Line], int]:
