@@ -83,3 +83,15 @@ def _outbox(rows: OutboxRows) -> Outbox | None:
     except Unreadable:
         # To look for the event has failed, too.
         return None
+
+
+def not_searched(backlog: Backlog) -> list[Unreadable]:
+    """The files in which an event may be that is nowhere else."""
+    left = [file.path for file in backlog.left_alone().files]
+    return [*backlog.unread(), *(Unreadable(path, _LEFT_ALONE) for path in left)]
+
+
+_LEFT_ALONE = (
+    "not searched, since its events are for another broker, or of an app without a"
+    " process: see 'flask events status'"
+)

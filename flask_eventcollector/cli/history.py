@@ -17,7 +17,7 @@ from flask.cli import with_appcontext
 
 from ..backlog.backlog import Backlog, Waiting
 from ..backlog.opening import Inaccessible, open_backlog
-from ..backlog.present import present_of
+from ..backlog.present import not_searched, present_of
 from ..backlog.story import Story
 from ..events import Target
 from ..monitoring.columns import COLUMNS, needed_for, zeros_of
@@ -40,10 +40,6 @@ from .values import seconds
 
 #: Seconds between two looks for new lines, and between two tables.
 _LOOK, _REDRAW = 0.2, 1.0
-_LEFT_ALONE = (
-    "not searched, since its events are for another broker, or of an app without a"
-    " process: see 'flask events status'"
-)
 
 #: What ``top`` does without on a narrow terminal, in this order.
 _DISPENSABLE = [
@@ -244,7 +240,7 @@ def _story(id: str, problems: list[Unreadable]) -> Story[Waiting]:
     lines = [line for line in lines if id in line.ids]
     found = next((one for one in waiting if one.event.id == id), None)
     if found is None and places is not None:
-        problems += _not_searched(places)
+        problems += not_searched(places)
     return Story(lines, found, present_of(lines, history, places, problems))
 
 
@@ -257,12 +253,6 @@ def _places(problems: list[Unreadable]) -> Backlog | None:
         return None
     click.get_current_context().call_on_close(places.close)
     return places
-
-
-def _not_searched(places: Backlog) -> list[Unreadable]:
-    """The files in which an event may be that is nowhere else."""
-    left = [file.path for file in places.left_alone().files]
-    return [*places.unread(), *(Unreadable(path, _LEFT_ALONE) for path in left)]
 
 
 def _lives(id: str, problems: list[Unreadable]) -> tuple[History | None, list[Line]]:

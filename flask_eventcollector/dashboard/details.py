@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
 from ..app_state import AppState
-from ..backlog.present import present_of
+from ..backlog.present import not_searched, present_of
 from ..backlog.story import Story
 from ..config.settings import choose_spool_name
 from ..events import Event
-from ..monitoring.history_files import History, Line
+from ..monitoring.history_files import Counts, History, Line
 from ..stores.spool.admin.reading import Unreadable
 from .places import Places, Shown
 
@@ -55,10 +57,22 @@ def details(state: AppState, places: Places, id: str) -> Details | None:
     lines = _lines_of(history, id, places.problems)
     if not (found or lines):
         return None
+    if not found and places.backlog is not None:
+        places.problems.extend(not_searched(places.backlog))
     present = present_of(lines, history, places.backlog, places.problems)
+    if present.counts is None:
+        present = present._replace(counts=_own_counts(state))
     story = Story(lines, found[0] if found else None, present)
     next_step = "; now: ".join(filter(None, [story.next, story.trouble]))
     return Details(id, found, lines[-_MOST_LINES:], next_step)
+
+
+def _own_counts(state: AppState) -> list[Counts] | None:
+    """What this process has counted; ``None``: it has not handled any event."""
+    delivery = state.delivery_if_used()
+    if delivery is None:
+        return None
+    return [Counts(os.getpid(), time.time(), delivery.stats().as_dict())]
 
 
 def content_of(event: Event) -> Content:

@@ -132,6 +132,14 @@ def test_an_event_is_shown(desk: Desk) -> None:
     assert "EVENTCOLLECTOR_HISTORY_DIR" in page
 
 
+def test_what_keeps_an_event_is_told(desk: Desk) -> None:
+    """Also without a history."""
+    desk.shop.faults.block()
+    event = desk.leave()
+    page = desk.shown("event", id=event.id)
+    assert "sends it once the broker takes it; now: the broker is blocked" in page
+
+
 def test_an_unknown_event_is_told(desk: Desk) -> None:
     response = desk.get("event", id="unknown")
     assert response.status_code == 404
