@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
-from flask import Response, abort, request
+from flask import Flask, Response, abort, request
 from itsdangerous import URLSafeTimedSerializer
+from werkzeug.exceptions import NotFound
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.test import Client
 
 from flask_eventcollector.dashboard import Viewer, forms
 
@@ -106,6 +110,29 @@ def test_the_cookie_is_for_these_pages_alone(desk: Desk) -> None:
         assert part in cookie
     assert "Secure" not in cookie
     assert "Set-Cookie" not in desk.get("events").headers
+
+
+@pytest.mark.parametrize("settings", [{}, {"SERVER_NAME": "shop.example"}], ids=str)
+def test_an_app_below_a_prefix_accepts_its_forms(
+    desk: Desk, settings: dict[str, str]
+) -> None:
+    desk.shop.config.update(settings)
+    event, browser = desk.die(), Client(_below(desk.shop, "/shop"))
+    here = {"base_url": "https://shop.example"}
+    page = browser.get("/shop/eventcollector/events", **here)
+    assert "Path=/shop/eventcollector/" in page.headers["Set-Cookie"]
+    (token,) = re.findall('name="token" value="([^"]+)"', page.text)
+    (action,) = re.findall('method="post" action="([^"]+)"', page.text)
+    data = {"token": token, "action": "purge", "id": event.id, "agreed": "1"}
+    sent = browser.post(
+        action, data=data, headers={"Origin": "https://shop.example"}, **here
+    )
+    assert sent.status_code == 200
+    assert desk.shop.books() == {"dropped": 1}
+
+
+def _below(app: Flask, prefix: str) -> DispatcherMiddleware:
+    return DispatcherMiddleware(NotFound(), {prefix: app})
 
 
 def test_over_https_the_cookie_is_secure(desk: Desk) -> None:
