@@ -238,7 +238,9 @@ def _story(id: str, problems: list[Unreadable]) -> Story[Waiting]:
     ids |= {one for line in lines for one in line.ids if one.startswith(id)}
     id = in_full(id, ids)
     lines = [line for line in lines if id in line.ids]
-    found = next((one for one in waiting if one.event.id == id), None)
+    copies = (one for one in waiting if one.event.id == id)
+    # A copy of it may be in the file of a process that is gone.
+    found = min(copies, key=lambda one: one.is_left, default=None)
     if found is None and places is not None:
         problems += not_searched(places)
     return Story(lines, found, present_of(lines, history, places, problems))

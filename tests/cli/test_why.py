@@ -24,6 +24,7 @@ from tests.cli.histories import (
     published,
     run,
 )
+from tests.cli.support import FlaskEvents
 from tests.helpers import Shop, open_shop, wait_until
 from tests.parts import make_event
 from tests.spool.support import ELSEWHERE, HERE, leave
@@ -290,6 +291,14 @@ def test_an_event_may_wait_for_a_process(spooled: Shop) -> None:
         "a process of the app adopts it, or 'flask events flush' does; now: no process"
         " of the app has handled an event and is running here"
     )
+
+
+def test_of_two_copies_that_of_a_running_process_counts(spooled: Shop) -> None:
+    first = spool_file(spooled)
+    leave(first.parent, ["some-event"])
+    for path in first.parent.glob("*.spool"):
+        with FlaskEvents(first.parent, HERE.addresses[0]).holding(path):
+            assert "sends it once the broker takes it" in next_of(spooled, "some-event")
 
 
 def test_an_id_is_completed_from_all_that_is_known(spooled: Shop) -> None:
