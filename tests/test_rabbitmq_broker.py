@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flask_eventcollector import BrokerState
 from flask_eventcollector.brokers.rabbitmq import RabbitMQBroker, broker
 from flask_eventcollector.brokers.rabbitmq.pacing import LEAST_PAUSE, LONGEST_PAUSE
 from flask_eventcollector.brokers.rabbitmq.session import Session
@@ -75,6 +76,23 @@ def test_it_can_be_closed_while_it_begins_to_connect(
     threading.Timer(0.2, closing.set).start()
 
     assert closes_at_once(connecting)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_something_has_ended_is_told(
+    connecting: RabbitMQBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*args: object, **options: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(broker, "Session", end)
+    connecting.start(BrokerCallbacks())
+    assert connecting._thread.join(DEADLINE)
+    state, problem = connecting.relay.reported
+    assert (state, problem) == (
+        BrokerState.DOWN,
+        "its thread has ended: restart the process",
+    )
 
 
 class RefusingNode:

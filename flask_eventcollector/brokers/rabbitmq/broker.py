@@ -133,8 +133,14 @@ class RabbitMQBroker:
 
     def _run(self) -> None:
         silence_pika_in_this_thread()
-        while not self._closing():
-            self._run_guarded()
+        try:
+            while not self._closing():
+                self._run_guarded()
+        finally:
+            if not self._closing():
+                # Something like SystemExit: nothing else would tell.
+                problem = "its thread has ended: restart the process"
+                self.relay.on_state_change(BrokerState.DOWN, problem)
 
     def _run_guarded(self) -> None:
         try:
