@@ -44,6 +44,8 @@ _TILES = (
 _RARE = RARE | {"collected"}
 #: Seconds for which an overview is shown again; longer if it took long to read.
 _SHOWN_FOR, _TIMES_AS_LONG = 1.0, 5.0
+#: Seconds for which others see the last overview while one is being made.
+_PATIENCE = 10.0
 
 
 #: The checks that count events, and are as bad in all as in the worst process.
@@ -135,6 +137,9 @@ class Overviews:
         began = time.monotonic()
         if self._last is not None and began < self._last[0]:
             return self._last[1]
+        if self._last is not None:
+            # Others get it again meanwhile, lest a slow database be asked by all.
+            self._last = (began + _PATIENCE, self._last[1])
         found = self._look()
         took = time.monotonic() - began
         shown_for = max(_SHOWN_FOR, took * _TIMES_AS_LONG)

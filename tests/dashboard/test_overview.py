@@ -15,9 +15,11 @@ import pytest
 
 from flask_eventcollector import Outcome, Stats
 from flask_eventcollector.dashboard import chart, overview
+from flask_eventcollector.dashboard.places import Places
 from flask_eventcollector.monitoring.columns import COLUMNS
 from flask_eventcollector.monitoring.history_files import History, HistoryWriter
 from flask_eventcollector.monitoring.samples import Sample, Samples
+from flask_eventcollector.stores.sums import TargetSum
 from tests.helpers import wait_until
 
 from .support import Desk, open_desk, readable
@@ -111,6 +113,27 @@ def test_the_script_gets_the_parts_of_the_page(desk: Desk) -> None:
     for name, part in answer["parts"].items():
         assert f'data-part="{name}"' in page
         assert readable(f"<body>{part}") in readable(page)
+
+
+def test_while_one_is_made_others_see_the_last_one(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many browsers as are open would ask a database that hangs."""
+    desk.page()
+    asked: list[int] = []
+
+    def slow(places: Places) -> list[TargetSum]:
+        asked.append(len(asked))
+        if asked == [0]:
+            # Another request, while this one has not ended.
+            desk.page()
+        return []
+
+    monkeypatch.setattr(Places, "sums_by_target", slow)
+    desk.page()
+    assert asked == [0]
+    desk.page()
+    assert asked == [0, 1]
 
 
 def test_an_overview_is_kept_for_a_moment(
