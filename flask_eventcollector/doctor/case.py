@@ -75,12 +75,12 @@ class Case:
         return found - {0, os.getpid()}
 
     def counts(self) -> list[Counts]:
-        """What the app's other processes have counted last, as far as it is known."""
+        """What the app's other running processes have counted last, if it is known."""
         history = self.history()
         if history is None:
             return []
         with suppress(OSError):
-            return [one for one in history.last_counts() if one.pid != os.getpid()]
+            return [one for one in history.counts() if one.pid != os.getpid()]
         return []
 
     def history(self) -> History | None:
@@ -91,7 +91,7 @@ class Case:
         return History(folder, choose_spool_name(self.config, self.app))
 
     def running(self) -> list[Counts]:
-        """The same of those processes that are still counting."""
+        """The same, of those that are still counting."""
         return [counts for counts in self.counts() if counts.is_current]
 
     def connecting(self, node: BrokerURL) -> Connect:

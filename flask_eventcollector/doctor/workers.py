@@ -17,7 +17,7 @@ from ..stores.spool.folder import holder_of
 from ..stores.spool.strays import destination_name
 from .case import LONG, LOOK, Case
 from .findings import Finding, of_dead, ok, problem, split, warning
-from .processes import environment, has_removed, is_stopped, named, ran_at
+from .processes import environment, has_removed, is_stopped, named
 
 
 def running(case: Case) -> Iterator[Finding]:
@@ -44,7 +44,7 @@ def _known(case: Case, current: list[Counts]) -> str:
 
 def _stopped(case: Case, current: list[Counts]) -> Iterator[Finding]:
     """Those that a signal has stopped, and those that are silent."""
-    silent = _silent(case, current)
+    silent = {counts.pid for counts in case.counts() if not counts.is_current}
     processes = case.processes() | silent
     stopped = {process for process in processes if is_stopped(process)}
     if stopped:
@@ -61,20 +61,13 @@ def _stopped(case: Case, current: list[Counts]) -> Iterator[Finding]:
         )
 
 
-def _silent(case: Case, current: list[Counts]) -> set[int]:
-    """The processes that are running, though their last counts are old."""
-    heard = {counts.pid for counts in current}
-    old = (counts for counts in case.counts() if counts.pid not in heard)
-    return {counts.pid for counts in old if ran_at(counts.pid, counts.at)}
-
-
 def _unread(case: Case, current: list[Counts]) -> Iterator[Finding]:
     """The counts that can't be read."""
     history = case.history()
     if history is None:
         return
     with suppress(OSError):
-        history.last_counts()
+        history.counts()
     for path, why in history.problems.items():
         reason, cure = split(why, "see its log")
         yield warning(f"{path.name} can't be read: {reason}", cure)

@@ -26,7 +26,6 @@ from flask_eventcollector.delivery.refusals import Refusal
 from flask_eventcollector.doctor import (
     monitoring,
     outbox,
-    processes,
     spool,
     workers,
 )
@@ -574,9 +573,7 @@ def a_worker_that_was_stopped(patient: Patient) -> None:
 @mistake(PROBLEM, "workers", r"process \d+ is running, but says nothing", "py-spy dump")
 def a_worker_that_hangs(patient: Patient) -> None:
     say(patient, other_process(patient))
-    patient.patch.setattr(history_files, "SILENT_AFTER", -DEADLINE)
-    # By a clock of which nobody knows the fraction of the second.
-    patient.patch.setattr(processes, "_boot", lambda: 0.0)
+    patient.patch.setattr(history_files, "SILENT_AFTER", 0.0)
 
 
 @mistake(
@@ -602,7 +599,7 @@ def a_history_of_another_user(patient: Patient) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    patient.patch.setattr(history_files, "_content", refuse)
+    patient.patch.setattr(history_files, "_read", refuse)
 
 
 @mistake(

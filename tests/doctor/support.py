@@ -129,6 +129,7 @@ def say(patient: Patient, pid: int = 4711, **stats: Any) -> None:
     writer = HistoryWriter(Path(patient.settings["HISTORY_DIR"]), "shop")
     writer.pid = pid
     writer.begin()
+    patient.until_the_end.callback(writer.end)
     writer.write_counts(Stats(**stats).as_dict())
     # A busy machine may take long to read it.
     patient.patch.setattr(history_files, "SILENT_AFTER", DEADLINE)
