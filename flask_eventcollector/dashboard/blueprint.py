@@ -213,7 +213,7 @@ _UNKNOWN = (
 
 
 def _may_be_there(unread: Unreadable) -> str:
-    return f"It may be in what can't be read: {unread}."
+    return f"It may be in what was not read: {unread}."
 
 
 def _samples_of(state: AppState) -> Samples:

@@ -55,10 +55,10 @@ def details(state: AppState, places: Places, id: str) -> Details | None:
     """
     found, history = places.with_ids([id]), _history_of(state)
     lines = _lines_of(history, id, places.problems)
-    if not (found or lines):
-        return None
     if not found and places.backlog is not None:
         places.problems.extend(not_searched(places.backlog))
+    if not (found or lines):
+        return None
     present = present_of(lines, history, places.backlog, places.problems)
     if present.counts is None:
         present = present._replace(counts=_own_counts(state))

@@ -59,7 +59,6 @@ class Places(NamedTuple):
         if self.held is not None:
             found += self.held.with_ids(ids)
         if self.backlog is not None:
-            self.problems.extend(self.backlog.unread())
             found += self.backlog.with_ids([*ids], self.problems)
         return found
 

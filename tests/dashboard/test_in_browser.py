@@ -209,6 +209,7 @@ def test_nothing_sticks_out_at_any_width(
                 page.goto(address + path)
                 assert page.evaluate("document.documentElement.scrollWidth") <= width
     # What is too wide is scrolled, also by the keyboard, and stays up to date.
+    write_counts(tmp_path, 1, **books)
     for page in opened(chromium, address, viewport={"width": 1000, "height": 800}):
         processes = page.get_by_role("region", name="Books of the processes")
         processes.focus()

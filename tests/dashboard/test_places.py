@@ -142,10 +142,12 @@ def test_an_unknown_event_may_be_in_what_can_not_be_read(
     path.write_bytes(path.read_bytes()[:4096].replace(b"events", b"evints") * 2)
     gone = leave(tmp_path, ["b"])
     gone.rename(f"{gone}.quarantined")
+    other = leave(tmp_path, ["c"], destination=ELSEWHERE)
     response = desk.get("event", id="a")
     assert response.status_code == 404
-    for name in (path.name, f"{gone.name}.quarantined"):
-        assert f"It may be in what can&#39;t be read: {name}" in response.text
+    for name in (path.name, f"{gone.name}.quarantined", other.name):
+        told = f"It may be in what was not read: {name}"
+        assert response.text.count(told) == 1
 
 
 def test_how_many_are_delayed_is_said_where_they_wait(
