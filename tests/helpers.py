@@ -7,8 +7,10 @@ import json
 import os
 import select
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -179,6 +181,11 @@ def wait_until(
         pause.wait(0.01)
 
 
+def _standing_at(thread: threading.Thread) -> str:
+    frame = sys._current_frames().get(thread.ident or 0)
+    return f"it stands at:\n{''.join(traceback.format_stack(frame))}"
+
+
 @contextmanager
 def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
     """Run *target* during the block and until it ends; raise what it raises."""
@@ -194,7 +201,7 @@ def thread(target: Callable[[], object]) -> Iterator[threading.Thread]:
     beside.start()
     yield beside
     beside.join(DEADLINE)
-    assert not beside.is_alive(), "the thread did not end"
+    assert not beside.is_alive(), f"the thread did not end; {_standing_at(beside)}"
     if failures:
         raise failures[0]
 
