@@ -43,7 +43,7 @@ VARYING = {
     r"shop@[0-9a-f]{8}@": "shop@HEX@",
     r"\b\d+(\.\d+)? s\b": "AGE",
     r"\b\d+\.\d KiB": "SIZE",
-    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d": "TIME",
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z": "TIME",
     r'("oldest_age"|"bytes"): [\d.]+': r"\1: NUMBER",
     # The import that wrote the file has ended.
     r"process \d+ \(gone\) for the new": "process PID (gone) for the new",
