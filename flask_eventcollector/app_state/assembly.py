@@ -24,7 +24,7 @@ from ..delivery.limits import Limits
 from ..delivery.observations import Observer
 from ..messages.cloudevents import CloudEvents
 from ..messages.encoding import Default, EventEncoder
-from ..monitoring.history import HistoryObserver
+from ..monitoring.history.observer import HistoryObserver
 from ..monitoring.tracing.choice import make_encoder, span_observers
 from ..stores.spool.adopter import PAGE, PAGE_BYTES
 from ..stores.spool.folder import Folder

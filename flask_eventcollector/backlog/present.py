@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
-from ..monitoring.history_files import Counts, History, Line
+from ..monitoring.history.reader import History
+from ..monitoring.history.records import Counts, Line
 from ..stores.spool.admin.reading import Unreadable
 from .backlog import Backlog
 from .outbox import OutboxRows

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..delivery.broker_status import describe
 from ..events import Event, Stats, Target
-from ..monitoring.history_files import Counts, Line, silence_of
+from ..monitoring.history.records import Counts, Line, silence_of
 from ..stores.spool.admin.reading import Found
 from .held import FoundHere
 from .outbox import FoundRow

@@ -21,15 +21,8 @@ from ..backlog.present import not_searched, present_of
 from ..backlog.story import Story
 from ..events import Target
 from ..monitoring.columns import COLUMNS, needed_for, zeros_of
-from ..monitoring.history_files import (
-    OTHER_USER,
-    Counts,
-    Follower,
-    History,
-    Line,
-    problems,
-    total,
-)
+from ..monitoring.history.reader import OTHER_USER, Follower, History
+from ..monitoring.history.records import Counts, Line, problems, total
 from ..stores.filter import Filter
 from ..stores.spool.admin.reading import Unreadable
 from . import as_json, as_text, formatting, options

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from ..app_state import AppState, state_of
 from ..config.settings import choose_spool_name
 from ..errors import ConfigurationError
-from ..monitoring.history_files import History
+from ..monitoring.history.reader import History
 from ..monitoring.samples import Samples
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.spool.control import ControlRequest

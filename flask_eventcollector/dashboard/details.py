@@ -14,7 +14,8 @@ from ..backlog.present import not_searched, present_of
 from ..backlog.story import Story
 from ..config.settings import choose_spool_name
 from ..events import Event
-from ..monitoring.history_files import Counts, History, Line
+from ..monitoring.history.reader import History
+from ..monitoring.history.records import Counts, Line
 from ..stores.spool.admin.reading import Unreadable
 from .places import Places, Shown
 

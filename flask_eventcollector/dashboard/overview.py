@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..events import BrokerState, Stats, Target, worst_of
 from ..monitoring.columns import COLUMNS, RARE, needed_for
 from ..monitoring.health import Check, Health, HealthStatus, health_of
-from ..monitoring.history_files import Counts
+from ..monitoring.history.records import Counts
 from ..monitoring.samples import Sample, Samples, sample
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.sums import TargetSum, summed

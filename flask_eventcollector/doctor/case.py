@@ -19,7 +19,8 @@ from ..config.settings import (
     choose_spool_name,
 )
 from ..errors import ConfigurationError
-from ..monitoring.history_files import Counts, History
+from ..monitoring.history.reader import History
+from ..monitoring.history.records import Counts
 from ..stores.spool.folder import holder_of
 
 #: Seconds that a node may take to answer.

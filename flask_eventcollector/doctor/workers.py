@@ -12,7 +12,7 @@ from ..config.settings import PREFIX
 from ..events import BrokerState, Stats
 from ..messages.wording import counted, waiting
 from ..monitoring.health import health_of
-from ..monitoring.history_files import Counts
+from ..monitoring.history.records import Counts
 from ..stores.spool.folder import holder_of
 from ..stores.spool.strays import destination_name
 from .case import LONG, LOOK, Case

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .history_files import Counts, total
+from .history.records import Counts, total
 
 #: The field of :class:`~flask_eventcollector.Stats`, and its heading. The first two
 #: have the same sum as the others.

@@ -15,7 +15,8 @@ from typing import NamedTuple
 from ..delivery.observations import Happened, Observation
 from ..delivery.process import current_process
 from ..events import Stats
-from .history_files import Counts, History
+from .history.reader import History
+from .history.records import Counts
 
 #: Seconds between two samples, and how many are kept: those of an hour.
 EVERY, MOST = 5.0, 720

@@ -9,7 +9,9 @@ from typing import Any
 
 from click.testing import Result
 
-from flask_eventcollector.monitoring.history_files import History, HistoryWriter, Line
+from flask_eventcollector.monitoring.history.reader import History
+from flask_eventcollector.monitoring.history.records import Line
+from flask_eventcollector.monitoring.history.writer import HistoryWriter
 from tests.cli.support import runner
 from tests.helpers import Shop, in_child, wait_until
 

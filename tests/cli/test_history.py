@@ -18,7 +18,8 @@ import pytest
 from flask_eventcollector.cli.history import _table
 from flask_eventcollector.events import TargetProblem
 from flask_eventcollector.monitoring import life
-from flask_eventcollector.monitoring.history_files import Counts, History
+from flask_eventcollector.monitoring.history.reader import History
+from flask_eventcollector.monitoring.history.records import Counts
 from tests.cli.histories import folder_of, lines_of, published, run
 from tests.helpers import Shop, open_shop, wait_until
 

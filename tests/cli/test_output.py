@@ -15,7 +15,8 @@ from sqlalchemy import MetaData, create_engine
 
 from flask_eventcollector import make_outbox_table
 from flask_eventcollector.cli.commands import COMMANDS
-from flask_eventcollector.monitoring.history_files import HistoryWriter, Line
+from flask_eventcollector.monitoring.history.records import Line
+from flask_eventcollector.monitoring.history.writer import HistoryWriter
 from flask_eventcollector.stores.spool.admin.reading import ids_from
 from flask_eventcollector.stores.spool.folder import Folder
 from tests.cli.support import FlaskEvents

@@ -13,8 +13,9 @@ import pytest
 
 from flask_eventcollector import Event, Outcome
 from flask_eventcollector.backlog.story import Story
-from flask_eventcollector.monitoring import history_files
-from flask_eventcollector.monitoring.history_files import HistoryWriter, Line
+from flask_eventcollector.monitoring.history import records
+from flask_eventcollector.monitoring.history.records import Line
+from flask_eventcollector.monitoring.history.writer import HistoryWriter
 from tests.cli.histories import (
     folder_of,
     killed,
@@ -184,7 +185,7 @@ def test_a_process_that_is_stopped_has_not_lost_its_events(
 ) -> None:
     shop.faults.go_down()
     id = published(shop)
-    monkeypatch.setattr(history_files, "SILENT_AFTER", 0.0)
+    monkeypatch.setattr(records, "SILENT_AFTER", 0.0)
     pid = os.getpid()
     assert next_of(shop, id) == (
         f"process {pid} sends it once the broker takes it; now: process {pid} has said"

@@ -17,7 +17,8 @@ from flask_eventcollector import Outcome, Stats
 from flask_eventcollector.dashboard import chart, overview
 from flask_eventcollector.dashboard.places import Places
 from flask_eventcollector.monitoring.columns import COLUMNS
-from flask_eventcollector.monitoring.history_files import History, HistoryWriter
+from flask_eventcollector.monitoring.history.reader import History
+from flask_eventcollector.monitoring.history.writer import HistoryWriter
 from flask_eventcollector.monitoring.samples import Sample, Samples
 from flask_eventcollector.stores.sums import TargetSum
 from tests.helpers import wait_until

@@ -32,7 +32,7 @@ from flask_eventcollector.doctor import (
 from flask_eventcollector.doctor.case import Case
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.events import BrokerState, TargetProblem
-from flask_eventcollector.monitoring import history_files
+from flask_eventcollector.monitoring.history import files, records
 from flask_eventcollector.stores.spool.admin import reading
 from flask_eventcollector.stores.spool.destination import Destination
 from flask_eventcollector.stores.spool.folder import claim_orphan
@@ -573,7 +573,7 @@ def a_worker_that_was_stopped(patient: Patient) -> None:
 @mistake(PROBLEM, "workers", r"process \d+ is running, but says nothing", "py-spy dump")
 def a_worker_that_hangs(patient: Patient) -> None:
     say(patient, other_process(patient))
-    patient.patch.setattr(history_files, "SILENT_AFTER", 0.0)
+    patient.patch.setattr(records, "SILENT_AFTER", 0.0)
 
 
 @mistake(
@@ -599,7 +599,7 @@ def a_history_of_another_user(patient: Patient) -> None:
     def refuse(path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    patient.patch.setattr(history_files, "_read", refuse)
+    patient.patch.setattr(files, "read", refuse)
 
 
 @mistake(

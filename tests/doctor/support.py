@@ -21,8 +21,8 @@ from flask_eventcollector.doctor.examination import examine
 from flask_eventcollector.doctor.findings import Finding, Level
 from flask_eventcollector.errors import ConfigurationError
 from flask_eventcollector.events import Stats
-from flask_eventcollector.monitoring import history_files
-from flask_eventcollector.monitoring.history_files import HistoryWriter
+from flask_eventcollector.monitoring.history import records
+from flask_eventcollector.monitoring.history.writer import HistoryWriter
 from tests.helpers import DEADLINE
 from tests.rabbitmq import RabbitMQNode
 
@@ -132,4 +132,4 @@ def say(patient: Patient, pid: int = 4711, **stats: Any) -> None:
     patient.until_the_end.callback(writer.end)
     writer.write_counts(Stats(**stats).as_dict())
     # A busy machine may take long to read it.
-    patient.patch.setattr(history_files, "SILENT_AFTER", DEADLINE)
+    patient.patch.setattr(records, "SILENT_AFTER", DEADLINE)

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from flask_eventcollector.monitoring.history_files import History
+from flask_eventcollector.monitoring.history.reader import History
 from tests.cli.support import FlaskEvents
 from tests.helpers import wait_until
 from tests.rabbitmq import RabbitMQNode

@@ -12,13 +12,12 @@ from pathlib import Path
 import pytest
 
 from flask_eventcollector import Outcome, Stats
-from flask_eventcollector.monitoring import history_files, life
-from flask_eventcollector.monitoring.history_files import (
-    Counts,
-    History,
-    HistoryWriter,
-    Line,
-)
+from flask_eventcollector.monitoring import life
+from flask_eventcollector.monitoring.history import files, records
+from flask_eventcollector.monitoring.history import writer as writing
+from flask_eventcollector.monitoring.history.reader import History
+from flask_eventcollector.monitoring.history.records import Counts, Line
+from flask_eventcollector.monitoring.history.writer import HistoryWriter
 from tests.helpers import Shop, in_child, open_shop, thread, wait_until
 
 
@@ -118,7 +117,7 @@ def test_the_counts_say_which_targets_refuse_events(tmp_path: Path) -> None:
         wait_until(lambda: [b.problem_targets for b in books()] == [1], "counts")
         (problem,) = books()[0].problems
         assert (problem.queue, problem.events) == ("q", 1)
-        assert history_files.problems(history.counts()) == [str(problem)]
+        assert records.problems(history.counts()) == [str(problem)]
 
 
 def test_the_counts_of_a_process_are_current_until_it_ends(tmp_path: Path) -> None:
@@ -147,9 +146,9 @@ def test_a_process_lives_though_it_is_silent(
 ) -> None:
     written(tmp_path).write_counts({"confirmed": 1})
     history = History(tmp_path, "shop")
-    monkeypatch.setattr(history_files, "SILENT_AFTER", 0.0)
+    monkeypatch.setattr(records, "SILENT_AFTER", 0.0)
     (counts,) = history.counts()
-    assert history_files.problems([counts]) == [
+    assert records.problems([counts]) == [
         f"process {os.getpid()} has said nothing for 0 s: it is stopped, or hangs"
     ]
 
@@ -160,7 +159,7 @@ def test_a_process_whose_clock_was_set_back_is_not_silent_for_long(
     for ahead, is_current in [(5.0, True), (3600.0, False)]:
         counts = Counts(1, time.time() + ahead, {})
         assert counts.is_current is is_current
-    assert "for 0 s" in history_files.silence_of(counts)
+    assert "for 0 s" in records.silence_of(counts)
 
 
 def test_the_files_of_a_process_are_known_by_its_id_and_more(tmp_path: Path) -> None:
@@ -180,7 +179,7 @@ def test_the_files_of_a_process_are_known_by_its_id_and_more(tmp_path: Path) -> 
 def test_a_process_has_two_files_of_limited_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(history_files, "MOST_BYTES", 1000)
+    monkeypatch.setattr(writing, "MOST_BYTES", 1000)
     writer = written(tmp_path)
     for place in range(100):
         writer.write([line("sent", f"id-{place}", at=place)])
@@ -197,7 +196,7 @@ def test_files_of_yesterday_are_removed(tmp_path: Path) -> None:
     others = ["notes.txt", "shop@1@2.txt", "shop@0@1@2.spool.lock", "a@1@2.spool"]
     for name in others:
         (tmp_path / name).touch()
-    yesterday = time.time() - history_files.KEPT_FOR - 1
+    yesterday = time.time() - writing.KEPT_FOR - 1
     for path in tmp_path.iterdir():
         os.utime(path, (yesterday, yesterday))
     written(tmp_path, line("sent", "new"))
@@ -286,7 +285,7 @@ def test_damaged_lines_are_counted_while_they_are_followed(tmp_path: Path) -> No
     assert history.problems == {path: "3 lines are damaged, so left out"}
 
 
-@pytest.mark.parametrize("name", [history_files.LINES, history_files.COUNTS])
+@pytest.mark.parametrize("name", [files.LINES, files.COUNTS])
 def test_a_file_that_can_not_be_read_is_said(tmp_path: Path, name: str) -> None:
     """Even root can't read a folder as if it were a file."""
     path = tmp_path / f"shop@1@00000000{name}"
@@ -403,9 +402,9 @@ def test_the_lines_of_a_process_stay_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its clock may be set back, and its file renamed."""
-    monkeypatch.setattr(history_files, "MOST_BYTES", 1)
+    monkeypatch.setattr(writing, "MOST_BYTES", 1)
     writer = written(tmp_path, line("enqueued", "a", at=100.0))
-    monkeypatch.setattr(history_files, "MOST_BYTES", 1000)
+    monkeypatch.setattr(writing, "MOST_BYTES", 1000)
     writer.write([line("sent", "a", at=50.0), line("confirmed", "a", at=50.1)])
     written(tmp_path, line("adopted", "a", at=200.0))
     found = [one.what for one in History(tmp_path, "shop").of("a")]
@@ -416,7 +415,7 @@ def test_lines_are_read_while_their_file_is_renamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writer = written(tmp_path, line("sent", "a"))
-    read, renamed = history_files._read, list[Path]()
+    read, renamed = files.read, list[Path]()
 
     def rename_then(path: Path) -> tuple[int, bytes]:
         try:
@@ -426,7 +425,7 @@ def test_lines_are_read_while_their_file_is_renamed(
                 renamed.append(path.replace(f"{path.parent}/{path.stem}.old.jsonl"))
                 writer.write([line("sent", "b", at=2.0)])
 
-    monkeypatch.setattr(history_files, "_read", rename_then)
+    monkeypatch.setattr(files, "read", rename_then)
     assert [one.ids for one in History(tmp_path, "shop").lines()] == [["a"]]
     assert [one.ids for one in History(tmp_path, "shop").lines()] == [["a"], ["b"]]
 
@@ -475,7 +474,7 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     folder = tmp_path / "history"
     writer = HistoryWriter(folder, "shop")
     writer.begin()
-    writer._path(history_files.LINES).symlink_to(victim)
+    writer._path(files.LINES).symlink_to(victim)
     with pytest.raises(OSError, match="symbolic links"):
         writer.write([line("sent", "a")])
     assert victim.read_text() == "precious"

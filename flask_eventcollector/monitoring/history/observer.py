@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..delivery.observations import Happened, Observation
-from ..events import Stats, Target
-from .history_files import HistoryWriter, Line
+from ...delivery.observations import Happened, Observation
+from ...events import Stats, Target
+from .records import Line
+from .writer import HistoryWriter
 
 #: What concerns events.
 _ABOUT_EVENTS = frozenset(Happened) - {Happened.WAITED, Happened.CONNECTED}

@@ -1,0 +1,1 @@
+"""What processes write down of the life of events, and who reads it."""
