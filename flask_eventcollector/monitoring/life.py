@@ -28,12 +28,17 @@ _held: dict[object, int] = {}
 def show_life(path: Path) -> None:
     """Show by the file *path* that this process is not gone, until its end.
 
+    Call it in one thread at a time. If the file was removed, it is made anew.
+
     :raises OSError: the file can't be made, or another process has locked it.
     """
-    if _key(path) not in _held:
-        descriptor = locked(path, os.O_CREAT)
-        if _held.setdefault(_key(path), descriptor) != descriptor:
-            os.close(descriptor)
+    if _key(path) in _held and path.exists():
+        return
+    descriptor = locked(path, os.O_CREAT)
+    removed = _held.pop(_key(path), None)
+    _held[_key(path)] = descriptor
+    if removed is not None:
+        os.close(removed)
 
 
 def end_life(path: Path) -> None:
@@ -52,7 +57,7 @@ def is_alive(path: Path) -> bool:
     if _key(path) in _held:
         return True
     try:
-        os.close(locked(path))
+        os.close(locked(path, is_shared=True))
     except FileNotFoundError:
         return False
     except OSError:
@@ -60,15 +65,18 @@ def is_alive(path: Path) -> bool:
     return not HAS_LOCKS
 
 
-def locked(path: Path, flags: int = 0) -> int:
+def locked(path: Path, flags: int = 0, *, is_shared: bool = False) -> int:
     """A descriptor of the file, which is locked now where there are locks.
 
+    :param is_shared: whether others may lock it so, too, at the same time.
     :raises OSError: it can't be locked.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | flags, 0o600)
+    access = os.O_RDONLY if is_shared else os.O_RDWR
+    descriptor = os.open(path, access | os.O_NOFOLLOW | flags, 0o600)
     try:
         if HAS_LOCKS:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)
         raise

@@ -141,6 +141,32 @@ def test_a_killed_process_counts_no_more(tmp_path: Path) -> None:
     assert history.counts() == []
 
 
+def locks(folder: Path) -> list[Path]:
+    return [*folder.glob("*.lock")]
+
+
+def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path) -> None:
+    folder, history = tmp_path / "history", History(tmp_path / "history", "shop")
+    with open_shop(HISTORY_DIR=str(folder)) as shop:
+        shop.events.enqueue_event(1, "q")
+        wait_until(lambda: locks(folder), "the process shows that it lives")
+        folder.rename(tmp_path / "away")
+        wait_until(lambda: locks(folder), "it shows so again")
+        process = locks(folder)[0].stem.removeprefix("shop@")
+        assert in_child(lambda: history.is_running(process))
+    assert not in_child(lambda: history.is_running(process))
+
+
+def test_those_who_look_at_the_same_time_do_not_take_each_other_for_the_process(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "shop@1@a.lock"
+    path.touch()
+    descriptor = life.locked(path, is_shared=True)
+    assert not in_child(lambda: life.is_alive(path))
+    os.close(descriptor)
+
+
 def test_a_process_lives_though_it_is_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

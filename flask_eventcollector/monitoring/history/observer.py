@@ -26,24 +26,20 @@ class HistoryObserver:
 
     def __init__(self, folder: Path, app: str) -> None:
         self._writer = HistoryWriter(folder, app)
-        self._has_begun = False
 
     def observe(self, observations: Sequence[Observation], stats: Stats) -> None:
         """Write down what happened.
 
         :raises OSError: it can't be written.
         """
-        if not self._has_begun:
-            self._writer.begin()
-            self._has_begun = True
+        self._writer.begin()
         lines = [line for one in observations for line in _lines(one, self._writer.pid)]
         self._writer.write(lines)
         self._writer.write_counts(stats.as_dict())
 
     def close(self) -> None:
         """Remove the counts; the lines stay."""
-        if self._has_begun:
-            self._writer.end()
+        self._writer.end()
 
 
 def _lines(observation: Observation, pid: int) -> list[Line]:

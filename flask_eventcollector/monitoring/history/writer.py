@@ -31,8 +31,12 @@ class HistoryWriter:
     def begin(self) -> None:
         """Create the folder, which only its owner can enter, and remove old files.
 
+        Does nothing until the folder, or this process's files, are removed.
+
         :raises OSError: it can't be created, or has no room for this process.
         """
+        if self._path(files.LIFE).exists():
+            return
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         life.show_life(self._path(files.LIFE))
         oldest = time.time() - KEPT_FOR
