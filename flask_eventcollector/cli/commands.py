@@ -19,17 +19,19 @@ from .context import app_name, backlog, notifying
 from .doctor import doctor
 from .exit_codes import Failure, check_answer, confirm, finish
 from .flushing import flush, undelivered
-from .history import tail, top, why
 from .outbox_table import outbox
 from .progress import progress
 from .quarantine import quarantine
 from .relay import relay
 from .seen import purge_seen
 from .selection import any_condition, select, with_ids
+from .tail import tail
+from .top import top
 from .topology import topology
 from .transfer import export_events, import_events
 from .values import queue_name
 from .verify import verify
+from .why import why
 
 #: How many events ``list`` and ``dead`` show by default.
 _LIMIT = 20

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flask_eventcollector.cli.history import _table
+from flask_eventcollector.cli.top import _table
 from flask_eventcollector.events import TargetProblem
 from flask_eventcollector.monitoring import life
 from flask_eventcollector.monitoring.history.reader import History
@@ -73,7 +73,7 @@ def test_a_folder_that_is_removed_meanwhile_is_said(
     def meanwhile(seconds: float) -> None:
         shutil.rmtree(folder_of(shop))
 
-    monkeypatch.setattr("flask_eventcollector.cli.history.time.sleep", meanwhile)
+    monkeypatch.setattr("flask_eventcollector.cli.tail.time.sleep", meanwhile)
     result = run(shop, "tail")
     assert result.exit_code == 1
     assert "No such file or directory" in result.stderr
@@ -88,7 +88,7 @@ def test_a_closed_pipe_is_no_problem_of_the_folder(
     def fail(*args: Any, **options: Any) -> None:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
-    monkeypatch.setattr("flask_eventcollector.cli.history.click.echo", fail)
+    monkeypatch.setattr("flask_eventcollector.cli.top.click.echo", fail)
     result = run(shop, "top", "--once")
     assert result.exit_code == 1
     assert "folder" not in result.stderr
@@ -105,7 +105,7 @@ def test_tail_follows_what_happens(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
             published(shop, queue="users.created")
             wait_until(lambda: "confirmed" in lines_of(shop, enqueued[0]), "the end")
 
-    monkeypatch.setattr("flask_eventcollector.cli.history.time.sleep", meanwhile)
+    monkeypatch.setattr("flask_eventcollector.cli.tail.time.sleep", meanwhile)
     result = run(shop, "tail", "--for", "0.1", "--queue", "orders.*", "--json")
     assert result.exit_code == 0
     found = [json.loads(line) for line in result.stdout.splitlines()]
@@ -136,7 +136,7 @@ def test_tail_shows_one_line_for_people(
     def meanwhile(seconds: float) -> None:
         published(shop, queue="\x1b]0;evil\x07")
 
-    monkeypatch.setattr("flask_eventcollector.cli.history.time.sleep", meanwhile)
+    monkeypatch.setattr("flask_eventcollector.cli.tail.time.sleep", meanwhile)
     result = run(shop, "tail", "--for", "0.1")
     assert "\x1b" not in result.stdout
     assert "\\x1b]0;evil\\x07" in result.stdout
