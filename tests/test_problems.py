@@ -133,7 +133,7 @@ def test_stats_are_plain_values_and_add_up() -> None:
 
 
 def test_the_stats_of_an_app_name_the_queue_and_the_reason() -> None:
-    with open_shop(RETRY_DELAY=60) as shop:
+    with open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop:
         shop.faults.refuse("q")
         shop.enqueue("a")
         shop.events.publish()
@@ -144,7 +144,7 @@ def test_the_stats_of_an_app_name_the_queue_and_the_reason() -> None:
 
 
 def test_the_result_of_a_publish_says_why_its_events_wait() -> None:
-    with open_shop(RETRY_DELAY=60) as shop:
+    with open_shop(RETRY_DELAY=3600, RETRY_MAX_DELAY=3600) as shop:
         shop.faults.refuse("q")
         shop.enqueue("a")
         shop.enqueue("b", queue="other")
