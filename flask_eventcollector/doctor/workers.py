@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from ..backlog.wording import age
 from ..config.settings import PREFIX
+from ..delivery.broker_status import describe
 from ..events import BrokerState, Stats
 from ..messages.wording import counted, waiting
 from ..monitoring.health import health_of
@@ -150,9 +151,9 @@ def _differences(theirs: dict[str, str]) -> tuple[str, ...]:
 
 
 def _cut_off(case: Case, current: list[Counts]) -> Iterator[Finding]:
-    """Those that can't use the broker, while this process can."""
+    """Those that can't use the broker."""
     if case.node is None:
-        # The broker's own checks have told it.
+        yield from _cut_off_as_well(current)
         return
     for error, theirs in _grouped(current, _broker_problem).items():
         yield problem(
@@ -162,6 +163,21 @@ def _cut_off(case: Case, current: list[Counts]) -> Iterator[Finding]:
             " otherwise, it connects again by itself within"
             f" {age(case.config.retry_max_delay)}",
         )
+
+
+def _cut_off_as_well(current: list[Counts]) -> Iterator[Finding]:
+    """Those that can't use the broker either, and what waits there."""
+    for error, theirs in _grouped(current, _broker_trouble).items():
+        books = [counts.books for counts in theirs]
+        held = sum(one.in_flight + one.retained for one in books)
+        yield problem(
+            f"{_named(theirs)} can't send, either: {error}; {waiting(held, 'event')}",
+            "mend the broker first; they are sent by themselves then",
+        )
+
+
+def _broker_trouble(books: Stats) -> str:
+    return describe(books.broker, books.broker_error) if books.broker.is_trouble else ""
 
 
 def _broker_problem(books: Stats) -> str:

@@ -14,7 +14,7 @@ import pytest
 from flask_eventcollector.monitoring.history.reader import History
 from tests.cli.support import FlaskEvents
 from tests.helpers import wait_until
-from tests.rabbitmq import RabbitMQNode
+from tests.rabbitmq import RabbitMQNode, free_ports
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -106,6 +106,22 @@ def test_an_old_password_is_told_without_it(service: Service, queue: str) -> Non
     assert "the 3 events in memory would be lost" in said
     assert f"as in the environment of process {pid}: restart" in said
     assert "planted" not in said
+
+
+def test_those_that_an_outage_keeps_from_sending_are_told(
+    service: Service, queue: str
+) -> None:
+    (port,) = free_ports(1)
+    url = f"amqp://guest:guest@127.0.0.1:{port}/"
+    service.shell.environment["FLASK_EVENTCOLLECTOR_BROKER_URL"] = url
+    with service.worker(queue, waiting=3) as pid:
+        code, said = service.doctor()
+    assert code == 3
+    assert (
+        f"process {pid} can't send, either: the broker is down: 127.0.0.1:{port}:"
+        " Connection refused; 3 events wait" in said
+    )
+    assert "no trouble with the broker" not in said
 
 
 def test_one_that_was_stopped_is_told(service: Service, queue: str) -> None:
