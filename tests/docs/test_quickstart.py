@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from flask import Flask
 
 from flask_eventcollector import EventCollector
 from tests.conftest import require
-from tests.docs.reader import Example, find, find_one, runs
+from tests.docs.reader import ROOT, Example, find, find_one, runs
 from tests.helpers import DEADLINE, unmeasured, wait_until
 from tests.rabbitmq import RabbitMQNode, free_ports
 
@@ -65,6 +66,9 @@ def test_it_runs_as_it_is_pasted(page: str, tmp_path: Path) -> None:
     assert answers.startswith("placed")
     if page == "docs/quickstart.md":
         assert json.loads(answers.removeprefix("placed\n"))["confirmed"] == 1
+        text = (ROOT / page).read_text()
+        (promised,) = re.findall(r"response contains `(.*?)`", text)
+        assert promised in answers
 
 
 def pasted(page: str) -> tuple[Flask, EventCollector]:
