@@ -202,6 +202,13 @@ def test_the_present_trouble_of_the_process_is_told(shop: Shop) -> None:
     wait_until(lambda: next_of(shop, id).endswith(now), "the counts")
 
 
+def test_the_trouble_can_not_change_the_terminal(shop: Shop) -> None:
+    shop.faults.go_down("\x1b[2Jgone")
+    id = published(shop)
+    now = r"; now: the broker is down: \x1b[2Jgone"
+    wait_until(lambda: next_of(shop, id).endswith(now), "the counts")
+
+
 def test_a_blocked_broker_is_told(shop: Shop) -> None:
     shop.faults.block()
     id = published(shop)
