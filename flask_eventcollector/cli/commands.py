@@ -183,8 +183,9 @@ def _flush(timeout: float, for_machines: bool) -> None:
 
     Those are in the spool's files, or rows of the outbox that no process holds. Events
     of running processes are only counted; those processes deliver them, unless they
-    don't respond. Exits with 3 if events are still waiting or dead, or if a file or the
-    outbox can't be read, is for another broker, or of an app without a process.
+    don't respond. Exits with 3 if any of the others is still waiting or dead, or if a
+    file or the outbox can't be read, is for another broker, or of an app without a
+    process.
     """
     places = backlog()
     with progress(undelivered(places), "Delivering") as on_progress:

@@ -195,6 +195,7 @@ def test_flush_leaves_to_a_living_process_what_it_has(
         "2 more events in the files of 1 running process, which delivers"
         in result.stdout
     )
+    assert result.exit_code == 0
     assert shop.sent("orders") == []
 
 
