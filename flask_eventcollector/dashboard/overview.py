@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from ..events import BrokerState, Stats, Target, worst_of
 from ..monitoring.columns import COLUMNS, RARE, needed_for
 from ..monitoring.health import Check, Health, HealthStatus, health_of
-from ..monitoring.history.records import Counts
+from ..monitoring.history.records import Counts, silence_of
 from ..monitoring.samples import Sample, Samples, sample
 from ..stores.spool.admin.reading import Unreadable
 from ..stores.sums import TargetSum, summed
@@ -183,7 +183,11 @@ def _overview(
         at=now,
         processes=processes,
         books=books,
-        checks=[*_worst(health, total), *_of_app(state, status, unread)],
+        checks=[
+            *_worst(health, total),
+            *_silent(processes),
+            *_of_app(state, status, unread),
+        ],
         charts=charts(samples, sample(now, books)),
         targets=targets[:MOST_TARGETS],
         more_targets=len(targets[MOST_TARGETS:]),
@@ -215,6 +219,13 @@ def _worst(health: Sequence[Health], total: Health) -> list[WorstCheck]:
         )
         for name, found in by_name.items()
     ]
+
+
+def _silent(processes: Sequence[Counts]) -> Iterator[WorstCheck]:
+    """The processes whose counts are no longer true."""
+    if found := [*filter(None, map(silence_of, processes))]:
+        check = Check(HealthStatus.DEGRADED, "; ".join(found))
+        yield WorstCheck("processes", check, len(found))
 
 
 def _of_app(

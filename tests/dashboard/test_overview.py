@@ -229,6 +229,18 @@ def test_counts_that_can_not_be_read_are_told(whole: Desk, tmp_path: Path) -> No
     assert "All is well" in whole.shown()
 
 
+def test_a_process_that_is_silent_is_told(
+    whole: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: 1.0)
+        other(tmp_path, 1, enqueued=20)
+    page = whole.shown()
+    assert "Needs attention" in page
+    assert "process 1 has said nothing for" in page
+    assert "(in 1 of 2 processes)" in page
+
+
 def test_a_process_that_is_idle_does_not_hide_that_the_broker_is_ready(
     whole: Desk, tmp_path: Path
 ) -> None:
