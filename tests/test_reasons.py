@@ -91,6 +91,13 @@ def test_an_error_without_an_explanation_is_named(
             "timed out",
         ),
         (
+            exceptions.ConnectionOpenAborted(
+                "Connection.close() called before connection finished opening:"
+                " prev_state=PROTOCOL (320): 'Timeout while setting up AMQP'"
+            ),
+            "timed out",
+        ),
+        (
             exceptions.ProbableAuthenticationError("Client was disconnected"),
             "authentication was refused: wrong user name or password",
         ),

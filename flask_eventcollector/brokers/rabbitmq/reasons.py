@@ -201,7 +201,7 @@ _STAGES: list[tuple[tuple[type[BaseException], ...], Stage]] = [
     (_LOGIN_ERRORS, Stage.LOGIN),
     ((exceptions.ProbableAccessDeniedError,), Stage.VHOST),
     # The server takes connections, and does not answer to AMQP.
-    ((AMQPConnectorStackTimeout,), Stage.PROTOCOL),
+    ((AMQPConnectorStackTimeout, exceptions.ConnectionOpenAborted), Stage.PROTOCOL),
     ((exceptions.IncompatibleProtocolError,), Stage.PROTOCOL),
 ]
 
@@ -217,6 +217,8 @@ _WORDS: list[tuple[type[BaseException], str]] = [
     (exceptions.StreamLostError, "the connection was lost"),
     (exceptions.ConnectionClosedByBroker, "closed by the broker: {text}"),
     (exceptions.ConnectionClosedByClient, "the connection was closed"),
+    # It is closed before it is open only if the server does not answer.
+    (exceptions.ConnectionOpenAborted, "timed out"),
     (exceptions.AMQPConnectionError, "{text}"),
     (ConfigurationError, "{text}"),
     (TimeoutError, "timed out"),
