@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 from ..delivery.broker_status import describe
 from ..events import Event, Stats, Target
-from ..monitoring.history.records import Counts, Line, silence_of
+from ..monitoring.history.records import Counts, Line, silence_of, store_errors
 from ..stores.spool.admin.reading import Found
 from .held import FoundHere
 from .outbox import FoundRow
@@ -173,7 +173,7 @@ class Story(Generic[F]):
             yield describe(books.broker, books.broker_error)
         if self.waiting is None or not self.waiting.reason:
             yield from _refusals(books, self._target)
-        yield from filter(None, [books.spool_error, books.outbox_error])
+        yield from store_errors(books)
 
     @property
     def _target(self) -> Target | None:

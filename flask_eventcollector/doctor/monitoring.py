@@ -13,6 +13,9 @@ from .file_systems import existing, free_bytes
 from .findings import Finding, ok, problem, warning
 from .servers import gunicorn
 
+#: Bytes that a process needs to write a few lines.
+_ROOM = 64 << 10
+
 
 def history(case: Case) -> Iterator[Finding]:
     """Whether EVENTCOLLECTOR_HISTORY_DIR can be written."""
@@ -25,6 +28,12 @@ def history(case: Case) -> Iterator[Finding]:
             f"{path}: {why_not}, so 'flask events why', 'tail' and 'top' show nothing",
             "chown it to the user that runs the app, or correct"
             " EVENTCOLLECTOR_HISTORY_DIR",
+        )
+    elif path.exists() and free_bytes(path) < _ROOM:
+        yield problem(
+            f"the disk of {path} is full, so the processes can't write there what"
+            " happens",
+            "free some space, they go on by themselves; restart nothing",
         )
     elif path.exists() and (mode := path.stat().st_mode & 0o777) & 0o022:
         yield warning(

@@ -189,7 +189,7 @@ def test_a_process_that_is_stopped_has_not_lost_its_events(
     pid = os.getpid()
     assert next_of(shop, id) == (
         f"process {pid} sends it once the broker takes it; now: process {pid} has said"
-        " nothing for 0 s: it is stopped, or hangs"
+        " nothing for 0 s: it is stopped, hangs, or can't write its counts"
     )
 
 

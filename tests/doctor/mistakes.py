@@ -1013,6 +1013,12 @@ def a_history_that_all_can_write(patient: Patient) -> None:
     folder.chmod(0o777)
 
 
+@mistake(PROBLEM, "history", "is full, so the processes can't write", "restart nothing")
+def a_full_disk_for_the_history(patient: Patient) -> None:
+    (patient.folder / "history").mkdir(mode=0o700)
+    patient.patch.setattr(monitoring, "free_bytes", lambda path: 1 << 10)
+
+
 @mistake(PROBLEM, "metrics", "whose disk is full: there, .* kill", "free some space")
 def a_full_disk_for_metrics(patient: Patient) -> None:
     patient.patch.setenv("PROMETHEUS_MULTIPROC_DIR", str(patient.folder))

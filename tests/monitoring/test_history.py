@@ -175,7 +175,8 @@ def test_a_process_lives_though_it_is_silent(
     monkeypatch.setattr(records, "SILENT_AFTER", 0.0)
     (counts,) = history.counts()
     assert records.problems([counts]) == [
-        f"process {os.getpid()} has said nothing for 0 s: it is stopped, or hangs"
+        f"process {os.getpid()} has said nothing for 0 s: it is stopped, hangs, or"
+        " can't write its counts"
     ]
 
 
@@ -517,3 +518,12 @@ def test_a_folder_that_can_not_be_written_is_logged(
     wait_until(lambda: "Observer failed: HistoryObserver" in caplog.text, "a record")
     assert shop.sent() == [1]
     shop.events.close(1)
+
+
+def test_the_store_that_can_not_be_used_is_named() -> None:
+    stats = Stats(spool_error="disk full", outbox_error="no such table")
+    counts = records.Counts(1, time.time(), stats.as_dict())
+    assert records.problems([counts]) == [
+        "the spool: disk full",
+        "the outbox: no such table",
+    ]

@@ -93,7 +93,10 @@ class Counts(NamedTuple):
 
     @property
     def is_current(self) -> bool:
-        """Whether the process is still counting. If not, it is stopped, or hangs."""
+        """Whether the process is still counting.
+
+        If not, it is stopped, hangs, or can't write its counts.
+        """
         # The clock may have been set back.
         return abs(time.time() - self.at) < SILENT_AFTER
 
@@ -119,8 +122,8 @@ def silence_of(counts: Counts) -> str:
         return ""
     seconds = max(0.0, time.time() - counts.at)
     return (
-        f"process {counts.pid} has said nothing for {seconds:.0f} s: it is stopped, or"
-        " hangs"
+        f"process {counts.pid} has said nothing for {seconds:.0f} s: it is stopped,"
+        " hangs, or can't write its counts"
     )
 
 
@@ -128,7 +131,13 @@ def _errors(books: Stats) -> list[str]:
     broker = books.broker_error
     if books.broker.is_trouble:
         broker = describe(books.broker, broker)
-    return [broker, books.spool_error, books.outbox_error]
+    return [broker, *store_errors(books)]
+
+
+def store_errors(books: Stats) -> list[str]:
+    """Which stores can't be used, and why."""
+    errors = {"spool": books.spool_error, "outbox": books.outbox_error}
+    return [f"the {store}: {error}" for store, error in errors.items() if error]
 
 
 def _object(text: str) -> dict[str, Any]:
