@@ -29,7 +29,9 @@ class CircuitBreaker:
         """Open the breaker for a while."""
         code = getattr(error, "errno", None) or getattr(error, "sqlite_errorcode", "")
         kind = f"{self._place}: {type(error).__name__} {code}"
-        self.problem = StoreProblem(kind, str(error), store=self._store)
+        # A driver may say it in several lines.
+        text = " ".join(str(error).split())
+        self.problem = StoreProblem(kind, text, store=self._store)
         self._closes_at = time.monotonic() + PAUSE
 
     def record_success(self) -> None:
