@@ -249,14 +249,25 @@ def _explained(
 ) -> Iterator[TargetSum]:
     """What waits for each target, with a reason for each that has none of its own."""
     sums = places.sums_by_target()
+    others = [*_of_others(processes)]
     if places.backlog is None:
         # Other processes say only of targets with a problem what waits there.
-        sums = summed([*sums, *_of_others(processes)])
+        sums = summed([*sums, *others])
+    refused = {one.target: one for one in others}
     for one in sums:
-        if one.reason or not (one.waiting and books.broker.is_trouble):
+        if one.reason or not one.waiting:
             yield one
-        else:
+        elif books.broker.is_trouble:
             yield one._replace(reason=describe(books.broker, books.broker_error))
+        else:
+            yield _as_told(one, refused.get(one.target, one))
+
+
+def _as_told(one: TargetSum, told: TargetSum) -> TargetSum:
+    """With the reason that another process has told."""
+    return one._replace(
+        reason=told.reason, attempts=told.attempts, next_try=told.next_try
+    )
 
 
 def _of_others(processes: Sequence[Counts]) -> Iterator[TargetSum]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from flask_eventcollector import TargetProblem
 from flask_eventcollector.app_state import AppState
 from flask_eventcollector.backlog.outbox import NO_RELAY
 from flask_eventcollector.dashboard import listing
@@ -24,6 +25,7 @@ from flask_eventcollector.stores.sums import TargetSum, summed
 from tests.spool.support import ELSEWHERE, HERE, dead_rows, leave
 
 from .support import Desk, open_desk, readable
+from .test_overview import other
 
 SPOOL: dict[str, Any] = {
     "BACKLOG": "spool",
@@ -235,6 +237,7 @@ def place(tmp_path: Path) -> Iterator[Any]:
     place = Place(sqlite_in(tmp_path))
     settings: dict[str, Any] = {"BROKER_URL": "memory://", "BACKLOG": "memory"}
     settings |= {"TESTING_BROKER": True, "OUTBOX_RELAY": "external"}
+    settings["HISTORY_DIR"] = str(tmp_path / "history")
     try:
         with open_desk(None, **settings) as desk:
             command = Command(desk.shop, place)
@@ -288,6 +291,15 @@ def test_it_is_said_that_no_relay_is_active(place: tuple[Desk, Any]) -> None:
     page = desk.shown()
     assert "Outbox process r1 3" in page
     assert NO_RELAY not in unescape(page)
+
+
+def test_rows_wait_for_the_reason_that_the_relay_has_told(
+    place: tuple[Desk, Any], tmp_path: Path
+) -> None:
+    desk, _ = place
+    problem = TargetProblem("q", "", 1, "the queue is full", 3, 1.0, 9.0)
+    other(tmp_path / "history", 1, problems=(problem,))
+    assert re.search(r" q 3 0 \d+ s 3 in \d+ s the queue is full", desk.shown())
 
 
 def test_an_outbox_that_can_not_be_read_is_told(place: tuple[Desk, Any]) -> None:
