@@ -172,7 +172,8 @@ def _cut_off_as_well(current: list[Counts]) -> Iterator[Finding]:
         held = sum(one.in_flight + one.retained for one in books)
         yield problem(
             f"{_named(theirs)} can't send, either: {error}; {waiting(held, 'event')}",
-            "mend the broker first; they are sent by themselves then",
+            "mend the broker first; they are sent by themselves then, or after a"
+            f" restart if the settings were wrong{_unless_lost(theirs)}",
         )
 
 

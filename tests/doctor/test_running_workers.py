@@ -121,6 +121,7 @@ def test_those_that_an_outage_keeps_from_sending_are_told(
         f"process {pid} can't send, either: the broker is down: 127.0.0.1:{port}:"
         " Connection refused; 3 events wait" in said
     )
+    assert "if the settings were wrong (the 3 events in memory would be lost)" in said
     assert "no trouble with the broker" not in said
 
 
