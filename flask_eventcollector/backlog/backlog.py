@@ -88,10 +88,19 @@ class Status(NamedTuple):
         rows = self.rows is not None and self.rows.delayed
         return bool(rows or any(file.delayed for file in self.files))
 
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether nobody sends events for another broker, or of another app."""
+        has_rows = any(any(counts[:4]) for counts in self.strays.values())
+        return has_rows or any(file.has_events for file in self._alone())
+
     def _seen(self) -> list[Report]:
+        return [*self.files, *self._alone()]
+
+    def _alone(self) -> list[Report]:
         # A running process with another broker sends its events itself.
         gone = [file for file in self.others if not file.owner.alive]
-        return [*self.files, *gone, *itertools.chain(*self.apps.values())]
+        return [*gone, *itertools.chain(*self.apps.values())]
 
 
 class LeftAlone(NamedTuple):

@@ -239,6 +239,9 @@ def _of_app(
         yield WorstCheck("settings", Check(HealthStatus.FAILING, str(error)), 0)
     if status.lacks_relay:
         yield WorstCheck("relay", Check(HealthStatus.DEGRADED, NO_RELAY), 0)
+    if status.leaves_alone:
+        what = "Nobody sends some events: see 'flask events status'"
+        yield WorstCheck("left alone", Check(HealthStatus.DEGRADED, what), 0)
     if unread:
         what = "Not everything can be read: see below"
         yield WorstCheck("places", Check(HealthStatus.DEGRADED, what), 0)

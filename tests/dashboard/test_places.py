@@ -106,6 +106,17 @@ def test_a_reason_is_found_behind_many_events(
     assert [row[3] for row in read] == [b"last"]
 
 
+@pytest.mark.parametrize("what", [{"destination": ELSEWHERE}, {"app": "billing"}])
+def test_an_app_that_leaves_events_alone_is_not_well(
+    desk: Desk, tmp_path: Path, what: dict[str, Any]
+) -> None:
+    assert "All is well" in desk.shown()
+    leave(tmp_path, ["a"], **what)
+    page = unescape(desk.shown())
+    assert "Needs attention" in page
+    assert "Nobody sends some events: see 'flask events status'" in page
+
+
 def test_what_is_left_alone_is_named(desk: Desk, tmp_path: Path) -> None:
     leave(tmp_path, ["a"], destination=ELSEWHERE)
     leave(tmp_path, ["b"], app="billing")
