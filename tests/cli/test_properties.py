@@ -166,6 +166,18 @@ def test_why_shows_nothing_of_what_an_event_says(
     assert "secret" not in told
 
 
+@pytest.mark.parametrize(
+    "command", [["list"], ["show", "some-event"], ["why", "some-event"]]
+)
+def test_the_name_of_a_queue_can_not_change_the_terminal(
+    run: Run, folder: Path, command: list[str]
+) -> None:
+    support.leave(folder, ["some-event"], "\x1b]0;evil\x07", destination=None)
+    told = run(*command).stdout
+    assert r"\x1b]0;evil\x07" in told
+    assert "\x1b" not in told
+
+
 def test_why_says_who_sends_what_a_killed_process_has_left(
     run: Run, folder: Path
 ) -> None:
