@@ -125,7 +125,10 @@ def _selected(
 
 def _export(places: Backlog, file: str, found: Iterable[Waiting], force: bool) -> Ids:
     if file == _STANDARD:
-        return export(found, sys.stdout.buffer, lambda _: None)
+        exported = export(found, sys.stdout.buffer, lambda _: None)
+        # What can't be written is not exported, and not said to be.
+        sys.stdout.buffer.flush()
+        return exported
     try:
         with (
             progress(places.status().total, "Exporting") as on_progress,
