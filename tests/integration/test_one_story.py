@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -74,13 +75,22 @@ def agree(server: Server, waiting: int, confirmed: int) -> bool:
     return numbers(server) == {**expected, **places}
 
 
+def post_to_several(server: Server, queue: str) -> int:
+    """Enqueue events in several workers; returns how many."""
+    count, workers = 0, set[int]()
+    with ThreadPoolExecutor(3) as clients:
+        while len(workers) < 2:
+            workers |= {*clients.map(partial(server.post, queue), [5, 5, 5])}
+            count += 15
+    return count
+
+
 @pytest.mark.slow
 def test_all_sources_agree(server: Server, rabbitmq: RabbitMQNode) -> None:
     queue, missing = rabbitmq.declare(load.fresh_queue()), load.fresh_queue()
-    for _ in range(4):
-        server.post(queue, 5)
+    sent = post_to_several(server, queue)
     one = server.post_one(missing)
-    wait_for(lambda: agree(server, 1, 20), "one waits for its queue")
+    wait_for(lambda: agree(server, 1, sent), "one waits for its queue")
 
     stories: list[Any] = []
 
@@ -123,12 +133,10 @@ def test_all_sources_agree_during_an_outage(
 ) -> None:
     queue = private_rabbitmq.declare(load.fresh_queue())
     with open_server(private_rabbitmq, tmp_path) as server:
-        for _ in range(4):
-            server.post(queue, 5)
-        wait_for(lambda: agree(server, 0, 20), "all are confirmed")
+        sent = post_to_several(server, queue)
+        wait_for(lambda: agree(server, 0, sent), "all are confirmed")
         private_rabbitmq.stop_app()
-        for _ in range(3):
-            server.post(queue, 2)
-        wait_for(lambda: agree(server, 6, 20), "six wait")
+        more = post_to_several(server, queue)
+        wait_for(lambda: agree(server, more, sent), "the new ones wait")
         private_rabbitmq.start_app()
-        wait_for(lambda: agree(server, 0, 26), "they are delivered")
+        wait_for(lambda: agree(server, 0, sent + more), "they are delivered")
