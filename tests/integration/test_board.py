@@ -18,7 +18,7 @@ from tests.integration.prometheus_server import PrometheusServer
 from tests.integration.serving import Server
 from tests.rabbitmq import RabbitMQNode
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.slow]
 
 
 @pytest.fixture
