@@ -59,6 +59,8 @@ TABLE = [
     "doctor",
     "list --help",
 ]
+#: The others end in the same way, and each takes a process.
+QUICK = ("list", "why ID --json", "purge ID --yes", "export", "doctor")
 ID = "some-event"
 #: They need more than an app, and end in the same way.
 LEFT_OUT = {"topology", "purge-seen", "verify"}
@@ -106,7 +108,10 @@ def test_the_table_is_complete() -> None:
     assert {command.split()[0] for command in TABLE} == COMMANDS.keys() - LEFT_OUT
 
 
-@pytest.mark.parametrize("command", TABLE)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(it, marks=[pytest.mark.slow] * (it not in QUICK)) for it in TABLE],
+)
 def test_a_full_disk_is_told(run: Run, command: str) -> None:
     with open("/dev/full", "w") as full:
         result = run(command, full)

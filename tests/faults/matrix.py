@@ -25,7 +25,10 @@ ELSEWHERE = {
 
 #: Inherently slow rows: they wait for a slow network, or use many kinds of workers.
 #: With the memory backlog, only `python -m tests.faults` runs them.
-SLOW = (1, 3, 8, 12, 13, 21, 24, 27, 28, 29, 31, 32, 33, 35, 36, 40, 54, 55, 57)
+SLOW = (
+    *(1, 3, 8, 12, 13, 14, 21, 22, 24, 27, 28, 29, 31, 32, 33, 35, 36, 40),
+    *(53, 54, 55, 57),
+)
 #: The same goes for rows that the tests run with the spool, which promises more.
 IN_SPOOL = (30,)
 #: Rows on three nodes. They take minutes, so `.ci/run` omits them, too.
