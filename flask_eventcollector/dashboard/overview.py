@@ -15,7 +15,7 @@ from ..backlog.outbox import NO_RELAY
 from ..config.settings import choose_spool_name
 from ..delivery.broker_status import describe
 from ..errors import ConfigurationError
-from ..events import BrokerState, Stats, Target, worst_of
+from ..events import BrokerState, Stats, worst_of
 from ..monitoring.columns import COLUMNS, RARE, needed_for
 from ..monitoring.health import Check, Health, HealthStatus, health_of
 from ..monitoring.history.records import Counts, silence_of
@@ -263,25 +263,10 @@ def _explained(
         elif books.broker.is_trouble:
             yield one._replace(reason=describe(books.broker, books.broker_error))
         else:
-            yield _as_told(one, refused.get(one.target, one))
-
-
-def _as_told(one: TargetSum, told: TargetSum) -> TargetSum:
-    """With the reason that another process has told."""
-    return one._replace(
-        reason=told.reason, attempts=told.attempts, next_try=told.next_try
-    )
+            yield one.explained_by(refused.get(one.target, one))
 
 
 def _of_others(processes: Sequence[Counts]) -> Iterator[TargetSum]:
     for process in processes:
-        for problem in process.books.problems if process.pid != os.getpid() else ():
-            yield TargetSum(
-                Target(problem.exchange, problem.queue),
-                problem.events,
-                0,
-                None,
-                problem.reason,
-                problem.attempts or None,
-                problem.next_try,
-            )
+        if process.pid != os.getpid():
+            yield from map(TargetSum.of, process.books.problems)

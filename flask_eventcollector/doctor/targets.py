@@ -95,24 +95,13 @@ def _explained(one: TargetSum, said: TargetSum | None) -> TargetSum:
     if said is None:
         # Without a reason that a dead one may have.
         return one._replace(reason="")
-    return one._replace(
-        reason=said.reason, attempts=said.attempts, next_try=said.next_try
-    )
+    return one.explained_by(said)
 
 
 def _said(case: Case) -> Iterator[TargetSum]:
     """What keeps events from being confirmed, as the running processes say it."""
     for counts in case.running():
-        for held in counts.books.problems:
-            yield TargetSum(
-                Target(held.exchange, held.queue),
-                held.events,
-                0,
-                None,
-                held.reason,
-                held.attempts,
-                held.next_try,
-            )
+        yield from map(TargetSum.of, counts.books.problems)
 
 
 def _unreachable(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from ..events import Target
+from ..events import Target, TargetProblem
 
 #: The most targets that a store names, those with the most events.
 MOST_TARGETS = 200
@@ -27,10 +27,29 @@ class TargetSum(NamedTuple):
     #: Seconds until one of them may be sent again; ``None``: not known.
     next_try: float | None = None
 
+    @classmethod
+    def of(cls, problem: TargetProblem) -> TargetSum:
+        """What a process says of a target whose events are not confirmed."""
+        return cls(
+            Target(problem.exchange, problem.queue),
+            problem.events,
+            0,
+            None,
+            problem.reason,
+            problem.attempts or None,
+            problem.next_try,
+        )
+
     @property
     def events(self) -> int:
         """How many there are."""
         return self.waiting + self.dead
+
+    def explained_by(self, other: TargetSum) -> TargetSum:
+        """The same events, with what is known of why those of *other* wait."""
+        return self._replace(
+            reason=other.reason, attempts=other.attempts, next_try=other.next_try
+        )
 
     def plus(self, other: TargetSum) -> TargetSum:
         """The sum of what two stores hold for the same target."""
