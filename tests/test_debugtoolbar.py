@@ -8,17 +8,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import flask
 import pytest
-from werkzeug.serving import make_server
 
 from flask_eventcollector import event_enqueued
-from tests.browser import open_chromium
+from tests.browser import open_chromium, serving
 from tests.helpers import Shop, in_thread
 
 flask_debugtoolbar = pytest.importorskip("flask_debugtoolbar")
@@ -489,15 +488,3 @@ def test_a_browser_shows_all_of_it(shop: ToolbarShop, width: int) -> None:
             assert box is not None
             assert box["x"] + box["width"] <= width - 200
     assert objections == []
-
-
-@contextmanager
-def serving(app: flask.Flask) -> Iterator[str]:
-    """The app's address, where it answers for the duration of the block."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
-    thread.join(10)

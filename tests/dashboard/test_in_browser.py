@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from werkzeug.serving import BaseWSGIServer, make_server
 
 from flask_eventcollector.monitoring.columns import COLUMNS
-from tests.browser import open_chromium
+from tests.browser import open_chromium, serving
 from tests.helpers import DEADLINE, wait_until
 
 from .support import Desk, open_desk
@@ -42,13 +40,8 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 
 @pytest.fixture
 def address(desk: Desk) -> Iterator[str]:
-    server: BaseWSGIServer = make_server("127.0.0.1", 0, desk.shop, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/eventcollector/"
-    server.shutdown()
-    server.server_close()
-    thread.join(10)
+    with serving(desk.shop) as root:
+        yield f"{root}eventcollector/"
 
 
 def opened(chromium: Browser, address: str, **options: Any) -> Iterator[Page]:
@@ -231,6 +224,8 @@ def test_all_of_a_page_are_chosen_at_once(
     for page in opened(chromium, address, viewport={"width": width, "height": 800}):
         page.get_by_role("link", name="All events").click()
         chooser = page.get_by_label("Choose all on this page")
+        # The page's script shows it.
+        chooser.wait_for()
         box = chooser.bounding_box()
         assert box is not None
         assert box["width"] > 10
